@@ -1,0 +1,415 @@
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+
+from ... import errors
+from ...client import AuthenticatedClient, Client
+from ...models.oauth_error_body import OauthErrorBody
+from ...models.problem_body import ProblemBody
+from ...models.token_request import TokenRequest
+from ...models.token_response import TokenResponse
+from ...types import Response
+
+
+def _get_kwargs(
+    *,
+    body: TokenRequest,
+    x_correlation_id: str,
+    user_agent: str,
+    x_cor_api_target_id: str,
+    x_psu_ip_address: str,
+    x_psu_user_agent: str,
+) -> dict[str, Any]:
+    headers: dict[str, Any] = {}
+    headers["X-Correlation-ID"] = x_correlation_id
+
+    headers["User-Agent"] = user_agent
+
+    headers["X-CorAPI-Target-ID"] = x_cor_api_target_id
+
+    headers["X-PSU-IP-Address"] = x_psu_ip_address
+
+    headers["X-PSU-User-Agent"] = x_psu_user_agent
+
+    _kwargs: dict[str, Any] = {
+        "method": "post",
+        "url": "/oauth/token",
+    }
+
+    _kwargs["data"] = body.to_dict()
+    headers["Content-Type"] = "application/x-www-form-urlencoded"
+
+    _kwargs["headers"] = headers
+    return _kwargs
+
+
+def _parse_response(
+    *, client: AuthenticatedClient | Client, response: httpx.Response
+) -> OauthErrorBody | ProblemBody | TokenResponse | None:
+    if response.status_code == 200:
+        response_200 = TokenResponse.from_dict(response.json())
+
+        return response_200
+
+    if response.status_code == 400:
+
+        def _parse_response_400(data: object) -> OauthErrorBody | ProblemBody:
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
+
+                return componentsschemas_error_body_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            if not isinstance(data, dict):
+                raise TypeError()
+            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
+
+            return componentsschemas_error_body_type_1
+
+        response_400 = _parse_response_400(response.json())
+
+        return response_400
+
+    if response.status_code == 401:
+
+        def _parse_response_401(data: object) -> OauthErrorBody | ProblemBody:
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
+
+                return componentsschemas_error_body_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            if not isinstance(data, dict):
+                raise TypeError()
+            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
+
+            return componentsschemas_error_body_type_1
+
+        response_401 = _parse_response_401(response.json())
+
+        return response_401
+
+    if response.status_code == 403:
+
+        def _parse_response_403(data: object) -> OauthErrorBody | ProblemBody:
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
+
+                return componentsschemas_error_body_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            if not isinstance(data, dict):
+                raise TypeError()
+            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
+
+            return componentsschemas_error_body_type_1
+
+        response_403 = _parse_response_403(response.json())
+
+        return response_403
+
+    if response.status_code == 406:
+
+        def _parse_response_406(data: object) -> OauthErrorBody | ProblemBody:
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
+
+                return componentsschemas_error_body_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            if not isinstance(data, dict):
+                raise TypeError()
+            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
+
+            return componentsschemas_error_body_type_1
+
+        response_406 = _parse_response_406(response.json())
+
+        return response_406
+
+    if response.status_code == 415:
+
+        def _parse_response_415(data: object) -> OauthErrorBody | ProblemBody:
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
+
+                return componentsschemas_error_body_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            if not isinstance(data, dict):
+                raise TypeError()
+            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
+
+            return componentsschemas_error_body_type_1
+
+        response_415 = _parse_response_415(response.json())
+
+        return response_415
+
+    if response.status_code == 500:
+
+        def _parse_response_500(data: object) -> OauthErrorBody | ProblemBody:
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
+
+                return componentsschemas_error_body_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            if not isinstance(data, dict):
+                raise TypeError()
+            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
+
+            return componentsschemas_error_body_type_1
+
+        response_500 = _parse_response_500(response.json())
+
+        return response_500
+
+    if response.status_code == 502:
+
+        def _parse_response_502(data: object) -> OauthErrorBody | ProblemBody:
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
+
+                return componentsschemas_error_body_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            if not isinstance(data, dict):
+                raise TypeError()
+            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
+
+            return componentsschemas_error_body_type_1
+
+        response_502 = _parse_response_502(response.json())
+
+        return response_502
+
+    if response.status_code == 504:
+
+        def _parse_response_504(data: object) -> OauthErrorBody | ProblemBody:
+            try:
+                if not isinstance(data, dict):
+                    raise TypeError()
+                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
+
+                return componentsschemas_error_body_type_0
+            except (TypeError, ValueError, AttributeError, KeyError):
+                pass
+            if not isinstance(data, dict):
+                raise TypeError()
+            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
+
+            return componentsschemas_error_body_type_1
+
+        response_504 = _parse_response_504(response.json())
+
+        return response_504
+
+    if client.raise_on_unexpected_status:
+        raise errors.UnexpectedStatus(response.status_code, response.content)
+    else:
+        return None
+
+
+def _build_response(
+    *, client: AuthenticatedClient | Client, response: httpx.Response
+) -> Response[OauthErrorBody | ProblemBody | TokenResponse]:
+    return Response(
+        status_code=HTTPStatus(response.status_code),
+        content=response.content,
+        headers=response.headers,
+        parsed=_parse_response(client=client, response=response),
+    )
+
+
+def sync_detailed(
+    *,
+    client: AuthenticatedClient | Client,
+    body: TokenRequest,
+    x_correlation_id: str,
+    user_agent: str,
+    x_cor_api_target_id: str,
+    x_psu_ip_address: str,
+    x_psu_user_agent: str,
+) -> Response[OauthErrorBody | ProblemBody | TokenResponse]:
+    """Get the OAuth access and refresh token
+
+     Exchange an authorization code (RFC 6749 4.1.3) or a refresh token (RFC 6749 6) for tokens
+    of the given client at the given target.
+
+    Args:
+        x_correlation_id (str):
+        user_agent (str):
+        x_cor_api_target_id (str):
+        x_psu_ip_address (str):
+        x_psu_user_agent (str):
+        body (TokenRequest): Form of the token request.
+
+    Raises:
+        errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
+        httpx.TimeoutException: If the request takes longer than Client.timeout.
+
+    Returns:
+        Response[OauthErrorBody | ProblemBody | TokenResponse]
+    """
+
+    kwargs = _get_kwargs(
+        body=body,
+        x_correlation_id=x_correlation_id,
+        user_agent=user_agent,
+        x_cor_api_target_id=x_cor_api_target_id,
+        x_psu_ip_address=x_psu_ip_address,
+        x_psu_user_agent=x_psu_user_agent,
+    )
+
+    response = client.get_httpx_client().request(
+        **kwargs,
+    )
+
+    return _build_response(client=client, response=response)
+
+
+def sync(
+    *,
+    client: AuthenticatedClient | Client,
+    body: TokenRequest,
+    x_correlation_id: str,
+    user_agent: str,
+    x_cor_api_target_id: str,
+    x_psu_ip_address: str,
+    x_psu_user_agent: str,
+) -> OauthErrorBody | ProblemBody | TokenResponse | None:
+    """Get the OAuth access and refresh token
+
+     Exchange an authorization code (RFC 6749 4.1.3) or a refresh token (RFC 6749 6) for tokens
+    of the given client at the given target.
+
+    Args:
+        x_correlation_id (str):
+        user_agent (str):
+        x_cor_api_target_id (str):
+        x_psu_ip_address (str):
+        x_psu_user_agent (str):
+        body (TokenRequest): Form of the token request.
+
+    Raises:
+        errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
+        httpx.TimeoutException: If the request takes longer than Client.timeout.
+
+    Returns:
+        OauthErrorBody | ProblemBody | TokenResponse
+    """
+
+    return sync_detailed(
+        client=client,
+        body=body,
+        x_correlation_id=x_correlation_id,
+        user_agent=user_agent,
+        x_cor_api_target_id=x_cor_api_target_id,
+        x_psu_ip_address=x_psu_ip_address,
+        x_psu_user_agent=x_psu_user_agent,
+    ).parsed
+
+
+async def asyncio_detailed(
+    *,
+    client: AuthenticatedClient | Client,
+    body: TokenRequest,
+    x_correlation_id: str,
+    user_agent: str,
+    x_cor_api_target_id: str,
+    x_psu_ip_address: str,
+    x_psu_user_agent: str,
+) -> Response[OauthErrorBody | ProblemBody | TokenResponse]:
+    """Get the OAuth access and refresh token
+
+     Exchange an authorization code (RFC 6749 4.1.3) or a refresh token (RFC 6749 6) for tokens
+    of the given client at the given target.
+
+    Args:
+        x_correlation_id (str):
+        user_agent (str):
+        x_cor_api_target_id (str):
+        x_psu_ip_address (str):
+        x_psu_user_agent (str):
+        body (TokenRequest): Form of the token request.
+
+    Raises:
+        errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
+        httpx.TimeoutException: If the request takes longer than Client.timeout.
+
+    Returns:
+        Response[OauthErrorBody | ProblemBody | TokenResponse]
+    """
+
+    kwargs = _get_kwargs(
+        body=body,
+        x_correlation_id=x_correlation_id,
+        user_agent=user_agent,
+        x_cor_api_target_id=x_cor_api_target_id,
+        x_psu_ip_address=x_psu_ip_address,
+        x_psu_user_agent=x_psu_user_agent,
+    )
+
+    response = await client.get_async_httpx_client().request(**kwargs)
+
+    return _build_response(client=client, response=response)
+
+
+async def asyncio(
+    *,
+    client: AuthenticatedClient | Client,
+    body: TokenRequest,
+    x_correlation_id: str,
+    user_agent: str,
+    x_cor_api_target_id: str,
+    x_psu_ip_address: str,
+    x_psu_user_agent: str,
+) -> OauthErrorBody | ProblemBody | TokenResponse | None:
+    """Get the OAuth access and refresh token
+
+     Exchange an authorization code (RFC 6749 4.1.3) or a refresh token (RFC 6749 6) for tokens
+    of the given client at the given target.
+
+    Args:
+        x_correlation_id (str):
+        user_agent (str):
+        x_cor_api_target_id (str):
+        x_psu_ip_address (str):
+        x_psu_user_agent (str):
+        body (TokenRequest): Form of the token request.
+
+    Raises:
+        errors.UnexpectedStatus: If the server returns an undocumented status code and Client.raise_on_unexpected_status is True.
+        httpx.TimeoutException: If the request takes longer than Client.timeout.
+
+    Returns:
+        OauthErrorBody | ProblemBody | TokenResponse
+    """
+
+    return (
+        await asyncio_detailed(
+            client=client,
+            body=body,
+            x_correlation_id=x_correlation_id,
+            user_agent=user_agent,
+            x_cor_api_target_id=x_cor_api_target_id,
+            x_psu_ip_address=x_psu_ip_address,
+            x_psu_user_agent=x_psu_user_agent,
+        )
+    ).parsed

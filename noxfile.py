@@ -1,0 +1,130 @@
+"""Every task of the project. `nox -l` lists them, `nox` runs the ones that CI runs."""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.error_on_external_run = True
+nox.options.error_on_missing_interpreters = True
+
+HAND_WRITTEN = ("wrapper", "tests", "tools", "demo", "benchmarks", "noxfile.py")
+
+
+def install(session: nox.Session, tools: str, *, project: bool = False) -> None:
+    """Install a pinned set of tools and, on top of it, the project as users get it: as a wheel."""
+    session.install("--quiet", "--requirement", f"requirements/{tools}.txt")
+    if project:
+        session.install("--quiet", "--no-deps", "--force-reinstall", ".")
+
+
+@nox.session
+def spec(session: nox.Session) -> None:
+    """Prove that the contract is valid OpenAPI, keeps the house rules, and its examples fit it."""
+    install(session, "test", project=True)
+    session.run("pytest", "tests/spec", *session.posargs)
+
+
+@nox.session
+def drift(session: nox.Session) -> None:
+    """Prove that generated/ is what the contract generates, byte for byte. Writes nothing."""
+    install(session, "generate")
+    session.run("python", "tools/generation.py", "drift")
+    session.run("pytest", "tests/generation", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Prove that the hand-written code keeps the style and the workflows keep to their rights."""
+    install(session, "lint")
+    session.run("ruff", "check", *HAND_WRITTEN)
+    session.run("ruff", "format", "--check", *HAND_WRITTEN)
+    session.run("codespell", "--skip", "./generated,./requirements,./.git,./.nox")
+    session.run("zizmor", "--offline", "--quiet", "--persona", "pedantic", ".github/workflows")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Prove that all code, generated code included, is typed strictly."""
+    install(session, "types")
+    session.run("mypy", "generated", *HAND_WRITTEN)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Prove that the installed wheel does what it promises, and that the tests reach all of it."""
+    install(session, "test", project=True)
+    session.run("coverage", "erase")
+    session.run(
+        "coverage",
+        "run",
+        "-m",
+        "pytest",
+        *(session.posargs or ["tests/client", "tests/wire", "tests/sandbox"]),
+    )
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
+
+
+@nox.session
+def contract(session: nox.Session) -> None:
+    """Prove that client and sandbox keep the contract, judged by independent readers of it."""
+    install(session, "test", project=True)
+    session.run("pytest", "tests/contract", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Prove that wheel and source archive can be built and hold both packages and the contract."""
+    install(session, "build")
+    out = session.create_tmp()
+    session.run("python", "-m", "build", "--no-isolation", "--outdir", out, silent=True)
+    session.run("python", "tools/check_archives.py", out)
+
+
+@nox.session(default=False)
+def demo(session: nox.Session) -> None:
+    """Show the whole journey of a token against the local platform, over mutual TLS."""
+    session.install("--quiet", "--constraint", "requirements/test.txt", ".[sandbox]")
+    session.run("python", "demo/tour.py", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure what the wrapper costs, as ratios within one run."""
+    install(session, "test", project=True)
+    session.run("python", "benchmarks/cost.py", *session.posargs)
+
+
+@nox.session(default=False)
+def generate(session: nox.Session) -> None:
+    """Write generated/ anew from the contract."""
+    install(session, "generate")
+    session.run("python", "tools/generation.py", "generate")
+
+
+@nox.session(default=False)
+def pins(session: nox.Session) -> None:
+    """Write requirements/ anew from the direct pins in pyproject.toml."""
+    session.install("--quiet", "uv==0.13.9")
+    compile_ = (
+        *(
+            "uv",
+            "pip",
+            "compile",
+            "--quiet",
+            "--upgrade",
+            "--universal",
+            "--python-version",
+            "3.11",
+        ),
+        *("--no-header", "--no-emit-index-url", "--no-emit-find-links"),
+    )
+    for group in ("generate", "lint", "build"):
+        session.run(*compile_, "--group", group, "--output-file", f"requirements/{group}.txt")
+    for group in ("test", "types"):
+        session.run(
+            *(*compile_, "pyproject.toml", "--extra", "sandbox", "--group", group),
+            *("--output-file", f"requirements/{group}.txt"),
+        )

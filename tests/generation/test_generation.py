@@ -1,0 +1,244 @@
+"""generated/ is what the generator makes of the contract, byte for byte, or the drift is named.
+
+Every test works on a copy of the tree; only the generator's own environment is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+PACKAGE = "generated/blink_oauth_api"
+MODEL = f"{PACKAGE}/models/token_request.py"
+PROVENANCE = "generated/provenance.json"
+
+# The worked example of CONTRIBUTING.md: one more optional field in the form of the token request.
+SCOPE = """\
+        scope:
+          type: string
+          description: A narrower scope than the one granted.
+          minLength: 1
+          x-blink-evidence: provisional
+"""
+
+Snapshot = dict[str, bytes]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Copy what generation reads and writes."""
+    root = tmp_path / "project"
+    for folder in ("spec", "generated"):
+        shutil.copytree(PROJECT / folder, root / folder)
+    shutil.copy(PROJECT / "generator-config.yml", root)
+    return root
+
+
+def run(command: str, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run tools/generation.py on a tree, with no more than Python's own folder to find it by."""
+    return subprocess.run(
+        [sys.executable, str(PROJECT / "tools/generation.py"), command, "--root", str(root)],
+        env={"PATH": os.defpath, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def snapshot(root: Path) -> Snapshot:
+    """Read every file of a tree."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace the first occurrence of a text that must be there."""
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def add_scope(root: Path) -> None:
+    """Add the field of the worked example to the contract."""
+    edit(root / "spec/openapi.yaml", "      allOf:\n", SCOPE + "      allOf:\n")
+
+
+def edit_a_file(root: Path) -> None:
+    edit(root / MODEL, "client_id: str", "client_id: bytes")
+
+
+def remove_a_file(root: Path) -> None:
+    (root / MODEL).unlink()
+
+
+def remove_the_type_marker(root: Path) -> None:
+    (root / PACKAGE / "py.typed").unlink()
+
+
+def add_a_file(root: Path) -> None:
+    (root / PACKAGE / "models/left_over.py").write_text("ANSWER = 42\n", encoding="utf-8")
+
+
+def add_an_empty_file(root: Path) -> None:
+    (root / "generated/__init__.py").touch()
+
+
+def change_the_contract(root: Path) -> None:
+    edit(root / "spec/openapi.yaml", "maxLength: 64", "maxLength: 63")
+
+
+def change_a_setting(root: Path) -> None:
+    edit(root / "generator-config.yml", "literal_enums: true", "literal_enums: false")
+
+
+def test_the_committed_package_is_what_the_generator_makes() -> None:
+    result = run("drift", PROJECT)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (edit_a_file, [f"changed  {MODEL}", "-    client_id: bytes", "+    client_id: str"]),
+        (remove_a_file, [f"missing  {MODEL}", "+class TokenRequest:"]),
+        (remove_the_type_marker, [f"missing  {PACKAGE}/py.typed"]),
+        (add_a_file, [f"extra    {PACKAGE}/models/left_over.py", "-ANSWER = 42"]),
+        (add_an_empty_file, ["extra    generated/__init__.py"]),
+        (change_the_contract, [f"changed  {PROVENANCE}", '+    "spec/openapi.yaml":']),
+        (add_scope, [f"changed  {PROVENANCE}", f"changed  {MODEL}"]),
+        (
+            change_a_setting,
+            [f"changed  {PROVENANCE}", '+    "generator-config.yml":', f"changed  {MODEL}"],
+        ),
+    ],
+)
+def test_drift_is_named_and_nothing_is_written(
+    tree: Path, spoil: Callable[[Path], None], named: list[str]
+) -> None:
+    spoil(tree)
+    before = snapshot(tree)
+    result = run("drift", tree)
+    assert result.returncode == 1
+    assert [text for text in named if text not in result.stdout] == []
+    assert "nox -s generate" in result.stderr
+    assert snapshot(tree) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ("literal_enum: true\n", "literal_enum: Extra inputs are not permitted"),
+        ("class_overrides: {A: {klass: B}}\n", "class_overrides.A.klass: Extra inputs"),
+        ("literal_enums: perhaps\n", "literal_enums: Input should be a valid boolean"),
+        ("- literal_enums\n", "generator-config.yml: Input should be"),
+        ("literal_enums: [\n", "generator-config.yml cannot be read"),
+        ("literal_enums: true\nliteral_enums: true\n", "generator-config.yml cannot be read"),
+    ],
+)
+def test_settings_the_generator_would_ignore_or_misread_are_refused(
+    tree: Path, settings: str, named: str
+) -> None:
+    (tree / "generator-config.yml").write_text(settings, encoding="utf-8")
+    before = snapshot(tree)
+    result = run("drift", tree)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert named in result.stderr
+    assert "Nothing was generated." in result.stderr
+    assert snapshot(tree) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "named"),
+    [
+        # The generator would leave out the operation, print a warning and succeed.
+        ("spec/openapi.yaml", "TargetId:\n      type: string", "TargetId:", "TargetId"),
+        ("spec/openapi.yaml", 'openapi: "3.1.0"', 'openapi: "4.0.0"', "4.0.0"),
+        # It would skip a hook it cannot find.
+        ("generator-config.yml", '"ruff check', '"rough check', "rough is not in PATH"),
+        ("generator-config.yml", "--select F,I,UP", "--select NONE", "ruff failed"),
+    ],
+)
+def test_a_warning_of_the_generator_is_a_failure(
+    tree: Path, path: str, old: str, new: str, named: str
+) -> None:
+    edit(tree / path, old, new)
+    before = snapshot(tree)
+    result = run("generate", tree)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert named in result.stderr
+    assert snapshot(tree) == before
+
+
+def test_a_missing_contract_is_named(tree: Path) -> None:
+    (tree / "spec/openapi.yaml").unlink()
+    result = run("drift", tree)
+    assert result.returncode == 2
+    assert result.stderr == "Nothing was generated. spec/openapi.yaml is missing.\n"
+
+
+def test_generation_repairs_every_kind_of_drift(tree: Path) -> None:
+    before = snapshot(tree)
+    add_a_file(tree)
+    add_an_empty_file(tree)
+    remove_the_type_marker(tree)
+    edit_a_file(tree)
+    assert run("generate", tree).returncode == 0
+    assert snapshot(tree) == before
+    assert run("drift", tree).returncode == 0
+
+
+def test_generation_from_nothing_gives_the_same_bytes_whatever_the_hash_seed(tree: Path) -> None:
+    before = snapshot(tree)
+    for seed in ("1", "2"):
+        shutil.rmtree(tree / PACKAGE)
+        (tree / PROVENANCE).unlink()
+        assert run("generate", tree, PYTHONHASHSEED=seed).returncode == 0
+        assert snapshot(tree) == before
+
+
+def test_settings_of_ruff_around_the_output_have_no_influence(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "ruff.toml").write_text("line-length = 40\n", encoding="utf-8")
+    result = run("drift", tree, TMPDIR=str(tmp_path))
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_provenance_names_tools_and_sources_and_nothing_of_the_machine() -> None:
+    record = json.loads((PROJECT / PROVENANCE).read_text(encoding="utf-8"))
+    pins = (PROJECT / "requirements/generate.txt").read_text(encoding="utf-8")
+    for tool, version in record["made_with"].items():
+        assert f"{tool}=={version}\n" in pins
+    assert record.keys() == {"made_with", "made_from_sha256"}
+    assert record["made_from_sha256"].keys() == {"spec/openapi.yaml", "generator-config.yml"}
+    assert all(re.fullmatch("[0-9a-f]{64}", value) for value in record["made_from_sha256"].values())
+
+
+def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
+    result = run("drift", tree, TMPDIR=str(tree))
+    assert result.returncode == 2
+    assert "TMPDIR" in result.stderr
+
+
+def test_one_more_form_field_changes_one_model_and_the_provenance(tree: Path) -> None:
+    before = snapshot(tree)
+    add_scope(tree)
+    assert run("generate", tree).returncode == 0
+    after = snapshot(tree)
+    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changed == {"spec/openapi.yaml", MODEL, PROVENANCE}
+    added = set(after[MODEL].splitlines()) - set(before[MODEL].splitlines())
+    assert set(before[MODEL].splitlines()) <= set(after[MODEL].splitlines())
+    assert b"    scope: str | Unset = UNSET" in added
+    assert len(added) <= 8

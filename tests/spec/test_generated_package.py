@@ -1,0 +1,71 @@
+"""The package under generated/ offers exactly what the contract describes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import blink_oauth_api
+import pytest
+import yaml
+from blink_oauth_api.models.source import SOURCE_VALUES
+
+SPEC = Path(__file__).parents[2] / "spec" / "openapi.yaml"
+CONTRACT: dict[str, Any] = yaml.safe_load(SPEC.read_text(encoding="utf-8"))
+PACKAGE = "blink_oauth_api"
+MODULES = [module.name for module in pkgutil.walk_packages(blink_oauth_api.__path__, f"{PACKAGE}.")]
+OPERATIONS = ["request_token", "revoke_token"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_generated_module_can_be_imported(module: str) -> None:
+    assert importlib.import_module(module).__name__ == module
+
+
+def test_exactly_the_two_operations_are_generated() -> None:
+    assert [name for name in MODULES if name.startswith(f"{PACKAGE}.api.")] == [
+        f"{PACKAGE}.api.oauth",
+        *(f"{PACKAGE}.api.oauth.{operation}" for operation in OPERATIONS),
+    ]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_each_operation_can_be_called_with_and_without_asyncio(operation: str) -> None:
+    module = importlib.import_module(f"{PACKAGE}.api.oauth.{operation}")
+    assert not inspect.iscoroutinefunction(module.sync_detailed)
+    assert inspect.iscoroutinefunction(module.asyncio_detailed)
+    assert inspect.signature(module.sync_detailed) == inspect.signature(module.asyncio_detailed)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_each_operation_takes_the_body_and_the_five_headers(operation: str) -> None:
+    module = importlib.import_module(f"{PACKAGE}.api.oauth.{operation}")
+    assert list(inspect.signature(module.sync_detailed).parameters) == [
+        "client",
+        "body",
+        "x_correlation_id",
+        "user_agent",
+        "x_cor_api_target_id",
+        "x_psu_ip_address",
+        "x_psu_user_agent",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["TokenRequest", "RevokeRequest", "TokenResponse", "OauthErrorBody"]
+)
+def test_each_model_has_the_fields_of_its_schema(name: str) -> None:
+    model = getattr(importlib.import_module(f"{PACKAGE}.models"), name)
+    fields = set(CONTRACT["components"]["schemas"][name]["properties"])
+    if not name.endswith("Request"):
+        fields.add("additional_properties")
+    assert {field.name for field in model.__attrs_attrs__} == fields
+
+
+def test_the_package_is_typed_and_knows_the_two_sources() -> None:
+    folder = Path(inspect.getfile(blink_oauth_api)).parent
+    assert (folder / "py.typed").is_file()
+    assert {"PLATFORM", "PROVIDER"} == SOURCE_VALUES

@@ -1,0 +1,107 @@
+"""Every example is what the contract says, and the contract knows every example."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from openapi_schema_validator import OAS31Validator
+
+SPEC_FOLDER = Path(__file__).parents[2] / "spec"
+EXAMPLES = SPEC_FOLDER / "examples"
+CONTRACT: dict[str, Any] = yaml.safe_load((SPEC_FOLDER / "openapi.yaml").read_text("utf-8"))
+COMPONENTS: dict[str, Any] = CONTRACT["components"]
+HEADERS: dict[str, dict[str, str]] = json.loads((EXAMPLES / "headers.json").read_text("utf-8"))
+
+
+def bodies() -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the file and the schema of every example of a body."""
+    for kind in ("requestBodies", "responses"):
+        for item in COMPONENTS[kind].values():
+            for media_type in item.get("content", {}).values():
+                for example in media_type.get("examples", {}).values():
+                    yield example["externalValue"], media_type["schema"]
+
+
+BODIES = list(bodies())
+
+
+def faults(value: object, schema: dict[str, str]) -> list[str]:
+    """Return what is wrong with a value by a schema of the contract, formats included."""
+    validator = OAS31Validator(
+        schema | {"components": COMPONENTS}, format_checker=OAS31Validator.FORMAT_CHECKER
+    )
+    return [error.message for error in validator.iter_errors(value)]
+
+
+def header_schemas(name: str) -> dict[str, dict[str, str]]:
+    """Return the schema of every header of one entry of headers.json."""
+    if name.startswith("request"):
+        return {item["name"]: item["schema"] for item in COMPONENTS["parameters"].values()}
+    response = COMPONENTS["responses"]["TokenIssued" if "success" in name else "BadRequest"]
+    return {
+        header: COMPONENTS["headers"][reference["$ref"].rpartition("/")[2]]["schema"]
+        for header, reference in response["headers"].items()
+    }
+
+
+@pytest.mark.parametrize(("file", "schema"), BODIES)
+def test_the_example_of_a_body_fits_its_schema(file: str, schema: dict[str, str]) -> None:
+    assert faults(json.loads((SPEC_FOLDER / file).read_text("utf-8")), schema) == []
+
+
+@pytest.mark.parametrize(("file", "schema"), BODIES)
+def test_the_example_without_its_members_does_not(file: str, schema: dict[str, str]) -> None:
+    assert faults({}, schema)
+
+
+def test_every_file_is_an_example_of_something() -> None:
+    files = {path.relative_to(SPEC_FOLDER).as_posix() for path in EXAMPLES.iterdir()}
+    assert files == {file for file, _ in BODIES} | {"examples/headers.json"}
+
+
+def test_every_body_has_an_example() -> None:
+    items = {**COMPONENTS["requestBodies"], **COMPONENTS["responses"]}
+    with_content = {name for name, item in items.items() if "content" in item}
+    with_example = {
+        name
+        for name in with_content
+        if any("examples" in media_type for media_type in items[name]["content"].values())
+    }
+    assert with_example == with_content
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_the_examples_of_headers_are_complete_and_fit_their_schemas(name: str) -> None:
+    schemas = header_schemas(name)
+    assert HEADERS[name].keys() == schemas.keys()
+    assert [faults(HEADERS[name][header], schema) for header, schema in schemas.items()] == [
+        []
+    ] * len(schemas)
+    assert all(faults("\r\n", schema) for schema in schemas.values())
+
+
+def test_the_examples_in_the_contract_are_those_of_the_file() -> None:
+    parameters = COMPONENTS["parameters"].values()
+    assert {item["name"]: item["example"] for item in parameters} == HEADERS["request_interactive"]
+    for name in ("response_success", "response_error_provider"):
+        response = COMPONENTS["responses"]["TokenIssued" if "success" in name else "BadRequest"]
+        for header, reference in response["headers"].items():
+            declared = COMPONENTS["headers"][reference["$ref"].rpartition("/")[2]]
+            assert declared["example"] == HEADERS[name][header]
+
+
+def test_every_secret_in_an_example_is_plainly_fake() -> None:
+    secrets = {"access_token", "refresh_token", "code", "token"}
+    found = [
+        value
+        for file, _ in BODIES
+        for field, value in json.loads((SPEC_FOLDER / file).read_text("utf-8")).items()
+        if field in secrets
+    ]
+    assert found
+    assert [value for value in found if not value.startswith("fake-")] == []

@@ -1,0 +1,233 @@
+"""The contract keeps the house rules of spec/README.md.
+
+A rule is a function from the contract to its faults. Each is tried on the contract and on a
+contract broken on purpose, so that no rule can go blind.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+SPEC = Path(__file__).parents[2] / "spec" / "openapi.yaml"
+CONTRACT: dict[str, Any] = yaml.safe_load(SPEC.read_text(encoding="utf-8"))
+
+STATUSES = {"200", "400", "401", "403", "406", "415", "500", "502", "504"}
+ON_REQUEST = {
+    "X-Correlation-ID",
+    "User-Agent",
+    "X-CorAPI-Target-ID",
+    "X-PSU-IP-Address",
+    "X-PSU-User-Agent",
+}
+ON_SUCCESS = {"X-Correlation-ID", "X-CorAPI-Source", "Cache-Control", "Pragma"}
+ON_ERROR = {"X-Correlation-ID", "X-CorAPI-Source", "Content-Language"}
+
+Contract = dict[str, Any]
+Step = str | int
+Rule = Callable[[Contract], Iterator[str]]
+
+
+def walk(node: object, place: tuple[Step, ...] = ()) -> Iterator[tuple[tuple[Step, ...], object]]:
+    """Yield every node below a node with its place, the node itself first."""
+    yield place, node
+    if isinstance(node, list):
+        node = dict(enumerate(node))
+    if isinstance(node, dict):
+        for step, child in node.items():
+            yield from walk(child, (*place, step))
+
+
+def mappings(contract: Contract) -> Iterator[tuple[tuple[Step, ...], dict[str, Any]]]:
+    """Yield every mapping of the contract with its place."""
+    return ((place, node) for place, node in walk(contract) if isinstance(node, dict))
+
+
+def operations(contract: Contract) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every operation with its name, such as POST /oauth/token."""
+    for path, item in contract["paths"].items():
+        for method, operation in item.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def resolve(contract: Contract, node: dict[str, Any]) -> dict[str, Any]:
+    """Follow one internal reference, if the node is one."""
+    for step in node.get("$ref", "").split("/")[1:]:
+        contract = contract[step]
+    return contract if "$ref" in node else node
+
+
+def is_valid_openapi(contract: Contract) -> Iterator[str]:
+    """The contract is valid OpenAPI 3.1."""
+    for error in OpenAPIV31SpecValidator(contract).iter_errors():
+        yield str(error.message)
+
+
+def operation_ids_are_unique(contract: Contract) -> Iterator[str]:
+    """operationId names the generated module: a second one would overwrite the first."""
+    ids = [operation.get("operationId") for _, operation in operations(contract)]
+    for name, operation in operations(contract):
+        if ids.count(operation.get("operationId")) != 1 or len(operation.get("tags", ())) != 1:
+            yield f"{name} needs an operationId of its own and one tag"
+
+
+def every_status_is_documented(contract: Contract) -> Iterator[str]:
+    """Both operations document the platform's statuses, and no others."""
+    for name, operation in operations(contract):
+        for status in STATUSES ^ operation["responses"].keys():
+            yield f"{name}: {status!r} is missing or too much"
+
+
+def every_status_declares_its_headers(contract: Contract) -> Iterator[str]:
+    """Each status declares exactly the headers the platform lists for it."""
+    for name, operation in operations(contract):
+        for status, reference in operation["responses"].items():
+            declared = resolve(contract, reference).get("headers", {}).keys()
+            for header in declared ^ (ON_SUCCESS if status == "200" else ON_ERROR):
+                yield f"{name} {status}: {header} is missing or too much"
+
+
+def every_error_carries_both_forms(contract: Contract) -> Iterator[str]:
+    """Each error status allows JSON and problem details, with one schema for both."""
+    media_types = ("application/json", "application/problem+json")
+    forms = dict.fromkeys(media_types, "#/components/schemas/ErrorBody")
+    for name, operation in operations(contract):
+        for status, reference in operation["responses"].items():
+            content = resolve(contract, reference).get("content", {})
+            found = {key: media["schema"].get("$ref") for key, media in content.items()}
+            if status != "200" and found != forms:
+                yield f"{name} {status}: {found}"
+
+
+def no_schema_is_inline(contract: Contract) -> Iterator[str]:
+    """Every schema has a name: the generator would invent one."""
+    for place, node in mappings(contract):
+        if "schema" in node and "$ref" not in node["schema"]:
+            yield f"{place}: inline schema"
+        if place[-2:-1] == ("properties",) and node.keys() & {"enum", "properties", "anyOf"}:
+            yield f"{place}: inline schema of a property"
+
+
+def references_resolve(contract: Contract) -> Iterator[str]:
+    """The generator does not notice a dangling header reference; nobody notices a dead schema."""
+    used = {str(node["$ref"]) for _, node in mappings(contract) if "$ref" in node}
+    kinds = contract["components"].items()
+    defined = {f"#/components/{kind}/{name}" for kind, items in kinds for name in items}
+    for reference in used ^ defined:
+        yield f"{reference} is dangling, external or unused"
+
+
+def the_tools_can_digest_it(contract: Contract) -> Iterator[str]:
+    """What the generator drops, breaks or misreads stays out."""
+    for place, node in mappings(contract):
+        if node.keys() & {"default", "security", "securitySchemes"} and "servers" not in place:
+            yield f"{place}: default or security"
+        if "oneOf" in node and "properties" in node:
+            yield f"{place}: oneOf beside properties"
+        if node.get("in") == "header":
+            schema = resolve(contract, node.get("schema", {}))
+            if node["name"].lower() in {"accept", "content-type", "authorization"}:
+                yield f"{place}: header parameter {node['name']}"
+            if schema.get("type") != "string" or schema.keys() & {"const", "format", "anyOf"}:
+                yield f"{place}: the generator must see a plain string"
+    for name, body in contract["components"]["requestBodies"].items():
+        if list(body["content"]) != ["application/x-www-form-urlencoded"]:
+            yield f"{name}: a form has one media type"
+
+
+def strict_or_tolerant(contract: Contract) -> Iterator[str]:
+    """Forms are closed; response bodies are open and take any value of the right type."""
+    schemas = contract["components"]["schemas"].items()
+    for name, schema in ((name, schema) for name, schema in schemas if "properties" in schema):
+        is_request = name.endswith("Request")
+        if (schema.get("additionalProperties") is False) is not is_request:
+            yield f"{name}: requests are closed, responses open"
+        for field, declared in schema["properties"].items():
+            value = resolve(contract, declared)
+            may_be_empty = not value.keys() & {"enum", "minLength"}
+            tight = value.keys() & {"enum", "const", "pattern", "maxLength"}
+            retyped = value.get("format", "password") != "password"
+            if may_be_empty if is_request else tight or retyped:
+                yield f"{name}.{field}: too loose for a request or too tight for a response"
+
+
+def secrets_are_marked(contract: Contract) -> Iterator[str]:
+    """Whatever carries a token or a code says so with format: password."""
+    for place, node in mappings(contract):
+        is_field = place[-2:-1] == ("properties",)
+        is_secret = is_field and re.search("token$|^code$", str(place[-1]))
+        if is_secret and node.get("format") != "password":
+            yield f"{place}: format: password is missing"
+
+
+# Ways to break each rule: a place in the contract and what to put there.
+BREACHES: list[tuple[Rule, str, object]] = [
+    (is_valid_openapi, "info", {}),
+    (operation_ids_are_unique, "paths /oauth/revoke post operationId", "request_token"),
+    (operation_ids_are_unique, "paths /oauth/revoke post tags", []),
+    (every_status_is_documented, "paths /oauth/token post responses default", {}),
+    (every_status_is_documented, "paths /oauth/token post responses", {}),
+    (every_status_declares_its_headers, "components responses BadGateway headers", {}),
+    (every_error_carries_both_forms, "components responses BadGateway content", {}),
+    (no_schema_is_inline, "components headers Pragma schema", {"type": "string"}),
+    (no_schema_is_inline, "components schemas TokenRequest properties code enum", ["a"]),
+    (references_resolve, "components responses BadGateway headers Pragma", {"$ref": "#/nowhere"}),
+    (references_resolve, "components schemas Unused", {}),
+    (the_tools_can_digest_it, "paths /oauth/token post responses default", {}),
+    (the_tools_can_digest_it, "paths /oauth/token post security", []),
+    (the_tools_can_digest_it, "components schemas TokenRequest oneOf", []),
+    (the_tools_can_digest_it, "components parameters UserAgent name", "Accept"),
+    (the_tools_can_digest_it, "components schemas HeaderText const", "AUTO"),
+    (the_tools_can_digest_it, "components schemas HeaderText format", "uuid"),
+    (the_tools_can_digest_it, "components requestBodies Token content application/json", {}),
+    (strict_or_tolerant, "components schemas TokenRequest additionalProperties", True),
+    (strict_or_tolerant, "components schemas TokenResponse additionalProperties", False),
+    (strict_or_tolerant, "components schemas TokenResponse properties token_type enum", ["x"]),
+    (strict_or_tolerant, "components schemas ProblemBody properties instance format", "uri"),
+    (strict_or_tolerant, "components schemas TokenRequest properties code", {"type": "string"}),
+    (secrets_are_marked, "components schemas TokenRequest properties code format", "byte"),
+]
+RULES = list(dict.fromkeys(rule for rule, _, _ in BREACHES))
+
+
+def name_of(rule: object) -> str | None:
+    """Name a rule in the test's id; everything else pytest names itself."""
+    return getattr(rule, "__name__", None)
+
+
+def test_there_are_exactly_the_two_operations() -> None:
+    found = {name: (op["operationId"], op["tags"]) for name, op in operations(CONTRACT)}
+    assert found == {
+        "POST /oauth/token": ("request_token", ["oauth"]),
+        "POST /oauth/revoke": ("revoke_token", ["oauth"]),
+    }
+
+
+@pytest.mark.parametrize("rule", RULES, ids=name_of)
+def test_the_contract_keeps_the_rule(rule: Rule) -> None:
+    assert list(rule(CONTRACT)) == []
+
+
+@pytest.mark.parametrize(("rule", "place", "value"), BREACHES, ids=name_of)
+def test_a_contract_that_breaks_the_rule_is_caught(rule: Rule, place: str, value: object) -> None:
+    *steps, last = place.split()
+    broken = node = copy.deepcopy(CONTRACT)
+    for step in steps:
+        node = node[step]
+    node[last] = value
+    assert list(rule(broken))
+
+
+def test_both_operations_require_the_same_five_request_headers() -> None:
+    for _, operation in operations(CONTRACT):
+        parameters = [resolve(CONTRACT, parameter) for parameter in operation["parameters"]]
+        assert {(item["name"], item["in"], item["required"]) for item in parameters} == {
+            (name, "header", True) for name in ON_REQUEST
+        }

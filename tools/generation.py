@@ -1,0 +1,195 @@
+"""Make the low-level client from the contract, or show where the committed one differs.
+
+    python tools/generation.py generate   rewrite generated/ from spec/openapi.yaml
+    python tools/generation.py drift      compare generated/ with a fresh generation, write nothing
+
+Runs where requirements/generate.txt is installed. Exit status: 0 done or no drift, 1 drift,
+2 nothing could be generated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from openapi_python_client.config import ConfigFile
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+SPEC = "spec/openapi.yaml"
+SETTINGS = "generator-config.yml"
+GENERATED = "generated"
+PACKAGE = "blink_oauth_api"
+PROVENANCE = "provenance.json"
+BY_HAND = "README.md"  # the only file under generated/ that is not generated
+OUTCOME_DONE, OUTCOME_DRIFT, OUTCOME_FAILED = 0, 1, 2
+
+Files = dict[str, bytes]
+
+
+class GenerationError(Exception):
+    """Nothing was generated and nothing was written; the message says what to do."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("command", choices=("generate", "drift"))
+    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], metavar="DIR")
+    options = parser.parse_args(arguments)
+    root: Path = options.root.resolve()
+    try:
+        with fresh_generation(root) as fresh:
+            return generate(root, fresh) if options.command == "generate" else drift(root, fresh)
+    except GenerationError as error:
+        print(f"Nothing was generated. {error}", file=sys.stderr)
+        return OUTCOME_FAILED
+
+
+def generate(root: Path, fresh: Path) -> int:
+    """Replace generated/ by the fresh generation, all but the file written by hand."""
+    differences = list(compare(read_files(root / GENERATED), read_files(fresh)))
+    target = root / GENERATED
+    target.mkdir(exist_ok=True)
+    # All of it goes first: a file the contract no longer gives rise to must not survive.
+    for entry in target.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != BY_HAND:
+            entry.unlink()
+    shutil.copytree(fresh, target, dirs_exist_ok=True)
+    for path, kind, _ in differences:
+        print(f"{kind:8} {GENERATED}/{path}")
+    print(f"{GENERATED}/ is up to date. Review the diff and commit it with the contract.")
+    return OUTCOME_DONE
+
+
+def drift(root: Path, fresh: Path) -> int:
+    """Print every difference between generated/ and the fresh generation."""
+    differences = list(compare(read_files(root / GENERATED), read_files(fresh)))
+    for path, kind, diff in differences:
+        print(f"{kind:8} {GENERATED}/{path}\n{diff}", end="\n" if diff else "")
+    if not differences:
+        print(f"{GENERATED}/ is exactly what the generator makes of {SPEC}.")
+        return OUTCOME_DONE
+    print(
+        f"Drift: {len(differences)} file(s) under {GENERATED}/ are not what the generator makes of"
+        f" {SPEC} with {SETTINGS}.\nNever edit them. Change the contract if need be, run"
+        " `nox -s generate`, review the diff and commit both together.",
+        file=sys.stderr,
+    )
+    return OUTCOME_DRIFT
+
+
+@contextmanager
+def fresh_generation(root: Path) -> Iterator[Path]:
+    """Generate into a temporary folder outside the tree and yield it.
+
+    Raises:
+        GenerationError: If a setting is refused or the generator reports so much as a warning.
+    """
+    check_settings(root / SETTINGS)
+    if not (root / SPEC).is_file():
+        raise GenerationError(f"{SPEC} is missing.")
+    with tempfile.TemporaryDirectory(prefix="blink-oauth-") as name:
+        fresh = Path(name).resolve()
+        if fresh.is_relative_to(root):
+            raise GenerationError(f"Point TMPDIR at a folder outside {root}.")
+        run_generator(root, fresh / PACKAGE)
+        (fresh / PROVENANCE).write_text(provenance(root), encoding="utf-8", newline="\n")
+        yield fresh
+
+
+def check_settings(path: Path) -> None:
+    """Refuse settings the generator does not know; it would ignore them without a word.
+
+    Raises:
+        GenerationError: If the file cannot be read, or a key or a value is not the generator's.
+    """
+    try:
+        ConfigFile.model_validate(YAML(typ="safe").load(path), extra="forbid")
+    except (OSError, YAMLError) as error:
+        raise GenerationError(f"{path.name} cannot be read: {error}") from error
+    except ValidationError as error:
+        known = ", ".join(sorted(ConfigFile.model_fields))
+        faults = "".join(
+            f"\n  {'.'.join(map(str, fault['loc'])) or path.name}: {fault['msg']}"
+            for fault in error.errors(include_input=False)
+        )
+        message = f"Correct {path.name}:{faults}\nThe generator knows these keys: {known}."
+        raise GenerationError(message) from error
+
+
+def run_generator(root: Path, output: Path) -> None:
+    """Run openapi-python-client; a warning is a failure, because it may mean a lost operation.
+
+    Raises:
+        GenerationError: If the generator or one of its post hooks fails.
+    """
+    command = [sys.executable, "-m", "openapi_python_client", "generate", "--fail-on-warning"]
+    command += ["--meta", "none", "--overwrite", "--path", str(root / SPEC)]
+    command += ["--config", str(root / SETTINGS), "--output-path", str(output)]
+    # The hooks call `ruff` by name: let them find the pinned one, installed beside this Python.
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = os.environ | {"PATH": search}
+    # Run from the output's parent: no file of the caller's folder may shadow a module or a setting.
+    result = subprocess.run(
+        command, cwd=output.parent, env=environment, capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        report = (result.stdout + result.stderr).strip()
+        raise GenerationError(f"Correct {SPEC} or {SETTINGS}; the generator says:\n{report}")
+
+
+def provenance(root: Path) -> str:
+    """Tell what the generated package was made with and from, as JSON; no times, no paths."""
+    tools = ("openapi-python-client", "ruff")
+    record = {
+        "made_with": {tool: version(tool) for tool in tools},
+        "made_from_sha256": {
+            name: hashlib.sha256((root / name).read_bytes()).hexdigest()
+            for name in (SPEC, SETTINGS)
+        },
+    }
+    return json.dumps(record, indent=2) + "\n"
+
+
+def read_files(folder: Path) -> Files:
+    """Read every file below a folder; bytecode and the file written by hand do not count."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts and path != folder / BY_HAND
+    }
+
+
+def compare(committed: Files, fresh: Files) -> Iterator[tuple[str, str, str]]:
+    """Yield path, kind (missing, extra or changed) and unified diff of every difference."""
+    for path in sorted(committed.keys() | fresh.keys()):
+        before, after = committed.get(path), fresh.get(path)
+        if before == after:
+            continue
+        kind = "extra" if after is None else "missing" if before is None else "changed"
+        lines = difflib.unified_diff(
+            (before or b"").decode(errors="replace").splitlines(keepends=True),
+            (after or b"").decode(errors="replace").splitlines(keepends=True),
+            f"committed/{path}",
+            f"generated/{path}",
+        )
+        yield path, kind, "".join(lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
