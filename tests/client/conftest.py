@@ -1,0 +1,21 @@
+"""The fixtures of the client tests: one suite for both flavours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from client.flavours import FLAVOURS, App, Blink, Connect, connected
+
+
+@pytest.fixture(params=FLAVOURS)
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Open clients of one flavour on an app, and close them after the test."""
+    with ExitStack() as stack:
+
+        def connect_to(app: App) -> Blink:
+            return stack.enter_context(connected(request.param, app))
+
+        yield connect_to

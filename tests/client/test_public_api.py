@@ -1,0 +1,241 @@
+"""What applications import: complete, documented, and free of the types below it."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import Any
+
+import attrs
+import pytest
+
+import blink_oauth
+from blink_oauth import (
+    AsyncBlinkOAuth,
+    BlinkError,
+    BlinkOAuth,
+    CertificateError,
+    Grant,
+    InvalidInputError,
+    NoResponseError,
+    OAuthError,
+    Outcome,
+    ProblemError,
+    Psu,
+    ResponseError,
+    ResponseMeta,
+    RevocationError,
+    Secret,
+    Settings,
+    Source,
+    TimedOutError,
+    Timeouts,
+    TlsError,
+    TlsFault,
+    Token,
+    TokenKind,
+)
+
+PUBLIC: dict[str, Any] = {name: getattr(blink_oauth, name) for name in blink_oauth.__all__}
+CLASSES: dict[str, type] = {name: thing for name, thing in PUBLIC.items() if inspect.isclass(thing)}
+ERRORS = {name: cls for name, cls in CLASSES.items() if issubclass(cls, BlinkError)}
+PROMISED = {
+    "AsyncBlinkOAuth", "BlinkError", "BlinkOAuth", "ClientCertificate", "Grant", "Outcome", "Psu",
+    "ResponseMeta", "Secret", "Settings", "Source", "Token",
+}  # fmt: skip
+META = ResponseMeta(
+    status=502,
+    correlation_id="corr-1",
+    echoed=True,
+    source=Source.PLATFORM,
+    language="en",
+    cache_rules_held=False,
+    retry_after=7.0,
+)
+
+
+def members(cls: type) -> Iterator[tuple[str, Callable[..., object]]]:
+    """Yield the public functions of a class by its own words, class methods too."""
+    for name, member in vars(cls).items():
+        function = getattr(member, "fget", None) or getattr(member, "__func__", member)
+        if inspect.isfunction(function) and not name.startswith("_"):
+            yield f"{cls.__name__}.{name}", function
+
+
+METHODS = dict(pair for cls in CLASSES.values() for pair in members(cls))
+
+
+def test_the_list_of_names_is_sorted_complete_and_without_repetition() -> None:
+    names = blink_oauth.__all__
+    assert names == sorted(set(names))
+    visible = {
+        name
+        for name, thing in vars(blink_oauth).items()
+        if not (name.startswith("_") or inspect.ismodule(thing) or name == "TYPE_CHECKING")
+    }
+    assert visible <= set(names)
+    assert set(names) >= PROMISED
+    assert set(names) <= set(dir(blink_oauth))
+
+
+def test_a_name_that_is_not_there_is_missed_in_the_usual_way() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'BlinkOauth'"):
+        blink_oauth.BlinkOauth  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_every_error_is_public() -> None:
+    def below(cls: type[BlinkError]) -> Iterator[type[BlinkError]]:
+        yield cls
+        for child in cls.__subclasses__():
+            yield from below(child)
+
+    assert {cls.__name__ for cls in below(BlinkError)} == ERRORS.keys()
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    text = importlib.import_module("blink_oauth.errors").__doc__ or ""
+    lines = re.findall(r"^( *)[*x+-] (\w+)", text, re.MULTILINE)
+    drawn = [(len(indentation) // 2, name) for indentation, name in lines]
+    path: list[str] = []
+    for depth, name in drawn:
+        path[depth:] = [name]
+        assert ERRORS[name].__base__ is (ERRORS[path[-2]] if depth else Exception)
+    assert {name for _, name in drawn} == ERRORS.keys()
+    assert issubclass(InvalidInputError, ValueError)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_public_class_says_what_it_is(name: str) -> None:
+    first, *_ = (CLASSES[name].__doc__ or "").splitlines() or [""]
+    assert first.endswith((".", ":")), first
+    assert first[:1].isupper()
+    assert not first.startswith(f"{name}(")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_public_method_says_what_it_does(name: str) -> None:
+    first, *_ = (METHODS[name].__doc__ or "").splitlines() or [""]
+    assert re.fullmatch(r"[A-Z].*[.:]", first)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_with_arguments_explains_each(name: str) -> None:
+    documented = METHODS[name].__doc__ or ""
+    for parameter in inspect.signature(METHODS[name]).parameters:
+        assert parameter in {"self", "cls"} or f"\n            {parameter}: " in documented
+
+
+@pytest.mark.parametrize(
+    "cls", [BlinkOAuth, AsyncBlinkOAuth, Secret, Settings, Timeouts, Grant, Psu]
+)
+def test_a_class_whose_making_can_fail_says_so(cls: type) -> None:
+    assert "Raises:\n" in inspect.cleandoc(cls.__doc__ or "")
+
+
+@pytest.mark.parametrize("cls", [BlinkOAuth, AsyncBlinkOAuth])
+@pytest.mark.parametrize("name", ["exchange_code", "refresh", "revoke"])
+def test_a_call_says_what_it_raises_and_where_that_is_from(cls: type, name: str) -> None:
+    text = inspect.getdoc(getattr(cls, name)) or ""
+    assert "Raises:\n    InvalidInputError: " in text
+    assert "Source: RFC " in text
+
+
+def signatures() -> Iterator[tuple[str, str]]:
+    """Yield every annotation that a user of the library sees, with its place."""
+    for cls in CLASSES.values():
+        functions = dict(members(cls)) | {f"{cls.__name__}.__init__": vars(cls).get("__init__")}
+        for place, function in functions.items():
+            for name, annotation in getattr(function, "__annotations__", {}).items():
+                yield f"{place}({name})", str(annotation)
+        for name, annotation in vars(cls).get("__annotations__", {}).items():
+            yield f"{cls.__name__}.{name}", str(annotation)
+
+
+def test_no_type_of_httpx_or_of_the_generated_code_is_in_a_public_signature() -> None:
+    foreign = [
+        place
+        for place, annotation in signatures()
+        if re.search("httpx|httpcore|blink_oauth_api|Unset", annotation)
+    ]
+    assert foreign == ["AsyncBlinkOAuth.__init__(transport)", "BlinkOAuth.__init__(transport)"]
+
+
+def test_no_public_class_comes_from_below() -> None:
+    for cls in CLASSES.values():
+        assert cls.__module__.partition(".")[0] == "blink_oauth"
+        bases = {base.__module__.partition(".")[0] for base in cls.__mro__}
+        assert bases <= {"blink_oauth", "builtins", "enum"}
+
+
+def test_the_version_is_a_version() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", blink_oauth.__version__)
+
+
+FACTS: dict[type[BlinkError], dict[str, object]] = {
+    CertificateError: {"rules": ("key_length",)},
+    TlsError: {"fault": TlsFault.SERVER_NAME_MISMATCH},
+    OAuthError: {"error": "X", "description": "d", "uri": "u"},
+    ProblemError: {"type": "/problems/X", "title": "t", "detail": "d", "instance": "i"},
+    RevocationError: {
+        "revoked": frozenset({TokenKind.REFRESH_TOKEN}),
+        "unknown": frozenset({TokenKind.ACCESS_TOKEN}),
+    },
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_an_error_goes_through_pickle_and_copy_with_all_its_facts(name: str) -> None:
+    facts: dict[str, object] = {
+        "outcome": Outcome.UNCERTAIN,
+        "retryable": True,
+        "needs_consent": True,
+        "status": 502,
+        "meta": META,
+        "correlation_id": "corr-1",
+    }
+    for cls, more in FACTS.items():
+        facts |= more if issubclass(ERRORS[name], cls) else {}
+    error = ERRORS[name]("It broke.", **facts)
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(twin) is type(error)
+        assert (str(twin), twin.args) == ("It broke.", ("It broke.",))
+        assert {fact: getattr(twin, fact) for fact in facts} == facts
+        assert twin.source is Source.PLATFORM
+
+
+def test_a_revocation_error_goes_through_pickle_with_what_it_holds() -> None:
+    nested = TimedOutError("Late.", correlation_id="corr-2")
+    error = RevocationError("It broke.", errors={TokenKind.ACCESS_TOKEN: nested})
+    twin: RevocationError = pickle.loads(pickle.dumps(error))
+    (held,) = twin.errors.values()
+    assert (type(held), str(held), held.correlation_id) == (TimedOutError, "Late.", "corr-2")
+
+
+def test_a_token_that_an_error_holds_stays_out_of_its_pickle() -> None:
+    error = ResponseError("Odd.", token=Token(access_token="fake-access-token"))
+    assert error.token is not None
+    twin: ResponseError = pickle.loads(pickle.dumps(error))
+    assert twin.token is None
+    assert b"fake-access-token" not in pickle.dumps(error)
+
+
+def test_an_error_takes_no_fact_that_it_does_not_know() -> None:
+    with pytest.raises(TypeError, match="NoResponseError has no attribute 'colour'"):
+        NoResponseError("Odd.", colour="red")
+
+
+@pytest.mark.parametrize("value", [META, Psu.AUTO, Grant("IIDX1", "u"), Timeouts()])
+def test_a_value_cannot_be_changed(value: attrs.AttrsInstance) -> None:
+    for attribute in attrs.fields(type(value)):
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            setattr(value, attribute.name, None)
+
+
+def test_the_other_classes_are_enumerations_of_texts() -> None:
+    names = [name for name, cls in CLASSES.items() if issubclass(cls, StrEnum)]
+    assert names == ["Oddity", "Outcome", "Source", "TlsFault", "TokenKind"]

@@ -1,0 +1,44 @@
+"""What holds for every test: only loopback is contacted, and examples are the same in each run."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("steady", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("steady")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run asynchronous tests under asyncio alone."""
+    return "asyncio"
+
+
+def is_loopback(host: object) -> bool:
+    """Say whether a host stays on this machine; the empty host of a listener does."""
+    text = host.decode("ascii") if isinstance(host, bytes) else str(host or "localhost")
+    try:
+        return ipaddress.ip_address(text).is_loopback
+    except ValueError:
+        return text == "localhost"
+
+
+def refuse_the_network(event: str, arguments: tuple[object, ...]) -> None:
+    """Fail whatever looks up or connects to another machine, as if it were not there."""
+    if event == "socket.getaddrinfo":
+        host = arguments[0]
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    else:
+        return
+    if not is_loopback(host):
+        raise socket.gaierror(socket.EAI_NONAME, f"tests contact loopback only, not {host!r}")
+
+
+# An audit hook sees every socket, also those of threads and of libraries. It cannot be removed.
+sys.addaudithook(refuse_the_network)

@@ -1,0 +1,87 @@
+"""OAuth tokens from the SIX bLink platform: never lost, never spent twice, never shown.
+
+Values and errors are here at once. The clients, and the whole HTTP stack with them, are loaded when
+one of them is first named: what only handles tokens, such as a store, need not wait for it.
+"""
+
+from typing import TYPE_CHECKING
+
+from ._version import __version__
+from .context import Grant, Psu
+from .errors import (
+    BlinkError,
+    CertificateError,
+    ConnectionLostError,
+    InvalidClientError,
+    InvalidGrantError,
+    InvalidInputError,
+    NoResponseError,
+    NotConnectedError,
+    OAuthError,
+    Outcome,
+    ProblemError,
+    ResponseError,
+    RevocationError,
+    StatusError,
+    TimedOutError,
+    TlsError,
+    TlsFault,
+    UnreadableResponseError,
+)
+from .headers import ResponseMeta, Source
+from .settings import Settings, Timeouts
+from .tls import ClientCertificate
+from .tokens import Oddity, Secret, Token, TokenKind
+
+if TYPE_CHECKING:
+    from .client import AsyncBlinkOAuth, BlinkOAuth
+
+__all__ = [
+    "AsyncBlinkOAuth",
+    "BlinkError",
+    "BlinkOAuth",
+    "CertificateError",
+    "ClientCertificate",
+    "ConnectionLostError",
+    "Grant",
+    "InvalidClientError",
+    "InvalidGrantError",
+    "InvalidInputError",
+    "NoResponseError",
+    "NotConnectedError",
+    "OAuthError",
+    "Oddity",
+    "Outcome",
+    "ProblemError",
+    "Psu",
+    "ResponseError",
+    "ResponseMeta",
+    "RevocationError",
+    "Secret",
+    "Settings",
+    "Source",
+    "StatusError",
+    "TimedOutError",
+    "Timeouts",
+    "TlsError",
+    "TlsFault",
+    "Token",
+    "TokenKind",
+    "UnreadableResponseError",
+    "__version__",
+]
+
+
+# Hidden from type checkers, so that a misspelt name stays an error.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in {"AsyncBlinkOAuth", "BlinkOAuth"}:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import client
+
+        return getattr(client, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,98 @@
+"""What a reply means: a token, or one typed error. Everything here is decided without I/O.
+
+Persist first, validate later: whatever else is wrong with a response, a token in it is brought
+home. Results are returned up to `token_from` and `revocation_from`, which alone raise, so that no
+traceback holds a frame with a plain secret.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+
+from ._body import read_body, read_token
+from ._failures import no_response, response_error, revocation_error
+from ._gateway import Call
+from ._reply import NoAnswer, Reply
+from .errors import BlinkError
+from .headers import ResponseMeta, read_meta
+from .tokens import Token, TokenKind
+
+__all__ = ["revocation_from", "token_from"]
+
+logger = logging.getLogger("blink_oauth")
+
+
+def token_from(call: Call, reply: Reply, now: datetime) -> Token:
+    """Return the token in a reply.
+
+    Raises:
+        BlinkError: There is none, or the status says that the call failed.
+    """
+    result = _token_or_error(call, reply, now)
+    _log(call, result, now)
+    if isinstance(result, BlinkError):
+        raise result
+    return result
+
+
+def revocation_from(
+    replies: Sequence[tuple[Call, Reply]], now: datetime
+) -> dict[TokenKind, ResponseMeta]:
+    """Return what the headers said for each token that was revoked.
+
+    Raises:
+        RevocationError: At least one is not surely revoked.
+    """
+    metas: dict[TokenKind, ResponseMeta] = {}
+    errors: dict[TokenKind, BlinkError] = {}
+    for call, reply in replies:
+        assert call.kind is not None
+        result = _meta_or_error(call, reply, now)
+        _log(call, result, now)
+        if isinstance(result, BlinkError):
+            errors[call.kind] = result
+        else:
+            metas[call.kind] = result
+    if errors:
+        raise revocation_error(frozenset(metas), errors)
+    return metas
+
+
+def _token_or_error(call: Call, reply: Reply, now: datetime) -> Token | BlinkError:
+    if isinstance(reply, NoAnswer):
+        return no_response(call, reply)
+    meta = read_meta(reply.status, reply.headers, correlation_id=call.correlation_id, now=now)
+    body = read_body(reply)
+    token = read_token(reply, body, meta, call.started_at)
+    if token is not None and _succeeded(reply.status):
+        return token
+    return response_error(call, reply.status, body, meta, token)
+
+
+def _meta_or_error(call: Call, reply: Reply, now: datetime) -> ResponseMeta | BlinkError:
+    if isinstance(reply, NoAnswer):
+        return no_response(call, reply)
+    meta = read_meta(reply.status, reply.headers, correlation_id=call.correlation_id, now=now)
+    # The body of a success says nothing (RFC 7009 section 2.2).
+    if _succeeded(reply.status):
+        return meta
+    return response_error(call, reply.status, read_body(reply), meta, None)
+
+
+def _succeeded(status: int) -> bool:
+    return 200 <= status < 300
+
+
+def _log(call: Call, result: Token | ResponseMeta | BlinkError, now: datetime) -> None:
+    failed = isinstance(result, BlinkError)
+    logger.debug(
+        "%s target=%s correlation_id=%s outcome=%s error=%s duration=%.3f",
+        call.operation.name.lower(),
+        call.target_id,
+        call.correlation_id,
+        result.outcome if isinstance(result, BlinkError) else "done",
+        type(result).__name__ if failed else None,
+        (now - call.started_at).total_seconds(),
+    )

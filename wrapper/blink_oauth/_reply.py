@@ -1,0 +1,119 @@
+"""What came back from the network, as a value: a response, or the reason why there is none."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+
+import httpx
+from attrs import field, frozen
+
+from .errors import (
+    ConnectionLostError,
+    NoResponseError,
+    NotConnectedError,
+    TimedOutError,
+    TlsError,
+    TlsFault,
+)
+
+__all__ = ["Answer", "NoAnswer", "Reply", "no_answer"]
+
+
+@frozen(eq=False)
+class Answer:
+    """A response, as far as it arrived.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers that are read; no others are kept.
+        content: The decoded body.
+        cut: Why the body ends early, or None if it is whole.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    content: bytes = field(repr=False)
+    cut: str | None = None
+
+
+@frozen(eq=False)
+class NoAnswer:
+    """What happened instead of a response.
+
+    Attributes:
+        error: The error it amounts to.
+        reason: What the network said.
+        fault: For a `TlsError`, which part of the authentication failed.
+    """
+
+    error: type[NoResponseError]
+    reason: str
+    fault: TlsFault | None = None
+
+
+Reply = Answer | NoAnswer
+
+
+BEFORE_SENDING = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+
+SERVER_FAULTS = {
+    9: TlsFault.SERVER_CERTIFICATE_NOT_YET_VALID,
+    10: TlsFault.SERVER_CERTIFICATE_EXPIRED,
+    18: TlsFault.SERVER_AUTHORITY_UNKNOWN,
+    19: TlsFault.SERVER_AUTHORITY_UNKNOWN,
+    20: TlsFault.SERVER_AUTHORITY_UNKNOWN,
+    21: TlsFault.SERVER_AUTHORITY_UNKNOWN,
+    62: TlsFault.SERVER_NAME_MISMATCH,
+    64: TlsFault.SERVER_NAME_MISMATCH,
+}
+"""OpenSSL's verification results (X509_V_ERR_…)."""
+
+CLIENT_FAULTS = {
+    "CERTIFICATE_REQUIRED": TlsFault.CLIENT_CERTIFICATE_MISSING,
+    "BAD_CERTIFICATE": TlsFault.CLIENT_CERTIFICATE_REFUSED,
+    "UNSUPPORTED_CERTIFICATE": TlsFault.CLIENT_CERTIFICATE_REFUSED,
+    "CERTIFICATE_REVOKED": TlsFault.CLIENT_CERTIFICATE_REFUSED,
+    "CERTIFICATE_EXPIRED": TlsFault.CLIENT_CERTIFICATE_REFUSED,
+    "CERTIFICATE_UNKNOWN": TlsFault.CLIENT_CERTIFICATE_REFUSED,
+    "UNKNOWN_CA": TlsFault.CLIENT_CERTIFICATE_REFUSED,
+    "ACCESS_DENIED": TlsFault.CLIENT_CERTIFICATE_REFUSED,
+}
+"""Alerts that refuse the client's certificate (RFC 8446 section 6.2), by OpenSSL's name."""
+
+NOTHING_SAID = (
+    ssl.SSLWantReadError,
+    ssl.SSLWantWriteError,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+)
+"""The other side still had to speak, or hung up: no statement about a certificate."""
+
+
+def no_answer(exc: httpx.TransportError) -> NoAnswer:
+    """Tell from an exception whether the request left, and whose fault it was."""
+    fault = _tls_fault(exc)
+    reason = str(exc) or type(exc).__name__
+    if fault is not None:
+        return NoAnswer(TlsError, reason, fault)
+    if isinstance(exc, BEFORE_SENDING):
+        return NoAnswer(NotConnectedError, reason)
+    if isinstance(exc, httpx.TimeoutException):
+        return NoAnswer(TimedOutError, reason)
+    return NoAnswer(ConnectionLostError, reason)
+
+
+def _tls_fault(exc: httpx.TransportError) -> TlsFault | None:
+    cause: BaseException | None = exc
+    while cause is not None and (
+        not isinstance(cause, ssl.SSLError) or isinstance(cause, NOTHING_SAID)
+    ):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return SERVER_FAULTS.get(cause.verify_code, TlsFault.SERVER_CERTIFICATE_INVALID)
+    fault = CLIENT_FAULTS.get((cause.reason or "").rpartition("ALERT_")[2])
+    if fault is None and isinstance(exc, BEFORE_SENDING):
+        return TlsFault.HANDSHAKE_FAILED
+    return fault

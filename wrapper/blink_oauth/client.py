@@ -1,0 +1,276 @@
+"""The client of the token endpoint, in two flavours with the same methods.
+
+What decides is pure and lives elsewhere: `_gateway` makes the calls, `_transport` carries them,
+`_reading` says what a reply means. A method here takes the clock, sends and reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+from uuid import uuid4
+
+from ._gateway import Gateway
+from ._reading import revocation_from, token_from
+from ._transport import asend, new_async_http, new_http, send
+from .context import Grant, Psu
+from .headers import ResponseMeta
+from .settings import Settings
+from .tokens import Secret, Token, TokenKind, hide, require_secret
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["AsyncBlinkOAuth", "BlinkOAuth"]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _uuid() -> str:
+    return str(uuid4())
+
+
+class BlinkOAuth:
+    """Get, refresh and revoke OAuth tokens over mutual TLS.
+
+    One client serves one client certificate; share it between threads, and make it once: its
+    connections are reused. Nothing is ever resent by itself.
+
+    Args:
+        settings: Where the platform is and who we are.
+        clock: Tells the present moment, aware UTC.
+        new_correlation_id: Makes a fresh id, at most 64 characters, for each attempt.
+        transport: A transport to use instead of the network, for tests.
+
+    Raises:
+        InvalidInputError: A setting cannot be used.
+        CertificateError: The client certificate cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime] = _utc_now,
+        new_correlation_id: Callable[[], str] = _uuid,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._gateway = Gateway(settings, clock, new_correlation_id)
+        self._http = new_http(settings, now=clock(), transport=transport)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.settings!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. The client cannot be used any more."""
+        self._http.close()
+
+    def exchange_code(
+        self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu
+    ) -> Token:
+        """Exchange an authorization code for tokens.
+
+        A code lives 30 s and is good for one call: send it at once, and never twice.
+
+        Args:
+            grant: The grant that the customer has just consented to.
+            code: The authorization code from the callback.
+            redirect_uri: The redirect URI of the authorization request, unchanged.
+            psu: The customer whose browser brought the code.
+
+        Raises:
+            InvalidInputError: An argument cannot be sent; the code is not spent.
+            BlinkError: The call failed; `outcome` says whether the code may be spent.
+
+        Source: RFC 6749 section 4.1.3; bLink token management.
+        """
+        secret = hide(code, "authorization code")
+        del code
+        call = self._gateway.exchange_code(grant, require_secret(secret), redirect_uri, psu)
+        return token_from(call, send(self._http, call), self._clock())
+
+    def refresh(self, grant: Grant, refresh_token: str | Secret, *, psu: Psu = Psu.AUTO) -> Token:
+        """Exchange a refresh token for a new access token.
+
+        If the token returned has a refresh token, it replaces the one you sent: store it before
+        anything else. If it has none, the one you sent stays in force.
+
+        Args:
+            grant: The grant that the refresh token belongs to.
+            refresh_token: The refresh token.
+            psu: The customer, if one triggered the call and waits for it.
+
+        Raises:
+            InvalidInputError: An argument cannot be sent; the refresh token is not spent.
+            BlinkError: The call failed; `outcome` says whether the refresh token may be spent.
+
+        Source: RFC 6749 section 6; bLink token management.
+        """
+        secret = hide(refresh_token, "refresh token")
+        del refresh_token
+        call = self._gateway.refresh(grant, require_secret(secret), psu)
+        return token_from(call, send(self._http, call), self._clock())
+
+    def revoke(
+        self, grant: Grant, token: Token, *, psu: Psu = Psu.AUTO
+    ) -> dict[TokenKind, ResponseMeta]:
+        """Revoke both halves of a token: first the refresh token, then the access token.
+
+        Both calls are made even if the first one fails. Repeating a revocation does no harm.
+
+        Args:
+            grant: The grant that the token belongs to.
+            token: The token; without a refresh token only the access token is revoked.
+            psu: The customer, if one triggered the call and waits for it.
+
+        Returns:
+            What the response headers said, for each kind of token that was revoked.
+
+        Raises:
+            InvalidInputError: An argument cannot be sent; nothing is revoked.
+            RevocationError: One of the two may still be alive; the error says which.
+
+        Source: RFC 7009 section 2; bLink oauth/revoke.
+        """
+        calls = self._gateway.revocations(grant, token, psu)
+        replies = [(call, send(self._http, call)) for call in calls]
+        return revocation_from(replies, self._clock())
+
+
+class AsyncBlinkOAuth:
+    """Get, refresh and revoke OAuth tokens over mutual TLS.
+
+    One client serves one client certificate and one event loop; share it between tasks, and make it
+    once: its connections are reused. Nothing is ever resent by itself.
+
+    Args:
+        settings: Where the platform is and who we are.
+        clock: Tells the present moment, aware UTC.
+        new_correlation_id: Makes a fresh id, at most 64 characters, for each attempt.
+        transport: A transport to use instead of the network, for tests.
+
+    Raises:
+        InvalidInputError: A setting cannot be used.
+        CertificateError: The client certificate cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], datetime] = _utc_now,
+        new_correlation_id: Callable[[], str] = _uuid,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._gateway = Gateway(settings, clock, new_correlation_id)
+        self._http = new_async_http(settings, now=clock(), transport=transport)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.settings!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections. The client cannot be used any more."""
+        await self._http.aclose()
+
+    async def exchange_code(
+        self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu
+    ) -> Token:
+        """Exchange an authorization code for tokens.
+
+        A code lives 30 s and is good for one call: send it at once, and never twice.
+
+        Args:
+            grant: The grant that the customer has just consented to.
+            code: The authorization code from the callback.
+            redirect_uri: The redirect URI of the authorization request, unchanged.
+            psu: The customer whose browser brought the code.
+
+        Raises:
+            InvalidInputError: An argument cannot be sent; the code is not spent.
+            BlinkError: The call failed; `outcome` says whether the code may be spent.
+
+        Source: RFC 6749 section 4.1.3; bLink token management.
+        """
+        secret = hide(code, "authorization code")
+        del code
+        call = self._gateway.exchange_code(grant, require_secret(secret), redirect_uri, psu)
+        return token_from(call, await asend(self._http, call), self._clock())
+
+    async def refresh(
+        self, grant: Grant, refresh_token: str | Secret, *, psu: Psu = Psu.AUTO
+    ) -> Token:
+        """Exchange a refresh token for a new access token.
+
+        If the token returned has a refresh token, it replaces the one you sent: store it before
+        anything else. If it has none, the one you sent stays in force.
+
+        Args:
+            grant: The grant that the refresh token belongs to.
+            refresh_token: The refresh token.
+            psu: The customer, if one triggered the call and waits for it.
+
+        Raises:
+            InvalidInputError: An argument cannot be sent; the refresh token is not spent.
+            BlinkError: The call failed; `outcome` says whether the refresh token may be spent.
+
+        Source: RFC 6749 section 6; bLink token management.
+        """
+        secret = hide(refresh_token, "refresh token")
+        del refresh_token
+        call = self._gateway.refresh(grant, require_secret(secret), psu)
+        return token_from(call, await asend(self._http, call), self._clock())
+
+    async def revoke(
+        self, grant: Grant, token: Token, *, psu: Psu = Psu.AUTO
+    ) -> dict[TokenKind, ResponseMeta]:
+        """Revoke both halves of a token: first the refresh token, then the access token.
+
+        Both calls are made even if the first one fails. Repeating a revocation does no harm.
+
+        Args:
+            grant: The grant that the token belongs to.
+            token: The token; without a refresh token only the access token is revoked.
+            psu: The customer, if one triggered the call and waits for it.
+
+        Returns:
+            What the response headers said, for each kind of token that was revoked.
+
+        Raises:
+            InvalidInputError: An argument cannot be sent; nothing is revoked.
+            RevocationError: One of the two may still be alive; the error says which.
+
+        Source: RFC 7009 section 2; bLink oauth/revoke.
+        """
+        calls = self._gateway.revocations(grant, token, psu)
+        replies = [(call, await asend(self._http, call)) for call in calls]
+        return revocation_from(replies, self._clock())

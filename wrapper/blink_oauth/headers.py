@@ -1,0 +1,143 @@
+"""The platform's headers, both ways: from the call's context out, from the response in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+
+from attrs import frozen
+
+from .context import Grant, Psu
+
+__all__ = [
+    "CORRELATION_ID",
+    "REQUEST_HEADERS",
+    "RESPONSE_HEADERS",
+    "ResponseMeta",
+    "Source",
+    "read_meta",
+    "request_headers",
+]
+
+CORRELATION_ID = "X-Correlation-ID"
+USER_AGENT = "User-Agent"
+TARGET_ID = "X-CorAPI-Target-ID"
+PSU_IP_ADDRESS = "X-PSU-IP-Address"
+PSU_USER_AGENT = "X-PSU-User-Agent"
+SOURCE = "X-CorAPI-Source"
+LANGUAGE = "Content-Language"
+CACHE_CONTROL = "Cache-Control"
+PRAGMA = "Pragma"
+
+REQUEST_HEADERS = frozenset({CORRELATION_ID, USER_AGENT, TARGET_ID, PSU_IP_ADDRESS, PSU_USER_AGENT})
+RESPONSE_HEADERS = frozenset({CORRELATION_ID, SOURCE, LANGUAGE, CACHE_CONTROL, PRAGMA})
+
+MAX_CORRELATION_ID = 64
+
+
+def request_headers(
+    grant: Grant, psu: Psu, *, user_agent: str, correlation_id: str
+) -> dict[str, str]:
+    """Map the context of one call to the five headers that the platform demands.
+
+    Args:
+        grant: The grant that the call concerns.
+        psu: The person behind the call, or `Psu.AUTO`.
+        user_agent: Name and version of the service user's software.
+        correlation_id: A fresh id for this one attempt, at most 64 characters.
+
+    Source: bLink custom headers.
+    """
+    return {
+        CORRELATION_ID: correlation_id,
+        USER_AGENT: user_agent,
+        TARGET_ID: grant.target_id,
+        PSU_IP_ADDRESS: psu.ip,
+        PSU_USER_AGENT: psu.user_agent,
+    }
+
+
+class Source(StrEnum):
+    """Who made a response (`X-CorAPI-Source`)."""
+
+    PLATFORM = "PLATFORM"
+    PROVIDER = "PROVIDER"
+    UNKNOWN = "UNKNOWN"
+
+
+@frozen(kw_only=True)
+class ResponseMeta:
+    """What the headers of a response said.
+
+    Attributes:
+        status: The HTTP status.
+        correlation_id: The id that was sent.
+        echoed: Whether the same id came back; None if none came back.
+        source: Who made the response.
+        language: The language of the texts, or None.
+        cache_rules_held: Whether `Cache-Control` and `Pragma` forbade every cache to keep the
+            response, as one with tokens must (RFC 6749 section 5.1). Errors need not.
+        retry_after: Seconds to wait before another attempt (RFC 9110 section 10.2.3), or None.
+    """
+
+    status: int
+    correlation_id: str
+    echoed: bool | None
+    source: Source
+    language: str | None
+    cache_rules_held: bool
+    retry_after: float | None
+
+
+def read_meta(
+    status: int, headers: Mapping[str, str], *, correlation_id: str, now: datetime
+) -> ResponseMeta:
+    """Read the response headers; nothing in them can make this fail.
+
+    Args:
+        status: The HTTP status.
+        headers: The response headers, looked up without regard to case.
+        correlation_id: The id that was sent.
+        now: The present moment, aware, to turn a `Retry-After` date into seconds.
+    """
+    echo = headers.get(CORRELATION_ID)
+    return ResponseMeta(
+        status=status,
+        correlation_id=correlation_id,
+        echoed=None if echo is None else echo == correlation_id,
+        source=_source(headers.get(SOURCE, "")),
+        language=_language(headers.get(LANGUAGE, "")),
+        cache_rules_held=_holds(headers.get(CACHE_CONTROL, ""), "no-store")
+        and _holds(headers.get(PRAGMA, ""), "no-cache"),
+        retry_after=_retry_after(headers.get("Retry-After", ""), now),
+    )
+
+
+def _source(value: str) -> Source:
+    try:
+        return Source(value.strip().upper())
+    except ValueError:
+        return Source.UNKNOWN
+
+
+def _language(value: str) -> str | None:
+    # Only the primary subtag (RFC 5646): anything longer could be a text in a header's clothes.
+    primary = value.strip().partition("-")[0].lower()
+    return primary if 2 <= len(primary) <= 3 and primary.isascii() and primary.isalpha() else None
+
+
+def _holds(value: str, directive: str) -> bool:
+    return directive in {part.strip().lower() for part in value.split(",")}
+
+
+def _retry_after(value: str, now: datetime) -> float | None:
+    value = value.strip()
+    if value.isascii() and value.isdigit() and len(value) < 10:
+        return float(value)
+    try:
+        date = parsedate_to_datetime(value)
+        return max(0.0, (date - now).total_seconds())
+    except (TypeError, ValueError, OverflowError):
+        return None

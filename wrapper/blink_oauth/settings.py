@@ -1,0 +1,199 @@
+"""Where the platform is, who we are, and how long we wait."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import ssl
+from collections.abc import Mapping
+from typing import Self
+from urllib.parse import urlsplit
+
+from attrs import Attribute, field, frozen
+
+from ._environment import read_environment
+from .context import require_header_value
+from .errors import InvalidInputError
+from .tls import ClientCertificate
+from .tokens import Secret, hide, require_secret
+
+__all__ = ["Settings", "Timeouts"]
+
+
+def _seconds(instance: object, attribute: Attribute[float], value: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value <= 0:
+        raise InvalidInputError(
+            f"Timeouts.{attribute.name} must be a finite number of seconds > 0."
+        )
+
+
+@frozen(kw_only=True)
+class Timeouts:
+    """How long one call may take, in seconds. No timeout can be switched off.
+
+    Args:
+        connect: For TCP connect and for the TLS handshake, each.
+        read: For each wait for more of the response.
+        write: For each wait to send more of the request.
+        pool: For a free connection.
+        total: For the whole call. The default leaves room in the 30 s that a code lives.
+
+    Raises:
+        InvalidInputError: A value is not a finite number above zero.
+    """
+
+    connect: float = field(default=5.0, validator=_seconds)
+    read: float = field(default=15.0, validator=_seconds)
+    write: float = field(default=5.0, validator=_seconds)
+    pool: float = field(default=10.0, validator=_seconds)
+    total: float = field(default=20.0, validator=_seconds)
+
+
+DEFAULT_TIMEOUTS = Timeouts()
+
+
+def _client_id(instance: object, attribute: Attribute[str], value: str) -> None:
+    require_header_value("Settings.client_id", value)
+
+
+def _user_agent(instance: object, attribute: Attribute[str], value: str) -> None:
+    require_header_value("Settings.user_agent", value, blanks=True)
+
+
+def _timeouts(instance: object, attribute: Attribute[Timeouts], value: Timeouts) -> None:
+    if not isinstance(value, Timeouts):
+        raise InvalidInputError("Settings.timeouts must be Timeouts(…), in seconds.")
+
+
+def _max_connections(instance: object, attribute: Attribute[int], value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidInputError("Settings.max_connections must be a whole number, 1 or more.")
+
+
+def _proxy_url(instance: object, attribute: Attribute[Secret | None], value: Secret | None) -> None:
+    if value is not None and not is_http_url(value.reveal()):
+        raise InvalidInputError("Settings.proxy must be an http:// or https:// URL.")
+
+
+def _certificate(
+    instance: object,
+    attribute: Attribute[ClientCertificate | ssl.SSLContext | None],
+    value: ClientCertificate | ssl.SSLContext | None,
+) -> None:
+    if not isinstance(value, (ClientCertificate, ssl.SSLContext, type(None))):
+        raise InvalidInputError("Settings.certificate must be a ClientCertificate or SSLContext.")
+
+
+def _without_slash(value: str) -> str:
+    return value.rstrip("/") if isinstance(value, str) else value
+
+
+def is_http_url(url: str) -> bool:
+    """Say whether a text is an http:// or https:// URL with a host and no impossible port."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host name or address can only mean this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@frozen(kw_only=True, init=False)
+class Settings:
+    """What a client needs to know once.
+
+    Args:
+        base_url: The URL of the consent-flow module, such as `https://…/consent-flow/v2`.
+        client_id: Our id in bLink's directory, such as `CIDX0000000002`.
+        user_agent: Name and version of our software, such as `acme-books/3.2`.
+        certificate: The client certificate, or a ready `ssl.SSLContext` that holds one.
+        timeouts: How long a call may take.
+        max_connections: How many connections may be open at once.
+        proxy: The URL of an HTTP proxy to go through, or None.
+        trust_env: Whether to take the proxy from the environment (`HTTPS_PROXY`, `NO_PROXY`).
+        allow_plain_http: Whether `base_url` may be `http://` to this very machine, for tests.
+
+    Raises:
+        InvalidInputError: A value cannot be used.
+    """
+
+    base_url: str = field(converter=_without_slash)
+    client_id: str = field(validator=_client_id)
+    user_agent: str = field(validator=_user_agent)
+    certificate: ClientCertificate | ssl.SSLContext | None = field(validator=_certificate)
+    timeouts: Timeouts = field(validator=_timeouts)
+    max_connections: int = field(validator=_max_connections)
+    proxy: Secret | None = field(validator=_proxy_url)
+    trust_env: bool
+    allow_plain_http: bool
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        client_id: str,
+        user_agent: str,
+        certificate: ClientCertificate | ssl.SSLContext | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        max_connections: int = 100,
+        proxy: str | Secret | None = None,
+        trust_env: bool = False,
+        allow_plain_http: bool = False,
+    ) -> None:
+        secret = None if proxy is None else hide(proxy, "proxy URL")
+        del proxy
+        self.__attrs_init__(
+            base_url=base_url,
+            client_id=client_id,
+            user_agent=user_agent,
+            certificate=certificate,
+            timeouts=timeouts,
+            max_connections=max_connections,
+            proxy=None if secret is None else require_secret(secret),
+            trust_env=trust_env,
+            allow_plain_http=allow_plain_http,
+        )
+
+    @base_url.validator
+    def _check_base_url(self, attribute: Attribute[str], value: str) -> None:
+        require_header_value("Settings.base_url", value)
+        url = urlsplit(value) if is_http_url(value) else None
+        if url is None or "@" in url.netloc or url.query or url.fragment:
+            raise InvalidInputError(
+                "Settings.base_url must be a plain https URL: host and path, without user, query "
+                "and fragment."
+            )
+        if url.scheme == "https":
+            return
+        if not (self.allow_plain_http and is_loopback(url.hostname or "")):
+            raise InvalidInputError(
+                "Settings.base_url must start with https://. Only for this very machine, and with "
+                "allow_plain_http=True, may it start with http://."
+            )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Read the settings from `BLINK_*` variables; the README lists them.
+
+        Args:
+            environ: The variables; the process's environment if None.
+
+        Raises:
+            InvalidInputError: A variable is missing or cannot be used.
+        """
+        values = read_environment(os.environ if environ is None else environ)
+        # The variables hold a passphrase: no error may be raised from a frame that holds them.
+        del environ
+        if isinstance(values, str):
+            raise InvalidInputError(values)
+        timeouts = Timeouts(**values.pop("timeouts"))
+        return cls(timeouts=timeouts, **values)
