@@ -1,0 +1,75 @@
+"""The plain-http port: a process outside sees what happened and asks for faults."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from blink_oauth.sandbox import Sandbox
+from sandbox.caller import STRICT, Caller
+
+
+def ask(sandbox: Sandbox, wish: object) -> httpx.Response:
+    return httpx.post(f"{sandbox.control_url}/sandbox/faults", json=wish, trust_env=False)
+
+
+def test_it_shows_environment_targets_and_exchanges(sandbox: Sandbox, caller: Caller) -> None:
+    tokens = caller.tokens()
+    response = httpx.get(f"{sandbox.control_url}/sandbox", trust_env=False)
+    shown = response.json()
+    assert shown["environment"] == sandbox.environment()
+    assert shown["targets"] == list(sandbox.banks)
+    (exchange,) = shown["exchanges"]
+    assert (exchange["operation"], exchange["status"]) == ("request_token", 200)
+    for secret in (tokens["access_token"], tokens["refresh_token"]):
+        assert secret not in response.text
+    passphrase = sandbox.client_certificate().passphrase
+    assert passphrase is not None
+    assert passphrase.reveal() not in response.text
+
+
+def test_a_process_outside_can_ask_for_a_fault(sandbox: Sandbox, caller: Caller) -> None:
+    token = caller.tokens()["access_token"]
+    wish = {"target_id": STRICT, "operation": "list_accounts", "fault": "bad-gateway-html"}
+    assert ask(sandbox, wish | {"times": 2}).status_code == 204
+    assert [caller.accounts(token).status_code for _ in range(3)] == [502, 502, 200]
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ([], "Send an object"),
+        ({"fault": "bad-gateway-html", "bank": STRICT}, "Send an object"),
+        ({}, "There is no such fault"),
+        ({"fault": ["not-json"]}, "There is no such fault"),
+        ({"fault": "no-such-fault"}, "bad-gateway-html"),
+        ({"fault": "not-json", "times": True}, "whole number"),
+        ({"fault": "not-json", "times": "2"}, "whole number"),
+        ({"fault": "not-json", "times": 0}, "at least once"),
+        ({"fault": "not-json", "target_id": "IIDX77777"}, "no such bank"),
+        ({"fault": "not-json", "operation": "revoke_token"}, "fits only"),
+        ({"fault": "not-json", "operation": 7}, "no such operation"),
+        ({"fault": "not-json", "target_id": []}, "no such bank"),
+    ],
+)
+def test_a_wish_that_cannot_be_understood_is_refused(
+    sandbox: Sandbox, wish: object, words: str
+) -> None:
+    response = ask(sandbox, wish)
+    assert response.status_code == 400
+    assert words in response.json()["error"]
+
+
+def test_a_wish_must_be_json(sandbox: Sandbox) -> None:
+    url = f"{sandbox.control_url}/sandbox/faults"
+    as_form = httpx.post(url, data={"fault": "not-json"}, trust_env=False)
+    assert as_form.status_code == 415
+    broken = httpx.post(
+        url, content="{", headers={"Content-Type": "application/json"}, trust_env=False
+    )
+    assert broken.status_code == 400
+
+
+def test_there_is_no_token_endpoint_without_tls(sandbox: Sandbox) -> None:
+    url = f"{sandbox.control_url}/consent-flow/v2/oauth/token"
+    assert httpx.post(url, trust_env=False).status_code == 404

@@ -1,0 +1,55 @@
+"""`python -m blink_oauth.sandbox`: what it prints, and that it ends when it is told to."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from blink_oauth.sandbox.__main__ import main
+
+
+def exports_of(line: str) -> tuple[str, str]:
+    _, assignment = shlex.split(line)
+    name, _, value = assignment.partition("=")
+    return name, value
+
+
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
+def test_it_prints_what_a_client_needs_and_stops_when_told(stop_signal: signal.Signals) -> None:
+    command = [sys.executable, "-m", "blink_oauth.sandbox", "--consent-page", "--lifetime", "60"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        lines: list[str] = []
+        while not lines or "Ctrl-C" not in lines[-1]:
+            lines.append(run.stdout.readline())
+            assert lines[-1], "it ended before it was told to"
+        environment = dict(exports_of(line) for line in lines if line.startswith("export "))
+        passphrase = Path(environment["BLINK_KEY_PASSPHRASE_FILE"]).read_text("utf-8")
+        (authorize,) = (line.split()[-1] for line in lines if "Authorize:" in line)
+        page = httpx.get(authorize, trust_env=False)
+        run.send_signal(stop_signal)
+        rest, errors = run.communicate(timeout=10.0)
+    assert run.returncode == 0
+    assert errors == ""
+    assert passphrase not in "".join(lines) + rest
+    assert "Approve" in page.text
+    assert any("IIDX00001" in line for line in lines)
+    assert not Path(environment["BLINK_CERTIFICATE"]).exists()
+
+
+@pytest.mark.parametrize("lifetime", ["0", "-5", "soon"])
+def test_a_lifetime_is_a_number_of_seconds(
+    lifetime: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--lifetime", lifetime])
+    assert caught.value.code == 2
+    assert "--lifetime" in capsys.readouterr().err

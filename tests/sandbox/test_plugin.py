@@ -1,0 +1,81 @@
+"""The fixture `blink_sandbox`, as a project that installed the package uses it."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load no other plugin: they cost seconds, and this one may be installed or not."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
+def run(pytester: pytest.Pytester, test: str) -> pytest.RunResult:
+    """Run one test module in a process of its own, with warnings as errors."""
+    pytester.makepyfile(test)
+    options = ("-W", "error", "-p", "no:cacheprovider", "-p", "blink_oauth.pytest_plugin")
+    return pytester.runpytest_subprocess(*options)
+
+
+def test_the_fixture_gives_a_running_sandbox_in_a_fresh_state(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+        import httpx
+
+        ports = set()
+
+        def test_one(blink_sandbox):
+            ports.add(blink_sandbox.base_url)
+            blink_sandbox.clock.advance(seconds=60)
+            blink_sandbox.fail("not-json")
+            assert httpx.get(blink_sandbox.control_url + "/sandbox").json()["exchanges"] == []
+
+        def test_two(blink_sandbox):
+            ports.add(blink_sandbox.base_url)
+            assert len(ports) == 1
+            assert blink_sandbox.clock.ahead == 0
+        """,
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_a_violation_that_no_fault_asked_for_fails_the_test_at_its_end(
+    pytester: pytest.Pytester,
+) -> None:
+    result = run(
+        pytester,
+        """
+        def test_one(monkeypatch, blink_sandbox):
+            monkeypatch.setattr(type(blink_sandbox), "violations", ("header Pragma: missing",))
+
+        def test_two(blink_sandbox):
+            assert blink_sandbox.violations == ()
+        """,
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*ContractViolationError: header Pragma: missing*"])
+
+
+def test_without_the_extra_the_fixture_names_it(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(aiohttp="raise ImportError('gone', name='aiohttp')")
+    result = run(pytester, "def test_one(blink_sandbox): pass")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*needs the extra blink-oauth[[]sandbox[]]*"])
+
+
+def test_the_plugin_loads_no_extra_until_it_is_asked_for(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+        import sys
+
+        def test_one():
+            assert "blink_oauth.pytest_plugin" in sys.modules
+            assert not {"aiohttp", "openapi_core", "blink_oauth.sandbox"} & sys.modules.keys()
+        """,
+    )
+    result.assert_outcomes(passed=1)

@@ -1,0 +1,38 @@
+"""A strict local bLink platform with banks behind it, over mutual TLS on loopback.
+
+Use it in code, `with Sandbox() as sandbox:`, in tests through the pytest fixture `blink_sandbox`,
+or from a shell: `python -m blink_oauth.sandbox`. It needs the extra `blink-oauth[sandbox]`.
+"""
+
+from __future__ import annotations
+
+try:
+    import aiohttp as _aiohttp  # noqa: F401
+    import openapi_core as _openapi_core  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"The sandbox needs {error.name}: pip install 'blink-oauth[sandbox]'."
+    ) from error
+
+from .authority import CertificateAuthority
+from .banks import DEFAULT_BANKS, Bank, BankPolicy
+from .clock import Clock
+from .credentials import Credentials
+from .faults import FAULTS, Fault, Wire
+from .record import ContractViolationError, Exchange
+from .server import Sandbox
+
+__all__ = [
+    "DEFAULT_BANKS",
+    "FAULTS",
+    "Bank",
+    "BankPolicy",
+    "CertificateAuthority",
+    "Clock",
+    "ContractViolationError",
+    "Credentials",
+    "Exchange",
+    "Fault",
+    "Sandbox",
+    "Wire",
+]

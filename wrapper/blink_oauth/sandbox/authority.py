@@ -1,0 +1,190 @@
+"""A certificate authority made on the spot, and the credentials it issues.
+
+The chain has the shape that the platform asks of its participants (bLink TLS certificates): root,
+intermediate, leaf; RSA with 3072 bits; SHA-256; digital signature; client authentication.
+Every property can be chosen, so that a test can make exactly the certificate that must be refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import secrets
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from attrs import field, frozen
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificateIssuerPrivateKeyTypes as PrivateKey,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
+
+from .credentials import Credentials, pem, private_key
+
+CLIENT_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH
+SERVER_AUTH = ExtendedKeyUsageOID.SERVER_AUTH
+
+# A little in the past, so that clocks which disagree by minutes do not matter.
+_BACKDATED = timedelta(days=1)
+_VALID_FOR = timedelta(days=365)
+
+
+@frozen
+class CertificateAuthority:
+    """A root, an intermediate under it, and the right to issue leaves."""
+
+    root: x509.Certificate
+    intermediate: x509.Certificate
+    intermediate_key: PrivateKey = field(repr=False)
+
+    @classmethod
+    def create(cls, name: str) -> CertificateAuthority:
+        """Make an authority that nobody knows yet.
+
+        Args:
+            name: Common name of the root; another name is a foreign authority with keys of its own.
+        """
+        root_key, key = private_key(f"{name} root"), private_key(f"{name} intermediate")
+        root_name, middle_name = _name(name), _name(f"{name} Intermediate")
+        root = _Leaf(root_name, root_key, authority=True).signed_by(root_name, root_key)
+        middle = _Leaf(middle_name, key, authority=True).signed_by(root_name, root_key)
+        return cls(root, middle, key)
+
+    @property
+    def root_pem(self) -> bytes:
+        """Return the root certificate: what a peer must trust."""
+        return pem(self.root)
+
+    def issue_server(
+        self,
+        hosts: Sequence[str] = ("localhost", "127.0.0.1"),
+        *,
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+    ) -> Credentials:
+        """Issue a server certificate.
+
+        Args:
+            hosts: Host names and IP addresses it is good for.
+            not_before: Start of validity; yesterday unless told.
+            not_after: End of validity; in a year unless told.
+        """
+        return self._issue(
+            _Leaf(
+                _name(hosts[0]),
+                private_key("server"),
+                usages=(SERVER_AUTH,),
+                hosts=tuple(hosts),
+                not_before=not_before,
+                not_after=not_after,
+            )
+        )
+
+    def issue_client(
+        self,
+        common_name: str,
+        *,
+        key: PrivateKey | None = None,
+        usages: Iterable[ObjectIdentifier] = (CLIENT_AUTH,),
+        not_before: datetime | None = None,
+        not_after: datetime | None = None,
+        digest: hashes.SHA256 | hashes.SHA384 | hashes.SHA512 | None = None,
+    ) -> Credentials:
+        """Issue a client certificate.
+
+        Args:
+            common_name: The participant it names.
+            key: Another key than the RSA 3072 one of that name, for example a weak one.
+            usages: Extended key usages; an empty one leaves the extension out.
+            not_before: Start of validity; yesterday unless told.
+            not_after: End of validity; in a year unless told.
+            digest: Hash of the signature; SHA-256 unless told.
+        """
+        return self._issue(
+            _Leaf(
+                _name(common_name),
+                key or private_key(common_name),
+                usages=tuple(usages),
+                not_before=not_before,
+                not_after=not_after,
+                digest=digest or hashes.SHA256(),
+            )
+        )
+
+    def _issue(self, leaf: _Leaf) -> Credentials:
+        certificate = leaf.signed_by(self.intermediate.subject, self.intermediate_key)
+        return Credentials(certificate, (self.intermediate,), leaf.key, secrets.token_urlsafe(18))
+
+
+@functools.cache
+def shared_authority() -> CertificateAuthority:
+    """Return the authority that all sandboxes of this process trust unless told otherwise."""
+    return CertificateAuthority.create("bLink Sandbox")
+
+
+@frozen
+class _Leaf:
+    """What is to be certified."""
+
+    subject: x509.Name
+    key: PrivateKey
+    authority: bool = False
+    usages: tuple[ObjectIdentifier, ...] = ()
+    hosts: tuple[str, ...] = ()
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    digest: hashes.SHA256 | hashes.SHA384 | hashes.SHA512 = field(factory=hashes.SHA256)
+
+    def signed_by(self, issuer: x509.Name, issuer_key: PrivateKey) -> x509.Certificate:
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(self.subject)
+            .issuer_name(issuer)
+            .public_key(self.key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(self.not_before or now - _BACKDATED)
+            .not_valid_after(self.not_after or now + _VALID_FOR)
+        )
+        for extension, critical in self._extensions(issuer_key):
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(issuer_key, self.digest)
+
+    def _extensions(self, issuer_key: PrivateKey) -> Iterable[tuple[x509.ExtensionType, bool]]:
+        # RFC 5280 section 4.2; the strict checks of newer Python versions want the two identifiers.
+        yield x509.BasicConstraints(ca=self.authority, path_length=None), True
+        yield _key_usage(self.authority), True
+        yield x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), False
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+        yield identifier, False
+        if self.usages:
+            yield x509.ExtendedKeyUsage(self.usages), False
+        if self.hosts:
+            yield x509.SubjectAlternativeName(map(_general_name, self.hosts)), False
+
+
+def _key_usage(authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

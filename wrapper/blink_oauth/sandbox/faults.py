@@ -1,0 +1,213 @@
+"""Faults on demand: what a platform, a bank or a network can do to a call.
+
+A fault is a value: whether the bank carries the call out first, how the reply is changed, and how
+it is put on the wire. `FAULTS` holds them all by name, so that a test can run over each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+from attrs import field, frozen
+
+from .reply import HTML, TOKEN, Reply, problem
+
+Operation = Literal["request_token", "revoke_token", "list_accounts"]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+
+_TITLES = {
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    429: "Too Many Requests",
+}
+
+
+@frozen
+class Wire:
+    """How a reply is put on the wire.
+
+    Attributes:
+        reset: End the connection with a TCP reset instead of an answer.
+        head_interval: Seconds between the pieces of status line and headers; 0 sends them at once.
+        body_interval: Seconds between the pieces of the body; 0 sends it at once.
+        pieces: How many pieces that is, so that even a slow reply has an end.
+        body_fraction: Share of the body that is sent. `Content-Length` announces all of it.
+    """
+
+    reset: bool = False
+    head_interval: float = 0.0
+    body_interval: float = 0.0
+    pieces: int = 10
+    body_fraction: float = 1.0
+
+
+AS_USUAL = Wire()
+
+
+def _unchanged(reply: Reply) -> Reply:
+    return reply
+
+
+@frozen
+class Fault:
+    """One way in which a call goes wrong.
+
+    Attributes:
+        name: Its name in `FAULTS` and in the record.
+        executes: Whether the bank carries the call out, although the answer goes wrong.
+        change: Makes the faulty reply from the right one.
+        wire: How the reply is put on the wire.
+        operation: The only operation it makes sense for, or None.
+    """
+
+    name: str
+    executes: bool
+    change: Callable[[Reply], Reply] = field(default=_unchanged, repr=False)
+    wire: Wire = AS_USUAL
+    operation: Operation | None = None
+
+
+def slow_body(interval: float) -> Fault:
+    """Make a fault that drips the body.
+
+    Args:
+        interval: Seconds between two of the ten pieces.
+    """
+    return Fault("slow-body", executes=True, wire=Wire(body_interval=interval))
+
+
+def slow_headers(interval: float) -> Fault:
+    """Make a fault that drips the status line and the headers.
+
+    Args:
+        interval: Seconds between two of the ten pieces.
+    """
+    return Fault("slow-headers", executes=True, wire=Wire(head_interval=interval))
+
+
+def truncated_body(fraction: float) -> Fault:
+    """Make a fault that sends a part of the body and hangs up.
+
+    Args:
+        fraction: Share of the body that is sent, from 0.0 to 1.0.
+    """
+    return Fault("truncated-body", executes=True, wire=Wire(body_fraction=fraction))
+
+
+def _status(status: int, *, executes: bool, when: str = "", **headers: str) -> Fault:
+    """A documented or common error of the platform, with its usual headers and problem."""
+
+    def change(reply: Reply) -> Reply:
+        error = problem(
+            status, "TECHNICAL_ERROR", _TITLES[status], "The sandbox was asked to fail."
+        )
+        correlation_id = reply.header("X-Correlation-ID")
+        if correlation_id is not None:
+            error = error.with_header("X-Correlation-ID", correlation_id)
+        for name, value in headers.items():
+            error = error.with_header(name.replace("_", "-"), value)
+        return error
+
+    name = _TITLES[status].lower().replace(" ", "-")
+    return Fault(f"{name}-{when}" if when else name, executes=executes, change=change)
+
+
+def _foreign(status: int) -> Fault:
+    """A status that belongs to some proxy on the way, in the proxy's own form."""
+
+    def change(reply: Reply) -> Reply:
+        page = f"<html><head><title>{status}</title></head><body>Some proxy</body></html>\n"
+        return Reply(status).with_body(HTML, page.encode())
+
+    name = "bad-gateway-html" if status == 502 else f"status-{status}"
+    return Fault(name, executes=False, change=change)
+
+
+def _success(status: int) -> Fault:
+    """A success with a pair under a status that the contract does not know."""
+
+    def change(reply: Reply) -> Reply:
+        return Reply(status, reply.headers, reply.body)
+
+    return Fault(f"status-{status}", executes=True, change=change, operation="request_token")
+
+
+def _token(name: str, change: Callable[[Reply], Reply]) -> Fault:
+    """An odd token response."""
+    return Fault(name, executes=True, change=change, operation="request_token")
+
+
+def _member(name: str, members: dict[str, object]) -> Fault:
+    return _token(name, lambda reply: reply.with_members(members))
+
+
+def _without(member: str) -> Fault:
+    name = f"missing-{member.replace('_', '-')}"
+    return _token(name, lambda reply: reply.without_member(member))
+
+
+def _header(name: str, change: Callable[[Reply], Reply]) -> Fault:
+    """A response whose headers break the contract."""
+    return Fault(name, executes=True, change=change)
+
+
+def _as_list(reply: Reply) -> Reply:
+    return reply.with_body(TOKEN, b"[" + (reply.body or b"{}") + b"]")
+
+
+def _redirect(reply: Reply) -> Reply:
+    elsewhere = "https://elsewhere.invalid/oauth/token"
+    return Reply(307).with_header("Location", elsewhere)
+
+
+BAD_GATEWAY_HTML = _foreign(502)
+GATEWAY_TIMEOUT_BEFORE = _status(504, executes=False, when="before")
+GATEWAY_TIMEOUT_AFTER = _status(504, executes=True, when="after")
+INTERNAL_SERVER_ERROR = _status(500, executes=False)
+SERVICE_UNAVAILABLE = _status(503, executes=False, Retry_After="2")
+TOO_MANY_REQUESTS = _status(429, executes=False, Retry_After="2")
+RESET_BEFORE = Fault("reset-before", executes=False, wire=Wire(reset=True))
+RESET_AFTER = Fault("reset-after", executes=True, wire=Wire(reset=True))
+SLOW_BODY = slow_body(0.05)
+SLOW_HEADERS = slow_headers(0.05)
+TRUNCATED_BODY = truncated_body(0.5)
+MISSING_ACCESS_TOKEN = _without("access_token")
+MISSING_EXPIRES_IN = _without("expires_in")
+NULL_EXPIRES_IN = _member("null-expires-in", {"expires_in": None})
+STRING_EXPIRES_IN = _member("string-expires-in", {"expires_in": "300"})
+FLOAT_EXPIRES_IN = _member("float-expires-in", {"expires_in": 300.5})
+NEGATIVE_EXPIRES_IN = _member("negative-expires-in", {"expires_in": -1})
+MISSING_REFRESH_TOKEN = _without("refresh_token")
+ODD_TOKEN_TYPE = _member("odd-token-type", {"token_type": "MAC"})
+UNKNOWN_MEMBERS = _member(
+    "unknown-members", {"consent_valid_until": "2099-12-31", "x_bank": {"a": [1]}}
+)
+WRONG_CONTENT_TYPE = _header(
+    "wrong-content-type", lambda reply: reply.with_header("Content-Type", "text/plain")
+)
+WRONG_CORRELATION_ID = _header(
+    "wrong-correlation-id", lambda reply: reply.with_header("X-Correlation-ID", "of-somebody-else")
+)
+MISSING_CORRELATION_ID = _header(
+    "missing-correlation-id", lambda reply: reply.without_header("X-Correlation-ID")
+)
+MISSING_SOURCE = _header("missing-source", lambda reply: reply.without_header("X-CorAPI-Source"))
+CACHEABLE = _header(
+    "cacheable", lambda reply: reply.with_header("Cache-Control", "public, max-age=60")
+)
+STATUS_201 = _success(201)
+STATUS_299 = _success(299)
+STATUS_499 = _foreign(499)
+STATUS_520 = _foreign(520)
+STATUS_599 = _foreign(599)
+REDIRECT = Fault("redirect", executes=False, change=_redirect)
+EMPTY_BODY = _token("empty-body", lambda reply: reply.with_body(TOKEN, b""))
+NOT_JSON = _token("not-json", lambda reply: reply.with_body(TOKEN, b"access granted"))
+JSON_LIST = _token("json-list", _as_list)
+
+FAULTS: Mapping[str, Fault] = {
+    fault.name: fault for fault in list(globals().values()) if isinstance(fault, Fault)
+}
+"""Every ready-made fault by its name."""
