@@ -1,0 +1,155 @@
+"""The judge of the contract tests bites: each thing that is spoilt on purpose is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from urllib.parse import parse_qsl, urlencode
+
+import pytest
+from attrs import evolve
+
+from contract.judge import Headers, Judge, Message
+
+BASE_URL = "https://localhost:8443/consent-flow/v2"
+JUDGE = Judge.of(BASE_URL)
+
+SENT = (
+    ("x-correlation-id", "6f1f9a52-1f6b-4b0e-9a53-6c9f4c0e2d11"),
+    ("user-agent", "acme-books/3.2"),
+    ("x-corapi-target-id", "IIDX99999"),
+    ("x-psu-ip-address", "203.0.113.7"),
+    ("x-psu-user-agent", "AUTO"),
+    ("accept", "application/json"),
+    ("content-type", "application/x-www-form-urlencoded"),
+)
+ISSUED = Message(
+    method="POST",
+    url=f"{BASE_URL}/oauth/token",
+    sent=SENT,
+    form=urlencode(
+        {
+            "grant_type": "refresh_token",
+            "client_id": "CIDX0000000002",
+            "username": "u-4711",
+            "refresh_token": "fake-refresh-token-1",
+        }
+    ).encode(),
+    status=200,
+    received=(
+        ("x-correlation-id", "6f1f9a52-1f6b-4b0e-9a53-6c9f4c0e2d11"),
+        ("x-corapi-source", "PROVIDER"),
+        ("cache-control", "no-store"),
+        ("pragma", "no-cache"),
+        ("content-type", "application/json;charset=utf-8"),
+    ),
+    body=b'{"access_token": "fake-access-token-1", "token_type": "bearer", "expires_in": 300}',
+)
+REFUSED = evolve(
+    ISSUED,
+    status=502,
+    received=(
+        *(pair for pair in ISSUED.received if pair[0].startswith("x-")),
+        ("content-language", "en"),
+        ("content-type", "application/problem+json"),
+    ),
+    body=b'{"type": "/problems/TECHNICAL_ERROR", "title": "Bad Gateway", "detail": "No."}',
+)
+REVOKED = evolve(
+    ISSUED,
+    url=f"{BASE_URL}/oauth/revoke",
+    form=urlencode(
+        {"token": "fake-access-token-1", "client_id": "CIDX0000000002", "username": "u-4711"}
+    ).encode(),
+    received=tuple(pair for pair in ISSUED.received if pair[0] != "content-type"),
+    body=b"",
+)
+GOOD = (ISSUED, REFUSED, REVOKED)
+
+
+def with_header(headers: Headers, name: str, value: str | None) -> Headers:
+    """Return headers with one set, or left out."""
+    others = tuple(pair for pair in headers if pair[0] != name)
+    return others if value is None else (*others, (name, value))
+
+
+def sent(name: str, value: str | None) -> Callable[[Message], Message]:
+    return lambda message: evolve(message, sent=with_header(message.sent, name, value))
+
+
+def received(name: str, value: str | None) -> Callable[[Message], Message]:
+    return lambda message: evolve(message, received=with_header(message.received, name, value))
+
+
+def form(name: str, value: str | None) -> Callable[[Message], Message]:
+    def change(message: Message) -> Message:
+        fields = dict(parse_qsl(message.form.decode()))
+        fields.pop(name, None)
+        added = {} if value is None else {name: value}
+        return evolve(message, form=urlencode(fields | added).encode())
+
+    return change
+
+
+def member(name: str, value: object) -> Callable[[Message], Message]:
+    def change(message: Message) -> Message:
+        members = json.loads(message.body) | {name: value}
+        if value is None:
+            del members[name]
+        return evolve(message, body=json.dumps(members).encode())
+
+    return change
+
+
+FIVE = [name for name, _ in SENT[:5]]
+SPOILT: dict[str, tuple[Message, Callable[[Message], Message]]] = {
+    **{f"{name} not sent": (ISSUED, sent(name, None)) for name in FIVE},
+    **{f"{name} not sent to revoke": (REVOKED, sent(name, None)) for name in FIVE},
+    **{f"{name} sent empty": (ISSUED, sent(name, "")) for name in FIVE},
+    "correlation id too long": (ISSUED, sent("x-correlation-id", "c" * 65)),
+    "no address": (ISSUED, sent("x-psu-ip-address", "automatic")),
+    "authorization sent": (ISSUED, sent("authorization", "Bearer fake-access-token-1")),
+    "JSON sent": (ISSUED, sent("content-type", "application/json")),
+    **{
+        f"{name} not in the form": (ISSUED, form(name, None))
+        for name in ("grant_type", "client_id", "username", "refresh_token")
+    },
+    "unknown grant": (ISSUED, form("grant_type", "password")),
+    "code and refresh token": (ISSUED, form("code", "fake-authorization-code-1")),
+    "username too long": (ISSUED, form("username", "u" * 65)),
+    "unknown field": (ISSUED, form("client_secret", "fake-client-secret-1")),
+    "repeated field": (ISSUED, lambda m: evolve(m, form=m.form + b"&username=u-4711")),
+    "unknown hint": (REVOKED, form("token_type_hint", "id_token")),
+    "no token to revoke": (REVOKED, form("token", None)),
+    "wrong path": (ISSUED, lambda m: evolve(m, url=f"{BASE_URL}/oauth/introspect")),
+    "wrong method": (ISSUED, lambda m: evolve(m, method="PUT")),
+    **{f"{name} not received": (ISSUED, received(name, None)) for name, _ in ISSUED.received[:4]},
+    **{
+        f"{name} not received on revoke": (REVOKED, received(name, None))
+        for name, _ in REVOKED.received
+    },
+    **{
+        f"{name} not received on error": (REFUSED, received(name, None))
+        for name, _ in REFUSED.received[:3]
+    },
+    "id of another": (ISSUED, received("x-correlation-id", "of-somebody-else")),
+    "unknown source": (ISSUED, received("x-corapi-source", "BANK")),
+    "cacheable": (ISSUED, received("cache-control", "private")),
+    "not in English": (REFUSED, received("content-language", "de")),
+    "HTML received": (REFUSED, received("content-type", "text/html")),
+    "undocumented status": (REFUSED, lambda m: evolve(m, status=503)),
+    "no access token": (ISSUED, member("access_token", None)),
+    "lifetime as a text": (ISSUED, member("expires_in", "300")),
+    "error of no kind": (REFUSED, member("type", None)),
+}
+
+
+@pytest.mark.parametrize("good", GOOD, ids=["issued", "refused", "revoked"])
+def test_a_message_as_the_contract_wants_it_passes(good: Message) -> None:
+    assert JUDGE.faults(good) == []
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_spoilt_message_is_found(name: str) -> None:
+    good, spoil = SPOILT[name]
+    assert JUDGE.faults(spoil(good)) != []

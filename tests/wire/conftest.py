@@ -1,0 +1,66 @@
+"""What every test over real sockets shares."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+
+import pytest
+
+from blink_oauth import Settings
+from blink_oauth.sandbox import Sandbox
+from blink_oauth.tls import ssl_context
+from wire.flavours import FLAVOURS, Caller, Connect, Flavour, calling
+
+
+@pytest.fixture(params=FLAVOURS)
+def flavour(request: pytest.FixtureRequest) -> Flavour:
+    """Name each flavour of the client in turn."""
+    name: Flavour = request.param
+    return name
+
+
+@pytest.fixture
+def connect(flavour: Flavour) -> Iterator[Connect]:
+    """Make clients of the flavour, and close them at the end of the test."""
+    with ExitStack() as stack:
+
+        def make(settings: Settings) -> Caller:
+            return stack.enter_context(calling(flavour, settings))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def contexts() -> dict[str, ssl.SSLContext]:
+    """Keep the context of each sandbox: checking and loading a key is slow."""
+    return {}
+
+
+@pytest.fixture
+def settings(blink_sandbox: Sandbox, contexts: dict[str, ssl.SSLContext]) -> Settings:
+    """Give the settings of a client of the sandbox, with its certificate loaded already."""
+    url = blink_sandbox.base_url
+    if url not in contexts:
+        certificate = blink_sandbox.client_certificate()
+        contexts[url] = ssl_context(certificate, now=datetime.now(UTC))
+    return blink_sandbox.settings(certificate=contexts[url])
+
+
+@pytest.fixture
+def caller(connect: Connect, settings: Settings) -> Caller:
+    """Give a client of the flavour that is connected to the sandbox."""
+    return connect(settings)
+
+
+@pytest.fixture(autouse=True)
+def every_request_keeps_the_contract(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test in which the client sent what the contract forbids."""
+    if "blink_sandbox" not in request.fixturenames:
+        yield
+        return
+    sandbox: Sandbox = request.getfixturevalue("blink_sandbox")
+    yield
+    assert not [violation for seen in sandbox.exchanges for violation in seen.request_violations]

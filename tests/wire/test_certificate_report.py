@@ -1,0 +1,120 @@
+"""The offline check says in words what is wrong with a certificate, and how long it lasts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from blink_oauth.sandbox import Credentials
+from blink_oauth.sandbox.authority import shared_authority
+from blink_oauth.sandbox.credentials import private_key
+from blink_oauth.tls import CertificateReport, Finding, Rule, check_certificate, ssl_context
+from wire import certificates
+from wire.certificates import DAY, NAME, files
+
+AUTHORITY = shared_authority()
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+def report(credentials: Credentials, folder: Path, now: datetime = NOW) -> CertificateReport:
+    """Check credentials offline."""
+    return check_certificate(files(credentials, folder, AUTHORITY.root_pem), now=now)
+
+
+def lasting(time_left: timedelta) -> Credentials:
+    """Issue a certificate that expires in a while."""
+    return AUTHORITY.issue_client(NAME, not_before=NOW - 400 * DAY, not_after=NOW + time_left)
+
+
+def test_a_good_certificate_has_no_findings(tmp_path: Path) -> None:
+    good = report(lasting(90 * DAY), tmp_path)
+    assert good == CertificateReport(
+        subject=f"CN={NAME}", expires_at=NOW + 90 * DAY, days_left=90, findings=()
+    )
+    assert good.usable
+    assert str(good).startswith(f"CN={NAME}: 90 days left.")
+    assert "\n- " not in str(good)
+
+
+def test_a_certificate_that_ends_soon_is_usable_with_a_warning(tmp_path: Path) -> None:
+    soon = report(lasting(30 * DAY - timedelta(seconds=1)), tmp_path)
+    assert soon.usable
+    assert soon.days_left == 29
+    assert soon.findings == (
+        Finding(
+            Rule.DAYS_LEFT,
+            "The certificate expires in 29 days: order and register its successor now.",
+            fatal=False,
+        ),
+    )
+    assert str(soon).splitlines() == [f"CN={NAME}: 29 days left.", f"- {soon.findings[0].text}"]
+
+
+def test_thirty_days_are_enough(tmp_path: Path) -> None:
+    assert report(lasting(30 * DAY), tmp_path).findings == ()
+
+
+def test_the_moment_decides_and_it_is_the_callers(tmp_path: Path) -> None:
+    certificate = lasting(90 * DAY)
+    late = report(certificate, tmp_path, NOW + 91 * DAY)
+    assert not late.usable
+    assert late.days_left == -1
+    assert [finding.rule for finding in late.findings] == [Rule.VALID_NOW]
+    early = report(certificate, tmp_path, NOW - 401 * DAY)
+    assert [finding.rule for finding in early.findings] == [Rule.VALID_NOW]
+    assert not early.usable
+
+
+def test_a_certificate_alone_is_usable_with_a_warning(tmp_path: Path) -> None:
+    alone = report(certificates.alone(AUTHORITY), tmp_path)
+    assert alone.usable
+    assert [(finding.rule, finding.fatal) for finding in alone.findings] == [
+        (Rule.CHAIN_COMPLETE, False)
+    ]
+    assert "alone" in str(alone)
+    ssl_context(files(certificates.alone(AUTHORITY), tmp_path, AUTHORITY.root_pem), now=NOW)
+
+
+def test_a_chain_in_the_wrong_order_is_broken(tmp_path: Path) -> None:
+    good = AUTHORITY.issue_client(NAME)
+    whole = report(evolve(good, issuers=(AUTHORITY.intermediate, AUTHORITY.root)), tmp_path)
+    assert whole.findings == ()
+    mixed = report(evolve(good, issuers=(AUTHORITY.root, AUTHORITY.intermediate)), tmp_path)
+    assert [(finding.rule, finding.fatal) for finding in mixed.findings] == [
+        (Rule.CHAIN_COMPLETE, True)
+    ]
+
+
+def test_several_faults_are_all_told(tmp_path: Path) -> None:
+    many = AUTHORITY.issue_client(
+        NAME,
+        key=private_key(NAME, 2048),
+        usages=(),
+        not_before=NOW - 9 * DAY,
+        not_after=NOW - 2 * DAY,
+    )
+    broken = report(many, tmp_path)
+    assert {finding.rule for finding in broken.findings} == {
+        Rule.KEY_LENGTH,
+        Rule.CLIENT_AUTHENTICATION,
+        Rule.VALID_NOW,
+    }
+    assert len(str(broken).splitlines()) == 4
+
+
+def test_a_file_that_cannot_be_read_has_no_days_left(tmp_path: Path) -> None:
+    certificate = files(certificates.good(AUTHORITY), tmp_path, AUTHORITY.root_pem)
+    lost = check_certificate(evolve(certificate, chain=tmp_path / "no.pem"), now=NOW)
+    assert (lost.subject, lost.expires_at, lost.days_left) == (None, None, None)
+    assert not lost.usable
+    assert str(lost).startswith("The client certificate cannot be read.\n- ")
+
+
+@pytest.mark.parametrize("minutes", [1, 60 * 23])
+def test_the_last_day_is_still_valid(tmp_path: Path, minutes: int) -> None:
+    last = report(lasting(timedelta(minutes=minutes)), tmp_path)
+    assert last.usable
+    assert last.days_left == 0

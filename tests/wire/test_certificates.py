@@ -1,0 +1,213 @@
+"""What can be known of a client certificate here is known before anything is sent."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+
+from blink_oauth import (
+    CertificateError,
+    ClientCertificate,
+    InvalidInputError,
+    Outcome,
+    Settings,
+)
+from blink_oauth.sandbox import CertificateAuthority, Credentials
+from blink_oauth.sandbox.authority import shared_authority
+from blink_oauth.tls import Rule
+from wire import certificates
+from wire.certificates import NAME, files
+from wire.flavours import Flavour, calling
+from wire.loopback import listening, url_of
+
+NOW = datetime.now(UTC)
+PASSPHRASE = "fake-passphrase-that-opens-nothing"
+
+BROKEN: dict[str, tuple[Callable[[CertificateAuthority], Credentials], tuple[Rule, ...], str]] = {
+    "expired": (certificates.expired, (Rule.VALID_NOW,), "expired on"),
+    "not yet valid": (certificates.not_yet_valid, (Rule.VALID_NOW,), "valid only from"),
+    "weak key": (certificates.weak, (Rule.KEY_LENGTH,), "2048 bits"),
+    "no RSA key": (certificates.elliptic, (Rule.RSA_KEY,), "not RSA"),
+    "for servers only": (
+        certificates.for_servers_only,
+        (Rule.CLIENT_AUTHENTICATION,),
+        "Client Authentication",
+    ),
+    "no extended usage": (
+        certificates.without_extended_usage,
+        (Rule.CLIENT_AUTHENTICATION,),
+        "Client Authentication",
+    ),
+    "no digital signature": (
+        certificates.without_digital_signature,
+        (Rule.KEY_USAGE,),
+        "Digital Signature",
+    ),
+    "no key usage": (certificates.without_key_usage, (Rule.KEY_USAGE,), "Digital Signature"),
+    "signed with SHA-1": (certificates.signed_with_sha1, (Rule.SIGNATURE,), "SHA-2"),
+    "version 1": (
+        certificates.of_version_1,
+        (Rule.X509_V3, Rule.KEY_USAGE, Rule.CLIENT_AUTHENTICATION),
+        "version 3",
+    ),
+    "broken chain": (
+        certificates.with_a_foreign_issuer,
+        (Rule.CHAIN_COMPLETE,),
+        "chain is broken",
+    ),
+}
+"""How a certificate is made, the rules it breaks, and what the error says."""
+
+
+def garbage(path: Path) -> Path:
+    """Write a file that is no PEM, next to another."""
+    target = path.with_name("garbage.pem")
+    target.write_text("-----BEGIN NOTHING-----\n")
+    return target
+
+
+def plain_key(certificate: ClientCertificate) -> Path:
+    """Write a key without a passphrase."""
+    key = certificates.good(shared_authority()).key
+    target = certificate.chain.with_name("plain.key")
+    target.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return target
+
+
+def key_of_another(certificate: ClientCertificate) -> ClientCertificate:
+    """Replace the key by that of another client."""
+    other = shared_authority().issue_client("CIDX0000000003")
+    saved = other.save(certificate.chain.parent, "another")
+    return evolve(certificate, key=saved.key, passphrase=other.passphrase)
+
+
+SPOILT: dict[str, tuple[Callable[[ClientCertificate], ClientCertificate], Rule, str]] = {
+    "wrong passphrase": (
+        lambda c: evolve(c, passphrase=PASSPHRASE),
+        Rule.PASSPHRASE,
+        "does not open",
+    ),
+    "missing passphrase": (
+        lambda c: evolve(c, passphrase=None),
+        Rule.PASSPHRASE,
+        "encrypted: give its passphrase",
+    ),
+    "needless passphrase": (
+        lambda c: evolve(c, key=plain_key(c)),
+        Rule.PASSPHRASE,
+        "not encrypted",
+    ),
+    "key of another": (key_of_another, Rule.KEY_MATCHES, "does not belong"),
+    "no chain file": (
+        lambda c: evolve(c, chain=c.chain.with_name("no.pem")),
+        Rule.READABLE,
+        "no.pem cannot be read: No such file",
+    ),
+    "no key file": (
+        lambda c: evolve(c, key=c.chain.with_name("no.key")),
+        Rule.READABLE,
+        "no.key cannot be read: No such file",
+    ),
+    "no authority file": (
+        lambda c: evolve(c, ca=c.chain.with_name("no-ca.pem")),
+        Rule.READABLE,
+        "no-ca.pem cannot be read",
+    ),
+    "chain is garbage": (
+        lambda c: evolve(c, chain=garbage(c.chain)),
+        Rule.READABLE,
+        "holds no PEM certificate",
+    ),
+    "key is garbage": (
+        lambda c: evolve(c, key=garbage(c.chain)),
+        Rule.READABLE,
+        "holds no PEM private key",
+    ),
+    "authority is garbage": (
+        lambda c: evolve(c, ca=garbage(c.chain)),
+        Rule.READABLE,
+        "garbage.pem cannot be read: expected PEM",
+    ),
+    "chain is a folder": (
+        lambda c: evolve(c, chain=c.chain.parent),
+        Rule.READABLE,
+        "Is a directory",
+    ),
+}
+
+
+@pytest.fixture
+def port() -> Iterator[socket.socket]:
+    """Open a port, and fail the test if anybody connected to it."""
+    with listening() as server:
+        yield server
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def settings_for(port: socket.socket, certificate: ClientCertificate | None) -> Settings:
+    """Return settings that would connect to a port."""
+    return Settings(
+        base_url=url_of(port), client_id=NAME, user_agent="acme-books/3.2", certificate=certificate
+    )
+
+
+def refusal(flavour: Flavour, settings: Settings) -> CertificateError:
+    """Return the error that keeps a client from coming into being."""
+    with pytest.raises(CertificateError) as caught, calling(flavour, settings):
+        pass
+    error = caught.value
+    assert error.outcome is Outcome.NOT_EXECUTED
+    assert not error.retryable
+    assert error.correlation_id is None
+    assert "Nothing was sent" in str(error)
+    return error
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_certificate_the_platform_would_refuse_is_refused_here(
+    flavour: Flavour, port: socket.socket, tmp_path: Path, name: str
+) -> None:
+    make, rules, words = BROKEN[name]
+    authority = shared_authority()
+    certificate = files(make(authority), tmp_path, authority.root_pem)
+    error = refusal(flavour, settings_for(port, certificate))
+    assert error.rules == rules
+    assert words in str(error)
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_file_that_cannot_be_used_is_named(
+    flavour: Flavour, port: socket.socket, tmp_path: Path, name: str
+) -> None:
+    spoil, rule, words = SPOILT[name]
+    authority = shared_authority()
+    certificate = files(certificates.good(authority), tmp_path, authority.root_pem)
+    secret = certificate.passphrase
+    error = refusal(flavour, settings_for(port, spoil(certificate)))
+    assert error.rules == (rule,)
+    assert words in str(error)
+    assert secret is not None
+    assert secret.reveal() not in str(error)
+    assert PASSPHRASE not in str(error)
+
+
+def test_no_certificate_at_all_is_refused_before_connecting(
+    flavour: Flavour, port: socket.socket
+) -> None:
+    with (
+        pytest.raises(InvalidInputError, match="demands mutual TLS"),
+        calling(flavour, settings_for(port, None)),
+    ):
+        pass

@@ -1,0 +1,149 @@
+"""A proxy is used when it is named, and never because the environment says so unasked."""
+
+from __future__ import annotations
+
+import ssl
+from base64 import b64encode
+
+import pytest
+from attrs import evolve
+
+from blink_oauth import (
+    BlinkError,
+    NotConnectedError,
+    Outcome,
+    Settings,
+    TlsError,
+    TlsFault,
+)
+from blink_oauth.sandbox import Sandbox
+from wire.connect_proxy import proxying
+from wire.flavours import Connect, exchange
+from wire.loopback import listening, url_of
+
+USER = "books:fake-proxy-password@"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the proxies of the machine that runs the tests."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_a_named_proxy_sees_a_tunnel_and_nothing_of_the_call(
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings
+) -> None:
+    with proxying() as proxy:
+        caller = connect(evolve(settings, proxy=proxy.url()))
+        exchange(caller, blink_sandbox, blink_sandbox.grant())
+        head = proxy.heads[0].decode()
+    port = settings.base_url.split(":")[2].split("/")[0]
+    assert head.startswith(f"CONNECT localhost:{port} HTTP/1.1\r\n")
+    assert {line.partition(":")[0].lower() for line in head.splitlines()[1:]} <= {"host", "accept"}
+    assert len(blink_sandbox.exchanges) == 1
+
+
+def test_the_calls_of_one_client_share_one_tunnel(
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings
+) -> None:
+    with proxying() as proxy:
+        caller = connect(evolve(settings, proxy=proxy.url()))
+        for _ in range(5):
+            exchange(caller, blink_sandbox, blink_sandbox.grant())
+        assert len(proxy.heads) == 1
+
+
+def test_the_credentials_of_a_proxy_go_to_the_proxy_alone(
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings
+) -> None:
+    with proxying() as proxy:
+        through = evolve(settings, proxy=proxy.url(USER))
+        exchange(connect(through), blink_sandbox, blink_sandbox.grant())
+        expected = b64encode(USER.rstrip("@").encode())
+        assert b"Proxy-Authorization: Basic " + expected in proxy.heads[0]
+    sent = {name.lower() for name, _ in blink_sandbox.exchanges[0].request_headers}
+    assert "proxy-authorization" not in sent
+    assert "fake-proxy-password" not in repr(through)
+
+
+@pytest.mark.parametrize("answer", ["403 Forbidden", "407 Proxy Authentication Required", "502 No"])
+def test_a_proxy_that_refuses_leaves_everything_unsent(
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings, answer: str
+) -> None:
+    with proxying(answer) as proxy:
+        caller = connect(evolve(settings, proxy=proxy.url(USER)))
+        with pytest.raises(BlinkError) as caught:
+            exchange(caller, blink_sandbox, blink_sandbox.grant())
+    error = caught.value
+    assert type(error) is NotConnectedError
+    assert error.outcome is Outcome.NOT_EXECUTED
+    assert answer in str(error)
+    assert "fake-proxy-password" not in str(error)
+    assert blink_sandbox.exchanges == ()
+
+
+def test_a_proxy_that_is_not_there_leaves_everything_unsent(
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings
+) -> None:
+    with listening() as gone:
+        url = url_of(gone, "http")
+    with pytest.raises(NotConnectedError) as caught:
+        exchange(connect(evolve(settings, proxy=url)), blink_sandbox, blink_sandbox.grant())
+    assert caught.value.outcome is Outcome.NOT_EXECUTED
+
+
+def test_the_handshake_is_with_the_platform_and_not_with_the_proxy(
+    connect: Connect, blink_sandbox: Sandbox
+) -> None:
+    context = ssl.create_default_context(cadata=blink_sandbox.authority.root_pem.decode())
+    with proxying() as proxy:
+        caller = connect(blink_sandbox.settings(certificate=context, proxy=proxy.url()))
+        with pytest.raises(TlsError) as caught:
+            exchange(caller, blink_sandbox, blink_sandbox.grant())
+    assert caught.value.fault is TlsFault.CLIENT_CERTIFICATE_MISSING
+    assert caught.value.outcome is Outcome.NOT_EXECUTED
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+def test_a_proxy_in_the_environment_is_ignored_unasked(
+    connect: Connect,
+    blink_sandbox: Sandbox,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+) -> None:
+    with proxying() as proxy:
+        monkeypatch.setenv(variable, proxy.url())
+        exchange(connect(settings), blink_sandbox, blink_sandbox.grant())
+        assert proxy.heads == []
+
+
+def test_a_proxy_in_the_environment_is_used_when_the_environment_is_trusted(
+    connect: Connect,
+    blink_sandbox: Sandbox,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with proxying() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url())
+        caller = connect(evolve(settings, trust_env=True))
+        exchange(caller, blink_sandbox, blink_sandbox.grant())
+        assert len(proxy.heads) == 1
+
+        monkeypatch.setenv("NO_PROXY", "localhost")
+        caller = connect(evolve(settings, trust_env=True))
+        exchange(caller, blink_sandbox, blink_sandbox.grant())
+        assert len(proxy.heads) == 1
+
+
+def test_a_connection_that_was_closed_while_idle_is_replaced(
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings
+) -> None:
+    with proxying() as proxy:
+        caller = connect(evolve(settings, proxy=proxy.url()))
+        exchange(caller, blink_sandbox, blink_sandbox.grant())
+        proxy.drop()
+        exchange(caller, blink_sandbox, blink_sandbox.grant())
+        assert len(proxy.heads) == 2

@@ -1,0 +1,247 @@
+"""One client for many threads or tasks, and what a cancelled task leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+from attrs import evolve
+
+from blink_oauth import (
+    AsyncBlinkOAuth,
+    BlinkOAuth,
+    InvalidInputError,
+    Outcome,
+    Settings,
+    StatusError,
+    Timeouts,
+    Token,
+)
+from blink_oauth._deadline import AsyncDeadlineBackend, DeadlineBackend
+from blink_oauth._guard import AsyncGuard
+from blink_oauth._transport import _AsyncPool
+from blink_oauth.sandbox import Fault, Sandbox, Wire
+from blink_oauth.sandbox.reply import Reply
+from wire.flavours import PERSON, Caller, exchange
+
+THREADS, TASKS = 64, 500
+# The sandbox serves one request after the other, so the last of many waits for all of them.
+PATIENT = Timeouts(connect=120.0, read=120.0, pool=120.0, total=120.0)
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Collect the port of every connection that is opened."""
+    opened: list[int] = []
+    for backend in (DeadlineBackend, AsyncDeadlineBackend):
+        original: Callable[..., object] = backend.connect_tcp
+
+        def counting(
+            self: object,
+            host: str,
+            port: int,
+            *rest: object,
+            _original: Callable[..., object] = original,
+            **options: object,
+        ) -> object:
+            opened.append(port)
+            return _original(self, host, port, *rest, **options)
+
+        monkeypatch.setattr(backend, "connect_tcp", counting)
+    return opened
+
+
+def require_no_mix_up(sandbox: Sandbox, tokens: list[Token]) -> None:
+    """Check that each caller got the answer to its own request."""
+    assert all(token.oddities == frozenset() for token in tokens)
+    metas = [token.meta for token in tokens if token.meta is not None]
+    assert all(meta.echoed for meta in metas)
+    ids = {meta.correlation_id for meta in metas}
+    assert len(ids) == len(tokens)
+    assert ids == {seen.correlation_id for seen in sandbox.exchanges}
+    assert len({token.access_token for token in tokens}) == len(tokens)
+    assert len({token.refresh_token for token in tokens}) == len(tokens)
+
+
+def test_64_threads_share_one_client_and_its_connections(
+    blink_sandbox: Sandbox, settings: Settings, connections: list[int]
+) -> None:
+    grant, barrier = blink_sandbox.grant(), threading.Barrier(THREADS)
+    settings = evolve(settings, timeouts=PATIENT, max_connections=8)
+    with BlinkOAuth(settings) as client, ThreadPoolExecutor(THREADS) as pool:
+
+        def work(code: str) -> Token:
+            barrier.wait()
+            return client.exchange_code(
+                grant, code=code, redirect_uri=blink_sandbox.redirect_uri, psu=PERSON
+            )
+
+        codes = [blink_sandbox.issue_code(grant) for _ in range(THREADS)]
+        tokens = list(pool.map(work, codes))
+    require_no_mix_up(blink_sandbox, tokens)
+    assert len(connections) <= 8
+
+
+@pytest.mark.anyio
+async def test_500_tasks_share_one_client_and_its_connections(
+    blink_sandbox: Sandbox, settings: Settings, connections: list[int]
+) -> None:
+    grant = blink_sandbox.grant()
+    settings = evolve(settings, timeouts=PATIENT, max_connections=16)
+    async with AsyncBlinkOAuth(settings) as client:
+
+        def work() -> Awaitable[Token]:
+            return client.exchange_code(
+                grant,
+                code=blink_sandbox.issue_code(grant),
+                redirect_uri=blink_sandbox.redirect_uri,
+                psu=PERSON,
+            )
+
+        tokens = await asyncio.gather(*(work() for _ in range(TASKS)))
+        assert open_connections(client) <= 16
+    require_no_mix_up(blink_sandbox, tokens)
+    # Not exactly 16: one that was passed over for seconds counts as idle, and is replaced.
+    assert len(connections) <= TASKS // 5
+
+
+def test_the_calls_of_one_client_share_one_connection(
+    caller: Caller, blink_sandbox: Sandbox, connections: list[int]
+) -> None:
+    for _ in range(10):
+        exchange(caller, blink_sandbox, blink_sandbox.grant())
+    assert len(connections) == 1
+
+
+def test_two_event_loops_one_after_the_other_have_a_client_each(
+    blink_sandbox: Sandbox, settings: Settings
+) -> None:
+    grant = blink_sandbox.grant("IIDX00002")
+
+    async def journey() -> None:
+        async with AsyncBlinkOAuth(settings) as client:
+            token = await client.exchange_code(
+                grant,
+                code=blink_sandbox.issue_code(grant),
+                redirect_uri=blink_sandbox.redirect_uri,
+                psu=PERSON,
+            )
+            assert token.refresh_token is not None
+            await client.refresh(grant, token.refresh_token)
+            await client.revoke(grant, token)
+
+    for _ in range(2):
+        asyncio.run(journey())
+    assert len(blink_sandbox.exchanges) == 8
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread brings about."""
+    give_up = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+
+
+def open_connections(client: AsyncBlinkOAuth) -> int:
+    """Return how many connections the pool of a client holds."""
+    guard = client._http._transport
+    assert isinstance(guard, AsyncGuard)
+    assert isinstance(guard._inner, _AsyncPool)
+    return len(guard._inner._pool.connections)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("wire", "reached"),
+    [
+        (Wire(head_interval=60.0), "send_request_body.complete"),
+        (Wire(body_interval=60.0), "receive_response_headers.complete"),
+    ],
+    ids=["before the headers", "in the body"],
+)
+async def test_cancelled_tasks_leave_the_client_usable_and_leak_no_connection(
+    blink_sandbox: Sandbox,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    wire: Wire,
+    reached: str,
+) -> None:
+    grant = blink_sandbox.grant("IIDX00002")
+    async with AsyncBlinkOAuth(evolve(settings, max_connections=2)) as client:
+
+        def call() -> asyncio.Task[Token]:
+            return asyncio.create_task(
+                client.exchange_code(
+                    grant,
+                    code=blink_sandbox.issue_code(grant),
+                    redirect_uri=blink_sandbox.redirect_uri,
+                    psu=PERSON,
+                )
+            )
+
+        def underway(calls: int) -> bool:
+            return len(blink_sandbox.exchanges) == calls and reached in caplog.text
+
+        for calls in range(1, 21):
+            caplog.clear()
+            blink_sandbox.fail(Fault("stuck", executes=True, wire=wire))
+            with caplog.at_level(logging.DEBUG, "httpcore.http11"):
+                task = call()
+                await asyncio.to_thread(wait_until, partial(underway, calls))
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        tokens = await asyncio.gather(*(call() for _ in range(6)))
+        assert len({token.access_token for token in tokens}) == 6
+        assert open_connections(client) <= 2
+
+
+def test_a_closed_client_sends_nothing(caller: Caller, blink_sandbox: Sandbox) -> None:
+    grant = blink_sandbox.grant()
+    token = exchange(caller, blink_sandbox, grant)
+    caller.close()
+    for call in (
+        lambda: exchange(caller, blink_sandbox, grant),
+        lambda: caller.refresh(grant, "fake-refresh-token-1"),
+        lambda: caller.revoke(grant, token),
+    ):
+        with pytest.raises(InvalidInputError, match="closed") as caught:
+            call()
+        assert caught.value.outcome is Outcome.NOT_EXECUTED
+    assert len(blink_sandbox.exchanges) == 1
+    caller.close()
+
+
+def test_a_cookie_is_never_sent_back(caller: Caller, blink_sandbox: Sandbox) -> None:
+    cookie = Fault(
+        "cookie",
+        executes=True,
+        change=lambda reply: reply.with_header("Set-Cookie", "session=fake-session; Path=/"),
+    )
+    blink_sandbox.fail(cookie)
+    for _ in range(2):
+        exchange(caller, blink_sandbox, blink_sandbox.grant())
+    for seen in blink_sandbox.exchanges:
+        assert "cookie" not in {name.lower() for name, _ in seen.request_headers}
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_even_back_to_the_platform(
+    caller: Caller, blink_sandbox: Sandbox, status: int
+) -> None:
+    target = f"{blink_sandbox.base_url}/oauth/token"
+    reply = Reply(status).with_header("Location", target)
+    blink_sandbox.fail(Fault("redirect-home", executes=False, change=lambda _: reply))
+    with pytest.raises(StatusError) as caught:
+        exchange(caller, blink_sandbox, blink_sandbox.grant())
+    assert caught.value.status == status
+    assert caught.value.outcome is Outcome.UNCERTAIN
+    assert len(blink_sandbox.exchanges) == 1

@@ -1,0 +1,237 @@
+"""Who refuses whom in a handshake: each a clear error of its own, and nothing was executed."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from blink_oauth import (
+    BlinkError,
+    NotConnectedError,
+    Outcome,
+    ProblemError,
+    Settings,
+    Source,
+    TlsError,
+    TlsFault,
+)
+from blink_oauth.sandbox import CertificateAuthority, Credentials, Sandbox
+from blink_oauth.sandbox.authority import shared_authority
+from blink_oauth.tls import ssl_context
+from wire import certificates
+from wire.certificates import DAY
+from wire.flavours import Connect, exchange
+from wire.loopback import server_that
+
+NOW = datetime.now(UTC)
+TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+BOTH_VERSIONS = pytest.mark.parametrize("version", [TLS_1_2, TLS_1_3], ids=["1.2", "1.3"])
+
+Issue = Callable[[CertificateAuthority], Credentials]
+
+
+@pytest.fixture(scope="session")
+def stranger() -> CertificateAuthority:
+    """Make an authority that neither side knows."""
+    return CertificateAuthority.create("Stranger")
+
+
+def context_of(
+    version: ssl.TLSVersion, credentials: Credentials | None = None, folder: Path = Path()
+) -> ssl.SSLContext:
+    """Make a user's own context, which looks at nothing before it connects."""
+    context = ssl.create_default_context(cadata=shared_authority().root_pem.decode())
+    context.maximum_version = version
+    if credentials is not None:
+        saved = credentials.save(folder, "own")
+        context.load_cert_chain(saved.chain, saved.key, credentials.passphrase)
+    return context
+
+
+def refusal(connect: Connect, sandbox: Sandbox, settings: Settings) -> BlinkError:
+    """Return the error of an exchange of which the sandbox saw nothing."""
+    with pytest.raises(BlinkError) as caught:
+        exchange(connect(settings), sandbox, sandbox.grant())
+    error = caught.value
+    assert sandbox.exchanges == ()
+    assert error.outcome is Outcome.NOT_EXECUTED
+    assert not error.needs_consent
+    assert error.status is None
+    assert error.correlation_id is not None
+    assert error.correlation_id in str(error)
+    return error
+
+
+REFUSED_BY_THE_SERVER: dict[str, Issue] = {
+    "expired": certificates.expired,
+    "not yet valid": certificates.not_yet_valid,
+    "for servers only": certificates.for_servers_only,
+    "no digital signature": certificates.without_digital_signature,
+    "without its issuers": certificates.alone,
+    "with a wrong issuer": certificates.with_a_foreign_issuer,
+}
+
+
+@BOTH_VERSIONS
+@pytest.mark.parametrize("name", REFUSED_BY_THE_SERVER)
+def test_a_client_certificate_the_server_refuses_is_told_apart(
+    connect: Connect, blink_sandbox: Sandbox, tmp_path: Path, version: ssl.TLSVersion, name: str
+) -> None:
+    credentials = REFUSED_BY_THE_SERVER[name](blink_sandbox.authority)
+    context = context_of(version, credentials, tmp_path)
+    error = refusal(connect, blink_sandbox, blink_sandbox.settings(certificate=context))
+    assert type(error) is TlsError
+    assert error.fault is TlsFault.CLIENT_CERTIFICATE_REFUSED
+    assert not error.retryable
+    assert "refused the client certificate" in str(error)
+
+
+@BOTH_VERSIONS
+def test_a_client_certificate_of_an_unknown_authority_is_refused_by_the_server(
+    connect: Connect,
+    blink_sandbox: Sandbox,
+    stranger: CertificateAuthority,
+    tmp_path: Path,
+    version: ssl.TLSVersion,
+) -> None:
+    context = context_of(version, certificates.good(stranger), tmp_path)
+    error = refusal(connect, blink_sandbox, blink_sandbox.settings(certificate=context))
+    assert type(error) is TlsError
+    assert error.fault is TlsFault.CLIENT_CERTIFICATE_REFUSED
+
+
+@pytest.mark.parametrize(
+    ("version", "fault", "words"),
+    [
+        (TLS_1_3, TlsFault.CLIENT_CERTIFICATE_MISSING, "Set Settings.certificate"),
+        # Before TLS 1.3 there is no alert of its own for it (RFC 8446 section 6.2).
+        (TLS_1_2, TlsFault.HANDSHAKE_FAILED, "accepts this client certificate"),
+    ],
+    ids=["1.3", "1.2"],
+)
+def test_a_client_without_a_certificate_is_refused_by_the_server(
+    connect: Connect,
+    blink_sandbox: Sandbox,
+    version: ssl.TLSVersion,
+    fault: TlsFault,
+    words: str,
+) -> None:
+    context = context_of(version)
+    error = refusal(connect, blink_sandbox, blink_sandbox.settings(certificate=context))
+    assert type(error) is TlsError
+    assert error.fault is fault
+    assert words in str(error)
+
+
+@BOTH_VERSIONS
+def test_a_good_certificate_that_is_not_registered_is_refused_by_the_platform(
+    connect: Connect, blink_sandbox: Sandbox, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    credentials = blink_sandbox.authority.issue_client("CIDX0000000009")
+    context = context_of(version, credentials, tmp_path)
+    caller = connect(blink_sandbox.settings(certificate=context))
+    with pytest.raises(ProblemError) as caught:
+        exchange(caller, blink_sandbox, blink_sandbox.grant())
+    assert (caught.value.status, caught.value.source) == (401, Source.PLATFORM)
+    assert caught.value.outcome is Outcome.NOT_EXECUTED
+
+
+@BOTH_VERSIONS
+def test_a_context_of_the_users_own_works(
+    connect: Connect, blink_sandbox: Sandbox, version: ssl.TLSVersion
+) -> None:
+    context = ssl_context(blink_sandbox.client_certificate(), now=NOW)
+    context.maximum_version = version
+    caller = connect(blink_sandbox.settings(certificate=context))
+    assert exchange(caller, blink_sandbox, blink_sandbox.grant()).oddities == frozenset()
+
+
+BAD_SERVERS: dict[str, tuple[Issue, TlsFault, str]] = {
+    "expired": (
+        lambda authority: authority.issue_server(not_before=NOW - 9 * DAY, not_after=NOW - DAY),
+        TlsFault.SERVER_CERTIFICATE_EXPIRED,
+        "has expired",
+    ),
+    "not yet valid": (
+        lambda authority: authority.issue_server(not_before=NOW + DAY),
+        TlsFault.SERVER_CERTIFICATE_NOT_YET_VALID,
+        "not valid yet",
+    ),
+    "for another host": (
+        lambda authority: authority.issue_server(("elsewhere.example", "192.0.2.1")),
+        TlsFault.SERVER_NAME_MISMATCH,
+        "for another host name",
+    ),
+    "no server's": (
+        lambda authority: authority.issue_client("localhost"),
+        TlsFault.SERVER_CERTIFICATE_INVALID,
+        "was refused",
+    ),
+    "of an unknown authority": (
+        lambda _: CertificateAuthority.create("Stranger").issue_server(),
+        TlsFault.SERVER_AUTHORITY_UNKNOWN,
+        "not trusted here",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SERVERS)
+def test_a_server_that_cannot_identify_itself_gets_no_request(connect: Connect, name: str) -> None:
+    issue, fault, words = BAD_SERVERS[name]
+    with Sandbox(server_credentials=issue(shared_authority())) as sandbox:
+        error = refusal(connect, sandbox, sandbox.settings())
+        assert type(error) is TlsError
+        assert error.fault is fault
+        assert not error.retryable
+        assert words in str(error)
+
+
+def test_a_name_and_an_address_are_both_checked(connect: Connect) -> None:
+    server = shared_authority().issue_server(("localhost",))
+    with Sandbox(server_credentials=server) as sandbox:
+        address = sandbox.base_url.replace("localhost", "127.0.0.1")
+        error = refusal(connect, sandbox, sandbox.settings(base_url=address))
+        assert isinstance(error, TlsError)
+        assert error.fault is TlsFault.SERVER_NAME_MISMATCH
+        exchange(connect(sandbox.settings()), sandbox, sandbox.grant())
+
+
+def speak_old_tls(connection: socket.socket) -> None:
+    """Offer TLS 1.1 and nothing newer."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError):
+        context.wrap_socket(connection, server_side=True)
+
+
+def speak_plain_http(connection: socket.socket) -> None:
+    connection.recv(65_536)
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.mark.parametrize("behave", [speak_old_tls, speak_plain_http])
+def test_a_server_that_speaks_no_tls_of_today_gets_no_request(
+    connect: Connect, blink_sandbox: Sandbox, behave: Callable[[socket.socket], None]
+) -> None:
+    with server_that(behave) as url:
+        error = refusal(connect, blink_sandbox, blink_sandbox.settings(base_url=url))
+    assert type(error) is TlsError
+    assert error.fault is TlsFault.HANDSHAKE_FAILED
+    assert "TLS 1.2 or newer" in str(error)
+
+
+def test_a_server_that_hangs_up_in_the_handshake_has_executed_nothing(
+    connect: Connect, blink_sandbox: Sandbox
+) -> None:
+    with server_that(lambda connection: None) as url:
+        error = refusal(connect, blink_sandbox, blink_sandbox.settings(base_url=url))
+    assert isinstance(error, NotConnectedError)

@@ -1,0 +1,107 @@
+"""Settings under which a token could be read on the way make no client."""
+
+from __future__ import annotations
+
+import ssl
+import warnings
+from collections.abc import Callable
+
+import pytest
+
+from blink_oauth import InvalidInputError, Outcome, Settings, StatusError
+from blink_oauth.sandbox import Sandbox
+from wire.flavours import Connect, Flavour, calling, exchange
+
+URL = "https://platform.invalid/consent-flow/v2"
+
+
+def blind() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def nameless() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    return context
+
+
+def optional() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def outdated() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.TLSv1_1
+    return context
+
+
+def without_a_floor() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    return context
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (blind, "verify the server"),
+        (nameless, "verify the server"),
+        (optional, "verify the server"),
+        (outdated, "less than TLS 1.2"),
+        (without_a_floor, "less than TLS 1.2"),
+    ],
+)
+def test_a_context_that_would_trust_anybody_is_refused(
+    flavour: Flavour, make: Callable[[], ssl.SSLContext], words: str
+) -> None:
+    settings = Settings(
+        base_url=URL, client_id="CIDX0000000002", user_agent="acme-books/3.2", certificate=make()
+    )
+    with pytest.raises(InvalidInputError, match=words) as caught, calling(flavour, settings):
+        pass
+    assert caught.value.outcome is Outcome.NOT_EXECUTED
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("http://127.0.0.1:8080/consent-flow/v2", False),
+        ("http://platform.example/consent-flow/v2", True),
+        ("http://192.0.2.1/consent-flow/v2", True),
+        ("http://localhost.example/consent-flow/v2", True),
+        ("http://127.0.0.1.example/consent-flow/v2", True),
+        ("http://0.0.0.0/consent-flow/v2", True),
+        ("ftp://localhost/consent-flow/v2", True),
+    ],
+)
+def test_plain_http_is_refused_but_to_loopback_by_name(url: str, allowed: bool) -> None:
+    with pytest.raises(InvalidInputError, match="https"):
+        Settings(
+            base_url=url,
+            client_id="CIDX0000000002",
+            user_agent="acme-books/3.2",
+            allow_plain_http=allowed,
+        )
+
+
+def test_plain_http_to_this_machine_works_when_asked_for(
+    connect: Connect, blink_sandbox: Sandbox
+) -> None:
+    # The sandbox has no token endpoint on its plain port: that it answers at all is the point.
+    settings = Settings(
+        base_url=f"{blink_sandbox.control_url}/consent-flow/v2",
+        client_id="CIDX0000000002",
+        user_agent="acme-books/3.2",
+        allow_plain_http=True,
+    )
+    with pytest.raises(StatusError) as caught:
+        exchange(connect(settings), blink_sandbox, blink_sandbox.grant())
+    assert caught.value.status == 404
+    assert blink_sandbox.exchanges == ()
