@@ -8,9 +8,10 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-import blink_oauth_api
 import pytest
 import yaml
+
+import blink_oauth_api
 from blink_oauth_api.models.source import SOURCE_VALUES
 
 SPEC = Path(__file__).parents[2] / "spec" / "openapi.yaml"
