@@ -103,7 +103,7 @@ def test_no_logger_hears_a_secret(flavour: str, status: int, body: object) -> No
     assert all(quote_plus(secret) in sent for secret in (CODE, REFRESH_TOKEN_SENT, ACCESS_TOKEN))
     assert loopback.authorizations == [f"Basic {CREDENTIALS}"] * 4
     names = {place for place, _ in heard}
-    assert {"httpx", "httpcore.http11", "blink_oauth"} <= names
+    assert {"httpcore.http11", "blink_oauth"} <= names
     places = [*heard, *(text for error in errors for text in texts_of_error(error))]
     assert found([*SECRETS, PROXY_PASSWORD, CREDENTIALS], places) == []
 

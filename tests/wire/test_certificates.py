@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from blink_oauth import (
 )
 from blink_oauth.sandbox import CertificateAuthority, Credentials
 from blink_oauth.sandbox.authority import shared_authority
-from blink_oauth.tls import Rule
+from blink_oauth.tls import Rule, ssl_context
 from wire import certificates
 from wire.certificates import NAME, files
 from wire.flavours import Flavour, calling
@@ -211,3 +212,17 @@ def test_no_certificate_at_all_is_refused_before_connecting(
         calling(flavour, settings_for(port, None)),
     ):
         pass
+
+
+def test_what_openssl_refuses_after_our_own_check_is_told_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ssl.SSLError(1, "[SSL: EE_KEY_TOO_SMALL] ee key too small")
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", refuse)
+    authority = shared_authority()
+    certificate = files(certificates.good(authority), tmp_path, authority.root_pem)
+    with pytest.raises(CertificateError, match="OpenSSL cannot use") as caught:
+        ssl_context(certificate, now=NOW)
+    assert caught.value.outcome is Outcome.NOT_EXECUTED

@@ -26,7 +26,7 @@ from blink_oauth import (
     Timeouts,
     UnreadableResponseError,
 )
-from blink_oauth._transport import new_async_http, new_http
+from blink_oauth._transport import AsyncLine, Line
 from blink_oauth.sandbox import Fault, Sandbox, Wire
 from wire.flavours import STRICT, Caller, Connect, InItsOwnLoop, exchange, refresh_token
 from wire.loopback import full_queue, listening, url_of
@@ -54,10 +54,10 @@ def set_clock(caller: Caller, settings: Settings, monotonic: Callable[[], float]
     """Let a client measure the total time of its calls with another clock."""
     now = datetime.now(UTC)
     if isinstance(caller, InItsOwnLoop):
-        caller.client._http = new_async_http(settings, now=now, monotonic=monotonic)
+        caller.client._line = AsyncLine(settings, now=now, monotonic=monotonic)
     else:
         assert isinstance(caller, BlinkOAuth)
-        caller._http = new_http(settings, now=now, monotonic=monotonic)
+        caller._line = Line(settings, now=now, monotonic=monotonic)
 
 
 def refused(caller: Caller, sandbox: Sandbox) -> BlinkError:

@@ -24,7 +24,6 @@ from blink_oauth import (
     Token,
 )
 from blink_oauth._deadline import AsyncDeadlineBackend, DeadlineBackend
-from blink_oauth._guard import AsyncGuard
 from blink_oauth._transport import _AsyncPool
 from blink_oauth.sandbox import Fault, Sandbox, Wire
 from blink_oauth.sandbox.reply import Reply
@@ -151,10 +150,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def open_connections(client: AsyncBlinkOAuth) -> int:
     """Return how many connections the pool of a client holds."""
-    guard = client._http._transport
-    assert isinstance(guard, AsyncGuard)
-    assert isinstance(guard._inner, _AsyncPool)
-    return len(guard._inner._pool.connections)
+    pool = client._line.transport
+    assert isinstance(pool, _AsyncPool)
+    return len(pool._pool.connections)
 
 
 @pytest.mark.anyio

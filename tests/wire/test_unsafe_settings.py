@@ -5,10 +5,19 @@ from __future__ import annotations
 import ssl
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from attrs import evolve
 
-from blink_oauth import InvalidInputError, Outcome, Settings, StatusError
+from blink_oauth import (
+    Grant,
+    InvalidInputError,
+    NotConnectedError,
+    Outcome,
+    Settings,
+    StatusError,
+)
 from blink_oauth.sandbox import Sandbox
 from wire.flavours import Connect, Flavour, calling, exchange
 
@@ -105,3 +114,32 @@ def test_plain_http_to_this_machine_works_when_asked_for(
         exchange(connect(settings), blink_sandbox, blink_sandbox.grant())
     assert caught.value.status == 404
     assert blink_sandbox.exchanges == ()
+
+
+def test_the_environment_cannot_have_the_keys_of_the_connections_written_down(
+    connect: Connect,
+    blink_sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = tmp_path / "keys"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(written))
+    exchange(connect(blink_sandbox.settings()), blink_sandbox, blink_sandbox.grant())
+    assert not written.exists()
+
+
+@pytest.mark.parametrize("host", ["xn--", "a..b", "a" * 64 + ".ch"])
+def test_a_host_that_cannot_exist_is_refused_before_anything_is_sent(
+    flavour: Flavour, settings: Settings, host: str
+) -> None:
+    impossible = evolve(settings, base_url=f"https://{host}/consent-flow/v2")
+    with pytest.raises(InvalidInputError, match="no possible host"), calling(flavour, impossible):
+        pass
+
+
+def test_a_host_that_nobody_knows_is_no_connection(connect: Connect, settings: Settings) -> None:
+    # The name is reserved for this (RFC 6761), and the tests look nothing up outside anyway.
+    caller = connect(evolve(settings, base_url="https://platform.invalid/consent-flow/v2"))
+    with pytest.raises(NotConnectedError) as caught:
+        caller.refresh(Grant("IIDX00001", "u-4711"), "fake-refresh-token")
+    assert (caught.value.outcome, caught.value.retryable) == (Outcome.NOT_EXECUTED, True)

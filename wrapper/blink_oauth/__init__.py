@@ -73,7 +73,7 @@ __all__ = [
 
 
 # Hidden from type checkers, so that a misspelt name stays an error.
-if not TYPE_CHECKING:
+if not TYPE_CHECKING:  # pragma: no branch
 
     def __getattr__(name: str) -> object:
         if name not in {"AsyncBlinkOAuth", "BlinkOAuth"}:

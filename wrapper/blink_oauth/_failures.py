@@ -214,9 +214,6 @@ class _Redactor:
         # The longest first: a short secret may be part of a longer one.
         self._spellings = sorted(spellings, key=len, reverse=True)
 
-    def __repr__(self) -> str:
-        return "_Redactor(***)"
-
     def __call__(self, text: str | None) -> str | None:
         if text is None:
             return None

@@ -1,7 +1,9 @@
-"""How a call travels: one pool of connections per client certificate.
+"""How a call travels: one line of connections per client certificate.
 
-`send` and `asend` turn a call into an `Answer` or a `NoAnswer`. Neither raises for what the network
-does, so that no traceback of ours reaches into a frame that holds a secret in plain text.
+`send` turns a call into an `Answer` or a `NoAnswer`. It does not raise for what the network does,
+so that no traceback of ours reaches into a frame that holds a secret in plain text. httpx builds
+the requests and its transport carries them; its client does not send them, so there is nothing
+that could follow a redirect, keep a cookie or authenticate by itself.
 """
 
 from __future__ import annotations
@@ -17,87 +19,114 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore
 import httpx
 
-from ._deadline import AsyncDeadlineBackend, DeadlineBackend
+from ._deadline import AsyncDeadlineBackend, DeadlineBackend, running
 from ._gateway import Call
-from ._guard import AsyncGuard, Guard
-from ._reply import Answer, Reply, no_answer
+from ._receiving import areceive, receive
+from ._reply import Reply, no_answer
 from .errors import InvalidInputError
 from .settings import Settings
 from .tls import ClientCertificate, require_verifying, ssl_context
 
-__all__ = ["asend", "new_async_http", "new_http", "send"]
+__all__ = ["AsyncLine", "Line"]
 
 # Shorter than the idle limit of any common server: a connection that the server closes while a
 # request is on its way leaves the outcome of that request uncertain.
 KEEPALIVE_SECONDS = 5.0
 
 
-def send(http: httpx.Client, call: Call) -> Reply:
-    """Send a call and return what came of it."""
-    _require_open(http.is_closed)
-    try:
-        response = http.request(**call.request())
-    except httpx.TransportError as exc:
-        return no_answer(exc)
-    return _answer(response)
+class Line:
+    """The connections of one client certificate.
+
+    Args:
+        settings: Where to, and how long at most.
+        now: The present moment, aware, to check the certificate.
+        monotonic: A clock that never runs backwards, in seconds, for the deadlines.
+        transport: A transport to use instead of the network.
+
+    Raises:
+        InvalidInputError: The certificate, the host or the proxy cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        now: datetime,
+        monotonic: Callable[[], float] = time.monotonic,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.transport = transport or _Pool(settings, now)
+        self._http = httpx.Client(transport=self.transport, **_client_options(settings))
+        self._total = settings.timeouts.total
+        self._monotonic = monotonic
+
+    def send(self, call: Call) -> Reply:
+        """Send a call once and return what came of it.
+
+        Raises:
+            InvalidInputError: The line is closed.
+        """
+        _require_open(self._http.is_closed)
+        try:
+            with running(self._total, self._monotonic):
+                request = self._http.build_request(**call.request())
+                return receive(self.transport.handle_request(request))
+        except httpx.TransportError as exc:
+            return no_answer(exc)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
 
 
-async def asend(http: httpx.AsyncClient, call: Call) -> Reply:
-    """Send a call and return what came of it."""
-    _require_open(http.is_closed)
-    try:
-        response = await http.request(**call.request())
-    except httpx.TransportError as exc:
-        return no_answer(exc)
-    return _answer(response)
+class AsyncLine:
+    """The connections of one client certificate, for one event loop.
 
+    Args:
+        settings: Where to, and how long at most.
+        now: The present moment, aware, to check the certificate.
+        monotonic: A clock that never runs backwards, in seconds, for the deadlines.
+        transport: A transport to use instead of the network.
 
-def _answer(response: httpx.Response) -> Answer:
-    answer = response.extensions["answer"]
-    assert isinstance(answer, Answer)
-    return answer
+    Raises:
+        InvalidInputError: The certificate, the host or the proxy cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        now: datetime,
+        monotonic: Callable[[], float] = time.monotonic,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.transport = transport or _AsyncPool(settings, now)
+        self._http = httpx.AsyncClient(transport=self.transport, **_client_options(settings))
+        self._total = settings.timeouts.total
+        self._monotonic = monotonic
+
+    async def send(self, call: Call) -> Reply:
+        """Send a call once and return what came of it.
+
+        Raises:
+            InvalidInputError: The line is closed.
+        """
+        _require_open(self._http.is_closed)
+        try:
+            with running(self._total, self._monotonic):
+                request = self._http.build_request(**call.request())
+                return await areceive(await self.transport.handle_async_request(request))
+        except httpx.TransportError as exc:
+            return no_answer(exc)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
 
 
 def _require_open(closed: bool) -> None:
     if closed:
         raise InvalidInputError("The client is closed: make a new one. Nothing was sent.")
-
-
-def new_http(
-    settings: Settings,
-    *,
-    now: datetime,
-    monotonic: Callable[[], float] = time.monotonic,
-    transport: httpx.BaseTransport | None = None,
-) -> httpx.Client:
-    """Make the HTTP client of one client certificate.
-
-    Raises:
-        InvalidInputError: The certificate or the proxy cannot be used.
-    """
-    inner = transport or _Pool(settings, now)
-    return httpx.Client(
-        transport=Guard(inner, settings.timeouts.total, monotonic), **_client_options(settings)
-    )
-
-
-def new_async_http(
-    settings: Settings,
-    *,
-    now: datetime,
-    monotonic: Callable[[], float] = time.monotonic,
-    transport: httpx.AsyncBaseTransport | None = None,
-) -> httpx.AsyncClient:
-    """Make the asynchronous HTTP client of one client certificate, for one event loop.
-
-    Raises:
-        InvalidInputError: The certificate or the proxy cannot be used.
-    """
-    inner = transport or _AsyncPool(settings, now)
-    return httpx.AsyncClient(
-        transport=AsyncGuard(inner, settings.timeouts.total, monotonic),
-        **_client_options(settings),
-    )
 
 
 def _client_options(settings: Settings) -> dict[str, Any]:
@@ -112,17 +141,20 @@ def _client_options(settings: Settings) -> dict[str, Any]:
             write=limits.write,
             pool=min(limits.pool, limits.total),
         ),
-        "follow_redirects": False,
         "trust_env": False,
     }
 
 
 def _base_url(settings: Settings) -> httpx.URL:
     try:
-        return httpx.URL(settings.base_url)
+        url = httpx.URL(settings.base_url)
+        # Any label of a host has 1 to 63 characters (RFC 1035), which httpx looks at in part only.
+        possible = all(0 < len(label) < 64 for label in url.host.removesuffix(".").split("."))
     except (httpx.InvalidURL, ValueError):
-        problem = "Settings.base_url names no possible host. Nothing was sent."
-    raise InvalidInputError(problem)
+        possible = False
+    if not possible:
+        raise InvalidInputError("Settings.base_url names no possible host. Nothing was sent.")
+    return url
 
 
 class _Pool(httpx.HTTPTransport):

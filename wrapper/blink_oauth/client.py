@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from ._gateway import Gateway
 from ._reading import revocation_from, token_from
-from ._transport import asend, new_async_http, new_http, send
+from ._transport import AsyncLine, Line
 from .context import Grant, Psu
 from .headers import ResponseMeta
 from .settings import Settings
@@ -62,7 +62,7 @@ class BlinkOAuth:
         self.settings = settings
         self._clock = clock
         self._gateway = Gateway(settings, clock, new_correlation_id)
-        self._http = new_http(settings, now=clock(), transport=transport)
+        self._line = Line(settings, now=clock(), transport=transport)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
@@ -80,7 +80,7 @@ class BlinkOAuth:
 
     def close(self) -> None:
         """Close the connections. The client cannot be used any more."""
-        self._http.close()
+        self._line.close()
 
     def exchange_code(
         self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu
@@ -104,7 +104,7 @@ class BlinkOAuth:
         secret = hide(code, "authorization code")
         del code
         call = self._gateway.exchange_code(grant, require_secret(secret), redirect_uri, psu)
-        return token_from(call, send(self._http, call), self._clock())
+        return token_from(call, self._line.send(call), self._clock())
 
     def refresh(self, grant: Grant, refresh_token: str | Secret, *, psu: Psu = Psu.AUTO) -> Token:
         """Exchange a refresh token for a new access token.
@@ -126,7 +126,7 @@ class BlinkOAuth:
         secret = hide(refresh_token, "refresh token")
         del refresh_token
         call = self._gateway.refresh(grant, require_secret(secret), psu)
-        return token_from(call, send(self._http, call), self._clock())
+        return token_from(call, self._line.send(call), self._clock())
 
     def revoke(
         self, grant: Grant, token: Token, *, psu: Psu = Psu.AUTO
@@ -150,7 +150,7 @@ class BlinkOAuth:
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
         calls = self._gateway.revocations(grant, token, psu)
-        replies = [(call, send(self._http, call)) for call in calls]
+        replies = [(call, self._line.send(call)) for call in calls]
         return revocation_from(replies, self._clock())
 
 
@@ -182,7 +182,7 @@ class AsyncBlinkOAuth:
         self.settings = settings
         self._clock = clock
         self._gateway = Gateway(settings, clock, new_correlation_id)
-        self._http = new_async_http(settings, now=clock(), transport=transport)
+        self._line = AsyncLine(settings, now=clock(), transport=transport)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
@@ -200,7 +200,7 @@ class AsyncBlinkOAuth:
 
     async def close(self) -> None:
         """Close the connections. The client cannot be used any more."""
-        await self._http.aclose()
+        await self._line.close()
 
     async def exchange_code(
         self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu
@@ -224,7 +224,7 @@ class AsyncBlinkOAuth:
         secret = hide(code, "authorization code")
         del code
         call = self._gateway.exchange_code(grant, require_secret(secret), redirect_uri, psu)
-        return token_from(call, await asend(self._http, call), self._clock())
+        return token_from(call, await self._line.send(call), self._clock())
 
     async def refresh(
         self, grant: Grant, refresh_token: str | Secret, *, psu: Psu = Psu.AUTO
@@ -248,7 +248,7 @@ class AsyncBlinkOAuth:
         secret = hide(refresh_token, "refresh token")
         del refresh_token
         call = self._gateway.refresh(grant, require_secret(secret), psu)
-        return token_from(call, await asend(self._http, call), self._clock())
+        return token_from(call, await self._line.send(call), self._clock())
 
     async def revoke(
         self, grant: Grant, token: Token, *, psu: Psu = Psu.AUTO
@@ -272,5 +272,5 @@ class AsyncBlinkOAuth:
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
         calls = self._gateway.revocations(grant, token, psu)
-        replies = [(call, await asend(self._http, call)) for call in calls]
+        replies = [(call, await self._line.send(call)) for call in calls]
         return revocation_from(replies, self._clock())

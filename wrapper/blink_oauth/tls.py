@@ -168,8 +168,14 @@ def ssl_context(certificate: ClientCertificate, *, now: datetime) -> ssl.SSLCont
             " ".join(["Nothing was sent.", *(finding.text for finding in broken)]),
             rules=tuple(finding.rule for finding in broken),
         )
+    # Not create_default_context: it writes the keys of the connections wherever a variable of the
+    # environment (SSLKEYLOGFILE) says.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        context = ssl.create_default_context(cafile=certificate.ca)
+        if certificate.ca is None:
+            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        else:
+            context.load_verify_locations(certificate.ca)
     except (OSError, ssl.SSLError):
         problem = f"The authorities in {certificate.ca} cannot be read: expected PEM certificates."
     else:

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(_instructions(sandbox), flush=True)
         # Where a wait without end cannot be interrupted, Ctrl-C is seen after a second.
         while not stopping.wait(timeout=1.0):
-            pass
+            pass  # pragma: no cover  # for those who let it run for longer than a test does
     print("# The sandbox has stopped; its keys are deleted.")
 
 

@@ -103,9 +103,7 @@ def _status(status: int, *, executes: bool, when: str = "", **headers: str) -> F
         error = problem(
             status, "TECHNICAL_ERROR", _TITLES[status], "The sandbox was asked to fail."
         )
-        correlation_id = reply.header("X-Correlation-ID")
-        if correlation_id is not None:
-            error = error.with_header("X-Correlation-ID", correlation_id)
+        error = error.with_header("X-Correlation-ID", reply.header("X-Correlation-ID") or "")
         for name, value in headers.items():
             error = error.with_header(name.replace("_", "-"), value)
         return error

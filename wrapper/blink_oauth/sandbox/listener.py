@@ -123,7 +123,7 @@ class ServerThread:
         try:
             asyncio.run(self._main())
         except BaseException as error:
-            if self._ready.done():
+            if self._ready.done():  # pragma: no cover  # a defect of the loop itself
                 raise
             self._ready.set_exception(error)
 
@@ -185,7 +185,7 @@ async def _accept(
         while True:
             try:
                 connection, _ = await loop.sock_accept(site.listening)
-            except OSError:
+            except OSError:  # pragma: no cover
                 # Out of file descriptors, most likely: others have to be closed first.
                 await asyncio.sleep(0.05)
             else:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attrs import field, frozen
 
-from .banks import Bank, Issued, Refusal
+from .banks import Bank, Refusal
 from .call import Call
 from .contract import LIST_ACCOUNTS, Contract
 from .faults import AS_USUAL, Fault, Wire
@@ -203,16 +203,16 @@ def _request_token(bank: Bank, client_id: str, call: Call) -> Reply:
         )
     else:
         outcome = bank.refresh(client_id, call.field("refresh_token"), username)
-    match outcome:
-        case Refusal(error, description):
-            return oauth_error(error, description)
-        case Issued(access_token, refresh_token, expires_in):
-            content = {
-                "access_token": access_token,
-                "token_type": "bearer",
-                "expires_in": expires_in,
-            }
-            return success(content | ({"refresh_token": refresh_token} if refresh_token else {}))
+    if isinstance(outcome, Refusal):
+        return oauth_error(outcome.error, outcome.description)
+    content: dict[str, object] = {
+        "access_token": outcome.access_token,
+        "token_type": "bearer",
+        "expires_in": outcome.expires_in,
+    }
+    if outcome.refresh_token is not None:
+        content["refresh_token"] = outcome.refresh_token
+    return success(content)
 
 
 def _revoke_token(bank: Bank, client_id: str, call: Call) -> Reply:
