@@ -7,7 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from client.flavours import FLAVOURS, App, Blink, Connect, connected
+from client.stage import App, Connect, connected
+from flavours import FLAVOURS, Caller
 
 
 @pytest.fixture(params=FLAVOURS)
@@ -15,7 +16,7 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
     """Open clients of one flavour on an app, and close them after the test."""
     with ExitStack() as stack:
 
-        def connect_to(app: App) -> Blink:
+        def connect_to(app: App) -> Caller:
             return stack.enter_context(connected(request.param, app))
 
         yield connect_to

@@ -10,13 +10,13 @@ import httpx
 from attrs import field, frozen
 from hypothesis import strategies as st
 
-from client.flavours import (
+from client.leaks import small_escapes
+from client.stage import (
     FIRST_ID,
     SECRETS,
     TOKEN_BODY,
     Chunks,
 )
-from client.leaks import small_escapes
 
 STATUSES = st.one_of(
     st.sampled_from([200, 200, 200, 201, 204, 299, 302, 400, 404, 408, 429, 499]),

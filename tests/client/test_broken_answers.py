@@ -20,7 +20,8 @@ from blink_oauth import (
     ProblemError,
     UnreadableResponseError,
 )
-from client.flavours import (
+from client.leaks import found, texts_of_error
+from client.stage import (
     ACCESS_TOKEN,
     FIRST_ID,
     REFRESH_TOKEN,
@@ -36,7 +37,6 @@ from client.flavours import (
     reply,
     revoke_access,
 )
-from client.leaks import found, texts_of_error
 
 PAIR = json.dumps(TOKEN_BODY)
 LONE = json.dumps({"access_token": ACCESS_TOKEN, "token_type": "bearer", "expires_in": 3600})

@@ -18,7 +18,8 @@ from blink_oauth import (
     StatusError,
     TokenKind,
 )
-from client.flavours import (
+from client.leaks import found, texts_of_error
+from client.stage import (
     ACCESS_TOKEN,
     FIRST_ID,
     REFRESH_TOKEN,
@@ -33,7 +34,6 @@ from client.flavours import (
     reply,
     revoke_access,
 )
-from client.leaks import found, texts_of_error
 
 PLATFORM = "PLATFORM"
 PROVIDER = "PROVIDER"

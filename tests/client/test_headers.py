@@ -21,7 +21,7 @@ from blink_oauth.headers import (
     read_meta,
     request_headers,
 )
-from client.flavours import (
+from client.stage import (
     FIRST_ID,
     GRANT,
     NOW,

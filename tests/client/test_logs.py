@@ -14,15 +14,15 @@ import pytest
 from attrs import evolve
 
 from blink_oauth import BlinkError, NotConnectedError, RevocationError, Secret, Settings
-from client.flavours import (
+from client.leaks import found, texts_of_error
+from client.loopback import Loopback, listening
+from client.stage import (
     ACCESS_TOKEN,
     CODE,
-    FLAVOURS,
     REFRESH_TOKEN,
     REFRESH_TOKEN_SENT,
     SECRETS,
     TOKEN_BODY,
-    Blink,
     Connect,
     Platform,
     connected,
@@ -32,8 +32,7 @@ from client.flavours import (
     revoke_access,
     revoke_pair,
 )
-from client.leaks import found, texts_of_error
-from client.loopback import Loopback, listening
+from flavours import FLAVOURS, Caller, Flavour
 
 PROXY_PASSWORD = "fake-proxy-password"
 CREDENTIALS = b64encode(f"user:{PROXY_PASSWORD}".encode()).decode()
@@ -75,7 +74,7 @@ def everything_heard() -> Iterator[list[tuple[str, str]]]:
         root.setLevel(level)
 
 
-def make_every_call(blink: Blink) -> list[BlinkError]:
+def make_every_call(blink: Caller) -> list[BlinkError]:
     """Make each call once and return the errors."""
     errors = []
     for call in (exchange, refresh, revoke_pair):
@@ -92,7 +91,7 @@ def make_every_call(blink: Blink) -> list[BlinkError]:
     ("status", "body"),
     [(200, TOKEN_BODY), (502, TOKEN_BODY), (400, TOKEN_BODY | {"error": REFRESH_TOKEN})],
 )
-def test_no_logger_hears_a_secret(flavour: str, status: int, body: object) -> None:
+def test_no_logger_hears_a_secret(flavour: Flavour, status: int, body: object) -> None:
     with listening() as loopback, everything_heard() as heard:
         loopback.status, loopback.body = status, body
         with connected(flavour, None, through(loopback)) as blink:
@@ -121,7 +120,7 @@ def test_a_log_record_of_ours_says_which_call_it_was_and_how_it_ended(connect: C
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_a_proxy_that_refuses_its_password_does_not_bring_it_to_light(flavour: str) -> None:
+def test_a_proxy_that_refuses_its_password_does_not_bring_it_to_light(flavour: Flavour) -> None:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     with listening() as loopback, everything_heard() as heard:

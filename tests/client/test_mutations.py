@@ -11,11 +11,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 
 from blink_oauth import BlinkError, Outcome, ResponseError, RevocationError, Token, TokenKind
-from client.flavours import (
+from client.leaks import found, texts_of, texts_of_error
+from client.mutations import Mutant, mutants
+from client.stage import (
     ACCESS_TOKEN,
     CODE,
     FIRST_ID,
-    FLAVOURS,
     REFRESH_TOKEN,
     REFRESH_TOKEN_SENT,
     Call,
@@ -24,8 +25,7 @@ from client.flavours import (
     refresh,
     revoke_access,
 )
-from client.leaks import found, texts_of, texts_of_error
-from client.mutations import Mutant, mutants
+from flavours import FLAVOURS, Flavour
 
 EXAMPLES = 700
 MUTATED = settings(
@@ -66,7 +66,7 @@ def test_no_kind_of_mutant_is_rare() -> None:
 @MUTATED
 @given(mutant=mutants())
 def test_a_mutated_answer_to_a_refresh_is_a_token_or_one_of_our_errors(
-    flavour: str, mutant: Mutant
+    flavour: Flavour, mutant: Mutant
 ) -> None:
     check_token_call(flavour, refresh, REFRESH_TOKEN_SENT, mutant)
 
@@ -89,7 +89,7 @@ def test_a_mutated_answer_to_a_revocation_is_a_success_or_one_of_our_errors(
         check_error(error, ACCESS_TOKEN, mutant)
 
 
-def outcome_of_call(flavour: str, call: Call, mutant: Mutant) -> object:
+def outcome_of_call(flavour: Flavour, call: Call, mutant: Mutant) -> object:
     """Return what a call returns or raises; another error than ours fails the test."""
     note(f"{mutant}")
     with connected(flavour, lambda _request: mutant.response()) as blink:
@@ -99,7 +99,7 @@ def outcome_of_call(flavour: str, call: Call, mutant: Mutant) -> object:
             return exc
 
 
-def check_token_call(flavour: str, call: Call, sent: str, mutant: Mutant) -> None:
+def check_token_call(flavour: Flavour, call: Call, sent: str, mutant: Mutant) -> None:
     """Make a call for a token and hold what comes out to the rules."""
     result = outcome_of_call(flavour, call, mutant)
     if isinstance(result, Token):

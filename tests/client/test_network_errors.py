@@ -19,7 +19,8 @@ from blink_oauth import (
     TlsFault,
     TokenKind,
 )
-from client.flavours import (
+from client.leaks import found, texts_of_error
+from client.stage import (
     FIRST_ID,
     SECRETS,
     Call,
@@ -30,7 +31,6 @@ from client.flavours import (
     reply,
     revoke_access,
 )
-from client.leaks import found, texts_of_error
 
 EXPECTED: dict[type[httpx.TransportError], type[NoResponseError]] = {
     httpx.ConnectError: NotConnectedError,

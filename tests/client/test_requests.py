@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from blink_oauth import AsyncBlinkOAuth, BlinkOAuth, Grant, InvalidInputError, Psu, Secret, Token
-from client.flavours import (
+from client.stage import (
     ACCESS_TOKEN,
     BASE_URL,
     CODE,
@@ -29,6 +29,7 @@ from client.flavours import (
     revoke_access,
     revoke_pair,
 )
+from flavours import Flavour
 
 WHO = {"client_id": "CIDX0000000002", "username": "u-4711"}
 CALLS = pytest.mark.parametrize("call", [exchange, refresh, revoke_access])
@@ -134,7 +135,7 @@ def test_by_default_correlation_ids_are_fresh_uuids_of_at_most_64_characters() -
     ],
 )
 @pytest.mark.parametrize("flavour", ["sync", "async"])
-def test_the_path_is_joined_to_the_base_url(flavour: str, base_url: str, url: str) -> None:
+def test_the_path_is_joined_to_the_base_url(flavour: Flavour, base_url: str, url: str) -> None:
     platform = Platform()
     settings = SETTINGS.__class__(base_url=base_url, client_id="C", user_agent="a/1")
     with connected(flavour, platform, settings) as blink:

@@ -23,7 +23,8 @@ from blink_oauth import (
     TokenKind,
 )
 from blink_oauth.headers import RESPONSE_HEADERS
-from client.flavours import (
+from client.leaks import SPELLINGS, found, texts_of, texts_of_error
+from client.stage import (
     ACCESS_TOKEN,
     CODE,
     GRANT,
@@ -41,7 +42,6 @@ from client.flavours import (
     reply,
     revoke_access,
 )
-from client.leaks import SPELLINGS, found, texts_of, texts_of_error
 
 PASSPHRASE = "fake-passphrase/of+the%key"
 PROXY_PASSWORD = "fake-proxy-password"

@@ -20,8 +20,8 @@ from blink_oauth import (
     Settings,
     Timeouts,
 )
-from client.flavours import SETTINGS
 from client.leaks import found, texts_of_error
+from client.stage import SETTINGS
 
 PASSPHRASE = " fake-passphrase ä+%2B "
 PROXY = "http://user:fake-proxy-password@proxy.invalid:3128"

@@ -12,17 +12,8 @@ from blink_oauth import BlinkError, Grant, RevocationError, Token
 from blink_oauth.sandbox import Fault, Sandbox
 from blink_oauth.sandbox.reply import Reply, Source, oauth_error, problem
 from contract.judge import Judge, Message, Recorder
-from wire.flavours import (
-    FLAVOURS,
-    LENIENT,
-    PERSON,
-    STRICT,
-    Caller,
-    Flavour,
-    calling,
-    exchange,
-    refresh_token,
-)
+from flavours import FLAVOURS, Caller, Flavour, calling
+from wire.stage import LENIENT, PERSON, STRICT, exchange, refresh_token
 
 STATUSES = {200, 400, 401, 403, 406, 415, 500, 502, 504}
 SOURCES: tuple[Source, ...] = ("PLATFORM", "PROVIDER")

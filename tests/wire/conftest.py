@@ -12,7 +12,8 @@ import pytest
 from blink_oauth import Settings
 from blink_oauth.sandbox import Sandbox
 from blink_oauth.tls import ssl_context
-from wire.flavours import FLAVOURS, Caller, Connect, Flavour, calling
+from flavours import FLAVOURS, Caller, Flavour, calling
+from wire.stage import Connect
 
 
 @pytest.fixture(params=FLAVOURS)

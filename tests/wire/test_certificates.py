@@ -26,9 +26,9 @@ from blink_oauth import (
 from blink_oauth.sandbox import CertificateAuthority, Credentials
 from blink_oauth.sandbox.authority import shared_authority
 from blink_oauth.tls import Rule, ssl_context
+from flavours import Flavour, calling
 from wire import certificates
 from wire.certificates import NAME, files
-from wire.flavours import Flavour, calling
 from wire.loopback import listening, url_of
 
 NOW = datetime.now(UTC)

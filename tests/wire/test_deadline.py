@@ -28,8 +28,9 @@ from blink_oauth import (
 )
 from blink_oauth._transport import AsyncLine, Line
 from blink_oauth.sandbox import Fault, Sandbox, Wire
-from wire.flavours import STRICT, Caller, Connect, InItsOwnLoop, exchange, refresh_token
+from flavours import Caller, InItsOwnLoop
 from wire.loopback import full_queue, listening, url_of
+from wire.stage import STRICT, Connect, exchange, refresh_token
 
 SHORT = 0.2
 """Seconds; long enough for loopback, short enough to wait for."""

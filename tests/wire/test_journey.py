@@ -24,7 +24,8 @@ from blink_oauth import (
 )
 from blink_oauth.headers import request_headers
 from blink_oauth.sandbox import Exchange, Sandbox
-from wire.flavours import LENIENT, PERSON, STRICT, Caller, Connect, exchange, refresh_token
+from flavours import Caller
+from wire.stage import LENIENT, PERSON, STRICT, Connect, exchange, refresh_token
 
 Read = Callable[[Grant, Token], httpx.Response]
 

@@ -18,8 +18,8 @@ from blink_oauth import (
 )
 from blink_oauth.sandbox import Sandbox
 from wire.connect_proxy import proxying
-from wire.flavours import Connect, exchange
 from wire.loopback import listening, url_of
+from wire.stage import Connect, exchange
 
 USER = "books:fake-proxy-password@"
 

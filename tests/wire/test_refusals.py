@@ -19,8 +19,9 @@ from blink_oauth import (
 )
 from blink_oauth.sandbox import Fault, Sandbox, Wire
 from blink_oauth.sandbox.reply import oauth_error, problem
+from flavours import Caller
 from wire.attempts import OPERATIONS, Operation, attempt, of_the_faulty_call
-from wire.flavours import STRICT, Caller, Connect, exchange, refresh_token
+from wire.stage import STRICT, Connect, exchange, refresh_token
 
 BOTH = frozenset(TokenKind)
 REFRESH, ACCESS = (frozenset({kind}) for kind in (TokenKind.REFRESH_TOKEN, TokenKind.ACCESS_TOKEN))

@@ -27,7 +27,8 @@ from blink_oauth._deadline import AsyncDeadlineBackend, DeadlineBackend
 from blink_oauth._transport import _AsyncPool
 from blink_oauth.sandbox import Fault, Sandbox, Wire
 from blink_oauth.sandbox.reply import Reply
-from wire.flavours import PERSON, Caller, exchange
+from flavours import Caller
+from wire.stage import PERSON, exchange
 
 THREADS, TASKS = 64, 500
 # The sandbox serves one request after the other, so the last of many waits for all of them.

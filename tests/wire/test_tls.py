@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from blink_oauth import (
     BlinkError,
@@ -26,8 +27,8 @@ from blink_oauth.sandbox.authority import shared_authority
 from blink_oauth.tls import ssl_context
 from wire import certificates
 from wire.certificates import DAY
-from wire.flavours import Connect, exchange
 from wire.loopback import server_that
+from wire.stage import Connect, exchange
 
 NOW = datetime.now(UTC)
 TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
@@ -235,3 +236,13 @@ def test_a_server_that_hangs_up_in_the_handshake_has_executed_nothing(
     with server_that(lambda connection: None) as url:
         error = refusal(connect, blink_sandbox, blink_sandbox.settings(base_url=url))
     assert isinstance(error, NotConnectedError)
+
+
+def test_without_a_ca_file_only_the_authorities_of_the_system_are_trusted(
+    connect: Connect, blink_sandbox: Sandbox
+) -> None:
+    certificate = evolve(blink_sandbox.client_certificate(), ca=None)
+    settings = blink_sandbox.settings(certificate=certificate)
+    error = refusal(connect, blink_sandbox, settings)
+    assert isinstance(error, TlsError)
+    assert error.fault is TlsFault.SERVER_AUTHORITY_UNKNOWN

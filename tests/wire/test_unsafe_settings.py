@@ -19,7 +19,8 @@ from blink_oauth import (
     StatusError,
 )
 from blink_oauth.sandbox import Sandbox
-from wire.flavours import Connect, Flavour, calling, exchange
+from flavours import Flavour, calling
+from wire.stage import Connect, exchange
 
 URL = "https://platform.invalid/consent-flow/v2"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -18,15 +18,9 @@ from blink_oauth import (
     Token,
     TokenKind,
 )
-from blink_oauth.sandbox import Sandbox
 
 Flavour = Literal["sync", "async"]
 FLAVOURS: tuple[Flavour, ...] = ("sync", "async")
-
-STRICT, LENIENT = "IIDX00001", "IIDX00002"
-"""A bank that rotates refresh tokens and revokes on reuse, and one that does neither."""
-
-PERSON = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")
 
 Result = TypeVar("Result")
 
@@ -45,10 +39,6 @@ class Caller(Protocol):
     ) -> dict[TokenKind, ResponseMeta]: ...
 
     def close(self) -> None: ...
-
-
-Connect = Callable[[Settings], Caller]
-"""Makes a client that is closed at the end of the test."""
 
 
 class InItsOwnLoop:
@@ -99,15 +89,3 @@ def calling(flavour: Flavour, settings: Settings, **options: Any) -> Iterator[Ca
             yield driven
         finally:
             driven.close()
-
-
-def exchange(caller: Caller, sandbox: Sandbox, grant: Grant) -> Token:
-    """Exchange a fresh code of the sandbox."""
-    code = sandbox.issue_code(grant)
-    return caller.exchange_code(grant, code=code, redirect_uri=sandbox.redirect_uri, psu=PERSON)
-
-
-def refresh_token(token: Token) -> str:
-    """Return the refresh token in plain text."""
-    assert token.refresh_token is not None
-    return token.refresh_token.reveal()

@@ -1,32 +1,28 @@
-"""Both clients behind one interface, so that each test of behaviour is written once.
+"""What tests without a network share: fake values, and a platform that plays prepared replies.
 
-`Platform` plays the other side: it gives prepared replies and remembers the requests.
+`Platform` remembers the requests, so that a test can look at what was sent.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Protocol
 from urllib.parse import parse_qsl
 
 import httpx
 
 from blink_oauth import (
-    AsyncBlinkOAuth,
-    BlinkOAuth,
     Grant,
     Psu,
     ResponseMeta,
-    Secret,
     Settings,
     Token,
     TokenKind,
 )
+from flavours import Caller, Flavour, calling
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 BASE_URL = "https://blink.invalid/api/consent-flow/v2"
@@ -57,54 +53,15 @@ TOKEN_BODY: dict[str, object] = {
     "refresh_token": REFRESH_TOKEN,
     "scope": "accounts payments",
 }
-FLAVOURS = ("sync", "async")
-
-
-class Blink(Protocol):
-    """What both flavours offer, as a test calls it."""
-
-    def exchange_code(
-        self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu
-    ) -> Token: ...
-
-    def refresh(
-        self, grant: Grant, refresh_token: str | Secret, *, psu: Psu = Psu.AUTO
-    ) -> Token: ...
-
-    def revoke(
-        self, grant: Grant, token: Token, *, psu: Psu = Psu.AUTO
-    ) -> dict[TokenKind, ResponseMeta]: ...
-
-
-class AsyncInSync:
-    """The asynchronous client, each call driven to its end on one event loop."""
-
-    def __init__(self, blink: AsyncBlinkOAuth, runner: asyncio.Runner) -> None:
-        self._blink = blink
-        self._runner = runner
-
-    def exchange_code(
-        self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu
-    ) -> Token:
-        call = self._blink.exchange_code(grant, code=code, redirect_uri=redirect_uri, psu=psu)
-        return self._runner.run(call)
-
-    def refresh(self, grant: Grant, refresh_token: str | Secret, *, psu: Psu = Psu.AUTO) -> Token:
-        return self._runner.run(self._blink.refresh(grant, refresh_token, psu=psu))
-
-    def revoke(
-        self, grant: Grant, token: Token, *, psu: Psu = Psu.AUTO
-    ) -> dict[TokenKind, ResponseMeta]:
-        return self._runner.run(self._blink.revoke(grant, token, psu=psu))
 
 
 App = Callable[[httpx.Request], httpx.Response]
-Connect = Callable[[App], Blink]
-Call = Callable[[Blink], object]
+Connect = Callable[[App], Caller]
+Call = Callable[[Caller], object]
 
 
 @contextmanager
-def connected(flavour: str, app: App | None, settings: Settings = SETTINGS) -> Iterator[Blink]:
+def connected(flavour: Flavour, app: App | None, settings: Settings = SETTINGS) -> Iterator[Caller]:
     """Open a client of one flavour for which time stands still.
 
     The correlation ids of its calls are corr-1, corr-2 and so on.
@@ -115,41 +72,32 @@ def connected(flavour: str, app: App | None, settings: Settings = SETTINGS) -> I
         settings: Its settings.
     """
     numbers = itertools.count(1)
-    transport = None if app is None else httpx.MockTransport(app)
-
-    def new_id() -> str:
-        return f"corr-{next(numbers)}"
-
-    if flavour == "sync":
-        with BlinkOAuth(
-            settings, clock=lambda: NOW, new_correlation_id=new_id, transport=transport
-        ) as blink:
-            yield blink
-    else:
-        with asyncio.Runner() as runner:
-            slow = AsyncBlinkOAuth(
-                settings, clock=lambda: NOW, new_correlation_id=new_id, transport=transport
-            )
-            yield AsyncInSync(slow, runner)
-            runner.run(slow.close())
+    with calling(
+        flavour,
+        settings,
+        clock=lambda: NOW,
+        new_correlation_id=lambda: f"corr-{next(numbers)}",
+        transport=None if app is None else httpx.MockTransport(app),
+    ) as blink:
+        yield blink
 
 
-def exchange(blink: Blink) -> Token:
+def exchange(blink: Caller) -> Token:
     """Exchange the fake code."""
     return blink.exchange_code(GRANT, code=CODE, redirect_uri=REDIRECT_URI, psu=PSU)
 
 
-def refresh(blink: Blink) -> Token:
+def refresh(blink: Caller) -> Token:
     """Present the fake refresh token."""
     return blink.refresh(GRANT, REFRESH_TOKEN_SENT)
 
 
-def revoke_access(blink: Blink) -> dict[TokenKind, ResponseMeta]:
+def revoke_access(blink: Caller) -> dict[TokenKind, ResponseMeta]:
     """Revoke a token that has no refresh token: a single call."""
     return blink.revoke(GRANT, Token(access_token=ACCESS_TOKEN))
 
 
-def revoke_pair(blink: Blink) -> dict[TokenKind, ResponseMeta]:
+def revoke_pair(blink: Caller) -> dict[TokenKind, ResponseMeta]:
     """Revoke both halves of a token."""
     return blink.revoke(GRANT, Token(access_token=ACCESS_TOKEN, refresh_token=REFRESH_TOKEN))
 

@@ -1,0 +1,29 @@
+"""What tests over real sockets do with a client of either flavour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from blink_oauth import Grant, Psu, Settings, Token
+from blink_oauth.sandbox import Sandbox
+from flavours import Caller
+
+STRICT, LENIENT = "IIDX00001", "IIDX00002"
+"""A bank that rotates refresh tokens and revokes on reuse, and one that does neither."""
+
+PERSON = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")
+
+Connect = Callable[[Settings], Caller]
+"""Makes a client that is closed at the end of the test."""
+
+
+def exchange(caller: Caller, sandbox: Sandbox, grant: Grant) -> Token:
+    """Exchange a fresh code of the sandbox."""
+    code = sandbox.issue_code(grant)
+    return caller.exchange_code(grant, code=code, redirect_uri=sandbox.redirect_uri, psu=PERSON)
+
+
+def refresh_token(token: Token) -> str:
+    """Return the refresh token in plain text."""
+    assert token.refresh_token is not None
+    return token.refresh_token.reveal()
