@@ -18,6 +18,7 @@ from blink_oauth import (
     Oddity,
     Outcome,
     ProblemError,
+    Secret,
     UnreadableResponseError,
 )
 from client.leaks import found, texts_of_error
@@ -25,6 +26,7 @@ from client.stage import (
     ACCESS_TOKEN,
     FIRST_ID,
     REFRESH_TOKEN,
+    REFRESH_TOKEN_SENT,
     SECRETS,
     TOKEN_BODY,
     TOKEN_HEADERS,
@@ -188,7 +190,7 @@ def test_a_complete_pair_is_brought_home_and_what_was_odd_is_said(
 WITHOUT_REFRESH: dict[str, Answer] = {
     "missing": (reply(body=body(refresh_token=...)), {O.REFRESH_TOKEN_MISSING}),
     "null": (reply(body=body(refresh_token=None)), {O.REFRESH_TOKEN_MISSING}),
-    "empty": (reply(body=body(refresh_token="")), {O.REFRESH_TOKEN_UNUSABLE}),
+    "empty": (reply(body=body(refresh_token="")), {O.REFRESH_TOKEN_MISSING}),
     "a list": (reply(body=body(refresh_token=["fake"])), {O.REFRESH_TOKEN_UNUSABLE}),
     "a surrogate": (reply(body=body(refresh_token="\ud800")), {O.REFRESH_TOKEN_UNUSABLE}),
     "beside a number of 5000 digits": (
@@ -202,9 +204,20 @@ WITHOUT_REFRESH: dict[str, Answer] = {
 def test_an_access_token_in_a_whole_object_is_enough(
     connect: Connect, answer: httpx.Response, oddities: set[Oddity]
 ) -> None:
-    token = refresh(connect(Platform(answer)))
+    token = exchange(connect(Platform(answer)))
     assert token.access_token.reveal() == ACCESS_TOKEN
     assert token.refresh_token is None
+    assert token.oddities == oddities
+
+
+@pytest.mark.parametrize(("answer", "oddities"), WITHOUT_REFRESH.values(), ids=WITHOUT_REFRESH)
+def test_the_refresh_token_that_was_presented_lasts_if_no_new_one_came(
+    connect: Connect, answer: httpx.Response, oddities: set[Oddity]
+) -> None:
+    token = refresh(connect(Platform(answer)))
+    lasting = None if O.REFRESH_TOKEN_UNUSABLE in oddities else Secret(REFRESH_TOKEN_SENT)
+    assert token.access_token.reveal() == ACCESS_TOKEN
+    assert token.refresh_token == lasting
     assert token.oddities == oddities
 
 

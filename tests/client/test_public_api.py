@@ -125,9 +125,10 @@ def test_a_public_method_says_what_it_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_with_arguments_explains_each(name: str) -> None:
-    documented = METHODS[name].__doc__ or ""
+    # Python 3.13 takes the indentation away by itself.
+    documented = inspect.cleandoc(METHODS[name].__doc__ or "")
     for parameter in inspect.signature(METHODS[name]).parameters:
-        assert parameter in {"self", "cls"} or f"\n            {parameter}: " in documented
+        assert parameter in {"self", "cls"} or f"\n    {parameter}: " in documented
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def _form_oddities(answer: Answer, body: Body) -> Iterator[Oddity]:
     elif token_type.lower() != "bearer":
         yield Oddity.TOKEN_TYPE_NOT_BEARER
     if body.text("refresh_token") is None:
-        missing = body.members.get("refresh_token") is None
+        missing = body.members.get("refresh_token") in (None, "")
         yield Oddity.REFRESH_TOKEN_MISSING if missing else Oddity.REFRESH_TOKEN_UNUSABLE
 
 

@@ -11,13 +11,15 @@ import logging
 from collections.abc import Sequence
 from datetime import datetime
 
+from attrs import evolve
+
 from ._body import read_body, read_token
 from ._failures import no_response, response_error, revocation_error
-from ._gateway import Call
+from ._gateway import Call, Operation
 from ._reply import NoAnswer, Reply
 from .errors import BlinkError
 from .headers import ResponseMeta, read_meta
-from .tokens import Token, TokenKind
+from .tokens import Oddity, Token, TokenKind
 
 __all__ = ["revocation_from", "token_from"]
 
@@ -67,8 +69,20 @@ def _token_or_error(call: Call, reply: Reply, now: datetime) -> Token | BlinkErr
     body = read_body(reply)
     token = read_token(reply, body, meta, call.started_at)
     if token is not None and _succeeded(reply.status):
-        return token
+        return _with_lasting_refresh_token(call, token)
     return response_error(call, reply.status, body, meta, token)
+
+
+def _with_lasting_refresh_token(call: Call, token: Token) -> Token:
+    """Add the refresh token that was presented if no new one came: it stays in force then.
+
+    Source: RFC 6749 section 6.
+    """
+    # Where a new one did come and could not be read, the old one may be spent.
+    lasts = Oddity.REFRESH_TOKEN_MISSING in token.oddities
+    if call.operation is Operation.REFRESH and lasts:
+        return evolve(token, refresh_token=call.secrets[0])
+    return token
 
 
 def _meta_or_error(call: Call, reply: Reply, now: datetime) -> ResponseMeta | BlinkError:

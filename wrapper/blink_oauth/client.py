@@ -106,15 +106,18 @@ class BlinkOAuth:
         call = self._gateway.exchange_code(grant, require_secret(secret), redirect_uri, psu)
         return token_from(call, self._line.send(call), self._clock())
 
-    def refresh(self, grant: Grant, refresh_token: str | Secret, *, psu: Psu = Psu.AUTO) -> Token:
+    def refresh(
+        self, grant: Grant, refresh_token: str | Secret | None, *, psu: Psu = Psu.AUTO
+    ) -> Token:
         """Exchange a refresh token for a new access token.
 
-        If the token returned has a refresh token, it replaces the one you sent: store it before
-        anything else. If it has none, the one you sent stays in force.
+        Store what comes back before anything else: its refresh token is the one to use next. It is
+        a new one if the bank rotates, and the one you sent if the response held none. It is None
+        in one case only: a new one came and could not be read (`Oddity.REFRESH_TOKEN_UNUSABLE`).
 
         Args:
             grant: The grant that the refresh token belongs to.
-            refresh_token: The refresh token.
+            refresh_token: The refresh token. None, from a token that has none, is refused.
             psu: The customer, if one triggered the call and waits for it.
 
         Raises:
@@ -227,16 +230,17 @@ class AsyncBlinkOAuth:
         return token_from(call, await self._line.send(call), self._clock())
 
     async def refresh(
-        self, grant: Grant, refresh_token: str | Secret, *, psu: Psu = Psu.AUTO
+        self, grant: Grant, refresh_token: str | Secret | None, *, psu: Psu = Psu.AUTO
     ) -> Token:
         """Exchange a refresh token for a new access token.
 
-        If the token returned has a refresh token, it replaces the one you sent: store it before
-        anything else. If it has none, the one you sent stays in force.
+        Store what comes back before anything else: its refresh token is the one to use next. It is
+        a new one if the bank rotates, and the one you sent if the response held none. It is None
+        in one case only: a new one came and could not be read (`Oddity.REFRESH_TOKEN_UNUSABLE`).
 
         Args:
             grant: The grant that the refresh token belongs to.
-            refresh_token: The refresh token.
+            refresh_token: The refresh token. None, from a token that has none, is refused.
             psu: The customer, if one triggered the call and waits for it.
 
         Raises:

@@ -92,6 +92,8 @@ def require_secret(secret: Secret | InvalidInputError) -> Secret:
 
 
 def _unusable(value: object) -> str | None:
+    if value is None:
+        return "is missing"
     if not isinstance(value, str):
         return f"must be a str or Secret, but it is a {type(value).__name__}"
     if not value:
@@ -139,8 +141,9 @@ class Token:
 
     Attributes:
         access_token: The access token. Opaque: neither the service user nor bLink interprets it.
-        refresh_token: The refresh token, or None if the response held none; then the one you have
-            stays in force (RFC 6749 section 6).
+        refresh_token: The refresh token to use next. After a refresh it is the one that was
+            presented if the response held none (RFC 6749 section 6), which
+            `Oddity.REFRESH_TOKEN_MISSING` tells. None if there is none.
         token_type: The type as it was received, usually `bearer`; None if the response named none.
         expires_at: When the access token expires, aware UTC, counted from the start of the
             request so that it is never too late. None if the response did not say it usably.
