@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 
 ESTABLISHED = "200 Connection established"
+SILENCE = "says nothing"
+GONE = ""
 
 
 class ConnectProxy(socketserver.ThreadingTCPServer):
@@ -43,7 +45,12 @@ class _Tunnel(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         lines = list(iter(self.rfile.readline, b"\r\n"))
         self.server.heads.append(b"".join(lines))
-        self.connection.sendall(f"HTTP/1.1 {self.server.answer}\r\n\r\n".encode())
+        if self.server.answer == SILENCE:
+            self.server.ends.append(self.connection)
+            self.rfile.read()
+            return
+        if self.server.answer:
+            self.connection.sendall(f"HTTP/1.1 {self.server.answer}\r\n\r\n".encode())
         if self.server.answer != ESTABLISHED:
             return
         host, _, port = lines[0].split()[1].decode().partition(":")
@@ -68,7 +75,8 @@ def proxying(answer: str = ESTABLISHED) -> Iterator[ConnectProxy]:
     """Run a proxy.
 
     Args:
-        answer: Status and reason with which it answers each CONNECT.
+        answer: Status and reason with which it answers each CONNECT; it can also stay silent, or
+            hang up.
     """
     with ConnectProxy(answer) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})

@@ -10,14 +10,16 @@ from attrs import evolve
 
 from blink_oauth import (
     BlinkError,
+    ConnectionLostError,
     NotConnectedError,
     Outcome,
     Settings,
+    Timeouts,
     TlsError,
     TlsFault,
 )
 from blink_oauth.sandbox import Sandbox
-from wire.connect_proxy import proxying
+from wire.connect_proxy import GONE, SILENCE, proxying
 from wire.loopback import listening, url_of
 from wire.stage import Connect, exchange
 
@@ -82,6 +84,33 @@ def test_a_proxy_that_refuses_leaves_everything_unsent(
     assert answer in str(error)
     assert "fake-proxy-password" not in str(error)
     assert blink_sandbox.exchanges == ()
+
+
+@pytest.mark.parametrize("answer", [SILENCE, GONE], ids=["stalls", "hangs up"])
+def test_a_proxy_that_makes_no_tunnel_leaves_everything_unsent(
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings, answer: str
+) -> None:
+    with proxying(answer) as proxy:
+        hurried = evolve(settings, proxy=proxy.url(), timeouts=Timeouts(read=0.2))
+        with pytest.raises(NotConnectedError) as caught:
+            exchange(connect(hurried), blink_sandbox, blink_sandbox.grant())
+        assert len(proxy.heads) == 1
+    assert (caught.value.outcome, caught.value.retryable) == (Outcome.NOT_EXECUTED, True)
+    assert blink_sandbox.exchanges == ()
+
+
+@pytest.mark.parametrize("fault", ["reset-before", "reset-after"])
+def test_a_tunnel_that_breaks_once_the_request_left_leaves_the_outcome_open(
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings, fault: str
+) -> None:
+    with proxying() as proxy:
+        caller = connect(evolve(settings, proxy=proxy.url()))
+        for _ in range(2):  # on a new tunnel, and on one that was used before
+            blink_sandbox.fail(fault)
+            with pytest.raises(ConnectionLostError) as caught:
+                exchange(caller, blink_sandbox, blink_sandbox.grant())
+            assert caught.value.outcome is Outcome.UNCERTAIN
+            exchange(caller, blink_sandbox, blink_sandbox.grant())
 
 
 def test_a_proxy_that_is_not_there_leaves_everything_unsent(

@@ -23,7 +23,7 @@ from blink_oauth import (
     Timeouts,
     Token,
 )
-from blink_oauth._deadline import AsyncDeadlineBackend, DeadlineBackend
+from blink_oauth._journey import AsyncJourneyBackend, JourneyBackend
 from blink_oauth._transport import _AsyncPool
 from blink_oauth.sandbox import Fault, Sandbox, Wire
 from blink_oauth.sandbox.reply import Reply
@@ -39,7 +39,7 @@ PATIENT = Timeouts(connect=120.0, read=120.0, pool=120.0, total=120.0)
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Collect the port of every connection that is opened."""
     opened: list[int] = []
-    for backend in (DeadlineBackend, AsyncDeadlineBackend):
+    for backend in (JourneyBackend, AsyncJourneyBackend):
         original: Callable[..., object] = backend.connect_tcp
 
         def counting(

@@ -90,13 +90,18 @@ NOTHING_SAID = (
 """The other side still had to speak, or hung up: no statement about a certificate."""
 
 
-def no_answer(exc: httpx.TransportError) -> NoAnswer:
-    """Tell from an exception whether the request left, and whose fault it was."""
+def no_answer(exc: httpx.TransportError, *, sent: bool | None) -> NoAnswer:
+    """Tell from an exception whether the request left, and whose fault it was.
+
+    Args:
+        exc: What the network said.
+        sent: Whether any of the request was written, if that is known.
+    """
     fault = _tls_fault(exc)
     reason = str(exc) or type(exc).__name__
     if fault is not None:
         return NoAnswer(TlsError, reason, fault)
-    if isinstance(exc, BEFORE_SENDING):
+    if sent is False or isinstance(exc, BEFORE_SENDING):
         return NoAnswer(NotConnectedError, reason)
     if isinstance(exc, httpx.TimeoutException):
         return NoAnswer(TimedOutError, reason)

@@ -19,8 +19,8 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore
 import httpx
 
-from ._deadline import AsyncDeadlineBackend, DeadlineBackend, running
 from ._gateway import Call
+from ._journey import AsyncJourneyBackend, JourneyBackend, travelling
 from ._receiving import areceive, receive
 from ._reply import Reply, no_answer
 from .errors import InvalidInputError
@@ -57,6 +57,7 @@ class Line:
     ) -> None:
         self.transport = transport or _Pool(settings, now)
         self._http = httpx.Client(transport=self.transport, **_client_options(settings))
+        self._secure = self._http.base_url.scheme == "https"
         self._total = settings.timeouts.total
         self._monotonic = monotonic
 
@@ -67,12 +68,12 @@ class Line:
             InvalidInputError: The line is closed.
         """
         _require_open(self._http.is_closed)
-        try:
-            with running(self._total, self._monotonic):
+        with travelling(self._total, self._monotonic, secure=self._secure) as journey:
+            try:
                 request = self._http.build_request(**call.request())
                 return receive(self.transport.handle_request(request))
-        except httpx.TransportError as exc:
-            return no_answer(exc)
+            except httpx.TransportError as exc:
+                return no_answer(exc, sent=journey.sent)
 
     def close(self) -> None:
         """Close the connections."""
@@ -102,6 +103,7 @@ class AsyncLine:
     ) -> None:
         self.transport = transport or _AsyncPool(settings, now)
         self._http = httpx.AsyncClient(transport=self.transport, **_client_options(settings))
+        self._secure = self._http.base_url.scheme == "https"
         self._total = settings.timeouts.total
         self._monotonic = monotonic
 
@@ -112,12 +114,12 @@ class AsyncLine:
             InvalidInputError: The line is closed.
         """
         _require_open(self._http.is_closed)
-        try:
-            with running(self._total, self._monotonic):
+        with travelling(self._total, self._monotonic, secure=self._secure) as journey:
+            try:
                 request = self._http.build_request(**call.request())
                 return await areceive(await self.transport.handle_async_request(request))
-        except httpx.TransportError as exc:
-            return no_answer(exc)
+            except httpx.TransportError as exc:
+                return no_answer(exc, sent=journey.sent)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -162,7 +164,7 @@ class _Pool(httpx.HTTPTransport):
 
     def __init__(self, settings: Settings, now: datetime) -> None:
         options, proxy = _pool_options(settings, now)
-        backend = DeadlineBackend()
+        backend = JourneyBackend()
         if proxy is None:
             self._pool = httpcore.ConnectionPool(network_backend=backend, **options)
         else:
@@ -174,7 +176,7 @@ class _AsyncPool(httpx.AsyncHTTPTransport):
 
     def __init__(self, settings: Settings, now: datetime) -> None:
         options, proxy = _pool_options(settings, now)
-        backend = AsyncDeadlineBackend()
+        backend = AsyncJourneyBackend()
         if proxy is None:
             self._pool = httpcore.AsyncConnectionPool(network_backend=backend, **options)
         else:
