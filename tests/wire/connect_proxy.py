@@ -81,7 +81,9 @@ def proxying(answer: str = ESTABLISHED) -> Iterator[ConnectProxy]:
     with ConnectProxy(answer) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield proxy
-        proxy.drop()
-        proxy.shutdown()
-        thread.join()
+        try:
+            yield proxy
+        finally:
+            proxy.drop()
+            proxy.shutdown()
+            thread.join()

@@ -43,7 +43,8 @@ def server_that(behave: Callable[[socket.socket], None]) -> Iterator[str]:
             with connection:
                 behave(connection)
 
-        thread = threading.Thread(target=serve)
+        # A daemon: if the test fails before it connects, nobody waits for the connection.
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield url_of(server)
         thread.join()
