@@ -30,7 +30,7 @@ from .errors import (
 from .headers import ResponseMeta, Source
 from .tokens import Token, TokenKind
 
-__all__ = ["no_response", "outcome_of", "response_error", "revocation_error"]
+__all__ = ["no_response", "outcome_of", "response_error", "revocation_error", "succeeded"]
 
 MAX_TEXT = 300
 """Characters of a text from the server that an error repeats."""
@@ -91,6 +91,11 @@ TLS_ADVICE = {
     TlsFault.HANDSHAKE_FAILED: "the handshake failed. Check that both sides speak TLS 1.2 or newer "
     "and that the server accepts this client certificate",
 }
+
+
+def succeeded(status: int) -> bool:
+    """Say whether a status promises success (RFC 9110 section 15.3)."""
+    return 200 <= status < 300
 
 
 def outcome_of(status: int, source: Source) -> Outcome:
@@ -199,7 +204,7 @@ def _kind(
     problem = {name: body.text(name) for name in ("type", "title", "detail", "instance")}
     if problem["type"] or problem["title"]:
         return ProblemError, {name: redact(text) for name, text in problem.items()}
-    return (UnreadableResponseError if 200 <= status < 300 else StatusError), {}
+    return (UnreadableResponseError if succeeded(status) else StatusError), {}
 
 
 def _code(facts: Mapping[str, str | None]) -> str:

@@ -14,7 +14,7 @@ from datetime import datetime
 from attrs import evolve
 
 from ._body import read_body, read_token
-from ._failures import no_response, response_error, revocation_error
+from ._failures import no_response, response_error, revocation_error, succeeded
 from ._gateway import Call, Operation
 from ._reply import NoAnswer, Reply
 from .errors import BlinkError
@@ -68,7 +68,7 @@ def _token_or_error(call: Call, reply: Reply, now: datetime) -> Token | BlinkErr
     meta = read_meta(reply.status, reply.headers, correlation_id=call.correlation_id, now=now)
     body = read_body(reply)
     token = read_token(reply, body, meta, call.started_at)
-    if token is not None and _succeeded(reply.status):
+    if token is not None and succeeded(reply.status):
         return _with_lasting_refresh_token(call, token)
     return response_error(call, reply.status, body, meta, token)
 
@@ -90,23 +90,19 @@ def _meta_or_error(call: Call, reply: Reply, now: datetime) -> ResponseMeta | Bl
         return no_response(call, reply)
     meta = read_meta(reply.status, reply.headers, correlation_id=call.correlation_id, now=now)
     # The body of a success says nothing (RFC 7009 section 2.2).
-    if _succeeded(reply.status):
+    if succeeded(reply.status):
         return meta
     return response_error(call, reply.status, read_body(reply), meta, None)
 
 
-def _succeeded(status: int) -> bool:
-    return 200 <= status < 300
-
-
 def _log(call: Call, result: Token | ResponseMeta | BlinkError, now: datetime) -> None:
-    failed = isinstance(result, BlinkError)
+    error = result if isinstance(result, BlinkError) else None
     logger.debug(
         "%s target=%s correlation_id=%s outcome=%s error=%s duration=%.3f",
         call.operation.name.lower(),
         call.target_id,
         call.correlation_id,
-        result.outcome if isinstance(result, BlinkError) else "done",
-        type(result).__name__ if failed else None,
+        error.outcome if error else "done",
+        type(error).__name__ if error else None,
         (now - call.started_at).total_seconds(),
     )
