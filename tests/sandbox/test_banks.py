@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
 import pytest
 from attrs import evolve
 
 from blink_oauth.sandbox import DEFAULT_BANKS, Bank, BankPolicy, Clock
-from blink_oauth.sandbox.banks import DAY, Issued, Refusal
+from blink_oauth.sandbox.banks import Issued, Refusal
+from blink_oauth.sandbox.policy import DAY
 
 CLIENT, USERNAME, CALLBACK = "CIDX0000000002", "u-4711", "http://127.0.0.1/callback"
 STRICT, LENIENT = DEFAULT_BANKS
@@ -140,6 +145,158 @@ def test_a_bank_may_only_refuse_a_reused_refresh_token() -> None:
     assert bank.is_alive(renewed.refresh_token)
 
 
+def test_a_spent_refresh_token_may_be_replayed_within_the_window() -> None:
+    bank, clock = bank_with(evolve(STRICT, replay_window=30.0))
+    access, refresh = first_pair(bank)
+    pairs = [issued(bank.refresh(CLIENT, refresh, USERNAME))]
+    for _ in range(2):
+        clock.advance(seconds=14.9)
+        assert bank.is_alive(refresh)
+        pairs.append(issued(bank.refresh(CLIENT, refresh, USERNAME)))
+    assert len({pair.refresh_token for pair in pairs} | {refresh}) == 4
+    assert (bank.refreshes, bank.reuses) == (3, 0)
+    # Whichever of the answers arrived is good, and so are the access tokens.
+    for pair in pairs:
+        assert bank.is_alive(pair.access_token)
+        issued(bank.refresh(CLIENT, pair.refresh_token or "", USERNAME))
+    assert bank.is_alive(access)
+
+
+def test_the_window_counts_from_the_first_use_and_closes() -> None:
+    bank, clock = bank_with(evolve(STRICT, replay_window=30.0))
+    _, refresh = first_pair(bank)
+    clock.advance(seconds=DAY)
+    bank.refresh(CLIENT, refresh, USERNAME)
+    clock.advance(seconds=20.0)
+    replayed = issued(bank.refresh(CLIENT, refresh, USERNAME))
+    clock.advance(seconds=10.0)
+    assert not bank.is_alive(refresh)
+    assert "used before" in refused(bank.refresh(CLIENT, refresh, USERNAME)).description
+    assert not bank.is_alive(replayed.access_token)
+    assert bank.reuses == 1
+
+
+def test_a_late_replay_may_only_be_refused() -> None:
+    bank, clock = bank_with(evolve(STRICT, replay_window=30.0, on_reuse="refuse"))
+    access, refresh = first_pair(bank)
+    bank.refresh(CLIENT, refresh, USERNAME)
+    clock.advance(seconds=30.0)
+    refused(bank.refresh(CLIENT, refresh, USERNAME))
+    assert bank.is_alive(access)
+
+
+def test_a_replay_gives_nothing_that_was_lost_otherwise() -> None:
+    bank, clock = bank_with(evolve(STRICT, replay_window=30.0, refresh_token_lifetime=10.0))
+    _, refresh = first_pair(bank)
+    bank.refresh(CLIENT, refresh, USERNAME)
+    refused(bank.refresh(CLIENT, refresh, "u-4712"))
+    clock.advance(seconds=10.0)
+    assert "expired" in refused(bank.refresh(CLIENT, refresh, USERNAME)).description
+    revoked, _ = bank_with(evolve(STRICT, replay_window=30.0))
+    _, refresh = first_pair(revoked)
+    revoked.refresh(CLIENT, refresh, USERNAME)
+    revoked.revoke(CLIENT, refresh, USERNAME)
+    assert "revoked" in refused(revoked.refresh(CLIENT, refresh, USERNAME)).description
+    assert bank.reuses == revoked.reuses == 0
+
+
+def test_a_bank_counts_refreshes_and_reuses_until_it_is_reset() -> None:
+    bank, _ = bank_with(STRICT)
+    _, refresh = first_pair(bank)
+    assert (bank.refreshes, bank.reuses) == (0, 0)
+    bank.refresh(CLIENT, refresh, USERNAME)
+    assert (bank.refreshes, bank.reuses) == (1, 0)
+    # Each one counts, also when everything is revoked already.
+    for count_so_far in (1, 2):
+        bank.refresh(CLIENT, refresh, USERNAME)
+        assert (bank.refreshes, bank.reuses) == (1, count_so_far)
+    bank.refresh(CLIENT, "fake-nobodys", USERNAME)
+    assert (bank.refreshes, bank.reuses) == (1, 2)
+    bank.reset()
+    assert (bank.refreshes, bank.reuses) == (0, 0)
+
+
+def test_a_bank_that_does_not_rotate_knows_no_reuse() -> None:
+    bank, _ = bank_with(LENIENT)
+    _, refresh = first_pair(bank)
+    for _ in range(3):
+        issued(bank.refresh(CLIENT, refresh, USERNAME))
+    assert (bank.refreshes, bank.reuses) == (3, 0)
+
+
+def test_one_of_many_threads_wins_a_refresh_token() -> None:
+    bank, _ = bank_with(evolve(STRICT, on_reuse="refuse"))
+    _, refresh = first_pair(bank)
+    together = threading.Barrier(8)
+
+    def slow_clock() -> float:
+        time.sleep(0.001)  # Lets the other threads in, between the check and the spending.
+        return 1_800_000_000.0
+
+    bank.now = slow_clock
+
+    def race(_: int) -> Issued | Refusal:
+        together.wait(timeout=5.0)
+        return bank.refresh(CLIENT, refresh, USERNAME)
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(race, range(8)))
+    assert [type(outcome) for outcome in outcomes].count(Issued) == 1
+    assert (bank.refreshes, bank.reuses) == (1, 7)
+
+
+@pytest.mark.parametrize("policy", DEFAULT_BANKS, ids=["rotating", "not rotating"])
+def test_a_second_consent_silently_ends_the_first_where_one_is_allowed(policy: BankPolicy) -> None:
+    bank, _ = bank_with(evolve(policy, one_token_per_contract=True))
+    access, refresh = first_pair(bank)
+    newer = issued(bank.refresh(CLIENT, refresh, USERNAME))
+    second_access, second_refresh = first_pair(bank)
+    for token in (access, newer.access_token, newer.refresh_token or refresh):
+        assert not bank.is_alive(token)
+    denied = bank.check_access(CLIENT, newer.access_token)
+    assert denied is not None
+    assert denied.error == "invalid_token"
+    lost = bank.refresh(CLIENT, newer.refresh_token or refresh, USERNAME)
+    assert "revoked" in refused(lost).description
+    # A customer who merely consented twice has stolen nothing.
+    assert bank.reuses == 0
+    assert bank.is_alive(second_access)
+    assert bank.is_alive(second_refresh)
+
+
+def test_a_code_alone_ends_no_consent() -> None:
+    bank, _ = bank_with(evolve(STRICT, one_token_per_contract=True))
+    access, _ = first_pair(bank)
+    code = bank.issue_code(CLIENT, CALLBACK, USERNAME)
+    refused(bank.exchange_code(CLIENT, code, "http://127.0.0.1/elsewhere", USERNAME))
+    assert bank.is_alive(access)
+    issued(bank.exchange_code(CLIENT, code, CALLBACK, USERNAME))
+    assert not bank.is_alive(access)
+
+
+@pytest.mark.parametrize(("client", "username"), [("CIDX0000000003", USERNAME), (CLIENT, "u-4712")])
+def test_a_consent_spares_those_of_others(client: str, username: str) -> None:
+    bank, _ = bank_with(evolve(STRICT, one_token_per_contract=True))
+    access, _ = first_pair(bank)
+    code = bank.issue_code(client, CALLBACK, username)
+    issued(bank.exchange_code(client, code, CALLBACK, username))
+    assert bank.is_alive(access)
+
+
+def test_where_several_consents_are_allowed_both_live() -> None:
+    bank, _ = bank_with(STRICT)
+    tokens = [*first_pair(bank), *first_pair(bank)]
+    assert all(map(bank.is_alive, tokens))
+
+
+def test_a_bank_that_turns_strict_ends_every_consent_it_had_allowed() -> None:
+    bank, _ = bank_with(STRICT)
+    tokens = [*first_pair(bank), *first_pair(bank)]
+    bank.policy = evolve(STRICT, one_token_per_contract=True)
+    first_pair(bank)
+    assert not any(map(bank.is_alive, tokens))
+
+
 @pytest.mark.parametrize("repeats", [True, False])
 def test_a_bank_that_does_not_rotate_repeats_the_refresh_token_or_leaves_it_out(
     repeats: bool,
@@ -238,5 +395,7 @@ def test_the_clock_does_not_run_backwards() -> None:
     clock = Clock(source=lambda: 5.0)
     clock.advance(seconds=2.5)
     assert clock() == 7.5
-    with pytest.raises(ValueError, match="backwards"):
-        clock.advance(seconds=-1.0)
+    for seconds in (-1.0, math.nan, math.inf, 10**400):
+        with pytest.raises(ValueError, match="backwards"):
+            clock.advance(seconds=seconds)
+    assert clock() == 7.5

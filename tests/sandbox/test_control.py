@@ -6,21 +6,26 @@ import httpx
 import pytest
 
 from blink_oauth.sandbox import Sandbox
-from sandbox.caller import STRICT, Caller
+from sandbox.caller import LENIENT, STRICT, Caller
 
 
-def ask(sandbox: Sandbox, wish: object) -> httpx.Response:
-    return httpx.post(f"{sandbox.control_url}/sandbox/faults", json=wish, trust_env=False)
+def ask(sandbox: Sandbox, wish: object, what: str = "faults") -> httpx.Response:
+    return httpx.post(f"{sandbox.control_url}/sandbox/{what}", json=wish, trust_env=False)
 
 
 def test_it_shows_environment_targets_and_exchanges(sandbox: Sandbox, caller: Caller) -> None:
     tokens = caller.tokens()
+    for _ in range(2):
+        caller.refresh(tokens["refresh_token"])
     response = httpx.get(f"{sandbox.control_url}/sandbox", trust_env=False)
     shown = response.json()
     assert shown["environment"] == sandbox.environment()
     assert shown["targets"] == list(sandbox.banks)
-    (exchange,) = shown["exchanges"]
-    assert (exchange["operation"], exchange["status"]) == ("request_token", 200)
+    assert shown["banks"][STRICT] == {"refreshes": 1, "reuses": 1}
+    assert shown["banks"][LENIENT] == {"refreshes": 0, "reuses": 0}
+    assert sandbox.clock() - 5.0 < shown["now"] <= sandbox.clock()
+    seen = [(exchange["operation"], exchange["status"]) for exchange in shown["exchanges"]]
+    assert seen == [("request_token", status) for status in (200, 200, 400)]
     for secret in (tokens["access_token"], tokens["refresh_token"]):
         assert secret not in response.text
     passphrase = sandbox.client_certificate().passphrase
@@ -60,8 +65,42 @@ def test_a_wish_that_cannot_be_understood_is_refused(
     assert words in response.json()["error"]
 
 
-def test_a_wish_must_be_json(sandbox: Sandbox) -> None:
-    url = f"{sandbox.control_url}/sandbox/faults"
+def test_a_process_outside_can_put_the_clock_forward(sandbox: Sandbox, caller: Caller) -> None:
+    token = caller.tokens()["access_token"]
+    before = sandbox.clock()
+    response = ask(sandbox, {"advance": 86_400}, "clock")
+    assert response.status_code == 200
+    assert before + 86_400 <= response.json()["now"] <= sandbox.clock()
+    assert caller.accounts(token).status_code == 401
+    assert ask(sandbox, {"advance": 0.5}, "clock").json()["now"] >= before + 86_400.5
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ("{}", "Send an object"),
+        ("[]", "Send an object"),
+        ('{"advance": 1, "ahead": 1}', "Send an object"),
+        ('{"advance": true}', "number of seconds"),
+        ('{"advance": "60"}', "number of seconds"),
+        ('{"advance": -1}', "backwards"),
+        ('{"advance": NaN}', "backwards"),
+        ('{"advance": 1e999}', "for ever"),
+        ("{", "Expecting"),
+    ],
+)
+def test_the_clock_refuses_what_is_no_time(sandbox: Sandbox, wish: str, words: str) -> None:
+    url = f"{sandbox.control_url}/sandbox/clock"
+    headers = {"Content-Type": "application/json"}
+    response = httpx.post(url, content=wish, headers=headers, trust_env=False)
+    assert response.status_code == 400
+    assert words in response.json()["error"]
+    assert sandbox.clock.ahead == 0.0
+
+
+@pytest.mark.parametrize("what", ["faults", "clock"])
+def test_a_wish_must_be_json(sandbox: Sandbox, what: str) -> None:
+    url = f"{sandbox.control_url}/sandbox/{what}"
     as_form = httpx.post(url, data={"fault": "not-json"}, trust_env=False)
     assert as_form.status_code == 415
     broken = httpx.post(

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
+from aiohttp import web
 from attrs import evolve
 
-from blink_oauth.sandbox import FAULTS, ContractViolationError, Fault, Sandbox
+from blink_oauth.sandbox import (
+    FAULTS,
+    SILENCES,
+    ContractViolationError,
+    Fault,
+    Sandbox,
+    Wire,
+    platform,
+)
+from blink_oauth.sandbox.credentials import CredentialFiles
 from blink_oauth.sandbox.faults import (
     BAD_GATEWAY_HTML,
     GATEWAY_TIMEOUT_AFTER,
@@ -24,10 +39,14 @@ from blink_oauth.sandbox.faults import (
     Operation,
     slow_body,
     slow_headers,
+    too_many_requests,
     truncated_body,
+    unavailable,
 )
+from blink_oauth.sandbox.listener import Site, bind, server_context, serving
 from blink_oauth.sandbox.plan import FaultPlan
 from blink_oauth.sandbox.reply import Reply
+from blink_oauth.sandbox.transfer import deliver
 from sandbox.caller import HEADERS, LENIENT, STRICT, Caller, tls_context
 
 PAIR = {"access_token", "token_type", "expires_in", "refresh_token"}
@@ -96,6 +115,34 @@ def test_a_bad_gateway_is_a_page_of_html(caller: Caller) -> None:
 @pytest.mark.parametrize("name", ["service-unavailable", "too-many-requests"])
 def test_a_busy_platform_says_when_to_come_back(caller: Caller, name: str) -> None:
     assert refresh_under(caller, name).headers["Retry-After"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "header"),
+    [
+        (0, "0"),
+        (120, "120"),
+        (datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC), "Wed, 02 Jan 2030 03:04:05 GMT"),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize(("make", "status"), [(unavailable, 503), (too_many_requests, 429)])
+def test_a_busy_platform_says_when_in_either_way_or_not_at_all(
+    caller: Caller,
+    make: Callable[[int | datetime | None], Fault],
+    status: int,
+    retry_after: int | datetime | None,
+    header: str | None,
+) -> None:
+    response = refresh_under(caller, make(retry_after))
+    assert response.status_code == status
+    assert response.headers.get("Retry-After") == header
+    assert not caller.sandbox.exchanges[-1].executed
+
+
+def test_a_date_in_no_known_time_zone_is_refused() -> None:
+    with pytest.raises(ValueError, match="UTC"):
+        unavailable(datetime(2030, 1, 2, 3, 4, 5))  # noqa: DTZ001
 
 
 def test_a_redirect_points_elsewhere(caller: Caller) -> None:
@@ -237,6 +284,71 @@ def test_a_sandbox_that_stops_does_not_wait_for_a_slow_body() -> None:
     caller.close()
 
 
+@pytest.mark.parametrize("silence", SILENCES.values(), ids=SILENCES)
+def test_a_silent_endpoint_answers_nothing_and_serves_the_next_one(
+    caller: Caller, silence: Fault
+) -> None:
+    token = caller.tokens()["refresh_token"]
+    caller.sandbox.fail(silence.name, operation="request_token")
+    caller.http.timeout = httpx.Timeout(5.0, read=0.1)
+    with pytest.raises(httpx.ReadTimeout):
+        caller.refresh(token)
+    struck = caller.sandbox.exchanges[-1]
+    assert (struck.fault, struck.executed) == (silence.name, silence.executes)
+    assert caller.sandbox.banks[STRICT].is_alive(token) is not silence.executes
+    caller.http.timeout = httpx.Timeout(5.0)
+    assert caller.tokens().keys() == PAIR
+
+
+def test_a_sandbox_that_stops_breaks_its_silence() -> None:
+    with Sandbox() as sandbox, ThreadPoolExecutor(1) as pool:
+        caller = Caller(sandbox)
+        sandbox.fail("silence-before")
+        waiting = pool.submit(caller.refresh, "fake-refresh-token")
+        while not (sandbox.exchanges or waiting.done()):
+            time.sleep(0.01)
+        started = time.monotonic()
+        sandbox.stop()
+        error = waiting.exception(timeout=5.0)
+    assert isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError))
+    assert time.monotonic() - started < 5.0
+    caller.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("wire", [Wire(silent=True), Wire(after=3600.0), Wire(head_interval=60.0)])
+async def test_a_client_that_goes_away_ends_what_it_waited_for(
+    wire: Wire, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        begun.set()
+        try:
+            return await deliver(request, Reply(200, body=b"{}"), wire)
+        finally:
+            ended.set()
+
+    application, authority = web.Application(), sandbox.authority
+    application.router.add_get("/", handle)
+    credentials, certificate = authority.issue_server(), sandbox.client_certificate()
+    files = CredentialFiles.named(tmp_path, "server")
+    credentials.save(tmp_path, "server")
+    context = server_context(files, credentials.passphrase, authority.root_pem.decode())
+    with bind(0) as listening:
+        async with serving(Site(listening, application, context)):
+            _, writer = await asyncio.open_connection(
+                *listening.getsockname(),
+                ssl=tls_context(str(certificate.ca), certificate),
+                server_hostname="localhost",
+            )
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.wait_for(begun.wait(), 5.0)
+            assert not ended.is_set()
+            writer.transport.abort()
+            await asyncio.wait_for(ended.wait(), 5.0)
+
+
 def test_faults_keep_to_bank_operation_and_number(caller: Caller) -> None:
     caller.sandbox.fail(GATEWAY_TIMEOUT_BEFORE, target_id=STRICT, operation="revoke_token", times=2)
     strict, lenient = caller.tokens(STRICT), caller.tokens(LENIENT)
@@ -291,6 +403,11 @@ def test_a_fault_that_could_never_happen_is_refused(
         plan.add(NOT_JSON, target_id=target_id, operation=operation, times=times)
 
 
+def test_a_fault_that_nobody_knows_is_refused(sandbox: Sandbox) -> None:
+    with pytest.raises(ValueError, match=r"no such fault.*not-json.*silence-after"):
+        sandbox.fail("no-such-fault")
+
+
 def test_a_broken_response_that_was_asked_for_is_no_violation(caller: Caller) -> None:
     refresh_under(caller, "missing-source")
     assert caller.sandbox.exchanges[-1].violations == (
@@ -322,26 +439,25 @@ def test_the_sandbox_sees_what_is_wrong_with_its_own_response(
     assert "fake-" not in str(violations)
 
 
-def break_secretly(sandbox: Sandbox) -> None:
-    """Break the contract by a fault, and strike the fault from the record."""
+def break_secretly(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a defect of the platform break the contract once."""
     caller = Caller(sandbox)
-    sandbox.fail("cacheable")
-    caller.tokens()
-    platform = sandbox._platform
-    platform._exchanges[:] = [evolve(e, fault=None) for e in platform.exchanges]
+    with monkeypatch.context() as defect:
+        defect.setattr(platform, "success", lambda content: Reply(200))
+        caller.exchange(sandbox.issue_code(sandbox.grant()))
     caller.close()
 
 
-def test_a_violation_nobody_asked_for_fails_the_with_block() -> None:
+def test_a_violation_nobody_asked_for_fails_the_with_block(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = Sandbox().start()
-    break_secretly(sandbox)
+    break_secretly(sandbox, monkeypatch)
     with pytest.raises(ContractViolationError, match="request_token 200: header Cache-Control"):
         sandbox.__exit__(None, None, None)
 
 
-def test_a_violation_does_not_hide_another_error() -> None:
+def test_a_violation_does_not_hide_another_error(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = Sandbox().start()
-    break_secretly(sandbox)
+    break_secretly(sandbox, monkeypatch)
     error = ZeroDivisionError()
     # Returns without an error of its own, so that this one goes on.
     sandbox.__exit__(ZeroDivisionError, error, None)

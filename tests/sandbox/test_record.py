@@ -7,10 +7,12 @@ import socket
 
 import httpx
 import pytest
+from attrs import evolve
 
 from blink_oauth.sandbox import Sandbox
 from blink_oauth.sandbox.call import Call
 from blink_oauth.sandbox.listener import http_logger
+from blink_oauth.sandbox.record import KEPT, Record
 from blink_oauth.sandbox.reply import success
 from sandbox.caller import CLIENT_ID, HEADERS, STRICT, Caller
 
@@ -41,6 +43,21 @@ def test_a_refusal_is_recorded_with_the_rules_it_names(sandbox: Sandbox, caller:
 def test_a_path_that_does_not_exist_is_recorded_too(sandbox: Sandbox, caller: Caller) -> None:
     caller.http.get("/nowhere")
     assert (sandbox.exchanges[-1].operation, sandbox.exchanges[-1].status) == (None, 404)
+
+
+def test_the_record_keeps_the_newest_exchanges_and_every_violation(
+    sandbox: Sandbox, caller: Caller
+) -> None:
+    caller.tokens()
+    record, (exchange,) = Record(), sandbox.exchanges
+    record.add(evolve(exchange, violations=("header Pragma: missing",)))
+    for number in range(KEPT):
+        record.add(evolve(exchange, at=float(number)))
+    assert [seen.at for seen in record.exchanges] == [float(number) for number in range(KEPT)]
+    assert list(record.violations) == ["request_token 200: header Pragma: missing"]
+    record.clear()
+    assert not record.exchanges
+    assert not record.violations
 
 
 def test_equal_secrets_have_equal_fingerprints(sandbox: Sandbox, caller: Caller) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -17,7 +21,7 @@ from blink_oauth.sandbox import DEFAULT_BANKS, CertificateAuthority, Sandbox, co
 from blink_oauth.sandbox.listener import ServerThread, Site, bind
 from blink_oauth.sandbox.reply import Reply
 from blink_oauth.settings import Settings
-from sandbox.caller import CLIENT_ID, LENIENT, STRICT, Caller
+from sandbox.caller import CLIENT_ID, LENIENT, STRICT, USERNAME, Caller
 
 
 def test_settings_are_those_of_the_registered_client(sandbox: Sandbox) -> None:
@@ -82,6 +86,61 @@ def test_a_lifetime_can_be_set_while_it_runs(sandbox: Sandbox, caller: Caller) -
     assert caller.accounts(tokens["access_token"], target_id=LENIENT).status_code == 401
 
 
+def test_a_second_consent_ends_the_first_one_silently(sandbox: Sandbox, caller: Caller) -> None:
+    bank = sandbox.banks[STRICT]
+    bank.policy = evolve(bank.policy, one_token_per_contract=True)
+    first, second = caller.tokens(), caller.tokens()
+    assert caller.accounts(first["access_token"]).status_code == 401
+    assert caller.refresh(first["refresh_token"]).json()["error"] == "invalid_grant"
+    assert caller.accounts(second["access_token"]).status_code == 200
+
+
+def test_a_lost_answer_can_be_had_again_within_the_window(sandbox: Sandbox, caller: Caller) -> None:
+    bank = sandbox.banks[STRICT]
+    bank.policy = evolve(bank.policy, replay_window=30.0)
+    token = caller.tokens()["refresh_token"]
+    sandbox.fail("reset-after")
+    with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
+        caller.refresh(token)
+    sandbox.clock.advance(seconds=29.0)
+    assert caller.refresh(token).status_code == 200
+    sandbox.clock.advance(seconds=1.0)
+    assert caller.refresh(token).status_code == 400
+    assert (bank.refreshes, bank.reuses) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [(None, 200), ("service-unavailable", 503), ("gateway-timeout-after", 504)],
+)
+def test_a_bank_may_take_its_time_for_many_at_once(
+    sandbox: Sandbox, caller: Caller, fault: str | None, status: int
+) -> None:
+    tokens = [caller.tokens(LENIENT)["refresh_token"] for _ in range(8)]
+    bank = sandbox.banks[LENIENT]
+    bank.policy = evolve(bank.policy, answer_after=0.4)
+    if fault is not None:
+        sandbox.fail(fault, times=8)
+    started = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda token: caller.refresh(token, target_id=LENIENT), tokens))
+    # One after the other they would take eight times as long.
+    assert 0.4 <= time.monotonic() - started < 8 * 0.4
+    assert {answer.status_code for answer in answers} == {status}
+    # The connections outlive the wait.
+    assert all("Connection" not in answer.headers for answer in answers)
+
+
+def test_only_token_answers_take_their_time(sandbox: Sandbox, caller: Caller) -> None:
+    tokens = caller.tokens()
+    bank = sandbox.banks[STRICT]
+    bank.policy = evolve(bank.policy, answer_after=3600.0)
+    assert caller.accounts(tokens["access_token"]).status_code == 200
+    assert caller.refresh(tokens["refresh_token"], username="").status_code == 400
+    assert caller.tokens(LENIENT)
+    assert caller.revoke(tokens["refresh_token"]).status_code == 200
+
+
 def test_many_threads_share_one_sandbox(sandbox: Sandbox) -> None:
     callers = [Caller(sandbox) for _ in range(8)]
     found: list[str] = []
@@ -96,6 +155,57 @@ def test_many_threads_share_one_sandbox(sandbox: Sandbox) -> None:
     for caller in callers:
         caller.close()
     assert len(set(found)) == 16
+
+
+PROCESS = """
+import os, sys
+import httpx
+from blink_oauth import BlinkOAuth, Settings
+from blink_oauth.context import Grant
+
+control, target, username = sys.argv[1:]
+token = sys.stdin.readline().strip()
+with BlinkOAuth(Settings.from_env(os.environ)) as blink:
+    for _ in range(3):
+        token = blink.refresh(Grant(target, username), token).refresh_token
+httpx.post(f"{control}/sandbox/clock", json={"advance": 100}, trust_env=False).raise_for_status()
+"""
+
+
+def test_other_processes_are_served_and_counted(sandbox: Sandbox, caller: Caller) -> None:
+    tokens = [caller.tokens()["refresh_token"] for _ in range(2)]
+    command = [sys.executable, "-c", PROCESS, sandbox.control_url, STRICT, USERNAME]
+    environment = {**os.environ, **sandbox.environment()}
+    running = [
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in tokens
+    ]
+    outputs = [
+        process.communicate(token, timeout=60.0)[0]
+        for process, token in zip(running, tokens, strict=True)
+    ]
+    assert outputs == ["", ""]
+    bank = sandbox.banks[STRICT]
+    assert (bank.refreshes, bank.reuses) == (6, 0)
+    assert sandbox.clock.ahead == 200.0
+
+
+def test_an_unjudged_sandbox_does_the_same_work_without_the_contract() -> None:
+    with Sandbox(judged=False) as sandbox, contextlib.closing(Caller(sandbox)) as caller:
+        token = caller.tokens()["refresh_token"]
+        sandbox.fail("missing-source")
+        renewed = caller.refresh(token, scope="everything").json()["refresh_token"]
+        assert caller.refresh(renewed).status_code == 200
+        assert caller.refresh(renewed).json()["error"] == "invalid_grant"
+        assert caller.post("/oauth/token", {"client_id": CLIENT_ID}).status_code == 400
+        assert [exchange.violations for exchange in sandbox.exchanges] == [()] * 5
 
 
 def test_stopping_ends_thread_sockets_and_files() -> None:

@@ -1,7 +1,9 @@
 """A strict local bLink platform with banks behind it, over mutual TLS on loopback.
 
 Use it in code, `with Sandbox() as sandbox:`, in tests through the pytest fixture `blink_sandbox`,
-or from a shell: `python -m blink_oauth.sandbox`. It needs the extra `blink-oauth[sandbox]`.
+or from a shell: `python -m blink_oauth.sandbox`. Other processes reach it by the variables of
+`Sandbox.environment()`, and see and control it at `Sandbox.control_url`. It needs the extra
+`blink-oauth[sandbox]`.
 """
 
 from __future__ import annotations
@@ -15,16 +17,19 @@ except ImportError as error:
     ) from error
 
 from .authority import CertificateAuthority
-from .banks import DEFAULT_BANKS, Bank, BankPolicy
+from .banks import Bank
 from .clock import Clock
 from .credentials import Credentials
-from .faults import FAULTS, Fault, Wire
+from .faults import FAULTS, SILENCES, Fault
+from .policy import DEFAULT_BANKS, BankPolicy
 from .record import ContractViolationError, Exchange
 from .server import Sandbox
+from .wire import Wire
 
 __all__ = [
     "DEFAULT_BANKS",
     "FAULTS",
+    "SILENCES",
     "Bank",
     "BankPolicy",
     "CertificateAuthority",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from attrs import evolve
 
-from .banks import DAY, DEFAULT_BANKS
+from .policy import DAY, DEFAULT_BANKS
 from .server import Sandbox
 
 
@@ -68,7 +68,7 @@ def _instructions(sandbox: Sandbox) -> str:
     lines += [
         f"# Accounts:   {sandbox.accounts_url}",
         f"# Authorize:  {url}",
-        f"# Seen so far, and faults on demand:  {sandbox.control_url}/sandbox",
+        f"# Seen so far:  {sandbox.control_url}/sandbox; POST to its /faults and /clock for more",
         "# Stop it with Ctrl-C.",
     ]
     return "\n".join(lines)

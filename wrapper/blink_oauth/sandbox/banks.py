@@ -2,54 +2,20 @@
 
 Nothing here reads a clock, makes a random number or touches a socket: time and secrets are given.
 The rules are those of RFC 6749 sections 4.1.3 and 6, RFC 7009 and, for refresh tokens used twice,
-RFC 9700 section 4.14.2. The lifetimes are those of bLink's page on token management: 30 seconds for
-a code, 24 hours recommended for an access token, 30 days at least for a refresh token.
+RFC 9700 section 4.14.2, with the replay that FAPI 2.0 allows. The lifetimes are those of bLink's
+page on token management: 30 seconds for a code, 24 hours recommended for an access token, 30 days
+at least for a refresh token.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from collections.abc import Callable
-from typing import Literal
 
 from attrs import define, field, frozen
 
-OnReuse = Literal["revoke_family", "refuse"]
-DAY = 86_400.0
-
-
-@frozen
-class BankPolicy:
-    """How one bank treats codes and tokens.
-
-    Attributes:
-        target_id: The id of the bank in bLink's directory.
-        name: Its name, for the consent page.
-        rotates: Each refresh spends the refresh token and gives a new one.
-        on_reuse: What a second use of a spent refresh token does, besides being refused.
-        repeats_refresh_token: A bank that does not rotate repeats the refresh token in the answer
-            to a refresh; otherwise it leaves it out (RFC 6749 section 6).
-        access_token_lifetime: Seconds; the platform recommends 24 hours.
-        refresh_token_lifetime: Seconds; counted anew from each refresh.
-        code_lifetime: Seconds.
-        consent_page: The authorize endpoint asks a person, instead of giving a code at once.
-    """
-
-    target_id: str
-    name: str
-    rotates: bool = True
-    on_reuse: OnReuse = "revoke_family"
-    repeats_refresh_token: bool = False
-    access_token_lifetime: float = DAY
-    refresh_token_lifetime: float = 30 * DAY
-    code_lifetime: float = 30.0
-    consent_page: bool = False
-
-
-DEFAULT_BANKS = (
-    BankPolicy("IIDX00001", "Musterbank Streng"),
-    BankPolicy("IIDX00002", "Musterbank Mild", rotates=False),
-)
-"""One bank that rotates and revokes on reuse, one whose refresh token stays the same."""
+from .policy import BankPolicy
 
 
 @frozen
@@ -91,36 +57,50 @@ class _Code:
 class _Token:
     family: _Family
     expires_at: float
-    # Spent by rotation, for a refresh token; revoked on its own, for an access token.
+    # Revoked on its own, for an access token; a refresh token takes its family along.
     ended: bool = False
+    # When it was first used, for a refresh token of a bank that rotates.
+    spent_at: float | None = None
 
 
 @define(eq=False)
 class Bank:
-    """One bank: what it issued and what of that is still good.
+    """One bank: what it issued and what of that is still good. Threads may share it.
 
     Args:
         policy: How it behaves; may be replaced while the sandbox runs.
         now: Returns the time in seconds.
         new_secret: Makes a value from the kind of secret, for example `access-token`.
+
+    Attributes:
+        refreshes: How many refreshes it has executed, replays included.
+        reuses: How often a refresh token was presented that was spent and not to be replayed.
     """
 
     policy: BankPolicy
     now: Callable[[], float]
     new_secret: Callable[[str], str]
+    refreshes: int = field(init=False, default=0)
+    reuses: int = field(init=False, default=0)
     _first_policy: BankPolicy = field(init=False)
     _codes: dict[str, _Code] = field(init=False, factory=dict, repr=False)
     _access_tokens: dict[str, _Token] = field(init=False, factory=dict, repr=False)
     _refresh_tokens: dict[str, _Token] = field(init=False, factory=dict, repr=False)
+    _contracts: dict[tuple[str, str], list[_Family]] = field(
+        init=False, factory=lambda: defaultdict(list), repr=False
+    )
+    _lock: threading.Lock = field(init=False, factory=threading.Lock, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._first_policy = self.policy
 
     def reset(self) -> None:
-        """Forget every code and token, and return to the policy of the start."""
-        self.policy = self._first_policy
-        for table in (self._codes, self._access_tokens, self._refresh_tokens):
-            table.clear()
+        """Forget every code, token and count, and return to the policy of the start."""
+        with self._lock:
+            self.policy = self._first_policy
+            self.refreshes = self.reuses = 0
+            for table in (self._codes, self._access_tokens, self._refresh_tokens, self._contracts):
+                table.clear()
 
     def issue_code(self, client_id: str, redirect_uri: str, username: str) -> str:
         """Issue an authorization code, as after the PSU's consent (RFC 6749 section 4.1.2)."""
@@ -133,53 +113,59 @@ class Bank:
         self, client_id: str, code: str, redirect_uri: str, username: str
     ) -> Issued | Refusal:
         """Exchange a code once; a second time revokes what the first one issued."""
-        entry = self._codes.get(code)
-        if entry is None or entry.client_id != client_id:
-            return Refusal("invalid_grant", "The authorization code is unknown.")
-        if entry.family is not None:
-            entry.family.revoked = True
-            return Refusal("invalid_grant", "The code was used before; its tokens are revoked.")
-        if entry.expires_at <= self.now():
-            return Refusal("invalid_grant", "The authorization code has expired.")
-        if entry.redirect_uri != redirect_uri:
-            return Refusal("invalid_grant", "The redirect URI is not that of the authorization.")
-        if entry.username != username:
-            return Refusal("invalid_grant", "The username is not that of the authorization.")
-        entry.family = _Family(client_id, username)
-        return self._issue(entry.family, self._new_refresh_token(entry.family))
+        with self._lock:
+            entry = self._codes.get(code)
+            if entry is None or entry.client_id != client_id:
+                return Refusal("invalid_grant", "The authorization code is unknown.")
+            if entry.family is not None:
+                entry.family.revoked = True
+                return Refusal("invalid_grant", "The code was used before; its tokens are revoked.")
+            if entry.expires_at <= self.now():
+                return Refusal("invalid_grant", "The authorization code has expired.")
+            if entry.redirect_uri != redirect_uri:
+                return Refusal("invalid_grant", "The redirect URI is not the authorized one.")
+            if entry.username != username:
+                return Refusal("invalid_grant", "The username is not that of the authorization.")
+            entry.family = self._new_family(client_id, username)
+            return self._issue(entry.family, self._new_refresh_token(entry.family))
 
     def refresh(self, client_id: str, refresh_token: str, username: str) -> Issued | Refusal:
         """Issue a new access token, and a new refresh token where the bank rotates."""
-        entry = self._refresh_tokens.get(refresh_token)
-        if entry is None or entry.family.client_id != client_id:
-            return Refusal("invalid_grant", "The refresh token is unknown.")
-        refusal = self._refused_refresh(entry, username)
-        if refusal is not None:
-            return refusal
-        if self.policy.rotates:
-            entry.ended = True
-            return self._issue(entry.family, self._new_refresh_token(entry.family))
-        entry.expires_at = self.now() + self.policy.refresh_token_lifetime
-        repeated = refresh_token if self.policy.repeats_refresh_token else None
-        return self._issue(entry.family, repeated)
+        with self._lock:
+            entry = self._refresh_tokens.get(refresh_token)
+            if entry is None or entry.family.client_id != client_id:
+                return Refusal("invalid_grant", "The refresh token is unknown.")
+            refusal = self._refused_refresh(entry, username)
+            if refusal is not None:
+                return refusal
+            self.refreshes += 1
+            if self.policy.rotates:
+                if entry.spent_at is None:
+                    entry.spent_at = self.now()
+                return self._issue(entry.family, self._new_refresh_token(entry.family))
+            entry.expires_at = self.now() + self.policy.refresh_token_lifetime
+            repeated = refresh_token if self.policy.repeats_refresh_token else None
+            return self._issue(entry.family, repeated)
 
     def revoke(self, client_id: str, token: str, username: str) -> Refusal | None:
         """Revoke one token; an unknown one is no error (RFC 7009 section 2.2).
 
         A refresh token takes its whole consent with it, an access token only itself.
         """
-        is_refresh_token = token in self._refresh_tokens
-        entry = self._refresh_tokens.get(token) or self._access_tokens.get(token)
-        if entry is None:
+        with self._lock:
+            is_refresh_token = token in self._refresh_tokens
+            entry = self._refresh_tokens.get(token) or self._access_tokens.get(token)
+            if entry is None:
+                return None
+            if entry.family.client_id != client_id:
+                return Refusal("invalid_grant", "The token was issued to another client.")
+            if entry.family.username != username:
+                return Refusal("invalid_grant", "The username is not that of the consent.")
+            if is_refresh_token:
+                entry.family.revoked = True
+            else:
+                entry.ended = True
             return None
-        if entry.family.client_id != client_id:
-            return Refusal("invalid_grant", "The token was issued to another client.")
-        if entry.family.username != username:
-            return Refusal("invalid_grant", "The username is not that of the consent.")
-        if is_refresh_token:
-            entry.family.revoked = True
-        entry.ended = True
-        return None
 
     def check_access(self, client_id: str, access_token: str) -> Refusal | None:
         """Tell why an access token opens nothing, or None where it does."""
@@ -193,12 +179,22 @@ class Bank:
     def is_alive(self, token: str) -> bool:
         """Tell whether an access or refresh token would be accepted now."""
         entry = self._refresh_tokens.get(token) or self._access_tokens.get(token)
-        return entry is not None and _is_good(entry) and self.now() < entry.expires_at
+        if entry is None or not _is_good(entry) or self._is_used_up(entry):
+            return False
+        return self.now() < entry.expires_at
+
+    def _is_used_up(self, entry: _Token) -> bool:
+        """Tell whether a token was spent and may not be replayed any more."""
+        return entry.spent_at is not None and (
+            self.now() >= entry.spent_at + self.policy.replay_window
+        )
 
     def _refused_refresh(self, entry: _Token, username: str) -> Refusal | None:
+        used_up = self._is_used_up(entry)
+        self.reuses += used_up
         if entry.family.revoked:
             return Refusal("invalid_grant", "The consent was revoked.")
-        if entry.ended:
+        if used_up:
             entry.family.revoked = self.policy.on_reuse == "revoke_family"
             what_else = "; all are revoked." if entry.family.revoked else "."
             return Refusal("invalid_grant", f"The refresh token was used before{what_else}")
@@ -207,6 +203,15 @@ class Bank:
         if entry.family.username != username:
             return Refusal("invalid_grant", "The username is not that of the consent.")
         return None
+
+    def _new_family(self, client_id: str, username: str) -> _Family:
+        before = self._contracts[client_id, username]
+        if self.policy.one_token_per_contract:
+            for family in before:
+                family.revoked = True
+            before.clear()
+        before.append(_Family(client_id, username))
+        return before[-1]
 
     def _new_refresh_token(self, family: _Family) -> str:
         token = self.new_secret("refresh-token")

@@ -1,17 +1,20 @@
 """Faults on demand: what a platform, a bank or a network can do to a call.
 
 A fault is a value: whether the bank carries the call out first, how the reply is changed, and how
-it is put on the wire. `FAULTS` holds them all by name, so that a test can run over each of them.
+it is put on the wire. `FAULTS` holds them by name, so that a test can run over each of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from email.utils import format_datetime
 from typing import Literal, get_args
 
 from attrs import field, frozen
 
 from .reply import HTML, TOKEN, Reply, problem
+from .wire import AS_USUAL, Wire
 
 Operation = Literal["request_token", "revoke_token", "list_accounts"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -22,28 +25,6 @@ _TITLES = {
     504: "Gateway Timeout",
     429: "Too Many Requests",
 }
-
-
-@frozen
-class Wire:
-    """How a reply is put on the wire.
-
-    Attributes:
-        reset: End the connection with a TCP reset instead of an answer.
-        head_interval: Seconds between the pieces of status line and headers; 0 sends them at once.
-        body_interval: Seconds between the pieces of the body; 0 sends it at once.
-        pieces: How many pieces that is, so that even a slow reply has an end.
-        body_fraction: Share of the body that is sent. `Content-Length` announces all of it.
-    """
-
-    reset: bool = False
-    head_interval: float = 0.0
-    body_interval: float = 0.0
-    pieces: int = 10
-    body_fraction: float = 1.0
-
-
-AS_USUAL = Wire()
 
 
 def _unchanged(reply: Reply) -> Reply:
@@ -94,6 +75,38 @@ def truncated_body(fraction: float) -> Fault:
         fraction: Share of the body that is sent, from 0.0 to 1.0.
     """
     return Fault("truncated-body", executes=True, wire=Wire(body_fraction=fraction))
+
+
+def unavailable(retry_after: int | datetime | None) -> Fault:
+    """Make a fault with which the platform says that it is down for a while.
+
+    Args:
+        retry_after: Seconds until the next attempt, or when, or None to leave the header out
+            (RFC 9110 section 10.2.3).
+
+    Raises:
+        ValueError: The date is not in UTC, as the header wants it.
+    """
+    return _busy(503, retry_after)
+
+
+def too_many_requests(retry_after: int | datetime | None) -> Fault:
+    """Make a fault with which the platform says that there are too many requests.
+
+    Args:
+        retry_after: As for `unavailable`, which also tells what it raises.
+    """
+    return _busy(429, retry_after)
+
+
+def _busy(status: int, retry_after: int | datetime | None) -> Fault:
+    if retry_after is None:
+        return _status(status, executes=False)
+    if isinstance(retry_after, datetime):
+        return _status(
+            status, executes=False, Retry_After=format_datetime(retry_after, usegmt=True)
+        )
+    return _status(status, executes=False, Retry_After=str(retry_after))
 
 
 def _status(status: int, *, executes: bool, when: str = "", **headers: str) -> Fault:
@@ -164,8 +177,8 @@ BAD_GATEWAY_HTML = _foreign(502)
 GATEWAY_TIMEOUT_BEFORE = _status(504, executes=False, when="before")
 GATEWAY_TIMEOUT_AFTER = _status(504, executes=True, when="after")
 INTERNAL_SERVER_ERROR = _status(500, executes=False)
-SERVICE_UNAVAILABLE = _status(503, executes=False, Retry_After="2")
-TOO_MANY_REQUESTS = _status(429, executes=False, Retry_After="2")
+SERVICE_UNAVAILABLE = unavailable(retry_after=2)
+TOO_MANY_REQUESTS = too_many_requests(retry_after=2)
 RESET_BEFORE = Fault("reset-before", executes=False, wire=Wire(reset=True))
 RESET_AFTER = Fault("reset-after", executes=True, wire=Wire(reset=True))
 SLOW_BODY = slow_body(0.05)
@@ -208,4 +221,22 @@ JSON_LIST = _token("json-list", _as_list)
 FAULTS: Mapping[str, Fault] = {
     fault.name: fault for fault in list(globals().values()) if isinstance(fault, Fault)
 }
-"""Every ready-made fault by its name."""
+"""Every ready-made fault that comes to an end, by its name."""
+
+SILENCES: Mapping[str, Fault] = {
+    name: Fault(name, executes=executes, wire=Wire(silent=True))
+    for name, executes in (("silence-before", False), ("silence-after", True))
+}
+"""No answer at all, be it that the bank never saw the call or that it carried it out."""
+
+
+def ready_made(name: object) -> Fault:
+    """Return the fault of that name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    known = {**FAULTS, **SILENCES}
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"There is no such fault. There are: {', '.join(known)}.")
+    return known[name]

@@ -30,8 +30,9 @@ def _is_news(record: logging.LogRecord) -> bool:
 http_logger = logger.getChild("http")
 http_logger.addFilter(_is_news)
 
-# A refused client gets this long to read the alert and hang up.
-_HANDSHAKE_SECONDS = 5.0
+# A refused client gets this long to read the alert and hang up; and a client that comes with
+# hundreds of others has to wait for its turn.
+_HANDSHAKE_SECONDS = 30.0
 
 
 class _AlertingObject(ssl.SSLObject):
@@ -131,18 +132,21 @@ class ServerThread:
         loop, stopping = asyncio.get_running_loop(), asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
             for site in self._sites:
-                await stack.enter_async_context(_serving(site))
+                await stack.enter_async_context(serving(site))
             self._ready.set_result(lambda: loop.call_soon_threadsafe(stopping.set))
             await stopping.wait()
 
 
 @contextlib.asynccontextmanager
-async def _serving(site: Site) -> AsyncIterator[None]:
+async def serving(site: Site) -> AsyncIterator[None]:
+    """Serve a site in the event loop that runs, until the block ends."""
     runner = web.AppRunner(
         site.application,
         access_log=None,
         logger=http_logger,
         handle_signals=False,
+        # A client that goes away ends what is done for it: its answer may be far off, or never be.
+        handler_cancellation=True,
         shutdown_timeout=0.1,
     )
     await runner.setup()

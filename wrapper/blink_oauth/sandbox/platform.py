@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from .banks import Bank, Refusal
 from .call import Call
 from .contract import LIST_ACCOUNTS, Contract
-from .faults import AS_USUAL, Fault, Wire
+from .faults import Fault
 from .plan import FaultPlan
-from .record import Exchange, Fingerprints
+from .record import Exchange, Fingerprints, Record
 from .reply import JSON, Reply, oauth_error, problem, success
+from .wire import AS_USUAL, Wire
 
 CONSENT_FLOW = "/consent-flow/v2"
 # Inferred: the segment is the title of the platform's specification; no page prints the whole URL.
@@ -35,12 +35,14 @@ class _Outcome:
         executed: Whether a bank decided on it.
         violations: Rules of the contract that the request broke.
         fault: The fault that struck, or None.
+        after: Seconds until it is answered.
     """
 
     reply: Reply
     executed: bool = False
     violations: tuple[str, ...] = ()
     fault: Fault | None = None
+    after: float = 0.0
 
 
 @frozen
@@ -53,7 +55,9 @@ class Platform:
         clients: The client ids by fingerprint of their certificate.
         plan: The faults that were asked for.
         now: Returns the time in seconds.
+        judged: Whether requests and responses are held to the contract.
         fingerprints: Replaces the secrets in the record.
+        record: What was seen.
     """
 
     contract: Contract
@@ -61,20 +65,9 @@ class Platform:
     clients: Mapping[str, str]
     plan: FaultPlan
     now: Callable[[], float]
+    judged: bool = True
     fingerprints: Fingerprints = field(factory=Fingerprints)
-    _exchanges: list[Exchange] = field(init=False, factory=list, repr=False)
-    _lock: threading.Lock = field(init=False, factory=threading.Lock, repr=False)
-
-    @property
-    def exchanges(self) -> tuple[Exchange, ...]:
-        """Return what was seen so far, oldest first."""
-        with self._lock:
-            return tuple(self._exchanges)
-
-    def forget(self) -> None:
-        """Forget what was seen."""
-        with self._lock:
-            self._exchanges.clear()
+    record: Record = field(factory=Record)
 
     def answer(self, call: Call) -> tuple[Reply, Wire]:
         """Decide on a call and record it.
@@ -92,6 +85,8 @@ class Platform:
         wire = AS_USUAL
         if outcome.fault is not None:
             reply, wire = outcome.fault.change(reply), outcome.fault.wire
+        if outcome.after:
+            wire = evolve(wire, after=wire.after + outcome.after)
         self._record(operation, path, call, outcome, reply)
         return reply, wire
 
@@ -107,13 +102,15 @@ class Platform:
         if refused is not None:
             return refused
         target_id = call.header("X-CorAPI-Target-ID") or ""
+        bank, client_id = self.banks[target_id], self.clients[call.certificate]
+        after = bank.policy.answer_after if operation == "request_token" else 0.0
         fault = self.plan.take(target_id, operation)
         if fault is not None and not fault.executes:
             # The fault's own reply replaces this one, unless the connection ends without any.
-            return _Outcome(problem(500, "TECHNICAL_ERROR", "Fault", "As asked for."), fault=fault)
-        bank, client_id = self.banks[target_id], self.clients[call.certificate]
+            reply = problem(500, "TECHNICAL_ERROR", "Fault", "As asked for.")
+            return _Outcome(reply, fault=fault, after=after)
         reply = _OPERATIONS[operation](bank, client_id, call)
-        return _Outcome(reply, executed=True, fault=fault)
+        return _Outcome(reply, executed=True, fault=fault, after=after)
 
     def _refused(self, path: str, call: Call) -> _Outcome | None:
         """Tell why the platform does not let a call through, or None."""
@@ -127,7 +124,7 @@ class Platform:
             )
         if broken := self.contract.malformations(call):
             return _Outcome(_bad_request("MALFORMED_PAYLOAD", broken), violations=broken)
-        if broken := self.contract.request_violations(path, call):
+        if self.judged and (broken := self.contract.request_violations(path, call)):
             return _Outcome(_bad_request("INVALID_PAYLOAD", broken), violations=broken)
         return self._unauthorized(call)
 
@@ -145,7 +142,8 @@ class Platform:
     def _record(
         self, operation: str | None, path: str, call: Call, outcome: _Outcome, reply: Reply
     ) -> None:
-        violations = self.contract.response_violations(path, call, reply) if operation else ()
+        judged = self.judged and operation is not None
+        violations = self.contract.response_violations(path, call, reply) if judged else ()
         exchange = Exchange(
             operation=operation,
             target_id=call.header("X-CorAPI-Target-ID"),
@@ -163,8 +161,7 @@ class Platform:
             violations=violations,
             at=self.now(),
         )
-        with self._lock:
-            self._exchanges.append(exchange)
+        self.record.add(exchange)
 
 
 def _contract_path(path: str) -> str:

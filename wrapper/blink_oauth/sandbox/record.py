@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
+from collections import deque
 from collections.abc import Iterable
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from .call import printable_name
 
@@ -14,6 +16,8 @@ from .call import printable_name
 _PLAIN_FIELDS = frozenset(
     {"grant_type", "client_id", "username", "redirect_uri", "token_type_hint"}
 )
+# Some 30 MB: a sandbox may run for days, and a benchmark makes more calls than anybody reads.
+KEPT = 10_000
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 
 
@@ -63,14 +67,39 @@ class ContractViolationError(AssertionError):
     """The sandbox answered what its contract does not allow, and no fault asked for it."""
 
 
-def violations_of(exchanges: Iterable[Exchange]) -> tuple[str, ...]:
-    """Return in words where responses broke the contract although no fault asked for it."""
-    return tuple(
-        f"{exchange.operation} {exchange.status}: {text}"
-        for exchange in exchanges
-        if exchange.fault is None
-        for text in exchange.violations
-    )
+@define(eq=False)
+class Record:
+    """The newest exchanges, and what was wrong with any there ever was. Threads may share it."""
+
+    _exchanges: deque[Exchange] = field(init=False, factory=lambda: deque(maxlen=KEPT), repr=False)
+    _violations: list[str] = field(init=False, factory=list)
+    _lock: threading.Lock = field(init=False, factory=threading.Lock, repr=False)
+
+    def add(self, exchange: Exchange) -> None:
+        """Keep an exchange, and forget the oldest one where there are too many."""
+        with self._lock:
+            self._exchanges.append(exchange)
+            if exchange.fault is None:
+                operated = f"{exchange.operation} {exchange.status}"
+                self._violations += [f"{operated}: {text}" for text in exchange.violations]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._exchanges.clear()
+            self._violations.clear()
+
+    @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """Return the newest exchanges, oldest first."""
+        with self._lock:
+            return tuple(self._exchanges)
+
+    @property
+    def violations(self) -> tuple[str, ...]:
+        """Return in words where a response broke the contract although no fault asked for it."""
+        with self._lock:
+            return tuple(self._violations)
 
 
 @frozen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 from attrs import evolve
@@ -13,17 +12,18 @@ from blink_oauth.settings import Settings
 from blink_oauth.tls import ClientCertificate
 
 from .authority import CertificateAuthority, shared_authority
-from .banks import DEFAULT_BANKS, Bank, BankPolicy
+from .banks import Bank
 from .clock import Clock
 from .consent import authorize_query, is_registered
 from .contract import LIST_ACCOUNTS, shipped_contract
 from .control import AUTHORIZE, Control
 from .credentials import CredentialFiles, Credentials, fake_secret
-from .faults import FAULTS, Fault, Operation
+from .faults import Fault, Operation, ready_made
 from .host import Host
 from .plan import FaultPlan
 from .platform import ACCOUNT_INFORMATION, CONSENT_FLOW, Platform
-from .record import ContractViolationError, Exchange, violations_of
+from .policy import DEFAULT_BANKS, BankPolicy
+from .record import ContractViolationError, Exchange
 from .registration import Registration
 from .transfer import reception
 
@@ -42,6 +42,8 @@ class Sandbox:
         authority: Who issues the certificates; one for the whole process unless told.
         server_credentials: What the server identifies itself with, if not as it should.
         clock: What tells codes and tokens the time.
+        judged: Hold requests and responses to the contract. It is by far the most of the sandbox's
+            work: switch it off to measure a client under load.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Sandbox:
         authority: CertificateAuthority | None = None,
         server_credentials: Credentials | None = None,
         clock: Clock | None = None,
+        judged: bool = True,
     ) -> None:
         self.authority = authority or shared_authority()
         self.clock = clock or Clock()
@@ -71,6 +74,7 @@ class Sandbox:
             clients={known.fingerprint: name for name, known in self._credentials.items()},
             plan=self._plan,
             now=self.clock,
+            judged=judged,
         )
         self._ports = (port, http_port)
         self._host: Host | None = None
@@ -78,7 +82,7 @@ class Sandbox:
     def start(self) -> Self:
         """Open the sockets and serve until `stop`."""
         clients = tuple(self._credentials)
-        control = Control(self._platform, clients, self.redirect_uris, self.environment)
+        control = Control(self._platform, self.clock, clients, self.redirect_uris, self.environment)
         self._host = Host.open(
             reception(self._platform.answer),
             control.application(),
@@ -99,14 +103,9 @@ class Sandbox:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop()
-        if error is None:
+        if kind is None:
             self.require_no_violations()
 
     def reset(self) -> None:
@@ -114,7 +113,7 @@ class Sandbox:
         for bank in self.banks.values():
             bank.reset()
         self._plan.clear()
-        self._platform.forget()
+        self._platform.record.clear()
         self.clock.ahead = 0.0
 
     @property
@@ -129,7 +128,7 @@ class Sandbox:
 
     @property
     def control_url(self) -> str:
-        """The URL of the plain-http port."""
+        """The URL of the plain-http port, where other processes ask for faults and for time."""
         return f"http://127.0.0.1:{self._running.plain_port}"
 
     @property
@@ -139,13 +138,13 @@ class Sandbox:
 
     @property
     def exchanges(self) -> tuple[Exchange, ...]:
-        """Every request to the platform so far, oldest first."""
-        return self._platform.exchanges
+        """The newest requests to the platform, 10,000 at most, oldest first."""
+        return self._platform.record.exchanges
 
     @property
     def violations(self) -> tuple[str, ...]:
         """Where a response broke the contract although no fault asked for it."""
-        return violations_of(self.exchanges)
+        return self._platform.record.violations
 
     def require_no_violations(self) -> None:
         """Raise `ContractViolationError` if there are violations."""
@@ -221,15 +220,15 @@ class Sandbox:
         """Let the next matching calls fail; calls that the platform refuses anyway do not count.
 
         Args:
-            fault: How they fail; a value or a name from `FAULTS`.
+            fault: How they fail; a value or a name from `FAULTS` or `SILENCES`.
             target_id: Only calls to this bank, or None for any.
             operation: Only calls of this operation, or None for any that the fault fits.
             times: How many calls fail.
 
         Raises:
-            ValueError: The fault could never happen.
+            ValueError: There is no such fault, or it could never happen.
         """
-        chosen = FAULTS[fault] if isinstance(fault, str) else fault
+        chosen = ready_made(fault) if isinstance(fault, str) else fault
         self._plan.add(chosen, target_id=target_id, operation=operation, times=times)
 
     @property

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from aiohttp import web
+from attrs import evolve
 
 from .call import Call
 from .credentials import certificate_fingerprint
-from .faults import AS_USUAL, Wire
 from .reply import Reply
+from .wire import AS_USUAL, Wire
 
 
 def reception(answer: Callable[[Call], tuple[Reply, Wire]]) -> web.Application:
@@ -50,8 +51,13 @@ async def deliver(request: web.Request, reply: Reply, wire: Wire = AS_USUAL) -> 
     """
     response = web.Response(status=reply.status, reason=_reason(reply.status), body=reply.body)
     response.headers.extend(reply.headers)
+    if wire.silent:
+        # aiohttp cancels this as soon as the client goes away or the server stops.
+        await asyncio.get_running_loop().create_future()
+    if wire.after:
+        await asyncio.sleep(wire.after)
     transport = request.transport
-    if wire == AS_USUAL or transport is None:
+    if evolve(wire, after=0.0) == AS_USUAL or transport is None:
         return response
     if wire.reset:
         _reset(transport)
