@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from blink_oauth import Grant, Psu, Settings, Token
@@ -27,3 +28,11 @@ def refresh_token(token: Token) -> str:
     """Return the refresh token in plain text."""
     assert token.refresh_token is not None
     return token.refresh_token.reveal()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread brings about."""
+    give_up = time.monotonic() + 30.0
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.001)

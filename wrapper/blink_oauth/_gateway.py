@@ -142,6 +142,18 @@ class Gateway:
             yield self._revoke(grant, TokenKind.REFRESH_TOKEN, token.refresh_token, psu)
         yield self._revoke(grant, TokenKind.ACCESS_TOKEN, token.access_token, psu)
 
+    def correlation_id(self) -> str:
+        """Make the id of one attempt.
+
+        Raises:
+            InvalidInputError: What the client was given makes ids that cannot be sent.
+        """
+        correlation_id = self.new_correlation_id()
+        require_header_value("correlation id", correlation_id)
+        if len(correlation_id) > MAX_CORRELATION_ID:
+            raise InvalidInputError(f"The correlation id is longer than {MAX_CORRELATION_ID}.")
+        return correlation_id
+
     def _revoke(self, grant: Grant, kind: TokenKind, token: Secret, psu: Psu) -> Call:
         def request(headers: _Headers) -> dict[str, Any]:
             return _revoke_request(
@@ -168,10 +180,7 @@ class Gateway:
     ) -> Call:
         if not isinstance(grant, Grant) or not isinstance(psu, Psu):
             raise InvalidInputError("A call needs a Grant and a Psu. Nothing was sent.")
-        correlation_id = self.new_correlation_id()
-        require_header_value("correlation id", correlation_id)
-        if len(correlation_id) > MAX_CORRELATION_ID:
-            raise InvalidInputError(f"The correlation id is longer than {MAX_CORRELATION_ID}.")
+        correlation_id = self.correlation_id()
         headers = request_headers(
             grant, psu, user_agent=self.settings.user_agent, correlation_id=correlation_id
         )

@@ -19,6 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore
 import httpx
 
+from ._connections import AsyncConnections, Connections
 from ._gateway import Call
 from ._journey import AsyncJourneyBackend, JourneyBackend, travelling
 from ._receiving import areceive, receive
@@ -28,10 +29,6 @@ from .settings import Settings
 from .tls import ClientCertificate, require_verifying, ssl_context
 
 __all__ = ["AsyncLine", "Line"]
-
-# Shorter than the idle limit of any common server: a connection that the server closes while a
-# request is on its way leaves the outcome of that request uncertain.
-KEEPALIVE_SECONDS = 5.0
 
 
 class Line:
@@ -160,39 +157,33 @@ def _base_url(settings: Settings) -> httpx.URL:
 
 
 class _Pool(httpx.HTTPTransport):
-    """httpx's transport over a pool of our own making: httpx has no setting for the sockets."""
+    """httpx's transport over connections of our own: httpx has no setting for the sockets."""
 
     def __init__(self, settings: Settings, now: datetime) -> None:
-        options, proxy = _pool_options(settings, now)
-        backend = JourneyBackend()
-        if proxy is None:
-            self._pool = httpcore.ConnectionPool(network_backend=backend, **options)
-        else:
-            self._pool = httpcore.HTTPProxy(network_backend=backend, **proxy, **options)
+        options, proxy = _connection_options(settings, now)
+        kind = httpcore.ConnectionPool if proxy is None else httpcore.HTTPProxy
+        maker = kind(network_backend=JourneyBackend(), **options, **(proxy or {}))
+        self._pool = Connections(  # type: ignore[assignment]  # it is asked for nothing more
+            maker.create_connection, settings.max_connections
+        )
 
 
 class _AsyncPool(httpx.AsyncHTTPTransport):
-    """httpx's transport over a pool of our own making: httpx has no setting for the sockets."""
+    """httpx's transport over connections of our own: httpx has no setting for the sockets."""
 
     def __init__(self, settings: Settings, now: datetime) -> None:
-        options, proxy = _pool_options(settings, now)
-        backend = AsyncJourneyBackend()
-        if proxy is None:
-            self._pool = httpcore.AsyncConnectionPool(network_backend=backend, **options)
-        else:
-            self._pool = httpcore.AsyncHTTPProxy(network_backend=backend, **proxy, **options)
+        options, proxy = _connection_options(settings, now)
+        kind = httpcore.AsyncConnectionPool if proxy is None else httpcore.AsyncHTTPProxy
+        maker = kind(network_backend=AsyncJourneyBackend(), **options, **(proxy or {}))
+        self._pool = AsyncConnections(  # type: ignore[assignment]  # it is asked for nothing more
+            maker.create_connection, settings.max_connections
+        )
 
 
-def _pool_options(
+def _connection_options(
     settings: Settings, now: datetime
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    options = {
-        "ssl_context": _context(settings, now),
-        "max_connections": settings.max_connections,
-        "max_keepalive_connections": settings.max_connections,
-        "keepalive_expiry": KEEPALIVE_SECONDS,
-        "retries": 0,
-    }
+    options = {"ssl_context": _context(settings, now), "retries": 0}
     url = _proxy_url(settings)
     if url is None:
         return options, None

@@ -38,7 +38,8 @@ class BlinkOAuth:
     """Get, refresh and revoke OAuth tokens over mutual TLS.
 
     One client serves one client certificate; share it between threads, and make it once: its
-    connections are reused. Nothing is ever resent by itself.
+    connections are reused. Nothing is ever resent by itself. A process that is forked off can go on
+    with it: it makes connections of its own, and its parent keeps those that were there.
 
     Args:
         settings: Where the platform is and who we are.
@@ -79,7 +80,11 @@ class BlinkOAuth:
         self.close()
 
     def close(self) -> None:
-        """Close the connections. The client cannot be used any more."""
+        """Close the connections. The client cannot be used any more.
+
+        A call that is under way is not cut off: it may bring home the only copy of a token. Its
+        connection is closed behind it.
+        """
         self._line.close()
 
     def exchange_code(
@@ -161,7 +166,9 @@ class AsyncBlinkOAuth:
     """Get, refresh and revoke OAuth tokens over mutual TLS.
 
     One client serves one client certificate and one event loop; share it between tasks, and make it
-    once: its connections are reused. Nothing is ever resent by itself.
+    once: its connections are reused. Nothing is ever resent by itself. A process that is forked off
+    can go on with it, in an event loop of its own: it makes new connections, and its parent keeps
+    those that were there.
 
     Args:
         settings: Where the platform is and who we are.
@@ -202,7 +209,11 @@ class AsyncBlinkOAuth:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections. The client cannot be used any more."""
+        """Close the connections. The client cannot be used any more.
+
+        A call that is under way is not cut off: it may bring home the only copy of a token. Its
+        connection is closed behind it.
+        """
         await self._line.close()
 
     async def exchange_code(

@@ -48,6 +48,9 @@ def _header_text(instance: object, attribute: Attribute[str], value: str) -> Non
 def _username(instance: object, attribute: Attribute[str], value: str) -> None:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_USERNAME or not sendable(value):
         raise InvalidInputError(f"Grant.username must be a str of 1 to {MAX_USERNAME} characters.")
+    if "\0" in value:
+        # No database keeps it as text, so it could not be told from another name.
+        raise InvalidInputError("Grant.username must not hold the character NUL.")
 
 
 @frozen

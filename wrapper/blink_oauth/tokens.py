@@ -187,7 +187,7 @@ class Token:
             expires_at=expires_at,
             scope=scope,
             oddities=oddities,
-            extra=extra or {},
+            extra={} if extra is None else extra,
             meta=meta,
         )
 
