@@ -1,0 +1,234 @@
+"""The store in memory: the contract, and what it promises beyond."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import tracemalloc
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from blink_oauth import Grant, InvalidInputError, Token
+from blink_oauth.storage import GrantKey, MemoryTokenStore, Note, Record
+from blink_oauth.storage.contract import Clock, TokenStoreContract
+
+KEY = GrantKey("CIDX0000000002", Grant("IIDX99999", "customer"))
+NOW = datetime(2030, 5, 17, 9, 30, tzinfo=UTC)
+GRANTS = 2_000
+BESIDE_THE_STORE = 170
+"""Bytes that the lifecycle's cache has of its own for each grant: an object, a date, an entry."""
+
+FORK = """
+import inspect, os
+from datetime import UTC, datetime
+from blink_oauth import Grant, StoreError, Token
+from blink_oauth.storage import GrantKey, MemoryTokenStore, Note, TokenStore
+
+def call(method):
+    wanted = inspect.signature(method).parameters.values()
+    places = [None for one in wanted if one.kind is not one.KEYWORD_ONLY]
+    return method(*places, **{one.name: None for one in wanted if one.kind is one.KEYWORD_ONLY})
+
+store = MemoryTokenStore()
+key, token = GrantKey("CIDX0000000002", Grant("IIDX99999", "customer")), Token(access_token="fake")
+store.put(key, token, issued_at=datetime.now(UTC), idle_until=None, note=Note(event="authorized"))
+store._lock.acquire()  # as another thread may hold it at the moment of the fork
+child = os.fork()
+if child:
+    store._lock.release()
+    print("the child ended with", os.waitpid(child, 0)[1])
+    print("the parent reads", store.load(key).token == token)
+    raise SystemExit
+names = [name for name in vars(TokenStore) if not name.startswith("_") and name != "close"]
+for name in names:
+    try:
+        call(getattr(store, name))
+    except StoreError as error:
+        assert "after a fork" in str(error) and "SqlTokenStore" in str(error)
+        assert not error.retryable
+        names = [other for other in names if other != name]
+store.close()
+print("the child could still use", names, flush=True)
+os._exit(0)
+"""
+
+
+class TestMemoryTokenStore(TokenStoreContract):
+    """The contract."""
+
+    def make_store(self, clock: Clock) -> MemoryTokenStore:
+        return MemoryTokenStore(clock=clock)
+
+
+def put(store: MemoryTokenStore, key: GrantKey = KEY, number: int = 0) -> Record:
+    """Store a pair of fake tokens."""
+    token = Token(
+        access_token=f"fake-access-token-{number:06}",
+        refresh_token=f"fake-refresh-token-{number:06}",
+        token_type="BEARER".lower(),  # a text of its own, as each response has it
+        expires_at=NOW + timedelta(seconds=number),
+        scope=frozenset({"accounts", "payments"}),
+        extra={"unknown": "member"},
+    )
+    return store.put(
+        key,
+        token,
+        issued_at=NOW + timedelta(seconds=number),
+        idle_until=NOW + timedelta(days=30, seconds=number),
+        note=Note(event="authorized", correlation_id=f"{number:036}"),
+    )
+
+
+def test_after_a_fork_the_child_is_told_and_the_parent_goes_on() -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", FORK],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [
+        "the child could still use []",
+        "the child ended with 0",
+        "the parent reads True",
+    ], done.stderr
+
+
+def test_a_hundred_thousand_grants_take_a_kilobyte_each_besides_their_texts() -> None:
+    clock = Clock()
+    texts = 0
+    tracemalloc.start()
+    try:
+        store = MemoryTokenStore(clock=clock)
+        for number in range(GRANTS):
+            clock.advance(1)
+            grant = Grant(f"IIDX{number % 20:05}", f"customer-{number:06}@example.com")
+            record = put(store, GrantKey("CIDX0000000002", grant), number)
+            assert record.token is not None
+            assert record.token.refresh_token is not None
+            tokens = [record.token.access_token, record.token.refresh_token]
+            names = [grant.target_id, grant.username, str(record.correlation_id)]
+            texts += sum(sys.getsizeof(text) for text in names)
+            texts += sum(sys.getsizeof(token.reveal()) for token in tokens)
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert 0 < (taken - texts) / GRANTS <= 1024 - BESIDE_THE_STORE
+
+
+def test_all_who_read_a_grant_at_rest_share_one_record() -> None:
+    store = MemoryTokenStore()
+    record = put(store)
+    assert store.load(KEY) is record
+    assert store.records(KEY.client_id)[0] is record
+
+
+def test_what_many_grants_have_in_common_is_kept_once() -> None:
+    store = MemoryTokenStore()
+    records = [put(store, GrantKey(f"CIDX{n}", KEY.grant), n) for n in range(2)]
+    first, second = (record.token for record in records)
+    assert first is not None
+    assert second is not None
+    assert first.scope is second.scope
+    assert first.token_type is second.token_type
+
+
+def test_to_ask_for_unknown_grants_leaves_nothing_behind() -> None:
+    store = MemoryTokenStore()
+    record = put(MemoryTokenStore())
+    assert store.load(KEY) is None
+    assert store.claim(record, owner="owner", ttl=20) is None
+    assert store.revoke(KEY, note=Note(event="revoked")) is None
+    assert not store.erase(record)
+    assert (list(store.history(KEY)), list(store.journal_entries(KEY))) == ([], [])
+    assert store._rows == {}
+
+
+def test_the_newest_twenty_lines_of_the_history_are_kept() -> None:
+    for calls in (True, False):
+        store = MemoryTokenStore()
+        for number in range(50):
+            put(store, number=number)
+            if not calls:
+                store.revoke(KEY, note=Note(event=f"revoked-{number}"))
+        history = store.history(KEY, limit=1000)
+        assert len(history) == 20
+        newest = history[0]
+        if calls:
+            assert [entry.generation for entry in history] == list(range(50, 30, -1))
+            assert newest.note == Note(event="authorized", correlation_id=f"{49:036}")
+        else:
+            assert [entry.generation for entry in history] == list(range(100, 80, -1))
+            assert newest.note == Note(event="revoked-49")
+        assert len(store._rows[KEY].lines) <= 20
+
+
+@pytest.mark.parametrize("leave", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_store_does_not_leave_its_process(leave: object) -> None:
+    store = MemoryTokenStore()
+    put(store)
+    assert callable(leave)
+    with pytest.raises(TypeError, match="SqlTokenStore") as refused:
+        leave(store)
+    assert "fake-" not in str(refused.value)
+    assert "fake-" not in repr(store)
+
+
+def test_each_store_has_fingerprints_of_its_own() -> None:
+    marks = {MemoryTokenStore().fingerprint("fake-token") for _ in range(3)}
+    assert len(marks) == 3
+    assert {len(mark) for mark in marks} == {16}
+
+
+def test_a_store_runs_by_the_present_moment_unless_it_is_told_otherwise() -> None:
+    before = datetime.now(UTC)
+    record = put(MemoryTokenStore())
+    assert before <= record.updated_at <= datetime.now(UTC)
+
+
+def test_a_clock_may_show_the_time_of_any_zone() -> None:
+    far_away = NOW.astimezone(timezone(timedelta(hours=9)))
+    record = put(MemoryTokenStore(clock=lambda: far_away))
+    assert record.updated_at == NOW
+    assert record.updated_at.tzinfo is UTC
+
+
+def test_a_moment_without_a_time_zone_is_refused_and_nothing_is_stored() -> None:
+    store = MemoryTokenStore()
+    first = put(store)
+    naive = NOW.replace(tzinfo=None)
+    token = Token(access_token="fake-access-token-other")
+    note = Note(event="authorized")
+    with pytest.raises(InvalidInputError, match="time zone"):
+        store.put(KEY, token, issued_at=naive, idle_until=None, note=note)
+    with pytest.raises(InvalidInputError, match="time zone"):
+        store.settle(first, token, issued_at=NOW, idle_until=naive, note=note)
+    assert store.load(KEY) is first
+    assert list(store.journal_entries(KEY)) == []
+
+
+def test_closing_a_store_keeps_what_it_holds() -> None:
+    store = MemoryTokenStore()
+    record = put(store)
+    store.close()
+    assert store.load(KEY) is record
+
+
+def test_entries_are_purged_at_the_age_that_was_asked_for() -> None:
+    clock = Clock()
+    store = MemoryTokenStore(
+        clock=clock, journal_retention=timedelta(hours=1), history_retention=timedelta(hours=2)
+    )
+    put(store, number=1)
+    put(store, number=2)
+    clock.advance(3601)
+    assert store.purge() == 1
+    clock.advance(3600)
+    assert store.purge() == 2
+    assert list(store.history(KEY)) == []

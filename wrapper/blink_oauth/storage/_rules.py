@@ -1,0 +1,146 @@
+"""What a change makes of a record. Decides, and does nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from attrs import evolve
+
+from blink_oauth.errors import InvalidInputError
+from blink_oauth.tokens import Token
+
+from .records import Due, GrantKey, Record, State
+
+__all__ = [
+    "CLAIMABLE",
+    "bare",
+    "claimed",
+    "is_due",
+    "is_owned",
+    "is_pair",
+    "nothing_yet",
+    "renewed",
+    "revoked",
+    "urgency",
+    "utc",
+]
+
+CLAIMABLE = frozenset({State.ACTIVE, State.REFRESHING, State.UNCERTAIN})
+NOTHING: dict[str, object] = {}
+
+
+def nothing_yet(key: GrantKey, now: datetime) -> Record:
+    """Return what the first consent builds on."""
+    return Record(
+        key=key,
+        generation=0,
+        consent=0,
+        state=State.ACTIVE,
+        token=None,
+        issued_at=now,
+        idle_until=None,
+        updated_at=now,
+    )
+
+
+def claimed(record: Record, seen: Record, owner: str) -> Record | None:
+    """Return the record with the refresh token at risk, or None if it cannot be claimed."""
+    if (record.generation, record.attempts) != (seen.generation, seen.attempts):
+        return None
+    if not _is_free(record):
+        return None
+    return evolve(record, state=State.REFRESHING, attempts=record.attempts + 1, owner=owner)
+
+
+def renewed(
+    record: Record,
+    token: Token,
+    *,
+    issued_at: datetime,
+    idle_until: datetime | None,
+    state: State = State.ACTIVE,
+) -> Record:
+    """Return the record with a new pair."""
+    return evolve(
+        record,
+        generation=record.generation + 1,
+        state=state,
+        token=bare(token),
+        issued_at=utc(issued_at),
+        idle_until=None if idle_until is None else utc(idle_until),
+        attempts=int(state is State.UNCERTAIN),
+        owner=None,
+        error=None,
+    )
+
+
+def revoked(record: Record) -> Record:
+    """Return the record of a grant that is over, with its pair."""
+    generation = record.generation + 1
+    return evolve(
+        record, generation=generation, state=State.REVOKED, attempts=0, owner=None, error=None
+    )
+
+
+def is_owned(record: Record, claim: Record) -> bool:
+    """Say whether nobody came after a claim."""
+    return (record.generation, record.owner) == (claim.generation, claim.owner)
+
+
+def is_pair(stored: Token | None, token: Token) -> bool:
+    """Say whether both tokens of a pair are those of another."""
+    if stored is None or stored.access_token != token.access_token:
+        return False
+    return stored.refresh_token == token.refresh_token
+
+
+def is_due(record: Record, due: Due) -> bool:
+    """Say whether a record is due, and could be claimed."""
+    if record.idle_until is None or record.idle_until > due.before or not _is_free(record):
+        return False
+    if record.key.client_id != due.client_id or record.attempts > due.max_attempts:
+        return False
+    target = record.key.grant.target_id
+    wanted = due.targets is None or target in due.targets
+    return wanted and target not in due.except_targets
+
+
+def urgency(record: Record) -> tuple[datetime, str, str]:
+    """Return what sorts those first that are due first."""
+    grant = record.key.grant
+    return (record.idle_until or datetime.max.replace(tzinfo=UTC), grant.target_id, grant.username)
+
+
+def utc(moment: datetime) -> datetime:
+    """Return an aware moment in UTC.
+
+    Raises:
+        InvalidInputError: It is naive, so nobody knows when it is.
+    """
+    if moment.tzinfo is None:
+        raise InvalidInputError("A moment must be aware: it needs a time zone. Nothing was stored.")
+    return moment.astimezone(UTC)
+
+
+def bare(token: Token) -> Token:
+    """Return a pair without what is not stored."""
+    kind = None if token.token_type is None else _same_type(token.token_type)
+    scope = None if token.scope is None else _same_scope(token.scope)
+    return evolve(token, token_type=kind, scope=scope, meta=None, extra=NOTHING)
+
+
+def _is_free(record: Record) -> bool:
+    at_rest = record.lease_left <= 0 and record.pause_left <= 0
+    return at_rest and record.state in CLAIMABLE
+
+
+# Many tokens have the same type and scope, each read from a response of its own: kept once.
+@lru_cache(maxsize=64)
+def _same_type(token_type: str) -> str:
+    return token_type
+
+
+@lru_cache(maxsize=1024)
+def _same_scope(scope: frozenset[str]) -> frozenset[str]:
+    return scope

@@ -1,0 +1,216 @@
+"""The protocol between the lifecycle and a store of tokens.
+
+A store is a table with one row per grant, a journal and a history. What it has to guarantee is
+little, and all of it is in the methods below: `claim` is won by one, `settle` goes by generation
+alone, `release` by generation and owner. `TokenStoreContract` proves a store right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from blink_oauth.tokens import Token
+
+from .records import (
+    Due,
+    GrantKey,
+    HistoryEntry,
+    JournalEntry,
+    Note,
+    Origin,
+    Record,
+    Settlement,
+    State,
+)
+
+__all__ = ["TokenStore"]
+
+
+class TokenStore(Protocol):
+    """Where tokens are kept. Methods may be called from any thread, and from many processes.
+
+    Every method is one transaction: when it returns, its effect is durable and visible to
+    everybody; when it raises `StoreError`, it had no effect, or nobody knows. For that second case
+    `settle`, `put` and `release` do no harm when they are called again with the same arguments.
+    Leases and pauses run by the store's own clock, which all processes share. A store keeps no
+    lock, no transaction and no connection between two calls.
+
+    All methods raise `StoreError` where the store cannot be reached, and its subclasses where
+    another try cannot help: a wrong key, a schema that is not known.
+    """
+
+    def load(self, key: GrantKey) -> Record | None:
+        """Return what is known of a grant, or None."""
+
+    def claim(self, seen: Record, *, owner: str, ttl: float) -> Record | None:
+        """Take the lease on a grant, and write down that its refresh token may be spent.
+
+        It is won only if generation and attempts are still those of `seen`, no lease and no pause
+        is running, and the state is active, refreshing or uncertain. Then the state is
+        `refreshing`, the attempts are one more, the owner is `owner` and the lease ends in `ttl`
+        seconds. Of many that try at once, one wins.
+
+        Args:
+            seen: The record as it was read.
+            owner: A new unique name for this claim.
+            ttl: Seconds until the lease ends by itself.
+
+        Returns:
+            The record as it is now, lease included, or None if somebody else was first.
+        """
+
+    def claim_due(self, due: Due, *, owner: str, ttl: float, limit: int) -> list[Record]:
+        """Take the leases on due records as `claim` does, those first that are due first.
+
+        Records that another transaction is just claiming are skipped, not waited for.
+
+        Args:
+            due: Which records. Records that could not be claimed do not count.
+            owner: A new unique name for these claims.
+            ttl: Seconds until the leases end by themselves.
+            limit: How many at most.
+        """
+
+    def settle(
+        self,
+        claim: Record,
+        token: Token,
+        *,
+        issued_at: datetime,
+        idle_until: datetime | None,
+        note: Note,
+        state: State = State.ACTIVE,
+    ) -> Settlement:
+        """Store the pair that a claim brought home.
+
+        It goes by generation alone: if that is still the claim's, the pair becomes the record's,
+        with the next generation, no attempts, no lease, no pause and no error, whoever holds the
+        lease by now. If the generation has moved on, nothing is thrown away: the pair goes to the
+        journal as `superseded`, unless it is the very pair that is stored already.
+
+        Args:
+            claim: What `claim`, `claim_due` or `salvage` returned.
+            token: The pair. `meta` and `extra` are not stored.
+            issued_at: When the request was started, aware UTC.
+            idle_until: Until when the refresh token lives unused, aware UTC; None without one.
+            note: For the history.
+            state: `active`, or `uncertain` where the pair's refresh token may be spent; then the
+                record has one attempt instead of none.
+        """
+
+    def release(
+        self,
+        claim: Record,
+        *,
+        state: State,
+        attempts: int,
+        pause: float,
+        error: str | None,
+        note: Note,
+    ) -> bool:
+        """Give a lease back without a new pair.
+
+        It goes by generation and owner: whoever lost the lease changes nothing.
+
+        Args:
+            claim: What `claim`, `claim_due` or `salvage` returned.
+            state: `active`, `uncertain` or `needs_consent`.
+            attempts: The number of attempts that the record is to have.
+            pause: Seconds before the next claim may be won.
+            error: The class of the error, or None.
+            note: For the history.
+
+        Returns:
+            Whether the lease was still the claim's.
+        """
+
+    def put(
+        self,
+        key: GrantKey,
+        token: Token,
+        *,
+        issued_at: datetime,
+        idle_until: datetime | None,
+        note: Note,
+    ) -> Record:
+        """Store the pair of a new consent, whatever was there before.
+
+        The generation and the consent go up by one, so that a refresh in flight loses. The pair
+        that was there goes to the journal as `replaced`. If the very same pair is stored already,
+        nothing changes.
+
+        Args:
+            key: Whose pair it is.
+            token: The pair. `meta` and `extra` are not stored.
+            issued_at: When the request was started, aware UTC.
+            idle_until: Until when the refresh token lives unused, aware UTC; None without one.
+            note: For the history.
+        """
+
+    def revoke(self, key: GrantKey, *, note: Note) -> Record | None:
+        """Mark a grant as revoked, and keep its pair until `erase`.
+
+        The generation goes up by one, so that a refresh in flight loses; lease, pause, attempts
+        and error are cleared. A grant that is revoked already is left as it is.
+
+        Returns:
+            The record as it is now, or None if there is none.
+        """
+
+    def erase(self, record: Record) -> bool:
+        """Forget the pair of a revoked grant, and everything the journal has of its consents.
+
+        It goes by generation and by the state `revoked`. The record itself and its history stay.
+
+        Returns:
+            Whether it was still that record.
+        """
+
+    def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
+        """Keep a pair that does not become the record's, under the record's next generation."""
+
+    def journal_entries(self, key: GrantKey) -> Sequence[JournalEntry]:
+        """Return what the journal holds of a grant, the newest first."""
+
+    def salvage(self, claim: Record, *, note: Note) -> Record | None:
+        """Put the newest superseded pair of the same consent in the place of one that was refused.
+
+        It goes by generation and owner. The pair leaves the journal and becomes the record's with
+        the next generation and one attempt, under the same lease; the refused one goes to the
+        journal as `refused`. Pairs of origin `error` count as superseded here.
+
+        Returns:
+            The claim on the new pair, or None if there is no such pair or the lease is lost.
+        """
+
+    def due(self, due: Due, *, limit: int) -> Sequence[Record]:
+        """Return due records that could be claimed now, those first that are due first."""
+
+    def records(
+        self, client_id: str, *, after: GrantKey | None = None, limit: int = 100
+    ) -> Sequence[Record]:
+        """Return the records of a client, sorted by target and username.
+
+        Args:
+            client_id: Whose records.
+            after: Only those that come after this one, for the next page.
+            limit: How many at most.
+        """
+
+    def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
+        """Return the audit history of a grant, the newest first."""
+
+    def purge(self) -> int:
+        """Delete journal and history entries that are older than the store keeps them.
+
+        Returns:
+            How many were deleted.
+        """
+
+    def fingerprint(self, text: str) -> str:
+        """Return what stands for a text in logs: short, keyed, the same for the same text."""
+
+    def close(self) -> None:
+        """Give back what the store itself has opened."""
