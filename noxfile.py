@@ -9,6 +9,8 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = True
 
+TESTS = tuple(f"tests/{name}" for name in ("client", "wire", "sandbox", "lifecycle", "storage"))
+PROOFS = ("tests/simulation", "tests/storm", "tests/crash")
 HAND_WRITTEN = ("wrapper", "tests", "tools", "demo", "benchmarks", "noxfile.py")
 
 
@@ -62,10 +64,18 @@ def tests(session: nox.Session) -> None:
         "run",
         "-m",
         "pytest",
-        *(session.posargs or ["tests/client", "tests/wire", "tests/sandbox"]),
+        *(session.posargs or TESTS),
     )
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
+
+
+@nox.session
+def proofs(session: nox.Session) -> None:
+    """Prove that no token is lost: in odd schedules, storms, killed processes, cut databases."""
+    # Without coverage, which would make the schedules several times slower.
+    install(session, "test", project=True)
+    session.run("pytest", *(session.posargs or PROOFS))
 
 
 @nox.session
@@ -94,8 +104,9 @@ def demo(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Measure what the wrapper costs, as ratios within one run."""
-    install(session, "test", project=True)
-    session.run("python", "benchmarks/cost.py", *session.posargs)
+    install(session, "bench", project=True)
+    for name in session.posargs or ("cost", "auth", "sockets", "keeping"):
+        session.run("python", "-m", f"benchmarks.{name}")
 
 
 @nox.session(default=False)
@@ -124,8 +135,9 @@ def pins(session: nox.Session) -> None:
     )
     for group in ("generate", "lint", "build"):
         session.run(*compile_, "--group", group, "--output-file", f"requirements/{group}.txt")
-    for group in ("test", "types"):
+    extras = [f"--extra={name}" for name in ("otel", "sandbox", "sql")]
+    for group in ("test", "bench", "types"):
         session.run(
-            *(*compile_, "pyproject.toml", "--extra", "sandbox", "--group", group),
+            *(*compile_, "pyproject.toml", *extras, "--group", group),
             *("--output-file", f"requirements/{group}.txt"),
         )

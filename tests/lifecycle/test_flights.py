@@ -1,0 +1,462 @@
+"""Flights and wake-ups, with protocols made up for the purpose."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from blink_oauth import BlinkError, Grant, InvalidInputError, StoreError
+from blink_oauth.lifecycle.flights import Flight, Flights
+from blink_oauth.lifecycle.steps import Land, Landing, Load, Step, Turn, Wait
+from blink_oauth.lifecycle.wakeups import Wakeups
+from lifecycle.stage import PATIENCE, TARGET, Time, TimedWakeups, eventually
+
+GRANT = Grant(TARGET, "u-4711")
+OTHER = Grant(TARGET, "u-4712")
+DONE = Landing(memory=1.0)
+EARLY = Landing(memory=2.0)
+
+Made = Generator[Step, Any, Landing]
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def flights(time: Time) -> Iterator[Flights]:
+    made = Flights(4)
+    made._wakeups = TimedWakeups(time)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def landings() -> list[Landing]:
+    return []
+
+
+Fly = Callable[..., Flight]
+
+
+@pytest.fixture
+def fly(landings: list[Landing]) -> Fly:
+    """Make flights whose steps come to nothing, unless something is to be done."""
+
+    def make(
+        protocol: Made, do: Callable[[Step], Any] = lambda step: None, grant: Grant = GRANT
+    ) -> Flight:
+        return Flight(grant, protocol, do, landings.append)
+
+    return make
+
+
+def straight(*steps: Step) -> Made:
+    """Do some steps, and land."""
+    for step in steps:  # noqa: UP028  what is sent in is nobody's business
+        yield step
+    return DONE
+
+
+def result(future: Future[Landing]) -> Landing:
+    return future.result(PATIENCE)
+
+
+def next_call(time: Time) -> Callable[[], None]:
+    """Return the next call that waits for the time."""
+    call = time.move_to_next(1e9)
+    assert call is not None
+    return call
+
+
+def test_a_flight_does_its_steps_in_a_thread_of_its_own(flights: Flights, fly: Fly) -> None:
+    seen: list[tuple[Step, str]] = []
+
+    def do(step: Step) -> str:
+        seen.append((step, threading.current_thread().name))
+        return "done"
+
+    def protocol() -> Made:
+        assert (yield Load()) == "done"
+        assert (yield Turn()) == "done"
+        return DONE
+
+    assert result(flights.start(fly(protocol(), do), joinable=False)) == DONE
+    assert [step for step, _ in seen] == [Load(), Turn()]
+    assert all(name.startswith("blink-oauth-flight") for _, name in seen)
+
+
+def test_the_landing_is_known_before_those_who_wait_go_on(
+    flights: Flights, fly: Fly, landings: list[Landing]
+) -> None:
+    future = flights.start(fly(straight()), joinable=False)
+    known: list[Landing] = []
+    future.add_done_callback(lambda _: known.extend(landings))
+    assert result(future) == DONE
+    eventually(lambda: known == [DONE])
+
+
+def test_an_error_of_a_step_is_thrown_into_the_protocol(flights: Flights, fly: Fly) -> None:
+    def do(step: Step) -> None:
+        raise StoreError("Away.")
+
+    def protocol() -> Made:
+        try:
+            yield Load()
+        except StoreError as error:
+            return Landing(None, error)
+        return DONE
+
+    landing = result(flights.start(fly(protocol(), do), joinable=False))
+    assert isinstance(landing.error, StoreError)
+
+
+def test_of_a_grant_one_flight_is_in_the_air_and_all_share_it(flights: Flights, fly: Fly) -> None:
+    go = threading.Event()
+    made: list[Flight] = []
+
+    def make() -> Flight:
+        made.append(fly(straight(Load()), lambda step: go.wait(PATIENCE)))
+        return made[-1]
+
+    futures = [flights.share(GRANT, make) for _ in range(10)]
+    elsewhere = flights.share(OTHER, lambda: fly(straight(), grant=OTHER))
+    assert result(elsewhere) == DONE
+    assert len(made) == 1
+    assert len(set(futures)) == 1
+    go.set()
+    assert result(futures[0]) == DONE
+
+
+def test_after_a_landing_the_next_one_starts_anew(flights: Flights, fly: Fly) -> None:
+    first = flights.share(GRANT, lambda: fly(straight()))
+    result(first)
+    assert flights.share(GRANT, lambda: fly(straight())) is not first
+
+
+def test_who_asks_joins_a_flight_that_may_be_joined(flights: Flights, fly: Fly) -> None:
+    go = threading.Event()
+    joinable = fly(straight(Load()), lambda step: go.wait(PATIENCE))
+    alone = fly(straight(Load()), lambda step: go.wait(PATIENCE), OTHER)
+    flights.start(joinable, joinable=True)
+    flights.start(alone, joinable=False)
+    assert flights.share(GRANT, lambda: fly(straight())) is joinable.future
+    assert flights.share(OTHER, lambda: fly(straight(), grant=OTHER)) is not alone.future
+    go.set()
+
+
+def test_a_second_joinable_flight_does_not_take_the_place_of_the_first(
+    flights: Flights, fly: Fly
+) -> None:
+    go = threading.Event()
+    first, second = (fly(straight(Load()), lambda step: go.wait(PATIENCE)) for _ in range(2))
+    flights.start(first, joinable=True)
+    flights.start(second, joinable=True)
+    assert flights.share(GRANT, lambda: fly(straight())) is first.future
+    go.set()
+    assert result(second.future) == DONE
+
+
+def test_nobody_who_waits_can_cancel_a_flight(flights: Flights, fly: Fly) -> None:
+    go = threading.Event()
+    future = flights.start(fly(straight(Load()), lambda step: go.wait(PATIENCE)), joinable=False)
+    assert not future.cancel()
+    go.set()
+    assert result(future) == DONE
+
+
+def test_a_flight_that_waits_holds_no_thread(flights: Flights, fly: Fly, time: Time) -> None:
+    futures = [
+        flights.start(fly(straight(Wait(5)), grant=Grant(TARGET, f"u-{number}")), joinable=False)
+        for number in range(20)
+    ]
+    eventually(lambda: len(flights._waiting) == 20)
+    assert result(flights.share(GRANT, lambda: fly(straight()))) == DONE
+    for _ in futures:
+        next_call(time)()
+    assert [result(future) for future in futures] == [DONE] * 20
+    assert time.seconds == 1_005
+
+
+def test_those_who_wait_may_go_on_before_the_flight_is_over(
+    flights: Flights, fly: Fly, time: Time, landings: list[Landing]
+) -> None:
+    def protocol() -> Made:
+        yield Land(EARLY)
+        assert (yield Wait(5, laden=True)) is True
+        return DONE
+
+    assert result(flights.share(GRANT, lambda: fly(protocol()))) == EARLY
+    eventually(lambda: bool(flights._waiting))
+    assert result(flights.share(GRANT, lambda: fly(straight()))) == DONE
+    next_call(time)()
+    eventually(lambda: not flights._aloft)
+    assert landings == [EARLY, DONE]
+
+
+def test_what_is_to_be_remembered_lets_nobody_go(
+    flights: Flights, fly: Fly, time: Time, landings: list[Landing]
+) -> None:
+    future = flights.start(fly(straight(Land(EARLY, done=False), Wait(5))), joinable=False)
+    eventually(lambda: bool(flights._waiting))
+    assert landings == [EARLY]
+    assert not future.done()
+    next_call(time)()
+    assert result(future) == DONE
+    assert landings == [EARLY, DONE]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("defect"), SystemExit(1)])
+def test_a_flight_that_breaks_lets_nobody_wait_for_ever(
+    flights: Flights, fly: Fly, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    def do(step: Step) -> None:
+        raise error
+
+    future = flights.share(GRANT, lambda: fly(straight(Load()), do))
+    assert future.exception(PATIENCE) is error
+    eventually(lambda: not flights._aloft)
+    assert "A flight broke" in caplog.text
+    assert result(flights.share(GRANT, lambda: fly(straight()))) == DONE
+
+
+def test_a_flight_that_breaks_after_its_landing_is_over_too(
+    flights: Flights, fly: Fly, caplog: pytest.LogCaptureFixture
+) -> None:
+    def do(step: Step) -> None:
+        raise RuntimeError("defect")
+
+    future = flights.share(GRANT, lambda: fly(straight(Land(EARLY), Load()), do))
+    assert result(future) == EARLY
+    eventually(lambda: not flights._aloft)
+    assert "A flight broke" in caplog.text
+
+
+def test_what_breaks_when_the_landing_is_told_lets_nobody_wait_for_ever(
+    flights: Flights, caplog: pytest.LogCaptureFixture
+) -> None:
+    def landed(landing: Landing) -> None:
+        raise RuntimeError("defect")
+
+    flight = Flight(GRANT, straight(), lambda step: None, landed)
+    future = flights.share(GRANT, lambda: flight)
+    assert isinstance(future.exception(PATIENCE), RuntimeError)
+    eventually(lambda: not flights._aloft)
+
+
+def test_an_unknown_error_is_not_thrown_into_the_protocol(flights: Flights, fly: Fly) -> None:
+    def do(step: Step) -> None:
+        raise ValueError("defect")
+
+    def protocol() -> Made:
+        try:
+            yield Load()
+        except BlinkError:
+            return DONE
+        return EARLY
+
+    future = flights.start(fly(protocol(), do), joinable=False)
+    assert isinstance(future.exception(PATIENCE), ValueError)
+
+
+# Threads may run out, and interpreters end
+
+
+class NoMoreThreads(ThreadPoolExecutor):
+    """Keeps the work and fails, as the real one does where no more threads can be started."""
+
+    kept: list[Callable[[], None]]
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.kept.append(lambda: fn(*args, **kwargs))
+        raise RuntimeError("can't start new thread")
+
+
+def test_a_step_is_done_once_where_no_more_threads_can_be_started(
+    flights: Flights, fly: Fly
+) -> None:
+    pool = flights._pool = NoMoreThreads(2)
+    pool.kept = []
+    seen: list[Step] = []
+
+    def do(step: Step) -> str:
+        seen.append(step)
+        # A thread that is free comes to the same work.
+        for work in pool.kept:
+            work()
+        return "done"
+
+    def protocol() -> Made:
+        assert (yield Load()) == "done"
+        assert (yield Turn()) == "done"
+        return DONE
+
+    assert result(flights.share(GRANT, lambda: fly(protocol(), do))) == DONE
+    assert seen == [Load(), Turn()]
+    assert len(pool.kept) == 1
+
+
+def test_a_flight_lands_in_the_thread_that_asks_once_the_pool_takes_no_work(
+    flights: Flights, fly: Fly, time: Time
+) -> None:
+    result(flights.share(GRANT, lambda: fly(straight())))
+    assert flights._pool is not None
+    flights._pool.shutdown()
+    names: list[str] = []
+
+    def do(step: Step) -> None:
+        names.append(threading.current_thread().name)
+
+    future = flights.share(GRANT, lambda: fly(straight(Load(), Wait(1), Turn()), do))
+    assert not future.done()
+    next_call(time)()
+    assert future.done()
+    assert names == [threading.current_thread().name] * 2
+
+
+# Closing
+
+
+def test_closing_wakes_those_who_wait_in_vain(flights: Flights, fly: Fly) -> None:
+    def protocol() -> Made:
+        assert (yield Wait(1000)) is False
+        return DONE
+
+    future = flights.share(GRANT, lambda: fly(protocol()))
+    eventually(lambda: bool(flights._waiting))
+    flights.close()
+    assert future.done()
+
+
+def test_who_begins_to_wait_while_all_is_closing_does_not_wait(
+    flights: Flights, fly: Fly, time: Time
+) -> None:
+    go, asked = threading.Event(), threading.Event()
+
+    def do(step: Step) -> None:
+        asked.set()
+        assert go.wait(PATIENCE)
+
+    def protocol() -> Made:
+        yield Load()
+        assert (yield Wait(1000)) is False
+        return DONE
+
+    future = flights.share(GRANT, lambda: fly(protocol(), do))
+    assert asked.wait(PATIENCE)
+    with ThreadPoolExecutor(1) as aside:
+        closing = aside.submit(flights.close)
+        eventually(lambda: flights._closing)
+        go.set()
+        eventually(lambda: bool(flights._waiting))
+        next_call(time)()
+        closing.result(PATIENCE)
+    assert result(future) == DONE
+    assert time.seconds == 1_000
+
+
+def test_closing_waits_for_what_is_laden_but_not_for_ever(flights: Flights, fly: Fly) -> None:
+    answers: list[bool] = []
+
+    def protocol() -> Made:
+        answers.append((yield Wait(1, laden=True)))
+        return DONE
+
+    flights.share(GRANT, lambda: fly(protocol()))
+    eventually(lambda: bool(flights._waiting))
+    with ThreadPoolExecutor(1) as aside:
+        closing = aside.submit(flights.close, 0.05)
+        closing.result(PATIENCE)
+    assert answers == [False]
+
+
+def test_what_is_laden_goes_on_while_all_is_closing(flights: Flights, fly: Fly, time: Time) -> None:
+    answers: list[bool] = []
+
+    def protocol() -> Made:
+        answers.append((yield Wait(1, laden=True)))
+        answers.append((yield Wait(1, laden=True)))
+        return DONE
+
+    flights.share(GRANT, lambda: fly(protocol()))
+    eventually(lambda: bool(flights._waiting))
+    with ThreadPoolExecutor(1) as aside:
+        closing = aside.submit(flights.close)
+        eventually(lambda: flights._closing)
+        for count in (1, 2):
+            eventually(lambda: bool(flights._waiting))
+            next_call(time)()
+            eventually(lambda count=count: len(answers) == count)  # type: ignore[misc]
+        closing.result(PATIENCE)
+    assert answers == [True, True]
+
+
+def test_after_closing_nothing_starts_and_nothing_is_called_later(
+    flights: Flights, fly: Fly
+) -> None:
+    flights.close()
+    flights.close()
+    called: list[bool] = []
+    flights.later(0, lambda: called.append(True))
+    assert called == []
+    with pytest.raises(InvalidInputError, match="closed"):
+        flights.share(GRANT, lambda: fly(straight()))
+    with pytest.raises(InvalidInputError, match="closed"):
+        flights.start(fly(straight()), joinable=True)
+
+
+def test_a_wakeup_that_comes_after_the_flight_has_been_woken_does_nothing(
+    flights: Flights, fly: Fly, time: Time
+) -> None:
+    future = flights.share(GRANT, lambda: fly(straight(Wait(1))))
+    eventually(lambda: bool(flights._waiting))
+    call = next_call(time)
+    call()
+    assert result(future) == DONE
+    call()
+
+
+# Wake-ups by the real clock
+
+
+@pytest.fixture
+def wakeups() -> Iterator[Wakeups]:
+    made = Wakeups()
+    made.start()
+    yield made
+    made.close()
+
+
+def test_calls_come_in_the_order_of_their_time(wakeups: Wakeups) -> None:
+    seen: list[str] = []
+    wakeups.after(0.06, lambda: seen.append("late"))
+    wakeups.after(0.03, lambda: seen.append("early"))
+    wakeups.after(0.0, lambda: seen.append("at once"))
+    wakeups.after(0.0, lambda: seen.append("at once, but second"))
+    eventually(lambda: len(seen) == 4)
+    assert seen == ["at once", "at once, but second", "early", "late"]
+
+
+def test_closing_calls_all_who_wait_and_later_ones_at_once(wakeups: Wakeups) -> None:
+    seen: list[str] = []
+    wakeups.after(1000, lambda: seen.append("late"))
+    wakeups.after(500, lambda: seen.append("early"))
+    wakeups.close()
+    assert seen == ["early", "late"]
+    wakeups.after(1000, lambda: seen.append("after the end"))
+    assert seen == ["early", "late", "after the end"]
+    wakeups.close()
+
+
+def test_wakeups_that_were_never_started_can_be_closed() -> None:
+    Wakeups().close()
+
+
+def test_the_thread_of_the_wakeups_keeps_no_process_alive(wakeups: Wakeups) -> None:
+    assert wakeups._thread is not None
+    assert wakeups._thread.daemon

@@ -1,0 +1,94 @@
+"""What is known of a target, as far as it matters for keeping its tokens alive."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+
+from attrs import Attribute, field, frozen
+
+from blink_oauth.errors import InvalidInputError
+
+__all__ = ["AfterUncertainty", "Profiles", "TargetProfile"]
+
+HOUR = 3_600.0
+DAY = 24 * HOUR
+
+
+class AfterUncertainty(StrEnum):
+    """What to do with a refresh token that was presented and may be spent."""
+
+    REPLAY_ONCE = "replay_once"
+    """Present it once more, soon: banks that rotate often allow that for a short time."""
+    HOLD = "hold"
+    """Present it once more only when the access token is about to expire.
+
+    For banks that are known to be strict: a second use may also end the running access token.
+    """
+
+
+def _seconds(instance: object, attribute: Attribute[float], value: float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value <= 0:
+        raise InvalidInputError(
+            f"TargetProfile.{attribute.name} must be a finite number above zero."
+        )
+
+
+def _rate(instance: object, attribute: Attribute[float | None], value: float | None) -> None:
+    if value is not None:
+        _seconds(instance, attribute, value)  # type: ignore[arg-type]
+
+
+@frozen(kw_only=True)
+class TargetProfile:
+    """How to treat the tokens of one target. The defaults suit a bank of which nothing is known.
+
+    Args:
+        rotates: Whether a refresh may spend the refresh token. Say False only of a bank that
+            surely never rotates: its refresh tokens are then presented again after every
+            uncertain outcome, with growing pauses.
+        after_uncertainty: What to do after an uncertain outcome if the bank may rotate.
+        advisory: Seconds before the expiry of an access token from which it is refreshed in the
+            background, at most half its lifetime. Long, so that after a refresh that went wrong
+            the old access token still works for hours.
+        mandatory: Seconds before the expiry from which callers wait for the new token, at most
+            half its lifetime.
+        default_lifetime: Seconds that an access token is taken to live if the response did not
+            say. The platform recommends 24 hours and promises nothing; this is cautious.
+        idle_lifetime: Seconds that a refresh token lives unused.
+        rate: Refreshes per second that one process sends to the target at most; None for no limit.
+
+    Raises:
+        InvalidInputError: A number is not finite or not above zero.
+
+    Source: bLink token management (24 hours recommended, 30 days extended with every refresh).
+    """
+
+    rotates: bool = True
+    after_uncertainty: AfterUncertainty = field(
+        default=AfterUncertainty.REPLAY_ONCE, converter=AfterUncertainty
+    )
+    advisory: float = field(default=4 * HOUR, validator=_seconds)
+    mandatory: float = field(default=60.0, validator=_seconds)
+    default_lifetime: float = field(default=HOUR, validator=_seconds)
+    idle_lifetime: float = field(default=30 * DAY, validator=_seconds)
+    rate: float | None = field(default=None, validator=_rate)
+
+
+@frozen
+class Profiles:
+    """What is known of the targets.
+
+    Args:
+        special: The profiles of single targets, by their ids.
+        general: The profile of all others.
+    """
+
+    special: Mapping[str, TargetProfile]
+    general: TargetProfile
+
+    def of(self, target_id: str) -> TargetProfile:
+        """Return the profile of a target."""
+        return self.special.get(target_id, self.general)

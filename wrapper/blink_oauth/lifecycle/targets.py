@@ -1,0 +1,107 @@
+"""How each target fares, as far as this process has seen: its rate, and whether it answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from attrs import define, field
+
+from blink_oauth.errors import BlinkError, InvalidInputError, Outcome
+
+from .lifespans import renew_after_fork
+from .pauses import backoff, retry_after
+from .profile import TargetProfile
+from .steps import Clearance
+
+__all__ = ["Targets"]
+
+PATIENCE = 2
+"""Failures in a row from which a target counts as failing."""
+PROBE = 5.0
+"""Seconds for which one grant tries out a failing target before the next one may."""
+
+
+@define(eq=False)
+class _Target:
+    failures: int = 0
+    leave_until: float = 0.0
+    asked_until: float = 0.0
+    next_turn: float = 0.0
+
+    def hold_off(self, now: float) -> float:
+        """Return the seconds to leave it alone."""
+        return max(0.0, self.leave_until - now, self.asked_until - now)
+
+
+@define(eq=False)
+class Targets:
+    """Tells who may call a target, so that an outage does not cost every grant its attempt.
+
+    A target that failed a few times in a row is left alone for a growing while; then one grant
+    tries it out. A `Retry-After` is kept by all grants of the target.
+
+    Args:
+        monotonic: Tells the seconds, never backwards.
+        random: Makes a number from 0 to below 1.
+    """
+
+    monotonic: Callable[[], float]
+    random: Callable[[], float]
+    _targets: dict[str, _Target] = field(init=False, factory=dict)
+    _lock: threading.Lock = field(init=False, factory=threading.Lock)
+
+    def __attrs_post_init__(self) -> None:
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Go on with a lock that no thread of a parent process holds."""
+        self._lock = threading.Lock()
+
+    def clearance(self, target_id: str, profile: TargetProfile) -> Clearance:
+        """Say whether a target may be called now; a clear answer takes the turn."""
+        with self._lock:
+            now = self.monotonic()
+            target = self._targets.setdefault(target_id, _Target())
+            hold_off = target.hold_off(now)
+            if hold_off > 0:
+                return Clearance(hold_off=hold_off)
+            if profile.rate is not None:
+                if now < target.next_turn:
+                    return Clearance(queue=target.next_turn - now)
+                target.next_turn = now + 1 / profile.rate
+            if target.failures >= PATIENCE:
+                target.leave_until = now + PROBE
+            return Clearance()
+
+    def answered(self, target_id: str) -> None:
+        """Note that a target works."""
+        with self._lock:
+            target = self._targets.setdefault(target_id, _Target())
+            target.failures, target.leave_until = 0, 0.0
+
+    def failed(self, target_id: str, error: BlinkError) -> None:
+        """Note what came of a call; a refusal of one grant is an answer."""
+        if isinstance(error, InvalidInputError):
+            return  # It never left this process.
+        if error.outcome is Outcome.REJECTED and error.status != 429:
+            self.answered(target_id)
+            return
+        with self._lock:
+            now = self.monotonic()
+            target = self._targets.setdefault(target_id, _Target())
+            target.failures += 1
+            # Others were on their way when it asked for time; what became of them changes nothing.
+            target.asked_until = max(target.asked_until, now + (retry_after(error) or 0.0))
+            if target.failures >= PATIENCE:
+                target.leave_until = now + backoff(target.failures, self.random())
+
+    def failing(self) -> frozenset[str]:
+        """Return the targets that are to be left alone now, or tried out by one grant at most."""
+        with self._lock:
+            now = self.monotonic()
+            return frozenset(
+                name
+                for name, one in self._targets.items()
+                if one.failures >= PATIENCE or one.hold_off(now) > 0
+            )
