@@ -283,8 +283,9 @@ def bare_httpx(
         target: The endpoint.
         at_once: How many threads.
         requests: How many requests are sent.
-        kept: How many idle connections httpx keeps alive. With fewer than there are threads its pool
-            may close one that it has just given to a request; what is lost so is told and counts.
+        kept: How many idle connections httpx keeps alive. With fewer than there are threads, its
+            pool now and then closes a connection under a request. That request is told of, and
+            counted as made.
     """
     lost: list[httpx.TransportError] = []
     headers = request_headers(GRANT, Psu.AUTO, user_agent=USER_AGENT, correlation_id="bench")
