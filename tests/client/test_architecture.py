@@ -93,7 +93,7 @@ EACH_OF_THE_CORE = pytest.mark.parametrize("name", CORE)
 def test_the_graph_is_read_at_all() -> None:
     assert {"blink_oauth", "blink_oauth.client", "blink_oauth.tls"} <= CORE.keys()
     client = set(imports("blink_oauth.client", CORE["blink_oauth.client"]))
-    assert {"blink_oauth._gateway.Gateway", "uuid.uuid4", "httpx"} <= client
+    assert {"blink_oauth._gateway.Gateway", "datetime.datetime", "httpx"} <= client
     late = {one for name, path in CORE.items() for one in imports(name, path)}
     early = {one for name, path in CORE.items() for one in imports(name, path, lazy=False)}
     assert "cryptography.x509" in late - early

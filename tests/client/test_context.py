@@ -44,7 +44,7 @@ def test_a_value_of_another_type_is_refused_by_name(value: object) -> None:
         Grant(target_id=value, username="u")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("value", ["", "u" * 65, "u\ud800", None, 4711])
+@pytest.mark.parametrize("value", ["", "u" * 65, "u\ud800", "u\0", None, 4711])
 def test_a_username_that_cannot_be_sent_is_refused(value: object) -> None:
     with pytest.raises(InvalidInputError, match=r"Grant\.username"):
         Grant(target_id="IIDX1", username=value)  # type: ignore[arg-type]

@@ -13,17 +13,16 @@ __all__ = ["database", "postgresql", "url"]
 
 
 @pytest.fixture
-def postgresql() -> Iterator[PostgreSQL]:
-    """Give a server that may be stopped; in the end it runs again."""
-    server = running_server()
-    yield server
-    if not server.socket.exists():
-        server.start()
+def postgresql() -> PostgreSQL:
+    """Give a server that may be stopped."""
+    return running_server()
 
 
 @pytest.fixture
 def url(postgresql: PostgreSQL) -> Iterator[str]:
-    """Give the URL of an empty database."""
+    """Give the URL of an empty database; in the end the server runs again."""
     name = postgresql.create()
     yield postgresql.url(name)
+    if not postgresql.socket.exists():
+        postgresql.start()
     postgresql.drop(name)

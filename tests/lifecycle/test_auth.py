@@ -127,6 +127,9 @@ TABLE: dict[str, Callable[[], Case]] = {
         requests=2,
         refreshes=1,
     ),
+    "401 with a problem that is bottomless": lambda: Case(
+        [httpx.Response(401, headers=PROBLEM, content=b"[" * 100_000)], requests=2, refreshes=1
+    ),
     "401 with a problem that is a list": lambda: Case(
         [httpx.Response(401, headers=PROBLEM, json=["type"])],
         requests=2,
@@ -208,6 +211,7 @@ def test_what_was_refused_is_sent_again_as_it_was(flavour: Flavour, stage: Stage
         json={"amount": "1.00"},
         headers={"Idempotency-Key": "key-1", "Cookie": "session=fake"},
         params={"page": "2"},
+        timeout=1.25,
     )
     first, second = api.seen
     ours = {"authorization", "x-correlation-id"}
@@ -217,6 +221,7 @@ def test_what_was_refused_is_sent_again_as_it_was(flavour: Flavour, stage: Stage
     assert (first.method, first.url, first.body) == (second.method, second.url, second.body)
     assert second.body == response.request.content
     assert second.headers["Idempotency-Key"] == "key-1"
+    assert response.request.extensions["timeout"]["read"] == 1.25
 
 
 @BOTH

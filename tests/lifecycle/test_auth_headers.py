@@ -264,6 +264,7 @@ CHANGES: dict[str, Callable[[httpx.Headers], object]] = {
     "a header is set anew": lambda headers: headers.__setitem__("x-correlation-id", "new"),
     "a header is taken away": lambda headers: headers.pop("Authorization"),
     "headers are updated": lambda headers: headers.update({"X-New": "new", "USER-AGENT": "new"}),
+    "headers are added": lambda headers: headers.update({"X-New": "new"}),
     "a header is set if it is missing": lambda headers: headers.setdefault("X-New", "new"),
     "all are taken away": lambda headers: headers.clear(),
 }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
-from blink_oauth import Grant, InvalidInputError, StoreError
+from blink_oauth import Grant, InvalidInputError, NotConnectedError, StoreError
 from blink_oauth.lifecycle import AfterUncertainty, EventName, Report, TargetProfile, TokenManager
 from blink_oauth.lifecycle.keepalive import KeepAlive
 from blink_oauth.storage.records import State
@@ -32,7 +33,7 @@ HOLD = TargetProfile(after_uncertainty=AfterUncertainty.HOLD)
 
 
 def authorize(stage: Stage, count: int, target_id: str = TARGET, first: int = 0) -> list[Grant]:
-    """Authorize some grants, one an hour."""
+    """Authorize some grants, one a second."""
     grants = []
     for number in range(first, first + count):
         grants.append(stage.authorize(f"u-{number:03}", target_id))
@@ -157,7 +158,7 @@ def test_old_entries_are_deleted_by_the_way(stage: Stage) -> None:
 def test_the_report_sums_up_and_progress_is_told_after_each_grant(stage: Stage) -> None:
     authorize(stage, 6)
     stage.banks.answer(
-        honest, unreachable, never_arrived, honest, says(400, {"error": "invalid_grant"}), honest
+        unreachable, honest, never_arrived, honest, says(400, {"error": "invalid_grant"}), honest
     )
     told: list[Report] = []
     report = refresh_all(stage, concurrency=1, on_progress=told.append)
@@ -193,10 +194,25 @@ def test_no_more_are_claimed_than_there_are_threads(stage: Stage) -> None:
 
 
 def test_grants_are_claimed_in_batches_that_are_worth_a_transaction(stage: Stage) -> None:
-    authorize(stage, 64)
-    stage.shaky.calls.clear()
-    assert refresh_all(stage, concurrency=16).refreshed == 64
-    assert stage.shaky.calls.count("claim_due") <= 64 / 4 + 2
+    authorize(stage, 10)
+    gates = [Gate() for _ in range(8)]
+    stage.banks.answer(*gates)
+    claim, limits = stage.memory.claim_due, []
+
+    def noted(*args: Any, **options: Any) -> object:
+        limits.append(options["limit"])
+        return claim(*args, **options)
+
+    stage.shaky.instead["claim_due"] = noted
+    told: list[Report] = []
+    run = stage.aside(lambda: refresh_all(stage, concurrency=8, on_progress=told.append))
+    eventually(lambda: all(gate.held for gate in gates))
+    # A single free place is not worth it, two are.
+    for number, gate in enumerate(gates, 1):
+        gate.open()
+        eventually(lambda number=number: len(told) >= number)  # type: ignore[misc]
+    assert run.result(PATIENCE) == Report(due=10, refreshed=10)
+    assert limits[:2] == [8, 2]
 
 
 def test_who_asks_for_a_token_meanwhile_joins_the_flight(stage: Stage) -> None:
@@ -229,7 +245,7 @@ def test_two_managers_at_once_do_each_grant_once(stage: Stage) -> None:
     first, second = stage.make(real_waits=True), stage.make(real_waits=True)
     grants = authorize(stage, 60)
     runs = [
-        stage.aside(lambda manager=each: refresh_all(stage, manager=manager, concurrency=4))  # type: ignore[misc]
+        stage.aside(partial(refresh_all, stage, manager=each, concurrency=4))
         for each in (first, second)
     ]
     reports = [run.result(PATIENCE) for run in runs]
@@ -322,16 +338,17 @@ def test_a_failing_target_is_left_alone_and_tried_out_by_one_grant(stage: Stage)
 
 
 def test_a_failing_target_does_not_keep_the_others_from_being_refreshed(stage: Stage) -> None:
-    authorize(stage, 2, OTHER, 20)
-    for _ in range(2):
-        stage.manager._targets.failed(OTHER, StoreError("Down."))
+    left = authorize(stage, 2, OTHER, 20)
     authorize(stage, 20)
+    for _ in range(2):
+        stage.manager._targets.failed(OTHER, NotConnectedError("Down."))
     assert refresh_all(stage, concurrency=4) == Report(due=20, refreshed=20)
+    assert generations(stage, left) == [1, 1]
 
 
 def test_nobody_tries_a_failing_target_out_where_nothing_is_due(stage: Stage) -> None:
     for _ in range(2):
-        stage.manager._targets.failed(OTHER, StoreError("Down."))
+        stage.manager._targets.failed(OTHER, NotConnectedError("Down."))
     stage.advance(60)
     assert refresh_all(stage) == Report()
     assert stage.manager._targets.clearance(OTHER, TargetProfile()).hold_off == 0

@@ -126,8 +126,7 @@ def test_an_expired_token_is_refreshed_once_and_the_new_one_stored(stage: Stage)
     grant = stage.expired()
     token = stage.manager.get(grant)
     record = stage.record(grant)
-    assert (record.generation, record.token) == (2, stage.manager.get(grant))
-    assert token.access_token == record.token.access_token if record.token else False
+    assert (record.generation, record.token) == (2, token)
     assert stage.banks.is_alive(grant, token)
     assert len(stage.banks.presented()) == 1
 
@@ -203,6 +202,33 @@ def test_more_validity_than_is_left_is_refreshed_for(stage: Stage) -> None:
     assert stage.manager.get(grant, min_validity=DAY / 2 - 1) == renewed
 
 
+def test_who_wants_more_than_the_flight_that_it_joins_gets_a_flight_of_its_own(
+    stage: Stage,
+) -> None:
+    grant = stage.authorize()
+    stage.advance(DAY / 2 + 3600)
+    other = stage.make()
+    looking, go = threading.Event(), threading.Event()
+    load = stage.memory.load
+
+    def slowly(key: Any) -> object:
+        looking.set()
+        assert go.wait(PATIENCE)
+        return load(key)
+
+    stage.shaky.instead["load"] = slowly
+    modest = stage.aside(lambda: other.get(grant))
+    assert looking.wait(PATIENCE)
+    flight = other._flights._shared[grant].future
+    greedy = stage.aside(lambda: other.get(grant, min_validity=DAY / 2))
+    eventually(lambda: len(flight._condition._waiters) == 2)  # type: ignore[attr-defined]
+    go.set()
+    old = modest.result(PATIENCE)
+    assert old == stage.manager._tokens[grant].token
+    assert greedy.result(PATIENCE) == stage.record(grant).token != old
+    assert len(stage.banks.presented()) == 1
+
+
 def test_wanting_more_validity_than_a_token_has_does_not_refresh_for_ever(stage: Stage) -> None:
     grant = stage.authorize()
     tokens = {stage.manager.get(grant, min_validity=7 * DAY) for _ in range(10)}
@@ -247,6 +273,26 @@ def test_a_failed_early_refresh_serves_the_valid_token(stage: Stage) -> None:
         assert stage.manager.get(grant) == old
         stage.calm()
     assert len(stage.banks.presented()) == 1
+
+
+def test_while_a_failure_is_remembered_the_store_is_not_asked_for_nothing(stage: Stage) -> None:
+    grant = stage.authorize()
+    old = stage.manager.get(grant)
+    stage.advance(ADVISED)
+    stage.banks.answer(says(503))
+    stage.manager.get(grant)
+    stage.calm()
+    stage.shaky.calls.clear()
+    for _ in range(9):
+        stage.advance(6)
+        assert stage.manager.get(grant) == old
+        stage.calm()
+    assert stage.shaky.calls == []
+    stage.advance(7)
+    stage.manager.get(grant)
+    stage.calm()
+    assert stage.record(grant).generation == 2
+    stage.replays = 1
 
 
 def test_a_failed_refresh_in_the_mandatory_window_still_serves_the_valid_token(
@@ -604,9 +650,9 @@ def test_a_refused_token_is_replaced_by_the_next_call(stage: Stage) -> None:
     old = stage.manager.get(grant)
     stage.advance(3600)
     assert stage.manager.invalidate(grant, old)
-    assert tokens_of(storm(lambda: stage.manager.get(grant), 16)) == {stage.manager.get(grant)} - {
-        old
-    }
+    tokens = tokens_of(storm(lambda: stage.manager.get(grant), 16))
+    assert tokens == {stage.record(grant).token}
+    assert old not in tokens
     assert len(stage.banks.presented()) == 1
 
 
@@ -643,6 +689,12 @@ def test_a_refused_token_is_not_served_although_the_refresh_fails(stage: Stage) 
 
 
 # What is told
+
+
+def test_nobody_need_listen(stage: Stage) -> None:
+    stage.make(on_event=None)
+    assert stage.manager.get(stage.expired())
+    assert stage.events == []
 
 
 def test_events_are_logged_with_fields_and_without_secrets(

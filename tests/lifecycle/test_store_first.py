@@ -7,7 +7,15 @@ from itertools import pairwise
 
 import pytest
 
-from blink_oauth import BlinkError, Grant, InvalidGrantError, Outcome, StoreError, Token
+from blink_oauth import (
+    BlinkError,
+    Grant,
+    InvalidGrantError,
+    Outcome,
+    RefreshPendingError,
+    StoreError,
+    Token,
+)
 from blink_oauth.lifecycle import EventName
 from blink_oauth.storage.records import State
 from lifecycle.stage import (
@@ -168,10 +176,21 @@ def test_while_a_pair_waits_for_the_store_nobody_presents_the_old_one(stage: Sta
     grant = stage.expired()
     stage.shaky.go_down("settle")
     token = stage.manager.get(grant)
-    for _ in range(20):
+    # The lease runs out, and after some minutes a look at the store shows the old pair again.
+    for _ in range(60):
         assert stage.manager.get(grant) == token
-        stage.advance(1)
+        stage.advance(10)
+    assert stage.manager.invalidate(grant, token)
+    caller = stage.aside(lambda: refused(stage, grant))
+    eventually(lambda: len(stage.manager._flights._waiting) == 2)
+    stage.advance(31)
+    assert isinstance(caller.result(PATIENCE), RefreshPendingError)
     assert len(stage.banks.presented()) == 1
+    stage.shaky.come_back()
+    stage.advance(1.1)
+    assert stage.record(grant).generation == 2
+    assert stage.manager.get(grant) != token
+    assert len(stage.banks.presented()) == 2
 
 
 def test_a_store_is_asked_at_growing_distances_while_it_is_away(stage: Stage) -> None:
@@ -238,6 +257,30 @@ def test_a_pair_of_a_new_consent_that_cannot_be_stored_is_served_and_written_lat
     assert record.token is not None
     assert record.token.access_token == token.access_token
     assert stage.names() == [*LATE, EventName.AUTHORIZED]
+
+
+def test_a_consent_that_was_stored_unnoticed_does_not_overwrite_a_later_one(
+    stage: Stage,
+) -> None:
+    stage.shaky.deaf = {"put"}
+    grant = stage.authorize()
+    first = stage.manager.get(grant)
+    stage.authorize(manager=stage.make())
+    later = stage.record(grant)
+    stage.advance(1)
+    assert stage.record(grant).token == later.token
+    assert (later.generation, later.consent) == (2, 2)
+    kept = {entry.token.access_token for entry in stage.memory.journal_entries(stage.key(grant))}
+    assert kept == {first.access_token}
+
+
+def test_a_consent_that_was_stored_unnoticed_does_not_undo_a_revocation(stage: Stage) -> None:
+    stage.shaky.deaf = {"put"}
+    grant = stage.authorize()
+    stage.make().revoke(grant)
+    stage.advance(1)
+    assert stage.record(grant).state is State.REVOKED
+    assert stage.record(grant).token is None
 
 
 def test_a_failure_that_cannot_be_written_is_told_to_the_callers_at_once(stage: Stage) -> None:

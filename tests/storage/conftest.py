@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from storage.databases import postgres, postgres_url
+from storage.databases import database_url, postgres, postgres_url
 
-__all__ = ["postgres", "postgres_url"]
+__all__ = ["database_url", "postgres", "postgres_url"]
 
 pytest.register_assert_rewrite("blink_oauth.storage.contract")

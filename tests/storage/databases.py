@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-__all__ = ["PostgreSQL", "postgres", "postgres_url"]
+__all__ = ["PostgreSQL", "database_url", "postgres", "postgres_url", "running_server"]
 
 # What survives a loss of power is not what the tests are about.
 SETTINGS = """
@@ -166,3 +166,12 @@ def postgres_url(postgres: PostgreSQL) -> Iterator[str]:
     name = postgres.create()
     yield postgres.url(name)
     postgres.drop(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the URL of a new empty database of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'tokens.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url

@@ -107,7 +107,7 @@ def test_a_hundred_thousand_grants_take_a_kilobyte_each_besides_their_texts() ->
     try:
         store = MemoryTokenStore(clock=clock)
         for number in range(GRANTS):
-            clock.advance(1)
+            clock.advance(0.01)
             grant = Grant(f"IIDX{number % 20:05}", f"customer-{number:06}@example.com")
             record = put(store, GrantKey("CIDX0000000002", grant), number)
             assert record.token is not None
@@ -187,7 +187,8 @@ def test_each_store_has_fingerprints_of_its_own() -> None:
 
 
 def test_a_store_runs_by_the_present_moment_unless_it_is_told_otherwise() -> None:
-    before = datetime.now(UTC)
+    # To the second: what many grants have in common is kept once.
+    before = datetime.now(UTC).replace(microsecond=0)
     record = put(MemoryTokenStore())
     assert before <= record.updated_at <= datetime.now(UTC)
 

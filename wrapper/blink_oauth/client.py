@@ -6,11 +6,11 @@ What decides is pure and lives elsewhere: `_gateway` makes the calls, `_transpor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from uuid import uuid4
 
 from ._gateway import Gateway
 from ._reading import revocation_from, token_from
@@ -31,7 +31,11 @@ def _utc_now() -> datetime:
 
 
 def _uuid() -> str:
-    return str(uuid4())
+    # What `uuid.uuid4` makes (RFC 9562 section 5.4), in less than half its time: every request of
+    # a bank's API has one.
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 class BlinkOAuth:

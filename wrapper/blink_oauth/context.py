@@ -53,7 +53,7 @@ def _username(instance: object, attribute: Attribute[str], value: str) -> None:
         raise InvalidInputError("Grant.username must not hold the character NUL.")
 
 
-@frozen
+@frozen(weakref_slot=False)
 class Grant:
     """One customer's consent at one bank.
 

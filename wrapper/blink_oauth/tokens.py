@@ -135,7 +135,7 @@ class Oddity(StrEnum):
     SCOPE_UNUSABLE = "scope_unusable"
 
 
-@frozen(kw_only=True, init=False)
+@frozen(kw_only=True, init=False, weakref_slot=False)
 class Token:
     """An access token, and what came with it (RFC 6749 section 5.1).
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["GrantAuth"]
 
 REFUSED = (
-    "The bank's API answered 401 to the request, which was therefore not executed. This error is "
-    "about the attempt to get another token for it."
+    "The bank's API answered 401 to the last request, which was therefore not executed (RFC 9110 "
+    "section 15.5.2). This error is about the attempt to get another token for it."
 )
 PARAMETER = re.compile(r'([\w!#$%&\'*+.^`|~-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]+)')
 """One parameter of a challenge (RFC 9110 section 11.2); a quoted text is taken whole."""

@@ -87,9 +87,7 @@ class Dispatch:
                 self.refresh_in_background(grant)
             return held.token
         if failed is not None:
-            token = answer(failed, need, self.profiles.of(grant.target_id), self.now())
-            if token is not None:
-                return token
+            return self.consider(grant, failed, validity, psu)
         return self._share(key, need, psu)
 
     def consider(

@@ -42,20 +42,19 @@ def settle(
     settlement: Settlement | None = yield from keep(step, Landing(known, fresh=True))
     if settlement is None:
         return Landing(known, fresh=True)
-    if settlement.stored:
-        yield Tell(
-            EventName.REFRESHED, settlement.record, correlation_id=correlation_id, seconds=seconds
-        )
-        return Landing(settlement.record, fresh=True)
-    yield Tell(
-        EventName.SUPERSEDED, settlement.record, correlation_id=correlation_id, seconds=seconds
-    )
-    if settlement.record is None or settlement.record.state is State.REVOKED:
+    record = settlement.record
+    # A result that is written late may find that the grant was revoked since.
+    gone = record is None or record.state is State.REVOKED
+    if settlement.stored and not gone:
+        yield Tell(EventName.REFRESHED, record, correlation_id=correlation_id, seconds=seconds)
+        return Landing(record, fresh=True)
+    yield Tell(EventName.SUPERSEDED, record, correlation_id=correlation_id, seconds=seconds)
+    if gone:
         # [6] What was revoked stays revoked: the pair that came too late goes as well.
         try:
             yield Revoke(token)
         except BlinkError as error:
-            yield Tell(EventName.REVOCATION_FAILED, settlement.record, error)
+            yield Tell(EventName.REVOCATION_FAILED, record, error)
     return None
 
 

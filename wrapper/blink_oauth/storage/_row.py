@@ -66,7 +66,11 @@ class Row:
         call = note.correlation_id if note else None
         known = call or record.correlation_id
         written = evolve(
-            record, lease_left=0.0, pause_left=0.0, correlation_id=known, updated_at=now
+            record,
+            lease_left=0.0,
+            pause_left=0.0,
+            correlation_id=known,
+            updated_at=_same_moment(now),
         )
         self.record, self.lease_until, self.pause_until = written, lease_until, pause_until
         if note and call:
@@ -132,6 +136,15 @@ class Row:
 
 def _seconds_until(moment: datetime | None, now: datetime) -> float:
     return 0.0 if moment is None else max((moment - now) / timedelta(seconds=1), 0.0)
+
+
+def _same_moment(moment: datetime) -> datetime:
+    return _kept_once(moment.replace(microsecond=0))
+
+
+@lru_cache(maxsize=4096)
+def _kept_once(moment: datetime) -> datetime:
+    return moment
 
 
 # Many grants have the same to say: it is kept once.

@@ -8,7 +8,7 @@ from attrs import evolve
 
 from blink_oauth.tokens import Token
 
-from . import statements
+from . import archive, statements
 from ._row import Row as Journal
 from ._rules import is_owned, is_pair, nothing_yet, renewed, revoked
 from .database import Session
@@ -31,7 +31,7 @@ __all__ = ["entries", "keep", "put", "revoke", "salvage", "supersede"]
 
 def entries(session: Session, reader: Reader, key: GrantKey) -> list[tuple[int, JournalEntry]]:
     """Return what the journal holds of a grant, the newest first, with the numbers of the rows."""
-    rows = session.rows(statements.ENTRIES, of_grant(key))
+    rows = session.rows(archive.ENTRIES, of_grant(key))
     read = ((row.id, reader.entry_if_readable(row)) for row in rows)
     return [(number, entry) for number, entry in read if entry]
 
@@ -53,7 +53,7 @@ def keep(session: Session, reader: Reader, record: Record, token: Token, origin:
     known = [entry.token for _, entry in entries(session, reader, record.key)]
     if not any(is_pair(other, token) for other in known):
         place = Place(record.key, record.generation + 1, record.consent)
-        session.count(statements.KEEP, of_entry(place, reader.seal(place, token), origin))
+        session.count(archive.KEEP, of_entry(place, reader.seal(place, token), origin))
 
 
 def put(
@@ -73,7 +73,7 @@ def put(
     if is_pair(known.token, token):
         return known
     if row and (replaced := sealed_in(row)):
-        session.count(statements.KEEP, of_entry(place_of(row), replaced, Origin.REPLACED))
+        session.count(archive.KEEP, of_entry(place_of(row), replaced, Origin.REPLACED))
     pair = renewed(known, token, issued_at=issued_at, idle_until=idle_until)
     pair = evolve(pair, consent=known.consent + 1)
     parameters = of_seen(known) | of_pair(pair, reader.seal(pair, token)) | of_note(note)
@@ -109,8 +109,8 @@ def salvage(session: Session, reader: Reader, claim: Record, note: Note) -> Reco
     if newest is None or refused is None:
         return None
     number = next(number for number, entry in kept if entry is newest)
-    session.count(statements.TAKE, {"entry": number})
-    session.count(statements.KEEP, of_entry(place_of(row), refused, Origin.REFUSED))
+    session.count(archive.TAKE, {"entry": number})
+    session.count(archive.KEEP, of_entry(place_of(row), refused, Origin.REFUSED))
     pair = renewed(record, newest.token, issued_at=newest.at, idle_until=record.idle_until)
     pair = evolve(pair, state=State.REFRESHING, attempts=1, owner=record.owner)
     parameters = of_seen(claim) | of_pair(pair, reader.seal(pair, newest.token)) | of_note(note)

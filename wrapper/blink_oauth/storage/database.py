@@ -11,7 +11,8 @@ from attrs import define
 from sqlalchemy import Connection, Engine, Executable, Row
 from sqlalchemy.exc import DBAPIError
 
-from .statements import NOTE, Change, noted
+from .archive import NOTE
+from .statements import Change, noted
 
 __all__ = ["Database", "Session"]
 

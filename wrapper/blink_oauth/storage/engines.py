@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import URL, Engine, Pool, QueuePool, create_engine, event, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -21,6 +23,7 @@ POOL_SIZE = 5
 POOL_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 5
 BUSY_TIMEOUT = 30.0
+BUSY_PAUSE = 0.01
 OWNER_ONLY = 0o600
 
 # A server that is gone is noticed within about 20 s, also in the middle of a statement.
@@ -135,9 +138,25 @@ def _set_up(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
     for setting in SQLITE_SETTINGS:
         cursor.execute(setting)
-    if cursor.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-        cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA journal_mode")
+    if cursor.fetchone() != ("wal",):
+        _write_ahead(cursor)
     cursor.close()
+
+
+def _write_ahead(cursor: DBAPICursor) -> None:
+    # The mode is kept in the file. Of several that set it at once SQLite refuses all but the first,
+    # whatever the timeout.
+    end = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(BUSY_PAUSE)
+        else:
+            return
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-@frozen
+@frozen(weakref_slot=False)
 class GrantKey:
     """Whose token it is: the identity that a store keeps a token under.
 
@@ -52,7 +52,7 @@ class State(StrEnum):
     """We revoked the grant."""
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, weakref_slot=False)
 class Record:
     """What a store knows of one grant at the moment it was read.
 

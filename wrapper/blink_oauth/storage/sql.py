@@ -7,7 +7,7 @@ from datetime import datetime
 
 from blink_oauth.tokens import Token
 
-from . import statements
+from . import archive, statements
 from ._rules import renewed, urgency
 from .changes import entries, keep, put, revoke, salvage, supersede
 from .failures import operation
@@ -196,7 +196,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         with self._ready().transaction() as session:
             if not session.count(statements.ERASE, seen):
                 return False
-            session.count(statements.FORGET, seen | {"seen_consent": record.consent})
+            session.count(archive.FORGET, seen | {"seen_consent": record.consent})
         return True
 
     @operation
@@ -234,7 +234,7 @@ class SqlTokenStore(SqlBase, TokenStore):
     @operation
     def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
         with self._ready().session() as session:
-            rows = session.rows(statements.HISTORY, of_grant(key) | {"limit": limit})
+            rows = session.rows(archive.HISTORY, of_grant(key) | {"limit": limit})
         return [history_entry(row) for row in rows]
 
     @operation
@@ -242,5 +242,5 @@ class SqlTokenStore(SqlBase, TokenStore):
         with self._ready().transaction() as session:
             return sum(
                 session.count(statement, {"minus_retention": -retention.total_seconds()})
-                for statement, retention in zip(statements.PURGE, self._retention, strict=True)
+                for statement, retention in zip(archive.PURGE, self._retention, strict=True)
             )

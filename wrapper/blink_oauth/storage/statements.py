@@ -1,4 +1,4 @@
-"""The statements of the SQL store, built once, so that SQLAlchemy compiles each of them once.
+"""The statements on the grants, built once, so that SQLAlchemy compiles each of them once.
 
 They are the same on SQLite and PostgreSQL, but for `noted`. Each parameter has a name of its own;
 `now` is None unless a test brings its own clock.
@@ -13,10 +13,8 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     String,
-    Table,
     and_,
     bindparam,
-    delete,
     func,
     insert,
     null,
@@ -27,27 +25,21 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
-from ._row import CLAIMABLE
+from ._rules import CLAIMABLE
+from .archive import IDENTITY, LINE, of_grant
 from .moments import NOW, after
 from .records import State
-from .tables import Moment, grants, history, journal
+from .tables import Moment, grants, history
 
 __all__ = [
     "CLAIM",
-    "ENTRIES",
     "ERASE",
-    "FORGET",
-    "HISTORY",
     "INSERT",
-    "KEEP",
     "LOAD",
     "LOCK",
-    "NOTE",
-    "PURGE",
     "RECORDS",
     "RELEASE",
     "SALVAGE",
-    "TAKE",
     "WRITE",
     "Change",
     "claim_due",
@@ -60,22 +52,8 @@ Change = ReturningUpdate[Any] | ReturningInsert[Any]
 RECORD = (*grants.c, NOW.label("now"))
 
 
-def _of_grant(table: Table) -> ColumnElement[bool]:
-    return and_(
-        table.c.client_id == bindparam("client"),
-        table.c.target_id == bindparam("target"),
-        table.c.username == bindparam("user"),
-    )
-
-
-IDENTITY: dict[str, object] = {
-    "client_id": bindparam("client"),
-    "target_id": bindparam("target"),
-    "username": bindparam("user"),
-}
-
 # Which row.
-IS_SEEN = and_(_of_grant(grants), grants.c.generation == bindparam("seen"))
+IS_SEEN = and_(of_grant(grants), grants.c.generation == bindparam("seen"))
 IS_OWNED = and_(IS_SEEN, grants.c.owner == bindparam("by"))
 IS_FREE = and_(
     or_(grants.c.lease_until.is_(None), grants.c.lease_until <= NOW),
@@ -117,7 +95,7 @@ OUTCOME: dict[str, object] = {
     "error": bindparam("new_error"),
 }
 
-LOAD = select(*RECORD).where(_of_grant(grants))
+LOAD = select(*RECORD).where(of_grant(grants))
 LOCK = LOAD.with_for_update()
 CLAIM = (
     update(grants)
@@ -149,47 +127,6 @@ RECORDS = (
     )
     .order_by(grants.c.target_id, grants.c.username)
     .limit(bindparam("limit"))
-)
-
-KEEP = (
-    insert(journal)
-    .inline()
-    .values(
-        IDENTITY
-        | {
-            "generation": bindparam("new_generation"),
-            "consent": bindparam("new_consent"),
-            "origin": bindparam("new_origin"),
-            "sealed": bindparam("new_sealed"),
-            "key_id": bindparam("new_key_id"),
-            "at": NOW,
-        }
-    )
-)
-ENTRIES = select(journal).where(_of_grant(journal)).order_by(journal.c.id.desc())
-TAKE = delete(journal).where(journal.c.id == bindparam("entry"))
-FORGET = delete(journal).where(_of_grant(journal), journal.c.consent <= bindparam("seen_consent"))
-
-LINE: dict[str, object] = {
-    "event": bindparam("note_event", type_=String),
-    "outcome": bindparam("note_outcome", type_=String),
-    "detail": bindparam("note_detail", type_=String),
-    "actor": bindparam("note_actor", type_=String),
-    "correlation_id": bindparam("call", type_=String),
-}
-NOTE = (
-    insert(history)
-    .inline()
-    .values(IDENTITY | LINE | {"at": NOW, "generation": bindparam("new_generation")})
-)
-HISTORY = (
-    select(history)
-    .where(_of_grant(history))
-    .order_by(history.c.id.desc())
-    .limit(bindparam("limit"))
-)
-PURGE = tuple(
-    delete(table).where(table.c.at < after("minus_retention")) for table in (journal, history)
 )
 
 

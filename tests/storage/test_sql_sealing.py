@@ -1,0 +1,366 @@
+"""What is sealed in a database opens for nobody else, and nothing else suffers from it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, Table, create_engine, select, update
+
+from blink_oauth.errors import SealError
+from blink_oauth.storage import Origin, Record, SqlTokenStore, State
+from blink_oauth.storage.contract.material import (
+    CLIENT,
+    ISSUED,
+    Clock,
+    days,
+    due,
+    grant_key,
+    note,
+    origins,
+    pair,
+)
+from blink_oauth.storage.tables import grants, history, journal
+from blink_oauth.tokens import Secret
+
+OLD, NEW, OTHER = (SqlTokenStore.new_key() for _ in range(3))
+A, B, C = (grant_key(name) for name in "abc")
+
+Contents = dict[str, list[tuple[Any, ...]]]
+
+
+class Sealed:
+    """A database, and stores with several keys upon it."""
+
+    def __init__(self, url: str) -> None:
+        self.engine: Engine = create_engine(url)
+        self.clock = Clock()
+        self.store(OLD).create_schema()
+
+    def store(self, *keys: Secret) -> SqlTokenStore:
+        """Open the database with these keys."""
+        return SqlTokenStore(self.engine, keys=keys, clock=self.clock)
+
+    def contents(self) -> Contents:
+        """Return all that is in the tables."""
+        with self.engine.connect() as connection:
+            return {
+                table.name: [tuple(row) for row in connection.execute(select(table))]
+                for table in (grants, journal, history)
+            }
+
+    def change(self, table: Table, username: str, **values: object) -> None:
+        """Write something into a row, as an intruder would."""
+        with self.engine.begin() as connection:
+            connection.execute(update(table).where(table.c.username == username).values(values))
+
+    def row(self, table: Table, username: str) -> dict[str, object]:
+        """Return a row."""
+        with self.engine.connect() as connection:
+            found = connection.execute(select(table).where(table.c.username == username))
+            return dict(found.mappings().one())
+
+    def spoil(self, username: str) -> None:
+        """Swap a sealed pair for that of another grant."""
+        stranger = f"stranger-of-{username}"
+        put(self.store(OLD), stranger, idle=9000)
+        self.change(grants, username, sealed=self.row(grants, stranger)["sealed"])
+
+
+@pytest.fixture
+def sealed(database_url: str) -> Iterator[Sealed]:
+    """Return a database of each kind in turn."""
+    made = Sealed(database_url)
+    yield made
+    made.engine.dispose()
+
+
+def put(store: SqlTokenStore, name: str, *, idle: float = 1, pair_name: str = "") -> Record:
+    """Store a pair for the grant of that name."""
+    return store.put(
+        grant_key(name),
+        pair(pair_name or name),
+        issued_at=ISSUED,
+        idle_until=ISSUED + days(idle),
+        note=note(),
+    )
+
+
+def settle(store: SqlTokenStore, claim: Record, name: str) -> bool:
+    """Bring a pair home."""
+    home = store.settle(claim, pair(name), issued_at=ISSUED, idle_until=ISSUED, note=note())
+    return home.stored
+
+
+def test_a_wrong_key_opens_nothing_and_changes_nothing(sealed: Sealed) -> None:
+    record = put(sealed.store(OLD), "a")
+    before, wrong = sealed.contents(), sealed.store(NEW)
+    claim = sealed.store(OLD).load(A)
+    attempts: list[Callable[[], Record | None]] = [
+        lambda: wrong.load(A),
+        lambda: wrong.revoke(A, note=note()),
+        lambda: wrong.salvage(record, note=note()),
+    ]
+    for attempt in attempts:
+        with pytest.raises(SealError, match="not among those given") as caught:
+            attempt()
+        assert not caught.value.retryable
+    assert wrong.claim_due(due(), owner="fake-owner", ttl=60, limit=10) == []
+    assert list(wrong.due(due(), limit=10)) == []
+    assert wrong.rotate_keys() == 0
+    assert sealed.contents() == before
+    assert sealed.store(NEW, OLD).load(A) == claim == record
+
+
+def test_a_pair_in_the_row_of_another_grant_is_refused(sealed: Sealed) -> None:
+    store = sealed.store(OLD)
+    put(store, "a")
+    put(store, "b")
+    sealed.spoil("a")
+    before = sealed.contents()
+    with pytest.raises(SealError, match="was not sealed for this row"):
+        store.load(A)
+    with pytest.raises(SealError):
+        store.revoke(A, note=note())
+    assert sealed.contents() == before
+    assert store.load(B) is not None
+
+
+def test_an_older_pair_that_is_put_back_is_refused(sealed: Sealed) -> None:
+    store = sealed.store(OLD)
+    put(store, "a")
+    old = sealed.row(grants, "a")
+    put(store, "a", pair_name="newer")
+    sealed.change(grants, "a", sealed=old["sealed"])
+    with pytest.raises(SealError, match="older copy"):
+        store.load(A)
+    # The consent alone does not make it fit either.
+    sealed.change(grants, "a", sealed=old["sealed"], generation=old["generation"])
+    with pytest.raises(SealError):
+        store.load(A)
+
+
+def test_a_pair_from_the_journal_does_not_fit_the_record(sealed: Sealed) -> None:
+    store = sealed.store(OLD)
+    store.journal(put(store, "a"), pair("late"), origin=Origin.ERROR)
+    sealed.change(grants, "a", sealed=sealed.row(journal, "a")["sealed"])
+    with pytest.raises(SealError):
+        store.load(A)
+
+
+def test_a_new_consent_helps_where_the_key_is_lost(sealed: Sealed) -> None:
+    put(sealed.store(OLD), "a")
+    store = sealed.store(NEW)
+    record = put(store, "a", pair_name="again")
+    assert record == store.load(A)
+    assert (record.token, record.generation, record.consent) == (pair("again"), 2, 2)
+    assert list(store.journal_entries(A)) == []
+    kept = sealed.store(NEW, OLD).journal_entries(A)
+    assert origins(list(kept)) == [(Origin.REPLACED, pair("a"), 1, 1)]
+
+
+def test_one_spoilt_row_does_not_stand_before_the_others(
+    sealed: Sealed, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = sealed.store(OLD)
+    for day, name in enumerate("abc", start=1):
+        put(store, name, idle=day)
+    sealed.spoil("a")
+    assert [record.key for record in store.due(due(), limit=10)] == [B, C]
+    claims = store.claim_due(due(), owner="fake-owner", ttl=60, limit=1)
+    assert [claim.key for claim in claims] == [B]
+    assert "was not sealed for this row" in caplog.text
+    row = sealed.row(grants, "a")
+    assert (row["state"], row["attempts"], row["lease_until"]) == (State.ACTIVE, 0, None)
+    # It is left alone for a while, so that it is not the first each time.
+    assert row["error"] == "SealError"
+    claims = store.claim_due(due(), owner="fake-owner", ttl=60, limit=1)
+    assert [claim.key for claim in claims] == [C]
+
+
+def test_a_doubtful_row_that_is_spoilt_stays_doubtful(sealed: Sealed) -> None:
+    store = sealed.store(OLD)
+    claim = store.claim(put(store, "a"), owner="fake-owner", ttl=60)
+    assert claim is not None
+    store.release(claim, state=State.UNCERTAIN, attempts=1, pause=0, error=None, note=note())
+    sealed.spoil("a")
+    assert store.claim_due(due(attempts=1), owner="fake-owner", ttl=60, limit=9) == []
+    row = sealed.row(grants, "a")
+    assert (row["state"], row["attempts"]) == (State.UNCERTAIN, 1)
+
+
+def test_what_cannot_be_opened_is_listed_without_its_pair(
+    sealed: Sealed, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(sealed.store(OLD), "a")
+    store = sealed.store(NEW)
+    put(store, "b")
+    first, second = store.records(CLIENT)
+    assert (first.key, first.token, first.error) == (A, None, "SealError")
+    assert (second.key, second.token, second.error) == (B, pair("b"), None)
+    assert store.claim(first, owner="fake-owner", ttl=60) is None
+    [warning] = caplog.records
+    assert (warning.name, warning.levelno) == ("blink_oauth.storage", logging.WARNING)
+
+
+def test_a_spoilt_entry_of_the_journal_does_not_hide_the_others(sealed: Sealed) -> None:
+    store = sealed.store(OLD)
+    record = put(store, "a")
+    store.journal(record, pair("late"), origin=Origin.SUPERSEDED)
+    claim = store.claim(record, owner="fake-owner", ttl=60)
+    assert claim is not None
+    sealed.change(journal, "a", sealed="nonsense")
+    store.journal(record, pair("later"), origin=Origin.SUPERSEDED)
+    assert [entry.token for entry in store.journal_entries(A)] == [pair("later")]
+    salvaged = store.salvage(claim, note=note())
+    assert salvaged is not None
+    assert salvaged.token == pair("later")
+
+
+def test_a_late_pair_is_kept_where_the_stored_one_cannot_be_opened(sealed: Sealed) -> None:
+    store = sealed.store(OLD)
+    claim = store.claim(put(store, "a"), owner="fake-owner", ttl=60)
+    assert claim is not None
+    put(sealed.store(NEW), "a", pair_name="again")
+    for _ in range(2):
+        with pytest.raises(SealError):
+            settle(store, claim, "late")
+    entries = [entry.token for entry in sealed.store(NEW, OLD).journal_entries(A)]
+    assert entries == [pair("late"), pair("a")]
+
+
+def fill(store: SqlTokenStore, count: int) -> None:
+    """Store some grants, each with an entry in the journal."""
+    for number in range(count):
+        record = put(store, f"customer-{number}")
+        store.journal(record, pair(f"late-{number}"), origin=Origin.ERROR)
+
+
+def test_all_that_is_sealed_gets_the_first_key(sealed: Sealed) -> None:
+    fill(sealed.store(OLD), 5)
+    both, other = sealed.store(NEW, OLD), sealed.store(OTHER)
+    put(other, "z")
+    fresh = put(both, "fresh")
+    before = both.records(CLIENT)
+    assert both.count_older_seals() == 11
+    # The pair under a key that is not given here is counted, and left alone.
+    assert both.rotate_keys(batch=2) == 10
+    assert both.count_older_seals() == 1
+    assert both.rotate_keys(batch=2) == 0
+    assert both.records(CLIENT) == before
+    new = sealed.store(NEW)
+    assert new.load(fresh.key) == fresh
+    for number in range(5):
+        key = grant_key(f"customer-{number}")
+        assert [entry.token for entry in new.journal_entries(key)] == [pair(f"late-{number}")]
+    assert other.load(grant_key("z")) is not None
+
+
+def test_an_erased_grant_has_nothing_to_seal(sealed: Sealed) -> None:
+    store = sealed.store(OLD)
+    put(store, "a")
+    revoked = store.revoke(A, note=note())
+    assert revoked is not None
+    assert store.erase(revoked)
+    both = sealed.store(NEW, OLD)
+    assert (both.count_older_seals(), both.rotate_keys()) == (0, 0)
+
+
+def test_a_spoilt_row_does_not_stop_the_rotation(sealed: Sealed) -> None:
+    store = sealed.store(OLD)
+    for name in "abc":
+        put(store, name)
+    sealed.spoil("b")
+    both = sealed.store(NEW, OLD)
+    # The stranger's own row moved too.
+    assert both.rotate_keys(batch=1) == 3
+    assert both.count_older_seals() == 1
+    assert sealed.store(NEW).load(C) is not None
+
+
+def test_a_pair_that_is_settled_during_the_rotation_wins(
+    sealed: Sealed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, both = sealed.store(OLD), sealed.store(NEW, OLD)
+    claim = old.claim(put(old, "a"), owner="fake-owner", ttl=60)
+    assert claim is not None
+    seal = both._sealer.seal
+
+    def seal_slowly(*arguments: Any) -> object:
+        # The rotation has read the row by now, and not yet written it.
+        assert settle(old, claim, "new")
+        return seal(*arguments)
+
+    monkeypatch.setattr(both._sealer, "seal", seal_slowly)
+    assert both.rotate_keys() == 0
+    monkeypatch.undo()
+    record = old.load(A)
+    assert record is not None
+    assert record.token == pair("new")
+    assert both.rotate_keys() == 1
+    assert both.load(A) == record
+
+
+def test_two_rotations_at_once_seal_everything_once(sealed: Sealed) -> None:
+    fill(sealed.store(OLD), 20)
+    both = sealed.store(NEW, OLD)
+    counts: list[int] = []
+
+    def rotate() -> None:
+        counts.append(both.rotate_keys(batch=3))
+
+    run_together(rotate, rotate)
+    assert sum(counts) == 40
+    assert both.count_older_seals() == 0
+
+
+def test_refreshes_go_on_during_a_rotation(sealed: Sealed) -> None:
+    old, both = sealed.store(OLD), sealed.store(NEW, OLD)
+    fill(old, 10)
+    names = [f"customer-{number}" for number in range(10)]
+    stored: list[bool] = []
+
+    def refresh() -> None:
+        for name in names:
+            seen = both.load(grant_key(name))
+            assert seen is not None
+            claim = both.claim(seen, owner="fake-owner", ttl=60)
+            assert claim is not None
+            stored.append(settle(both, claim, f"new-{name}"))
+
+    def rotate() -> None:
+        both.rotate_keys(batch=1)
+
+    run_together(refresh, rotate)
+    assert stored == [True] * 10
+    assert both.rotate_keys() == 0
+    new = sealed.store(NEW)
+    assert [r.token for r in new.records(CLIENT)] == [pair(f"new-{name}") for name in names]
+
+
+def run_together(*work: Callable[[], None]) -> None:
+    """Do several things at once."""
+    threads = [threading.Thread(target=one) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_what_is_purged_is_older_than_its_retention(sealed: Sealed) -> None:
+    store = SqlTokenStore(
+        sealed.engine,
+        keys=[OLD],
+        clock=sealed.clock,
+        journal_retention=timedelta(hours=1),
+        history_retention=timedelta(hours=2),
+    )
+    store.journal(put(store, "a"), pair("late"), origin=Origin.ERROR)
+    sealed.clock.advance(3601)
+    assert store.purge() == 1
+    sealed.clock.advance(3600)
+    assert store.purge() == 1
