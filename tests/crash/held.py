@@ -70,5 +70,5 @@ class HeldBack:
         self.connection.execute("SELECT pg_advisory_unlock(hashtext(%s))", [target_id])
 
     def _end(self, backend: int) -> None:
-        known = "SELECT FROM pg_stat_activity WHERE pid = %s"
+        known = "SELECT pid FROM pg_stat_activity WHERE pid = %s"
         wait_until(lambda: not self.connection.execute(known, [backend]).fetchone())

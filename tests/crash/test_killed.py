@@ -91,7 +91,12 @@ class Case:
     sandbox: Sandbox
     step: Step
     bank: str
-    grant: Grant
+    key: GrantKey
+
+    @property
+    def grant(self) -> Grant:
+        """Whose token it is about."""
+        return self.key.grant
 
     @property
     def posts(self) -> list[Exchange]:
@@ -107,7 +112,7 @@ class Case:
         """See to it that the process dies at its step."""
         target_id = self.grant.target_id
         if self.step is Step.AFTER_SEND:
-            wait_until(lambda: self.sandbox.banks[target_id].refreshes)
+            wait_until(lambda: self.posts)
             worker.kill()
         elif held and self.step in (Step.DURING_COMMIT, Step.COMMIT_GOES_ON):
             backend = held.backend(target_id)
@@ -120,9 +125,9 @@ class Case:
 
     def story(self, manager: TokenManager, store: SqlTokenStore) -> Row:
         """Let another process ask, and tell what happened."""
-        left, posts = self.record(manager, store), len(self.posts)
+        left, posts = self.record(store), len(self.posts)
         next_one = self.ask(manager)
-        then = self.record(manager, store)
+        then = self.record(store)
         if left.state is State.REFRESHING:
             over = left.updated_at.timestamp() + LEASE
             assert self.posts[-1].at >= over, "the lease was still running"
@@ -149,9 +154,9 @@ class Case:
         assert alive(token.refresh_token.reveal())
         return "token"
 
-    def record(self, manager: TokenManager, store: SqlTokenStore) -> Record:
+    def record(self, store: SqlTokenStore) -> Record:
         """Return what the store knows."""
-        record = store.load(GrantKey(manager._dispatch.client_id, self.grant))
+        record = store.load(self.key)
         assert record is not None
         return record
 
@@ -198,9 +203,10 @@ def test_what_a_killed_process_leaves_and_what_the_next_one_makes_of_it(database
     with ExitStack() as stack:
         sandbox = stack.enter_context(Sandbox(banks=banks))
         place = Place.at(sandbox, database, total=TOTAL, lease=LEASE)
+        grants = [sandbox.grant(bank.target_id) for bank in banks]
         cases = [
-            Case(sandbox, Step(row.step), row.bank, sandbox.grant(bank.target_id))
-            for row, bank in zip(table, banks, strict=True)
+            Case(sandbox, Step(row.step), row.bank, GrantKey(place.client_id, grant))
+            for row, grant in zip(table, grants, strict=True)
         ]
         store = place.store()
         manager = stack.enter_context(place.managing(clock, store=store))

@@ -72,7 +72,7 @@ def restart(postgresql: PostgreSQL, mode: str, bank: Bank, unsettled: Synchroniz
 
 def records(store: SqlTokenStore, place: Place) -> list[Record]:
     """Return all records."""
-    found = list(store.records(place.environment["BLINK_CLIENT_ID"]))
+    found = list(store.records(place.client_id))
     assert len(found) == GRANTS
     return found
 
@@ -85,7 +85,7 @@ def wait_for_another_generation(store: SqlTokenStore, place: Place) -> None:
         now = [record.generation for record in records(store, place)]
         return all(new > old for new, old in zip(now, before, strict=True))
 
-    wait_until(moved_on)
+    wait_until(moved_on, pause=0.05)
 
 
 def is_alive(sandbox: Sandbox, record: Record) -> bool:

@@ -86,7 +86,7 @@ class Scene:
     def generation(self) -> tuple[State, int]:
         """Return what another process finds in the store."""
         store = self.place.store()
-        record = store.load(GrantKey(self.place.environment["BLINK_CLIENT_ID"], self.grant))
+        record = store.load(GrantKey(self.place.client_id, self.grant))
         store.close()
         assert record
         assert record.token

@@ -28,6 +28,7 @@ from blink_oauth import (
     UnknownGrantError,
 )
 from blink_oauth.lifecycle import AfterUncertainty, TargetProfile
+from blink_oauth.lifecycle.answers import answer
 from blink_oauth.lifecycle.freshness import JITTER, Need, Windows, jitter, still_good, windows
 from blink_oauth.lifecycle.pauses import (
     LONGEST_PAUSE,
@@ -40,6 +41,7 @@ from blink_oauth.lifecycle.pauses import (
     retry_after,
 )
 from blink_oauth.lifecycle.policy import Attempt, Refuse, Serve, Verdict, Wait, judge, pending
+from blink_oauth.lifecycle.steps import Landing
 from blink_oauth.storage.records import GrantKey, Record, State
 from lifecycle.stage import CLIENT_ID, DAY, START, TARGET
 
@@ -308,6 +310,29 @@ def test_whoever_waited_long_enough_is_told_when_to_come_back() -> None:
     error = pending(record(**LEASED))
     assert (error.retry_after, error.retryable) == (9.0, True)
     assert pending(record()).retry_after is None
+
+
+# What those get who waited
+
+
+def test_what_a_flight_brought_is_served_however_short_it_lives() -> None:
+    brought = Landing(record(lifetime=0), fresh=True)
+    assert answer(brought, Need(), PLAIN, after(5)) == record(lifetime=0).token
+    found = Landing(record(lifetime=0))
+    assert answer(found, Need(), PLAIN, after(5)) is None
+
+
+def test_what_a_flight_brought_is_not_served_if_it_was_refused_meanwhile() -> None:
+    brought = Landing(record(), fresh=True)
+    assert answer(brought, Need(beyond=2), PLAIN, after(5)) is not None
+    assert answer(brought, Need(beyond=3), PLAIN, after(5)) is None
+
+
+def test_a_token_that_is_still_good_is_served_whatever_went_wrong() -> None:
+    failed = Landing(record(), NotConnectedError("Down."))
+    assert answer(failed, Need(), PLAIN, after(DUE)) is not None
+    with pytest.raises(NotConnectedError):
+        answer(failed, Need(), PLAIN, after(OVER))
 
 
 # How long to wait

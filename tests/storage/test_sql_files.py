@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import create_engine, event, text
@@ -15,7 +17,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from blink_oauth.errors import InvalidInputError, StoreError
-from blink_oauth.storage import Record, SqlTokenStore
+from blink_oauth.storage import Record, SqlTokenStore, engines
 from blink_oauth.storage.contract.material import (
     CLIENT,
     ISSUED,
@@ -94,6 +96,33 @@ def test_what_was_committed_survives_a_loss_of_power(store: SqlTokenStore) -> No
             for name in ("journal_mode", "synchronous", "busy_timeout")
         ]
     assert settings == ["wal", full, 30_000]
+
+
+def refusal(code: int) -> sqlite3.OperationalError:
+    """Return an error as SQLite raises it."""
+    error = sqlite3.OperationalError("fake")
+    error.sqlite_errorcode = code
+    return error
+
+
+def test_several_that_open_a_new_file_at_once_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # SQLite refuses to change the mode of a file that others are just changing, and does not wait.
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    busy = refusal(sqlite3.SQLITE_BUSY)
+    cursor = Mock(execute=Mock(side_effect=[busy, busy, None]))
+    engines._write_ahead(cursor)
+    assert cursor.execute.call_count == 3
+    assert pauses == [0.01, 0.01]
+
+
+def test_a_file_that_cannot_be_written_is_not_waited_for() -> None:
+    cursor = Mock(execute=Mock(side_effect=refusal(sqlite3.SQLITE_READONLY)))
+    with pytest.raises(sqlite3.OperationalError):
+        engines._write_ahead(cursor)
+    assert cursor.execute.call_count == 1
 
 
 @pytest.mark.parametrize(

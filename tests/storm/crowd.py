@@ -27,12 +27,17 @@ Answer = Token | BlinkError
 Found = TypeVar("Found")
 
 
-def wait_until(condition: Callable[[], Found | None]) -> Found:
-    """Wait for something that another thread or process brings about, and return it."""
+def wait_until(condition: Callable[[], Found | None], pause: float = 0.001) -> Found:
+    """Wait for something that another thread or process brings about, and return it.
+
+    Args:
+        condition: Returns what is waited for, once there is any.
+        pause: Seconds between two looks; longer where a look costs something.
+    """
     give_up = time.monotonic() + PATIENCE
     while not (found := condition()):
         assert time.monotonic() < give_up, "it did not happen"
-        time.sleep(0.001)
+        time.sleep(pause)
     return found
 
 

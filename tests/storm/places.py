@@ -59,6 +59,11 @@ class Place:
         environment = sandbox.environment() | {"BLINK_TIMEOUT_TOTAL": str(total)}
         return cls(environment, database, lease)
 
+    @property
+    def client_id(self) -> str:
+        """Whose grants they are."""
+        return self.environment["BLINK_CLIENT_ID"]
+
     def store(self) -> SqlTokenStore:
         """Return a store of one's own."""
         return SqlTokenStore(self.database, keys=[self.key])

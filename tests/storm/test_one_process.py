@@ -8,20 +8,19 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from attrs import define, field, frozen
 
-from blink_oauth import BlinkError, BlinkOAuth, Grant, Psu, TimedOutError, Timeouts, Token
+from blink_oauth import BlinkError, BlinkOAuth, Grant, TimedOutError, Timeouts, Token
 from blink_oauth.lifecycle import TokenManager
 from blink_oauth.sandbox import Fault, Sandbox
 from blink_oauth.sandbox.faults import SILENCES, unavailable
 from blink_oauth.storage import MemoryTokenStore
 from blink_oauth.storage.records import Record
 from storm.crowd import TICK, Answer, Coroutines, Crowd, Gathering, Threads, wait_until
+from storm.places import DAYS, authorize
 
 ROUNDS = 200
-FAILING_ROUNDS = 5
-TOTAL, LEASE = 0.5, 25.0
-DAYS = 2 * 86_400.0
-"""Longer than an access token lives."""
-PERSON = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")
+TOTAL, LEASE = 20.0, 25.0
+SILENCE = 1.0
+"""Seconds after which a silent endpoint is given up."""
 
 
 @define(eq=False)
@@ -67,12 +66,7 @@ class Scene:
 
     def authorize(self) -> None:
         """Get the first pair, and hold every refresh back until the whole crowd has asked."""
-        self.manager.authorize(
-            self.grant,
-            code=self.sandbox.issue_code(self.grant),
-            redirect_uri=self.sandbox.redirect_uri,
-            psu=PERSON,
-        )
+        authorize(self.manager, self.sandbox, self.grant)
         self.store.before_claim = self._all_have_asked
 
     def storm(self) -> list[Answer]:
@@ -98,10 +92,16 @@ def crowd(request: pytest.FixtureRequest) -> Iterator[Crowd]:
 
 
 @pytest.fixture
-def scene(crowd: Crowd, blink_sandbox: Sandbox) -> Iterator[Scene]:
+def total() -> float:
+    """Give the seconds that a call takes at most; a test may want others."""
+    return TOTAL
+
+
+@pytest.fixture
+def scene(crowd: Crowd, total: float, blink_sandbox: Sandbox) -> Iterator[Scene]:
     """Give a manager with one grant, and clocks that the test puts forward."""
     time = Time()
-    settings = blink_sandbox.settings(timeouts=Timeouts(total=TOTAL))
+    settings = blink_sandbox.settings(timeouts=Timeouts(total=total))
     store = HeldBack(clock=time.now)
     with (
         BlinkOAuth(settings, clock=time.now) as blink,
@@ -140,12 +140,14 @@ class Trouble:
         fault: Makes the fault, given the present moment.
         quiet: Seconds for which nobody may ask again.
         rounds: How often to try it.
+        total: Seconds that a call takes at most.
     """
 
     name: str
     fault: Callable[[datetime], Fault]
     quiet: float
-    rounds: int = FAILING_ROUNDS
+    rounds: int = 5
+    total: float = TOTAL
 
 
 TROUBLES = (
@@ -154,11 +156,14 @@ TROUBLES = (
     Trouble("503-for-seconds", lambda _: unavailable(120), 120.0),
     Trouble("503-until-date", lambda now: unavailable(now + timedelta(seconds=150)), 150.0),
     # Until the lease is over the request may still be on its way.
-    Trouble("silence", lambda _: SILENCES["silence-before"], LEASE, rounds=3),
+    Trouble("silence", lambda _: SILENCES["silence-before"], LEASE, rounds=2, total=SILENCE),
 )
 
 
-@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.name)
+@pytest.mark.parametrize(
+    ("trouble", "total"),
+    [pytest.param(trouble, trouble.total, id=trouble.name) for trouble in TROUBLES],
+)
 def test_a_failing_endpoint_gets_one_request_and_all_who_waited_share_the_failure(
     trouble: Trouble, scene: Scene
 ) -> None:
@@ -184,10 +189,11 @@ def test_a_failing_endpoint_gets_one_request_and_all_who_waited_share_the_failur
 
 
 @pytest.mark.parametrize("crowd", [Coroutines], indirect=True)
+@pytest.mark.parametrize("total", [SILENCE])
 def test_event_loops_stay_responsive_while_an_endpoint_is_silent(scene: Scene) -> None:
     scene.time.pass_by(DAYS)
     scene.sandbox.fail("silence-before")
     # A tenth of what there is time for; a loop that is blocked makes next to none.
-    alive = scene.crowd.signs_of_life(round(TOTAL / TICK / 10))
+    alive = scene.crowd.signs_of_life(round(SILENCE / TICK / 10))
     assert all(isinstance(answer, TimedOutError) for answer in scene.storm())
     assert alive()

@@ -67,7 +67,7 @@ def _renewed(step: Settle) -> Record:
         token=step.token,
         issued_at=step.issued_at,
         idle_until=step.idle_until,
-        attempts=0 if step.state is State.ACTIVE else 1,
+        attempts=0 if step.state is State.ACTIVE else step.claim.attempts,
         lease_left=0.0,
         error=None,
         correlation_id=step.note.correlation_id,

@@ -103,8 +103,15 @@ class Row:
         # A bank that does not rotate gave all pairs the one refresh token that it refused.
         refused = [entry.token for entry in self.journal if entry.origin is Origin.REFUSED]
         useless = [None, *(token.refresh_token for token in [*refused, record.token] if token)]
+        # Those that were refused one after the other came beside the same pair.
+        generations = {e.generation for e in self.journal if e.origin is Origin.REFUSED}
+        oldest = record.generation
+        while oldest - 1 in generations:
+            oldest -= 1
         for entry in reversed(self.journal):
             same = entry.origin in SALVAGEABLE and entry.consent == record.consent
+            # An older one was stored in its time, and is spent.
+            same = same and entry.generation >= oldest
             if same and entry.token.refresh_token not in useless:
                 return entry
         return None

@@ -69,7 +69,7 @@ def renewed(
         token=bare(token),
         issued_at=utc(issued_at),
         idle_until=None if idle_until is None else utc(idle_until),
-        attempts=int(state is State.UNCERTAIN),
+        attempts=record.attempts if state is State.UNCERTAIN else 0,
         owner=None,
         error=None,
     )

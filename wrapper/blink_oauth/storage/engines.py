@@ -90,10 +90,8 @@ def _problem(url: URL, name: str, driver: str) -> InvalidInputError | None:
 
 
 def _sqlite(url: URL) -> Engine:
-    # A process that changes its directory must not start a second database there.
-    path = Path(url.database or "").absolute()
     engine = create_engine(
-        url.set(database=str(path)),
+        url,
         connect_args={"timeout": BUSY_TIMEOUT},
         hide_parameters=True,
         isolation_level="AUTOCOMMIT",
@@ -102,6 +100,8 @@ def _sqlite(url: URL) -> Engine:
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT,
     )
+    # A process may change its folder later; SQLAlchemy looks at it now, too.
+    path = Path(url.database or "").absolute()
     event.listen(engine, "do_connect", lambda *_: _create(path))
     event.listen(engine, "connect", _set_up)
     return engine
@@ -151,8 +151,8 @@ def _write_ahead(cursor: DBAPICursor) -> None:
     while True:
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() > end:
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                 raise
             time.sleep(BUSY_PAUSE)
         else:

@@ -24,6 +24,8 @@ __all__ = ["SqlBase"]
 class SqlBase:
     """A database with the tables of a token store, and the keys to it."""
 
+    _shown = ""
+
     def __init__(
         self,
         database: str | URL | Engine,
@@ -42,6 +44,8 @@ class SqlBase:
             raise engine
         if isinstance(sealer, InvalidInputError):
             raise sealer
+        # The query of a URL may hold a password, too.
+        self._shown = engine.url.set(query={}).render_as_string()
         forget_in_children(engine)
         if not self._is_ours:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -51,9 +55,7 @@ class SqlBase:
         self._is_prepared = False
 
     def __repr__(self) -> str:
-        # The query of a URL may hold a password, too.
-        url = self._engine.url.set(query={})
-        return f"{type(self).__name__}({url.render_as_string()!r})"
+        return f"{type(self).__name__}({self._shown!r})"
 
     @staticmethod
     def new_key() -> Secret:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     and_,
     bindparam,
+    case,
     func,
     insert,
     null,
@@ -87,6 +88,13 @@ PAIR: dict[str, object] = {
     "pause_until": null(),
     "error": bindparam("new_error"),
 }
+# A refresh token that stays, in doubt, was perhaps presented by another meanwhile.
+KEPT: dict[str, object] = {
+    "attempts": case(
+        (bindparam("new_state") == State.UNCERTAIN.value, grants.c.attempts),
+        else_=bindparam("new_attempts"),
+    )
+}
 OUTCOME: dict[str, object] = {
     "state": bindparam("new_state"),
     "attempts": bindparam("new_attempts"),
@@ -105,7 +113,10 @@ CLAIM = (
 )
 RELEASE = update(grants).where(IS_OWNED).values(OUTCOME | CALL).returning(*RECORD)
 WRITE = (
-    update(grants).where(IS_SEEN).values(PAIR | CALL | {"lease_until": null()}).returning(*RECORD)
+    update(grants)
+    .where(IS_SEEN)
+    .values(PAIR | CALL | KEPT | {"lease_until": null()})
+    .returning(*RECORD)
 )
 SALVAGE = update(grants).where(IS_OWNED).values(PAIR | CALL).returning(*RECORD)
 INSERT = (

@@ -96,8 +96,8 @@ class TokenStore(Protocol):
             issued_at: When the request was started, aware UTC.
             idle_until: Until when the refresh token lives unused, aware UTC; None without one.
             note: For the history.
-            state: `active`, or `uncertain` where the pair's refresh token may be spent; then the
-                record has one attempt instead of none.
+            state: `active`, or `uncertain` where the pair's refresh token is the one that was
+                presented, and may be spent; then the record keeps its attempts.
         """
 
     def release(
@@ -176,6 +176,9 @@ class TokenStore(Protocol):
 
     def salvage(self, claim: Record, *, note: Note) -> Record | None:
         """Put the newest superseded pair of the same consent in the place of one that was refused.
+
+        Pairs of an older generation do not count, but for those that came beside pairs which were
+        refused one after the other: they were stored in their time.
 
         It goes by generation and owner. The pair leaves the journal and becomes the record's with
         the next generation and one attempt, under the same lease; the refused one goes to the

@@ -1,0 +1,165 @@
+"""What a schedule plays on: the code under test, the banks, and the settings that never change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from attrs import define, field, frozen
+
+from blink_oauth.context import Grant
+from blink_oauth.lifecycle import consent, protocol
+from blink_oauth.lifecycle.conditions import Conditions, Protocol
+from blink_oauth.lifecycle.profile import AfterUncertainty, TargetProfile
+from blink_oauth.sandbox.banks import Bank, Issued, Refusal
+from blink_oauth.sandbox.policy import BankPolicy
+from blink_oauth.storage.memory import MemoryTokenStore
+from blink_oauth.storage.records import GrantKey
+
+__all__ = [
+    "BANKS",
+    "CLIENT_ID",
+    "EPOCH",
+    "KEY",
+    "REAL",
+    "USERNAME",
+    "BankKind",
+    "Code",
+    "SimulatedBank",
+    "new_bank",
+    "secret",
+]
+
+CLIENT_ID = "CIDX0000000001"
+USERNAME = "fake-customer"
+KEY = GrantKey(CLIENT_ID, Grant("IIDX00001", USERNAME))
+EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def secret(name: str) -> str:
+    """Return the text of a token that the trace calls by its name."""
+    return f"fake-{name}"
+
+
+@frozen
+class Code:
+    """The code under test: the real one, or a mutant of it."""
+
+    refresh: Callable[[Conditions], Protocol]
+    authorize: Callable[[Conditions, GrantKey], Protocol]
+    revoke: Callable[[Conditions], Protocol]
+    store: type[MemoryTokenStore]
+
+
+REAL = Code(protocol.refresh, consent.authorize, consent.revoke, MemoryTokenStore)
+
+
+@frozen(kw_only=True)
+class BankKind:
+    """A bank, and what we know of it.
+
+    Attributes:
+        name: Its name.
+        policy: How it behaves.
+        profile: What the protocol is told of it.
+        last_lives: Within its window, each replay ends the pairs that earlier uses have brought.
+        revokes_singly: A revocation ends one token, and nothing that grew out of it.
+    """
+
+    name: str
+    policy: BankPolicy
+    profile: TargetProfile = field(factory=TargetProfile)
+    last_lives: bool = False
+    revokes_singly: bool = False
+
+    @property
+    def forgives(self) -> bool:
+        """Whether a refresh token may be used again, at least for a while."""
+        return not self.policy.rotates or self.policy.replay_window > 0
+
+
+def _policy(lifetime: float, **traits: object) -> BankPolicy:
+    return BankPolicy(
+        KEY.grant.target_id,
+        "Simulated bank",
+        access_token_lifetime=lifetime,
+        repeats_refresh_token=True,
+        **traits,  # type: ignore[arg-type]
+    )
+
+
+HOUR = 3_600.0
+HOLD = TargetProfile(after_uncertainty=AfterUncertainty.HOLD)
+BANKS = {
+    kind.name: kind
+    for kind in (
+        BankKind(name="strict", policy=_policy(HOUR)),
+        BankKind(name="windowed", policy=_policy(HOUR, replay_window=30.0)),
+        BankKind(
+            name="non-rotating",
+            policy=_policy(HOUR, rotates=False),
+            profile=TargetProfile(rotates=False),
+        ),
+        BankKind(name="held", policy=_policy(HOUR), profile=HOLD),
+        BankKind(name="short-lived", policy=_policy(8.0)),
+        BankKind(name="short-lived windowed", policy=_policy(8.0, replay_window=60.0)),
+        BankKind(name="refusing", policy=_policy(HOUR, on_reuse="refuse"), revokes_singly=True),
+        BankKind(
+            name="last lives",
+            policy=_policy(HOUR, replay_window=60.0),
+            last_lives=True,
+            revokes_singly=True,
+        ),
+        BankKind(name="secretly non-rotating", policy=_policy(8.0, rotates=False)),
+        BankKind(name="one contract", policy=_policy(HOUR, one_token_per_contract=True)),
+    )
+}
+"""The banks that are played against, by name. The first three are those of the sandbox."""
+
+
+@define(eq=False)
+class SimulatedBank(Bank):
+    """The sandbox's bank with two habits more, which make it harder to please."""
+
+    last_lives: bool = field(kw_only=True, default=False)
+    revokes_singly: bool = field(kw_only=True, default=False)
+    _children: dict[str, str] = field(init=False, factory=dict)
+
+    def refresh(self, client_id: str, refresh_token: str, username: str) -> Issued | Refusal:
+        issued = super().refresh(client_id, refresh_token, username)
+        if self.last_lives and isinstance(issued, Issued) and issued.refresh_token:
+            elder = self._children.get(refresh_token)
+            if elder is not None:
+                self._refresh_tokens[elder].expires_at = self.now()
+            self._children[refresh_token] = issued.refresh_token
+        return issued
+
+    def revoke(self, client_id: str, token: str, username: str) -> Refusal | None:
+        if self.revokes_singly and token in self._refresh_tokens:
+            self._refresh_tokens[token].expires_at = self.now()
+            return None
+        return super().revoke(client_id, token, username)
+
+
+def new_bank(kind: BankKind, now: Callable[[], float]) -> SimulatedBank:
+    """Open a bank."""
+    count = 0
+
+    def new_secret(what: str) -> str:
+        nonlocal count
+        # Both tokens of a pair bear one number: the refresh token is made first.
+        count += what == "refresh-token" or (what == "access-token" and not kind.policy.rotates)
+        return secret(f"{what}-{count}")
+
+    return SimulatedBank(
+        kind.policy,
+        now,
+        new_secret,
+        last_lives=kind.last_lives,
+        revokes_singly=kind.revokes_singly,
+    )
+
+
+def moment(seconds: float) -> datetime:
+    """Return the instant some seconds after the beginning."""
+    return EPOCH + timedelta(seconds=seconds)

@@ -1,0 +1,53 @@
+"""What the trace says of steps and results. Tokens are called by their numbers, never shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from blink_oauth.errors import BlinkError
+from blink_oauth.lifecycle import steps
+from blink_oauth.storage.records import Record
+from blink_oauth.tokens import Secret, Token
+
+__all__ = ["words"]
+
+
+def words(thing: object) -> str:
+    """Describe a step or a result."""
+    for kind, describe in _WAYS.items():
+        if isinstance(thing, kind):
+            return describe(thing)
+    return repr(thing) if thing is None or isinstance(thing, bool) else type(thing).__name__
+
+
+def _name(secret: Secret | None) -> str:
+    return secret.reveal().removeprefix("fake-") if secret else "no refresh token"
+
+
+def _pair(token: Token | None) -> str:
+    return f"[{_name(token.access_token)} {_name(token.refresh_token)}]" if token else "nothing"
+
+
+def _record(record: Record) -> str:
+    return (
+        f"generation {record.generation} {record.state} {_pair(record.token)} "
+        f"attempts {record.attempts} lease {record.lease_left:.1f} pause {record.pause_left:.1f}"
+    )
+
+
+def _release(step: steps.Release) -> str:
+    return f"Release {step.state} attempts {step.attempts} pause {step.pause:.1f}"
+
+
+_WAYS: dict[type, Callable[[Any], str]] = {
+    Record: _record,
+    Token: _pair,
+    BlinkError: lambda error: type(error).__name__,
+    steps.Send: lambda step: f"sends {_name(step.refresh_token)}",
+    steps.Settle: lambda step: f"Settle {_pair(step.token)}",
+    steps.Put: lambda step: f"Put {_pair(step.token)}",
+    steps.Revoke: lambda step: f"Revoke {_pair(step.token)}",
+    steps.Journal: lambda step: f"Journal {_pair(step.token)}",
+    steps.Release: _release,
+}

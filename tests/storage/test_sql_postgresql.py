@@ -1,0 +1,319 @@
+"""PostgreSQL behind a pooler, after a restart, with one connection, and strictly serialised."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from blink_oauth.errors import StoreError
+from blink_oauth.storage import Origin, Record, SqlTokenStore, State, engines
+from blink_oauth.storage.contract.material import (
+    CLIENT,
+    ISSUED,
+    KEY,
+    at_once,
+    days,
+    due,
+    grant_key,
+    note,
+    origins,
+    pair,
+)
+from storage.databases import PostgreSQL
+from storage.pooler import Pooler, pooling
+
+FERNET_KEY = SqlTokenStore.new_key()
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[SqlTokenStore]:
+    """Return a store in a new database."""
+    store = SqlTokenStore(postgres_url, keys=[FERNET_KEY])
+    yield store
+    store.close()
+
+
+def put(store: SqlTokenStore, name: str = "customer", *, of: str = "a", idle: float = 30) -> Record:
+    """Store a pair."""
+    return store.put(
+        grant_key(name), pair(of), issued_at=ISSUED, idle_until=ISSUED + days(idle), note=note()
+    )
+
+
+def claim(store: SqlTokenStore, seen: Record) -> Record:
+    """Take the lease."""
+    taken = store.claim(seen, owner="fake-owner", ttl=600)
+    assert taken is not None
+    return taken
+
+
+def settle(store: SqlTokenStore, taken: Record, of: str) -> bool:
+    """Bring a pair home."""
+    until = ISSUED + days(60)
+    return store.settle(taken, pair(of), issued_at=ISSUED, idle_until=until, note=note()).stored
+
+
+def use_everything(store: SqlTokenStore) -> None:
+    """Call every method, so that each does something."""
+    late = claim(store, put(store))
+    assert settle(store, late, "b")
+    assert not settle(store, late, "c")
+    record = store.load(KEY)
+    assert record is not None
+    store.journal(record, pair("d"), origin=Origin.ERROR)
+    taken = claim(store, record)
+    salvaged = store.salvage(taken, note=note())
+    assert salvaged is not None
+    assert store.release(salvaged, state=State.ACTIVE, attempts=0, pause=0, error=None, note=note())
+    assert len(store.due(due(within=100), limit=10)) == 1
+    [taken] = store.claim_due(due(within=100), owner="fake-owner", ttl=600, limit=10)
+    put(store, of="e")
+    assert not store.release(
+        taken, state=State.ACTIVE, attempts=0, pause=0, error=None, note=note()
+    )
+    revoked = store.revoke(KEY, note=note())
+    assert revoked is not None
+    assert len(store.journal_entries(KEY)) > 1
+    assert store.erase(revoked)
+    assert [record.state for record in store.records(CLIENT)] == [State.REVOKED]
+    assert len(store.history(KEY)) > 5
+    assert store.purge() == 0
+    assert store.rotate_keys() == store.count_older_seals() == 0
+
+
+@pytest.fixture
+def pooler(postgres: PostgreSQL) -> Iterator[Pooler]:
+    """Return a proxy that hands each transaction to another of two connections."""
+    database = postgres.create()
+    # Not below pytest's folder, whose path may be too long for a socket.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pooling(postgres.socket, database, Path(folder)) as pooler,
+    ):
+        yield pooler
+    postgres.drop(database)
+
+
+def pooled_url(pooler: Pooler) -> str:
+    """Return the URL of a proxy."""
+    folder = Path(pooler.listener.getsockname()).parent
+    return f"postgresql+psycopg://postgres@/{pooler.database}?host={folder}"
+
+
+def test_everything_works_behind_a_pooler_of_transactions(
+    pooler: Pooler, postgres: PostgreSQL
+) -> None:
+    store = SqlTokenStore(pooled_url(pooler), keys=[FERNET_KEY])
+    for _ in range(8):
+        # Often enough for a driver that prepares what it executes often.
+        use_everything(store)
+    store.close()
+    assert pooler.switches > 100
+    assert_nothing_is_left(pooler)
+
+
+def test_many_threads_work_behind_a_pooler_of_transactions(pooler: Pooler) -> None:
+    store = SqlTokenStore(pooled_url(pooler), keys=[FERNET_KEY])
+    seen = put(store)
+
+    def refresh(number: int) -> bool:
+        taken = store.claim(seen, owner=f"owner-{number}", ttl=600)
+        return taken is not None and settle(store, taken, f"new-{number}")
+
+    assert sum(at_once(8, refresh)) == 1
+    store.close()
+    assert_nothing_is_left(pooler)
+
+
+def assert_nothing_is_left(pooler: Pooler) -> None:
+    """Look for what may stay behind in a session, in each of the two."""
+    left = {
+        "prepared statements": "SELECT count(*) FROM pg_prepared_statements",
+        "advisory locks": "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
+        "settings": "SELECT count(*) FROM pg_settings WHERE source = 'session'",
+        "listeners": "SELECT count(*) FROM pg_listening_channels()",
+        "temporary tables": "SELECT count(*) FROM pg_class WHERE relpersistence = 't'",
+    }
+    engine = create_engine(
+        pooled_url(pooler),
+        isolation_level="AUTOCOMMIT",
+        connect_args={"prepare_threshold": None},
+    )
+    with engine.connect() as connection:
+        for what, query in left.items():
+            assert [connection.scalar(text(query)) for _ in range(2)] == [0, 0], what
+    engine.dispose()
+
+
+def test_a_restart_between_two_calls_fails_none(store: SqlTokenStore, postgres: PostgreSQL) -> None:
+    seen = put(store)
+    at_once(5, lambda number: store.load(KEY))
+    postgres.restart()
+    taken = claim(store, seen)
+    postgres.restart("immediate")
+    assert settle(store, taken, "b")
+    assert store.load(KEY) is not None
+
+
+def test_a_server_that_is_down_is_told_and_found_again(
+    store: SqlTokenStore, postgres: PostgreSQL
+) -> None:
+    taken = claim(store, put(store))
+    postgres.stop()
+    try:
+        with pytest.raises(StoreError, match="There is no connection to the server") as caught:
+            settle(store, taken, "b")
+    finally:
+        postgres.start()
+    assert caught.value.retryable
+    assert settle(store, taken, "b")
+
+
+def test_a_connection_that_breaks_in_a_transaction_leaves_nothing(
+    store: SqlTokenStore, postgres: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store)
+    seal = store._reader.seal
+
+    def seal_late(*arguments: object) -> object:
+        terminate_all(postgres, store)
+        return seal(*arguments)  # type: ignore[arg-type]
+
+    # The pair is sealed when the old one is in the journal already.
+    monkeypatch.setattr(type(store._reader), "seal", lambda _, *arguments: seal_late(*arguments))
+    with pytest.raises(StoreError, match="57P01"):
+        put(store, of="b")
+    monkeypatch.undo()
+    assert list(store.journal_entries(KEY)) == []
+    assert put(store, of="b").generation == 2
+    assert len(store.journal_entries(KEY)) == 1
+
+
+def terminate_all(postgres: PostgreSQL, store: SqlTokenStore) -> None:
+    """End all connections to the database of a store."""
+    name = store._engine.url.database
+    postgres.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        f"WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+    )
+
+
+def test_one_connection_is_enough(postgres_url: str) -> None:
+    engine = create_engine(postgres_url, pool_size=1, max_overflow=0, pool_timeout=1)
+    store = SqlTokenStore(engine, keys=[FERNET_KEY])
+    store.create_schema()
+    use_everything(store)
+    put(store, "other")
+    seen = at_once(8, lambda number: store.load(grant_key("other")))
+    assert [record.token for record in seen if record] == [pair("a")] * 8
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    engine.dispose()
+
+
+def test_a_pool_that_is_used_up_is_an_error_of_the_store(postgres_url: str) -> None:
+    engine = create_engine(postgres_url, pool_size=1, max_overflow=0, pool_timeout=0.05)
+    store = SqlTokenStore(engine, keys=[FERNET_KEY])
+    store.create_schema()
+    with engine.connect(), pytest.raises(StoreError, match="No connection of the pool") as caught:
+        store.load(KEY)
+    assert caught.value.retryable
+    assert store.load(KEY) is None
+    engine.dispose()
+
+
+def test_strict_serialisation_is_no_error_and_one_wins(postgres: PostgreSQL) -> None:
+    name = postgres.create()
+    postgres.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    store = SqlTokenStore(postgres.url(name), keys=[FERNET_KEY])
+    other = SqlTokenStore(postgres.url(name), keys=[FERNET_KEY])
+    for round_ in range(3):
+        seen = put(store, of=f"{round_}")
+
+        def refresh(number: int, seen: Record = seen) -> bool:
+            use = store if number % 2 else other
+            taken = use.claim(seen, owner=f"owner-{number}", ttl=600)
+            return taken is not None and settle(use, taken, f"{seen.generation}-{number}")
+
+        assert sum(at_once(8, refresh)) == 1
+    late = claim(store, put(store, of="again"))
+    put(store, of="new")
+    assert at_once(4, lambda number: settle(store, late, f"late-{number}")) == [False] * 4
+    found = [entry.origin for entry in store.journal_entries(KEY)]
+    assert found == [Origin.SUPERSEDED] * 4 + [Origin.REPLACED] * 4
+    store.close()
+    other.close()
+    postgres.drop(name)
+
+
+def test_the_first_pairs_of_a_grant_at_once_are_all_kept(store: SqlTokenStore) -> None:
+    at_once(6, lambda number: put(store, of=f"{number}"))
+    record = store.load(KEY)
+    assert record is not None
+    assert (record.generation, record.consent) == (6, 6)
+    assert [origin for origin, *_ in origins(list(store.journal_entries(KEY)))] == [
+        Origin.REPLACED
+    ] * 5
+
+
+def test_a_pair_that_many_write_to_the_journal_is_in_it_once(store: SqlTokenStore) -> None:
+    record = put(store)
+    for number in range(5):
+        late = pair(f"late-{number}")
+        at_once(4, lambda _, late=late: store.journal(record, late, origin=Origin.ERROR))
+    assert len(store.journal_entries(KEY)) == 5
+
+
+def test_nobody_waits_long_for_a_lock(postgres_url: str, postgres: PostgreSQL) -> None:
+    store = SqlTokenStore(postgres_url, keys=[FERNET_KEY])
+    put(store)
+    with store._database.transaction() as session:
+        limits = [
+            session.connection.scalar(text(f"SHOW {name}"))
+            for name in ("lock_timeout", "idle_in_transaction_session_timeout")
+        ]
+    with store._database.session() as session:
+        after = session.connection.scalar(text("SHOW lock_timeout"))
+    assert limits == ["10s", "10s"]
+    assert after == "0"
+    store.close()
+
+
+def test_what_others_hold_is_not_waited_for_by_who_claims_what_is_due(
+    postgres_url: str, postgres: PostgreSQL
+) -> None:
+    impatient = f"{postgres_url}&options=-c%20lock_timeout%3D2s"
+    store = SqlTokenStore(impatient, keys=[FERNET_KEY])
+    for day, name in enumerate("abc", start=1):
+        put(store, name, idle=day)
+    database = store._engine.url.database
+    assert database is not None
+    with postgres.connect(database) as other, other.transaction():
+        other.execute("SELECT * FROM blink_oauth_grants WHERE username = 'a' FOR UPDATE")
+        claims = store.claim_due(due(), owner="fake-owner", ttl=60, limit=1)
+        assert [taken.key for taken in claims] == [grant_key("b")]
+    claims = store.claim_due(due(), owner="fake-owner", ttl=60, limit=1)
+    assert [taken.key for taken in claims] == [grant_key("a")]
+    store.close()
+
+
+def test_a_forked_child_leaves_the_connections_of_its_parent_alone(store: SqlTokenStore) -> None:
+    put(store)
+
+    def server_process() -> object:
+        with store._engine.connect() as connection:
+            return connection.scalar(text("SELECT pg_backend_pid()"))
+
+    parents, inherited = server_process(), store._engine.pool
+    # What a fork calls in the child; everything else is the same in both.
+    engines._leave_to_the_parent()
+    assert server_process() != parents
+    assert store.load(KEY) is not None
+    connection = inherited.connect()
+    found = connection.cursor().execute("SELECT pg_backend_pid()").fetchone()
+    connection.close()
+    assert found == (parents,)
+    inherited.dispose()
