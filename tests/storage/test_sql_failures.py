@@ -312,3 +312,16 @@ def test_no_secret_is_found_in_the_database_or_in_the_logs(
     for shown in (stored, caplog.text):
         assert re.search(r"fake-(access|refresh)", shown) is None
         assert FERNET_KEY.reveal() not in shown
+
+
+def test_the_logs_of_an_engine_that_the_store_makes_hide_all_values(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "sqlalchemy.engine")
+    store = SqlTokenStore(database_url, keys=[FERNET_KEY])
+    settle(store, claim(store, put(store)))
+    store.close()
+    assert "UPDATE blink_oauth_grants" in caplog.text
+    assert "hide_parameters" in caplog.text
+    sent = [record for record in caplog.records if not record.message.startswith("Row")]
+    assert [record.message for record in sent if KEY.grant.username in record.message] == []

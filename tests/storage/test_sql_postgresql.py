@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -261,9 +262,12 @@ def test_the_first_pairs_of_a_grant_at_once_are_all_kept(store: SqlTokenStore) -
 
 def test_a_pair_that_many_write_to_the_journal_is_in_it_once(store: SqlTokenStore) -> None:
     record = put(store)
-    for number in range(5):
-        late = pair(f"late-{number}")
-        at_once(4, lambda _, late=late: store.journal(record, late, origin=Origin.ERROR))
+
+    def write(number: int) -> None:
+        # Every pair comes from several threads, at about the same time.
+        store.journal(record, pair(f"late-{number // 4}"), origin=Origin.ERROR)
+
+    at_once(20, write)
     assert len(store.journal_entries(KEY)) == 5
 
 
