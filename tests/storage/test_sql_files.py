@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -39,9 +40,11 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(path: Path) -> SqlTokenStore:
+def store(path: Path) -> Iterator[SqlTokenStore]:
     """Return a store in that file."""
-    return SqlTokenStore(f"sqlite:///{path}", keys=[FERNET_KEY])
+    store = SqlTokenStore(f"sqlite:///{path}", keys=[FERNET_KEY])
+    yield store
+    store.close()
 
 
 def put(store: SqlTokenStore, name: str = "a") -> Record:
@@ -149,6 +152,7 @@ def test_a_relative_path_is_that_of_the_folder_it_was_given_in(
     put(store)
     assert (tmp_path / "tokens.db").exists()
     assert list((tmp_path / "elsewhere").iterdir()) == []
+    store.close()
 
 
 def test_a_folder_that_is_missing_is_an_error_of_the_store(path: Path) -> None:
@@ -157,6 +161,7 @@ def test_a_folder_that_is_missing_is_an_error_of_the_store(path: Path) -> None:
         store.load(KEY)
     (path.parent / "missing").mkdir()
     assert store.load(KEY) is None
+    store.close()
 
 
 def test_the_applications_own_engine_serves_as_well(path: Path) -> None:

@@ -102,6 +102,7 @@ class SqlBase:
         return count_stale(self._ready(), self._sealer)
 
     def fingerprint(self, text: str) -> str:
+        """Return what stands for a text in logs: short, keyed, the same for the same text."""
         return self._sealer.fingerprint(text)
 
     def close(self) -> None:
