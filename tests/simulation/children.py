@@ -14,7 +14,7 @@ from attrs import field, frozen
 
 __all__ = ["Findings", "play"]
 
-MOST_SECONDS = 400.0
+MOST_SECONDS = 900.0
 
 
 @frozen
