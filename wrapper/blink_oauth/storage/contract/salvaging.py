@@ -101,9 +101,10 @@ class Salvaging(Stage):
         assert self.journal() == journal
 
     def test_a_pair_of_another_consent_is_never_salvaged(self) -> None:
-        self.superseded("late")
-        put = self.put("new")
-        claim = self.claim(put)
+        old = self.claim(self.put("old"))
+        self.put("new")
+        assert not self.settle(old, "late").stored
+        claim = self.claim()
         assert self.store.salvage(claim, note=note()) is None
         assert self.seen().token == pair("new")
 
