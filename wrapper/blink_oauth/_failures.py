@@ -26,6 +26,7 @@ from .errors import (
     StatusError,
     TlsFault,
     UnreadableResponseError,
+    problem_code,
 )
 from .headers import ResponseMeta, Source
 from .tokens import Token, TokenKind
@@ -137,7 +138,7 @@ def response_error(
     needs_consent = (
         call.operation is not Operation.REVOKE
         and outcome is Outcome.REJECTED
-        and (error is InvalidGrantError or _code(facts) in SPENT_CREDENTIAL)
+        and (error is InvalidGrantError or problem_code(facts.get("type")) in SPENT_CREDENTIAL)
     )
     retryable = status == 429 or (
         call.operation is Operation.REVOKE and outcome is Outcome.UNCERTAIN
@@ -205,10 +206,6 @@ def _kind(
     if problem["type"] or problem["title"]:
         return ProblemError, {name: redact(text) for name, text in problem.items()}
     return (UnreadableResponseError if succeeded(status) else StatusError), {}
-
-
-def _code(facts: Mapping[str, str | None]) -> str:
-    return (facts.get("type") or "").rpartition("/")[2].upper()
 
 
 class _Redactor:

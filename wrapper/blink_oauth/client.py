@@ -23,10 +23,11 @@ from .tokens import Secret, Token, TokenKind, hide, require_secret
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["AsyncBlinkOAuth", "BlinkOAuth"]
+__all__ = ["AsyncBlinkOAuth", "BlinkOAuth", "utc_now"]
 
 
-def _utc_now() -> datetime:
+def utc_now() -> datetime:
+    """Return the present moment, aware UTC."""
     return datetime.now(UTC)
 
 
@@ -60,7 +61,7 @@ class BlinkOAuth:
         self,
         settings: Settings,
         *,
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] = utc_now,
         new_correlation_id: Callable[[], str] = _uuid,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -189,7 +190,7 @@ class AsyncBlinkOAuth:
         self,
         settings: Settings,
         *,
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] = utc_now,
         new_correlation_id: Callable[[], str] = _uuid,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:

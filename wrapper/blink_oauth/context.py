@@ -10,7 +10,7 @@ from attrs import Attribute, field, frozen
 from .errors import InvalidInputError
 from .tokens import sendable
 
-__all__ = ["Grant", "Psu", "require_header_value"]
+__all__ = ["Grant", "Psu", "is_visible_ascii", "require_header_value"]
 
 MAX_USERNAME = 64
 
@@ -32,9 +32,14 @@ def require_header_value(what: str, value: object, *, blanks: bool = False) -> N
     if not value:
         raise InvalidInputError(f"The {what} must not be empty.")
     text = value.replace(" ", "_") if blanks and value == value.strip() else value
-    if not (text.isascii() and text.isprintable()) or " " in text:
+    if not is_visible_ascii(text):
         allowed = "visible ASCII, blanks inside allowed" if blanks else "visible ASCII, no blanks"
         raise InvalidInputError(f"The {what} must be {allowed}. Nothing was sent.")
+
+
+def is_visible_ascii(text: str) -> bool:
+    """Say whether a text is made of visible ASCII alone, without blanks."""
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def _header_value(instance: object, attribute: Attribute[str], value: str) -> None:

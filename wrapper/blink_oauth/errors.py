@@ -233,6 +233,11 @@ class InvalidClientError(OAuthError):
     """The client is not known or not allowed (`invalid_client`, `unauthorized_client`)."""
 
 
+def problem_code(kind: str | None) -> str:
+    """Return the last segment of a problem's type in upper case, or nothing without one."""
+    return (kind or "").rpartition("/")[2].upper()
+
+
 class ProblemError(ResponseError):
     """The response is a problem (RFC 9457), the error format of bLink's other modules.
 
@@ -251,7 +256,7 @@ class ProblemError(ResponseError):
     @property
     def code(self) -> str:
         """The last segment of the problem type for comparisons: in upper case."""
-        return (self.type or "").rsplit("/", 1)[-1].upper()
+        return problem_code(self.type)
 
 
 class UnreadableResponseError(ResponseError):

@@ -11,7 +11,7 @@ import httpx
 from blink_oauth._failures import SPENT_CREDENTIAL
 from blink_oauth.client import BlinkOAuth
 from blink_oauth.context import Grant, Psu
-from blink_oauth.errors import BlinkError, InvalidInputError
+from blink_oauth.errors import BlinkError, InvalidInputError, problem_code
 from blink_oauth.settings import is_loopback
 from blink_oauth.tokens import Token
 
@@ -187,4 +187,4 @@ def _problem_code(response: httpx.Response) -> str:
     # A blank type says no more than the status does (RFC 9457 section 4.2.1).
     if not isinstance(kind, str) or kind.lower() == "about:blank":
         return ""
-    return kind.rpartition("/")[2].upper()
+    return problem_code(kind)

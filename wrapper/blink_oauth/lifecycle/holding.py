@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import lru_cache
 
 from attrs import define, field
 
 from blink_oauth.context import Grant
+from blink_oauth.storage.kept_once import same_second
 from blink_oauth.storage.records import Record, State
 from blink_oauth.tokens import Token
 
@@ -139,20 +139,10 @@ class Holding:
         now = self.now()
         fresh_until = min(max(span.advisory_at, now + BREATH), span.mandatory_at, now + RECHECK)
         # The record's own grant, so that memory has it once.
-        self.tokens[record.key.grant] = Held(token, _same_moment(fresh_until), record)
+        self.tokens[record.key.grant] = Held(token, same_second(fresh_until), record)
 
     def _drop(self, grant: Grant, generation: int) -> None:
         self._refused[grant] = max(generation, self._refused.get(grant, 0))
         held = self.tokens.get(grant)
         if held is not None and held.record.generation <= generation:
             self.tokens.pop(grant, None)
-
-
-def _same_moment(moment: datetime) -> datetime:
-    return _kept_once(moment.replace(microsecond=0))
-
-
-# Of 100,000 grants, thousands have the same second.
-@lru_cache(maxsize=4096)
-def _kept_once(moment: datetime) -> datetime:
-    return moment

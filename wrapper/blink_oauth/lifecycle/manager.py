@@ -7,11 +7,11 @@ import time
 from asyncio import wait_for, wrap_future
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from blink_oauth.client import BlinkOAuth
+from blink_oauth.client import BlinkOAuth, utc_now
 from blink_oauth.context import Grant, Psu
 from blink_oauth.errors import InvalidInputError, UnknownGrantError
 from blink_oauth.storage.records import HistoryEntry
@@ -37,10 +37,6 @@ __all__ = ["TokenManager"]
 LONGEST_LEASE = 30.0
 """Seconds; banks that allow a replay at all mostly allow it for that long."""
 PAGE = 500
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class TokenManager:
@@ -81,7 +77,7 @@ class TokenManager:
         lease: float = 25.0,
         threads: int = 100,
         on_event: Listener | None = None,
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random_numbers.random,
     ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import evolve
 
 from blink_oauth.errors import BlinkError, Outcome, StoreError
-from blink_oauth.storage.records import Note, Origin, Record, Settlement, State
+from blink_oauth.storage.records import Note, Origin, Record, Settlement, State, state_before
 from blink_oauth.tokens import Token
 
 from . import pauses
@@ -137,19 +137,14 @@ def _verdict(given: Conditions, claim: Record, error: BlinkError, pause: float) 
         # [9] The attempt stays on record, so that it is never made more than once again.
         state, attempts = State.UNCERTAIN, claim.attempts
     else:
-        state, attempts = _before(claim), claim.attempts - 1
+        state, attempts = state_before(claim), claim.attempts - 1
     return Release(claim, state, attempts, pause, type(error).__name__, note)
 
 
 def unspent(given: Conditions, claim: Record) -> Release:
     """Build the step that gives a lease back under which nothing was sent."""
     note = Note(event=EventName.ABANDONED, outcome=Outcome.NOT_EXECUTED, actor=given.actor)
-    return Release(claim, _before(claim), claim.attempts - 1, 0.0, claim.error, note)
-
-
-def _before(claim: Record) -> State:
-    """Return the state that a grant had before a claim under which nothing was spent."""
-    return State.UNCERTAIN if claim.attempts > 1 else State.ACTIVE
+    return Release(claim, state_before(claim), claim.attempts - 1, 0.0, claim.error, note)
 
 
 def keep(

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from attrs import frozen
 
-from blink_oauth.context import Grant, Psu
+from blink_oauth.context import Grant, Psu, is_visible_ascii
 from blink_oauth.errors import NoTokenError
 from blink_oauth.headers import CORRELATION_ID, REQUEST_HEADERS, request_headers
 from blink_oauth.tokens import Secret
@@ -117,14 +117,10 @@ def bearer(access_token: Secret) -> str:
     Raises:
         NoTokenError: No header can carry it.
     """
-    if not _fits_a_header(access_token.reveal()):
+    if not is_visible_ascii(access_token.reveal()):
         # Those below would repeat it in their own error.
         raise NoTokenError(
             "The bank issued an access token that no header can carry: it must be visible ASCII "
             "(RFC 6750 section 2.1). Nothing was sent. A refresh may bring another: invalidate it."
         )
     return "Bearer " + access_token.reveal()
-
-
-def _fits_a_header(text: str) -> bool:
-    return text.isascii() and text.isprintable() and " " not in text

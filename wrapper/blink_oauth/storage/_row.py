@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from functools import lru_cache
 
 from attrs import define, evolve
 
 from blink_oauth.tokens import Token
 
-from ._rules import CLAIMABLE, bare, is_pair
+from ._rules import bare, is_pair
+from .kept_once import kept_once, same_second
 from .records import HistoryEntry, JournalEntry, Note, Origin, Record
 
-__all__ = ["CLAIMABLE", "Row"]
+__all__ = ["Row"]
 
 HISTORY_LENGTH = 20
 SALVAGEABLE = frozenset({Origin.SUPERSEDED, Origin.ERROR})
@@ -70,11 +70,11 @@ class Row:
             lease_left=0.0,
             pause_left=0.0,
             correlation_id=known,
-            updated_at=_same_moment(now),
+            updated_at=same_second(now),
         )
         self.record, self.lease_until, self.pause_until = written, lease_until, pause_until
         if note and call:
-            self.newest = _once(evolve(note, correlation_id=None))
+            self.newest = kept_once(evolve(note, correlation_id=None))
         elif note:
             line = (now, record.generation, None, note)
             self.lines = (*self.lines[1 - HISTORY_LENGTH :], line)
@@ -143,18 +143,3 @@ class Row:
 
 def _seconds_until(moment: datetime | None, now: datetime) -> float:
     return 0.0 if moment is None else max((moment - now) / timedelta(seconds=1), 0.0)
-
-
-def _same_moment(moment: datetime) -> datetime:
-    return _kept_once(moment.replace(microsecond=0))
-
-
-@lru_cache(maxsize=4096)
-def _kept_once(moment: datetime) -> datetime:
-    return moment
-
-
-# Many grants have the same to say: it is kept once.
-@lru_cache(maxsize=1024)
-def _once(note: Note) -> Note:
-    return note

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hmac
 from datetime import UTC, datetime
-from functools import lru_cache
 
 from attrs import evolve
 
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Token
 
+from .kept_once import kept_once
 from .records import Due, GrantKey, Record, State
 
 __all__ = [
     "CLAIMABLE",
     "bare",
     "claimed",
+    "fingerprint",
     "is_due",
     "is_owned",
     "is_pair",
@@ -28,6 +30,7 @@ __all__ = [
 
 CLAIMABLE = frozenset({State.ACTIVE, State.REFRESHING, State.UNCERTAIN})
 NOTHING: dict[str, object] = {}
+FINGERPRINT_LENGTH = 16
 
 
 def nothing_yet(key: GrantKey, now: datetime) -> Record:
@@ -125,22 +128,17 @@ def utc(moment: datetime) -> datetime:
 
 def bare(token: Token) -> Token:
     """Return a pair without what is not stored."""
-    kind = None if token.token_type is None else _same_type(token.token_type)
-    scope = None if token.scope is None else _same_scope(token.scope)
+    # Each was read from a response of its own, and most are alike.
+    kind = None if token.token_type is None else kept_once(token.token_type)
+    scope = None if token.scope is None else kept_once(token.scope)
     return evolve(token, token_type=kind, scope=scope, meta=None, extra=NOTHING)
+
+
+def fingerprint(key: bytes, text: str) -> str:
+    """Return what stands for a text in logs."""
+    return hmac.digest(key, text.encode(), "sha256").hex()[:FINGERPRINT_LENGTH]
 
 
 def _is_free(record: Record) -> bool:
     at_rest = record.lease_left <= 0 and record.pause_left <= 0
     return at_rest and record.state in CLAIMABLE
-
-
-# Many tokens have the same type and scope, each read from a response of its own: kept once.
-@lru_cache(maxsize=64)
-def _same_type(token_type: str) -> str:
-    return token_type
-
-
-@lru_cache(maxsize=1024)
-def _same_scope(scope: frozenset[str]) -> frozenset[str]:
-    return scope

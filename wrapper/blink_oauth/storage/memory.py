@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import os
 import secrets
 import threading
@@ -20,6 +19,7 @@ from blink_oauth.tokens import Token
 from ._row import Row
 from ._rules import (
     claimed,
+    fingerprint,
     is_due,
     is_owned,
     is_pair,
@@ -43,8 +43,6 @@ from .records import (
 from .store import TokenStore
 
 __all__ = ["MemoryTokenStore"]
-
-FINGERPRINT_LENGTH = 16
 
 
 def _utc_now() -> datetime:
@@ -223,7 +221,7 @@ class MemoryTokenStore(TokenStore):
 
     def fingerprint(self, text: str) -> str:
         with self._access():
-            return hmac.digest(self._key, text.encode(), "sha256").hex()[:FINGERPRINT_LENGTH]
+            return fingerprint(self._key, text)
 
     def close(self) -> None:
         """Do nothing: the store has opened nothing, and keeps what it holds."""

@@ -21,6 +21,7 @@ __all__ = [
     "Record",
     "Settlement",
     "State",
+    "state_before",
 ]
 
 
@@ -90,6 +91,11 @@ class Record:
     error: str | None = None
     correlation_id: str | None = None
     updated_at: datetime
+
+
+def state_before(claim: Record) -> State:
+    """Return the state that a grant had before a claim under which nothing was spent."""
+    return State.UNCERTAIN if claim.attempts > 1 else State.ACTIVE
 
 
 @frozen

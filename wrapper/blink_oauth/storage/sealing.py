@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hmac
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from blink_oauth.errors import InvalidInputError, SealError
 from blink_oauth.tokens import Oddity, Secret, Token
 
+from ._rules import fingerprint
 from .records import GrantKey
 
 __all__ = ["Key", "Place", "Sealed", "Sealer", "new_key", "sealer_for"]
@@ -23,7 +23,6 @@ __all__ = ["Key", "Place", "Sealed", "Sealer", "new_key", "sealer_for"]
 Key = str | bytes | Secret
 KEY_LENGTH = 32
 ID_LENGTH = 16
-FINGERPRINT_LENGTH = 16
 ODDITIES = frozenset(Oddity)
 
 
@@ -112,8 +111,7 @@ class Sealer:
 
     def fingerprint(self, text: str) -> str:
         """Return the keyed fingerprint of a text."""
-        digest = hmac.digest(self._fingerprint_key, text.encode(), "sha256")
-        return digest.hex()[:FINGERPRINT_LENGTH]
+        return fingerprint(self._fingerprint_key, text)
 
 
 def sealer_for(keys: Sequence[Key], fingerprint_key: Key | None) -> Sealer | InvalidInputError:

@@ -22,6 +22,7 @@ from .records import (
     Record,
     Settlement,
     State,
+    state_before,
 )
 from .rows import history_entry, of_due, of_grant, of_note, of_pair, of_seen, record_of
 from .store import TokenStore
@@ -110,9 +111,8 @@ class SqlTokenStore(SqlBase, TokenStore):
         # Nobody can use them, and being the first that are due they must not be in the way.
         with self._ready().session() as session:
             for claim in claims:
-                state = State.UNCERTAIN if claim.attempts > 1 else State.ACTIVE
                 outcome = {
-                    "new_state": state.value,
+                    "new_state": state_before(claim).value,
                     "new_attempts": claim.attempts - 1,
                     "new_error": claim.error,
                     "pause": UNREADABLE_PAUSE,
