@@ -9,6 +9,7 @@ how many calls brought a token.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -104,6 +105,8 @@ def use_tasks(settings: Settings, refresh_token: str, opened: list[int]) -> None
 
         if not child:
             asyncio.run(go_on())
+            # What nobody holds any more is closed now, and not some time later.
+            gc.collect()
             tell(child, len(opened), len(calls))
             # Anything else would close the inherited loop, whose selector is the parent's too.
             os._exit(0)

@@ -147,8 +147,9 @@ class AsyncConnections:
         """Start anew in a process that was forked off."""
         self._turns = anyio.Semaphore(self._limit)
         # Not closed: they are registered with the parent's event loop, and closing one here would
-        # take it off the selector that both processes share.
-        self._idle.disinherit()
+        # take it off the selector that both processes share. Kept, because the collector would
+        # close what nobody has any more, whenever it comes by.
+        _inherited.extend(self._idle.disinherit())
 
     async def _reusable(self) -> httpcore.AsyncConnectionInterface | None:
         while True:
@@ -165,6 +166,7 @@ class AsyncConnections:
 
 
 _everywhere: WeakSet[Connections | AsyncConnections] = WeakSet()
+_inherited: list[httpcore.AsyncConnectionInterface] = []
 
 
 def _leave_all_to_parent() -> None:
