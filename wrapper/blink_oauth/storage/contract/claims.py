@@ -8,7 +8,7 @@ from attrs import evolve
 
 from blink_oauth.storage.records import State
 
-from .material import KEY, at_once, at_rest, grant_key, note, pair
+from .material import KEY, at_rest, grant_key, note, pair
 from .stage import Stage
 
 __all__ = ["Claims"]
@@ -63,7 +63,7 @@ class Claims(Stage):
         seen = self.put("a")
         stores = [self.store, self.second]
         owners = [uuid4().hex for _ in range(16)]
-        claims = at_once(
+        claims = self.at_once(
             len(owners), lambda n: stores[n % 2].claim(seen, owner=owners[n], ttl=1000)
         )
         won = [owners[n] for n, claim in enumerate(claims) if claim is not None]
@@ -72,7 +72,7 @@ class Claims(Stage):
 
     def test_each_of_many_grants_is_claimed_at_the_same_time(self) -> None:
         seen = [self.put(f"{n}", grant_key(f"customer-{n}")) for n in range(8)]
-        claims = at_once(8, lambda n: self.store.claim(seen[n], owner=f"owner-{n}", ttl=1000))
+        claims = self.at_once(8, lambda n: self.store.claim(seen[n], owner=f"owner-{n}", ttl=1000))
         assert [claim and claim.owner for claim in claims] == [f"owner-{n}" for n in range(8)]
 
     def test_nobody_claims_while_a_lease_runs(self) -> None:

@@ -6,7 +6,7 @@ from attrs import evolve
 
 from blink_oauth.storage.records import Origin, Record, State
 
-from .material import ISSUED, KEY, at_once, at_rest, days, grant_key, note, origins, pair, texts
+from .material import ISSUED, KEY, at_rest, days, grant_key, note, origins, pair, texts
 from .stage import Stage
 
 __all__ = ["Consents"]
@@ -85,7 +85,7 @@ class Consents(Stage):
 
     def test_of_many_consents_at_once_the_last_is_stored_and_none_is_lost(self) -> None:
         names = [f"a{n}" for n in range(8)]
-        put = at_once(8, lambda n: self.put(names[n]))
+        put = self.at_once(8, lambda n: self.put(names[n]))
         assert sorted(record.generation for record in put) == list(range(1, 9))
         last = self.seen()
         assert (last.generation, last.consent) == (8, 8)

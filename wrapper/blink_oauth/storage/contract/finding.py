@@ -9,7 +9,7 @@ from attrs import evolve
 
 from blink_oauth.storage.records import Due, Record, State
 
-from .material import ISSUED, KEY, at_once, at_rest, due, grant_key, note, pair
+from .material import ISSUED, KEY, at_rest, due, grant_key, note, pair
 from .stage import Stage
 
 __all__ = ["Finding"]
@@ -143,7 +143,7 @@ class Finding(Stage):
             store = stores[number % 2]
             return store.claim_due(due(), owner=f"owner-{number}", ttl=1000, limit=6)
 
-        batches = at_once(4, take)
+        batches = self.at_once(4, take)
         assert all(len(batch) <= 6 for batch in batches)
         taken = [name for batch in batches for name in names(batch)]
         # A batch may be small where another was at the same records, but the rest is still there.

@@ -6,7 +6,7 @@ from attrs import evolve
 
 from blink_oauth.storage.records import Origin, Record, State
 
-from .material import ISSUED, KEY, at_once, at_rest, days, grant_key, note, origins, pair, texts
+from .material import ISSUED, KEY, at_rest, days, grant_key, note, origins, pair, texts
 from .stage import Stage
 
 __all__ = ["Settling"]
@@ -150,7 +150,7 @@ class Settling(Stage):
         self.put("a")
         claim = self.claim()
         names = [f"b{n}" for n in range(8)]
-        settled = at_once(8, lambda n: self.settle(claim, names[n]).stored)
+        settled = self.at_once(8, lambda n: self.settle(claim, names[n]).stored)
         assert settled.count(True) == 1
         stored, journalled = self.seen().token, [entry.token for entry in self.journal()]
         assert stored == pair(names[settled.index(True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from functools import cached_property
 from uuid import uuid4
@@ -9,7 +10,7 @@ from uuid import uuid4
 from blink_oauth.storage.records import GrantKey, JournalEntry, Record, Settlement, State
 from blink_oauth.storage.store import TokenStore
 
-from .material import ISSUED, KEY, Clock, at_rest, days, note, pair
+from .material import ISSUED, KEY, Clock, T, at_once, at_rest, days, note, pair
 
 __all__ = ["Stage"]
 
@@ -66,6 +67,12 @@ class Stage:
     def second(self) -> TokenStore:
         """The same data, seen from elsewhere."""
         return self.reopen(self.store)
+
+    def at_once(self, count: int, work: Callable[[int], T]) -> list[T]:
+        """Do something in many threads, all of which start at the same moment."""
+        # Opened here: of many threads that are the first to ask, each would open a store.
+        assert self.store is not None
+        return at_once(count, work)
 
     def teardown_method(self) -> None:
         """Close what a test has opened. The runner of the tests calls it."""
