@@ -92,8 +92,8 @@ def test_a_token_is_never_fresh_beyond_its_mandatory_window(holding: Holding, ti
 def test_more_validity_than_is_left_cannot_be_served(holding: Holding, time: Time) -> None:
     holding.remember(GRANT, Landing(record()))
     time.pass_by(DAY - 3600)
-    assert holding.servable(GRANT, holding.need(GRANT, 3599)) is not None
-    assert holding.servable(GRANT, holding.need(GRANT, 3600)) is None
+    assert holding.servable(GRANT, holding.need(GRANT, Need(3599))) is not None
+    assert holding.servable(GRANT, holding.need(GRANT, Need(3600))) is None
 
 
 def test_an_older_generation_never_takes_the_place_of_a_newer_one(holding: Holding) -> None:
@@ -170,7 +170,7 @@ def test_a_refused_token_is_let_go_and_only_a_newer_one_will_do(
     time.pass_by(3600)
     assert holding.refuse(GRANT, pair(4))
     assert holding.tokens == {}
-    assert holding.need(GRANT).beyond == 4
+    assert holding.need(GRANT, Need()).beyond == 4
     holding.remember(GRANT, Landing(record(4)))
     assert holding.tokens == {}
 
@@ -182,7 +182,7 @@ def test_refusing_a_token_that_has_been_replaced_changes_nothing(
     time.pass_by(3600)
     assert holding.refuse(GRANT, pair(3))
     assert held(holding).token == pair(4)
-    assert holding.need(GRANT).beyond == 0
+    assert holding.need(GRANT, Need()).beyond == 0
 
 
 def test_refusing_is_by_value(holding: Holding, time: Time) -> None:
@@ -194,7 +194,7 @@ def test_refusing_is_by_value(holding: Holding, time: Time) -> None:
 
 def test_refusing_what_is_not_at_hand_changes_nothing(holding: Holding) -> None:
     assert holding.refuse(GRANT, pair())
-    assert holding.need(GRANT).beyond == 0
+    assert holding.need(GRANT, Need()).beyond == 0
 
 
 def test_another_token_does_not_help_where_a_very_young_one_is_refused(
@@ -213,4 +213,4 @@ def test_the_last_refused_generation_counts(holding: Holding, time: Time) -> Non
     time.pass_by(3600)
     holding.refuse(GRANT, pair(7))
     holding.remember(GRANT, Landing(record(2, state=State.REVOKED)))
-    assert holding.need(GRANT).beyond == 7
+    assert holding.need(GRANT, Need()).beyond == 7

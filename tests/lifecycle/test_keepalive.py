@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -46,9 +48,9 @@ def refresh_all(stage: Stage, *, manager: TokenManager | None = None, **options:
     return (manager or stage.manager).refresh_due(within=MONTH, **options)
 
 
-def slow_run(stage: Stage, manager: TokenManager | None = None) -> KeepAlive:
+def slow_run(stage: Stage, stop: Callable[[], bool] = lambda: False) -> KeepAlive:
     """Make a run that waits for turns by the time of the stage."""
-    manager = manager or stage.manager
+    manager = stage.manager
     return KeepAlive(
         store=stage.store,
         targets=manager._targets,
@@ -62,6 +64,7 @@ def slow_run(stage: Stage, manager: TokenManager | None = None) -> KeepAlive:
         give_back=manager._dispatch.give_back,
         monotonic=stage.time.monotonic,
         new_owner=manager._dispatch.new_owner,
+        stop=stop,
         sleep=stage.time.pass_by,
     )
 
@@ -483,3 +486,91 @@ def test_while_others_are_in_the_air_a_run_comes_back_for_the_next_turn(stage: S
     gate.open()
     assert run.result(PATIENCE) == Report(due=3, refreshed=3)
     eventually(lambda: not stage.manager._flights._aloft)
+
+
+# Ending it early
+
+
+def test_a_run_that_is_stopped_begins_nothing_new_and_keeps_no_lease(stage: Stage) -> None:
+    grants = authorize(stage, 4)
+    told: list[Report] = []
+    stage.shaky.calls.clear()
+    report = refresh_all(stage, concurrency=1, on_progress=told.append, stop=lambda: bool(told))
+    assert report == Report(due=1, refreshed=1)
+    assert generations(stage, grants) == [2, 1, 1, 1]
+    records = [stage.record(grant) for grant in grants]
+    assert {(each.state, each.attempts, each.lease_left) for each in records} == {
+        (State.ACTIVE, 0, 0)
+    }
+    assert stage.shaky.calls.count("claim_due") == 1
+    assert "purge" not in stage.shaky.calls
+    assert refresh_all(stage) == Report(due=3, refreshed=3)
+
+
+def test_what_is_in_the_air_when_a_run_is_stopped_lands_and_is_counted(stage: Stage) -> None:
+    grants = authorize(stage, 12)
+    gate, stop, told = Gate(), threading.Event(), list[Report]()
+    stage.banks.answer(Gate(unreachable), says(400, {"error": "invalid_grant"}))
+    stage.banks.always(gate)
+    run = stage.aside(
+        lambda: refresh_all(stage, concurrency=8, on_progress=told.append, stop=stop.is_set)
+    )
+    gate.wait(6)
+    stop.set()
+    for each in stage.banks.gates:
+        each.open()
+    assert run.result(PATIENCE) == Report(due=8, refreshed=6, failed=1, consent_needed=1)
+    assert len(told) == 8
+    assert State.REFRESHING not in {stage.record(grant).state for grant in grants}
+    assert len(stage.banks.presented()) == 8
+
+
+def test_a_run_that_is_stopped_before_it_begins_touches_nothing(stage: Stage) -> None:
+    authorize(stage, 3)
+    stage.shaky.calls.clear()
+    assert refresh_all(stage, stop=lambda: True) == Report()
+    assert stage.shaky.calls == []
+    assert stage.banks.presented() == []
+
+
+def test_a_run_may_be_stopped_between_two_claims(stage: Stage) -> None:
+    stage.make(profiles={TARGET: HOLD, OTHER: HOLD})
+    first, second = authorize(stage, 2), authorize(stage, 2, OTHER, 2)
+    report = refresh_all(stage, stop=lambda: "claim_due" in stage.shaky.calls)
+    assert report == Report(due=2, refreshed=2)
+    assert generations(stage, first + second) == [2, 2, 1, 1]
+
+
+def test_who_has_said_stop_is_not_asked_again(stage: Stage) -> None:
+    grants = authorize(stage, 4)
+    gate, told, said = Gate(), list[Report](), list[bool]()
+    stage.banks.answer(honest, gate)
+
+    def stop() -> bool:
+        said.append(bool(told))
+        if told:
+            gate.open()
+        return said.count(True) == 1
+
+    report = refresh_all(stage, concurrency=2, on_progress=told.append, stop=stop)
+    assert report == Report(due=2, refreshed=2)
+    assert said.count(True) == 1
+    assert generations(stage, grants) == [2, 2, 1, 1]
+
+
+def test_a_run_that_waits_for_a_turn_is_stopped_within_a_second(stage: Stage) -> None:
+    stage.make(profiles={TARGET: TargetProfile(rate=0.01)})
+    grants = authorize(stage, 3)
+    began = stage.time.seconds
+    run = slow_run(stage, stop=lambda: stage.time.seconds - began >= 20.2)
+    assert run.run(1000, None) == Report(due=1, refreshed=1)
+    assert 20.2 <= stage.time.seconds - began < 21.2
+    assert generations(stage, grants) == [2, 1, 1]
+
+
+def test_a_run_that_is_not_stopped_waits_for_its_whole_turn(stage: Stage) -> None:
+    stage.make(profiles={TARGET: TargetProfile(rate=0.3)})
+    authorize(stage, 3)
+    began = stage.time.seconds
+    assert slow_run(stage).run(1000, None) == Report(due=3, refreshed=3)
+    assert stage.time.seconds - began == pytest.approx(2 / 0.3)

@@ -49,6 +49,7 @@ PLAIN = TargetProfile()
 HOLD = TargetProfile(after_uncertainty=AfterUncertainty.HOLD)
 KEEPS = TargetProfile(rotates=False)
 EAGER = Need(eager=True)
+FORCED = Need(forced=True)
 KEY = GrantKey(CLIENT_ID, Grant(TARGET, "u-4711"))
 
 
@@ -248,6 +249,18 @@ YOUNG, ADVISED, DUE, OVER = 10.0, DAY - 1800, DAY - 30, DAY + 1
         ({"state": State.NEEDS_CONSENT}, EAGER, PLAIN, ADVISED, Serve),
         ({"state": State.NEEDS_CONSENT}, Need(), PLAIN, DUE, Serve),
         ({"state": State.NEEDS_CONSENT}, Need(), PLAIN, OVER, Refuse),
+        # However good the token is: what stands in the way of a refresh is said.
+        ({}, FORCED, PLAIN, YOUNG, Attempt),
+        (LEASED, FORCED, PLAIN, YOUNG, Wait),
+        (CRASHED, FORCED, PLAIN, YOUNG, Attempt),
+        (DOUBTFUL, FORCED, PLAIN, YOUNG, Attempt),
+        (DOUBTFUL, FORCED, HOLD, YOUNG, Refuse),
+        (DOUBTFUL, FORCED, HOLD, DUE, Attempt),
+        (SPENT, FORCED, PLAIN, YOUNG, Refuse),
+        (SPENT, FORCED, KEEPS, YOUNG, Attempt),
+        (PAUSED, FORCED, PLAIN, YOUNG, Refuse),
+        ({"state": State.NEEDS_CONSENT}, FORCED, PLAIN, YOUNG, Refuse),
+        ({"state": State.REVOKED}, FORCED, PLAIN, YOUNG, Refuse),
     ],
 )
 def test_a_grant_is_judged(
@@ -333,6 +346,14 @@ def test_a_token_that_is_still_good_is_served_whatever_went_wrong() -> None:
     assert answer(failed, Need(), PLAIN, after(DUE)) is not None
     with pytest.raises(NotConnectedError):
         answer(failed, Need(), PLAIN, after(OVER))
+
+
+def test_who_forced_a_refresh_gets_only_what_came_meanwhile() -> None:
+    assert answer(Landing(record()), FORCED, PLAIN, after(5)) is None
+    assert answer(Landing(record(), newer=True), FORCED, PLAIN, after(5)) is not None
+    assert answer(Landing(record(), fresh=True), FORCED, PLAIN, after(5)) is not None
+    with pytest.raises(NotConnectedError):
+        answer(Landing(record(), NotConnectedError("Down.")), FORCED, PLAIN, after(5))
 
 
 # How long to wait

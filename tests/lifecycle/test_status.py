@@ -8,7 +8,7 @@ import pytest
 
 from blink_oauth import BlinkError, Grant, InvalidInputError, StoreError, UnknownGrantError
 from blink_oauth.lifecycle import EventName, TargetProfile
-from blink_oauth.lifecycle import manager as manager_module
+from blink_oauth.lifecycle import status as status_module
 from blink_oauth.storage.records import State
 from lifecycle.stage import (
     DAY,
@@ -158,7 +158,7 @@ def test_the_status_is_what_the_store_knows_now(stage: Stage) -> None:
 def test_all_grants_are_told_page_by_page_each_once(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    monkeypatch.setattr(manager_module, "PAGE", size)
+    monkeypatch.setattr(status_module, "PAGE", size)
     for target, name in [("IIDX00002", "b"), ("IIDX00001", "c"), ("IIDX00001", "a")]:
         stage.authorize(name, target)
         stage.authorize(name + "-2", target)

@@ -20,7 +20,8 @@ def answer(landing: Landing, need: Need, profile: TargetProfile, now: datetime) 
     """Return the token that a landing has for somebody, or None if they had better ask again.
 
     A token that is still good is served whatever went wrong. One that the flight itself has
-    brought is served however short it lives: another would not live longer.
+    brought is served however short it lives: another would not live longer. Who forced a refresh
+    gets only what came while the flight was in the air.
 
     Raises:
         BlinkError: What went wrong, as an exception of this caller's own.
@@ -28,7 +29,8 @@ def answer(landing: Landing, need: Need, profile: TargetProfile, now: datetime) 
     record = landing.record
     if record is not None:
         brought = landing.fresh and record.generation > need.beyond
-        if brought or still_good(record, need, profile, now):
+        enough = landing.newer or not need.forced
+        if brought or (enough and still_good(record, need, profile, now)):
             return record.token
     # Many callers share the error; each raises a copy, since raising changes it.
     require_no_error(landing)

@@ -73,13 +73,13 @@ class Dispatch:
             )
         return GrantKey(self.client_id, grant)
 
-    def ask(self, grant: Grant, validity: float, psu: Psu) -> Token | Future[Landing]:
+    def ask(self, grant: Grant, wanted: Need, psu: Psu) -> Token | Future[Landing]:
         """Return a token that is at hand, or the flight that will bring one.
 
         Raises:
             BlinkError: A flight failed so short a time ago that another would fail as well.
         """
-        key, need = self.key(grant), self.holding.need(grant, validity)
+        key, need = self.key(grant), self.holding.need(grant, wanted)
         held = self.holding.servable(grant, need)
         failed = self.holding.failure(grant)
         if held is not None:
@@ -87,25 +87,25 @@ class Dispatch:
                 self.refresh_in_background(grant)
             return held.token
         if failed is not None:
-            return self.consider(grant, failed, validity, psu)
+            return self.consider(grant, failed, wanted, psu)
         return self._share(key, need, psu)
 
     def consider(
-        self, grant: Grant, landing: Landing, validity: float, psu: Psu
+        self, grant: Grant, landing: Landing, wanted: Need, psu: Psu
     ) -> Token | Future[Landing]:
         """Return what a landing has for somebody who waited, or another flight to wait for.
 
         Raises:
             BlinkError: What went wrong.
         """
-        need = self.holding.need(grant, validity)
+        need = self.holding.need(grant, wanted)
         token = answer(landing, need, self.profiles.of(grant.target_id), self.now())
         return self._share(self.key(grant), need, psu) if token is None else token
 
     def refresh_in_background(self, grant: Grant) -> None:
         """Start an early refresh, unless one is in the air or everything is closing."""
         with suppress(InvalidInputError):
-            self._share(self.key(grant), self.holding.need(grant, eager=True), Psu.AUTO)
+            self._share(self.key(grant), self.holding.need(grant, Need(eager=True)), Psu.AUTO)
 
     def exchange(self, grant: Grant, code: Secret, redirect_uri: str, psu: Psu) -> Future[Landing]:
         """Start the exchange of a code."""

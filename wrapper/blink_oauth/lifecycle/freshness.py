@@ -26,11 +26,13 @@ class Need:
         validity: Seconds that it must still live.
         beyond: A generation that was refused at a bank's API: only a newer one will do.
         eager: Refresh it early if it is time, although it can still be served.
+        forced: Only a newer one than the store has now will do, however good that is.
     """
 
     validity: float = 0.0
     beyond: int = 0
     eager: bool = False
+    forced: bool = False
 
 
 @frozen

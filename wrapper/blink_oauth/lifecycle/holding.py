@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from blink_oauth.context import Grant
 from blink_oauth.storage.kept_once import same_second
@@ -69,14 +69,14 @@ class Holding:
     _failed: dict[Grant, _Failure] = field(init=False, factory=dict)
     _failures: dict[Grant, int] = field(init=False, factory=dict)
 
-    def need(self, grant: Grant, validity: float = 0.0, *, eager: bool = False) -> Need:
-        """Return the need for a token of a grant, refused generations in mind."""
-        return Need(validity, self._refused.get(grant, 0), eager)
+    def need(self, grant: Grant, wanted: Need) -> Need:
+        """Return what is wanted of a grant's token, refused generations in mind."""
+        return evolve(wanted, beyond=self._refused.get(grant, 0))
 
     def servable(self, grant: Grant, need: Need) -> Held | None:
         """Return what is at hand if it can be served without waiting."""
         held = self.tokens.get(grant)
-        if held is None:
+        if held is None or need.forced:
             return None
         profile, now = self.profile_of(grant.target_id), self.now()
         if not still_good(held.record, need, profile, now):

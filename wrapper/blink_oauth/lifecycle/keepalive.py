@@ -24,6 +24,8 @@ __all__ = ["KeepAlive", "Progress", "Report"]
 
 ANY_NUMBER = 2**31 - 1
 MOMENT = timedelta(seconds=1)
+SLICE = 0.5
+"""Seconds to sleep at most before a run looks again whether it is to stop."""
 PEEK = 100
 """Records to look at when the targets are not known beforehand."""
 
@@ -87,6 +89,7 @@ class KeepAlive:
         give_back: Gives the lease of a claimed record back.
         monotonic: Tells the seconds, never backwards.
         new_owner: Makes a unique name for a claim.
+        stop: Says whether nothing new is to be begun; not asked again once it has said so.
         sleep: Waits some seconds.
     """
 
@@ -102,7 +105,9 @@ class KeepAlive:
     give_back: Callable[[Record], None]
     monotonic: Callable[[], float]
     new_owner: Callable[[], str]
+    stop: Callable[[], bool] = lambda: False
     sleep: Callable[[float], None] = time.sleep
+    stopped: bool = field(init=False, default=False)
     _report: Report = field(init=False, factory=Report)
     _aloft: set[Future[Landing]] = field(init=False, factory=set)
 
@@ -129,13 +134,15 @@ class KeepAlive:
             if self._aloft:
                 self._gather(on_progress, queue)
             elif queue is not None and self._report.due < limit:
-                self.sleep(queue)
+                self._sleep(queue)
             else:
                 return self._report
 
     def _claim(self, free: int) -> float | None:
         """Claim and start what is due; return the seconds until a limited target has a turn."""
         queue: float | None = None
+        if self._stopping():
+            return queue
         failing = self.targets.failing()
         singled_out = self._singled_out(failing)
         for target_id in singled_out:
@@ -166,7 +173,7 @@ class KeepAlive:
         return names
 
     def _start(self, due: Due, allowed: int) -> int:
-        if allowed == 0:
+        if allowed == 0 or self._stopping():
             return 0
         claimed_at = self.monotonic()
         claims = self.store.claim_due(due, owner=self.new_owner(), ttl=self.lease, limit=allowed)
@@ -186,6 +193,15 @@ class KeepAlive:
             self._report = tallied(self._report, future)
             if on_progress is not None:
                 on_progress(self._report)
+
+    def _sleep(self, seconds: float) -> None:
+        while seconds > 0 and not self._stopping():
+            self.sleep(min(seconds, SLICE))
+            seconds -= SLICE
+
+    def _stopping(self) -> bool:
+        self.stopped = self.stopped or self.stop()
+        return self.stopped
 
     def _rest(self, singled_out: Collection[str]) -> Due:
         return self._due(self.profiles.general, except_targets=frozenset(singled_out))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random as random_numbers
 import time
-from asyncio import wait_for, wrap_future
+from asyncio import wrap_future
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -18,16 +17,18 @@ from blink_oauth.storage.records import HistoryEntry
 from blink_oauth.storage.store import TokenStore
 from blink_oauth.tokens import Secret, Token, hide, require_secret
 
-from .answers import overdue, remaining, require_no_error, token_of
+from .answers import require_no_error, token_of
 from .dispatch import Dispatch
 from .events import Listener
 from .flights import CLOSING_SECONDS, Flights
+from .freshness import Need
 from .holding import Holding
 from .keepalive import KeepAlive, Progress, Report
 from .performing import Performer
 from .profile import Profiles, TargetProfile
-from .status import GrantStatus, status_of
+from .status import GrantStatus, status_of, statuses_of
 from .targets import Targets
+from .waiting import await_token, wait_for_token
 
 if TYPE_CHECKING:
     from .auth import GrantAuth
@@ -36,7 +37,6 @@ __all__ = ["TokenManager"]
 
 LONGEST_LEASE = 30.0
 """Seconds; banks that allow a replay at all mostly allow it for that long."""
-PAGE = 500
 
 
 class TokenManager:
@@ -143,15 +143,7 @@ class TokenManager:
         held = self._tokens.get(grant)
         if held is not None and not min_validity and self._now() < held.fresh_until:
             return held.token
-        left = remaining(timeout, self._monotonic)
-        asked = self._dispatch.ask(grant, min_validity, psu)
-        while isinstance(asked, Future):
-            try:
-                landing = asked.result(left())
-            except TimeoutError:
-                raise overdue() from None
-            asked = self._dispatch.consider(grant, landing, min_validity, psu)
-        return asked
+        return wait_for_token(self._dispatch, grant, Need(min_validity), psu, timeout)
 
     async def aget(
         self,
@@ -180,15 +172,49 @@ class TokenManager:
         held = self._tokens.get(grant)
         if held is not None and not min_validity and self._now() < held.fresh_until:
             return held.token
-        left = remaining(timeout, self._monotonic)
-        asked = self._dispatch.ask(grant, min_validity, psu)
-        while isinstance(asked, Future):
-            try:
-                landing = await wait_for(wrap_future(asked), left())
-            except TimeoutError:
-                raise overdue() from None
-            asked = self._dispatch.consider(grant, landing, min_validity, psu)
-        return asked
+        return await await_token(self._dispatch, grant, Need(min_validity), psu, timeout)
+
+    def refresh(self, grant: Grant, *, psu: Psu = Psu.AUTO, timeout: float | None = None) -> Token:
+        """Refresh a token now, however good the stored one is.
+
+        A refresh that is in the air already, here or elsewhere, will do. If none comes of it, this
+        raises; `get` goes on serving the stored token until it expires.
+
+        Args:
+            grant: Whose token.
+            psu: The person who waits for it, if one does.
+            timeout: Seconds to wait at most. The refresh goes on without you.
+
+        Raises:
+            NoTokenError: The refresh is not possible now; its subclasses say why and what to do.
+            StoreError: The store cannot be used.
+            BlinkError: The refresh failed; `outcome` says whether anything may be spent.
+
+        Source: RFC 6749 section 6; bLink token management.
+        """
+        return wait_for_token(self._dispatch, grant, Need(forced=True), psu, timeout)
+
+    async def arefresh(
+        self, grant: Grant, *, psu: Psu = Psu.AUTO, timeout: float | None = None
+    ) -> Token:
+        """Refresh a token now, however good the stored one is.
+
+        The same as `refresh`, for a coroutine of any asyncio event loop. If it is cancelled, the
+        refresh goes on.
+
+        Args:
+            grant: Whose token.
+            psu: The person who waits for it, if one does.
+            timeout: Seconds to wait at most. The refresh goes on without you.
+
+        Raises:
+            NoTokenError: The refresh is not possible now; its subclasses say why and what to do.
+            StoreError: The store cannot be used.
+            BlinkError: The refresh failed; `outcome` says whether anything may be spent.
+
+        Source: RFC 6749 section 6; bLink token management.
+        """
+        return await await_token(self._dispatch, grant, Need(forced=True), psu, timeout)
 
     def authorize(self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu) -> Token:
         """Exchange an authorization code and store the pair.
@@ -313,6 +339,7 @@ class TokenManager:
         concurrency: int = 32,
         dry_run: bool = False,
         on_progress: Progress | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Report:
         """Refresh the grants that nobody uses, before their refresh tokens die of it.
 
@@ -325,6 +352,8 @@ class TokenManager:
             concurrency: How many refreshes at once, at most as many as there are `threads`.
             dry_run: Only count what is due.
             on_progress: Is told the report so far after each grant, in your thread.
+            stop: Says whether to end the run early; asked before each claim, in your thread. What
+                is in the air lands and is counted.
 
         Raises:
             StoreError: The store cannot be used. What was begun by then lands by itself.
@@ -346,11 +375,13 @@ class TokenManager:
             give_back=self._dispatch.give_back,
             monotonic=self._monotonic,
             new_owner=self._dispatch.new_owner,
+            stop=stop or (lambda: False),
         )
         if dry_run:
             return run.dry_run(limit)
         report = run.run(limit, on_progress)
-        self._store.purge()
+        if not run.stopped:
+            self._store.purge()
         return report
 
     def status(self, grant: Grant) -> GrantStatus:
@@ -374,15 +405,8 @@ class TokenManager:
         Raises:
             StoreError: The store cannot be used.
         """
-        last = None
-        while True:
-            page = self._store.records(self._blink.settings.client_id, after=last, limit=PAGE)
-            for record in page:
-                profile = self._profiles.of(record.key.grant.target_id)
-                yield status_of(record, profile, self._now())
-            if len(page) < PAGE:
-                return
-            last = page[-1].key
+        client_id = self._blink.settings.client_id
+        return statuses_of(self._store, client_id, self._profiles, self._now)
 
     def history(self, grant: Grant, *, limit: int = 100) -> Sequence[HistoryEntry]:
         """Tell what happened to a grant, the newest first.

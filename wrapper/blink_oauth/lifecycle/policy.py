@@ -67,14 +67,14 @@ def judge(
     span = windows(record, record.token, profile)
     due = not good or now >= span.mandatory_at
     early = need.eager and (now >= span.advisory_at or _in_doubt(record))
-    if not due and not early:
+    if not due and not early and not need.forced:
         return Serve()
     if record.state is State.REFRESHING and record.lease_left > 0:
-        return Wait() if due else Serve()
+        return Wait() if due or need.forced else Serve()
     error = _obstacle(record, profile, hold_off, due=due)
     if error is None:
         return Attempt()
-    return Serve() if good else Refuse(error)
+    return Serve() if good and not need.forced else Refuse(error)
 
 
 def _in_doubt(record: Record) -> bool:
@@ -94,7 +94,7 @@ def _obstacle(
         )
     if record.token is None or record.token.refresh_token is None:
         return ConsentNeededError(
-            "The access token has expired and there is no refresh token. Start a new "
+            "There is no refresh token to get another access token with. Start a new "
             "authorization. Nothing was sent.",
             **facts,
         )

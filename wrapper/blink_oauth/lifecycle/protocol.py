@@ -37,15 +37,21 @@ VERDICT_MEMORY = 1.0
 def refresh(given: Conditions) -> Protocol:
     """Bring a usable token home: the stored one, somebody else's new one, or an own new one."""
     started = given.monotonic()
-    looks = 0
+    looks, found = 0, None
     while True:
         try:
             record = yield Load()
         except StoreError as error:
             return Landing(None, error, memory=STORE_MEMORY)
+        generation = record.generation if record else 0
+        found = generation if found is None else found
+        newer = generation > found
+        if newer:
+            # Whoever brought it: it is what a forced refresh is for.
+            given = evolve(given, need=evolve(given.need, forced=False))
         verdict, pause = yield from _decide(given, record, looks)
         if isinstance(verdict, Serve):
-            return Landing(record)
+            return Landing(record, newer=newer)
         if isinstance(verdict, Refuse):
             memory = verdict.error.retry_after or VERDICT_MEMORY
             return Landing(record, verdict.error, memory=memory)

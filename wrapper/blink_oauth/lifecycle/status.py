@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from attrs import frozen
 
 from blink_oauth.context import Grant
 from blink_oauth.storage.records import Record, State
+from blink_oauth.storage.store import TokenStore
 
 from .freshness import Need, still_good, windows
-from .profile import TargetProfile
+from .profile import Profiles, TargetProfile
 
-__all__ = ["GrantStatus", "status_of"]
+__all__ = ["GrantStatus", "status_of", "statuses_of"]
+
+PAGE = 500
 
 
 @frozen(kw_only=True)
@@ -81,3 +85,27 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
         correlation_id=record.correlation_id,
         updated_at=record.updated_at,
     )
+
+
+def statuses_of(
+    store: TokenStore, client_id: str, profiles: Profiles, now: Callable[[], datetime]
+) -> Iterator[GrantStatus]:
+    """Tell how all grants of a client are doing, sorted by target and username.
+
+    Args:
+        store: Where they are.
+        client_id: Whose grants.
+        profiles: What is known of the targets.
+        now: Tells the present moment, aware.
+
+    Raises:
+        StoreError: The store cannot be used.
+    """
+    last = None
+    while True:
+        page = store.records(client_id, after=last, limit=PAGE)
+        for record in page:
+            yield status_of(record, profiles.of(record.key.grant.target_id), now())
+        if len(page) < PAGE:
+            return
+        last = page[-1].key

@@ -47,6 +47,7 @@ class Landing:
         record: The record as it was known at the end, or None.
         error: What went wrong, or None.
         fresh: Whether the flight itself brought the record's token home.
+        newer: Whether another stored the record's token after the flight's first look.
         memory: Seconds for which this answer is good enough for others who ask.
         again_in: Seconds after which another flight should be started, or None.
     """
@@ -54,6 +55,7 @@ class Landing:
     record: Record | None = None
     error: BlinkError | None = None
     fresh: bool = False
+    newer: bool = False
     memory: float = 0.0
     again_in: float | None = None
 
