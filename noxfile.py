@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2025.2.9"
@@ -9,7 +12,9 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = True
 
-TESTS = tuple(f"tests/{name}" for name in ("client", "wire", "sandbox", "lifecycle", "storage"))
+TESTS = tuple(
+    f"tests/{name}" for name in ("client", "wire", "sandbox", "lifecycle", "storage", "cli")
+)
 PROOFS = ("tests/simulation", "tests/storm", "tests/crash")
 HAND_WRITTEN = ("wrapper", "tests", "tools", "demo", "benchmarks", "noxfile.py")
 
@@ -79,6 +84,41 @@ def proofs(session: nox.Session) -> None:
 
 
 @nox.session
+def terminal(session: nox.Session) -> None:
+    """Prove, from a fresh installation, what people see: in a real terminal, in a real browser."""
+    install(session, "test", project=True)
+    need_browser(session)
+    fresh = Path(session.create_tmp()) / "fresh"
+    pip = str(fresh / "bin" / "pip")
+    session.run("python", "-m", "venv", "--clear", str(fresh))
+    wheels = str(fresh / "wheels")
+    session.run(pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ".", external=True)
+    (wheel,) = Path(wheels).glob("*.whl")
+    session.run(
+        *(pip, "install", "--quiet", "--constraint", "requirements/test.txt"),
+        f"{wheel}[cli,sql,sandbox]",
+        external=True,
+    )
+    session.run(
+        "pytest", "tests/browser", "tests/terminal", "--fresh", fresh / "bin", *session.posargs
+    )
+
+
+def need_browser(session: nox.Session) -> None:
+    """Install Debian's Chromium where no browser of its kind is."""
+    if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        return
+    if shutil.which("apt-get") is None:
+        session.error("Install Chromium first: the pages are looked at in it.")
+    install_it = ("apt-get", "install", "--yes", "--no-install-recommends", "chromium")
+    try:
+        session.run(*install_it, external=True, silent=True)
+    except nox.command.CommandFailed:
+        session.run("apt-get", "update", external=True, silent=True)
+        session.run(*install_it, external=True, silent=True)
+
+
+@nox.session
 def contract(session: nox.Session) -> None:
     """Prove that client and sandbox keep the contract, judged by independent readers of it."""
     install(session, "test", project=True)
@@ -105,7 +145,7 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure what the wrapper costs, as ratios within one run."""
     install(session, "bench", project=True)
-    for name in session.posargs or ("cost", "auth", "sockets", "keeping"):
+    for name in session.posargs or ("start", "cost", "auth", "sockets", "keeping"):
         session.run("python", "-m", f"benchmarks.{name}")
 
 
@@ -135,7 +175,7 @@ def pins(session: nox.Session) -> None:
     )
     for group in ("generate", "lint", "build"):
         session.run(*compile_, "--group", group, "--output-file", f"requirements/{group}.txt")
-    extras = [f"--extra={name}" for name in ("otel", "sandbox", "sql")]
+    extras = [f"--extra={name}" for name in ("cli", "otel", "sandbox", "sql")]
     for group in ("test", "bench", "types"):
         session.run(
             *(*compile_, "pyproject.toml", *extras, "--group", group),

@@ -20,6 +20,7 @@ GENERATED = Path(blink_oauth_api.__file__).parent
 
 OUTSIDE_THE_CORE = ("sandbox", "pytest_plugin", "lifecycle", "storage", "otel", "cli")
 SANDBOX, SQL, OTEL = "blink_oauth.sandbox", "blink_oauth.storage", "blink_oauth.otel"
+CLI = "blink_oauth.cli"
 AT_HOME = {
     "aiohttp": SANDBOX,
     "openapi_core": SANDBOX,
@@ -27,9 +28,12 @@ AT_HOME = {
     "sqlalchemy": SQL,
     "psycopg": SQL,
     "opentelemetry": OTEL,
+    "click": CLI,
+    "rich": CLI,
+    "platformdirs": CLI,
     "pytest": "blink_oauth.pytest_plugin",
 }
-EXTRAS = AT_HOME.keys() | {"typer", "click", "rich"}
+EXTRAS = AT_HOME.keys()
 MAX_LINES = 250
 LONGER = {
     "errors.py": 350,  # one tree, one file
@@ -112,8 +116,9 @@ def test_the_generated_package_never_imports_the_wrapper(name: str) -> None:
 
 
 @EACH
-def test_nothing_imports_the_sandbox_but_itself_and_the_pytest_plugin(name: str) -> None:
-    if not within(name, "blink_oauth.sandbox") and name != "blink_oauth.pytest_plugin":
+def test_nothing_imports_the_sandbox_but_itself_and_what_starts_it(name: str) -> None:
+    starters = {"blink_oauth.pytest_plugin", "blink_oauth.cli.local"}
+    if not within(name, "blink_oauth.sandbox") and name not in starters:
         used = imports(name, MODULES[name])
         assert [one for one in used if within(one, "blink_oauth.sandbox")] == []
 
@@ -141,6 +146,12 @@ def test_nothing_below_the_lifecycle_imports_it(name: str) -> None:
     if name != "blink_oauth" and not any(within(name, part) for part in above):
         used = imports(name, MODULES[name])
         assert [one for one in used if within(one, "blink_oauth.lifecycle")] == []
+
+
+@EACH
+def test_nothing_imports_the_command_but_itself(name: str) -> None:
+    if not within(name, CLI):
+        assert [one for one in imports(name, MODULES[name]) if within(one, CLI)] == []
 
 
 @EACH
@@ -196,10 +207,30 @@ def test_the_manager_and_a_store_in_memory_load_no_extra() -> None:
     assert {name for name in new if name.partition(".")[0] in EXTRAS} == set()
 
 
-def test_importing_the_library_alone_does_not_load_the_http_stack() -> None:
-    loaded = loaded_by("import blink_oauth")
+HTTP_STACK = {"httpx", "httpcore", "blink_oauth_api", "blink_oauth.client", "http.client"}
+
+
+def test_values_and_errors_do_not_load_the_http_stack() -> None:
+    loaded = loaded_by("from blink_oauth import BlinkError, Grant, Settings, Token")
     assert "blink_oauth.tokens" in loaded
-    assert {"httpx", "httpcore", "blink_oauth_api", "blink_oauth.client"} & loaded == set()
+    assert (HTTP_STACK - {"http.client"}) & loaded == set()
+
+
+def test_importing_the_library_alone_loads_nothing_else_of_it() -> None:
+    loaded = {name for name in loaded_by("import blink_oauth") if within(name, "blink_oauth")}
+    assert loaded == {"blink_oauth", "blink_oauth._version"}
+
+
+@pytest.mark.parametrize("command", ["", "login", "token", "keep-alive", "doctor", "sandbox"])
+def test_the_help_of_the_command_loads_no_database_and_no_http(command: str) -> None:
+    statement = (
+        "from blink_oauth.cli.main import command; "
+        f"command.main({[*command.split(), '--help']!r}, 'blink-oauth', standalone_mode=False)"
+    )
+    loaded = loaded_by(statement)
+    assert "blink_oauth.cli.main" in loaded
+    unwanted = HTTP_STACK | {"sqlalchemy", "sqlite3", "psycopg", "aiohttp", "cryptography", "rich"}
+    assert unwanted & loaded == set()
 
 
 @EACH

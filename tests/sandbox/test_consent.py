@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -9,6 +10,7 @@ import pytest
 from attrs import evolve
 
 from blink_oauth.sandbox import Sandbox
+from blink_oauth.sandbox.banks import Issued
 from blink_oauth.sandbox.consent import is_registered
 from sandbox.caller import CALLBACK, LENIENT, STRICT, USERNAME, Caller
 
@@ -33,6 +35,30 @@ def came_back(response: httpx.Response) -> dict[str, str]:
     assert location.startswith(f"{CALLBACK}?")
     query = parse_qs(urlsplit(location).query, strict_parsing=True)
     return {name: values[0] for name, values in query.items()}
+
+
+def session_of(page: httpx.Response) -> str:
+    """Return the name of the conversation that a page belongs to."""
+    found = re.search(r'name="session" value="([^"]+)"', page.text)
+    assert found is not None
+    return found[1]
+
+
+def answer(page: httpx.Response, **form: str) -> httpx.Response:
+    """Fill in a page and send it."""
+    return httpx.post(page.url, data={"session": session_of(page), **form}, trust_env=False)
+
+
+def signed_in(sandbox: Sandbox) -> httpx.Response:
+    """Sign in, and return the page that asks for consent."""
+    page = answer(open_page(sandbox), password="fake-password")
+    assert "Approve" in page.text
+    return page
+
+
+def require_expired(response: httpx.Response) -> None:
+    assert (response.status_code, "Location" in response.headers) == (400, False)
+    assert "This page has expired" in response.text
 
 
 def test_a_code_comes_back_at_once_with_the_state(sandbox: Sandbox, caller: Caller) -> None:
@@ -138,9 +164,9 @@ class TestConsentPage:
     def test_it_asks_in_accessible_html_without_scripts(self, sandbox: Sandbox) -> None:
         response = open_page(sandbox)
         assert response.status_code == 200
-        assert response.headers["Content-Type"] == "text/html;charset=utf-8"
+        assert response.headers["Content-Type"] == "text/html; charset=utf-8"
         assert "default-src 'none'" in response.headers["Content-Security-Policy"]
-        for expected in ('<html lang="en">', "<title>", "<main>", "<h1>", "Approve", "Refuse"):
+        for expected in ('<html lang="en">', "<title>", "<main", "<h1>", "<label", "Sign in"):
             assert expected in response.text
         assert USERNAME in response.text
 
@@ -150,19 +176,65 @@ class TestConsentPage:
         assert "<b>u</b>" not in page
 
     def test_approval_sends_back_a_code(self, sandbox: Sandbox, caller: Caller) -> None:
-        page = open_page(sandbox)
-        parameters = came_back(httpx.post(page.url, data={"decision": "approve"}, trust_env=False))
+        response = answer(signed_in(sandbox), account="2", decision="approve")
+        parameters = came_back(response)
         assert parameters["state"] == STATE
         assert caller.exchange(parameters["code"]).status_code == 200
 
+    def test_only_the_chosen_accounts_are_opened(self, sandbox: Sandbox) -> None:
+        bank = sandbox.banks[STRICT]
+        parameters = came_back(answer(signed_in(sandbox), account="2", decision="approve"))
+        client_id = sandbox.settings().client_id
+        issued = bank.exchange_code(client_id, parameters["code"], CALLBACK, USERNAME)
+        assert isinstance(issued, Issued)
+        assert bank.accounts(issued.access_token) == {"2"}
+
     def test_refusal_sends_back_access_denied(self, sandbox: Sandbox) -> None:
-        page = open_page(sandbox)
-        response = httpx.post(page.url, data={"decision": "refuse"}, trust_env=False)
+        response = answer(signed_in(sandbox), account="1", decision="refuse")
         assert came_back(response) == {"error": "access_denied", "state": STATE}
 
     def test_anything_but_approval_is_a_refusal(self, sandbox: Sandbox) -> None:
-        response = httpx.post(open_page(sandbox).url, trust_env=False)
-        assert came_back(response)["error"] == "access_denied"
+        assert came_back(answer(signed_in(sandbox)))["error"] == "access_denied"
+
+    @pytest.mark.parametrize("account", [None, "3"])
+    def test_a_consent_needs_an_account(self, sandbox: Sandbox, account: str | None) -> None:
+        chosen = {"account": account} if account else {}
+        page = answer(signed_in(sandbox), decision="approve", **chosen)
+        assert page.status_code == 200
+        assert "Choose at least one account" in page.text
+        assert "code" in came_back(answer(page, account="1", decision="approve"))
+
+    def test_a_password_is_needed_before_anything_else(self, sandbox: Sandbox) -> None:
+        page = answer(open_page(sandbox), password=" ", decision="approve", account="1")
+        assert page.status_code == 200
+        assert "Enter a password" in page.text
+        assert "Approve" in answer(page, password="fake-password").text
+
+    def test_a_page_expires(self, sandbox: Sandbox) -> None:
+        page = signed_in(sandbox)
+        sandbox.clock.advance(seconds=601)
+        require_expired(answer(page, account="1", decision="approve"))
+
+    def test_a_page_is_good_for_one_answer(self, sandbox: Sandbox) -> None:
+        page = signed_in(sandbox)
+        came_back(answer(page, account="1", decision="approve"))
+        require_expired(answer(page, account="1", decision="approve"))
+
+    def test_a_page_belongs_to_its_request(self, sandbox: Sandbox) -> None:
+        page, other = signed_in(sandbox), open_page(sandbox, username="u-4712")
+        form = {"session": session_of(page), "account": "1", "decision": "approve"}
+        require_expired(httpx.post(other.url, data=form, trust_env=False))
+
+    def test_an_answer_that_comes_from_no_page_is_refused(self, sandbox: Sandbox) -> None:
+        form = {"account": "1", "decision": "approve", "password": "fake-password"}
+        require_expired(httpx.post(open_page(sandbox).url, data=form, trust_env=False))
+
+    def test_a_reset_forgets_who_was_being_asked(self, sandbox: Sandbox) -> None:
+        page = signed_in(sandbox)
+        sandbox.reset()
+        bank = sandbox.banks[STRICT]
+        bank.policy = evolve(bank.policy, consent_page=True)
+        require_expired(answer(page, account="1", decision="approve"))
 
     def test_the_answer_is_checked_like_the_question(self, sandbox: Sandbox) -> None:
         url = sandbox.authorize_url(sandbox.grant(STRICT), "https://evil.invalid/", STATE)

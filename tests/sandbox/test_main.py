@@ -40,7 +40,7 @@ def test_it_prints_what_a_client_needs_and_stops_when_told(stop_signal: signal.S
     assert run.returncode == 0
     assert errors == ""
     assert passphrase not in "".join(lines) + rest
-    assert "Approve" in page.text
+    assert "Sign in" in page.text
     assert any("IIDX00001" in line for line in lines)
     assert not Path(environment["BLINK_CERTIFICATE"]).exists()
 

@@ -1,50 +1,50 @@
 """OAuth tokens from the SIX bLink platform: never lost, never spent twice, never shown.
 
-Values and errors are here at once. The clients with the whole HTTP stack and the manager are loaded
-when one of them is first named: what only handles tokens need not wait for them.
+Everything is loaded when it is first named: what only handles tokens need not wait for the HTTP
+stack, and `blink-oauth --help` waits for nothing.
 """
 
 from typing import TYPE_CHECKING
 
 from ._version import __version__
-from .context import Grant, Psu
-from .errors import (
-    BlinkError,
-    CertificateError,
-    ConnectionLostError,
-    ConsentNeededError,
-    InvalidClientError,
-    InvalidGrantError,
-    InvalidInputError,
-    NoResponseError,
-    NotConnectedError,
-    NoTokenError,
-    OAuthError,
-    Outcome,
-    ProblemError,
-    RefreshPausedError,
-    RefreshPendingError,
-    RefreshUncertainError,
-    ResponseError,
-    RevocationError,
-    SchemaError,
-    SealError,
-    StatusError,
-    StoreError,
-    TimedOutError,
-    TlsError,
-    TlsFault,
-    UnknownGrantError,
-    UnreadableResponseError,
-)
-from .headers import ResponseMeta, Source
-from .settings import Settings, Timeouts
-from .tls import ClientCertificate
-from .tokens import Oddity, Secret, Token, TokenKind
 
 if TYPE_CHECKING:
     from .client import AsyncBlinkOAuth, BlinkOAuth
+    from .context import Grant, Psu
+    from .errors import (
+        BlinkError,
+        CertificateError,
+        ConnectionLostError,
+        ConsentNeededError,
+        InvalidClientError,
+        InvalidGrantError,
+        InvalidInputError,
+        NoResponseError,
+        NotConnectedError,
+        NoTokenError,
+        OAuthError,
+        Outcome,
+        ProblemError,
+        RefreshPausedError,
+        RefreshPendingError,
+        RefreshUncertainError,
+        ResponseError,
+        RevocationError,
+        SchemaError,
+        SealError,
+        StatusError,
+        StoreError,
+        TimedOutError,
+        TlsError,
+        TlsFault,
+        UnknownGrantError,
+        UnreadableResponseError,
+    )
+    from .headers import ResponseMeta, Source
     from .lifecycle import TargetProfile, TokenManager
+    from .settings import Settings, Timeouts
+    from .tls import ClientCertificate
+    from .tokens import Oddity, Secret, Token, TokenKind
 
 __all__ = [
     "AsyncBlinkOAuth",
@@ -92,23 +92,80 @@ __all__ = [
     "__version__",
 ]
 
-_LATE = {
-    "AsyncBlinkOAuth": "client",
-    "BlinkOAuth": "client",
-    "TargetProfile": "lifecycle",
-    "TokenManager": "lifecycle",
+_HOME = {
+    "client": (
+        "AsyncBlinkOAuth",
+        "BlinkOAuth",
+    ),
+    "context": (
+        "Grant",
+        "Psu",
+    ),
+    "errors": (
+        "BlinkError",
+        "CertificateError",
+        "ConnectionLostError",
+        "ConsentNeededError",
+        "InvalidClientError",
+        "InvalidGrantError",
+        "InvalidInputError",
+        "NoResponseError",
+        "NotConnectedError",
+        "NoTokenError",
+        "OAuthError",
+        "Outcome",
+        "ProblemError",
+        "RefreshPausedError",
+        "RefreshPendingError",
+        "RefreshUncertainError",
+        "ResponseError",
+        "RevocationError",
+        "SchemaError",
+        "SealError",
+        "StatusError",
+        "StoreError",
+        "TimedOutError",
+        "TlsError",
+        "TlsFault",
+        "UnknownGrantError",
+        "UnreadableResponseError",
+    ),
+    "headers": (
+        "ResponseMeta",
+        "Source",
+    ),
+    "lifecycle": (
+        "TargetProfile",
+        "TokenManager",
+    ),
+    "settings": (
+        "Settings",
+        "Timeouts",
+    ),
+    "tls": ("ClientCertificate",),
+    "tokens": (
+        "Oddity",
+        "Secret",
+        "Token",
+        "TokenKind",
+    ),
 }
+_HOME_OF = {name: module for module, names in _HOME.items() for name in names}
 
 
 # Hidden from type checkers, so that a misspelt name stays an error.
 if not TYPE_CHECKING:  # pragma: no branch
 
     def __getattr__(name: str) -> object:
-        if name not in _LATE:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        return getattr(import_module(f".{_LATE[name]}", __name__), name)
+        if name in _HOME:
+            return import_module(f".{name}", __name__)
+        if name not in _HOME_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

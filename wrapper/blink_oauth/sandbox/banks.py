@@ -41,6 +41,8 @@ class _Family:
 
     client_id: str
     username: str
+    # The ids of the accounts that were chosen, or None for all.
+    accounts: frozenset[str] | None = None
     revoked: bool = False
 
 
@@ -50,6 +52,7 @@ class _Code:
     username: str
     redirect_uri: str
     expires_at: float
+    accounts: frozenset[str] | None = None
     family: _Family | None = None
 
 
@@ -102,11 +105,17 @@ class Bank:
             for table in (self._codes, self._access_tokens, self._refresh_tokens, self._contracts):
                 table.clear()
 
-    def issue_code(self, client_id: str, redirect_uri: str, username: str) -> str:
+    def issue_code(
+        self,
+        client_id: str,
+        redirect_uri: str,
+        username: str,
+        accounts: frozenset[str] | None = None,
+    ) -> str:
         """Issue an authorization code, as after the PSU's consent (RFC 6749 section 4.1.2)."""
         code = self.new_secret("authorization-code")
         expires_at = self.now() + self.policy.code_lifetime
-        self._codes[code] = _Code(client_id, username, redirect_uri, expires_at)
+        self._codes[code] = _Code(client_id, username, redirect_uri, expires_at, accounts)
         return code
 
     def exchange_code(
@@ -126,7 +135,7 @@ class Bank:
                 return Refusal("invalid_grant", "The redirect URI is not the authorized one.")
             if entry.username != username:
                 return Refusal("invalid_grant", "The username is not that of the authorization.")
-            entry.family = self._new_family(client_id, username)
+            entry.family = self._new_family(client_id, username, entry.accounts)
             return self._issue(entry.family, self._new_refresh_token(entry.family))
 
     def refresh(self, client_id: str, refresh_token: str, username: str) -> Issued | Refusal:
@@ -176,6 +185,10 @@ class Bank:
             return Refusal("expired_token", "The access token has expired.")
         return None
 
+    def accounts(self, access_token: str) -> frozenset[str] | None:
+        """Return the ids of the accounts that a good access token opens, or None for all."""
+        return self._access_tokens[access_token].family.accounts
+
     def is_alive(self, token: str) -> bool:
         """Tell whether an access or refresh token would be accepted now."""
         entry = self._refresh_tokens.get(token) or self._access_tokens.get(token)
@@ -204,13 +217,15 @@ class Bank:
             return Refusal("invalid_grant", "The username is not that of the consent.")
         return None
 
-    def _new_family(self, client_id: str, username: str) -> _Family:
+    def _new_family(
+        self, client_id: str, username: str, accounts: frozenset[str] | None
+    ) -> _Family:
         before = self._contracts[client_id, username]
         if self.policy.one_token_per_contract:
             for family in before:
                 family.revoked = True
             before.clear()
-        before.append(_Family(client_id, username))
+        before.append(_Family(client_id, username, accounts))
         return before[-1]
 
     def _new_refresh_token(self, family: _Family) -> str:

@@ -8,37 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from html import escape
-from typing import Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from blink_oauth._page import PAGE_HEADERS
+
+from . import consent_pages as pages
 from .banks import Bank
-from .reply import HTML, Reply
-
-Decision = Literal["approve", "refuse"]
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-{content}
-</main>
-</body>
-</html>
-"""
-
-_QUESTION = """<p>{client} asks to read the accounts of <strong>{username}</strong>.</p>
-<p>This is a sandbox: there is no bank, and there is no money.</p>
-<form method="post">
-<button type="submit" name="decision" value="approve">Approve</button>
-<button type="submit" name="decision" value="refuse">Refuse</button>
-</form>"""
+from .conversation import Conversations
+from .reply import Reply
 
 
 def authorize(
@@ -47,7 +24,8 @@ def authorize(
     *,
     clients: Collection[str],
     redirect_uris: Collection[str],
-    decision: Decision | None = None,
+    conversations: Conversations,
+    form: Sequence[tuple[str, str]] | None = None,
 ) -> Reply:
     """Answer a request to the authorize endpoint.
 
@@ -56,23 +34,27 @@ def authorize(
         query: The parameters of the request.
         clients: The ids of the clients it knows.
         redirect_uris: The redirect URIs that are registered.
-        decision: What the person decided on the page, or None where nobody was asked yet.
+        conversations: The people who are being asked.
+        form: What somebody filled in, or None for a first look.
     """
     parameters = dict(query)
     distrust = _why_no_redirect(query, clients, redirect_uris)
     if distrust is not None:
-        return _page(400, "Refused", f"<p>{distrust}</p>")
+        return pages.refused(distrust)
     redirect_uri, state = parameters["redirect_uri"], parameters.get("state")
     error = _error(query)
     if error is not None:
         return _redirect(redirect_uri, error=error, state=state)
     client_id, username = parameters["client_id"], parameters["username"]
-    if bank.policy.consent_page and decision is None:
-        question = _QUESTION.format(client=escape(client_id), username=escape(username))
-        return _page(200, f"Consent at {bank.policy.name}", question)
-    if decision == "refuse":
-        return _redirect(redirect_uri, error="access_denied", state=state)
-    code = bank.issue_code(client_id, redirect_uri, username)
+    accounts = None
+    if bank.policy.consent_page:
+        said = conversations.hear(bank.policy, tuple(query), form)
+        if isinstance(said, Reply):
+            return said
+        if said is None:
+            return _redirect(redirect_uri, error="access_denied", state=state)
+        accounts = said
+    code = bank.issue_code(client_id, redirect_uri, username, accounts)
     return _redirect(redirect_uri, code=code, state=state)
 
 
@@ -144,18 +126,7 @@ def _redirect(redirect_uri: str, **parameters: str | None) -> Reply:
     added = [(name, value) for name, value in parameters.items() if value is not None]
     query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), *added])
     location = urlunsplit(parts._replace(query=query))
-    return _private(Reply(302).with_header("Location", location))
-
-
-def _page(status: int, title: str, content: str) -> Reply:
-    page = _PAGE.format(title=escape(title), content=content)
-    reply = _private(Reply(status).with_body(HTML, page.encode()))
-    return reply.with_header(
-        "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"
-    )
-
-
-def _private(reply: Reply) -> Reply:
-    return reply.with_header("Cache-Control", "no-store").with_header(
-        "Referrer-Policy", "no-referrer"
-    )
+    reply = Reply(302).with_header("Location", location)
+    for name in ("Cache-Control", "Referrer-Policy"):
+        reply = reply.with_header(name, PAGE_HEADERS[name])
+    return reply

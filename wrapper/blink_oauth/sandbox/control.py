@@ -17,7 +17,8 @@ from aiohttp import web
 from attrs import asdict, frozen
 
 from .clock import Clock
-from .consent import Decision, authorize
+from .consent import authorize
+from .conversation import Conversations
 from .faults import ready_made
 from .plan import FaultPlan
 from .platform import Platform
@@ -37,6 +38,7 @@ class Control:
         clients: The ids of the clients.
         redirect_uris: The redirect URIs that are registered.
         environment: Returns the variables that a client needs.
+        conversations: The people who are being asked for their consent.
     """
 
     platform: Platform
@@ -44,6 +46,7 @@ class Control:
     clients: Collection[str]
     redirect_uris: Collection[str]
     environment: Callable[[], Mapping[str, str]]
+    conversations: Conversations
 
     def application(self) -> web.Application:
         """Return the web application with its routes."""
@@ -64,13 +67,15 @@ class Control:
         bank = self.platform.banks.get(request.match_info["target_id"])
         if bank is None:
             return await deliver(request, _json(404, {"error": "There is no such bank."}))
-        decision: Decision | None = None
-        if request.method == "POST":
-            form = dict(parse_qsl(await request.text()))
-            decision = "approve" if form.get("decision") == "approve" else "refuse"
+        form = parse_qsl(await request.text()) if request.method == "POST" else None
         query = parse_qsl(request.query_string, keep_blank_values=True)
         reply = authorize(
-            bank, query, clients=self.clients, redirect_uris=self.redirect_uris, decision=decision
+            bank,
+            query,
+            clients=self.clients,
+            redirect_uris=self.redirect_uris,
+            conversations=self.conversations,
+            form=form,
         )
         return await deliver(request, reply)
 

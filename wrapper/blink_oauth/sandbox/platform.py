@@ -11,6 +11,7 @@ from .call import Call
 from .contract import LIST_ACCOUNTS, Contract
 from .faults import Fault
 from .plan import FaultPlan
+from .policy import ACCOUNTS
 from .record import Exchange, Fingerprints, Record
 from .reply import JSON, Reply, oauth_error, problem, success
 from .wire import AS_USUAL, Wire
@@ -18,12 +19,6 @@ from .wire import AS_USUAL, Wire
 CONSENT_FLOW = "/consent-flow/v2"
 # Inferred: the segment is the title of the platform's specification; no page prints the whole URL.
 ACCOUNT_INFORMATION = "/account-information-service/v4"
-
-# Obviously made up: the country's check digits do not match.
-_ACCOUNTS = (
-    {"id": "1", "iban": "CH0000000000000000001", "currency": "CHF", "name": "Fake current account"},
-    {"id": "2", "iban": "CH0000000000000000002", "currency": "EUR", "name": "Fake savings account"},
-)
 
 
 @frozen
@@ -225,7 +220,9 @@ def _list_accounts(bank: Bank, client_id: str, call: Call) -> Reply:
     else:
         refusal = Refusal("invalid_token", "There is no bearer token.")
     if refusal is None:
-        return success({"accounts": _ACCOUNTS}, JSON)
+        chosen = bank.accounts(token)
+        shown = [each for each in ACCOUNTS if chosen is None or each["id"] in chosen]
+        return success({"accounts": shown}, JSON)
     reply = problem(401, refusal.error.upper(), "Unauthorized", refusal.description, "PROVIDER")
     # RFC 6750 section 3.1 knows one code for both.
     return reply.with_header("WWW-Authenticate", 'Bearer error="invalid_token"')

@@ -52,6 +52,13 @@ class BankPolicy:
     answer_after: float = 0.0
 
 
+# Obviously made up: the country's check digits do not match.
+ACCOUNTS = (
+    {"id": "1", "iban": "CH0000000000000000001", "currency": "CHF", "name": "Fake current account"},
+    {"id": "2", "iban": "CH0000000000000000002", "currency": "EUR", "name": "Fake savings account"},
+)
+"""The accounts of every customer of every bank."""
+
 DEFAULT_BANKS = (
     BankPolicy("IIDX00001", "Musterbank Streng"),
     BankPolicy("IIDX00002", "Musterbank Mild", rotates=False),

@@ -17,6 +17,7 @@ from .clock import Clock
 from .consent import authorize_query, is_registered
 from .contract import LIST_ACCOUNTS, shipped_contract
 from .control import AUTHORIZE, Control
+from .conversation import Conversations
 from .credentials import CredentialFiles, Credentials, fake_secret
 from .faults import Fault, Operation, ready_made
 from .host import Host
@@ -76,13 +77,15 @@ class Sandbox:
             now=self.clock,
             judged=judged,
         )
+        self._conversations = Conversations(self.clock, fake_secret)
         self._ports = (port, http_port)
         self._host: Host | None = None
 
     def start(self) -> Self:
         """Open the sockets and serve until `stop`."""
         clients = tuple(self._credentials)
-        control = Control(self._platform, self.clock, clients, self.redirect_uris, self.environment)
+        told = (clients, self.redirect_uris, self.environment, self._conversations)
+        control = Control(self._platform, self.clock, *told)
         self._host = Host.open(
             reception(self._platform.answer),
             control.application(),
@@ -113,6 +116,7 @@ class Sandbox:
         for bank in self.banks.values():
             bank.reset()
         self._plan.clear()
+        self._conversations.clear()
         self._platform.record.clear()
         self.clock.ahead = 0.0
 

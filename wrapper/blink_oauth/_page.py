@@ -1,0 +1,109 @@
+"""The look of the pages that a person sees in a browser: the sandbox's and the command's.
+
+Plain HTML without script: it can be used at any width, by keyboard and by screen reader, in light
+and in dark. What a page says is told in words, never by colour alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from html import escape
+from typing import Literal
+
+__all__ = ["PAGE_HEADERS", "Tone", "page"]
+
+Tone = Literal["plain", "good", "bad"]
+
+_SIGNS: Mapping[Tone, str] = {"plain": "", "good": "✓", "bad": "!"}
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --ground: #f0f2f5;
+  --line: #767d86; --soft: #525960; --main: #0b5394; --on-main: #ffffff;
+  --good: #14662f; --bad: #a3161b; }
+@media (prefers-color-scheme: dark) { :root { --ink: #eceff2; --paper: #1c2127; --ground: #101317;
+  --line: #8b949e; --soft: #b3bac2; --main: #8ab8f0; --on-main: #0b1a2b;
+  --good: #7ddc97; --bad: #ff9d98; } }
+* { box-sizing: border-box; }
+body { margin: 0; padding: 1.5rem 1rem; background: var(--ground); color: var(--ink);
+  font: 1.0625rem/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
+main { max-width: 34rem; margin: 4vh auto; padding: 1.75rem; background: var(--paper);
+  border-radius: .75rem; border-top: .375rem solid var(--main); }
+main.good { border-top-color: var(--good); }
+main.bad { border-top-color: var(--bad); }
+h1 { margin: 0 0 1rem; font-size: 1.5rem; line-height: 1.25; }
+h1 .sign { display: inline-block; width: 2rem; height: 2rem; margin-right: .625rem;
+  border-radius: 50%; text-align: center; font-size: 1.125rem; line-height: 2rem;
+  color: var(--paper); background: var(--main); }
+.good h1 .sign { background: var(--good); }
+.bad h1 .sign { background: var(--bad); }
+p { margin: 0 0 1rem; }
+.note { color: var(--soft); font-size: .9375rem; }
+.error { color: var(--bad); font-weight: 600; }
+label, legend { font-weight: 600; }
+fieldset { margin: 0 0 1.25rem; padding: .75rem 1rem; border: 1px solid var(--line);
+  border-radius: .5rem; }
+.choice { display: flex; gap: .75rem; align-items: flex-start; padding: .5rem 0; }
+.choice label { font-weight: 400; }
+.choice small { display: block; color: var(--soft); font-size: .875rem; }
+input[type=checkbox] { flex: none; width: 1.375rem; height: 1.375rem; margin: .125rem 0 0;
+  accent-color: var(--main); }
+input[type=text], input[type=password] { display: block; width: 100%; margin: .25rem 0 1rem;
+  padding: .625rem .75rem; font: inherit; color: inherit; background: var(--paper);
+  border: 1px solid var(--line); border-radius: .5rem; }
+input[readonly] { background: var(--ground); }
+.buttons { display: flex; flex-wrap: wrap; gap: .75rem; }
+button { min-height: 2.75rem; padding: .5rem 1.25rem; font: inherit; font-weight: 600;
+  border: 2px solid var(--main); border-radius: .5rem; background: var(--main);
+  color: var(--on-main); cursor: pointer; }
+button.second { background: transparent; color: var(--main); }
+:focus-visible { outline: 3px solid var(--ink); outline-offset: 3px; }
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>{style}</style>
+</head>
+<body>
+<main class="{tone}">
+<h1>{sign}{title}</h1>
+{content}
+</main>
+</body>
+</html>
+"""
+
+_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+
+PAGE_HEADERS: Mapping[str, str] = {
+    "Content-Type": "text/html; charset=utf-8",
+    # No form-action: browsers hold the redirect after a form against it, and that one leads to the
+    # redirect URI of the application.
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_HASH}'; img-src data:; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""What every page is sent with."""
+
+
+def page(title: str, content: str, *, tone: Tone = "plain") -> bytes:
+    """Return a whole page.
+
+    Args:
+        title: Its title and only heading, plain text.
+        content: HTML that is trusted: whoever writes it escapes what came from elsewhere.
+        tone: Whether it tells something good or bad.
+    """
+    sign = f'<span class="sign" aria-hidden="true">{_SIGNS[tone]}</span>' if _SIGNS[tone] else ""
+    text = _PAGE.format(title=escape(title), style=_STYLE, tone=tone, sign=sign, content=content)
+    return text.encode()
