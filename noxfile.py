@@ -83,7 +83,7 @@ def proofs(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or PROOFS))
 
 
-@nox.session
+@nox.session(default=False)
 def terminal(session: nox.Session) -> None:
     """Prove, from a fresh installation, what people see: in a real terminal, in a real browser."""
     install(session, "test", project=True)

@@ -17,9 +17,9 @@ from blink_oauth.sandbox import Sandbox
 from browser.chromium import launched
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Return the browser, one for all tests."""
+    """Return the browser, one for all tests of a module: while it is there, its loop runs."""
     with sync_playwright() as playwright, launched(playwright) as browser:
         yield browser
 

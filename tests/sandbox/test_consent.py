@@ -187,7 +187,7 @@ class TestConsentPage:
         client_id = sandbox.settings().client_id
         issued = bank.exchange_code(client_id, parameters["code"], CALLBACK, USERNAME)
         assert isinstance(issued, Issued)
-        assert bank.accounts(issued.access_token) == {"2"}
+        assert bank.accounts(issued.access_token) == frozenset({"2"})
 
     def test_refusal_sends_back_access_denied(self, sandbox: Sandbox) -> None:
         response = answer(signed_in(sandbox), account="1", decision="refuse")

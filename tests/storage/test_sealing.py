@@ -139,7 +139,11 @@ def test_what_is_no_key_is_refused_and_not_shown(bad: str | bytes | Secret) -> N
     assert "fake" not in str(problem)
 
 
-@pytest.mark.parametrize("bad", [[], (), None, new_key().reveal(), new_key(), b"fake-key"])
+@pytest.mark.parametrize(
+    "bad",
+    [[], (), None, new_key().reveal(), new_key(), b"fake-key"],
+    ids=["list", "tuple", "None", "text", "secret", "bytes"],
+)
 def test_keys_are_a_list_that_is_not_empty(bad: list[str]) -> None:
     problem = sealer_for(bad, None)
     assert isinstance(problem, InvalidInputError)

@@ -39,6 +39,7 @@ h1 .sign { display: inline-block; width: 2rem; height: 2rem; margin-right: .625r
 .good h1 .sign { background: var(--good); }
 .bad h1 .sign { background: var(--bad); }
 p { margin: 0 0 1rem; }
+form { margin: 0 0 1.25rem; }
 .note { color: var(--soft); font-size: .9375rem; }
 .error { color: var(--bad); font-weight: 600; }
 label, legend { font-weight: 600; }

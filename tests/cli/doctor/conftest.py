@@ -1,0 +1,35 @@
+"""The healthy setup that the doctor's tests start from."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from blink_oauth.sandbox import Sandbox
+from blink_oauth.tls import ssl_context
+from cli.doctor.stage import Stage
+
+
+@pytest.fixture(scope="session")
+def contexts() -> dict[str, ssl.SSLContext]:
+    """Keep the context of each sandbox: checking and loading a key is slow."""
+    return {}
+
+
+@pytest.fixture
+def stage(
+    blink_sandbox: Sandbox, tmp_path: Path, contexts: dict[str, ssl.SSLContext]
+) -> Iterator[Stage]:
+    """Return a healthy setup with a token in its store."""
+    url = blink_sandbox.base_url
+    if url not in contexts:
+        contexts[url] = ssl_context(blink_sandbox.client_certificate(), now=datetime.now(UTC))
+    with ExitStack() as stack:
+        stage = Stage(blink_sandbox, tmp_path, contexts[url], stack)
+        stage.fill_store()
+        yield stage

@@ -1,0 +1,162 @@
+"""The faults in settings, certificate and store: each breaks one thing."""
+
+from __future__ import annotations
+
+from blink_oauth import Timeouts
+from cli.doctor import planting
+from cli.doctor.fault import FAIL, UNUSABLE, WARN, Fault
+from cli.doctor.planting import arguments, certificate_of, certificate_with, settings_with
+from cli.doctor.stage import OTHER_KEY
+from wire import certificates
+
+CERTIFICATE_FAULTS: dict[str, Fault] = {
+    "no certificate": Fault(
+        settings_with(certificate=None),
+        "certificate",
+        FAIL,
+        "BLINK_CERTIFICATE",
+        UNUSABLE | {"without_certificate"},
+    ),
+    "certificate file missing": Fault(
+        certificate_with(chain="nowhere.pem"), "certificate", FAIL, "Name PEM files", UNUSABLE
+    ),
+    "key file missing": Fault(
+        certificate_with(key="nowhere.key"), "certificate_key", FAIL, "Name PEM files", UNUSABLE
+    ),
+    "key of another certificate": Fault(
+        certificate_with(key=planting.key_of_another),
+        "certificate_key",
+        FAIL,
+        "ordered with",
+        UNUSABLE,
+    ),
+    "wrong passphrase": Fault(
+        certificate_with(passphrase="fake-wrong"), "certificate_key", FAIL, "passphrase", UNUSABLE
+    ),
+    "no passphrase": Fault(
+        certificate_with(passphrase=None), "certificate_key", FAIL, "passphrase", UNUSABLE
+    ),
+    "expired": Fault(
+        certificate_of(certificates.expired),
+        "certificate_validity",
+        FAIL,
+        "register a new",
+        UNUSABLE,
+    ),
+    "not yet valid": Fault(
+        certificate_of(certificates.not_yet_valid),
+        "certificate_validity",
+        FAIL,
+        "Check the clock",
+        UNUSABLE,
+    ),
+    "twenty days left": Fault(
+        certificate_of(planting.ends_in_twenty_days),
+        "certificate_validity",
+        WARN,
+        "Order its successor",
+        frozenset({"call"}),
+    ),
+    "key too small": Fault(
+        certificate_of(certificates.weak), "certificate", FAIL, "keeps the rule", UNUSABLE
+    ),
+    "no client authentication": Fault(
+        certificate_of(certificates.for_servers_only),
+        "certificate",
+        FAIL,
+        "keeps the rule",
+        UNUSABLE,
+    ),
+    "no intermediate": Fault(
+        certificate_of(certificates.alone),
+        "certificate_chain",
+        WARN,
+        "each intermediate",
+        UNUSABLE,
+    ),
+    "chain of another authority": Fault(
+        certificate_of(certificates.with_a_foreign_issuer),
+        "certificate_chain",
+        FAIL,
+        "each intermediate",
+        UNUSABLE,
+    ),
+    "readable key": Fault(
+        certificate_with(key=planting.readable_key), "key_file", WARN, "chmod 600"
+    ),
+    "authorities missing": Fault(
+        certificate_with(ca="nowhere.pem"),
+        "server_authorities",
+        FAIL,
+        "PEM certificates of the server's authorities",
+        UNUSABLE | {"without_certificate"},
+    ),
+}
+
+SETTINGS_FAULTS: dict[str, Fault] = {
+    "production id for test": Fault(
+        settings_with(client_id="CIDP0000000002"),
+        "client_id",
+        FAIL,
+        "bLink gave for test",
+        frozenset({"call"}),
+    ),
+    "test id for production": Fault(
+        arguments(environment="production"),
+        "client_id",
+        FAIL,
+        "bLink gave for production",
+        frozenset({"target_id"}),
+    ),
+    "odd client id": Fault(
+        settings_with(client_id="acme"), "client_id", WARN, "bLink's directory", frozenset({"call"})
+    ),
+    "production target for test": Fault(
+        arguments(target_id="IIDP00001"), "target_id", FAIL, "for test", frozenset({"call"})
+    ),
+    "no version": Fault(settings_with(user_agent="acme"), "user_agent", WARN, "acme-books/3.2"),
+    "lease not above the total timeout": Fault(
+        arguments(lease=20.0), "lease", FAIL, "above the total timeout"
+    ),
+    "lease too long": Fault(arguments(lease=31.0), "lease", FAIL, "at most 30 s"),
+    "read timeout above the total": Fault(
+        settings_with(timeouts=Timeouts(read=24.0)), "lease", WARN, "Shorten it"
+    ),
+}
+
+STORE_FAULTS: dict[str, Fault] = {
+    "store read-only": Fault(
+        planting.read_only_store, "store_writable", FAIL, "Make file and folder"
+    ),
+    "store locked": Fault(
+        planting.locked_store, "store_writable", FAIL, "process that holds the file"
+    ),
+    "schema newer": Fault(planting.newer_schema, "store_schema", FAIL, "Update blink-oauth"),
+    "no database": Fault(planting.no_database, "store", FAIL, "no SQLite database"),
+    "key missing": Fault(
+        lambda stage: {"open_store": stage.opening(OTHER_KEY)},
+        "store_keys",
+        FAIL,
+        "Give the missing key back",
+    ),
+    "older seals": Fault(planting.rotated, "store_keys", WARN, "blink-oauth keys rotate"),
+    "no key": Fault(
+        lambda stage: {"open_store": stage.opening("fake-no-key")}, "store", FAIL, "its keys"
+    ),
+    "keys unreadable": Fault(
+        arguments(open_store=planting.unreadable_keys), "store", FAIL, "Correct what is named"
+    ),
+    "store readable for others": Fault(planting.readable_store, "store_file", WARN, "chmod 600"),
+    "keys readable for others": Fault(
+        planting.readable_keys_file, "store_keys_file", WARN, "chmod 600"
+    ),
+    "file of the keys missing": Fault(
+        arguments(open_store=planting.keys_missing), "store", FAIL, "Put the file back"
+    ),
+    "no folder for the store": Fault(
+        planting.a_file_for_a_folder, "store_file", FAIL, "folder of its own"
+    ),
+    "disk nearly full": Fault(
+        arguments(free_bytes=lambda folder: 40_000_000), "store_file", WARN, "Make room"
+    ),
+}

@@ -1,0 +1,198 @@
+"""How each fault is planted in a healthy setup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+
+from blink_oauth.cli.trouble import TroubleError
+from blink_oauth.sandbox import CertificateAuthority, Credentials, Sandbox
+from blink_oauth.storage import SqlTokenStore
+from cli.doctor.server import Manners, lenient_server
+from cli.doctor.stage import CLIENT, KEY, OTHER_KEY, Stage, make_world_readable
+from wire import certificates
+from wire.certificates import DAY
+from wire.loopback import listening, url_of
+
+Changes = dict[str, Any]
+
+
+def certificate_of(issue: Callable[[CertificateAuthority], Credentials]) -> Callable[..., Changes]:
+    """Return what gives the client another certificate."""
+
+    def plant(stage: Stage) -> Changes:
+        certificate = stage.certificate(issue(stage.sandbox.authority))
+        return {"settings": stage.settings(certificate=certificate)}
+
+    return plant
+
+
+def certificate_with(**changes: Any) -> Callable[[Stage], Changes]:
+    """Return what changes the certificate's files; a value may be a function of the stage."""
+
+    def plant(stage: Stage) -> Changes:
+        given = {k: v(stage) if callable(v) else v for k, v in changes.items()}
+        certificate = evolve(stage.sandbox.client_certificate(), **given)
+        return {"settings": stage.settings(certificate=certificate)}
+
+    return plant
+
+
+def settings_with(**changes: Any) -> Callable[[Stage], Changes]:
+    """Return what changes the settings; a value may be a function of the stage."""
+
+    def plant(stage: Stage) -> Changes:
+        given = {k: v(stage) if callable(v) else v for k, v in changes.items()}
+        return {"settings": stage.settings(**given)}
+
+    return plant
+
+
+def arguments(**changes: Any) -> Callable[[Stage], Changes]:
+    """Return what changes the arguments of `examine`."""
+    return lambda stage: changes
+
+
+def key_of_another(stage: Stage) -> Path:
+    other = stage.sandbox.authority.issue_client("CIDX0000000003")
+    same_passphrase = stage.sandbox.client_certificate().passphrase
+    assert same_passphrase is not None
+    return evolve(other, passphrase=same_passphrase.reveal()).save(stage.folder, "other").key
+
+
+def stranger_root(stage: Stage) -> Path:
+    path = stage.folder / "stranger.pem"
+    path.write_bytes(CertificateAuthority.create("Stranger").root_pem)
+    return path
+
+
+def ends_in_twenty_days(authority: CertificateAuthority) -> Credentials:
+    # The platform knows this one by nothing but its name, so it lets nothing through.
+    return authority.issue_client(CLIENT, not_after=datetime.now(UTC) + 20 * DAY)
+
+
+def unregistered(authority: CertificateAuthority) -> Credentials:
+    return authority.issue_client("CIDX0000000009")
+
+
+def stranger_issued(stage: Stage) -> Changes:
+    return certificate_of(lambda _: certificates.good(CertificateAuthority.create("Stranger")))(
+        stage
+    )
+
+
+def readable_key(stage: Stage) -> Path:
+    good = stage.sandbox.client_certificate().key
+    assert good is not None
+    key = stage.folder / "own.key"
+    key.write_bytes(good.read_bytes())
+    return make_world_readable(key)
+
+
+def server_with(issue: Callable[[CertificateAuthority], Credentials]) -> Callable[..., Changes]:
+    """Return what puts a server with another certificate in the sandbox's place."""
+
+    def plant(stage: Stage) -> Changes:
+        credentials = issue(stage.sandbox.authority)
+        other = stage.stack.enter_context(Sandbox(server_credentials=credentials))
+        return {"settings": other.settings()}
+
+    return plant
+
+
+def expired_server(authority: CertificateAuthority) -> Credentials:
+    now = datetime.now(UTC)
+    return authority.issue_server(not_before=now - 9 * DAY, not_after=now - DAY)
+
+
+def closed_port(_: Stage) -> str:
+    with listening() as server:
+        return url_of(server)
+
+
+def silent_server(stage: Stage) -> str:
+    return url_of(stage.stack.enter_context(listening()))
+
+
+def server_that_answers(**manners: Any) -> Callable[[Stage], Changes]:
+    """Return what puts a server with these manners in the sandbox's place."""
+
+    def plant(stage: Stage) -> Changes:
+        # Who has no certificate is turned away, unless the manners say otherwise.
+        polite = Manners(**({"looked_at": lambda certified: 405 if certified else 401} | manners))
+        serving = lenient_server(stage.sandbox.authority, stage.folder, polite)
+        return {"settings": stage.settings(base_url=stage.stack.enter_context(serving))}
+
+    return plant
+
+
+def ahead(seconds: float) -> Callable[[], datetime]:
+    return lambda: datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def read_only_store(stage: Stage) -> Changes:
+    engine = stage.engine(read_only=True)
+    return {"open_store": lambda: SqlTokenStore(engine, keys=[KEY])}
+
+
+def locked_store(stage: Stage) -> Changes:
+    holder = stage.stack.enter_context(stage.engine().connect())
+    holder.exec_driver_sql("BEGIN IMMEDIATE")
+    engine = stage.engine()
+    return {"open_store": lambda: SqlTokenStore(engine, keys=[KEY])}
+
+
+def newer_schema(stage: Stage) -> Changes:
+    with stage.engine().begin() as connection:
+        connection.exec_driver_sql("UPDATE blink_oauth_schema SET version = 99")
+    return {}
+
+
+def no_database(stage: Stage) -> Changes:
+    stage.path.write_text("nonsense " * 1000)
+    for ending in ("-wal", "-shm"):
+        stage.path.with_name(stage.path.name + ending).unlink(missing_ok=True)
+    return {}
+
+
+def readable_store(stage: Stage) -> Changes:
+    make_world_readable(stage.path)
+    return {}
+
+
+def a_file_for_a_folder(stage: Stage) -> Changes:
+    (stage.folder / "file").write_text("")
+    path = stage.folder / "file" / "tokens.db"
+    return {"store_path": path}
+
+
+def unreadable_keys() -> SqlTokenStore:
+    raise PermissionError(13, "Permission denied", "store.key")
+
+
+def keys_missing() -> SqlTokenStore:
+    raise TroubleError("The keys of the store are missing.", "Put the file back.")
+
+
+def readable_keys_file(stage: Stage) -> Changes:
+    path = stage.folder / "tokens.db.keys"
+    path.touch()
+    return {"keys_file": make_world_readable(path)}
+
+
+def rotated(stage: Stage) -> Changes:
+    return {"open_store": stage.opening(OTHER_KEY, KEY)}
+
+
+def failing_with(fault: str) -> Callable[[Stage], Changes]:
+    """Return what lets the platform's next revocation fail."""
+
+    def plant(stage: Stage) -> Changes:
+        stage.sandbox.fail(fault, operation="revoke_token")
+        return {}
+
+    return plant

@@ -1,0 +1,119 @@
+"""A healthy setup of everything that the doctor looks at, for a test to break one part of it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import ssl
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, field, frozen
+from sqlalchemy import Engine, create_engine
+
+from blink_oauth import ClientCertificate, Grant, Settings, Timeouts, Token
+from blink_oauth.cli.doctor.check import Check
+from blink_oauth.cli.doctor.examine import examine
+from blink_oauth.sandbox import Credentials, Sandbox
+from blink_oauth.storage import GrantKey, Note, SqlTokenStore
+from wire.certificates import files
+
+CLIENT, TARGET = "CIDX0000000002", "IIDX00001"
+KEY, OTHER_KEY = SqlTokenStore.new_key(), SqlTokenStore.new_key()
+ACCESS, REFRESH = "fake-access-token-1", "fake-refresh-token-1"
+HURRY = Timeouts(connect=0.2, read=0.2, write=0.2, total=0.5)
+"""For servers that say nothing."""
+
+
+@frozen
+class Stage:
+    """A sandbox, a folder and a store with one token in it.
+
+    Args:
+        sandbox: The platform.
+        folder: A folder of the test's own.
+        context: The client's certificate, loaded already: to check and load a key is slow.
+        stack: Closes what a fault has opened.
+    """
+
+    sandbox: Sandbox
+    folder: Path
+    context: ssl.SSLContext
+    stack: ExitStack
+    path: Path = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "path", self.folder / "tokens.db")
+
+    def fill_store(self, *keys: Any, username: str = "u-4711") -> None:
+        """Make the store, and put a token into it."""
+        store = SqlTokenStore(f"sqlite:///{self.path}", keys=keys or [KEY])
+        store.put(
+            GrantKey(CLIENT, Grant(TARGET, username)),
+            Token(access_token=ACCESS, refresh_token=REFRESH),
+            issued_at=datetime.now(UTC),
+            idle_until=None,
+            note=Note(event="put"),
+        )
+        store.close()
+
+    def opening(self, *keys: Any) -> Callable[[], SqlTokenStore]:
+        """Return what opens the store with these keys."""
+        return lambda: SqlTokenStore(f"sqlite:///{self.path}", keys=keys)
+
+    def engine(self, *, timeout: float = 0.0, read_only: bool = False) -> Engine:
+        """Return an engine for the file of the store that does not wait for locks."""
+        uri = f"file:{self.path}" + ("?mode=ro" if read_only else "")
+        engine = create_engine(
+            f"sqlite:///{self.path}",
+            creator=lambda: sqlite3.connect(
+                uri, uri=True, timeout=timeout, check_same_thread=False
+            ),
+        )
+        self.stack.callback(engine.dispose)
+        return engine
+
+    def certificate(self, credentials: Credentials) -> ClientCertificate:
+        """Write a client certificate to the folder, with the sandbox's authority."""
+        return files(credentials, self.folder, self.sandbox.authority.root_pem)
+
+    def settings(self, **changes: Any) -> Settings:
+        """Return the settings of the sandbox's client, with changes."""
+        return evolve(self.sandbox.settings(certificate=self.context), **changes)
+
+    def checks(self, **changes: Any) -> dict[str, Check]:
+        """Examine the setup with changes, and return the checks by their names."""
+        arguments: dict[str, Any] = {
+            "settings": None,
+            "environment": "test",
+            "target_id": TARGET,
+            "username": "u-4711",
+            "lease": 25.0,
+            "open_store": self.opening(KEY),
+            "store_path": self.path,
+            "free_bytes": lambda folder: 10**9,
+        } | changes
+        settings = arguments.pop("settings") or self.settings()
+        found = list(examine(settings, **arguments))
+        assert len({check.name for check in found}) == len(found)
+        hold_no_secret(found, settings)
+        return {check.name: check for check in found}
+
+
+def hold_no_secret(checks: list[Check], settings: Settings) -> None:
+    """Fail if a check shows a token, a key or a passphrase."""
+    shown = repr(checks)
+    secrets = [ACCESS, REFRESH, KEY.reveal(), OTHER_KEY.reveal(), "not-a-token"]
+    certificate = settings.certificate
+    if isinstance(certificate, ClientCertificate) and certificate.passphrase is not None:
+        secrets.append(certificate.passphrase.reveal())
+    assert not [secret for secret in secrets if secret in shown]
+
+
+def make_world_readable(path: Path) -> Path:
+    """Give everybody the right to read a file."""
+    os.chmod(path, 0o644)  # noqa: PTH101
+    return path

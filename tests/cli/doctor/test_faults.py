@@ -1,0 +1,51 @@
+"""The doctor finds each planted fault, names the remedy, and blames nothing that is right."""
+
+from __future__ import annotations
+
+import pytest
+
+from blink_oauth.cli.doctor.check import Level
+from cli.doctor.faults import CERTIFICATE_FAULTS, SETTINGS_FAULTS, STORE_FAULTS
+from cli.doctor.network_faults import NETWORK_FAULTS
+from cli.doctor.stage import Stage
+
+FAULTS = CERTIFICATE_FAULTS | SETTINGS_FAULTS | STORE_FAULTS | NETWORK_FAULTS
+
+
+def test_a_healthy_setup_is_ok_on_every_line(stage: Stage) -> None:
+    checks = stage.checks(settings=stage.sandbox.settings())
+    assert [check for check in checks.values() if check.level is not Level.OK] == []
+    assert list(checks) == [
+        "client_id",
+        "target_id",
+        "user_agent",
+        "certificate",
+        "certificate_key",
+        "certificate_chain",
+        "certificate_validity",
+        "key_file",
+        "server_authorities",
+        "lease",
+        "reachable",
+        "without_certificate",
+        "clock",
+        "call",
+        "headers",
+        "store_file",
+        "store",
+        "store_schema",
+        "store_writable",
+        "store_keys",
+    ]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found_with_its_remedy(stage: Stage, name: str) -> None:
+    fault = FAULTS[name]
+    checks = stage.checks(**fault.plant(stage))
+    found = checks[fault.name]
+    assert found.level is fault.level, found
+    assert found.remedy is not None
+    assert fault.remedy in found.remedy, found
+    wrong = {check.name for check in checks.values() if check.level is not Level.OK}
+    assert wrong == {fault.name} | fault.besides, [checks[name] for name in wrong]

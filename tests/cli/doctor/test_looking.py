@@ -1,0 +1,206 @@
+"""A look changes nothing and spends nothing, and says so where it could not be taken."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from blink_oauth.cli.doctor import examine, storage
+from blink_oauth.cli.doctor.check import Check, Level, doubtful, failed, passed
+from blink_oauth.cli.doctor.clock import clock_check
+from blink_oauth.cli.doctor.visit import Answered
+from blink_oauth.errors import StoreError
+from blink_oauth.storage import MemoryTokenStore
+from cli.doctor.server import Manners, lenient_server
+from cli.doctor.stage import HURRY, KEY, OTHER_KEY, Stage
+from wire.loopback import server_that
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def not_ok(checks: dict[str, Check]) -> set[str]:
+    """Return the names of the checks that are not OK."""
+    return {check.name for check in checks.values() if check.level is not Level.OK}
+
+
+def test_what_is_wrong_has_a_remedy_and_what_is_right_has_none() -> None:
+    assert passed("a", "b") == Check("a", Level.OK, "b", None)
+    assert doubtful("a", "b", "c") == Check("a", Level.WARN, "b", "c")
+    assert failed("a", "b", "c") == Check("a", Level.FAIL, "b", "c")
+    for level, remedy in [(Level.OK, "c"), (Level.WARN, None), (Level.FAIL, None)]:
+        with pytest.raises(ValueError, match="a remedy belongs to"):
+            Check("a", level, "b", remedy)
+
+
+def test_the_platform_sees_one_look_and_one_made_up_token(stage: Stage) -> None:
+    checks = stage.checks()
+    look, call = stage.sandbox.exchanges
+    assert (look.method, look.status, look.executed) == ("GET", 405, False)
+    assert (call.operation, call.status) == ("revoke_token", 200)
+    assert "nothing can be spent" in checks["call"].finding
+
+
+def test_without_a_target_no_call_is_made(stage: Stage) -> None:
+    checks = stage.checks(target_id=None)
+    assert len(stage.sandbox.exchanges) == 1
+    assert "headers" not in checks
+
+
+def test_the_store_is_left_as_it_was(stage: Stage) -> None:
+    def rows() -> list[object]:
+        with stage.engine().connect() as connection:
+            names = ("grants", "history", "journal", "schema")
+            return [
+                tuple(connection.exec_driver_sql(f"SELECT * FROM blink_oauth_{name}").all())
+                for name in names
+            ]
+
+    before = rows()
+    stage.checks()
+    assert rows() == before
+
+
+def test_a_store_that_is_not_there_yet_is_not_made(stage: Stage) -> None:
+    path = stage.folder / "later" / "tokens.db"
+
+    def open_store() -> MemoryTokenStore:
+        raise AssertionError("it was opened")
+
+    checks = stage.checks(store_path=path, open_store=open_store)
+    assert not path.parent.exists()
+    assert not_ok(checks) == set()
+    assert "the first login creates" in checks["store"].finding
+    path.parent.mkdir()
+    path.touch(mode=0o600)
+    assert stage.checks(store_path=path, open_store=open_store)["store"] == checks["store"]
+    assert path.stat().st_size == 0
+
+
+def test_a_store_that_is_no_file_has_no_line_for_one(stage: Stage) -> None:
+    checks = stage.checks(store_path=None, open_store=MemoryTokenStore)
+    assert not_ok(checks) == set()
+    assert "store_file" not in checks
+    assert "all 0 tokens" in checks["store_keys"].finding
+
+
+def test_every_page_of_the_store_is_read(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.fill_store(OTHER_KEY, KEY, username="u-4712")
+    monkeypatch.setattr(storage, "PAGE", 1)
+    checks = stage.checks()
+    assert checks["store_keys"].finding.startswith("1 of 2 tokens cannot be opened")
+    healed = stage.checks(open_store=stage.opening(KEY, OTHER_KEY))
+    assert healed["store_keys"].level is Level.WARN
+    assert healed["store_keys"].finding.startswith("1 stored tokens")
+
+
+def test_a_store_that_fails_while_its_keys_are_counted_is_told(stage: Stage) -> None:
+    class Failing(MemoryTokenStore):
+        def count_older_seals(self) -> int:
+            raise StoreError("It failed (OperationalError, SQLITE_FULL).")
+
+    checks = stage.checks(open_store=Failing)
+    assert not_ok(checks) == {"store_keys"}
+    assert checks["store_keys"].remedy == "Make room on the disk."
+
+
+def test_a_file_of_keys_that_is_its_owners_alone_is_ok(stage: Stage) -> None:
+    path = stage.folder / "tokens.db.keys"
+    assert "store_keys_file" not in stage.checks(keys_file=path)
+    path.touch(mode=0o600)
+    assert stage.checks(keys_file=path)["store_keys_file"].level is Level.OK
+
+
+def test_the_room_on_the_disk_is_that_of_the_disk(tmp_path: Path) -> None:
+    assert 0 < examine._free_bytes(tmp_path) <= shutil.disk_usage(tmp_path).total
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-shm"])
+def test_what_lies_beside_the_store_is_looked_at_too(stage: Stage, ending: str) -> None:
+    beside = stage.path.with_name(f"tokens.db{ending}")
+    beside.touch()
+    beside.chmod(0o640)
+    remedy = stage.checks(open_store=MemoryTokenStore)["store_file"].remedy
+    assert remedy == f"chmod 600 {beside}"
+
+
+def test_a_folder_that_others_may_write_to_is_told(stage: Stage) -> None:
+    stage.folder.chmod(0o755)
+    assert not_ok(stage.checks()) == set()
+    stage.folder.chmod(0o777)
+    assert stage.checks()["store_file"].remedy == f"chmod go-w {stage.folder}"
+
+
+def test_plain_http_is_told(stage: Stage) -> None:
+    manners = Manners(source="PLATFORM")
+    with lenient_server(stage.sandbox.authority, stage.folder, manners, secure=False) as url:
+        settings = stage.settings(base_url=url, allow_plain_http=True, certificate=None)
+        checks = stage.checks(settings=settings)
+    assert not_ok(checks) == {"certificate", "without_certificate"}
+    assert {check.level for check in checks.values()} == {Level.OK, Level.WARN}
+
+
+def test_a_refusal_by_the_bank_proves_the_way_to_it(stage: Stage) -> None:
+    manners = Manners(source="PROVIDER", status=400, body=b'{"error": "unsupported_token_type"}')
+    with lenient_server(stage.sandbox.authority, stage.folder, manners) as url:
+        checks = stage.checks(settings=stage.settings(base_url=url))
+    assert not_ok(checks) == {"without_certificate"}
+    assert "400, unsupported_token_type" in checks["call"].finding
+
+
+def test_the_refusal_of_a_server_without_a_certificate_is_ok(stage: Stage) -> None:
+    manners = Manners(lambda certified: 405 if certified else 400, source="PLATFORM")
+    with lenient_server(stage.sandbox.authority, stage.folder, manners) as url:
+        checks = stage.checks(settings=stage.settings(base_url=url))
+    assert not_ok(checks) == set()
+    assert "the server answers 400" in checks["without_certificate"].finding
+
+
+def test_a_server_that_hangs_up_is_told(stage: Stage) -> None:
+    with server_that(lambda connection: None) as url:
+        checks = stage.checks(settings=stage.settings(base_url=url, timeouts=HURRY))
+    assert "hung up" in checks["reachable"].finding
+    assert checks["reachable"].level is Level.FAIL
+
+
+def test_a_context_that_verifies_nothing_is_refused(stage: Stage) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    checks = stage.checks(settings=stage.settings(certificate=context))
+    assert "must verify the server" in checks["reachable"].finding
+    assert checks["reachable"].level is Level.FAIL
+
+
+@pytest.mark.parametrize(
+    ("seconds", "level"),
+    [(0, "ok"), (4.9, "ok"), (5, "warn"), (59.9, "warn"), (60, "fail"), (7200, "fail")],
+)
+@pytest.mark.parametrize("direction", [-1, 1])
+def test_the_clocks_may_differ_by_a_little(seconds: float, level: str, direction: int) -> None:
+    took, counted = timedelta(seconds=15), timedelta(seconds=1)
+    off = timedelta(seconds=seconds)
+    before = NOW + counted + off if direction > 0 else NOW - took - off
+    check = clock_check(Answered(status=405, date=NOW, before=before, after=before + took))
+    assert check.level == level
+    if level != "ok":
+        assert ("ahead of" if direction > 0 else "behind") in check.finding
+
+
+def test_a_slow_answer_is_no_wrong_clock() -> None:
+    long = timedelta(minutes=5)
+    answer = Answered(status=405, date=NOW, before=NOW - long, after=NOW + long)
+    assert clock_check(answer) == passed("clock", "It agrees with the server's to 0 s.")
+
+
+def test_no_passphrase_is_shown_by_a_stage_that_watches_for_it(
+    stage: Stage, tmp_path: Path
+) -> None:
+    certificate = stage.sandbox.client_certificate()
+    assert certificate.passphrase is not None
+    path = tmp_path / certificate.passphrase.reveal()
+    with pytest.raises(AssertionError):
+        stage.checks(settings=stage.sandbox.settings(), store_path=path)

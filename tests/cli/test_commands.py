@@ -1,0 +1,295 @@
+"""Each command in its good case, and what it says where something is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from blink_oauth import BlinkOAuth, Psu, TargetProfile, TokenManager
+from blink_oauth.cli.local import environment
+from blink_oauth.cli.main import COMMANDS, run
+from blink_oauth.cli.trouble import ExitCode
+from blink_oauth.sandbox import Sandbox
+from blink_oauth.storage import SqlTokenStore
+
+GRANT = "IIDX00001/u-4711"
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Sandbox]:
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(running: Sandbox) -> Sandbox:
+    running.reset()
+    return running
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Return what runs a command without any configuration, in a folder of its own."""
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def act(*words: str) -> tuple[int, str, str]:
+        code = run(words)
+        seen = capsys.readouterr()
+        assert "\x1b" not in seen.out + seen.err
+        return code, seen.out, seen.err
+
+    return act
+
+
+@pytest.fixture
+def configured(
+    command: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Run:
+    """Return what runs a command in the environment of the sandbox."""
+    for name, value in environment(sandbox).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BLINK_STORE", str(tmp_path / "tokens.db"))
+    return command
+
+
+@pytest.fixture
+def stored(configured: Run, sandbox: Sandbox, tmp_path: Path) -> Run:
+    """Return the same with a stored grant."""
+    assert configured("status")[0] == 0
+    key = (tmp_path / "tokens.db.keys").read_text("ascii").strip()
+    store = SqlTokenStore(f"sqlite:///{tmp_path / 'tokens.db'}", keys=[key])
+    # A shorter life than keep-alive looks ahead, so that it is due at once.
+    short = TargetProfile(idle_lifetime=timedelta(days=29).total_seconds())
+    with (
+        BlinkOAuth(sandbox.settings()) as blink,
+        TokenManager(blink, store, profile=short) as manager,
+    ):
+        manager.authorize(
+            sandbox.grant(),
+            code=sandbox.issue_code(sandbox.grant()),
+            redirect_uri=sandbox.redirect_uri,
+            psu=Psu.AUTO,
+        )
+    return configured
+
+
+def require_two_lines(errors: str, what: str) -> None:
+    """Hold an error to its form: what happened, and what to do."""
+    first, second = errors.splitlines()
+    assert first.startswith("Error: ")
+    assert second.startswith("→ ")
+    assert what in errors
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_teaches_with_examples(command: Run, name: str) -> None:
+    code, out, _ = command(name, "--help")
+    assert code == 0
+    assert "blink-oauth" in out or name == "keys"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("login", GRANT),
+        ("token", GRANT),
+        ("refresh", GRANT),
+        ("revoke", GRANT, "--yes"),
+        ("status",),
+        ("history", GRANT),
+        ("keep-alive",),
+        ("sandbox", "--env"),
+        ("keys", "generate"),
+        ("token",),
+        ("token", "nonsense"),
+        ("no-such-command",),
+    ],
+)
+def test_without_configuration_an_error_is_two_lines(command: Run, words: tuple[str, ...]) -> None:
+    code, out, errors = command(*words)
+    assert (code, out) == (ExitCode.USAGE, "")
+    require_two_lines(errors, "")
+
+
+def test_doctor_without_configuration_names_it(command: Run) -> None:
+    code, out, _ = command("doctor", "--json")
+    assert code == ExitCode.FAILED
+    (check,) = json.loads(out)
+    assert (check["name"], check["level"]) == ("configuration", "fail")
+
+
+def test_a_token_is_described_and_not_shown(stored: Run) -> None:
+    code, out, _ = stored("token")
+    assert code == 0
+    assert "expires in 23 h 59 min" in out
+    assert "fake-access-token" not in out
+    assert json.loads(stored("token", "--json")[1])["has_refresh_token"] is True
+
+
+def test_a_token_is_shown_only_when_asked_for(stored: Run) -> None:
+    token = stored("token", "--reveal")[1].strip()
+    assert token
+    assert stored("token", "--header")[1] == f"Authorization: Bearer {token}\n"
+    assert stored("token", "--reveal", "--header")[0] == ExitCode.USAGE
+
+
+def test_a_refresh_is_made_although_the_token_is_good(stored: Run, sandbox: Sandbox) -> None:
+    before = stored("token", "--reveal")[1]
+    assert stored("refresh")[0] == 0
+    assert stored("token", "--reveal")[1] != before
+    assert sandbox.banks["IIDX00001"].refreshes == 1
+
+
+def test_status_and_history_say_what_is_known(stored: Run) -> None:
+    code, out, _ = stored("status")
+    assert code == 0
+    heading, line = out.splitlines()
+    assert heading.split()[:3] == ["Target", "Username", "State"]
+    assert line.split()[:3] == ["IIDX00001", "u-4711", "active"]
+    (grant,) = json.loads(stored("status", "--json")[1])
+    assert grant["correlation_id"] in out
+    assert grant["correlation_id"] in stored("history")[1]
+    (entry,) = json.loads(stored("history", "--json")[1])
+    assert entry["event"] == "grant.authorized"
+    assert "Nothing is known" in stored("history", "IIDX00001/nobody")[2]
+
+
+def test_a_revocation_asks_first(stored: Run) -> None:
+    code, _, errors = stored("revoke")
+    assert code == ExitCode.USAGE
+    require_two_lines(errors, "nobody is there to be asked")
+    assert stored("revoke", "--yes")[0] == 0
+    code, _, errors = stored("token")
+    assert code == ExitCode.PERSON_NEEDED
+    require_two_lines(errors, "revoked")
+
+
+def test_keep_alive_tells_events_and_whether_a_person_is_needed(
+    stored: Run, sandbox: Sandbox
+) -> None:
+    code, out, _ = stored("keep-alive", "--dry-run", "--within", "30d")
+    assert (code, json.loads(out)["due"]) == (0, 1)
+    code, out, _ = stored("keep-alive", "--within", "30d")
+    assert code == 0
+    first, last = map(json.loads, out.splitlines())
+    assert first["event"] == "refresh.succeeded"
+    assert (last["event"], last["refreshed"]) == ("keep_alive.finished", 1)
+    sandbox.banks["IIDX00001"].reset()
+    assert stored("refresh")[0] == ExitCode.PERSON_NEEDED
+    assert stored("keep-alive")[0] == ExitCode.PERSON_NEEDED
+    assert stored("keep-alive", "--within", "soon")[0] == ExitCode.USAGE
+
+
+def test_keys_are_made_and_rotated(stored: Run, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.db.keys"
+    (old,) = file.read_text("ascii").split()
+    code, out, _ = stored("keys", "rotate", "--drop-old")
+    assert (code, out) == (0, "Sealed anew: 1. Still under another key: 0.\n")
+    (new,) = file.read_text("ascii").split()
+    assert new != old
+    assert stored("token")[0] == 0
+    fresh = tmp_path / "fresh.keys"
+    assert stored("keys", "generate", "--output", str(fresh))[0] == 0
+    assert (fresh.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o600, 0o600)
+    assert stored("keys", "generate", "--output", str(fresh))[0] == ExitCode.USAGE
+    assert len(stored("keys", "generate", "--reveal")[1].strip()) == 44
+
+
+def test_a_wrong_key_opens_nothing_and_changes_nothing(stored: Run, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.db.keys"
+    right = file.read_text("ascii")
+    file.write_text(stored("keys", "generate", "--reveal")[1], "ascii")
+    code, _, errors = stored("token")
+    assert code == ExitCode.FAILED
+    require_two_lines(errors, "BLINK_STORE_KEYS_FILE")
+    file.unlink()
+    code, _, errors = stored("token")
+    assert code == ExitCode.USAGE
+    require_two_lines(errors, "Put the file back")
+    file.write_text(right, "ascii")
+    assert stored("token")[0] == 0
+
+
+def test_a_platform_that_is_down_spends_nothing(
+    stored: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLINK_BASE_URL", "https://localhost:1/consent-flow/v2")
+    code, _, errors = stored("refresh")
+    assert code == ExitCode.FAILED
+    require_two_lines(errors, "Nothing is spent")
+    assert stored("token")[0] == 0
+    assert stored("status")[0] == 0
+
+
+def test_a_login_with_a_code_from_elsewhere(configured: Run, sandbox: Sandbox) -> None:
+    code = sandbox.issue_code(sandbox.grant())
+    done, out, _ = configured("login", "--code", code, "--redirect-uri", sandbox.redirect_uri)
+    assert done == 0
+    assert "logged in and stored" in out
+    assert code not in out
+    done, _, errors = configured("login", "--code", code, "--redirect-uri", sandbox.redirect_uri)
+    assert done == ExitCode.PERSON_NEEDED
+    require_two_lines(errors, "blink-oauth login")
+
+
+def test_doctor_finds_nothing_wrong_with_the_sandbox(stored: Run) -> None:
+    code, out, _ = stored("doctor")
+    assert code == 0, out
+    assert all(line.startswith("OK ") for line in out.splitlines())
+
+
+def test_the_guard_keeps_production_and_test_apart(
+    configured: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for profile, client in (("production", "CIDX0000000002"), ("test", "CIDP0000000002")):
+        monkeypatch.setenv("BLINK_PROFILE", profile)
+        code, _, errors = configured("status", "--client-id", client)
+        assert code == ExitCode.USAGE
+        require_two_lines(errors, f"the profile {profile} is for {profile}")
+
+
+def test_the_file_is_read_and_flags_count_more(command: Run, tmp_path: Path) -> None:
+    (tmp_path / "blink-oauth.toml").write_text(
+        '[profiles.test]\nclient_id = "CIDX0000000002"\nstore = "t.db"\n'
+        "[profiles.test.targets.IIDX00001]\nrotates = false\nrate = 2.0\n",
+        "utf-8",
+    )
+    assert "CIDX0000000002" in command("status")[2]
+    assert "CIDX0000000003" in command("status", "--client-id", "CIDX0000000003")[2]
+    assert command("status", "--profile", "production")[0] == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[profiles.test", "cannot be used"),
+        ('[profiles.test]\nkey_passphrase = "fake-passphrase"', "is a secret"),
+        ('[profiles.test]\nclient = "CIDX0000000002"', "unknown key client"),
+        ("[profiles.a]\n[profiles.b]", "more than one profile"),
+        ("", "no [profiles.…] table"),
+        ("[profiles.test.targets.IIDP00001]", "looks like none of test"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_said(
+    command: Run, tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "blink-oauth.toml").write_text(text, "utf-8")
+    code, _, errors = command("status")
+    assert code == ExitCode.USAGE
+    require_two_lines(errors, words)
+    assert "fake-passphrase" not in errors
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete_it(command: Run, shell: str) -> None:
+    code, out, _ = command("completion", shell)
+    assert (code, "_BLINK_OAUTH_COMPLETE" in out) == (0, True)

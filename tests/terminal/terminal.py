@@ -1,0 +1,135 @@
+"""A terminal in which a shell runs, and what was seen on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import pexpect
+import pyte
+from attrs import define, field
+
+COLUMNS, LINES = 100, 40
+PROMPT = "§ "
+SECONDS = 60
+"""Longer than anything takes: it ends a run that hangs."""
+
+
+@define(eq=False)
+class Terminal:
+    """A shell on a terminal of its own.
+
+    Args:
+        environ: The environment of the shell.
+        transcript: What was seen, as lines of a console with `$` for the prompt.
+    """
+
+    environ: Mapping[str, str]
+    transcript: list[str] = field(init=False, factory=list)
+    _shell: pexpect.spawn[str] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._shell = pexpect.spawn(
+            "bash",
+            ["--noprofile", "--norc"],
+            env=dict(self.environ) | {"PS1": PROMPT, "TERM": "xterm-256color"},
+            dimensions=(LINES, COLUMNS),
+            encoding="utf-8",
+            timeout=SECONDS,
+        )
+        self._shell.expect_exact(PROMPT)
+        # What is typed is in the transcript anyway, without the line breaks of the terminal.
+        self._shell.sendline("bind 'set enable-bracketed-paste off'; stty -echo")
+        self._shell.expect_exact(PROMPT)
+
+    def run(self, command: str, *answers: tuple[str, str]) -> str:
+        """Run a command to its end, and return what was seen.
+
+        Args:
+            command: The command line.
+            answers: Questions to wait for, each with what is typed then.
+        """
+        self.begin(command)
+        seen = ""
+        for question, answer in answers:
+            self._shell.expect_exact(question)
+            seen += f"{self._shell.before}{question}{answer}\r\n"
+            self._shell.sendline(answer)
+        return self.finish(seen)
+
+    def begin(self, command: str, until: str | None = None) -> str:
+        """Start a command, and return what was seen until a certain text came.
+
+        Args:
+            command: The command line.
+            until: The text to wait for, or None to return at once.
+        """
+        self.transcript.append(f"$ {command}")
+        self._shell.sendline(command.replace("\\\n", " "))
+        if until is None:
+            return ""
+        self._shell.expect_exact(until)
+        return self._keep(f"{self._shell.before}{until}")
+
+    def finish(self, seen: str = "") -> str:
+        """Wait for the prompt, and return what was seen until then."""
+        self._shell.expect_exact(PROMPT)
+        return self._keep(f"{seen}{self._shell.before}")
+
+    def interrupt(self) -> str:
+        """Press Ctrl-C, wait for the prompt, and return what was seen."""
+        self._shell.sendintr()
+        return self.finish()
+
+    def exit_code(self) -> int:
+        """Return the exit code of the last command; it is in no transcript."""
+        self._shell.sendline("echo $?")
+        self._shell.expect_exact(PROMPT)
+        return int(rendered(str(self._shell.before))[-1])
+
+    def close(self) -> None:
+        """End the shell and what runs in it."""
+        self._shell.close(force=True)
+
+    def _keep(self, text: str) -> str:
+        lines = rendered(text)
+        self.transcript += lines
+        return "\n".join(lines)
+
+
+def rendered(text: str) -> list[str]:
+    """Return the lines that a person sees in the end, after what was drawn over."""
+    screen = pyte.Screen(COLUMNS, 500)
+    pyte.Stream(screen).feed(text)
+    lines = [line.rstrip() for line in screen.display]
+    while lines and not lines[-1]:
+        lines.pop()
+    while lines and not lines[0]:
+        lines.pop(0)
+    return lines
+
+
+_CHANGING = (
+    (r"localhost:\d+", "localhost:8443"),
+    (r"127\.0\.0\.1:\d+", "127.0.0.1:8080"),
+    (r"[^ =']*/blink-sandbox-\w+", "/tmp/blink-sandbox"),
+    (r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", None),
+    (r"\d{4}-\d\d-\d\d", "2026-01-01"),
+    (r"\d\d:\d\d:\d\d", "12:00:00"),
+    (r"to \d s\.", "to 0 s."),
+)
+
+
+def steady(lines: list[str]) -> str:
+    """Return a transcript in which what changes from run to run is replaced."""
+    text = "\n".join(lines)
+    seen: dict[str, str] = {}
+    for pattern, replacement in _CHANGING:
+        text = re.sub(
+            pattern,
+            lambda found, new=replacement: (  # type: ignore[misc]
+                new or seen.setdefault(found[0], f"00000000-0000-4000-8000-{len(seen) + 1:012}")
+            ),
+            text,
+        )
+    return text

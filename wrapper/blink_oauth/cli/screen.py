@@ -1,0 +1,105 @@
+"""What a command prints: results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from attrs import define
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Screen", "as_json"]
+
+PIPED_WIDTH = 1_000
+"""Columns where no terminal is: lines are not to be broken for a program that reads them."""
+
+
+def as_json(content: object) -> str:
+    """Return a value as one line of JSON, times in ISO 8601."""
+    return json.dumps(content, default=str, ensure_ascii=False)
+
+
+@define(eq=False)
+class Screen:
+    """The two streams of a command.
+
+    Attributes:
+        colour: Whether colours are allowed; without a terminal there are none anyway.
+    """
+
+    colour: bool = True
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody looks at the results as they come."""
+        return sys.stdout.isatty()
+
+    def line(self, text: str) -> None:
+        """Print a line of the result as it is."""
+        print(text, flush=True)  # noqa: T201 - this is the place
+
+    def json(self, content: object) -> None:
+        """Print one line of JSON."""
+        self.line(as_json(content))
+
+    def note(self, text: str) -> None:
+        """Tell something that is no result."""
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the place
+
+    def styled(self, text: str, word: str) -> str:
+        """Return a text in the colour of a word such as a level, where colours are seen."""
+        from rich.text import Text
+
+        console = self.console(sys.stdout)
+        with console.capture() as capture:
+            console.print(Text(text, style=_STYLES.get(word, "")), end="")
+        return capture.get()
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table; cells that are too wide for the terminal are folded, never cut."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        console = self.console(sys.stdout)
+        with console.capture() as capture:
+            console.print(table)
+        lines = capture.get().splitlines()
+        self.line("\n".join(line.rstrip() for line in lines))
+
+    def console(self, stream: TextIO) -> Console:
+        """Return what draws on a stream."""
+        from rich.console import Console
+
+        width = None if stream.isatty() else PIPED_WIDTH
+        return Console(
+            file=stream,
+            no_color=True if not self.colour else None,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=False,
+            width=width,
+        )
+
+
+_STYLES = {
+    "active": "green",
+    "OK": "green",
+    "refreshing": "cyan",
+    "uncertain": "yellow",
+    "WARN": "yellow",
+    "active, customer needed": "yellow",
+    "uncertain, customer needed": "red",
+    "needs consent": "red",
+    "FAIL": "bold red",
+    "revoked": "dim",
+}
