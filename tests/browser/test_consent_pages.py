@@ -116,6 +116,39 @@ def test_a_page_that_was_open_for_too_long_says_so(
     assert application.answers.empty()
 
 
+def send_in_a_new_window(page: Page, button: str) -> Page:
+    """Press a button whose answer leaves its own page as it was; return what was answered."""
+    page.evaluate("() => { document.forms[0].target = '_blank' }")
+    with page.expect_popup() as opened:
+        page.get_by_role("button", name=button).click()
+    return opened.value
+
+
+def test_a_consent_that_is_sent_twice_gives_one_code(
+    page: Page, sandbox: Sandbox, application: Application
+) -> None:
+    begin(page, sandbox, application)
+    sign_in(page)
+    page.get_by_role("checkbox").first.check()
+    send_in_a_new_window(page, "Approve")
+    assert "code" in application.answer()
+    second = send_in_a_new_window(page, "Approve")
+    expect(second.get_by_role("heading", level=1)).to_contain_text("This page has expired")
+    assert application.answers.empty()
+
+
+def test_a_sign_in_that_is_sent_twice_refuses_nothing(
+    page: Page, sandbox: Sandbox, application: Application
+) -> None:
+    begin(page, sandbox, application)
+    page.get_by_label("Password").fill("fake-password")
+    first = send_in_a_new_window(page, "Sign in")
+    expect(first.get_by_role("button", name="Approve")).to_be_visible()
+    second = send_in_a_new_window(page, "Sign in")
+    expect(second.get_by_role("heading", level=1)).to_contain_text("This page has expired")
+    assert application.answers.empty()
+
+
 def test_a_screen_reader_is_told_what_everything_is(
     page: Page, sandbox: Sandbox, application: Application
 ) -> None:

@@ -193,8 +193,16 @@ class TestConsentPage:
         response = answer(signed_in(sandbox), account="1", decision="refuse")
         assert came_back(response) == {"error": "access_denied", "state": STATE}
 
-    def test_anything_but_approval_is_a_refusal(self, sandbox: Sandbox) -> None:
-        assert came_back(answer(signed_in(sandbox)))["error"] == "access_denied"
+    def test_any_decision_but_approval_is_a_refusal(self, sandbox: Sandbox) -> None:
+        response = answer(signed_in(sandbox), account="1", decision="perhaps")
+        assert came_back(response)["error"] == "access_denied"
+
+    @pytest.mark.parametrize("password", ["fake-password", ""])
+    def test_signing_in_twice_decides_nothing(self, sandbox: Sandbox, password: str) -> None:
+        first = open_page(sandbox)
+        page = answer(first, password="fake-password")
+        require_expired(answer(first, password=password))
+        require_expired(answer(page, account="1", decision="approve"))
 
     @pytest.mark.parametrize("account", [None, "3"])
     def test_a_consent_needs_an_account(self, sandbox: Sandbox, account: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import define, field
 
@@ -63,22 +63,30 @@ class Conversations:
         said = dict(form)
         name = said.get("session", "")
         conversation = self._open.get(name)
-        if conversation is None or not self._is_good(conversation, bank, query):
+        if conversation is None or not self._is_good(conversation, bank, query, said):
             # Somebody waited for too long, sent a page twice, or sent none of ours.
             self._open.pop(name, None)
             return pages.expired()
         if not conversation.is_signed_in:
             conversation.is_signed_in = bool(said.get("password", "").strip())
-            if not conversation.is_signed_in:
-                return pages.sign_in(bank, query, name, is_wrong=True)
-            return pages.choose(bank, query, name)
+            next_page = pages.choose if conversation.is_signed_in else pages.sign_in
+            return next_page(bank, query, name, is_wrong=not conversation.is_signed_in)
         chosen = frozenset(value for key, value in form if key == "account")
         chosen &= {account["id"] for account in ACCOUNTS}
-        if said.get("decision") == "approve" and not chosen:
+        is_approved = said.get("decision") == "approve"
+        if is_approved and not chosen:
             return pages.choose(bank, query, name, is_wrong=True)
         del self._open[name]
-        return chosen if said.get("decision") == "approve" else None
+        return chosen if is_approved else None
 
-    def _is_good(self, conversation: _Conversation, bank: BankPolicy, query: Query) -> bool:
+    def _is_good(
+        self,
+        conversation: _Conversation,
+        bank: BankPolicy,
+        query: Query,
+        said: Mapping[str, str],
+    ) -> bool:
         same = (conversation.target_id, conversation.query) == (bank.target_id, query)
-        return same and self.now() < conversation.until
+        # Without a decision it is the first page sent twice, and nobody has refused anything.
+        fits = "decision" in said or not conversation.is_signed_in
+        return same and fits and self.now() < conversation.until
