@@ -18,10 +18,13 @@ STATE = "fake-state & more"
 def begin(page: Page, sandbox: Sandbox, application: Application) -> None:
     """Open the first page of the bank."""
     page.goto(sandbox.authorize_url(sandbox.grant(), application.redirect_uri, STATE))
+    # The focus comes after the page is loaded: a key pressed before would be lost.
+    expect(page.get_by_label("Password")).to_be_focused()
 
 
 def sign_in(page: Page) -> None:
     """Sign in by keyboard: the password has the focus already."""
+    expect(page.get_by_label("Password")).to_be_focused()
     page.keyboard.type("fake-password")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("Consent at Musterbank Streng")
