@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["App"]
 
+PULSE = 0.2
+"""Seconds after which a wait looks up: one that sleeps may overlook a second Ctrl-C."""
 INTERRUPTED = (
     "\nInterrupted. A call that is under way is awaited, so that nothing is lost; Ctrl-C again "
     "leaves at once."
@@ -31,6 +34,17 @@ LEFT = (
     "\nLeft at once. A call was perhaps under way: its grant shows as refreshing, then as "
     "uncertain.\n→ Look at blink-oauth status in half a minute."
 )
+
+
+def _require_kept(seen: Collection[str]) -> None:
+    if "store.lost" in seen:
+        raise TroubleError(
+            "What the bank answered could not be written to the store, and is lost: the code or "
+            "the refresh token is spent.",
+            "Repair the store: blink-oauth doctor. Then look at blink-oauth status; if the grant "
+            "does not recover, log in again.",
+            ExitCode.UNCERTAIN,
+        )
 
 
 @define(eq=False, slots=False)
@@ -102,16 +116,18 @@ class App:
             on_event: Is told every event.
 
         Raises:
-            TroubleError: The configuration cannot be used.
+            TroubleError: The configuration cannot be used, or a result is lost as the store never
+                took it.
             BlinkError: The configuration, the certificate or the store cannot be used.
         """
         from blink_oauth.client import BlinkOAuth
         from blink_oauth.lifecycle import TokenManager
 
-        seen: list[Event] = []
+        # Each name once: a daemon hears events for weeks.
+        seen: dict[str, None] = {}
 
         def listen(event: Event) -> None:
-            seen.append(event)
+            seen[event.name.value] = None
             if on_event is not None:
                 on_event(event)
 
@@ -127,16 +143,22 @@ class App:
                 self._land(manager, seen)
             finally:
                 manager.close()
+        # Only when everything is closed is it known whether what came was written.
+        _require_kept(seen)
 
-    def _land(self, manager: TokenManager, seen: list[Event]) -> NoReturn:
-        self.screen.note(INTERRUPTED)
+    def _land(self, manager: TokenManager, seen: Collection[str]) -> NoReturn:
+        closing = threading.Thread(target=manager.close, daemon=True)
         try:
-            manager.close()
+            self.screen.note(INTERRUPTED)
+            closing.start()
+            while closing.is_alive():
+                closing.join(PULSE)
         except KeyboardInterrupt:
             self.screen.note(LEFT)
             # Nothing may wait for the call that is still under way: the user has said so twice.
             os._exit(ExitCode.INTERRUPTED)
-        told = ", ".join(dict.fromkeys(event.name.value for event in seen)) or "nothing was sent"
+        _require_kept(seen)
+        told = ", ".join(seen) or "nothing was sent"
         raise TroubleError(
             f"Interrupted; until then: {told}.",
             "Look at blink-oauth status.",

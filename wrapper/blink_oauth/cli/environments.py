@@ -30,4 +30,4 @@ def environment_of(identity: str) -> Environment | None:
 
 def is_environment(text: object) -> bool:
     """Say whether a text names an environment."""
-    return text in {"test", "production"}
+    return isinstance(text, str) and text in {"test", "production"}

@@ -23,6 +23,7 @@ KEYS = frozenset(
         *("store", "lease", "authorize_url", "redirect_uri", "target", "username", "psu_ip"),
     }
 )
+SQLITE = "sqlite:///"
 SECRETS = frozenset({"key_passphrase", "store_keys"})
 
 
@@ -69,7 +70,7 @@ def read_profile(path: Path, wanted: str | None) -> Profile:
     if not isinstance(profiles, dict) or not profiles:
         raise _unusable(path, "it has no [profiles.…] table")
     name = wanted or document.get("profile") or (next(iter(profiles)) if len(profiles) == 1 else "")
-    table = profiles.get(name)
+    table = profiles.get(name) if isinstance(name, str) else None
     if not isinstance(table, dict):
         there_are = ", ".join(sorted(profiles))
         raise TroubleError(
@@ -117,8 +118,15 @@ def _text(path: Path, profile: str, key: str, value: object) -> str:
     if isinstance(value, bool):
         return "1" if value else "0"
     if isinstance(value, (str, int, float)):
-        return str(path.parent / str(value)) if key in PATHS else str(value)
+        return _anchored(path.parent, key, str(value))
     raise _unusable(path, f"{key} must be text or a number")
+
+
+def _anchored(folder: Path, key: str, text: str) -> str:
+    """Return a value in which a relative path counts from the file that names it."""
+    if key == "store" and text.startswith(SQLITE):
+        return f"{SQLITE}{folder / text.removeprefix(SQLITE)}"
+    return str(folder / text) if key in PATHS or (key == "store" and "://" not in text) else text
 
 
 def _unusable(path: Path, problem: str) -> TroubleError:

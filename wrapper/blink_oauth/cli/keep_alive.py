@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from attrs import asdict, frozen
 
+from blink_oauth.errors import SealError
+
 from .app import App
 from .command import configured
 from .trouble import ExitCode
@@ -91,7 +93,7 @@ def keep_alive(
     end it when what is in the air has landed.
 
     The exit code is 3 if a customer is needed for any grant of the store, 4 if a refresh of this
-    run is uncertain, 1 if one failed and is to be tried again.
+    run is uncertain, 1 if one failed and is to be tried again, or if a key is missing.
     """
     app: App = ctx.obj
     order = _Order(within=within, limit=limit, concurrency=concurrency, dry_run=dry_run)
@@ -99,10 +101,10 @@ def keep_alive(
         _stopping() as stop,
         app.manager(None if app.screen.is_terminal else _line(app)) as manager,
     ):
-        while True:
+        code = _run(app, manager, order, stop.is_set)
+        while every is not None and not stop.wait(every.total_seconds()):
             code = _run(app, manager, order, stop.is_set)
-            if every is None or stop.wait(every.total_seconds()):
-                ctx.exit(code)
+    ctx.exit(code)
 
 
 def _run(app: App, manager: TokenManager, order: _Order, stop: Callable[[], bool]) -> ExitCode:
@@ -118,30 +120,38 @@ def _run(app: App, manager: TokenManager, order: _Order, stop: Callable[[], bool
             on_progress=on_progress,
             stop=stop,
         )
-    needy = sum(each.needs_consent and each.state != "revoked" for each in manager.statuses())
+    statuses = list(manager.statuses())
+    sealed = sum(each.error == SealError.__name__ for each in statuses)
+    needy = sum(each.needs_consent and each.state != "revoked" for each in statuses) - sealed
     counts = ", ".join(
         f"{count} {name.replace('_', ' ')}" for name, count in asdict(report).items()
     )
     _tell(
         app,
-        {"event": "keep_alive.finished", **asdict(report), "customers_needed": needy},
-        f"{counts}. Grants that need their customer: {needy}.",
+        {
+            "event": "keep_alive.finished",
+            **asdict(report),
+            "customers_needed": needy,
+            "keys_missing": sealed,
+        },
+        f"{counts}. Grants that need their customer: {needy}. Sealed by a missing key: {sealed}.",
     )
-    return exit_code(report, needy)
+    return exit_code(report, needy, sealed)
 
 
-def exit_code(report: Report, needy: int) -> ExitCode:
+def exit_code(report: Report, needy: int, sealed: int = 0) -> ExitCode:
     """Say with a number how a run went; what needs a person comes first.
 
     Args:
         report: What the run did.
         needy: How many grants of the store need their customer.
+        sealed: How many cannot be opened, as their key is missing.
     """
     if needy:
         return ExitCode.PERSON_NEEDED
     if report.uncertain:
         return ExitCode.UNCERTAIN
-    return ExitCode.FAILED if report.failed or report.left else ExitCode.DONE
+    return ExitCode.FAILED if report.failed or report.left or sealed else ExitCode.DONE
 
 
 def _tell(app: App, content: dict[str, object], text: str) -> None:

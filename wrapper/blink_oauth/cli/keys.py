@@ -77,16 +77,22 @@ def rotate(app: App, drop_old: bool) -> None:
     it. Give it to them first, or let all of them read the same file and start them anew. Drop the
     old keys only when no process has one of them as its first.
     """
-    with app.store():
-        # It is there, its schema is known, and what is missing is made.
-        file = app.place.keys_file
+    file = app.place.keys_file
+    with app.store() as store:
+        # Tables and keys are tried before a new key makes it harder to see what is wrong.
+        count, unopened = store.rotate_keys(), store.count_older_seals()
+    if unopened:
+        raise TroubleError(
+            f"{unopened} stored pairs are sealed with a key that is not given. No key was made.",
+            "Give that key back (BLINK_STORE_KEYS_FILE or BLINK_STORE_KEYS), then rotate again.",
+        )
+    older = 0
     if not app.place.keys:
         assert file is not None
         _add_key(file)
         app.screen.note(f"A new key is the first one in {file}. Back it up.")
-    with app.store() as store:
-        count = store.rotate_keys()
-        older = store.count_older_seals()
+        with app.store() as store:
+            count, older = store.rotate_keys(), store.count_older_seals()
     app.screen.line(f"Sealed anew: {count}. Still under another key: {older}.")
     if older:
         raise TroubleError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-from attrs import asdict
+from attrs import asdict, evolve
+
+from blink_oauth.errors import SealError
 
 from .app import App
 from .command import configured, the_grant
@@ -34,7 +36,8 @@ def status(app: App, json_: bool) -> None:
     """List the grants: state, expiry, idle days left, last outcome, id of the last call.
 
     It reads the store alone: no certificate is needed, and nothing is sent. “customer needed” says
-    that only a new consent helps, now or once the access token has expired.
+    that only a new consent helps, now or once the access token has expired; “key missing”, that
+    the store was opened without the key that seals the grant.
     """
     from blink_oauth.client import utc_now
     from blink_oauth.lifecycle.profile import Profiles, TargetProfile
@@ -44,7 +47,7 @@ def status(app: App, json_: bool) -> None:
     profiles = Profiles(configuration.target_profiles(), TargetProfile())
     client_id = configuration.client_id
     with app.store() as store:
-        found = list(statuses_of(store, client_id, profiles, utc_now))
+        found = [_once_over(each) for each in statuses_of(store, client_id, profiles, utc_now)]
     if json_:
         app.screen.json([_described(each) for each in found])
     elif found:
@@ -66,8 +69,20 @@ def _row(status: GrantStatus, now: datetime) -> tuple[str, ...]:
     )
 
 
+def _once_over(status: GrantStatus) -> GrantStatus:
+    """Return a status in which a refresh that has outlived its lease counts as uncertain.
+
+    Whoever made it has left. The record says so only when the next one takes the grant.
+    """
+    if status.state == "refreshing" and not status.retry_in:
+        return evolve(status, state=type(status.state)("uncertain"))
+    return status
+
+
 def _state(status: GrantStatus) -> str:
     state = status.state.value.replace("_", " ")
+    if status.error == SealError.__name__:
+        return f"{state}, key missing"
     if status.needs_consent and state in {"active", "uncertain"}:
         return f"{state}, customer needed"
     return state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -81,6 +82,10 @@ def command() -> None:
 
 def main() -> NoReturn:
     """Run the command, and end the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # Where the encoding has no arrow, a command must not end at one.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -98,6 +98,7 @@ _STYLES = {
     "uncertain": "yellow",
     "WARN": "yellow",
     "active, customer needed": "yellow",
+    "active, key missing": "red",
     "uncertain, customer needed": "red",
     "needs consent": "red",
     "FAIL": "bold red",

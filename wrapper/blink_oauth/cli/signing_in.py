@@ -92,11 +92,16 @@ def _with_browser(
     psu_ip: str | None,
     timeout: float,
 ) -> Token:
+    from blink_oauth.storage.records import GrantKey
+
     from .login.flow import log_in, own_address
 
     configuration = app.configuration
     settings = configuration.settings()
     template = authorize_url or configuration.authorize_url(grant.target_id)
+    with app.store() as store:
+        # Nobody is asked for a consent that could not be stored.
+        store.load(GrantKey(settings.client_id, grant))
     with app.manager() as manager:
         return log_in(
             manager,

@@ -13,6 +13,7 @@ from blink_oauth.errors import (
     InvalidInputError,
     NotConnectedError,
     Outcome,
+    ProblemError,
     RefreshPausedError,
     RefreshPendingError,
     RefreshUncertainError,
@@ -56,13 +57,14 @@ class TroubleError(Exception):
         self.what, self.do, self.code = what, do, code
 
 
+CHECK_IDENTITY = "Check the client id and its certificate: blink-oauth doctor."
 LOG_IN = "Ask the customer for a new consent: blink-oauth login."
 _REMEDIES: tuple[tuple[type[BlinkError], str], ...] = (
     (CertificateError, "Run blink-oauth doctor: it looks at the certificate rule by rule."),
     (InvalidInputError, "Correct it and run the command again; nothing was sent."),
     (TlsError, "Run blink-oauth doctor: it tries the platform with and without the certificate."),
     (NotConnectedError, "Nothing is spent. Check network and base URL: blink-oauth doctor."),
-    (InvalidClientError, "Check the client id and its certificate: blink-oauth doctor."),
+    (InvalidClientError, CHECK_IDENTITY),
     (InvalidGrantError, LOG_IN),
     (UnknownGrantError, "Log in first: blink-oauth login. blink-oauth status lists the grants."),
     (ConsentNeededError, LOG_IN),
@@ -86,11 +88,13 @@ def trouble_with(error: BlinkError) -> TroubleError:
 def _remedy(error: BlinkError) -> str:
     if isinstance(error, RefreshUncertainError) and not error.needs_consent:
         return "One more attempt is to come. Run the command again in half a minute."
-    if error.needs_consent:
-        return LOG_IN
     for kind, remedy in _REMEDIES:
         if isinstance(error, kind):
             return remedy
+    if isinstance(error, ProblemError) and error.code == "INVALID_CLIENT":
+        return CHECK_IDENTITY
+    if error.needs_consent:
+        return LOG_IN
     if error.outcome is Outcome.UNCERTAIN:
         return "Look at blink-oauth status: the grant may need its customer again."
     return "Quote the correlation id to the bLink support if it goes on."

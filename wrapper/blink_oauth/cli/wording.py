@@ -9,6 +9,8 @@ from blink_oauth.context import Grant
 
 __all__ = ["ahead", "duration", "name_of", "parse_duration"]
 
+LONGEST = 3_650 * 86_400
+"""Seconds; no deadline is further away, and a date that far still exists."""
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -43,9 +45,12 @@ def parse_duration(text: str) -> timedelta:
     """Read a length of time such as `90s`, `15m`, `24h` or `10d`.
 
     Raises:
-        ValueError: It is none, or not above zero.
+        ValueError: It is none, not above zero, or longer than ten years.
     """
     match = re.fullmatch(r"(\d{1,9})([smhd])", text.strip())
     if match is None or int(match[1]) == 0:
         raise ValueError("write a number and its unit: 90s, 15m, 24h or 10d")
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+    seconds = int(match[1]) * _UNITS[match[2]]
+    if seconds > LONGEST:
+        raise ValueError("ten years (3650d) are the longest")
+    return timedelta(seconds=seconds)

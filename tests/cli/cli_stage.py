@@ -1,0 +1,176 @@
+"""A person's desk for the tests of the command: a folder, an environment, a store with a grant."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import ssl
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import define, frozen
+
+from blink_oauth import BlinkOAuth, Psu, TargetProfile, Token, TokenManager
+from blink_oauth.cli.local import environment
+from blink_oauth.cli.main import run
+from blink_oauth.sandbox import Sandbox
+from blink_oauth.storage import GrantKey, Record, SqlTokenStore
+from client.leaks import found
+
+CLIENT, OTHER_CLIENT = "CIDX0000000002", "CIDX0000000003"
+TARGET, USERNAME = "IIDX00001", "u-4711"
+GRANT = f"{TARGET}/{USERNAME}"
+CODE = "fake-code-4711"
+PASSPHRASE = "fake-passphrase-4711"
+ESCAPE = "\x1b"
+DUE = 40 * 86_400.0
+"""Seconds of idle life that `keep-alive --within 50d` finds due and no other command minds."""
+
+
+@frozen
+class Seen:
+    """What a command left: its exit code and its two streams."""
+
+    code: int
+    out: str
+    errors: str
+
+    @property
+    def json(self) -> Any:
+        """The result as JSON."""
+        return json.loads(self.out)
+
+
+@define(eq=False)
+class Desk:
+    """Where somebody works with the command.
+
+    Args:
+        sandbox: The platform.
+        folder: The working folder, the home and the folder of the store.
+        context: The client's certificate, loaded already: to load a key is slow.
+        monkeypatch: Sets variables until the test ends.
+        capture: Takes what is printed.
+    """
+
+    sandbox: Sandbox
+    folder: Path
+    context: ssl.SSLContext
+    monkeypatch: pytest.MonkeyPatch
+    capture: pytest.CaptureFixture[str]
+
+    @property
+    def file(self) -> Path:
+        """The file of the store."""
+        return self.folder / "tokens.db"
+
+    @property
+    def keys(self) -> Path:
+        """The file of its keys."""
+        return self.folder / "tokens.db.keys"
+
+    def configure(self, **changes: str | None) -> None:
+        """Set the variables of the sandbox, with changes by the names of keys of the file."""
+        values: dict[str, str | None] = dict(environment(self.sandbox))
+        values["BLINK_STORE"] = str(self.file)
+        values |= {f"BLINK_{name.upper()}": value for name, value in changes.items()}
+        for name, value in values.items():
+            if value is None:
+                self.monkeypatch.delenv(name, raising=False)
+            else:
+                self.monkeypatch.setenv(name, value)
+
+    def clear(self) -> None:
+        """Forget every variable of the command."""
+        for name in [name for name in os.environ if name.startswith("BLINK_")]:
+            self.monkeypatch.delenv(name)
+
+    def run(self, *words: str) -> Seen:
+        """Run a command in this very process."""
+        self.capture.readouterr()
+        code = run(words)
+        out, errors = self.capture.readouterr()
+        return Seen(code, out, errors)
+
+    def authorize(self, **profile: Any) -> None:
+        """Store a grant, as a login would."""
+        if not self.keys.exists():
+            assert self.run("status").code == 0
+        with (
+            BlinkOAuth(self.sandbox.settings(certificate=self.context)) as blink,
+            self.open_store() as store,
+            TokenManager(blink, store, profile=TargetProfile(**profile)) as manager,
+        ):
+            grant = self.sandbox.grant()
+            manager.authorize(
+                grant,
+                code=self.sandbox.issue_code(grant),
+                redirect_uri=self.sandbox.redirect_uri,
+                psu=Psu.AUTO,
+            )
+
+    @contextmanager
+    def open_store(self) -> Iterator[SqlTokenStore]:
+        """Open the store, past the command."""
+        keys = self.keys.read_text("ascii").split()
+        store = SqlTokenStore(f"sqlite:///{self.file}", keys=keys)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    def record(self) -> Record:
+        """Return what is stored of the grant."""
+        with self.open_store() as store:
+            record = store.load(GrantKey(CLIENT, self.sandbox.grant()))
+        assert record is not None
+        return record
+
+    def pair(self) -> Token:
+        """Return the pair that is stored."""
+        token = self.record().token
+        assert token is not None
+        return token
+
+    def rows(self) -> list[tuple[object, ...]]:
+        """Return every row of the file, as it lies there."""
+        with closing(sqlite3.connect(self.file)) as connection:
+            query = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
+            tables = [name for (name,) in connection.execute(query)]
+            return [
+                (table, *row)
+                for table in tables
+                for row in connection.execute(f"SELECT * FROM {table}")
+            ]
+
+    def secrets(self) -> list[str]:
+        """Return every secret that lies on this desk."""
+        pair = self.pair()
+        known = [pair.access_token.reveal(), CODE, PASSPHRASE]
+        known += [pair.refresh_token.reveal()] if pair.refresh_token else []
+        return known + self.keys.read_text("ascii").split()
+
+
+def require_two_lines(seen: Seen, what: str = "", do: str = "") -> None:
+    """Hold an error to its form: what happened, and what to do."""
+    lines = seen.errors.splitlines()
+    assert len(lines) == 2, seen.errors
+    assert lines[0].startswith("Error: ")
+    assert lines[1].startswith("→ ")
+    assert what in lines[0], lines[0]
+    assert do in lines[1], lines[1]
+
+
+def require_no_secret(seen: Seen, secrets: list[str]) -> None:
+    """Fail if a secret stands in what was printed, the secret itself left out of the message."""
+    assert found(secrets, [("result", seen.out), ("errors", seen.errors)]) == []
+
+
+def plain(text: str) -> str:
+    """Return a text without escapes of a terminal."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
