@@ -28,14 +28,15 @@ def start() -> Iterator[Start]:
     running: list[subprocess.Popen[str]] = []
 
     def begin(*words: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "blink_oauth.cli", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-        )
+        with heard(signal.SIGINT):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "blink_oauth.cli", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+            )
         running.append(process)
         return process
 
@@ -52,6 +53,19 @@ def slow(desk: Desk) -> Iterator[Desk]:
         desk.authorize(idle_lifetime=SOON)
     with habits_of_bank(desk, answer_after=0.7):
         yield desk
+
+
+@contextmanager
+def heard(number: signal.Signals) -> Iterator[None]:
+    """Let a process that is started meanwhile hear a signal.
+
+    A job in the background inherits that it is ignored, and would hand it down.
+    """
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @contextmanager
@@ -83,15 +97,20 @@ def end(process: subprocess.Popen[str], before: str = "") -> Seen:
     return Seen(process.returncode, out, before + errors)
 
 
-@pytest.mark.parametrize("command", ["refresh", "token"])
-def test_what_is_in_the_air_lands(slow: Desk, start: Start, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("refresh", signal.SIGINT), ("token", signal.SIGINT), ("refresh", signal.SIGTERM)],
+)
+def test_what_is_in_the_air_lands(
+    slow: Desk, start: Start, command: str, number: signal.Signals
+) -> None:
     over = slow.pair().expires_at
     assert over is not None
     wait_until(lambda: datetime.now(UTC) > over)
     before, secrets, calls = slow.record(), slow.secrets(), asked(slow)
     process = start(command)
     wait_until(lambda: asked(slow) > calls)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     seen = end(process)
     assert (seen.code, seen.out) == (130, "")
     note, *rest = seen.errors.strip().splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -82,6 +83,8 @@ def command() -> None:
 
 def main() -> NoReturn:
     """Run the command, and end the process with its exit code."""
+    # Whoever stops a container or a job sends SIGTERM: what is in the air lands for it too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         # Where the encoding has no arrow, a command must not end at one.
         if isinstance(stream, TextIOWrapper):
