@@ -40,6 +40,7 @@ LONGER = {
     "client.py": 350,  # the same docstrings twice, one set for each flavour
     "_failures.py": 350,  # what each error says
     "manager.py": 450,  # many public methods, the docstrings of some twice
+    "banks.py": 275,  # one state machine
 }
 
 

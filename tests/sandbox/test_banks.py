@@ -399,3 +399,24 @@ def test_the_clock_does_not_run_backwards() -> None:
         with pytest.raises(ValueError, match="backwards"):
             clock.advance(seconds=seconds)
     assert clock() == 7.5
+
+
+def test_a_customer_may_withdraw_every_consent_at_the_bank() -> None:
+    bank, _ = bank_with(LENIENT)
+    pairs = [first_pair(bank), first_pair(bank)]
+    bank.withdraw(CLIENT, "u-4712")
+    bank.withdraw("CIDX0000000003", USERNAME)
+    assert all(bank.is_alive(token) for pair in pairs for token in pair)
+    bank.withdraw(CLIENT, USERNAME)
+    assert not any(bank.is_alive(token) for pair in pairs for token in pair)
+
+
+def test_a_refresh_token_may_be_made_to_expire_alone() -> None:
+    bank, _ = bank_with(LENIENT)
+    (access, refresh), (_, other) = first_pair(bank), first_pair(bank)
+    assert bank.expire(refresh)
+    assert "expired" in refused(bank.refresh(CLIENT, refresh, USERNAME)).description
+    assert bank.is_alive(access)
+    assert bank.is_alive(other)
+    assert not bank.expire(access)
+    assert bank.is_alive(access)

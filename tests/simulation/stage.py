@@ -130,13 +130,12 @@ class SimulatedBank(Bank):
         if self.last_lives and isinstance(issued, Issued) and issued.refresh_token:
             elder = self._children.get(refresh_token)
             if elder is not None:
-                self._refresh_tokens[elder].expires_at = self.now()
+                self.expire(elder)
             self._children[refresh_token] = issued.refresh_token
         return issued
 
     def revoke(self, client_id: str, token: str, username: str) -> Refusal | None:
-        if self.revokes_singly and token in self._refresh_tokens:
-            self._refresh_tokens[token].expires_at = self.now()
+        if self.revokes_singly and self.expire(token):
             return None
         return super().revoke(client_id, token, username)
 

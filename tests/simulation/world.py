@@ -180,8 +180,7 @@ class World:
         """Let the customer end all consents at the bank, where we are told nothing of it."""
         self.say("the customer withdraws all consents at the bank")
         self.facts.disturbances.add("withdrawn")
-        for family in self.bank._contracts[CLIENT_ID, USERNAME]:
-            family.revoked = True
+        self.bank.withdraw(CLIENT_ID, USERNAME)
 
     def is_live(self, token: Token | None) -> bool:
         """Say whether the bank would take the refresh token, for all we can know."""

@@ -176,6 +176,20 @@ class Bank:
                 entry.ended = True
             return None
 
+    def withdraw(self, client_id: str, username: str) -> None:
+        """Revoke every consent that a customer has given a client, as at the bank itself."""
+        with self._lock:
+            for family in self._contracts[client_id, username]:
+                family.revoked = True
+
+    def expire(self, refresh_token: str) -> bool:
+        """Let a refresh token expire now, and nothing else; tell whether it is one."""
+        with self._lock:
+            entry = self._refresh_tokens.get(refresh_token)
+            if entry is not None:
+                entry.expires_at = self.now()
+            return entry is not None
+
     def check_access(self, client_id: str, access_token: str) -> Refusal | None:
         """Tell why an access token opens nothing, or None where it does."""
         entry = self._access_tokens.get(access_token)
