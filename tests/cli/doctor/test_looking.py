@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from blink_oauth.cli.doctor import examine, storage
+from blink_oauth.cli.doctor import storage
 from blink_oauth.cli.doctor.check import Check, Level, doubtful, failed, passed
 from blink_oauth.cli.doctor.clock import clock_check
+from blink_oauth.cli.doctor.examine import examine
 from blink_oauth.cli.doctor.visit import Answered
 from blink_oauth.errors import StoreError
 from blink_oauth.storage import MemoryTokenStore
@@ -114,8 +115,29 @@ def test_a_file_of_keys_that_is_its_owners_alone_is_ok(stage: Stage) -> None:
     assert stage.checks(keys_file=path)["store_keys_file"].level is Level.OK
 
 
-def test_the_room_on_the_disk_is_that_of_the_disk(tmp_path: Path) -> None:
-    assert 0 < examine._free_bytes(tmp_path) <= shutil.disk_usage(tmp_path).total
+@pytest.mark.parametrize(("free", "level"), [(40_000_000, Level.WARN), (10**9, Level.OK)])
+def test_the_room_on_the_disk_is_that_of_the_disk(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, free: int, level: Level
+) -> None:
+    usage = shutil.disk_usage(stage.folder)
+    asked: list[Path] = []
+
+    def disk_usage(folder: Path) -> object:
+        asked.append(folder)
+        return usage._replace(free=free)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    checks = examine(
+        stage.settings(),
+        environment="test",
+        target_id=None,
+        username=None,
+        lease=25.0,
+        open_store=MemoryTokenStore,
+        store_path=stage.path,
+    )
+    assert {check.name: check.level for check in checks}["store_file"] is level
+    assert asked == [stage.folder]
 
 
 @pytest.mark.parametrize("ending", ["-wal", "-shm"])
