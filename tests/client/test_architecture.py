@@ -39,8 +39,9 @@ LONGER = {
     "errors.py": 350,  # one tree, one file
     "client.py": 350,  # the same docstrings twice, one set for each flavour
     "_failures.py": 350,  # what each error says
-    "manager.py": 450,  # many public methods, the docstrings of some twice
+    "manager.py": 460,  # many public methods, the docstrings of some twice
     "banks.py": 275,  # one state machine
+    "flights.py": 260,  # all that its one lock guards
 }
 
 

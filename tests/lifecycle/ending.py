@@ -6,16 +6,20 @@ It is started by a test of its own, which reads the line of JSON that it prints 
 from __future__ import annotations
 
 import atexit
-import concurrent.futures.thread
 import json
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 
-from blink_oauth import Grant, RefreshPendingError
-from blink_oauth.lifecycle import lifespans
-from lifecycle.stage import DAY, PATIENCE, Answer, Execute, Stage, eventually
+AT_THE_VERY_END: list[Callable[[], None]] = []
+# What is registered first is called last, after whatever the library does at the end.
+atexit.register(lambda: [call() for call in AT_THE_VERY_END])
+
+from blink_oauth import Grant, RefreshPendingError  # noqa: E402
+from lifecycle.stage import DAY, PATIENCE, Answer, Execute, Stage, eventually  # noqa: E402
 
 TOLD: dict[str, object] = {}
 
@@ -51,9 +55,19 @@ def stumble_twice(stage: Stage) -> None:
     stage.shaky.instead["settle"] = reluctantly
 
 
+def takes_no_work(pool: ThreadPoolExecutor) -> bool:
+    """Say whether the interpreter has come to its end, and no pool takes any more work."""
+    try:
+        pool.submit(int)
+    except RuntimeError:
+        return True
+    return False
+
+
 def come_late(stage: Stage, grant: Grant, ended: threading.Event) -> None:
     """Ask for a token once the interpreter ends and no pool takes any more work."""
-    eventually(lambda: concurrent.futures.thread._shutdown)
+    pool = ThreadPoolExecutor(1)
+    eventually(lambda: takes_no_work(pool))
     ended.set()
     TOLD["late"] = stage.manager.get(grant, timeout=PATIENCE) == stage.record(grant).token
 
@@ -69,11 +83,8 @@ def tell(stage: Stage, grants: list[Grant]) -> None:
 def main() -> None:
     """End with one flight in the air, one that the store does not take at once, and a late one."""
     stage = Stage()
-    # What is registered first is called last.
     grants = [Grant("IIDX00001", f"u-{number}") for number in range(1, 4)]
-    atexit.unregister(lifespans._close_all)
-    atexit.register(tell, stage, grants)
-    atexit.register(lifespans._close_all)
+    AT_THE_VERY_END.append(lambda: tell(stage, grants))
     stage.make(real_waits=True)
     for grant in grants:
         stage.authorize(grant.username)

@@ -1,4 +1,4 @@
-"""A program that forks while its manager is in use, and tells what both processes did.
+"""A program that forks while its managers are in use, and tells what both processes did.
 
 It is started by a test of its own: a fork copies whatever the other threads of a process hold. Each
 process prints one line of JSON.
@@ -10,13 +10,24 @@ import json
 import os
 import signal
 import threading
+import time
 import warnings
-from contextlib import ExitStack
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from attrs import define, field
 
 from blink_oauth import BlinkError, Grant
-from lifecycle.stage import DAY, PATIENCE, Gate, Stage
+from blink_oauth.lifecycle import TokenManager
+from blink_oauth.lifecycle.wakeups import Wakeups
+from blink_oauth.storage import MemoryTokenStore
+from blink_oauth.storage.records import Note, Record
+from lifecycle.stage import DAY, PATIENCE, Gate, Stage, Workers
 
 SECONDS = 30
+
+Result = TypeVar("Result")
 
 
 def fork() -> int:
@@ -30,70 +41,112 @@ def fork() -> int:
     return child
 
 
-def hold(stage: Stage, held: threading.Event, done: threading.Event) -> None:
-    """Be the thread that is in the middle of everything when the process is forked."""
-    manager = stage.manager
-    with ExitStack() as locks:
-        for lock in (manager._flights._lock, manager._targets._lock, stage.memory._lock):
-            locks.enter_context(lock)
-        locks.enter_context(manager._flights._wakeups._changed)
-        held.set()
-        done.wait(SECONDS)
+@define(eq=False)
+class Halts:
+    """Halts threads inside a callback, where whoever called it holds a lock.
+
+    Attributes:
+        left: How many threads are still to be halted, by the name of the callback.
+    """
+
+    left: dict[str, int] = field(factory=dict)
+    _halted: threading.Semaphore = field(init=False, factory=lambda: threading.Semaphore(0))
+    _over: threading.Event = field(init=False, factory=threading.Event)
+
+    def callback(self, name: str, call: Callable[..., Result]) -> Callable[..., Result]:
+        """Return a callback that halts the next thread if `halt_next` was asked for it."""
+
+        def halting(*args: object) -> Result:
+            if self.left.pop(name, 0):
+                self._halted.release()
+                self._over.wait(SECONDS)
+            return call(*args)
+
+        return halting
+
+    def halt_next(self, name: str, stage: Stage, work: Callable[[], object]) -> None:
+        """Do some work in another thread, and return once it is halted in a callback."""
+        self.left[name] = 1
+        stage.aside(work)
+        assert self._halted.acquire(timeout=PATIENCE), name
+
+    def end(self) -> None:
+        """Let all go on."""
+        self._over.set()
 
 
-def outcome(stage: Stage, grant: Grant) -> str:
+def outcome(manager: TokenManager, grant: Grant) -> str:
     """Ask for a token, and return what came of it in a word."""
     try:
-        stage.manager.get(grant, timeout=PATIENCE)
+        manager.get(grant, timeout=PATIENCE)
     except BlinkError as error:
         return type(error).__name__
     return "token"
 
 
-def in_the_child(stage: Stage, fresh: Grant, expired: Grant) -> dict[str, object]:
-    """Use the manager in the child: first on the parent's store, then on one of its own."""
-    told: dict[str, object] = {
-        "who": "child",
-        "fresh": outcome(stage, fresh),
-        "expired": outcome(stage, expired),
-        "posts": len(stage.banks.presented()),
-    }
-    # What a store for many processes is: usable here too.
-    stage.memory._process, stage.memory._lock = os.getpid(), threading.Lock()
-    stage.time.pass_by(1)
-    told["own store"] = outcome(stage, expired)
-    return told
+def store_with(record: Record, stage: Stage) -> MemoryTokenStore:
+    """Make a store of the process's own that holds a pair."""
+    store = MemoryTokenStore(clock=stage.time.now)
+    assert record.token is not None
+    store.put(
+        record.key,
+        record.token,
+        issued_at=record.issued_at,
+        idle_until=record.idle_until,
+        note=Note(event="grant.authorized"),
+    )
+    return store
 
 
 def main() -> None:
     """Fork while one grant is being refreshed and every lock is held."""
-    stage = Stage()
-    stage.make(real_waits=True, monotonic=stage.time.monotonic)
-    flying, expired = stage.authorize("u-1"), stage.authorize("u-2")
+    halts, stage = Halts(), Stage()
+    stage.memory = MemoryTokenStore(clock=halts.callback("store", stage.time.now))
+    stage.shaky.inner = stage.memory
+    manager = stage.make(
+        real_waits=True,
+        monotonic=halts.callback("targets", stage.time.monotonic),
+        timers=partial(Wakeups, halts.callback("timers", time.monotonic)),
+    )
+    beginner = stage.make(real_waits=True, executor=halts.callback("flights", Workers))
+    closed = stage.make(real_waits=True)
+    closed.close()
+    flying, expired, waiting = (stage.authorize(f"u-{number}") for number in range(1, 4))
     stage.advance(DAY + 1)
-    fresh = stage.authorize("u-3")
+    fresh, record = stage.authorize("u-4"), stage.record(expired)
     gate = Gate()
     stage.banks.answer(gate)
-    caller = stage.aside(lambda: stage.manager.get(flying))
+    caller = stage.aside(lambda: manager.get(flying))
     gate.wait()
-    held, done = threading.Event(), threading.Event()
-    thread = threading.Thread(target=hold, args=(stage, held, done))
-    thread.start()
-    held.wait(SECONDS)
+    assert stage.memory.claim(stage.record(waiting), owner="another", ttl=25)
+    halts.halt_next("timers", stage, lambda: manager.get(waiting))
+    halts.halt_next("targets", stage, manager.refresh_due)
+    halts.halt_next("flights", stage, lambda: beginner.get(expired))
+    halts.halt_next("store", stage, lambda: stage.memory.load(record.key))
     if child := fork():
         os.waitpid(child, 0)
-        done.set()
-        thread.join()
+        halts.end()
         gate.open()
-        told = {
+        told: dict[str, object] = {
             "who": "parent",
             "token": caller.result(PATIENCE) == stage.record(flying).token,
-            "expired": outcome(stage, expired),
+            "expired": outcome(manager, expired),
             "posts": len(stage.banks.presented()),
         }
     else:
-        told = in_the_child(stage, fresh, expired)
-    stage.manager.close()
+        # A store in memory is the parent's; the child gets another one in its place.
+        told = {
+            "who": "child",
+            "fresh": outcome(manager, fresh),
+            "expired": outcome(manager, expired),
+            "posts": len(stage.banks.presented()),
+        }
+        stage.shaky.inner = store_with(record, stage)
+        stage.time.pass_by(1)
+        told["own store"] = outcome(manager, expired)
+        told["the one that just began"] = outcome(beginner, expired)
+        told["the closed one"] = outcome(closed, expired)
+    manager.close()
     print(json.dumps(told), flush=True)  # noqa: T201  what the test reads
     if not child:
         # The parent's other threads are not here to be waited for.

@@ -12,18 +12,29 @@ import itertools
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import httpx
 from attrs import define, evolve, field, frozen
 
-from blink_oauth import BlinkOAuth, Grant, Settings, StoreError, Timeouts, Token
+from blink_oauth import (
+    BlinkOAuth,
+    Grant,
+    InvalidInputError,
+    NotConnectedError,
+    Settings,
+    StoreError,
+    Timeouts,
+    Token,
+    UnknownGrantError,
+)
 from blink_oauth.lifecycle import Event, EventName, TokenManager
-from blink_oauth.lifecycle.wakeups import Wakeups
+from blink_oauth.lifecycle.flights import thread_pool
 from blink_oauth.sandbox.banks import Bank, Issued
 from blink_oauth.sandbox.policy import BankPolicy
 from blink_oauth.storage import MemoryTokenStore
@@ -47,6 +58,8 @@ __all__ = [
     "Stage",
     "Time",
     "TimedWakeups",
+    "Workers",
+    "begun",
     "eventually",
     "honest",
     "lost",
@@ -61,6 +74,8 @@ START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 CLIENT_ID = "CIDX0000000002"
 TARGET = "IIDX00001"
 DAY = 86_400.0
+NOBODY = Grant(TARGET, "u-nobody")
+"""Somebody of whom nothing was ever stored."""
 STRICT = BankPolicy(TARGET, "Musterbank Streng")
 PATIENCE = 10.0
 """Real seconds after which a test gives up on what should have happened at once."""
@@ -73,6 +88,13 @@ SETTINGS = Settings(
 )
 
 Result = TypeVar("Result")
+
+
+async def begun(call: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+    """Begin a call, and return once it waits for something."""
+    task = asyncio.create_task(call)
+    await asyncio.sleep(0)
+    return task
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -125,36 +147,82 @@ class Time:
 
 
 @define(eq=False)
-class TimedWakeups(Wakeups):
-    """Wake-ups that come when a test lets the time pass."""
+class TimedWakeups:
+    """Timers that go off when a test lets the time pass.
+
+    Attributes:
+        pending: The calls that are still to come.
+    """
 
     time: Time
-    _pending: list[Callable[[], None]] = field(init=False, factory=list)
+    pending: list[Callable[[], None]] = field(init=False, factory=list)
+    _closed: bool = field(init=False, default=False)
+    _lock: threading.Lock = field(init=False, factory=threading.Lock)
 
     def start(self) -> None:
         """Start no thread."""
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
-        with self._changed:
+        with self._lock:
             if not self._closed:
-                self._pending.append(call)
-                self.time.after(seconds, lambda: self._wake(call))
+                self.pending.append(call)
+                self.time.after(seconds, lambda: self._go_off(call))
                 return
         call()
 
     def close(self) -> None:
-        with self._changed:
+        with self._lock:
             self._closed = True
-            pending, self._pending = self._pending, []
-        for call in pending:
+            calls, self.pending = self.pending, []
+        for call in calls:
             call()
 
-    def _wake(self, call: Callable[[], None]) -> None:
-        with self._changed:
-            if call not in self._pending:
+    def _go_off(self, call: Callable[[], None]) -> None:
+        with self._lock:
+            if call not in self.pending:
                 return
-            self._pending.remove(call)
+            self.pending.remove(call)
         call()
+
+
+@define(eq=False)
+class Workers(Executor):
+    """The threads of a manager, as it makes them itself, with a look at how busy they are.
+
+    Attributes:
+        busy: How many pieces of work are done now or wait for a thread.
+    """
+
+    threads: int
+    busy: int = field(init=False, default=0)
+    _pool: Executor = field(init=False)
+    _lock: threading.Lock = field(init=False, factory=threading.Lock)
+
+    def __attrs_post_init__(self) -> None:
+        self._pool = thread_pool(self.threads)
+
+    def submit(
+        self, fn: Callable[..., Result], /, *args: object, **options: object
+    ) -> Future[Result]:
+        self._count(1)
+        try:
+            return self._pool.submit(self._work, partial(fn, *args, **options))
+        except RuntimeError:
+            self._count(-1)
+            raise
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+    def _work(self, call: Callable[[], Result]) -> Result:
+        try:
+            return call()
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self.busy += change
 
 
 Execute = Callable[[], httpx.Response]
@@ -446,6 +514,8 @@ class Stage:
         self.events: list[Event] = []
         self.replays = 0
         self._managers: list[TokenManager] = []
+        self._timers: list[TimedWakeups] = []
+        self._workers: list[Workers] = []
         self._aside = ThreadPoolExecutor(32)
 
     def __enter__(self) -> Self:
@@ -492,14 +562,34 @@ class Stage:
             "monotonic": self.time.monotonic,
             "random": lambda: 0.5,
             "on_event": self.events.append,
+            "executor": self._new_workers,
         }
         if real_waits:
             defaults["monotonic"] = time.monotonic
+        else:
+            defaults |= {"timers": self._new_timers, "sleep": self.time.pass_by}
         manager = TokenManager(self.blink, self.store, **(defaults | options))
-        if not real_waits:
-            manager._flights._wakeups = TimedWakeups(self.time)
         self._managers.append(manager)
         return manager
+
+    def refuses(self, manager: TokenManager | None = None) -> bool:
+        """Say whether a manager begins nothing new any more."""
+        try:
+            (manager or self.manager).revoke(NOBODY)
+        except InvalidInputError as error:
+            return "The manager is closed" in str(error)
+        except UnknownGrantError:
+            return False
+        raise AssertionError("there is nothing to revoke")
+
+    def let_fail(self, target_id: str = TARGET) -> None:
+        """Let a target be unreachable so often that it counts as failing; no grant suffers."""
+        for _ in range(2):
+            try:
+                self.authorize("u-in-vain", target_id, answer=unreachable)
+            except NotConnectedError:
+                continue
+            raise AssertionError("it can be reached")
 
     def authorize(
         self,
@@ -543,7 +633,7 @@ class Stage:
 
     def calm(self) -> None:
         """Wait until every flight has landed, waits for the time, or is held at a bank."""
-        eventually(lambda: self._moving() == self.banks.held())
+        eventually(lambda: self.busy() == self.banks.held())
 
     def advance(self, seconds: float) -> None:
         """Let time pass; whoever waits for it wakes up in turn and goes on."""
@@ -554,9 +644,21 @@ class Stage:
             self.calm()
         self.time.pass_by(end - self.time.seconds)
 
-    def _moving(self) -> int:
-        flights = [manager._flights for manager in self._managers]
-        return sum(len(each._aloft) - len(each._waiting) for each in flights)
+    def waiting(self) -> int:
+        """Return how many wait for the time to pass."""
+        return sum(len(timers.pending) for timers in self._timers)
+
+    def busy(self) -> int:
+        """Return how many are at work, wait for a thread, or are held at a bank."""
+        return sum(workers.busy for workers in self._workers)
+
+    def _new_timers(self) -> TimedWakeups:
+        self._timers.append(TimedWakeups(self.time))
+        return self._timers[-1]
+
+    def _new_workers(self, threads: int) -> Workers:
+        self._workers.append(Workers(threads))
+        return self._workers[-1]
 
 
 def storm(call: Callable[[], Result], count: int) -> list[Result | Exception]:

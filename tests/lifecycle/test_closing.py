@@ -34,7 +34,7 @@ def test_closing_waits_for_the_flight_that_is_in_the_air(stage: Stage) -> None:
     caller = stage.aside(lambda: stage.manager.get(grant))
     gate.wait()
     closing = stage.aside(stage.manager.close)
-    eventually(lambda: stage.manager._flights._closing)
+    eventually(stage.refuses)
     assert not closing.done()
     gate.open()
     closing.result(PATIENCE)
@@ -47,7 +47,7 @@ def test_closing_lets_those_go_who_wait_for_another_process(stage: Stage) -> Non
     grant = stage.expired()
     stage.memory.claim(stage.record(grant), owner="another", ttl=25)
     caller = stage.aside(lambda: stage.manager.get(grant))
-    eventually(lambda: bool(stage.manager._flights._waiting))
+    eventually(lambda: stage.waiting() > 0)
     stage.manager.close()
     with pytest.raises(RefreshPendingError):
         caller.result(PATIENCE)
@@ -130,7 +130,7 @@ def test_closing_gives_a_store_that_is_away_some_time_and_then_says_what_is_lost
     grant = stage.expired()
     stage.shaky.go_down("settle")
     stage.manager.get(grant)
-    eventually(lambda: bool(stage.manager._flights._waiting))
+    eventually(lambda: stage.waiting() > 0)
     stage.manager.close(timeout=0.05)
     assert stage.names()[-2:] == [EventName.UNSETTLED, EventName.LOST]
     # What stands in the store says that the refresh token may be spent.
@@ -140,7 +140,7 @@ def test_closing_gives_a_store_that_is_away_some_time_and_then_says_what_is_lost
 def test_a_new_consent_that_cannot_be_stored_before_the_end_is_told_too(stage: Stage) -> None:
     stage.shaky.go_down("put")
     stage.authorize()
-    eventually(lambda: bool(stage.manager._flights._waiting))
+    eventually(lambda: stage.waiting() > 0)
     stage.manager.close(timeout=0.05)
     assert stage.names() == [EventName.UNSETTLED, EventName.LOST]
 
@@ -151,7 +151,7 @@ def test_a_doubt_that_cannot_be_stored_before_the_end_is_told_too(stage: Stage) 
     stage.shaky.go_down("release")
     with pytest.raises(BlinkError):
         stage.manager.get(grant)
-    eventually(lambda: bool(stage.manager._flights._waiting))
+    eventually(lambda: stage.waiting() > 0)
     stage.manager.close(timeout=0.05)
     assert EventName.LOST in stage.names()
     assert stage.record(grant).state is State.REFRESHING
@@ -161,9 +161,9 @@ def test_a_store_that_returns_while_all_is_closing_takes_what_is_laden(stage: St
     grant = stage.expired()
     stage.shaky.go_down("settle")
     token = stage.manager.get(grant)
-    eventually(lambda: bool(stage.manager._flights._waiting))
+    eventually(lambda: stage.waiting() > 0)
     closing = stage.aside(stage.manager.close)
-    eventually(lambda: stage.manager._flights._closing)
+    eventually(stage.refuses)
     stage.shaky.come_back()
     stage.advance(1.1)
     closing.result(PATIENCE)

@@ -19,6 +19,7 @@ from blink_oauth import (
     UnknownGrantError,
 )
 from blink_oauth.lifecycle import EventName
+from blink_oauth.storage import MemoryTokenStore
 from blink_oauth.storage.records import Origin, State
 from lifecycle.stage import (
     DAY,
@@ -352,11 +353,11 @@ def test_a_grant_that_vanished_from_the_store_leaves_nothing_alive(stage: Stage)
     stage.banks.answer(gate)
     caller = stage.aside(lambda: refused(stage))
     gate.wait()
-    stage.memory._rows.clear()
+    stage.shaky.inner = MemoryTokenStore(clock=stage.time.now)
     gate.open()
     assert isinstance(caller.result(PATIENCE), UnknownGrantError)
     assert len(stage.banks.presented("revoke")) == 2
-    assert stage.memory.load(stage.key(grant)) is None
+    assert stage.store.load(stage.key(grant)) is None
 
 
 def test_a_journal_that_cannot_be_read_stops_a_revocation(stage: Stage) -> None:

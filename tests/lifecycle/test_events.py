@@ -15,6 +15,7 @@ from blink_oauth.lifecycle import Event, EventName
 from blink_oauth.lifecycle.events import LEVELS, log_event
 from client.leaks import found, texts_of
 from lifecycle.stage import (
+    CLIENT_ID,
     PSU,
     REDIRECT_URI,
     START,
@@ -174,10 +175,10 @@ def happened(name: str, stage: Stage) -> list[Event]:
 def secrets_of(stage: Stage) -> set[str]:
     """Return every code and token that was sent, stored or journalled, and the usernames."""
     secrets = {post.secret for post in stage.banks.posts} | {"u-4711"}
-    for row in stage.memory._rows.values():
-        pairs = [entry.token for entry in row.journal]
-        if row.record is not None and row.record.token is not None:
-            pairs.append(row.record.token)
+    for record in stage.memory.records(CLIENT_ID):
+        pairs = [entry.token for entry in stage.memory.journal_entries(record.key)]
+        if record.token is not None:
+            pairs.append(record.token)
         for pair in pairs:
             secrets.add(pair.access_token.reveal())
             secrets |= {pair.refresh_token.reveal()} if pair.refresh_token else set()

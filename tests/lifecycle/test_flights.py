@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from blink_oauth import BlinkError, Grant, InvalidInputError, StoreError
-from blink_oauth.lifecycle.flights import Flight, Flights
+from blink_oauth.lifecycle.flights import Flight, Flights, thread_pool
 from blink_oauth.lifecycle.steps import Land, Landing, Load, Step, Turn, Wait
 from blink_oauth.lifecycle.wakeups import Wakeups
 from lifecycle.stage import PATIENCE, TARGET, Time, TimedWakeups, eventually
@@ -29,11 +31,15 @@ def time() -> Time:
 
 
 @pytest.fixture
-def flights(time: Time) -> Iterator[Flights]:
-    made = Flights(4)
-    made._wakeups = TimedWakeups(time)
+def timers(time: Time) -> TimedWakeups:
+    return TimedWakeups(time)
+
+
+@pytest.fixture
+def flights(timers: TimedWakeups) -> Iterator[Flights]:
+    made = Flights(4, timers=lambda: timers)
     yield made
-    made.close()
+    close(made)
 
 
 @pytest.fixture
@@ -65,6 +71,23 @@ def straight(*steps: Step) -> Made:
 
 def result(future: Future[Landing]) -> Landing:
     return future.result(PATIENCE)
+
+
+def close(flights: Flights) -> None:
+    """Close, and fail where a flight never comes to its end."""
+    closing = threading.Thread(target=flights.close, daemon=True)
+    closing.start()
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
+
+
+def refuses(flights: Flights) -> bool:
+    """Say whether nothing new begins any more."""
+    try:
+        flights.start(Flight(OTHER, straight(), lambda step: None, lambda _: None), joinable=False)
+    except InvalidInputError:
+        return True
+    return False
 
 
 def next_call(time: Time) -> Callable[[], None]:
@@ -170,12 +193,14 @@ def test_nobody_who_waits_can_cancel_a_flight(flights: Flights, fly: Fly) -> Non
     assert result(future) == DONE
 
 
-def test_a_flight_that_waits_holds_no_thread(flights: Flights, fly: Fly, time: Time) -> None:
+def test_a_flight_that_waits_holds_no_thread(
+    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups
+) -> None:
     futures = [
         flights.start(fly(straight(Wait(5)), grant=Grant(TARGET, f"u-{number}")), joinable=False)
         for number in range(20)
     ]
-    eventually(lambda: len(flights._waiting) == 20)
+    eventually(lambda: len(timers.pending) == 20)
     assert result(flights.share(GRANT, lambda: fly(straight()))) == DONE
     for _ in futures:
         next_call(time)()
@@ -184,7 +209,7 @@ def test_a_flight_that_waits_holds_no_thread(flights: Flights, fly: Fly, time: T
 
 
 def test_those_who_wait_may_go_on_before_the_flight_is_over(
-    flights: Flights, fly: Fly, time: Time, landings: list[Landing]
+    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups, landings: list[Landing]
 ) -> None:
     def protocol() -> Made:
         yield Land(EARLY)
@@ -192,18 +217,18 @@ def test_those_who_wait_may_go_on_before_the_flight_is_over(
         return DONE
 
     assert result(flights.share(GRANT, lambda: fly(protocol()))) == EARLY
-    eventually(lambda: bool(flights._waiting))
+    eventually(lambda: len(timers.pending) == 1)
     assert result(flights.share(GRANT, lambda: fly(straight()))) == DONE
     next_call(time)()
-    eventually(lambda: not flights._aloft)
+    close(flights)
     assert landings == [EARLY, DONE]
 
 
 def test_what_is_to_be_remembered_lets_nobody_go(
-    flights: Flights, fly: Fly, time: Time, landings: list[Landing]
+    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups, landings: list[Landing]
 ) -> None:
     future = flights.start(fly(straight(Land(EARLY, done=False), Wait(5))), joinable=False)
-    eventually(lambda: bool(flights._waiting))
+    eventually(lambda: len(timers.pending) == 1)
     assert landings == [EARLY]
     assert not future.done()
     next_call(time)()
@@ -220,9 +245,9 @@ def test_a_flight_that_breaks_lets_nobody_wait_for_ever(
 
     future = flights.share(GRANT, lambda: fly(straight(Load()), do))
     assert future.exception(PATIENCE) is error
-    eventually(lambda: not flights._aloft)
     assert "A flight broke" in caplog.text
     assert result(flights.share(GRANT, lambda: fly(straight()))) == DONE
+    close(flights)
 
 
 def test_a_flight_that_breaks_after_its_landing_is_over_too(
@@ -233,7 +258,7 @@ def test_a_flight_that_breaks_after_its_landing_is_over_too(
 
     future = flights.share(GRANT, lambda: fly(straight(Land(EARLY), Load()), do))
     assert result(future) == EARLY
-    eventually(lambda: not flights._aloft)
+    close(flights)
     assert "A flight broke" in caplog.text
 
 
@@ -246,7 +271,7 @@ def test_what_breaks_when_the_landing_is_told_lets_nobody_wait_for_ever(
     flight = Flight(GRANT, straight(), lambda step: None, landed)
     future = flights.share(GRANT, lambda: flight)
     assert isinstance(future.exception(PATIENCE), RuntimeError)
-    eventually(lambda: not flights._aloft)
+    close(flights)
 
 
 def test_an_unknown_error_is_not_thrown_into_the_protocol(flights: Flights, fly: Fly) -> None:
@@ -270,7 +295,9 @@ def test_an_unknown_error_is_not_thrown_into_the_protocol(flights: Flights, fly:
 class NoMoreThreads(ThreadPoolExecutor):
     """Keeps the work and fails, as the real one does where no more threads can be started."""
 
-    kept: list[Callable[[], None]]
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        self.kept: list[Callable[[], None]] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         self.kept.append(lambda: fn(*args, **kwargs))
@@ -278,10 +305,10 @@ class NoMoreThreads(ThreadPoolExecutor):
 
 
 def test_a_step_is_done_once_where_no_more_threads_can_be_started(
-    flights: Flights, fly: Fly
+    fly: Fly, timers: TimedWakeups
 ) -> None:
-    pool = flights._pool = NoMoreThreads(2)
-    pool.kept = []
+    pool = NoMoreThreads(2)
+    flights = Flights(2, lambda threads: pool, lambda: timers)
     seen: list[Step] = []
 
     def do(step: Step) -> str:
@@ -299,14 +326,15 @@ def test_a_step_is_done_once_where_no_more_threads_can_be_started(
     assert result(flights.share(GRANT, lambda: fly(protocol(), do))) == DONE
     assert seen == [Load(), Turn()]
     assert len(pool.kept) == 1
+    close(flights)
 
 
 def test_a_flight_lands_in_the_thread_that_asks_once_the_pool_takes_no_work(
-    flights: Flights, fly: Fly, time: Time
+    fly: Fly, time: Time, timers: TimedWakeups
 ) -> None:
-    result(flights.share(GRANT, lambda: fly(straight())))
-    assert flights._pool is not None
-    flights._pool.shutdown()
+    pool = thread_pool(2)
+    flights = Flights(2, lambda threads: pool, lambda: timers)
+    pool.shutdown()
     names: list[str] = []
 
     def do(step: Step) -> None:
@@ -317,24 +345,27 @@ def test_a_flight_lands_in_the_thread_that_asks_once_the_pool_takes_no_work(
     next_call(time)()
     assert future.done()
     assert names == [threading.current_thread().name] * 2
+    close(flights)
 
 
 # Closing
 
 
-def test_closing_wakes_those_who_wait_in_vain(flights: Flights, fly: Fly) -> None:
+def test_closing_wakes_those_who_wait_in_vain(
+    flights: Flights, fly: Fly, timers: TimedWakeups
+) -> None:
     def protocol() -> Made:
         assert (yield Wait(1000)) is False
         return DONE
 
     future = flights.share(GRANT, lambda: fly(protocol()))
-    eventually(lambda: bool(flights._waiting))
-    flights.close()
+    eventually(lambda: len(timers.pending) == 1)
+    close(flights)
     assert future.done()
 
 
 def test_who_begins_to_wait_while_all_is_closing_does_not_wait(
-    flights: Flights, fly: Fly, time: Time
+    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups
 ) -> None:
     go, asked = threading.Event(), threading.Event()
 
@@ -351,16 +382,18 @@ def test_who_begins_to_wait_while_all_is_closing_does_not_wait(
     assert asked.wait(PATIENCE)
     with ThreadPoolExecutor(1) as aside:
         closing = aside.submit(flights.close)
-        eventually(lambda: flights._closing)
+        eventually(lambda: refuses(flights))
         go.set()
-        eventually(lambda: bool(flights._waiting))
+        eventually(lambda: len(timers.pending) == 1)
         next_call(time)()
         closing.result(PATIENCE)
     assert result(future) == DONE
     assert time.seconds == 1_000
 
 
-def test_closing_waits_for_what_is_laden_but_not_for_ever(flights: Flights, fly: Fly) -> None:
+def test_closing_waits_for_what_is_laden_but_not_for_ever(
+    flights: Flights, fly: Fly, timers: TimedWakeups
+) -> None:
     answers: list[bool] = []
 
     def protocol() -> Made:
@@ -368,14 +401,16 @@ def test_closing_waits_for_what_is_laden_but_not_for_ever(flights: Flights, fly:
         return DONE
 
     flights.share(GRANT, lambda: fly(protocol()))
-    eventually(lambda: bool(flights._waiting))
+    eventually(lambda: len(timers.pending) == 1)
     with ThreadPoolExecutor(1) as aside:
         closing = aside.submit(flights.close, 0.05)
         closing.result(PATIENCE)
     assert answers == [False]
 
 
-def test_what_is_laden_goes_on_while_all_is_closing(flights: Flights, fly: Fly, time: Time) -> None:
+def test_what_is_laden_goes_on_while_all_is_closing(
+    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups
+) -> None:
     answers: list[bool] = []
 
     def protocol() -> Made:
@@ -384,12 +419,12 @@ def test_what_is_laden_goes_on_while_all_is_closing(flights: Flights, fly: Fly, 
         return DONE
 
     flights.share(GRANT, lambda: fly(protocol()))
-    eventually(lambda: bool(flights._waiting))
+    eventually(lambda: len(timers.pending) == 1)
     with ThreadPoolExecutor(1) as aside:
         closing = aside.submit(flights.close)
-        eventually(lambda: flights._closing)
+        eventually(lambda: refuses(flights))
         for count in (1, 2):
-            eventually(lambda: bool(flights._waiting))
+            eventually(lambda: len(timers.pending) == 1)
             next_call(time)()
             eventually(lambda count=count: len(answers) == count)  # type: ignore[misc]
         closing.result(PATIENCE)
@@ -411,10 +446,10 @@ def test_after_closing_nothing_starts_and_nothing_is_called_later(
 
 
 def test_a_wakeup_that_comes_after_the_flight_has_been_woken_does_nothing(
-    flights: Flights, fly: Fly, time: Time
+    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups
 ) -> None:
     future = flights.share(GRANT, lambda: fly(straight(Wait(1))))
-    eventually(lambda: bool(flights._waiting))
+    eventually(lambda: len(timers.pending) == 1)
     call = next_call(time)
     call()
     assert result(future) == DONE
@@ -457,6 +492,18 @@ def test_wakeups_that_were_never_started_can_be_closed() -> None:
     Wakeups().close()
 
 
-def test_the_thread_of_the_wakeups_keeps_no_process_alive(wakeups: Wakeups) -> None:
-    assert wakeups._thread is not None
-    assert wakeups._thread.daemon
+def test_the_thread_of_the_wakeups_keeps_no_process_alive() -> None:
+    program = (
+        "from blink_oauth.lifecycle.wakeups import Wakeups\n"
+        "wakeups = Wakeups()\n"
+        "wakeups.start()\n"
+        "wakeups.after(1000, lambda: print('late'))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

@@ -7,12 +7,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from blink_oauth.lifecycle import lifespans
-from blink_oauth.lifecycle.flights import Flights
+from blink_oauth import Grant
+from blink_oauth.lifecycle.conditions import Protocol
+from blink_oauth.lifecycle.flights import Flight, Flights
+from blink_oauth.lifecycle.steps import Landing, Load
+from lifecycle.stage import PATIENCE, TARGET
 
+GRANT = Grant(TARGET, "u-4711")
 PROGRAM = Path(__file__).with_name("forking.py")
 
 
@@ -34,26 +40,45 @@ def test_a_child_gets_tokens_and_its_parent_is_not_disturbed() -> None:
         "expired": "StoreError",
         "posts": 1,
         "own store": "token",
+        # Its first flight was about to begin.
+        "the one that just began": "token",
+        "the closed one": "token",
     }
     assert parent == {"who": "parent", "token": True, "expired": "token", "posts": 2}
 
 
 def test_what_is_to_be_renewed_or_closed_is_not_kept_alive_by_that() -> None:
     flights = Flights(1)
-    assert flights in lifespans._renewed
-    assert flights in lifespans._closed
     gone = weakref.ref(flights)
     del flights
     gc.collect()
     assert gone() is None
 
 
-def test_a_renewed_registry_is_empty_and_open() -> None:
+def test_after_a_fork_nothing_is_in_the_air_and_all_is_open() -> None:
+    held, done = threading.Event(), threading.Event()
     flights = Flights(1)
     flights.close()
-    flights._lock.acquire()
-    lifespans._renew_all()
-    assert not flights._closing
-    assert not flights._lock.locked()
-    assert not flights._aloft
-    assert flights._pool is None
+    flights.renew()
+
+    def make() -> Flight:
+        # Whoever makes a flight holds the lock.
+        held.set()
+        assert done.wait(PATIENCE)
+        raise InterruptedError
+
+    with ThreadPoolExecutor(1) as aside:
+        aside.submit(flights.share, GRANT, make)
+        assert held.wait(PATIENCE)
+        flights.renew()
+        flight = Flight(GRANT, land(), lambda step: None, lambda _: None)
+        assert flights.share(GRANT, lambda: flight) is flight.future
+        assert flight.future.result(PATIENCE) == Landing()
+        done.set()
+    flights.close()
+
+
+def land() -> Protocol:
+    """Land at once."""
+    yield Load()
+    return Landing()

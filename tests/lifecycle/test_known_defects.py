@@ -28,6 +28,7 @@ from blink_oauth import (
     Token,
 )
 from blink_oauth.lifecycle import Event, EventName, TargetProfile
+from blink_oauth.lifecycle.holding import Held
 from blink_oauth.storage.records import Origin, State
 from lifecycle.stage import (
     DAY,
@@ -438,7 +439,7 @@ def test_a_lock_that_is_gone_is_not_given_back_for_its_next_holder(stage: Stage)
     stage.time.pass_by(26)
     assert stage.memory.claim(stage.record(grant), owner="another", ttl=25)
     slow.open()
-    eventually(lambda: bool(stage.manager._flights._waiting))
+    eventually(lambda: stage.waiting() == 1)
     assert not caller.done()
     record = stage.record(grant)
     assert (record.owner, record.state) == ("another", State.REFRESHING)
@@ -535,7 +536,7 @@ def test_who_waited_in_vain_does_not_refresh_without_the_lease(stage: Stage) -> 
     grant = stage.expired()
     assert stage.memory.claim(stage.record(grant), owner="another", ttl=1000)
     waiting = stage.aside(lambda: stage.manager.get(grant))
-    eventually(lambda: bool(stage.manager._flights._waiting))
+    eventually(lambda: stage.waiting() == 1)
     stage.advance(100)
     with pytest.raises(RefreshPendingError) as caught:
         waiting.result(PATIENCE)
@@ -673,7 +674,7 @@ def test_secrets_are_in_nothing_that_is_shown(
         repr(token),
         repr(stage.manager),
         repr(stage.record(grant)),
-        repr(stage.manager._holding.tokens),
+        repr(Held(token, stage.time.now(), stage.record(grant))),
         repr(stage.events),
         str(caught.value),
         caplog.text,

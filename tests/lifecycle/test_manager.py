@@ -39,6 +39,7 @@ from lifecycle.stage import (
     SETTINGS,
     Gate,
     Stage,
+    begun,
     eventually,
     says,
     storm,
@@ -206,6 +207,7 @@ def test_who_wants_more_than_the_flight_that_it_joins_gets_a_flight_of_its_own(
     stage: Stage,
 ) -> None:
     grant = stage.authorize()
+    old = stage.manager.get(grant)
     stage.advance(DAY / 2 + 3600)
     other = stage.make()
     looking, go = threading.Event(), threading.Event()
@@ -219,13 +221,15 @@ def test_who_wants_more_than_the_flight_that_it_joins_gets_a_flight_of_its_own(
     stage.shaky.instead["load"] = slowly
     modest = stage.aside(lambda: other.get(grant))
     assert looking.wait(PATIENCE)
-    flight = other._flights._shared[grant].future
-    greedy = stage.aside(lambda: other.get(grant, min_validity=DAY / 2))
-    eventually(lambda: len(flight._condition._waiters) == 2)  # type: ignore[attr-defined]
-    go.set()
-    old = modest.result(PATIENCE)
-    assert old == stage.manager._tokens[grant].token
-    assert greedy.result(PATIENCE) == stage.record(grant).token != old
+
+    async def join() -> Token:
+        greedy = await begun(other.aget(grant, min_validity=DAY / 2))
+        assert stage.busy() == 1
+        go.set()
+        return await greedy
+
+    assert asyncio.run(join()) == stage.record(grant).token != old
+    assert modest.result(PATIENCE) == old
     assert len(stage.banks.presented()) == 1
 
 
@@ -611,7 +615,7 @@ def test_a_rate_spaces_the_refreshes_of_a_target(stage: Stage) -> None:
     elsewhere = stage.authorize("u-9", "IIDX00002")
     stage.advance(DAY + 1)
     callers = [stage.aside(partial(stage.manager.get, grant)) for grant in grants]
-    eventually(lambda: len(stage.manager._flights._waiting) == 2)
+    eventually(lambda: stage.waiting() == 2)
     assert stage.manager.get(elsewhere)
     assert len(stage.banks.presented()) == 2
     stage.advance(0.5)
@@ -636,7 +640,7 @@ def test_many_steps_at_once_are_bounded_by_the_threads(stage: Stage) -> None:
     stage.banks.always(gate)
     callers = [stage.aside(partial(stage.manager.get, grant)) for grant in grants]
     gate.wait(2)
-    eventually(lambda: len(stage.manager._flights._aloft) == 4)
+    eventually(lambda: stage.busy() == 4)
     assert len(stage.banks.presented()) == 2
     gate.open()
     assert len({caller.result(PATIENCE) for caller in callers}) == 4

@@ -319,7 +319,7 @@ def test_a_holder_that_vanished_is_replaced_after_its_lease(stage: Stage) -> Non
     grant = stage.expired()
     assert stage.memory.claim(stage.record(grant), owner="gone", ttl=25)
     caller = stage.aside(lambda: stage.manager.get(grant))
-    eventually(lambda: bool(stage.manager._flights._waiting))
+    eventually(lambda: stage.waiting() == 1)
     stage.advance(24)
     assert not caller.done()
     assert stage.banks.presented() == []
@@ -334,7 +334,7 @@ def test_who_waits_for_somebody_else_gives_up_in_time_and_sends_nothing(stage: S
     held = evolve(stage.record(grant), state=State.REFRESHING, attempts=1, lease_left=20.0)
     stage.shaky.instead["load"] = lambda key: held
     caller = stage.aside(lambda: refused(stage, grant))
-    eventually(lambda: bool(stage.manager._flights._waiting))
+    eventually(lambda: stage.waiting() == 1)
     stage.advance(29.5)
     assert not caller.done()
     stage.advance(1)
@@ -454,7 +454,7 @@ def test_a_superseded_pair_is_tried_once_where_the_stored_one_is_refused(stage: 
     grant, stored = superseded(stage)
     assert stored.refresh_token is not None
     # The bank counts the last answer as the living one.
-    stage.banks.of()._refresh_tokens[stored.refresh_token.reveal()].expires_at = 0
+    assert stage.banks.of().expire(stored.refresh_token.reveal())
     stage.advance(DAY + 1)
     token = stage.manager.get(grant)
     assert stage.banks.is_alive(grant, token)
@@ -467,8 +467,7 @@ def test_a_superseded_pair_is_tried_once_where_the_stored_one_is_refused(stage: 
 
 def test_where_no_pair_is_left_to_try_consent_is_needed(stage: Stage) -> None:
     grant, _ = superseded(stage)
-    for token in stage.banks.of()._refresh_tokens.values():
-        token.expires_at = 0
+    stage.banks.of().withdraw(CLIENT_ID, grant.username)
     stage.advance(DAY + 1)
     assert refused(stage, grant).needs_consent
     assert stage.record(grant).state is State.NEEDS_CONSENT

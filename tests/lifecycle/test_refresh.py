@@ -36,6 +36,7 @@ from lifecycle.stage import (
     Execute,
     Gate,
     Stage,
+    begun,
     eventually,
     never_arrived,
     says,
@@ -69,12 +70,6 @@ def refresh(request: pytest.FixtureRequest) -> Refresh:
 def posts(stage: Stage) -> int:
     """Return how many refreshes reached the platform."""
     return len(stage.banks.presented())
-
-
-def waiting(manager: TokenManager, grant: Grant) -> Callable[[], int]:
-    """Return what counts the threads that wait for the flight of a grant."""
-    future = manager._flights._shared[grant].future
-    return lambda: len(future._condition._waiters)  # type: ignore[attr-defined]
 
 
 # What it brings
@@ -133,11 +128,13 @@ def test_threads_that_refresh_at_once_share_one_flight(stage: Stage) -> None:
     grant = stage.authorize()
     gate = Gate()
     stage.banks.answer(gate)
-    callers = [stage.aside(lambda: stage.manager.refresh(grant)) for _ in range(MANY)]
+    caller = stage.aside(lambda: stage.manager.refresh(grant))
     gate.wait()
-    eventually(lambda: waiting(stage.manager, grant)() == MANY)
+    told = storm(lambda: stage.manager.refresh(grant, timeout=0), MANY)
+    assert [type(each) for each in told] == [RefreshPendingError] * MANY
+    assert stage.busy() == 1
     gate.open()
-    assert {caller.result(PATIENCE) for caller in callers} == {stage.record(grant).token}
+    assert caller.result(PATIENCE) == stage.record(grant).token
     assert (stage.record(grant).generation, posts(stage)) == (2, 1)
 
 
@@ -163,11 +160,14 @@ def test_a_refresh_joins_one_that_is_in_the_air_in_the_background(stage: Stage) 
     stage.banks.answer(gate)
     old = stage.manager.get(grant)
     gate.wait()
-    joined = waiting(stage.manager, grant)
-    caller = stage.aside(lambda: stage.manager.refresh(grant))
-    eventually(lambda: joined() == 1)
-    gate.open()
-    assert caller.result(PATIENCE) == stage.record(grant).token != old
+
+    async def join() -> Token:
+        caller = await begun(stage.manager.arefresh(grant))
+        assert stage.busy() == 1
+        gate.open()
+        return await caller
+
+    assert asyncio.run(join()) == stage.record(grant).token != old
     assert posts(stage) == 1
 
 
@@ -187,13 +187,16 @@ def test_a_flight_that_was_content_with_the_stored_token_is_followed_by_another(
     stage.shaky.instead["load"] = slowly
     modest = stage.aside(lambda: other.get(grant))
     assert looking.wait(PATIENCE)
-    joined = waiting(other, grant)
-    caller = stage.aside(lambda: other.refresh(grant))
-    eventually(lambda: joined() == 2)
-    go.set()
+
+    async def join() -> Token:
+        caller = await begun(other.arefresh(grant))
+        assert stage.busy() == 1
+        go.set()
+        return await caller
+
+    assert asyncio.run(join()) == stage.record(grant).token
     old = modest.result(PATIENCE)
-    assert old == stage.manager.get(grant)
-    assert caller.result(PATIENCE) == stage.record(grant).token != old
+    assert old == stage.manager.get(grant) != stage.record(grant).token
     assert (stage.record(grant).generation, posts(stage)) == (2, 1)
 
 
@@ -205,7 +208,7 @@ def test_what_another_process_is_refreshing_is_waited_for(stage: Stage) -> None:
     first = stage.aside(lambda: stage.manager.refresh(grant))
     gate.wait()
     second = stage.aside(lambda: other.refresh(grant))
-    eventually(lambda: len(other._flights._waiting) == 1)
+    eventually(lambda: stage.waiting() == 1)
     gate.open()
     renewed = first.result(PATIENCE)
     stage.advance(1)
@@ -296,11 +299,15 @@ def test_all_who_share_a_flight_share_its_failure(stage: Stage) -> None:
     grant = stage.authorize()
     gate = Gate(unreachable)
     stage.banks.answer(gate)
-    callers = [stage.aside(lambda: stage.manager.refresh(grant)) for _ in range(4)]
-    gate.wait()
-    eventually(lambda: waiting(stage.manager, grant)() == 4)
-    gate.open()
-    errors = [caller.exception(PATIENCE) for caller in callers]
+
+    async def share() -> list[Token | BaseException]:
+        callers = [await begun(stage.manager.arefresh(grant)) for _ in range(4)]
+        assert stage.busy() == 1
+        await gate.held_up()
+        gate.open()
+        return await asyncio.gather(*callers, return_exceptions=True)
+
+    errors = asyncio.run(share())
     assert [type(error) for error in errors] == [NotConnectedError] * 4
     assert posts(stage) == 1
 
@@ -324,8 +331,7 @@ def test_a_pause_that_another_process_has_written_down_is_kept(
 
 def test_a_failing_target_is_left_alone(stage: Stage, refresh: Refresh) -> None:
     grant = stage.authorize()
-    for _ in range(2):
-        stage.manager._targets.failed(TARGET, NotConnectedError("Down."))
+    stage.let_fail()
     with pytest.raises(RefreshPausedError, match="at the same target"):
         refresh(stage.manager, grant)
     assert posts(stage) == 0
@@ -446,7 +452,7 @@ def test_who_waits_too_long_for_another_process_is_told_so(stage: Stage) -> None
     grant = stage.authorize()
     assert stage.memory.claim(stage.record(grant), owner="somebody else", ttl=1_000)
     caller = stage.aside(partial(stage.manager.refresh, grant))
-    eventually(lambda: len(stage.manager._flights._waiting) == 1)
+    eventually(lambda: stage.waiting() == 1)
     stage.advance(60)
     with pytest.raises(RefreshPendingError, match="Somebody else is refreshing"):
         caller.result(PATIENCE)

@@ -182,7 +182,7 @@ def test_while_a_pair_waits_for_the_store_nobody_presents_the_old_one(stage: Sta
         stage.advance(10)
     assert stage.manager.invalidate(grant, token)
     caller = stage.aside(lambda: refused(stage, grant))
-    eventually(lambda: len(stage.manager._flights._waiting) == 2)
+    eventually(lambda: stage.waiting() == 2)
     stage.advance(31)
     assert isinstance(caller.result(PATIENCE), RefreshPendingError)
     assert len(stage.banks.presented()) == 1

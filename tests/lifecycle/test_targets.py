@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from blink_oauth import (
@@ -18,7 +21,7 @@ from blink_oauth import (
 from blink_oauth.lifecycle import TargetProfile
 from blink_oauth.lifecycle.steps import Clearance
 from blink_oauth.lifecycle.targets import PROBE, Targets
-from lifecycle.stage import Time
+from lifecycle.stage import PATIENCE, Time
 
 PLAIN = TargetProfile()
 FREE = Clearance()
@@ -154,7 +157,19 @@ def test_who_is_held_off_takes_no_turn(targets: Targets, time: Time) -> None:
     assert targets.clearance(BANK, limited) == FREE
 
 
-def test_a_lock_that_a_parent_process_holds_does_not_stop_a_child(targets: Targets) -> None:
-    targets._lock.acquire()
-    targets.renew()
-    assert targets.clearance(BANK, PLAIN) == FREE
+def test_a_lock_that_a_parent_process_holds_does_not_stop_a_child() -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def monotonic() -> float:
+        if threading.current_thread() is not threading.main_thread():
+            held.set()
+            assert done.wait(PATIENCE)
+        return 1_000.0
+
+    targets = Targets(monotonic, lambda: 0.5)
+    with ThreadPoolExecutor(1) as aside:
+        aside.submit(targets.clearance, OTHER, PLAIN)
+        assert held.wait(PATIENCE)
+        targets.renew()
+        assert targets.clearance(BANK, PLAIN) == FREE
+        done.set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 from attrs import define, field
@@ -20,14 +20,19 @@ from blink_oauth.errors import BlinkError, InvalidInputError
 from .conditions import Protocol
 from .lifespans import close_at_exit, renew_after_fork
 from .steps import Land, Landing, Step, Wait
-from .wakeups import Wakeups
+from .wakeups import Timers, Wakeups
 
-__all__ = ["CLOSING_SECONDS", "Flight", "Flights"]
+__all__ = ["CLOSING_SECONDS", "Flight", "Flights", "thread_pool"]
 
 CLOSING_SECONDS = 10.0
 """Seconds for which closing waits for a store that does not take a result."""
 
 logger = logging.getLogger("blink_oauth.lifecycle")
+
+
+def thread_pool(threads: int) -> Executor:
+    """Make an executor with so many threads."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="blink-oauth-flight")
 
 
 @define(eq=False)
@@ -59,17 +64,21 @@ class Flights:
 
     Args:
         threads: How many steps may be done at the same time.
+        executor: Makes what does the steps, given `threads`; a forked child makes another one.
+        timers: Makes what calls back those who wait; a forked child makes another one.
     """
 
     threads: int
+    executor: Callable[[int], Executor] = thread_pool
+    timers: Callable[[], Timers] = Wakeups
     _lock: threading.Lock = field(init=False)
     _all_down: threading.Condition = field(init=False)
-    _wakeups: Wakeups = field(init=False)
+    _wakeups: Timers = field(init=False)
     _shared: dict[Grant, Flight] = field(init=False)
     _aloft: set[Flight] = field(init=False)
     _waiting: dict[Flight, bool] = field(init=False)
     _unsettled: set[Flight] = field(init=False)
-    _pool: ThreadPoolExecutor | None = field(init=False)
+    _pool: Executor | None = field(init=False)
     _closing: bool = field(init=False)
     _out_of_time: bool = field(init=False)
 
@@ -82,7 +91,7 @@ class Flights:
         """Begin with nothing in the air; what a parent process has there is the parent's."""
         self._lock = threading.Lock()
         self._all_down = threading.Condition(self._lock)
-        self._wakeups = Wakeups()
+        self._wakeups = self.timers()
         self._shared, self._aloft, self._waiting, self._unsettled = {}, set(), {}, set()
         self._pool = None
         self._closing = self._out_of_time = False
@@ -159,7 +168,7 @@ class Flights:
             raise InvalidInputError("The manager is closed. Nothing was sent.")
         if self._pool is None:
             self._wakeups.start()
-            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="blink-oauth-flight")
+            self._pool = self.executor(self.threads)
         self._aloft.add(flight)
 
     def _submit(self, flight: Flight, result: object) -> None:

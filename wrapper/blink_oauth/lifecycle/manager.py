@@ -6,6 +6,7 @@ import random as random_numbers
 import time
 from asyncio import wrap_future
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -20,7 +21,7 @@ from blink_oauth.tokens import Secret, Token, hide, require_secret
 from .answers import require_no_error, token_of
 from .dispatch import Dispatch
 from .events import Listener
-from .flights import CLOSING_SECONDS, Flights
+from .flights import CLOSING_SECONDS, Flights, thread_pool
 from .freshness import Need
 from .holding import Holding
 from .keepalive import KeepAlive, Progress, Report
@@ -29,6 +30,7 @@ from .profile import Profiles, TargetProfile
 from .status import GrantStatus, status_of, statuses_of
 from .targets import Targets
 from .waiting import await_token, wait_for_token
+from .wakeups import Timers, Wakeups
 
 if TYPE_CHECKING:
     from .auth import GrantAuth
@@ -61,6 +63,10 @@ class TokenManager:
         clock: Tells the present moment, aware UTC.
         monotonic: Tells seconds that never run backwards.
         random: Makes a number from 0 to below 1.
+        sleep: Waits some seconds; `refresh_due` does so where a target's rate is limited.
+        timers: Makes what calls back after some seconds; a forked child makes another one.
+        executor: Makes what runs the calls to store and bank, given `threads`; a forked child
+            makes another one.
 
     Raises:
         InvalidInputError: The lease does not fit the client's timeouts, or the client is not a
@@ -80,16 +86,19 @@ class TokenManager:
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random_numbers.random,
+        sleep: Callable[[float], None] = time.sleep,
+        timers: Callable[[], Timers] = Wakeups,
+        executor: Callable[[int], Executor] = thread_pool,
     ) -> None:
         _check(blink, lease)
         self._blink, self._store = blink, store
         self._profiles = Profiles(dict(profiles or {}), profile or TargetProfile())
         self._lease, self._threads = lease, threads
-        self._now, self._monotonic = clock, monotonic
+        self._now, self._monotonic, self._sleep = clock, monotonic, sleep
         self._targets = Targets(monotonic, random)
         self._holding = Holding(self._profiles.of, clock, monotonic)
         self._tokens = self._holding.tokens
-        self._flights = Flights(threads)
+        self._flights = Flights(threads, executor, timers)
         self._dispatch = Dispatch(
             performer=Performer(blink, store, self._targets, lease, clock, on_event),
             flights=self._flights,
@@ -376,6 +385,7 @@ class TokenManager:
             monotonic=self._monotonic,
             new_owner=self._dispatch.new_owner,
             stop=stop or (lambda: False),
+            sleep=self._sleep,
         )
         if dry_run:
             return run.dry_run(limit)

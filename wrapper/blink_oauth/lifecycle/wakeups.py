@@ -7,10 +7,24 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from attrs import define, field
 
-__all__ = ["Wakeups"]
+__all__ = ["Timers", "Wakeups"]
+
+
+class Timers(Protocol):
+    """What calls back after a while."""
+
+    def start(self) -> None:
+        """Start what it needs; called once, before the first call of `after`."""
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call back once after some seconds, or at once if it is closed."""
+
+    def close(self) -> None:
+        """Call back everybody who waits, at once, and all later ones too."""
 
 
 @define(eq=False)
@@ -18,8 +32,12 @@ class Wakeups:
     """Calls back after a while, from one thread of its own that keeps no process alive.
 
     The calls must be short: they hand work to somebody else.
+
+    Args:
+        monotonic: Tells the seconds, never backwards; they pass as the real ones do.
     """
 
+    monotonic: Callable[[], float] = time.monotonic
     _heap: list[tuple[float, int, Callable[[], None]]] = field(init=False, factory=list)
     _order: itertools.count[int] = field(init=False, factory=itertools.count)
     _changed: threading.Condition = field(init=False, factory=threading.Condition)
@@ -36,7 +54,7 @@ class Wakeups:
         """Call back after some seconds, or at once if everything is closing."""
         with self._changed:
             if not self._closed:
-                heapq.heappush(self._heap, (time.monotonic() + seconds, next(self._order), call))
+                heapq.heappush(self._heap, (self.monotonic() + seconds, next(self._order), call))
                 self._changed.notify()
                 return
         call()
@@ -57,7 +75,7 @@ class Wakeups:
         while True:
             with self._changed:
                 while not self._closed and not self._due():
-                    left = self._heap[0][0] - time.monotonic() if self._heap else None
+                    left = self._heap[0][0] - self.monotonic() if self._heap else None
                     self._changed.wait(left)
                 if self._closed:
                     return
@@ -65,4 +83,4 @@ class Wakeups:
             call()
 
     def _due(self) -> bool:
-        return bool(self._heap) and self._heap[0][0] <= time.monotonic()
+        return bool(self._heap) and self._heap[0][0] <= self.monotonic()
