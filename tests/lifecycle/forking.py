@@ -105,6 +105,8 @@ def main() -> None:
     stage.shaky.inner = stage.memory
     manager = stage.make(
         real_waits=True,
+        # Both are at work when the process is forked.
+        threads=2,
         monotonic=halts.callback("targets", stage.time.monotonic),
         timers=partial(Wakeups, halts.callback("timers", time.monotonic)),
     )

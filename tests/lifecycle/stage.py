@@ -652,6 +652,10 @@ class Stage:
         """Return how many are at work, wait for a thread, or are held at a bank."""
         return sum(workers.busy for workers in self._workers)
 
+    def in_progress(self) -> int:
+        """Return how many are at work, held at a bank, or wait for anything."""
+        return self.busy() + self.waiting()
+
     def _new_timers(self) -> TimedWakeups:
         self._timers.append(TimedWakeups(self.time))
         return self._timers[-1]

@@ -68,12 +68,13 @@ def test_after_a_fork_nothing_is_in_the_air_and_all_is_open() -> None:
         raise InterruptedError
 
     with ThreadPoolExecutor(1) as aside:
-        aside.submit(flights.share, GRANT, make)
+        holder = aside.submit(flights.share, GRANT, make)
         assert held.wait(PATIENCE)
         flights.renew()
         flight = Flight(GRANT, land(), lambda step: None, lambda _: None)
         assert flights.share(GRANT, lambda: flight) is flight.future
         assert flight.future.result(PATIENCE) == Landing()
+        assert not holder.done()
         done.set()
     flights.close()
 

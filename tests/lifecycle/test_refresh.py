@@ -132,7 +132,7 @@ def test_threads_that_refresh_at_once_share_one_flight(stage: Stage) -> None:
     gate.wait()
     told = storm(lambda: stage.manager.refresh(grant, timeout=0), MANY)
     assert [type(each) for each in told] == [RefreshPendingError] * MANY
-    assert stage.busy() == 1
+    assert stage.in_progress() == 1
     gate.open()
     assert caller.result(PATIENCE) == stage.record(grant).token
     assert (stage.record(grant).generation, posts(stage)) == (2, 1)
@@ -146,6 +146,7 @@ def test_coroutines_that_refresh_at_once_share_one_flight(stage: Stage) -> None:
     async def many() -> list[Token]:
         tasks = [asyncio.create_task(stage.manager.arefresh(grant)) for _ in range(MANY)]
         await gate.held_up()
+        assert stage.in_progress() == 1
         gate.open()
         return await asyncio.gather(*tasks)
 
@@ -163,7 +164,7 @@ def test_a_refresh_joins_one_that_is_in_the_air_in_the_background(stage: Stage) 
 
     async def join() -> Token:
         caller = await begun(stage.manager.arefresh(grant))
-        assert stage.busy() == 1
+        assert stage.in_progress() == 1
         gate.open()
         return await caller
 
@@ -190,7 +191,7 @@ def test_a_flight_that_was_content_with_the_stored_token_is_followed_by_another(
 
     async def join() -> Token:
         caller = await begun(other.arefresh(grant))
-        assert stage.busy() == 1
+        assert stage.in_progress() == 1
         go.set()
         return await caller
 
@@ -302,7 +303,7 @@ def test_all_who_share_a_flight_share_its_failure(stage: Stage) -> None:
 
     async def share() -> list[Token | BaseException]:
         callers = [await begun(stage.manager.arefresh(grant)) for _ in range(4)]
-        assert stage.busy() == 1
+        assert stage.in_progress() == 1
         await gate.held_up()
         gate.open()
         return await asyncio.gather(*callers, return_exceptions=True)

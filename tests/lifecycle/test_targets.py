@@ -168,8 +168,9 @@ def test_a_lock_that_a_parent_process_holds_does_not_stop_a_child() -> None:
 
     targets = Targets(monotonic, lambda: 0.5)
     with ThreadPoolExecutor(1) as aside:
-        aside.submit(targets.clearance, OTHER, PLAIN)
+        holder = aside.submit(targets.clearance, OTHER, PLAIN)
         assert held.wait(PATIENCE)
         targets.renew()
         assert targets.clearance(BANK, PLAIN) == FREE
+        assert not holder.done()
         done.set()
