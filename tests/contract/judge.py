@@ -1,12 +1,14 @@
 """An independent reader of the contract: what was really sent and received, held against it.
 
 It shares no code with the client, which has its own checks, nor with the sandbox, which has its own
-reader. It sees the messages between the client and its sockets, after everything the client does.
+reader. It sees the messages between the client and a transport of httpx, after all that the client
+does.
 """
 
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +22,7 @@ from openapi_core import Config, OpenAPI
 from openapi_core.testing import MockRequest, MockResponse
 
 from blink_oauth import Settings
-from blink_oauth._transport import _AsyncPool, _Pool
+from blink_oauth.tls import ClientCertificate, ssl_context
 
 CONTRACT = Path(__file__).parents[2] / "spec" / "openapi.yaml"
 PROBLEM = "application/problem+json"
@@ -50,16 +52,16 @@ class Message:
 
 @define
 class Recorder(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """The client's own transport, of either flavour, with a pen."""
+    """The transports of httpx with the certificate of a client, and a pen."""
 
     settings: Settings
     messages: list[Message] = field(factory=list)
-    _inner: _Pool | None = None
-    _async_inner: _AsyncPool | None = None
+    _inner: httpx.HTTPTransport | None = None
+    _async_inner: httpx.AsyncHTTPTransport | None = None
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         if self._inner is None:
-            self._inner = _Pool(self.settings, datetime.now(UTC))
+            self._inner = httpx.HTTPTransport(verify=self._context())
         response = self._inner.handle_request(request)
         response.read()
         response.close()
@@ -67,7 +69,7 @@ class Recorder(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._async_inner is None:
-            self._async_inner = _AsyncPool(self.settings, datetime.now(UTC))
+            self._async_inner = httpx.AsyncHTTPTransport(verify=self._context())
         response = await self._async_inner.handle_async_request(request)
         await response.aread()
         await response.aclose()
@@ -80,6 +82,10 @@ class Recorder(httpx.BaseTransport, httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         if self._async_inner is not None:
             await self._async_inner.aclose()
+
+    def _context(self) -> ssl.SSLContext:
+        assert isinstance(self.settings.certificate, ClientCertificate)
+        return ssl_context(self.settings.certificate, now=datetime.now(UTC))
 
     def _note(self, request: httpx.Request, response: httpx.Response) -> httpx.Response:
         message = Message(
