@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -28,8 +29,8 @@ def connect(flavour: Flavour) -> Iterator[Connect]:
     """Make clients of the flavour, and close them at the end of the test."""
     with ExitStack() as stack:
 
-        def make(settings: Settings) -> Caller:
-            return stack.enter_context(calling(flavour, settings))
+        def make(settings: Settings, **options: Any) -> Caller:
+            return stack.enter_context(calling(flavour, settings, **options))
 
         yield make
 

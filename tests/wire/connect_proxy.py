@@ -56,13 +56,14 @@ class _Tunnel(socketserver.StreamRequestHandler):
         host, _, port = lines[0].split()[1].decode().partition(":")
         with socket.create_connection((host, int(port))) as upstream:
             self.server.ends += [self.connection, upstream]
-            back = threading.Thread(target=_pipe, args=(upstream, self.connection))
+            back = threading.Thread(target=pipe, args=(upstream, self.connection))
             back.start()
-            _pipe(self.connection, upstream)
+            pipe(self.connection, upstream)
             back.join()
 
 
-def _pipe(source: socket.socket, target: socket.socket) -> None:
+def pipe(source: socket.socket, target: socket.socket) -> None:
+    """Pass on what one side sends until it ends, and then end the other one's waiting."""
     with contextlib.suppress(OSError):
         while data := source.recv(65_536):
             target.sendall(data)

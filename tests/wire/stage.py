@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from blink_oauth import Grant, Psu, Settings, Token
 from blink_oauth.sandbox import Sandbox
@@ -14,8 +15,12 @@ STRICT, LENIENT = "IIDX00001", "IIDX00002"
 
 PERSON = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")
 
-Connect = Callable[[Settings], Caller]
-"""Makes a client that is closed at the end of the test."""
+
+class Connect(Protocol):
+    """Makes a client that is closed at the end of the test."""
+
+    def __call__(self, settings: Settings, **options: Any) -> Caller:
+        """Make a client; the options are further arguments of it."""
 
 
 def exchange(caller: Caller, sandbox: Sandbox, grant: Grant) -> Token:

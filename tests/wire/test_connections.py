@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Generator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
+from types import FrameType
+from typing import Any, cast
 
 import anyio
-import anyio.lowlevel
-import httpcore
 import pytest
 from attrs import define, evolve
 
 from blink_oauth import (
     AsyncBlinkOAuth,
     BlinkOAuth,
-    Grant,
     InvalidInputError,
+    NotConnectedError,
+    Outcome,
     Settings,
     Timeouts,
     TlsError,
     TlsFault,
     Token,
 )
-from blink_oauth import _sharing as sharing
-from blink_oauth._connections import AsyncConnections, Connections
-from blink_oauth._sharing import KEEPALIVE_SECONDS, Idle, Turns
 from blink_oauth.sandbox import Sandbox
-from flavours import Caller, InItsOwnLoop
+from flavours import Flavour
 from wire.connect_proxy import proxying
+from wire.counting import GRANT, counting, name_of, refresh_token_of
 from wire.loopback import listening, url_of
 from wire.stage import Connect, exchange, wait_until
+from wire.together import WaitingThreads, together
 
 PATIENCE = 30.0
-GRANT = Grant(target_id="IIDX00001", username="u-4711")
+PATIENT = Timeouts(pool=PATIENCE, read=PATIENCE, total=PATIENCE)
+SHORT = 0.2
+"""Seconds; how long a call waits for a connection where it has to give up."""
+KEEP_ALIVE = 5.0
+"""Seconds; less than the idle limit of any common server."""
 BODY = b'{"access_token":"fake-access-token-1","token_type":"bearer","expires_in":60}'
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY)
@@ -53,141 +63,219 @@ class Clock:
         return self.now
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def test_the_connection_that_was_used_last_is_used_next(flavour: Flavour) -> None:
+    names = [f"{turn}-{number}" for turn in ("one", "two") for number in range(3)]
+    with counting() as server, together(flavour, server.settings(timeouts=PATIENT)) as callers:
+        server.hold(*names)
+        for turn in (names[:3], names[3:]):
+            calls = []
+            for name in turn:
+                calls.append(callers.start(name))
+                server.wait_for(name)
+            for name, call in zip(turn, calls, strict=True):
+                server.answer(name)
+                assert call.result(PATIENCE) == [name]
+        callers.start("last").result(PATIENCE)
+        assert server.connections_of(*names, "last") == [0, 1, 2, 2, 1, 0, 0]
+        assert server.opened == 3
 
 
-@pytest.fixture
-def idle(clock: Clock) -> Idle[str]:
-    return Idle(clock)
+def test_connections_that_are_passed_over_grow_too_old_and_are_closed(flavour: Flavour) -> None:
+    clock = Clock()
+    with (
+        counting() as server,
+        together(flavour, server.settings(timeouts=PATIENT), monotonic=clock) as callers,
+    ):
+        names = ["first", "second", "third"]
+        server.hold(*names)
+        calls = []
+        for name in names:
+            calls.append(callers.start(name))
+            server.wait_for(name)
+        for name, call in zip(names, calls, strict=True):
+            server.answer(name)
+            call.result(PATIENCE)
+            clock.now += 1.0
+        clock.now += KEEP_ALIVE - 2.5  # the first was put back 5.5 seconds ago, the second 4.5
+        callers.start("after 5 seconds").result(PATIENCE)
+        wait_until(lambda: server.ended == {0})
+        clock.now += 1.0
+        callers.start("after 6 seconds").result(PATIENCE)
+        wait_until(lambda: server.ended == {0, 1})
+        assert server.connections_of("after 5 seconds", "after 6 seconds") == [2, 2]
 
 
-def test_the_connection_that_was_used_last_is_used_next(idle: Idle[str]) -> None:
-    for name in ("first", "second", "third"):
-        assert idle.put(name)
-    assert [idle.take() for _ in range(4)] == [
-        ("third", []),
-        ("second", []),
-        ("first", []),
-        (None, []),
-    ]
+@pytest.mark.parametrize(("pause", "reused"), [(KEEP_ALIVE - 0.1, True), (KEEP_ALIVE + 0.1, False)])
+def test_after_a_pause_no_connection_is_used_again(
+    flavour: Flavour, pause: float, *, reused: bool
+) -> None:
+    clock = Clock()
+    with (
+        counting() as server,
+        together(flavour, server.settings(timeouts=PATIENT), monotonic=clock) as callers,
+    ):
+        server.hold("first")
+        calls = [callers.start("first")]
+        server.wait_for("first")
+        calls.append(callers.start("second"))
+        server.wait_for("second")
+        server.answer("first")
+        for call in calls:
+            call.result(PATIENCE)
+        clock.now += pause
+        callers.start("after").result(PATIENCE)
+        if reused:
+            assert (server.opened, server.open) == (2, 2)
+        else:
+            wait_until(lambda: server.ended == {0, 1})
+            assert server.connections_of("after") == [2]
 
 
-def test_connections_that_are_passed_over_grow_too_old(idle: Idle[str], clock: Clock) -> None:
-    idle.put("first")
-    clock.now += 1.0
-    idle.put("second")
-    idle.put("third")
-    clock.now += KEEPALIVE_SECONDS
-    assert idle.take() == ("third", ["first"])
-    idle.put("third")
-    clock.now += 0.5
-    assert idle.take() == ("third", ["second"])
-
-
-def test_after_a_pause_no_connection_is_used_again(idle: Idle[str], clock: Clock) -> None:
-    idle.put("first")
-    idle.put("second")
-    clock.now += KEEPALIVE_SECONDS + 0.1
-    assert idle.take() == (None, ["first", "second"])
-
-
-def test_once_it_has_ended_no_connection_is_kept(idle: Idle[str]) -> None:
-    idle.put("first")
-    idle.put("second")
-    assert idle.end() == ["first", "second"]
-    assert not idle.put("third")
-    assert idle.take() == (None, [])
-
-
-def waiting(turns: Turns, threads: int) -> bool:
-    return len(turns._waiting) == threads
-
-
-def test_the_one_who_waits_longest_is_next_and_nobody_overtakes() -> None:
-    turns = Turns(1)
-    order: list[str] = []
-
-    def call(name: str) -> None:
-        turns.take(PATIENCE)
-        order.append(name)
-        turns.give()
-
-    turns.take(0.0)
-    with ThreadPoolExecutor() as threads:
+def test_the_caller_who_waits_longest_is_next_and_nobody_overtakes(flavour: Flavour) -> None:
+    settings = {"timeouts": PATIENT, "max_connections": 1}
+    with counting() as server, together(flavour, server.settings(**settings)) as callers:
+        server.hold("busy")
+        # Whoever ends a call and begins another one stands behind those that waited.
+        calls = [callers.start("busy", "again")]
+        server.wait_for("busy")
         for number, name in enumerate(["first", "second", "third"], start=1):
-            threads.submit(call, name)
-            wait_until(partial(waiting, turns, number))
-        turns.give()
-        # Whoever ends a turn and takes another one stands behind those that waited.
-        call("again")
-    assert order == ["first", "second", "third", "again"]
+            calls.append(callers.start(name))
+            callers.wait_until_waiting(number)
+        server.answer("busy")
+        answers = [call.result(PATIENCE) for call in calls]
+    assert answers == [["busy", "again"], ["first"], ["second"], ["third"]]
+    names = ["busy", "first", "second", "third", "again"]
+    assert server.requests == [(name, 0) for name in names]
 
 
-def test_one_who_gave_up_waiting_is_passed_over() -> None:
-    turns = Turns(1)
-    turns.take(0.0)
-    with pytest.raises(TimeoutError):
-        turns.take(0.0)
-    turns.give()
-    turns.take(0.0)
+def test_there_are_never_more_connections_than_allowed(flavour: Flavour) -> None:
+    settings = {"timeouts": PATIENT, "max_connections": 2}
+    with counting() as server, together(flavour, server.settings(**settings)) as callers:
+        server.hold("first", "second")
+        calls = [callers.start("first"), callers.start("second")]
+        server.wait_for("first", "second")
+        calls += [callers.start("third"), callers.start("fourth")]
+        callers.wait_until_waiting(2)
+        assert len(server.requests) == 2
+        server.answer("first", "second")
+        for call in calls:
+            call.result(PATIENCE)
+        assert len(server.requests) == 4
+        assert server.opened == 2
 
 
-@pytest.mark.parametrize("interruption", [TimeoutError, KeyboardInterrupt])
-def test_a_turn_that_comes_at_the_last_moment_is_not_lost(
-    monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException]
-) -> None:
-    turns = Turns(1)
-
-    class TooLate(Future[None]):
-        def result(self, timeout: float | None = None) -> None:
-            turns.give()
-            raise interruption
-
-    turns.take(0.0)
-    monkeypatch.setattr(sharing, "Future", TooLate)
-    with pytest.raises(interruption):
-        turns.take(PATIENCE)
-    turns.take(0.0)
+def test_a_caller_who_gave_up_waiting_is_passed_over(flavour: Flavour) -> None:
+    settings = {"timeouts": evolve(PATIENT, pool=SHORT), "max_connections": 1}
+    with counting() as server, together(flavour, server.settings(**settings)) as callers:
+        server.hold("busy")
+        busy = callers.start("busy")
+        server.wait_for("busy")
+        for _ in range(2):
+            with pytest.raises(NotConnectedError) as caught:
+                callers.start("gives up").result(PATIENCE)
+            assert caught.value.outcome is Outcome.NOT_EXECUTED
+        server.answer("busy")
+        busy.result(PATIENCE)
+        callers.start("after").result(PATIENCE)
+    assert server.requests == [("busy", 0), ("after", 0)]
 
 
-def connections_of(caller: Caller) -> Connections | AsyncConnections:
-    """Return the connections of a client of either flavour."""
-    client = caller.client if isinstance(caller, InItsOwnLoop) else caller
-    assert isinstance(client, (BlinkOAuth, AsyncBlinkOAuth))
-    connections = getattr(client._line.transport, "_pool", None)
-    assert isinstance(connections, (Connections, AsyncConnections))
-    return connections
+def test_a_task_that_is_cancelled_while_it_waits_is_passed_over() -> None:
+    settings = {"timeouts": PATIENT, "max_connections": 1}
+    with counting() as server, together("async", server.settings(**settings)) as callers:
+        server.hold("busy")
+        busy = callers.start("busy")
+        server.wait_for("busy")
+        waiting = callers.start("gives up")
+        callers.wait_until_waiting(1)
+        assert waiting.cancel()
+        after = callers.start("after")
+        callers.wait_until_waiting(1)
+        server.answer("busy")
+        assert [call.result(PATIENCE) for call in (busy, after)] == [["busy"], ["after"]]
+        with pytest.raises(CancelledError):
+            waiting.result(PATIENCE)
+    assert server.requests == [("busy", 0), ("after", 0)]
 
 
-def idle_ones(
-    connections: Connections | AsyncConnections,
-) -> list[httpcore.ConnectionInterface | httpcore.AsyncConnectionInterface]:
-    return [connection for _, connection in connections._idle._stack]
+@pytest.mark.parametrize("interrupted", [True, False], ids=["interrupted", "too late"])
+def test_a_turn_that_comes_to_a_thread_at_the_last_moment_is_not_lost(*, interrupted: bool) -> None:
+    """A signal handler gives the turn while the main thread waits, and then ends the wait."""
+    waiting = WaitingThreads()
+    pool = SHORT if not interrupted else PATIENCE
+    settings = {"timeouts": evolve(PATIENT, pool=pool), "max_connections": 1}
+    with counting() as server, BlinkOAuth(server.settings(**settings)) as client:
+
+        def call(name: str) -> str:
+            return name_of(client.refresh(GRANT, refresh_token_of(name)))
+
+        def give_the_turn(number: int, frame: FrameType | None) -> None:
+            sys.setprofile(None)
+            server.answer("busy")
+            busy.result(PATIENCE)
+            if interrupted:
+                raise KeyboardInterrupt
+            wait_until(lambda: time.monotonic() > started + 2 * SHORT)
+
+        def signal_once_it_waits() -> None:
+            wait_until(lambda: len(waiting.idents) == 1)
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+        server.hold("busy")
+        main, before = threading.get_ident(), signal.signal(signal.SIGUSR1, give_the_turn)
+        try:
+            with ThreadPoolExecutor() as threads:
+                busy = threads.submit(call, "busy")
+                server.wait_for("busy")
+                signalling = threads.submit(signal_once_it_waits)
+                started = time.monotonic()
+                sys.setprofile(waiting)
+                try:
+                    # In time or too late: either is right, as long as it is no third thing.
+                    assert call("at the last moment") == "at the last moment"
+                except NotConnectedError:
+                    assert not interrupted
+                except KeyboardInterrupt:
+                    assert interrupted
+                signalling.result(PATIENCE)
+        finally:
+            sys.setprofile(None)
+            signal.signal(signal.SIGUSR1, before)
+        assert call("after") == "after"
+    assert server.opened == 1
 
 
-def test_a_connection_that_is_too_old_is_closed_and_replaced(
-    caller: Caller, blink_sandbox: Sandbox, clock: Clock
-) -> None:
-    connections = connections_of(caller)
-    connections._idle._monotonic = clock
-    exchange(caller, blink_sandbox, blink_sandbox.grant())
-    (old,) = idle_ones(connections)
-    clock.now += KEEPALIVE_SECONDS + 0.1
-    exchange(caller, blink_sandbox, blink_sandbox.grant())
-    (new,) = idle_ones(connections)
-    assert old is not new
-    assert (old.is_closed(), new.is_closed()) == (True, False)
+@pytest.mark.anyio
+async def test_a_turn_that_comes_to_a_task_at_the_last_moment_is_not_lost() -> None:
+    settings = {"timeouts": evolve(PATIENT, pool=SHORT), "max_connections": 1}
+    with counting() as server:
+        async with AsyncBlinkOAuth(server.settings(**settings)) as client:
+
+            def start(name: str) -> asyncio.Task[Token]:
+                return asyncio.create_task(client.refresh(GRANT, refresh_token_of(name)))
+
+            server.hold("busy")
+            busy = start("busy")
+            await asyncio.to_thread(server.wait_for, "busy")
+            waiting = start("at the last moment")
+            # It has the turn by then, and could not go on yet.
+            busy.add_done_callback(lambda _: waiting.cancel())
+            server.answer("busy")
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert name_of(await start("after")) == "after"
+    assert [name for name, _ in server.requests] == ["busy", "after"]
 
 
-def test_a_closed_client_holds_no_connection(caller: Caller, blink_sandbox: Sandbox) -> None:
-    connections = connections_of(caller)
-    exchange(caller, blink_sandbox, blink_sandbox.grant())
-    (idle,) = idle_ones(connections)
-    caller.close()
-    assert idle.is_closed()
-    assert idle_ones(connections) == []
+def test_a_closed_client_holds_no_connection(flavour: Flavour) -> None:
+    with counting() as server, together(flavour, server.settings()) as callers:
+        callers.start("before").result(PATIENCE)
+        assert server.open == 1
+        callers.close()
+        wait_until(lambda: server.open == 0)
+        with pytest.raises(InvalidInputError, match="closed"):
+            callers.start("after").result(PATIENCE)
+    assert server.requests == [("before", 0)]
 
 
 def test_a_tunnel_that_fails_takes_up_no_room(
@@ -204,61 +292,77 @@ def test_a_tunnel_that_fails_takes_up_no_room(
             assert caught.value.fault is TlsFault.SERVER_AUTHORITY_UNKNOWN
 
 
-class SlowToClose(httpcore.AsyncConnectionInterface):
-    """A connection whose closing, like that of its responses, takes a moment."""
+@define
+class Step:
+    """Lets a coroutine run, and does something when it has been suspended a number of times."""
 
-    def __init__(self, scope: anyio.CancelScope) -> None:
-        self.scope = scope
-        self.answering = True
-        self.closed = self.read = False
+    work: Coroutine[Any, Any, Token]
+    suspensions: int
+    act: Callable[[], object]
+    acted: bool = False
 
-    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
-        if not self.answering:
-            self.scope.cancel()
-            await anyio.sleep_forever()
-        return httpcore.Response(200, content=self)
+    def __await__(self) -> Generator[Any, Any, Token]:
+        steps = self.work.__await__()
+        go_on: Callable[[], Any] = partial(next, steps)
+        for number in itertools.count(1):
+            try:
+                waits_for = go_on()
+            except StopIteration as done:
+                return cast("Token", done.value)
+            if number == self.suspensions:
+                self.acted = True
+                self.act()
+            try:
+                yield waits_for
+            except BaseException as exc:  # noqa: BLE001  # it goes where it was meant to go
+                go_on = partial(steps.throw, exc)
+            else:
+                go_on = partial(next, steps)
+        raise AssertionError
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield b""
 
-    def is_available(self) -> bool:
-        return self.read
+async def cancelled(work: Coroutine[Any, Any, Token], suspensions: int, *, scope: bool) -> bool:
+    """Cancel a call when it was suspended a number of times, and say whether it ever was."""
+    with anyio.CancelScope() as around:
+        step = Step(work, suspensions, around.cancel)
+        if scope:
+            await step
+            return step.acted
 
-    async def aclose(self) -> None:
-        await anyio.lowlevel.checkpoint()
-        self.closed = True
+        async def run() -> None:
+            await step
+
+        task = asyncio.create_task(run())
+        step.act = task.cancel
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    return step.acted
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_scope_leaves_no_connection_open() -> None:
-    with anyio.CancelScope() as scope:
-        connection = SlowToClose(scope)
-        connection.answering = False
-        connections = AsyncConnections(lambda _: connection, 1)
-        await connections.handle_async_request(httpcore.Request("POST", "https://localhost/"))
-    assert scope.cancelled_caught
-    assert connection.closed
-    assert connections._turns.value == 1
+@pytest.mark.parametrize("scope", [False, True], ids=["task", "scope"])
+@pytest.mark.parametrize("reused", [False, True], ids=["connecting", "on a connection"])
+async def test_a_call_that_is_cancelled_at_any_moment_gives_back_what_it_had(
+    *, reused: bool, scope: bool
+) -> None:
+    with counting() as server:
+        settings = server.settings(timeouts=evolve(PATIENT, pool=SHORT), max_connections=1)
+        for suspensions in itertools.count(1):
+            async with AsyncBlinkOAuth(settings) as client:
 
+                def call(name: str, client: AsyncBlinkOAuth = client) -> Coroutine[Any, Any, Token]:
+                    return client.refresh(GRANT, refresh_token_of(name))
 
-@pytest.mark.anyio
-async def test_a_response_that_was_read_can_be_put_away_in_a_cancelled_scope() -> None:
-    put_away = False
-    with anyio.CancelScope() as scope:
-        connection = SlowToClose(scope)
-        connections = AsyncConnections(lambda _: connection, 1)
-        response = await connections.handle_async_request(
-            httpcore.Request("POST", "https://localhost/")
-        )
-        assert connections._turns.value == 0
-        connection.read = True
-        scope.cancel()
-        for _ in range(2):
-            await response.aclose()
-        put_away = True
-    assert put_away
-    assert connections._turns.value == 1
-    assert idle_ones(connections) == [connection]
+                if reused:
+                    await call("before")
+                over = not await cancelled(call("cancelled"), suspensions, scope=scope)
+                assert name_of(await call("after")) == "after"
+                # The server notices a moment later.
+                await asyncio.to_thread(wait_until, lambda: server.open == 1)
+            await asyncio.to_thread(wait_until, lambda: server.open == 0)
+            if over:
+                break
+    assert suspensions > 2
 
 
 def plain(settings: Settings, server: socket.socket) -> Settings:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
-from datetime import UTC, datetime
 
 import pytest
 from attrs import define, evolve
@@ -26,9 +24,8 @@ from blink_oauth import (
     Timeouts,
     UnreadableResponseError,
 )
-from blink_oauth._transport import AsyncLine, Line
 from blink_oauth.sandbox import Fault, Sandbox, Wire
-from flavours import Caller, InItsOwnLoop
+from flavours import Caller
 from wire.loopback import full_queue, listening, url_of
 from wire.stage import STRICT, Connect, exchange, refresh_token
 
@@ -49,16 +46,6 @@ class ClockThatRunsOnceSeen:
         if self.sandbox.exchanges:
             self.now += 1.0
         return self.now
-
-
-def set_clock(caller: Caller, settings: Settings, monotonic: Callable[[], float]) -> None:
-    """Let a client measure the total time of its calls with another clock."""
-    now = datetime.now(UTC)
-    if isinstance(caller, InItsOwnLoop):
-        caller.client._line = AsyncLine(settings, now=now, monotonic=monotonic)
-    else:
-        assert isinstance(caller, BlinkOAuth)
-        caller._line = Line(settings, now=now, monotonic=monotonic)
 
 
 def refused(caller: Caller, sandbox: Sandbox) -> BlinkError:
@@ -118,9 +105,9 @@ def test_an_answer_that_never_comes_is_uncertain(
 
 
 def test_headers_that_drip_for_ever_end_with_the_total_time(
-    caller: Caller, blink_sandbox: Sandbox, settings: Settings
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    set_clock(caller, settings, ClockThatRunsOnceSeen(blink_sandbox))
+    caller = connect(settings, monotonic=ClockThatRunsOnceSeen(blink_sandbox))
     drip = Wire(head_interval=0.01, pieces=BYTE_BY_BYTE)
     blink_sandbox.fail(Fault("dripping-headers", executes=True, wire=drip))
     error = refused(caller, blink_sandbox)
@@ -130,9 +117,9 @@ def test_headers_that_drip_for_ever_end_with_the_total_time(
 
 
 def test_a_body_that_drips_for_ever_ends_with_the_total_time(
-    caller: Caller, blink_sandbox: Sandbox, settings: Settings
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    set_clock(caller, settings, ClockThatRunsOnceSeen(blink_sandbox))
+    caller = connect(settings, monotonic=ClockThatRunsOnceSeen(blink_sandbox))
     drip = Wire(body_interval=0.01, pieces=BYTE_BY_BYTE)
     blink_sandbox.fail(Fault("dripping-body", executes=True, wire=drip))
     error = refused(caller, blink_sandbox)
@@ -143,9 +130,9 @@ def test_a_body_that_drips_for_ever_ends_with_the_total_time(
 
 
 def test_a_pair_that_came_before_the_time_was_over_comes_home(
-    caller: Caller, blink_sandbox: Sandbox, settings: Settings
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    set_clock(caller, settings, ClockThatRunsOnceSeen(blink_sandbox))
+    caller = connect(settings, monotonic=ClockThatRunsOnceSeen(blink_sandbox))
     padded = Fault(
         "pair-then-drip",
         executes=True,

@@ -2,39 +2,91 @@
 
 from __future__ import annotations
 
-import json
 import os
+import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from blink_oauth.sandbox import Sandbox
-from flavours import Caller, Flavour
-from wire.forking import GRANT
-from wire.stage import exchange, refresh_token
+from flavours import Flavour
+from wire.counting import CountingServer, counting
 
 PROGRAM = Path(__file__).with_name("forking.py")
 
 
-def test_parent_and_child_each_use_connections_of_their_own(
-    flavour: Flavour, caller: Caller, blink_sandbox: Sandbox
-) -> None:
-    token = exchange(caller, blink_sandbox, GRANT)
-    run = subprocess.run(
-        [sys.executable, "-W", "error", PROGRAM, flavour, refresh_token(token)],
+@pytest.fixture
+def server(blink_sandbox: Sandbox, tmp_path: Path) -> Iterator[CountingServer]:
+    """Run a server with TLS: two processes that write to one connection break it for both."""
+    credentials = blink_sandbox.authority.issue_server()
+    saved = credentials.save(tmp_path, "server")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(saved.chain, saved.key, credentials.passphrase)
+    with counting(context) as server:
+        yield server
+
+
+def run(flavour: Flavour, state: str, sandbox: Sandbox, server: CountingServer) -> None:
+    """Run the program, and check that neither process complains."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", PROGRAM, flavour, server.base_url, state],
         env=os.environ
-        | blink_sandbox.environment()
+        | sandbox.environment()
         | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (run.returncode, run.stderr) == (0, "")
-    assert [json.loads(line) for line in run.stdout.splitlines()] == [
-        # It inherited one connection and made one.
-        {"who": "child", "connected": 2, "calls": 3},
-        # Its connection outlived whatever the child did.
-        {"who": "parent", "connected": 1, "calls": 3},
+    ) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stderr is not None
+        if state == "busy":
+            server.hold("parent-1")
+            server.wait_for("parent-1")
+            program.stdin.write("\n")
+            program.stdin.flush()
+            # Nothing comes if the program failed, and what it said of that is read below.
+            program.stdout.readline()
+            server.answer("parent-1")
+        _, complaints = program.communicate(timeout=120)
+    assert (program.returncode, complaints) == (0, "")
+
+
+def test_an_idle_connection_stays_the_parents(
+    flavour: Flavour, blink_sandbox: Sandbox, server: CountingServer
+) -> None:
+    run(flavour, "idle", blink_sandbox, server)
+    assert server.requests == [("parent-1", 0), ("child-1", 1), ("child-2", 1), ("parent-2", 0)]
+    assert server.opened == 2
+
+
+def test_a_call_in_progress_and_those_that_wait_stay_the_parents(
+    flavour: Flavour, blink_sandbox: Sandbox, server: CountingServer
+) -> None:
+    run(flavour, "busy", blink_sandbox, server)
+    assert server.requests == [
+        ("parent-1", 0),
+        # Its parent's call takes up none of its room.
+        ("child-1", 1),
+        ("child-2", 1),
+        ("parent-2", 0),
+        ("parent-3", 0),
     ]
-    assert [seen.status for seen in blink_sandbox.exchanges] == [200] * 6
+    assert server.opened == 2
+
+
+def test_no_lock_that_another_thread_holds_blocks_the_child(
+    blink_sandbox: Sandbox,
+) -> None:
+    # Without TLS: each of many children connects.
+    with counting() as server:
+        run("sync", "anywhere", blink_sandbox, server)
+    parents = [number for name, number in server.requests if name.startswith("parent")]
+    children = [number for name, number in server.requests if name.startswith("child")]
+    assert parents == [0, 0]
+    assert children == list(range(1, server.opened))
+    assert len(children) > 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -22,13 +22,11 @@ from blink_oauth import (
     Timeouts,
     Token,
 )
-from blink_oauth._connections import AsyncConnections
-from blink_oauth._journey import AsyncJourneyBackend, JourneyBackend
-from blink_oauth._transport import _AsyncPool
 from blink_oauth.sandbox import Fault, Sandbox, Wire
 from blink_oauth.sandbox.reply import Reply
 from flavours import Caller
-from wire.stage import PERSON, exchange, wait_until
+from wire.relay import Relay, relaying
+from wire.stage import PERSON, Connect, exchange, wait_until
 
 THREADS, TASKS = 64, 500
 # The sandbox serves one request after the other, so the last of many waits for all of them.
@@ -36,25 +34,10 @@ PATIENT = Timeouts(connect=120.0, read=120.0, pool=120.0, total=120.0)
 
 
 @pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Collect the port of every connection that is opened."""
-    opened: list[int] = []
-    for backend in (JourneyBackend, AsyncJourneyBackend):
-        original: Callable[..., object] = backend.connect_tcp
-
-        def counting(
-            self: object,
-            host: str,
-            port: int,
-            *rest: object,
-            _original: Callable[..., object] = original,
-            **options: object,
-        ) -> object:
-            opened.append(port)
-            return _original(self, host, port, *rest, **options)
-
-        monkeypatch.setattr(backend, "connect_tcp", counting)
-    return opened
+def relay(blink_sandbox: Sandbox) -> Iterator[Relay]:
+    """Count the connections to the sandbox."""
+    with relaying(blink_sandbox.base_url) as relay:
+        yield relay
 
 
 def require_no_mix_up(sandbox: Sandbox, tokens: list[Token]) -> None:
@@ -70,10 +53,10 @@ def require_no_mix_up(sandbox: Sandbox, tokens: list[Token]) -> None:
 
 
 def test_64_threads_share_one_client_and_its_connections(
-    blink_sandbox: Sandbox, settings: Settings, connections: list[int]
+    blink_sandbox: Sandbox, settings: Settings, relay: Relay
 ) -> None:
     grant, barrier = blink_sandbox.grant(), threading.Barrier(THREADS)
-    settings = evolve(settings, timeouts=PATIENT, max_connections=8)
+    settings = evolve(settings, base_url=relay.base_url, timeouts=PATIENT, max_connections=8)
     with BlinkOAuth(settings) as client, ThreadPoolExecutor(THREADS) as pool:
 
         def work(code: str) -> Token:
@@ -85,15 +68,15 @@ def test_64_threads_share_one_client_and_its_connections(
         codes = [blink_sandbox.issue_code(grant) for _ in range(THREADS)]
         tokens = list(pool.map(work, codes))
     require_no_mix_up(blink_sandbox, tokens)
-    assert len(connections) <= 8
+    assert relay.opened <= 8
 
 
 @pytest.mark.anyio
 async def test_500_tasks_share_one_client_and_its_connections(
-    blink_sandbox: Sandbox, settings: Settings, connections: list[int]
+    blink_sandbox: Sandbox, settings: Settings, relay: Relay
 ) -> None:
     grant = blink_sandbox.grant()
-    settings = evolve(settings, timeouts=PATIENT, max_connections=16)
+    settings = evolve(settings, base_url=relay.base_url, timeouts=PATIENT, max_connections=16)
     async with AsyncBlinkOAuth(settings) as client:
 
         def work() -> Awaitable[Token]:
@@ -105,17 +88,17 @@ async def test_500_tasks_share_one_client_and_its_connections(
             )
 
         tokens = await asyncio.gather(*(work() for _ in range(TASKS)))
-        assert open_connections(client) <= 16
     require_no_mix_up(blink_sandbox, tokens)
-    assert len(connections) <= 16
+    assert relay.opened <= 16
 
 
 def test_the_calls_of_one_client_share_one_connection(
-    caller: Caller, blink_sandbox: Sandbox, connections: list[int]
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings, relay: Relay
 ) -> None:
+    caller = connect(evolve(settings, base_url=relay.base_url))
     for _ in range(10):
         exchange(caller, blink_sandbox, blink_sandbox.grant())
-    assert len(connections) == 1
+    assert relay.opened == 1
 
 
 def test_two_event_loops_one_after_the_other_have_a_client_each(
@@ -140,16 +123,6 @@ def test_two_event_loops_one_after_the_other_have_a_client_each(
     assert len(blink_sandbox.exchanges) == 8
 
 
-def open_connections(client: AsyncBlinkOAuth) -> int:
-    """Return how many connections a client holds, busy ones and idle ones."""
-    transport = client._line.transport
-    assert isinstance(transport, _AsyncPool)
-    connections = transport._pool
-    assert isinstance(connections, AsyncConnections)
-    busy = client.settings.max_connections - connections._turns.value
-    return busy + len(connections._idle)
-
-
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("wire", "reached"),
@@ -160,14 +133,17 @@ def open_connections(client: AsyncBlinkOAuth) -> int:
     ids=["before the headers", "in the body"],
 )
 async def test_cancelled_tasks_leave_the_client_usable_and_leak_no_connection(
+    *,
     blink_sandbox: Sandbox,
     settings: Settings,
+    relay: Relay,
     caplog: pytest.LogCaptureFixture,
     wire: Wire,
     reached: str,
 ) -> None:
     grant = blink_sandbox.grant("IIDX00002")
-    async with AsyncBlinkOAuth(evolve(settings, max_connections=2)) as client:
+    settings = evolve(settings, base_url=relay.base_url, max_connections=2)
+    async with AsyncBlinkOAuth(settings) as client:
 
         def call() -> asyncio.Task[Token]:
             return asyncio.create_task(
@@ -194,7 +170,7 @@ async def test_cancelled_tasks_leave_the_client_usable_and_leak_no_connection(
 
         tokens = await asyncio.gather(*(call() for _ in range(6)))
         assert len({token.access_token for token in tokens}) == 6
-        assert open_connections(client) <= 2
+        await asyncio.to_thread(wait_until, lambda: relay.open <= 2)
 
 
 def test_a_closed_client_sends_nothing(caller: Caller, blink_sandbox: Sandbox) -> None:

@@ -11,7 +11,6 @@ TLS connection break it for both. It starts with none, and with locks that nobod
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from weakref import WeakSet
@@ -43,7 +42,7 @@ class Connections:
         self,
         create: Callable[[httpcore.Origin], httpcore.ConnectionInterface],
         limit: int,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float],
     ) -> None:
         self._create = create
         self._limit = limit
@@ -111,7 +110,7 @@ class AsyncConnections:
         self,
         create: Callable[[httpcore.Origin], httpcore.AsyncConnectionInterface],
         limit: int,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float],
     ) -> None:
         self._create = create
         self._limit = limit

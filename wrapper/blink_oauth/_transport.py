@@ -37,7 +37,8 @@ class Line:
     Args:
         settings: Where to, and how long at most.
         now: The present moment, aware, to check the certificate.
-        monotonic: A clock that never runs backwards, in seconds, for the deadlines.
+        monotonic: A clock that never runs backwards, in seconds, for the deadlines and for the age
+            of idle connections.
         transport: A transport to use instead of the network.
 
     Raises:
@@ -52,7 +53,7 @@ class Line:
         monotonic: Callable[[], float] = time.monotonic,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.transport = transport or _Pool(settings, now)
+        self.transport = transport or _Pool(settings, now, monotonic)
         self._http = httpx.Client(transport=self.transport, **_client_options(settings))
         self._secure = self._http.base_url.scheme == "https"
         self._total = settings.timeouts.total
@@ -83,7 +84,8 @@ class AsyncLine:
     Args:
         settings: Where to, and how long at most.
         now: The present moment, aware, to check the certificate.
-        monotonic: A clock that never runs backwards, in seconds, for the deadlines.
+        monotonic: A clock that never runs backwards, in seconds, for the deadlines and for the age
+            of idle connections.
         transport: A transport to use instead of the network.
 
     Raises:
@@ -98,7 +100,7 @@ class AsyncLine:
         monotonic: Callable[[], float] = time.monotonic,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.transport = transport or _AsyncPool(settings, now)
+        self.transport = transport or _AsyncPool(settings, now, monotonic)
         self._http = httpx.AsyncClient(transport=self.transport, **_client_options(settings))
         self._secure = self._http.base_url.scheme == "https"
         self._total = settings.timeouts.total
@@ -159,24 +161,24 @@ def _base_url(settings: Settings) -> httpx.URL:
 class _Pool(httpx.HTTPTransport):
     """httpx's transport over connections of our own: httpx has no setting for the sockets."""
 
-    def __init__(self, settings: Settings, now: datetime) -> None:
+    def __init__(self, settings: Settings, now: datetime, monotonic: Callable[[], float]) -> None:
         options, proxy = _connection_options(settings, now)
         kind = httpcore.ConnectionPool if proxy is None else httpcore.HTTPProxy
         maker = kind(network_backend=JourneyBackend(), **options, **(proxy or {}))
         self._pool = Connections(  # type: ignore[assignment]  # it is asked for nothing more
-            maker.create_connection, settings.max_connections
+            maker.create_connection, settings.max_connections, monotonic
         )
 
 
 class _AsyncPool(httpx.AsyncHTTPTransport):
     """httpx's transport over connections of our own: httpx has no setting for the sockets."""
 
-    def __init__(self, settings: Settings, now: datetime) -> None:
+    def __init__(self, settings: Settings, now: datetime, monotonic: Callable[[], float]) -> None:
         options, proxy = _connection_options(settings, now)
         kind = httpcore.AsyncConnectionPool if proxy is None else httpcore.AsyncHTTPProxy
         maker = kind(network_backend=AsyncJourneyBackend(), **options, **(proxy or {}))
         self._pool = AsyncConnections(  # type: ignore[assignment]  # it is asked for nothing more
-            maker.create_connection, settings.max_connections
+            maker.create_connection, settings.max_connections, monotonic
         )
 
 

@@ -7,6 +7,7 @@ What decides is pure and lives elsewhere: `_gateway` makes the calls, `_transpor
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
@@ -50,6 +51,8 @@ class BlinkOAuth:
         settings: Where the platform is and who we are.
         clock: Tells the present moment, aware UTC.
         new_correlation_id: Makes a fresh id, at most 64 characters, for each attempt.
+        monotonic: Tells seconds that never run backwards, to limit each call as a whole and to
+            close the connections that were idle for too long.
         transport: A transport to use instead of the network, for tests.
 
     Raises:
@@ -63,12 +66,13 @@ class BlinkOAuth:
         *,
         clock: Callable[[], datetime] = utc_now,
         new_correlation_id: Callable[[], str] = _uuid,
+        monotonic: Callable[[], float] = time.monotonic,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.settings = settings
         self._clock = clock
         self._gateway = Gateway(settings, clock, new_correlation_id)
-        self._line = Line(settings, now=clock(), transport=transport)
+        self._line = Line(settings, now=clock(), monotonic=monotonic, transport=transport)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
@@ -179,6 +183,8 @@ class AsyncBlinkOAuth:
         settings: Where the platform is and who we are.
         clock: Tells the present moment, aware UTC.
         new_correlation_id: Makes a fresh id, at most 64 characters, for each attempt.
+        monotonic: Tells seconds that never run backwards, to limit each call as a whole and to
+            close the connections that were idle for too long.
         transport: A transport to use instead of the network, for tests.
 
     Raises:
@@ -192,12 +198,13 @@ class AsyncBlinkOAuth:
         *,
         clock: Callable[[], datetime] = utc_now,
         new_correlation_id: Callable[[], str] = _uuid,
+        monotonic: Callable[[], float] = time.monotonic,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.settings = settings
         self._clock = clock
         self._gateway = Gateway(settings, clock, new_correlation_id)
-        self._line = AsyncLine(settings, now=clock(), transport=transport)
+        self._line = AsyncLine(settings, now=clock(), monotonic=monotonic, transport=transport)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"

@@ -1,0 +1,164 @@
+"""A server on loopback that counts its connections and answers a call when a test says so.
+
+A call is known by the name in its refresh token, and is answered at once unless it is held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import socketserver
+import ssl
+import threading
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs
+
+from blink_oauth import Grant, Secret, Settings, Token
+from wire.stage import wait_until
+
+GRANT = Grant(target_id="IIDX00002", username="u-4711")
+REFRESH_TOKEN, ACCESS_TOKEN = "fake-refresh-token-", "fake-access-token-"
+
+
+def refresh_token_of(name: str) -> Secret:
+    """Return the refresh token of the call with a name."""
+    return Secret(REFRESH_TOKEN + name)
+
+
+def name_of(token: Token) -> str:
+    """Return the name of the call that a token answers."""
+    return token.access_token.reveal().removeprefix(ACCESS_TOKEN)
+
+
+class CountingServer(socketserver.ThreadingTCPServer):
+    """Answers every call with a token of its own.
+
+    Args:
+        context: For TLS, or None.
+
+    Attributes:
+        opened: How many connections clients opened; they are numbered from 0.
+        ended: The numbers of those that the client closed.
+        requests: The name and the connection of each call, in the order in which they arrived.
+    """
+
+    request_queue_size = 64
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), _Conversation)
+        self.context = context
+        self.opened = 0
+        self.ended: set[int] = set()
+        self.requests: list[tuple[str, int]] = []
+        self.held: dict[str, threading.Event] = {}
+        self._sockets: list[socket.socket] = []
+
+    def get_request(self) -> tuple[socket.socket, int]:
+        """Take a connection; its number stands where its address would."""
+        connection, _ = super().get_request()
+        if self.context is not None:
+            # The handshake is left to the thread of the connection, which reads first.
+            connection = self.context.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+        self._sockets.append(connection)
+        self.opened += 1
+        return connection, self.opened - 1
+
+    @property
+    def base_url(self) -> str:
+        """The URL for a client."""
+        scheme = "http" if self.context is None else "https"
+        return f"{scheme}://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def open(self) -> int:
+        """How many connections clients keep open."""
+        return self.opened - len(self.ended)
+
+    def settings(self, **changes: Any) -> Settings:
+        """Return the settings of a client of a server without TLS."""
+        return Settings(
+            base_url=self.base_url,
+            client_id="CIDX0000000002",
+            user_agent="acme-books/3.2",
+            allow_plain_http=True,
+            **changes,
+        )
+
+    def hold(self, *names: str) -> None:
+        """Answer these calls later."""
+        self.held |= {name: threading.Event() for name in names}
+
+    def answer(self, *names: str) -> None:
+        """Answer calls that are held."""
+        for name in names:
+            self.held[name].set()
+
+    def wait_for(self, *names: str) -> None:
+        """Wait until these calls have arrived."""
+        wait_until(lambda: set(names) <= {name for name, _ in self.requests})
+
+    def connections_of(self, *names: str) -> list[int]:
+        """Return the connection of each of these calls."""
+        return [dict(self.requests)[name] for name in names]
+
+    def drop(self) -> None:
+        """Answer everything and end every connection."""
+        self.answer(*self.held)
+        for connection in self._sockets:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Conversation(socketserver.StreamRequestHandler):
+    server: CountingServer
+
+    def handle(self) -> None:
+        number: int = self.client_address
+        with contextlib.suppress(OSError):
+            while (name := self._request()) is not None:
+                self.server.requests.append((name, number))
+                if name in self.server.held:
+                    self.server.held[name].wait()
+                self._answer(name)
+        self.server.ended.add(number)
+
+    def _request(self) -> str | None:
+        length = 0
+        while line := self.rfile.readline().strip():
+            field, _, value = line.partition(b":")
+            if field.lower() == b"content-length":
+                length = int(value)
+        body = self.rfile.read(length)
+        if not body or len(body) < length:
+            return None
+        return parse_qs(body.decode())["refresh_token"][0].removeprefix(REFRESH_TOKEN)
+
+    def _answer(self, name: str) -> None:
+        body = {"access_token": ACCESS_TOKEN + name, "token_type": "bearer", "expires_in": 60}
+        content = json.dumps(body).encode()
+        head = (
+            f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+        )
+        self.wfile.write(head.encode() + b"\r\n\r\n" + content)
+
+
+@contextlib.contextmanager
+def counting(context: ssl.SSLContext | None = None) -> Iterator[CountingServer]:
+    """Run a server.
+
+    Args:
+        context: For TLS, or None.
+    """
+    with CountingServer(context) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+            server.drop()

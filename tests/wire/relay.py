@@ -1,0 +1,79 @@
+"""A server on loopback that passes every byte on, and counts the connections."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from wire.connect_proxy import pipe
+
+
+class Relay(socketserver.ThreadingTCPServer):
+    """Stands between a client and the server of a URL on this machine.
+
+    Attributes:
+        opened: How many connections the client opened.
+        open: How many of them it has not closed yet.
+    """
+
+    request_queue_size = 64
+
+    def __init__(self, url: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.url = url
+        self.opened = 0
+        self.ended: list[socket.socket] = []
+        self._sockets: list[socket.socket] = []
+
+    @property
+    def open(self) -> int:
+        return self.opened - len(self.ended)
+
+    @property
+    def base_url(self) -> str:
+        """The URL for a client."""
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=f"{parts.hostname}:{self.server_address[1]}").geturl()
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """Take a connection."""
+        connection, address = super().get_request()
+        self.opened += 1
+        self._sockets.append(connection)
+        return connection, address
+
+    def drop(self) -> None:
+        """End every connection."""
+        for connection in self._sockets:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Connection(socketserver.BaseRequestHandler):
+    server: Relay
+
+    def handle(self) -> None:
+        with socket.create_connection(("127.0.0.1", urlsplit(self.server.url).port)) as upstream:
+            back = threading.Thread(target=pipe, args=(upstream, self.request))
+            back.start()
+            pipe(self.request, upstream)
+            self.server.ended.append(self.request)
+            back.join()
+
+
+@contextlib.contextmanager
+def relaying(url: str) -> Iterator[Relay]:
+    """Run a relay to a URL."""
+    with Relay(url) as relay:
+        thread = threading.Thread(target=relay.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield relay
+        finally:
+            relay.shutdown()
+            thread.join()
+            relay.drop()
