@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tracemalloc
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
@@ -140,19 +141,21 @@ def test_what_many_grants_have_in_common_is_kept_once() -> None:
 
 
 def test_to_ask_for_unknown_grants_leaves_nothing_behind() -> None:
-    store = MemoryTokenStore()
+    rows: dict[GrantKey, Any] = {}
+    store = MemoryTokenStore(rows=rows)
     record = put(MemoryTokenStore())
     assert store.load(KEY) is None
     assert store.claim(record, owner="owner", ttl=20) is None
     assert store.revoke(KEY, note=Note(event="revoked")) is None
     assert not store.erase(record)
     assert (list(store.history(KEY)), list(store.journal_entries(KEY))) == ([], [])
-    assert store._rows == {}
+    assert rows == {}
 
 
 def test_the_newest_twenty_lines_of_the_history_are_kept() -> None:
     for calls in (True, False):
-        store = MemoryTokenStore()
+        rows: dict[GrantKey, Any] = {}
+        store = MemoryTokenStore(rows=rows)
         for number in range(50):
             put(store, number=number)
             if not calls:
@@ -166,7 +169,7 @@ def test_the_newest_twenty_lines_of_the_history_are_kept() -> None:
         else:
             assert [entry.generation for entry in history] == list(range(100, 80, -1))
             assert newest.note == Note(event="revoked-49")
-        assert len(store._rows[KEY].lines) <= 20
+        assert len(rows[KEY].lines) <= 20
 
 
 @pytest.mark.parametrize("leave", [pickle.dumps, copy.copy, copy.deepcopy])

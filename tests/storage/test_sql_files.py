@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from unittest.mock import Mock
+from typing import Any, Self
 
 import pytest
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from blink_oauth.errors import InvalidInputError, StoreError
-from blink_oauth.storage import Record, SqlTokenStore, engines
+from blink_oauth.storage import Record, SqlTokenStore
 from blink_oauth.storage.contract.material import (
     CLIENT,
     ISSUED,
@@ -29,6 +27,7 @@ from blink_oauth.storage.contract.material import (
     note,
     pair,
 )
+from storage.programs import finish, start
 
 FERNET_KEY = SqlTokenStore.new_key()
 
@@ -73,13 +72,14 @@ def test_the_file_is_never_readable_for_others(store: SqlTokenStore, path: Path)
     def look(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         seen.append(stat.filemode(path.stat().st_mode))
 
-    # SQLite has opened the file by then, and written nothing.
-    event.listen(store._engine, "connect", look, insert=True)
+    # It is called before the store's own: SQLite has opened the file, and written nothing.
+    event.listen(Engine, "connect", look)
     mask = os.umask(0)
     try:
         put(store)
     finally:
         os.umask(mask)
+        event.remove(Engine, "connect", look)
     assert seen == ["-rw-------"]
 
 
@@ -91,41 +91,71 @@ def test_a_file_that_is_there_keeps_its_mode(store: SqlTokenStore, path: Path) -
 
 
 def test_what_was_committed_survives_a_loss_of_power(store: SqlTokenStore) -> None:
+    full, seen = 2, []
+
+    def look(connection: DBAPIConnection, *_: object) -> None:
+        cursor = connection.cursor()
+        for name in ("journal_mode", "synchronous", "busy_timeout"):
+            cursor.execute(f"PRAGMA {name}")
+            seen.append(cursor.fetchone())
+        cursor.close()
+
+    event.listen(Engine, "checkin", look)
     put(store)
-    full = 2
-    with store._engine.connect() as connection:
-        settings = [
-            connection.scalar(text(f"PRAGMA {name}"))
-            for name in ("journal_mode", "synchronous", "busy_timeout")
-        ]
-    assert settings == ["wal", full, 30_000]
+    event.remove(Engine, "checkin", look)
+    assert seen[-3:] == [("wal",), (full,), (30_000,)]
 
 
-def refusal(code: int) -> sqlite3.OperationalError:
-    """Return an error as SQLite raises it."""
-    error = sqlite3.OperationalError("fake")
-    error.sqlite_errorcode = code
-    return error
+@contextmanager
+def refusing_write_ahead(*refusals: int) -> Iterator[list[int]]:
+    """Let SQLite refuse to write ahead with these codes, one after the other.
+
+    It refuses to change the mode of a file that others are just changing, and does not wait.
+    """
+    left = list(refusals)
+
+    class Cursor(sqlite3.Cursor):
+        def execute(self, statement: str, *parameters: Any) -> Self:
+            if statement == "PRAGMA journal_mode = WAL" and left:
+                error = sqlite3.OperationalError("fake")
+                error.sqlite_errorcode = left.pop(0)
+                raise error
+            return super().execute(statement, *parameters)
+
+    class Connection(sqlite3.Connection):
+        def cursor(self, factory: Any = Cursor) -> Any:
+            return super().cursor(factory)
+
+    def connect(_: object, __: object, arguments: Any, options: Any) -> sqlite3.Connection:
+        return sqlite3.connect(*arguments, factory=Connection, **options)
+
+    event.listen(Engine, "do_connect", connect)
+    try:
+        yield left
+    finally:
+        event.remove(Engine, "do_connect", connect)
 
 
 def test_several_that_open_a_new_file_at_once_wait_for_each_other(
-    monkeypatch: pytest.MonkeyPatch,
+    store: SqlTokenStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # SQLite refuses to change the mode of a file that others are just changing, and does not wait.
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)
-    busy = refusal(sqlite3.SQLITE_BUSY)
-    cursor = Mock(execute=Mock(side_effect=[busy, busy, None]))
-    engines._write_ahead(cursor)
-    assert cursor.execute.call_count == 3
+    with refusing_write_ahead(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY) as left:
+        put(store)
+    assert left == []
     assert pauses == [0.01, 0.01]
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_file_that_cannot_be_written_is_not_waited_for() -> None:
-    cursor = Mock(execute=Mock(side_effect=refusal(sqlite3.SQLITE_READONLY)))
-    with pytest.raises(sqlite3.OperationalError):
-        engines._write_ahead(cursor)
-    assert cursor.execute.call_count == 1
+def test_a_file_that_cannot_be_written_is_not_waited_for(store: SqlTokenStore) -> None:
+    with (
+        refusing_write_ahead(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_READONLY) as left,
+        pytest.raises(StoreError),
+    ):
+        put(store)
+    assert left == [sqlite3.SQLITE_READONLY]
 
 
 @pytest.mark.parametrize(
@@ -185,45 +215,6 @@ def test_a_closed_store_opens_again(store: SqlTokenStore, path: Path) -> None:
     assert store.load(KEY) is not None
 
 
-def start(path: Path, program: str) -> subprocess.Popen[str]:
-    """Start a program that finds a store in the file, and whose last line is what it tells."""
-    opening = f"""
-import json, os, sys
-from blink_oauth.storage import SqlTokenStore
-from blink_oauth.storage.contract.material import *
-store = SqlTokenStore("sqlite:///{path}", keys=[sys.stdin.readline().strip()])
-print("ready", flush=True)
-sys.stdin.readline()
-def put(name):
-    return store.put(grant_key(name), pair(name), issued_at=ISSUED, idle_until=ISSUED, note=note())
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", opening + program],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write(FERNET_KEY.reveal() + "\n")
-    process.stdin.flush()
-    return process
-
-
-def finish(*processes: subprocess.Popen[str]) -> list[object]:
-    """Let all programs go at the same moment, and return what they told."""
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    told = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes)
-    return [json.loads(lines.splitlines()[-1]) for lines in told]
-
-
 def test_processes_share_a_new_file_and_one_wins_each_claim(
     store: SqlTokenStore, path: Path
 ) -> None:
@@ -235,7 +226,7 @@ for number in range(15):
         won.append(seen.key.grant.username)
 print(json.dumps(won))
 """
-    wins = finish(*(start(path, program) for _ in range(3)))
+    wins = finish(*(start(f"sqlite:///{path}", FERNET_KEY, program) for _ in range(3)))
     everybody = [f"customer-{number}" for number in range(15)]
     assert sorted(name for won in wins if isinstance(won, list) for name in won) == sorted(
         everybody
@@ -247,17 +238,17 @@ print(json.dumps(won))
 def test_a_forked_child_opens_connections_of_its_own(store: SqlTokenStore, path: Path) -> None:
     program = """
 put("parent")
-inherited = store._engine.pool
+before = len(opened)
 child = os.fork()
 if child:
     assert os.waitpid(child, 0)[1] == 0
-    assert store._engine.pool is inherited
     put("parent again")
-    print(json.dumps([record.key.grant.username for record in store.records(CLIENT)]))
+    assert len(opened) == before
+    print(json.dumps(names()))
 else:
-    assert store._engine.pool is not inherited
     put("child")
+    assert len(opened) == before + 1
 """
-    [names] = finish(start(path, program))
+    [names] = finish(start(f"sqlite:///{path}", FERNET_KEY, program))
     assert names == ["child", "parent", "parent again"]
     assert store.load(grant_key("child")) is not None

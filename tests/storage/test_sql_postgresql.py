@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 
 from blink_oauth.errors import StoreError
-from blink_oauth.storage import Origin, Record, SqlTokenStore, State, engines
+from blink_oauth.storage import Origin, Record, SqlTokenStore, State
 from blink_oauth.storage.contract.material import (
     CLIENT,
     ISSUED,
@@ -25,6 +25,7 @@ from blink_oauth.storage.contract.material import (
 )
 from storage.databases import PostgreSQL
 from storage.pooler import Pooler, pooling
+from storage.programs import finish, start
 
 FERNET_KEY = SqlTokenStore.new_key()
 
@@ -174,31 +175,28 @@ def test_a_server_that_is_down_is_told_and_found_again(
 
 
 def test_a_connection_that_breaks_in_a_transaction_leaves_nothing(
-    store: SqlTokenStore, postgres: PostgreSQL, monkeypatch: pytest.MonkeyPatch
+    store: SqlTokenStore, postgres: PostgreSQL, postgres_url: str
 ) -> None:
     put(store)
-    seal = store._reader.seal
 
-    def seal_late(*arguments: object) -> object:
-        terminate_all(postgres, store)
-        return seal(*arguments)  # type: ignore[arg-type]
+    def end_it(connection: Connection, cursor: object, statement: str, *rest: object) -> None:
+        if statement.startswith("INSERT INTO blink_oauth_journal"):
+            terminate_all(postgres, postgres_url)
 
-    # The pair is sealed when the old one is in the journal already.
-    monkeypatch.setattr(type(store._reader), "seal", lambda _, *arguments: seal_late(*arguments))
+    event.listen(Engine, "after_cursor_execute", end_it)
     with pytest.raises(StoreError, match="57P01"):
         put(store, of="b")
-    monkeypatch.undo()
+    event.remove(Engine, "after_cursor_execute", end_it)
     assert list(store.journal_entries(KEY)) == []
     assert put(store, of="b").generation == 2
     assert len(store.journal_entries(KEY)) == 1
 
 
-def terminate_all(postgres: PostgreSQL, store: SqlTokenStore) -> None:
-    """End all connections to the database of a store."""
-    name = store._engine.url.database
+def terminate_all(postgres: PostgreSQL, url: str) -> None:
+    """End all connections to a database."""
     postgres.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-        f"WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+        f"WHERE datname = '{make_url(url).database}' AND pid <> pg_backend_pid()"
     )
 
 
@@ -270,19 +268,26 @@ def test_a_pair_that_many_write_to_the_journal_is_in_it_once(store: SqlTokenStor
     assert len(store.journal_entries(KEY)) == 5
 
 
-def test_nobody_waits_long_for_a_lock(postgres_url: str, postgres: PostgreSQL) -> None:
-    store = SqlTokenStore(postgres_url, keys=[FERNET_KEY])
+def test_nobody_waits_long_for_a_lock(store: SqlTokenStore) -> None:
+    limits: list[tuple[str, object]] = []
+
+    def look(connection: Connection, cursor: object, statement: str, *rest: object) -> None:
+        verb = statement.split(maxsplit=1)[0]
+        if verb in {"SELECT", "INSERT"}:
+            names = ("lock_timeout", "idle_in_transaction_session_timeout")
+            found = [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
+            limits.append((verb, found))
+
     put(store)
-    with store._database.transaction() as session:
-        limits = [
-            session.connection.scalar(text(f"SHOW {name}"))
-            for name in ("lock_timeout", "idle_in_transaction_session_timeout")
-        ]
-    with store._database.session() as session:
-        after = session.connection.scalar(text("SHOW lock_timeout"))
-    assert limits == ["10s", "10s"]
-    assert after == "0"
-    store.close()
+    event.listen(Engine, "before_cursor_execute", look)
+    put(store, of="b")
+    in_transaction = [found for verb, found in limits if verb == "INSERT"]
+    limits.clear()
+    store.load(KEY)
+    event.remove(Engine, "before_cursor_execute", look)
+    assert in_transaction
+    assert all(found == ["10s", "10s"] for found in in_transaction)
+    assert limits == [("SELECT", ["0", "0"])]
 
 
 def test_what_others_hold_is_not_waited_for_by_who_claims_what_is_due(
@@ -292,7 +297,7 @@ def test_what_others_hold_is_not_waited_for_by_who_claims_what_is_due(
     store = SqlTokenStore(impatient, keys=[FERNET_KEY])
     for day, name in enumerate("abc", start=1):
         put(store, name, idle=day)
-    database = store._engine.url.database
+    database = make_url(postgres_url).database
     assert database is not None
     with postgres.connect(database) as other, other.transaction():
         other.execute("SELECT * FROM blink_oauth_grants WHERE username = 'a' FOR UPDATE")
@@ -303,20 +308,28 @@ def test_what_others_hold_is_not_waited_for_by_who_claims_what_is_due(
     store.close()
 
 
-def test_a_forked_child_leaves_the_connections_of_its_parent_alone(store: SqlTokenStore) -> None:
-    put(store)
-
-    def server_process() -> object:
-        with store._engine.connect() as connection:
-            return connection.scalar(text("SELECT pg_backend_pid()"))
-
-    parents, inherited = server_process(), store._engine.pool
-    # What a fork calls in the child; everything else is the same in both.
-    engines._leave_to_the_parent()
+def test_a_forked_child_leaves_the_connections_of_its_parent_alone(
+    store: SqlTokenStore, postgres: PostgreSQL, postgres_url: str
+) -> None:
+    program = """
+def server_process():
+    served.clear()
+    put(f"customer-{os.getpid()}")
+    return served.pop()
+served = []
+event.listen(
+    Engine, "checkout", lambda connection, *_: served.append(connection.info.backend_pid)
+)
+parents = server_process()
+child = os.fork()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    # Whatever the child did, the server still serves the parent on the same connection.
+    assert server_process() == parents
+    print(json.dumps([len(names()), len(opened)]))
+else:
     assert server_process() != parents
-    assert store.load(KEY) is not None
-    connection = inherited.connect()
-    found = connection.cursor().execute("SELECT pg_backend_pid()").fetchone()
-    connection.close()
-    assert found == (parents,)
-    inherited.dispose()
+    store.close()
+"""
+    assert finish(start(postgres_url, FERNET_KEY, program)) == [[2, 1]]
+    assert len(store.records(CLIENT)) == 2

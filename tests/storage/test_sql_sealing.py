@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, Table, create_engine, select, update
+from sqlalchemy import Connection, Engine, Table, create_engine, event, select, update
 
 from blink_oauth.errors import SealError
 from blink_oauth.storage import Origin, Record, SqlTokenStore, State
@@ -282,22 +282,23 @@ def test_a_spoilt_row_does_not_stop_the_rotation(sealed: Sealed) -> None:
     assert sealed.store(NEW).load(C) is not None
 
 
-def test_a_pair_that_is_settled_during_the_rotation_wins(
-    sealed: Sealed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pair_that_is_settled_during_the_rotation_wins(sealed: Sealed) -> None:
     old, both = sealed.store(OLD), sealed.store(NEW, OLD)
     claim = old.claim(put(old, "a"), owner="fake-owner", ttl=60)
     assert claim is not None
-    seal = both._sealer.seal
+    assert both.count_older_seals() == 1
+    left, settled = [claim], []
 
-    def seal_slowly(*arguments: Any) -> object:
+    def settle_meanwhile(
+        connection: Connection, cursor: object, statement: str, *rest: object
+    ) -> None:
         # The rotation has read the row by now, and not yet written it.
-        assert settle(old, claim, "new")
-        return seal(*arguments)
+        if statement.startswith("BEGIN") and left:
+            settled.append(settle(old, left.pop(), "new"))
 
-    monkeypatch.setattr(both._sealer, "seal", seal_slowly)
+    event.listen(sealed.engine, "before_cursor_execute", settle_meanwhile)
     assert both.rotate_keys() == 0
-    monkeypatch.undo()
+    assert settled == [True]
     record = old.load(A)
     assert record is not None
     assert record.token == pair("new")

@@ -61,12 +61,13 @@ class MemoryTokenStore(TokenStore):
         clock: Returns the present moment, aware. Leases and pauses run by it.
         journal_retention: The age at which `purge` deletes journal entries.
         history_retention: The age at which `purge` deletes history entries.
+        rows: Where the rows are kept: for tests, which look at them and spoil them.
     """
 
     _clock: Callable[[], datetime] = _utc_now
     _journal_retention: timedelta = timedelta(days=7)
     _history_retention: timedelta = timedelta(days=400)
-    _rows: dict[GrantKey, Row] = field(init=False, factory=dict)
+    _rows: dict[GrantKey, Row] = field(factory=dict)
     _lock: threading.Lock = field(init=False, factory=threading.Lock)
     _key: bytes = field(init=False, default=Factory(lambda: secrets.token_bytes(32)))
     _process: int = field(init=False, factory=os.getpid)
