@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import signal
 import socket
 import ssl
@@ -106,7 +107,7 @@ def test_connections_that_are_passed_over_grow_too_old_and_are_closed(flavour: F
 
 
 @pytest.mark.parametrize(("pause", "reused"), [(KEEP_ALIVE - 0.1, True), (KEEP_ALIVE + 0.1, False)])
-def test_after_a_pause_no_connection_is_used_again(
+def test_only_a_short_pause_leaves_the_connections_in_use(
     flavour: Flavour, pause: float, *, reused: bool
 ) -> None:
     clock = Clock()
@@ -363,6 +364,50 @@ async def test_a_call_that_is_cancelled_at_any_moment_gives_back_what_it_had(
             if over:
                 break
     assert suspensions > 2
+
+
+@define(eq=False)
+class Acting(logging.Handler):
+    """Does something when httpcore logs that it reached a place.
+
+    Args:
+        place: How the message begins.
+        act: What to do.
+    """
+
+    place: str
+    act: Callable[[], object]
+
+    def __attrs_pre_init__(self) -> None:
+        super().__init__()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look at a message."""
+        if record.getMessage().startswith(self.place):
+            self.act()
+
+
+@pytest.mark.anyio
+async def test_a_token_that_was_read_comes_home_although_its_scope_is_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "httpcore.http11")
+    token = None
+    with counting() as server:
+        settings = server.settings(timeouts=evolve(PATIENT, pool=SHORT), max_connections=1)
+        async with AsyncBlinkOAuth(settings) as client:
+            with anyio.CancelScope() as scope:
+                handler = Acting("receive_response_body.complete", scope.cancel)
+                logging.getLogger("httpcore.http11").addHandler(handler)
+                try:
+                    token = await client.refresh(GRANT, refresh_token_of("cancelled"))
+                finally:
+                    logging.getLogger("httpcore.http11").removeHandler(handler)
+            assert scope.cancel_called
+            assert token is not None
+            assert name_of(token) == "cancelled"
+            assert name_of(await client.refresh(GRANT, refresh_token_of("after"))) == "after"
+        assert server.opened == 1
 
 
 def plain(settings: Settings, server: socket.socket) -> Settings:
