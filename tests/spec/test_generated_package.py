@@ -8,17 +8,34 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 import blink_oauth_api
+from blink_oauth_api.models import ErrorBody, RevokeRequest, TokenRequest
 from blink_oauth_api.models.source import SOURCE_VALUES
+from blink_oauth_api.types import UNSET
 
 SPEC = Path(__file__).parents[2] / "spec" / "openapi.yaml"
 CONTRACT: dict[str, Any] = yaml.safe_load(SPEC.read_text(encoding="utf-8"))
 PACKAGE = "blink_oauth_api"
 MODULES = [module.name for module in pkgutil.walk_packages(blink_oauth_api.__path__, f"{PACKAGE}.")]
 OPERATIONS = ["request_token", "revoke_token"]
+BODIES = {
+    "request_token": TokenRequest("refresh_token", "client", "user", refresh_token="fake-token-1"),
+    "revoke_token": RevokeRequest("fake-token-1", "client", "user"),
+}
+HEADERS = dict.fromkeys(
+    [
+        "x_correlation_id",
+        "user_agent",
+        "x_cor_api_target_id",
+        "x_psu_ip_address",
+        "x_psu_user_agent",
+    ],
+    "AUTO",
+)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -44,26 +61,31 @@ def test_each_operation_can_be_called_with_and_without_asyncio(operation: str) -
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_each_operation_takes_the_body_and_the_five_headers(operation: str) -> None:
     module = importlib.import_module(f"{PACKAGE}.api.oauth.{operation}")
-    assert list(inspect.signature(module.sync_detailed).parameters) == [
-        "client",
-        "body",
-        "x_correlation_id",
-        "user_agent",
-        "x_cor_api_target_id",
-        "x_psu_ip_address",
-        "x_psu_user_agent",
-    ]
+    parameters = inspect.signature(module.sync_detailed).parameters
+    assert list(parameters) == ["client", "body", *HEADERS]
 
 
-@pytest.mark.parametrize(
-    "name", ["TokenRequest", "RevokeRequest", "TokenResponse", "OauthErrorBody"]
-)
+@pytest.mark.parametrize("name", ["TokenRequest", "RevokeRequest", "TokenResponse", "ErrorBody"])
 def test_each_model_has_the_fields_of_its_schema(name: str) -> None:
     model = getattr(importlib.import_module(f"{PACKAGE}.models"), name)
     fields = set(CONTRACT["components"]["schemas"][name]["properties"])
     if not name.endswith("Request"):
         fields.add("additional_properties")
-    assert {field.name for field in model.__attrs_attrs__} == fields
+    assert {field.name.removesuffix("_") for field in model.__attrs_attrs__} == fields
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("status", [400, 401, 403, 406, 415, 500, 502, 504])
+@pytest.mark.parametrize("form", ["error", "type"])
+def test_an_error_is_one_model_that_shows_its_form(operation: str, status: int, form: str) -> None:
+    module = importlib.import_module(f"{PACKAGE}.api.oauth.{operation}")
+    response = httpx.Response(status, json={form: "what happened"})
+    transport = httpx.MockTransport(lambda _: response)
+    client = blink_oauth_api.Client("https://bank.example", httpx_args={"transport": transport})
+    parsed = module.sync_detailed(client=client, body=BODIES[operation], **HEADERS).parsed
+    assert type(parsed) is ErrorBody
+    assert parsed.error == ("what happened" if form == "error" else UNSET)
+    assert parsed.type_ == ("what happened" if form == "type" else UNSET)
 
 
 def test_the_package_is_typed_and_knows_the_two_sources() -> None:

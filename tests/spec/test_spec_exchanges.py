@@ -55,6 +55,28 @@ FAILURE = headers("response_error_platform")
 TOKENS = json.dumps(example("token-response"))
 GRANT_REFUSED = json.dumps(example("error-oauth-invalid-grant"))
 UNREACHABLE = json.dumps(example("error-problem-bad-gateway"))
+ERRORS = [
+    '{"error": "invalid_grant"}',
+    '{"error": "invalid_grant", "error_description": "No.", "error_uri": "about:blank", "x": 1}',
+    '{"type": "/problems/X"}',
+    '{"type": "/problems/X", "title": "X", "detail": "No", "instance": "1", "status": 400, "x": 1}',
+    '{"type": "/problems/X", "error": "invalid_grant"}',
+]
+NO_ERRORS = [
+    "{}",
+    "[]",
+    '"invalid_grant"',
+    '{"error_description": "No.", "title": "X", "status": 400}',
+    '{"error": ""}',
+    '{"error": null}',
+    '{"error": 1}',
+    '{"error": "invalid_grant", "error_description": 1}',
+    '{"error": "invalid_grant", "error_uri": 1}',
+    '{"type": ""}',
+    '{"type": 1}',
+    *(f'{{"type": "/problems/X", "{name}": 1}}' for name in ("title", "detail", "instance")),
+    '{"type": "/problems/X", "status": "400"}',
+]
 
 
 def without(fields: Fields, *names: str) -> Fields:
@@ -137,6 +159,8 @@ def test_a_request_against_the_contract_is_named(bad: MockRequest) -> None:
         (REFRESH, response(400, GRANT_REFUSED, headers("response_error_provider"))),
         (REVOKE, response(502, UNREACHABLE, FAILURE, PROBLEM)),
         (REVOKE, response(502, UNREACHABLE, FAILURE, f"{PROBLEM};charset=utf-8")),
+        *((REVOKE, response(400, body, FAILURE)) for body in ERRORS),
+        *((REVOKE, response(400, body, FAILURE, PROBLEM)) for body in ERRORS),
     ],
 )
 def test_a_response_as_the_contract_describes_it_passes(form: Fields, good: MockResponse) -> None:
@@ -154,7 +178,8 @@ def test_a_response_as_the_contract_describes_it_passes(form: Fields, good: Mock
         response(400, GRANT_REFUSED, FAILURE | {"Content-Language": "de"}),
         response(200, '{"token_type": "bearer"}', SUCCESS),
         response(200, '{"access_token": "", "token_type": "bearer"}', SUCCESS),
-        response(400, "{}", FAILURE),
+        *(response(400, body, FAILURE) for body in NO_ERRORS),
+        *(response(400, body, FAILURE, PROBLEM) for body in NO_ERRORS),
         response(502, "<html>", FAILURE, "text/html"),
         response(503, UNREACHABLE, FAILURE, PROBLEM),
     ],

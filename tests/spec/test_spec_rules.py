@@ -131,6 +131,8 @@ def the_tools_can_digest_it(contract: Contract) -> Iterator[str]:
             yield f"{place}: default or security"
         if "oneOf" in node and "properties" in node:
             yield f"{place}: oneOf beside properties"
+        if place[:-1] == ("components", "schemas") and node.keys() & {"anyOf", "oneOf"}:
+            yield f"{place}: a union of models"
         if node.get("in") == "header":
             schema = resolve(contract, node.get("schema", {}))
             if node["name"].lower() in {"accept", "content-type", "authorization"}:
@@ -183,6 +185,7 @@ BREACHES: list[tuple[Rule, str, object]] = [
     (the_tools_can_digest_it, "paths /oauth/token post responses default", {}),
     (the_tools_can_digest_it, "paths /oauth/token post security", []),
     (the_tools_can_digest_it, "components schemas TokenRequest oneOf", []),
+    (the_tools_can_digest_it, "components schemas ErrorBody anyOf", [{"required": ["error"]}]),
     (the_tools_can_digest_it, "components parameters UserAgent name", "Accept"),
     (the_tools_can_digest_it, "components schemas HeaderText const", "AUTO"),
     (the_tools_can_digest_it, "components schemas HeaderText format", "uuid"),
@@ -190,7 +193,7 @@ BREACHES: list[tuple[Rule, str, object]] = [
     (strict_or_tolerant, "components schemas TokenRequest additionalProperties", True),
     (strict_or_tolerant, "components schemas TokenResponse additionalProperties", False),
     (strict_or_tolerant, "components schemas TokenResponse properties token_type enum", ["x"]),
-    (strict_or_tolerant, "components schemas ProblemBody properties instance format", "uri"),
+    (strict_or_tolerant, "components schemas ErrorBody properties instance format", "uri"),
     (strict_or_tolerant, "components schemas TokenRequest properties code", {"type": "string"}),
     (secrets_are_marked, "components schemas TokenRequest properties code format", "byte"),
 ]

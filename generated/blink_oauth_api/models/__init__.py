@@ -1,8 +1,7 @@
 """Contains all the data models used in inputs/outputs"""
 
+from .error_body import ErrorBody
 from .grant_type import GrantType
-from .oauth_error_body import OauthErrorBody
-from .problem_body import ProblemBody
 from .revoke_request import RevokeRequest
 from .source import Source
 from .token_request import TokenRequest
@@ -10,9 +9,8 @@ from .token_response import TokenResponse
 from .token_type_hint import TokenTypeHint
 
 __all__ = (
+    "ErrorBody",
     "GrantType",
-    "OauthErrorBody",
-    "ProblemBody",
     "RevokeRequest",
     "Source",
     "TokenRequest",

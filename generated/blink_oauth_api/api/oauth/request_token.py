@@ -5,8 +5,7 @@ import httpx
 
 from ... import errors
 from ...client import AuthenticatedClient, Client
-from ...models.oauth_error_body import OauthErrorBody
-from ...models.problem_body import ProblemBody
+from ...models.error_body import ErrorBody
 from ...models.token_request import TokenRequest
 from ...models.token_response import TokenResponse
 from ...types import Response
@@ -46,177 +45,49 @@ def _get_kwargs(
 
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> OauthErrorBody | ProblemBody | TokenResponse | None:
+) -> ErrorBody | TokenResponse | None:
     if response.status_code == 200:
         response_200 = TokenResponse.from_dict(response.json())
 
         return response_200
 
     if response.status_code == 400:
-
-        def _parse_response_400(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_400 = _parse_response_400(response.json())
+        response_400 = ErrorBody.from_dict(response.json())
 
         return response_400
 
     if response.status_code == 401:
-
-        def _parse_response_401(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_401 = _parse_response_401(response.json())
+        response_401 = ErrorBody.from_dict(response.json())
 
         return response_401
 
     if response.status_code == 403:
-
-        def _parse_response_403(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_403 = _parse_response_403(response.json())
+        response_403 = ErrorBody.from_dict(response.json())
 
         return response_403
 
     if response.status_code == 406:
-
-        def _parse_response_406(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_406 = _parse_response_406(response.json())
+        response_406 = ErrorBody.from_dict(response.json())
 
         return response_406
 
     if response.status_code == 415:
-
-        def _parse_response_415(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_415 = _parse_response_415(response.json())
+        response_415 = ErrorBody.from_dict(response.json())
 
         return response_415
 
     if response.status_code == 500:
-
-        def _parse_response_500(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_500 = _parse_response_500(response.json())
+        response_500 = ErrorBody.from_dict(response.json())
 
         return response_500
 
     if response.status_code == 502:
-
-        def _parse_response_502(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_502 = _parse_response_502(response.json())
+        response_502 = ErrorBody.from_dict(response.json())
 
         return response_502
 
     if response.status_code == 504:
-
-        def _parse_response_504(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_504 = _parse_response_504(response.json())
+        response_504 = ErrorBody.from_dict(response.json())
 
         return response_504
 
@@ -228,7 +99,7 @@ def _parse_response(
 
 def _build_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Response[OauthErrorBody | ProblemBody | TokenResponse]:
+) -> Response[ErrorBody | TokenResponse]:
     return Response(
         status_code=HTTPStatus(response.status_code),
         content=response.content,
@@ -246,7 +117,7 @@ def sync_detailed(
     x_cor_api_target_id: str,
     x_psu_ip_address: str,
     x_psu_user_agent: str,
-) -> Response[OauthErrorBody | ProblemBody | TokenResponse]:
+) -> Response[ErrorBody | TokenResponse]:
     """Get the OAuth access and refresh token
 
      Exchange an authorization code (RFC 6749 4.1.3) or a refresh token (RFC 6749 6) for tokens
@@ -265,7 +136,7 @@ def sync_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[OauthErrorBody | ProblemBody | TokenResponse]
+        Response[ErrorBody | TokenResponse]
     """
 
     kwargs = _get_kwargs(
@@ -293,7 +164,7 @@ def sync(
     x_cor_api_target_id: str,
     x_psu_ip_address: str,
     x_psu_user_agent: str,
-) -> OauthErrorBody | ProblemBody | TokenResponse | None:
+) -> ErrorBody | TokenResponse | None:
     """Get the OAuth access and refresh token
 
      Exchange an authorization code (RFC 6749 4.1.3) or a refresh token (RFC 6749 6) for tokens
@@ -312,7 +183,7 @@ def sync(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        OauthErrorBody | ProblemBody | TokenResponse
+        ErrorBody | TokenResponse
     """
 
     return sync_detailed(
@@ -335,7 +206,7 @@ async def asyncio_detailed(
     x_cor_api_target_id: str,
     x_psu_ip_address: str,
     x_psu_user_agent: str,
-) -> Response[OauthErrorBody | ProblemBody | TokenResponse]:
+) -> Response[ErrorBody | TokenResponse]:
     """Get the OAuth access and refresh token
 
      Exchange an authorization code (RFC 6749 4.1.3) or a refresh token (RFC 6749 6) for tokens
@@ -354,7 +225,7 @@ async def asyncio_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[OauthErrorBody | ProblemBody | TokenResponse]
+        Response[ErrorBody | TokenResponse]
     """
 
     kwargs = _get_kwargs(
@@ -380,7 +251,7 @@ async def asyncio(
     x_cor_api_target_id: str,
     x_psu_ip_address: str,
     x_psu_user_agent: str,
-) -> OauthErrorBody | ProblemBody | TokenResponse | None:
+) -> ErrorBody | TokenResponse | None:
     """Get the OAuth access and refresh token
 
      Exchange an authorization code (RFC 6749 4.1.3) or a refresh token (RFC 6749 6) for tokens
@@ -399,7 +270,7 @@ async def asyncio(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        OauthErrorBody | ProblemBody | TokenResponse
+        ErrorBody | TokenResponse
     """
 
     return (

@@ -5,8 +5,7 @@ import httpx
 
 from ... import errors
 from ...client import AuthenticatedClient, Client
-from ...models.oauth_error_body import OauthErrorBody
-from ...models.problem_body import ProblemBody
+from ...models.error_body import ErrorBody
 from ...models.revoke_request import RevokeRequest
 from ...types import Response
 
@@ -45,176 +44,48 @@ def _get_kwargs(
 
 def _parse_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Any | OauthErrorBody | ProblemBody | None:
+) -> Any | ErrorBody | None:
     if response.status_code == 200:
         response_200 = cast(Any, None)
         return response_200
 
     if response.status_code == 400:
-
-        def _parse_response_400(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_400 = _parse_response_400(response.json())
+        response_400 = ErrorBody.from_dict(response.json())
 
         return response_400
 
     if response.status_code == 401:
-
-        def _parse_response_401(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_401 = _parse_response_401(response.json())
+        response_401 = ErrorBody.from_dict(response.json())
 
         return response_401
 
     if response.status_code == 403:
-
-        def _parse_response_403(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_403 = _parse_response_403(response.json())
+        response_403 = ErrorBody.from_dict(response.json())
 
         return response_403
 
     if response.status_code == 406:
-
-        def _parse_response_406(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_406 = _parse_response_406(response.json())
+        response_406 = ErrorBody.from_dict(response.json())
 
         return response_406
 
     if response.status_code == 415:
-
-        def _parse_response_415(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_415 = _parse_response_415(response.json())
+        response_415 = ErrorBody.from_dict(response.json())
 
         return response_415
 
     if response.status_code == 500:
-
-        def _parse_response_500(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_500 = _parse_response_500(response.json())
+        response_500 = ErrorBody.from_dict(response.json())
 
         return response_500
 
     if response.status_code == 502:
-
-        def _parse_response_502(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_502 = _parse_response_502(response.json())
+        response_502 = ErrorBody.from_dict(response.json())
 
         return response_502
 
     if response.status_code == 504:
-
-        def _parse_response_504(data: object) -> OauthErrorBody | ProblemBody:
-            try:
-                if not isinstance(data, dict):
-                    raise TypeError()
-                componentsschemas_error_body_type_0 = OauthErrorBody.from_dict(data)
-
-                return componentsschemas_error_body_type_0
-            except (TypeError, ValueError, AttributeError, KeyError):
-                pass
-            if not isinstance(data, dict):
-                raise TypeError()
-            componentsschemas_error_body_type_1 = ProblemBody.from_dict(data)
-
-            return componentsschemas_error_body_type_1
-
-        response_504 = _parse_response_504(response.json())
+        response_504 = ErrorBody.from_dict(response.json())
 
         return response_504
 
@@ -226,7 +97,7 @@ def _parse_response(
 
 def _build_response(
     *, client: AuthenticatedClient | Client, response: httpx.Response
-) -> Response[Any | OauthErrorBody | ProblemBody]:
+) -> Response[Any | ErrorBody]:
     return Response(
         status_code=HTTPStatus(response.status_code),
         content=response.content,
@@ -244,7 +115,7 @@ def sync_detailed(
     x_cor_api_target_id: str,
     x_psu_ip_address: str,
     x_psu_user_agent: str,
-) -> Response[Any | OauthErrorBody | ProblemBody]:
+) -> Response[Any | ErrorBody]:
     """Revoke one access token or one refresh token
 
      Each token is revoked by a call of its own (RFC 7009 2.1). A token the server does not know
@@ -263,7 +134,7 @@ def sync_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[Any | OauthErrorBody | ProblemBody]
+        Response[Any | ErrorBody]
     """
 
     kwargs = _get_kwargs(
@@ -291,7 +162,7 @@ def sync(
     x_cor_api_target_id: str,
     x_psu_ip_address: str,
     x_psu_user_agent: str,
-) -> Any | OauthErrorBody | ProblemBody | None:
+) -> Any | ErrorBody | None:
     """Revoke one access token or one refresh token
 
      Each token is revoked by a call of its own (RFC 7009 2.1). A token the server does not know
@@ -310,7 +181,7 @@ def sync(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Any | OauthErrorBody | ProblemBody
+        Any | ErrorBody
     """
 
     return sync_detailed(
@@ -333,7 +204,7 @@ async def asyncio_detailed(
     x_cor_api_target_id: str,
     x_psu_ip_address: str,
     x_psu_user_agent: str,
-) -> Response[Any | OauthErrorBody | ProblemBody]:
+) -> Response[Any | ErrorBody]:
     """Revoke one access token or one refresh token
 
      Each token is revoked by a call of its own (RFC 7009 2.1). A token the server does not know
@@ -352,7 +223,7 @@ async def asyncio_detailed(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Response[Any | OauthErrorBody | ProblemBody]
+        Response[Any | ErrorBody]
     """
 
     kwargs = _get_kwargs(
@@ -378,7 +249,7 @@ async def asyncio(
     x_cor_api_target_id: str,
     x_psu_ip_address: str,
     x_psu_user_agent: str,
-) -> Any | OauthErrorBody | ProblemBody | None:
+) -> Any | ErrorBody | None:
     """Revoke one access token or one refresh token
 
      Each token is revoked by a call of its own (RFC 7009 2.1). A token the server does not know
@@ -397,7 +268,7 @@ async def asyncio(
         httpx.TimeoutException: If the request takes longer than Client.timeout.
 
     Returns:
-        Any | OauthErrorBody | ProblemBody
+        Any | ErrorBody
     """
 
     return (
