@@ -14,6 +14,7 @@ import difflib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from openapi_python_client.config import ConfigFile
+from openapi_python_client.strings import pascal_case, snake_case
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -32,11 +35,24 @@ SPEC = "spec/openapi.yaml"
 SETTINGS = "generator-config.yml"
 GENERATED = "generated"
 PACKAGE = "blink_oauth_api"
+CONTRACT_TYPES = "contract.py"  # what the generator leaves out, added to its package
 PROVENANCE = "provenance.json"
 BY_HAND = "README.md"  # the only file under generated/ that is not generated
 OUTCOME_DONE, OUTCOME_DRIFT, OUTCOME_FAILED = 0, 1, 2
 
+CONTRACT_TYPES_HEAD = f'''\
+"""Statuses, headers, members and limits of the contract, as types.
+
+Generated from {SPEC} by tools/generation.py; do not edit. Code that spells one of
+them pins it here, so that a type checker tells when the contract no longer says so.
+"""
+
+from typing import Final, Literal, NotRequired, TypedDict
+'''
+JSON_TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool"}
+
 Files = dict[str, bytes]
+Node = dict[str, Any]
 
 
 class GenerationError(Exception):
@@ -100,7 +116,7 @@ def fresh_generation(root: Path) -> Iterator[Path]:
     Raises:
         GenerationError: If a setting is refused or the generator reports so much as a warning.
     """
-    check_settings(root / SETTINGS)
+    settings = check_settings(root / SETTINGS)
     if not (root / SPEC).is_file():
         raise GenerationError(f"{SPEC} is missing.")
     with tempfile.TemporaryDirectory(prefix="blink-oauth-") as name:
@@ -108,18 +124,20 @@ def fresh_generation(root: Path) -> Iterator[Path]:
         if fresh.is_relative_to(root):
             raise GenerationError(f"Point TMPDIR at a folder outside {root}.")
         run_generator(root, fresh / PACKAGE)
+        # The generator goes first: it says best what is wrong with a contract.
+        add_contract_types(root, settings, fresh / PACKAGE)
         (fresh / PROVENANCE).write_text(provenance(root), encoding="utf-8", newline="\n")
         yield fresh
 
 
-def check_settings(path: Path) -> None:
-    """Refuse settings the generator does not know; it would ignore them without a word.
+def check_settings(path: Path) -> ConfigFile:
+    """Read the settings and refuse what the generator does not know; it would not say a word.
 
     Raises:
         GenerationError: If the file cannot be read, or a key or a value is not the generator's.
     """
     try:
-        ConfigFile.model_validate(YAML(typ="safe").load(path), extra="forbid")
+        return ConfigFile.model_validate(YAML(typ="safe").load(path), extra="forbid")
     except (OSError, YAMLError) as error:
         raise GenerationError(f"{path.name} cannot be read: {error}") from error
     except ValidationError as error:
@@ -141,16 +159,100 @@ def run_generator(root: Path, output: Path) -> None:
     command = [sys.executable, "-m", "openapi_python_client", "generate", "--fail-on-warning"]
     command += ["--meta", "none", "--overwrite", "--path", str(root / SPEC)]
     command += ["--config", str(root / SETTINGS), "--output-path", str(output)]
+    # Run from the output's parent: no file of the caller's folder may shadow a module or a setting.
+    run(command, output.parent)
+
+
+def run(command: list[str], folder: Path) -> None:
+    """Run the generator or a post hook in a folder.
+
+    Raises:
+        GenerationError: If it fails.
+    """
     # The hooks call `ruff` by name: let them find the pinned one, installed beside this Python.
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = os.environ | {"PATH": search}
-    # Run from the output's parent: no file of the caller's folder may shadow a module or a setting.
     result = subprocess.run(
-        command, cwd=output.parent, env=environment, capture_output=True, text=True, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     if result.returncode:
         report = (result.stdout + result.stderr).strip()
         raise GenerationError(f"Correct {SPEC} or {SETTINGS}; the generator says:\n{report}")
+
+
+def add_contract_types(root: Path, settings: ConfigFile, package: Path) -> None:
+    """Add what the generator leaves out, in the layout that the post hooks give to the rest.
+
+    Raises:
+        GenerationError: If a post hook fails.
+    """
+    contract: Node = YAML(typ="safe").load(root / SPEC)
+    operations = [item for path in contract["paths"].values() for item in path.values()]
+    schemas = contract["components"]["schemas"].items()
+    lines = [CONTRACT_TYPES_HEAD]
+    lines += [line for item in operations for line in operation_types(contract, item)]
+    lines += [members(contract, name, item) for name, item in schemas if "properties" in item]
+    lines += [line for name, schema in schemas for line in limits(name, schema)]
+    (package / CONTRACT_TYPES).write_text("\n".join(lines), encoding="utf-8", newline="\n")
+    for hook in settings.post_hooks or ():
+        run(shlex.split(hook), package)
+
+
+def operation_types(contract: Node, operation: Node) -> Iterator[str]:
+    """Yield the types of an operation's statuses and of its headers, both ways."""
+    name = pascal_case(operation["operationId"])
+    parameters = [resolve(contract, one) for one in operation.get("parameters", ())]
+    responses = [resolve(contract, one) for one in operation["responses"].values()]
+    sent = {one["name"]: one for one in parameters if one["in"] == "header"}
+    received = [
+        {header: resolve(contract, one) for header, one in response.get("headers", {}).items()}
+        for response in responses
+    ]
+    yield f"\n{name}Status = Literal[{', '.join(operation['responses'])}]"
+    yield typed_dict(contract, f"{name}RequestHeaders", [sent])
+    yield typed_dict(contract, f"{name}ResponseHeaders", received)
+
+
+def members(contract: Node, name: str, schema: Node) -> str:
+    """Define the type of a model in JSON or as a form."""
+    required = schema.get("required", ())
+    fields = {
+        field: {"schema": value, "required": field in required}
+        for field, value in schema["properties"].items()
+    }
+    return typed_dict(contract, f"{pascal_case(name)}Members", [fields])
+
+
+def limits(name: str, schema: Node) -> Iterator[str]:
+    """Yield the lengths that a schema or one of its properties demands."""
+    for limit in ("minLength", "maxLength"):
+        if limit in schema:
+            yield f"{snake_case(f'{name}_{limit}').upper()}: Final = {schema[limit]}"
+    for field, value in schema.get("properties", {}).items():
+        yield from limits(f"{name}_{field}", value)
+
+
+def typed_dict(contract: Node, name: str, variants: list[Node]) -> str:
+    """Define a TypedDict with the keys of all variants; what one variant may lack is optional."""
+    types = {}
+    for key, item in {key: item for one in variants for key, item in one.items()}.items():
+        schema = resolve(contract, item["schema"])
+        values = ", ".join(map(repr, schema.get("enum", ())))
+        plain = JSON_TYPES.get(str(schema.get("type")), "object")
+        type_ = f"Literal[{values}]" if values else plain
+        required = all(one.get(key, {}).get("required") for one in variants)
+        types[key] = type_ if required else f"NotRequired[{type_}]"
+    pairs = ", ".join(f"{key!r}: {type_}" for key, type_ in types.items())
+    return f"{name} = TypedDict({name!r}, {{{pairs}}})"
+
+
+def resolve(contract: Node, node: Node) -> Node:
+    """Follow a reference within the contract, if the node is one."""
+    if "$ref" not in node:
+        return node
+    for step in node["$ref"].split("/")[1:]:
+        contract = contract[step]
+    return contract
 
 
 def provenance(root: Path) -> str:

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 PACKAGE = "generated/blink_oauth_api"
 MODEL = f"{PACKAGE}/models/token_request.py"
+CONTRACT_TYPES = f"{PACKAGE}/contract.py"
 PROVENANCE = "generated/provenance.json"
 
 # The worked example of CONTRIBUTING.md: one more optional field in the form of the token request.
@@ -84,6 +86,14 @@ def remove_a_file(root: Path) -> None:
     (root / MODEL).unlink()
 
 
+def edit_the_contract_types(root: Path) -> None:
+    edit(root / CONTRACT_TYPES, "MAX_LENGTH: Final = 64", "MAX_LENGTH: Final = 65")
+
+
+def remove_the_contract_types(root: Path) -> None:
+    (root / CONTRACT_TYPES).unlink()
+
+
 def remove_the_type_marker(root: Path) -> None:
     (root / PACKAGE / "py.typed").unlink()
 
@@ -114,11 +124,30 @@ def test_the_committed_package_is_what_the_generator_makes() -> None:
     [
         (edit_a_file, [f"changed  {MODEL}", "-    client_id: bytes", "+    client_id: str"]),
         (remove_a_file, [f"missing  {MODEL}", "+class TokenRequest:"]),
+        (
+            edit_the_contract_types,
+            [f"changed  {CONTRACT_TYPES}", "-CORRELATION_ID_MAX_LENGTH: Final = 65"],
+        ),
+        (
+            remove_the_contract_types,
+            [f"missing  {CONTRACT_TYPES}", "+CORRELATION_ID_MAX_LENGTH: Final = 64"],
+        ),
         (remove_the_type_marker, [f"missing  {PACKAGE}/py.typed"]),
         (add_a_file, [f"extra    {PACKAGE}/models/left_over.py", "-ANSWER = 42"]),
         (add_an_empty_file, ["extra    generated/__init__.py"]),
-        (change_the_contract, [f"changed  {PROVENANCE}", '+    "spec/openapi.yaml":']),
-        (add_scope, [f"changed  {PROVENANCE}", f"changed  {MODEL}"]),
+        (
+            change_the_contract,
+            [
+                f"changed  {PROVENANCE}",
+                '+    "spec/openapi.yaml":',
+                f"changed  {CONTRACT_TYPES}",
+                "+CORRELATION_ID_MAX_LENGTH: Final = 63",
+            ],
+        ),
+        (
+            add_scope,
+            [f"changed  {PROVENANCE}", f"changed  {MODEL}", f"changed  {CONTRACT_TYPES}"],
+        ),
         (
             change_a_setting,
             [f"changed  {PROVENANCE}", '+    "generator-config.yml":', f"changed  {MODEL}"],
@@ -195,6 +224,7 @@ def test_generation_repairs_every_kind_of_drift(tree: Path) -> None:
     add_an_empty_file(tree)
     remove_the_type_marker(tree)
     edit_a_file(tree)
+    edit_the_contract_types(tree)
     assert run("generate", tree).returncode == 0
     assert snapshot(tree) == before
     assert run("drift", tree).returncode == 0
@@ -231,14 +261,110 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
     assert "TMPDIR" in result.stderr
 
 
-def test_one_more_form_field_changes_one_model_and_the_provenance(tree: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "gone", "come"),
+    [
+        pytest.param(
+            '        "504":\n',
+            '        "503":\n          $ref: "#/components/responses/BadGateway"\n        "504":\n',
+            ["RequestTokenStatus = Literal[200, 400, 401, 403, 406, 415, 500, 502, 504]"],
+            ["RequestTokenStatus = Literal[200, 400, 401, 403, 406, 415, 500, 502, 503, 504]"],
+            id="status",
+        ),
+        pytest.param(
+            "name: X-CorAPI-Target-ID",
+            "name: X-CorAPI-Bank-ID",
+            2 * ['        "X-CorAPI-Target-ID": str,'],
+            2 * ['        "X-CorAPI-Bank-ID": str,'],
+            id="request header of both operations",
+        ),
+        pytest.param(
+            "        Pragma:\n",
+            "        X-Trace:\n          schema:\n            type: string\n        Pragma:\n",
+            [],
+            ['        "X-Trace": NotRequired[str],'],
+            id="optional response header",
+        ),
+        pytest.param(
+            "the client sent, unchanged.\n      required: true\n",
+            "the client sent, unchanged.\n      required: false\n",
+            2 * ['        "X-Correlation-ID": str,'],
+            2 * ['        "X-Correlation-ID": NotRequired[str],'],
+            id="response header no longer required",
+        ),
+        pytest.param(
+            "        expires_in:\n          type: integer\n",
+            "        expires_at:\n          type: string\n",
+            ["    expires_in: NotRequired[int]"],
+            ["    expires_at: NotRequired[str]"],
+            id="member",
+        ),
+        pytest.param(
+            "required: [access_token, token_type]",
+            "required: [access_token, token_type, expires_in]",
+            ["    expires_in: NotRequired[int]"],
+            ["    expires_in: int"],
+            id="required member",
+        ),
+        pytest.param(
+            "enum: [authorization_code, refresh_token]",
+            "enum: [authorization_code, refresh_token, password]",
+            ['    grant_type: Literal["authorization_code", "refresh_token"]'],
+            ['    grant_type: Literal["authorization_code", "refresh_token", "password"]'],
+            id="value",
+        ),
+        pytest.param(
+            "maxLength: 64",
+            "maxLength: 63",
+            ["CORRELATION_ID_MAX_LENGTH: Final = 64"],
+            ["CORRELATION_ID_MAX_LENGTH: Final = 63"],
+            id="limit of a header",
+        ),
+        pytest.param(
+            "on refresh too.\n          minLength: 1\n          maxLength: 64\n",
+            "on refresh too.\n          minLength: 2\n",
+            [
+                "TOKEN_REQUEST_USERNAME_MIN_LENGTH: Final = 1",
+                "TOKEN_REQUEST_USERNAME_MAX_LENGTH: Final = 64",
+            ],
+            ["TOKEN_REQUEST_USERNAME_MIN_LENGTH: Final = 2"],
+            id="limits of a field",
+        ),
+    ],
+)
+def test_the_contract_types_follow_the_contract(
+    tree: Path, old: str, new: str, gone: list[str], come: list[str]
+) -> None:
+    before = Counter((tree / CONTRACT_TYPES).read_text("utf-8").splitlines())
+    edit(tree / "spec/openapi.yaml", old, new)
+    assert run("generate", tree).returncode == 0
+    after = Counter((tree / CONTRACT_TYPES).read_text("utf-8").splitlines())
+    assert (before - after, after - before) == (Counter(gone), Counter(come))
+
+
+def test_the_contract_types_say_that_they_are_generated() -> None:
+    text = (PROJECT / CONTRACT_TYPES).read_text("utf-8")
+    note = text.partition('"""')[2].partition('"""')[0]
+    assert "Generated from spec/openapi.yaml by tools/generation.py; do not edit." in note
+    assert set(re.findall("^(?:from|import) .*", text, re.MULTILINE)) == {
+        "from typing import Final, Literal, NotRequired, TypedDict"
+    }
+
+
+def test_one_more_form_field_changes_one_model_its_types_and_the_provenance(tree: Path) -> None:
     before = snapshot(tree)
     add_scope(tree)
     assert run("generate", tree).returncode == 0
     after = snapshot(tree)
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
-    assert changed == {"spec/openapi.yaml", MODEL, PROVENANCE}
+    assert changed == {"spec/openapi.yaml", CONTRACT_TYPES, MODEL, PROVENANCE}
     added = set(after[MODEL].splitlines()) - set(before[MODEL].splitlines())
     assert set(before[MODEL].splitlines()) <= set(after[MODEL].splitlines())
     assert b"    scope: str | Unset = UNSET" in added
     assert len(added) <= 8
+    types_before = Counter(before[CONTRACT_TYPES].splitlines())
+    types_after = Counter(after[CONTRACT_TYPES].splitlines())
+    assert types_before <= types_after
+    assert types_after - types_before == Counter(
+        [b"    scope: NotRequired[str]", b"TOKEN_REQUEST_SCOPE_MIN_LENGTH: Final = 1"]
+    )

@@ -6,13 +6,14 @@ import importlib
 import inspect
 import pkgutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 import yaml
 
 import blink_oauth_api
+from blink_oauth_api import contract
 from blink_oauth_api.models import ErrorBody, RevokeRequest, TokenRequest
 from blink_oauth_api.models.source import SOURCE_VALUES
 from blink_oauth_api.types import UNSET
@@ -86,6 +87,45 @@ def test_an_error_is_one_model_that_shows_its_form(operation: str, status: int, 
     assert type(parsed) is ErrorBody
     assert parsed.error == ("what happened" if form == "error" else UNSET)
     assert parsed.type_ == ("what happened" if form == "type" else UNSET)
+
+
+@pytest.mark.parametrize(("path", "name"), [("token", "RequestToken"), ("revoke", "RevokeToken")])
+def test_the_contract_types_hold_the_statuses_and_headers_of_each_operation(
+    path: str, name: str
+) -> None:
+    components, operation = CONTRACT["components"], CONTRACT["paths"][f"/oauth/{path}"]["post"]
+    responses = [
+        components["responses"][reference["$ref"].rpartition("/")[2]]["headers"].keys()
+        for reference in operation["responses"].values()
+    ]
+    received = getattr(contract, f"{name}ResponseHeaders")
+    assert received.__required_keys__ == set.intersection(*map(set, responses))
+    assert received.__required_keys__ | received.__optional_keys__ == set().union(*responses)
+    sent = getattr(contract, f"{name}RequestHeaders")
+    assert sent.__required_keys__ == {one["name"] for one in components["parameters"].values()}
+    assert sent.__optional_keys__ == set()
+    statuses = get_args(getattr(contract, f"{name}Status"))
+    assert {str(status) for status in statuses} == operation["responses"].keys()
+
+
+def test_the_contract_types_hold_the_members_of_each_model() -> None:
+    schemas = CONTRACT["components"]["schemas"].items()
+    models = {f"{name}Members": schema for name, schema in schemas if "properties" in schema}
+    assert {name for name in vars(contract) if name.endswith("Members")} == models.keys()
+    for name, schema in models.items():
+        members = getattr(contract, name)
+        assert members.__required_keys__ == set(schema.get("required", ()))
+        assert members.__annotations__.keys() == schema["properties"].keys()
+
+
+def test_the_contract_types_hold_the_limits() -> None:
+    limits = {name: value for name, value in vars(contract).items() if "_MAX_LENGTH" in name}
+    assert limits == {
+        "CORRELATION_ID_MAX_LENGTH": 64,
+        "TOKEN_REQUEST_USERNAME_MAX_LENGTH": 64,
+        "REVOKE_REQUEST_USERNAME_MAX_LENGTH": 64,
+    }
+    assert {value for name, value in vars(contract).items() if "_MIN_LENGTH" in name} == {1}
 
 
 def test_the_package_is_typed_and_knows_the_two_sources() -> None:
