@@ -16,7 +16,8 @@ TESTS = tuple(
     f"tests/{name}" for name in ("client", "wire", "sandbox", "lifecycle", "storage", "cli")
 )
 PROOFS = ("tests/simulation", "tests/storm", "tests/crash")
-HAND_WRITTEN = ("wrapper", "tests", "tools", "demo", "benchmarks", "noxfile.py")
+PACKAGES = ("wrapper", "keeper", "cli", "testing")
+HAND_WRITTEN = (*PACKAGES, "tests", "tools", "demo", "benchmarks", "noxfile.py")
 
 
 def install(session: nox.Session, tools: str, *, project: bool = False) -> None:
@@ -96,7 +97,7 @@ def terminal(session: nox.Session) -> None:
     (wheel,) = Path(wheels).glob("*.whl")
     session.run(
         *(pip, "install", "--quiet", "--constraint", "requirements/test.txt"),
-        f"{wheel}[cli,sql,sandbox]",
+        f"{wheel}[cli,postgresql,testing]",
         external=True,
     )
     session.run(
@@ -138,7 +139,7 @@ def build(session: nox.Session) -> None:
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
     """Show the whole journey of a token against the local platform, over mutual TLS."""
-    session.install("--quiet", "--constraint", "requirements/test.txt", ".[sandbox]")
+    session.install("--quiet", "--constraint", "requirements/test.txt", ".[testing]")
     session.run("python", "demo/tour.py", *session.posargs)
 
 
@@ -176,7 +177,7 @@ def pins(session: nox.Session) -> None:
     )
     for group in ("generate", "lint", "build"):
         session.run(*compile_, "--group", group, "--output-file", f"requirements/{group}.txt")
-    extras = [f"--extra={name}" for name in ("cli", "otel", "sandbox", "sql")]
+    extras = [f"--extra={name}" for name in ("cli", "otel", "postgresql", "sql", "testing")]
     for group in ("test", "bench", "types"):
         session.run(
             *(*compile_, "pyproject.toml", *extras, "--group", group),

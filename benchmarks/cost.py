@@ -27,9 +27,9 @@ import httpx
 
 from blink_oauth import BlinkOAuth, Grant, Psu, Settings
 from blink_oauth.headers import request_headers
-from blink_oauth.sandbox.authority import shared_authority
-from blink_oauth.sandbox.listener import server_context
 from blink_oauth.tls import ClientCertificate, ssl_context
+from blink_oauth_testing.sandbox.certificates import shared_authority
+from blink_oauth_testing.sandbox.http import server_context
 
 ROUNDS, PROCESSES = 150, 31
 CALL_LIMIT, IMPORT_LIMIT = 1.15, 1.6

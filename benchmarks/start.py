@@ -14,7 +14,7 @@ from time import perf_counter
 ROUNDS, LIMIT = 21, 3.0
 NOTHING = ("-c", "pass")
 CLICK = ("-c", "import click")
-HELP = ("-m", "blink_oauth.cli", "--help")
+HELP = ("-m", "blink_oauth_cli", "--help")
 
 
 def seconds(*arguments: str) -> float:

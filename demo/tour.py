@@ -15,9 +15,9 @@ import httpx
 
 from blink_oauth import BlinkError, BlinkOAuth, Grant, Psu, Token
 from blink_oauth.headers import request_headers
-from blink_oauth.sandbox import Sandbox
-from blink_oauth.sandbox.faults import BAD_GATEWAY_HTML, GATEWAY_TIMEOUT_AFTER
 from blink_oauth.tls import check_certificate, ssl_context
+from blink_oauth_testing.sandbox import Sandbox
+from blink_oauth_testing.sandbox.faults import BAD_GATEWAY_HTML, GATEWAY_TIMEOUT_AFTER
 
 STRICT, LENIENT = "IIDX00001", "IIDX00002"
 CUSTOMER = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (demo)")

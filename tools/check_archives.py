@@ -17,9 +17,11 @@ WANTED = {
     "wheel": (
         "blink_oauth/__init__.py",
         "blink_oauth/py.typed",
-        "blink_oauth/pytest_plugin.py",
-        "blink_oauth/sandbox/spec/openapi.yaml",
-        "blink_oauth/sandbox/spec/examples/token-response.json",
+        "blink_oauth_keeper/py.typed",
+        "blink_oauth_cli/__main__.py",
+        "blink_oauth_testing/pytest_plugin.py",
+        "blink_oauth_testing/sandbox/spec/openapi.yaml",
+        "blink_oauth_testing/sandbox/spec/examples/token-response.json",
         "blink_oauth_api/api/oauth/request_token.py",
         "blink_oauth_api/py.typed",
     ),
@@ -31,9 +33,19 @@ WANTED = {
         "requirements/test.txt",
         "tests/spec/test_spec_rules.py",
         "wrapper/blink_oauth/client.py",
+        "keeper/blink_oauth_keeper/manager.py",
+        "cli/blink_oauth_cli/main.py",
+        "testing/blink_oauth_testing/pytest_plugin.py",
     ),
 }
-IN_WHEEL = ("blink_oauth/", "blink_oauth_api/", "blink_oauth-")
+IN_WHEEL = (
+    "blink_oauth/",
+    "blink_oauth_api/",
+    "blink_oauth_cli/",
+    "blink_oauth_keeper/",
+    "blink_oauth_testing/",
+    "blink_oauth-",
+)
 
 
 def main(folder: Path) -> int:

@@ -13,7 +13,7 @@ import pytest
 from attrs import define, evolve, field
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from blink_oauth.sandbox import Sandbox
+from blink_oauth_testing.sandbox import Sandbox
 from browser.chromium import launched
 
 

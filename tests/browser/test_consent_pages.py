@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from blink_oauth import BlinkOAuth, Psu
-from blink_oauth.sandbox import Sandbox
+from blink_oauth_testing.sandbox import Sandbox
 from browser.conftest import Application
 
 STATE = "fake-state & more"

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from attrs import define, frozen
 
-from blink_oauth import BlinkOAuth, Psu, TargetProfile, Token, TokenManager
-from blink_oauth.cli.local import environment
-from blink_oauth.cli.main import run
-from blink_oauth.sandbox import Sandbox
-from blink_oauth.storage import GrantKey, Record, SqlTokenStore
+from blink_oauth import BlinkOAuth, Psu, Token
+from blink_oauth_cli.main import run
+from blink_oauth_cli.sandbox import environment
+from blink_oauth_keeper import GrantKey, Record, SqlTokenStore, TargetProfile, TokenManager
+from blink_oauth_testing.sandbox import Sandbox
 from client.leaks import found
 
 CLIENT, OTHER_CLIENT = "CIDX0000000002", "CIDX0000000003"

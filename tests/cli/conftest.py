@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from blink_oauth.sandbox import Sandbox
 from blink_oauth.tls import ssl_context
+from blink_oauth_testing.sandbox import Sandbox
 from cli.cli_stage import CLIENT, OTHER_CLIENT, Desk
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from blink_oauth import BlinkOAuth, Psu, TargetProfile, TokenManager
-from blink_oauth.cli.local import environment
-from blink_oauth.cli.main import COMMANDS, run
-from blink_oauth.cli.trouble import ExitCode
-from blink_oauth.sandbox import Sandbox
-from blink_oauth.storage import SqlTokenStore
+from blink_oauth import BlinkOAuth, Psu
+from blink_oauth_cli.errors import ExitCode
+from blink_oauth_cli.main import COMMANDS, run
+from blink_oauth_cli.sandbox import environment
+from blink_oauth_keeper import SqlTokenStore, TargetProfile, TokenManager
+from blink_oauth_testing.sandbox import Sandbox
 
 GRANT = "IIDX00001/u-4711"
 Run = Callable[..., tuple[int, str, str]]

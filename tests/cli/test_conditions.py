@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 
 import pytest
 
-from blink_oauth import TokenManager
-from blink_oauth.cli.trouble import ExitCode
-from blink_oauth.storage import engines
+from blink_oauth_cli.errors import ExitCode
+from blink_oauth_keeper import TokenManager
+from blink_oauth_keeper.store import engines
 from cli.cli_stage import (
     CODE,
     ESCAPE,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from blink_oauth import Grant, TargetProfile
-from blink_oauth.cli.configuration import Configuration, configure
-from blink_oauth.cli.keeping import place_of
-from blink_oauth.cli.trouble import ExitCode, TroubleError
+from blink_oauth import Grant
+from blink_oauth_cli.configuration import Configuration, configure
+from blink_oauth_cli.errors import ExitCode, TroubleError
+from blink_oauth_cli.keeping import place_of
+from blink_oauth_keeper import TargetProfile
 
 Configure = Callable[..., Configuration]
 TEST_ID, PRODUCTION_ID = "CIDX0000000002", "CIDP0000000002"

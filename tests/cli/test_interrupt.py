@@ -30,7 +30,7 @@ def start() -> Iterator[Start]:
     def begin(*words: str) -> subprocess.Popen[str]:
         with heard(signal.SIGINT):
             process = subprocess.Popen(
-                [sys.executable, "-m", "blink_oauth.cli", *words],
+                [sys.executable, "-m", "blink_oauth_cli", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from blink_oauth.cli.main import run
-from blink_oauth.cli.trouble import ExitCode, trouble_with
-from blink_oauth.errors import UnknownGrantError
+from blink_oauth_cli.errors import ExitCode, trouble_with
+from blink_oauth_cli.main import run
+from blink_oauth_keeper.errors import UnknownGrantError
 from cli.cli_stage import ESCAPE, GRANT, Desk, plain, require_no_secret
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7]|4[0-8]|10[0-7])(?:;\d+)*m")
@@ -112,7 +112,7 @@ def test_words_are_completed(desk: Desk, words: str, index: str, expected: list[
 def test_an_encoding_without_arrows_ends_no_command(desk: Desk) -> None:
     desk.clear()
     done = subprocess.run(
-        [sys.executable, "-m", "blink_oauth.cli", "doctor"],
+        [sys.executable, "-m", "blink_oauth_cli", "doctor"],
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
         capture_output=True,
         text=True,
@@ -135,7 +135,7 @@ def test_an_unexpected_error_names_its_kind_and_not_its_text(
     def fail(*_: object) -> None:
         raise RuntimeError("fake-secret-in-a-message")
 
-    monkeypatch.setattr("blink_oauth.cli.app.open_store", fail)
+    monkeypatch.setattr("blink_oauth_cli.app.open_store", fail)
     seen = stored.run("history", GRANT)
     assert seen.code == ExitCode.FAILED
     assert seen.errors.splitlines()[0] == "Error: Something unexpected: RuntimeError."

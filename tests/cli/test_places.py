@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from blink_oauth.cli.keeping import read_keys, write_keys
-from blink_oauth.cli.trouble import ExitCode
-from blink_oauth.storage import SqlTokenStore
+from blink_oauth_cli.errors import ExitCode
+from blink_oauth_cli.keeping import read_keys, write_keys
+from blink_oauth_keeper import SqlTokenStore
 from cli.cli_stage import Desk, require_two_lines
 
 

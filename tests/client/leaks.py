@@ -12,9 +12,23 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import blink_oauth
+import blink_oauth_api.client
+import blink_oauth_cli
+import blink_oauth_keeper
+import blink_oauth_testing
 from blink_oauth import BlinkError, RevocationError
 
-PACKAGE = str(Path(blink_oauth.__file__).parent)
+PACKAGES = tuple(
+    str(Path(module.__file__).parent)
+    for module in (
+        blink_oauth,
+        blink_oauth_api.client,
+        blink_oauth_cli,
+        blink_oauth_keeper,
+        blink_oauth_testing,
+    )
+    if module.__file__ is not None
+)
 
 
 def small_escapes(secret: str) -> str:
@@ -87,13 +101,13 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def locals_of(error: BaseException) -> Iterator[tuple[str, str]]:
-    """Yield the locals of the frames of our package, as an error reporter shows them.
+    """Yield the locals of the frames of our packages, as an error reporter shows them.
 
-    What attrs generated for our classes belongs to our package too.
+    What attrs generated for our classes belongs to our packages too.
     """
     for frame, line in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
-        if file.startswith(PACKAGE) or (file.startswith("<attrs") and "blink_oauth" in file):
+        if file.startswith(PACKAGES) or (file.startswith("<attrs") and "blink_oauth" in file):
             for name, value in frame.f_locals.items():
                 yield f"local {name} of {frame.f_code.co_name}, line {line}", shown(value)
 

@@ -14,14 +14,7 @@ from urllib.parse import parse_qsl
 
 import httpx
 
-from blink_oauth import (
-    Grant,
-    Psu,
-    ResponseMeta,
-    Settings,
-    Token,
-    TokenKind,
-)
+from blink_oauth import Grant, Psu, ResponseMeta, Settings, Token, TokenKind
 from flavours import Caller, Flavour, calling
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

@@ -9,12 +9,14 @@ import pickle
 import re
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from types import ModuleType
 from typing import Any
 
 import attrs
 import pytest
 
 import blink_oauth
+import blink_oauth_keeper
 from blink_oauth import (
     AsyncBlinkOAuth,
     BlinkError,
@@ -41,12 +43,19 @@ from blink_oauth import (
     TokenKind,
 )
 
-PUBLIC: dict[str, Any] = {name: getattr(blink_oauth, name) for name in blink_oauth.__all__}
+PACKAGES = (blink_oauth, blink_oauth_keeper)
+PUBLIC: dict[str, Any] = {
+    name: getattr(package, name) for package in PACKAGES for name in package.__all__
+}
 CLASSES: dict[str, type] = {name: thing for name, thing in PUBLIC.items() if inspect.isclass(thing)}
 ERRORS = {name: cls for name, cls in CLASSES.items() if issubclass(cls, BlinkError)}
 PROMISED = {
     "AsyncBlinkOAuth", "BlinkError", "BlinkOAuth", "ClientCertificate", "Grant", "Outcome", "Psu",
     "ResponseMeta", "Secret", "Settings", "Source", "Token",
+}  # fmt: skip
+PROMISED_OF_THE_KEEPER = {
+    "AfterUncertainty", "Event", "EventName", "GrantKey", "GrantStatus", "MemoryTokenStore", "Note",
+    "Record", "Report", "State", "TargetProfile", "TokenManager", "TokenStore",
 }  # fmt: skip
 META = ResponseMeta(
     status=502,
@@ -67,20 +76,27 @@ def members(cls: type) -> Iterator[tuple[str, Callable[..., object]]]:
             yield f"{cls.__name__}.{name}", function
 
 
-METHODS = dict(pair for cls in CLASSES.values() for pair in members(cls))
+# What a store does is described by `TokenStore` as a whole, and proven by `TokenStoreContract`.
+STORES = {"MemoryTokenStore", "TokenStore"}
+METHODS = dict(pair for name, cls in CLASSES.items() if name not in STORES for pair in members(cls))
 
 
-def test_the_list_of_names_is_sorted_complete_and_without_repetition() -> None:
-    names = blink_oauth.__all__
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_list_of_names_is_sorted_complete_and_without_repetition(package: ModuleType) -> None:
+    names = package.__all__
     assert names == sorted(set(names))
     visible = {
         name
-        for name, thing in vars(blink_oauth).items()
+        for name, thing in vars(package).items()
         if not (name.startswith("_") or inspect.ismodule(thing) or name == "TYPE_CHECKING")
     }
     assert visible <= set(names)
-    assert set(names) >= PROMISED
-    assert set(names) <= set(dir(blink_oauth))
+    assert set(names) <= set(dir(package))
+
+
+def test_the_names_that_are_promised_are_there() -> None:
+    assert set(blink_oauth.__all__) >= PROMISED
+    assert set(blink_oauth_keeper.__all__) >= PROMISED_OF_THE_KEEPER
 
 
 def test_a_name_that_is_not_there_is_missed_in_the_usual_way() -> None:
@@ -98,7 +114,8 @@ def test_every_error_is_public() -> None:
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
-    text = importlib.import_module("blink_oauth.errors").__doc__ or ""
+    modules = ("blink_oauth.errors", "blink_oauth_keeper.errors")
+    text = "\n".join(importlib.import_module(module).__doc__ or "" for module in modules)
     lines = re.findall(r"^( *)[*x+-] (\w+)", text, re.MULTILINE)
     drawn = [(len(indentation) // 2, name) for indentation, name in lines]
     path: list[str] = []
@@ -168,9 +185,10 @@ def test_no_type_of_httpx_or_of_the_generated_code_is_in_a_public_signature() ->
 
 def test_no_public_class_comes_from_below() -> None:
     for cls in CLASSES.values():
-        assert cls.__module__.partition(".")[0] == "blink_oauth"
+        packages = {package.__name__ for package in PACKAGES}
+        assert cls.__module__.partition(".")[0] in packages
         bases = {base.__module__.partition(".")[0] for base in cls.__mro__}
-        assert bases <= {"blink_oauth", "builtins", "enum"}
+        assert bases <= packages | {"abc", "builtins", "enum", "typing"}
 
 
 def test_the_version_is_a_version() -> None:
@@ -239,4 +257,7 @@ def test_a_value_cannot_be_changed(value: attrs.AttrsInstance) -> None:
 
 def test_the_other_classes_are_enumerations_of_texts() -> None:
     names = [name for name, cls in CLASSES.items() if issubclass(cls, StrEnum)]
-    assert names == ["Oddity", "Outcome", "Source", "TlsFault", "TokenKind"]
+    assert names == [
+        *("Oddity", "Outcome", "Source", "TlsFault", "TokenKind"),
+        *("AfterUncertainty", "EventName", "Origin", "State"),
+    ]

@@ -9,8 +9,8 @@ import pytest
 from attrs import evolve
 
 from blink_oauth import BlinkError, Grant, RevocationError, Token
-from blink_oauth.sandbox import Fault, Sandbox
-from blink_oauth.sandbox.reply import Reply, Source, oauth_error, problem
+from blink_oauth_testing.sandbox import Fault, Sandbox
+from blink_oauth_testing.sandbox.messages import Reply, Source, oauth_error, problem
 from contract.judge import Judge, Message, Recorder
 from flavours import FLAVOURS, Caller, Flavour, calling
 from wire.stage import LENIENT, PERSON, STRICT, exchange, refresh_token

@@ -27,8 +27,8 @@ from schemathesis.core.failures import FailureGroup
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from urllib3.util import SKIP_HEADER
 
-from blink_oauth.sandbox import Bank, Sandbox
-from blink_oauth.sandbox.banks import Issued
+from blink_oauth_testing.sandbox import Bank, Sandbox
+from blink_oauth_testing.sandbox.banks import Issued
 
 Case = schemathesis.Case[Any]
 

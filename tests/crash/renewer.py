@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.sharedctypes import Synchronized
 
 from blink_oauth import BlinkError, Grant
-from blink_oauth.lifecycle import Event, EventName, TokenManager
+from blink_oauth_keeper import Event, EventName, TokenManager
 from storm.places import Place, ShiftedClock
 from storm.processes import Pipe
 

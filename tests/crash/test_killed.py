@@ -12,10 +12,9 @@ from attrs import define, frozen
 from sqlalchemy import make_url
 
 from blink_oauth import BlinkError, Grant
-from blink_oauth.lifecycle import TokenManager
-from blink_oauth.sandbox import BankPolicy, Exchange, Sandbox
-from blink_oauth.storage import SqlTokenStore
-from blink_oauth.storage.records import GrantKey, Record, State
+from blink_oauth_keeper import SqlTokenStore, TokenManager
+from blink_oauth_keeper.store.records import GrantKey, Record, State
+from blink_oauth_testing.sandbox import BankPolicy, Exchange, Sandbox
 from crash.held import HeldBack
 from crash.victim import Step, main
 from storm.crowd import wait_until

@@ -8,10 +8,10 @@ from multiprocessing.sharedctypes import Synchronized
 
 from attrs import evolve
 
-from blink_oauth.sandbox import BankPolicy, Sandbox
-from blink_oauth.sandbox.banks import Bank
-from blink_oauth.storage import SqlTokenStore
-from blink_oauth.storage.records import Record, State
+from blink_oauth_keeper import SqlTokenStore
+from blink_oauth_keeper.store.records import Record, State
+from blink_oauth_testing.sandbox import BankPolicy, Sandbox
+from blink_oauth_testing.sandbox.banks import Bank
 from crash.renewer import main
 from storage.databases import PostgreSQL
 from storm.crowd import wait_until

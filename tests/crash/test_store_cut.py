@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from attrs import define, field
 
-from blink_oauth import BlinkOAuth, Grant, StoreError, Token
-from blink_oauth.lifecycle import EventName, TokenManager
-from blink_oauth.sandbox import Sandbox
-from blink_oauth.sandbox.banks import Bank
-from blink_oauth.storage import SqlTokenStore
-from blink_oauth.storage.records import GrantKey, State
+from blink_oauth import BlinkOAuth, Grant, Token
+from blink_oauth_keeper import EventName, SqlTokenStore, StoreError, TokenManager
+from blink_oauth_keeper.store.records import GrantKey, State
+from blink_oauth_testing.sandbox import Sandbox
+from blink_oauth_testing.sandbox.banks import Bank
 from storage.databases import PostgreSQL
 from storm.crowd import Answer, Gathering, Threads, wait_until
 from storm.places import DAYS, Place, ShiftedClock, authorize

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from attrs import define, field, frozen
 
-from blink_oauth.lifecycle.auth import GrantAuth
+from blink_oauth_keeper.auth import GrantAuth
 from flavours import Flavour
 
 __all__ = ["URL", "Answer", "BankApi", "Seen", "calmly", "redirect", "refuse", "request"]

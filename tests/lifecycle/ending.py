@@ -18,7 +18,8 @@ AT_THE_VERY_END: list[Callable[[], None]] = []
 # What is registered first is called last, after whatever the library does at the end.
 atexit.register(lambda: [call() for call in AT_THE_VERY_END])
 
-from blink_oauth import Grant, RefreshPendingError  # noqa: E402
+from blink_oauth import Grant  # noqa: E402
+from blink_oauth_keeper import RefreshPendingError  # noqa: E402
 from lifecycle.stage import DAY, PATIENCE, Answer, Execute, Stage, eventually  # noqa: E402
 
 TOLD: dict[str, object] = {}

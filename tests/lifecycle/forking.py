@@ -19,10 +19,9 @@ from typing import TypeVar
 from attrs import define, field
 
 from blink_oauth import BlinkError, Grant
-from blink_oauth.lifecycle import TokenManager
-from blink_oauth.lifecycle.wakeups import Wakeups
-from blink_oauth.storage import MemoryTokenStore
-from blink_oauth.storage.records import Note, Record
+from blink_oauth_keeper import MemoryTokenStore, TokenManager
+from blink_oauth_keeper.store.records import Note, Record
+from blink_oauth_keeper.wakeups import Wakeups
 from lifecycle.stage import DAY, PATIENCE, Gate, Stage, Workers
 
 SECONDS = 30

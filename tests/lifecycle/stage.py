@@ -28,18 +28,22 @@ from blink_oauth import (
     InvalidInputError,
     NotConnectedError,
     Settings,
-    StoreError,
     Timeouts,
     Token,
+)
+from blink_oauth_keeper import (
+    Event,
+    EventName,
+    MemoryTokenStore,
+    StoreError,
+    TokenManager,
     UnknownGrantError,
 )
-from blink_oauth.lifecycle import Event, EventName, TokenManager
-from blink_oauth.lifecycle.flights import thread_pool
-from blink_oauth.sandbox.banks import Bank, Issued
-from blink_oauth.sandbox.policy import BankPolicy
-from blink_oauth.storage import MemoryTokenStore
-from blink_oauth.storage.records import GrantKey, Record
-from blink_oauth.storage.store import TokenStore
+from blink_oauth_keeper.flights import thread_pool
+from blink_oauth_keeper.store.protocol import TokenStore
+from blink_oauth_keeper.store.records import GrantKey, Record
+from blink_oauth_testing.sandbox.banks import Bank, Issued
+from blink_oauth_testing.sandbox.policy import BankPolicy
 from client.stage import PSU, REDIRECT_URI, form, reply
 
 __all__ = [

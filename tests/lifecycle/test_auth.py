@@ -11,15 +11,8 @@ import httpx
 import pytest
 from attrs import field, frozen
 
-from blink_oauth import (
-    BlinkError,
-    ConsentNeededError,
-    Grant,
-    InvalidGrantError,
-    NotConnectedError,
-    StoreError,
-    UnknownGrantError,
-)
+from blink_oauth import BlinkError, Grant, InvalidGrantError, NotConnectedError
+from blink_oauth_keeper import ConsentNeededError, StoreError, UnknownGrantError
 from flavours import FLAVOURS, Flavour
 from lifecycle.bank_api import URL, Answer, BankApi, redirect, refuse, request
 from lifecycle.stage import PSU, TARGET, Stage, says, unreachable

@@ -11,8 +11,8 @@ import pytest
 from attrs import define, field
 
 from blink_oauth import Grant, Psu
-from blink_oauth.lifecycle import EventName
-from blink_oauth.lifecycle.auth import GrantAuth
+from blink_oauth_keeper import EventName
+from blink_oauth_keeper.auth import GrantAuth
 from lifecycle.bank_api import URL, BankApi, refuse
 from lifecycle.stage import PSU, TARGET, Gate, Stage, eventually
 

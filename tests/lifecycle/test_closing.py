@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from blink_oauth import BlinkError, InvalidInputError, RefreshPendingError
-from blink_oauth.lifecycle import EventName
-from blink_oauth.storage.records import State
+from blink_oauth import BlinkError, InvalidInputError
+from blink_oauth_keeper import EventName, RefreshPendingError
+from blink_oauth_keeper.store.records import State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

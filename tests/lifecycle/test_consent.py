@@ -9,18 +9,15 @@ import pytest
 
 from blink_oauth import (
     BlinkError,
-    ConsentNeededError,
     Grant,
     InvalidGrantError,
     InvalidInputError,
     Outcome,
     RevocationError,
     Token,
-    UnknownGrantError,
 )
-from blink_oauth.lifecycle import EventName
-from blink_oauth.storage import MemoryTokenStore
-from blink_oauth.storage.records import Origin, State
+from blink_oauth_keeper import ConsentNeededError, EventName, MemoryTokenStore, UnknownGrantError
+from blink_oauth_keeper.store.records import Origin, State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

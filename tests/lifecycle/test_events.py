@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from blink_oauth import BlinkError, Grant
-from blink_oauth.lifecycle import Event, EventName
-from blink_oauth.lifecycle.events import LEVELS, log_event
+from blink_oauth_keeper import Event, EventName
+from blink_oauth_keeper.events import LEVELS, log_event
 from client.leaks import found, texts_of
 from lifecycle.stage import (
     CLIENT_ID,
@@ -60,7 +60,7 @@ FIELDS = {
     "status",
     "target_id",
 }
-LOGGER = "blink_oauth.lifecycle"
+LOGGER = "blink_oauth_keeper"
 
 
 def test_names_and_levels_are_those_that_alerts_hang_on() -> None:

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from blink_oauth import Grant
-from blink_oauth.lifecycle.conditions import Protocol
-from blink_oauth.lifecycle.flights import Flight, Flights
-from blink_oauth.lifecycle.steps import Landing, Load
+from blink_oauth_keeper.conditions import Protocol
+from blink_oauth_keeper.flights import Flight, Flights
+from blink_oauth_keeper.steps import Landing, Load
 from lifecycle.stage import PATIENCE, TARGET
 
 GRANT = Grant(TARGET, "u-4711")

@@ -10,9 +10,16 @@ from typing import Any
 
 import pytest
 
-from blink_oauth import Grant, InvalidInputError, StoreError
-from blink_oauth.lifecycle import AfterUncertainty, EventName, Report, TargetProfile, TokenManager
-from blink_oauth.storage.records import State
+from blink_oauth import Grant, InvalidInputError
+from blink_oauth_keeper import (
+    AfterUncertainty,
+    EventName,
+    Report,
+    StoreError,
+    TargetProfile,
+    TokenManager,
+)
+from blink_oauth_keeper.store.records import State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

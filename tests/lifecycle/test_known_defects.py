@@ -17,19 +17,18 @@ from typing import Any
 import httpx
 import pytest
 
-from blink_oauth import (
-    BlinkError,
+from blink_oauth import BlinkError, InvalidGrantError, StatusError, Token
+from blink_oauth_keeper import (
     ConsentNeededError,
-    InvalidGrantError,
+    Event,
+    EventName,
     RefreshPausedError,
     RefreshPendingError,
-    StatusError,
     StoreError,
-    Token,
+    TargetProfile,
 )
-from blink_oauth.lifecycle import Event, EventName, TargetProfile
-from blink_oauth.lifecycle.holding import Held
-from blink_oauth.storage.records import Origin, State
+from blink_oauth_keeper.cache import Held
+from blink_oauth_keeper.store.records import Origin, State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

@@ -23,15 +23,19 @@ from blink_oauth import (
     Grant,
     InvalidInputError,
     Psu,
-    RefreshPausedError,
-    RefreshPendingError,
     StatusError,
     Token,
+)
+from blink_oauth_keeper import (
+    EventName,
+    MemoryTokenStore,
+    RefreshPausedError,
+    RefreshPendingError,
+    TargetProfile,
+    TokenManager,
     UnknownGrantError,
 )
-from blink_oauth.lifecycle import EventName, TargetProfile, TokenManager
-from blink_oauth.lifecycle.answers import remaining
-from blink_oauth.storage import MemoryTokenStore
+from blink_oauth_keeper.answers import remaining
 from lifecycle.stage import (
     DAY,
     PATIENCE,
@@ -713,7 +717,7 @@ def test_events_are_logged_with_fields_and_without_secrets(
     caplog.set_level(logging.DEBUG)
     token = stage.manager.get(stage.expired())
     assert token.refresh_token is not None
-    told = [record for record in caplog.records if record.name == "blink_oauth.lifecycle"]
+    told = [record for record in caplog.records if record.name == "blink_oauth_keeper"]
     assert [record.__dict__["blink_name"] for record in told] == stage.names()
     for secret in (token.access_token.reveal(), token.refresh_token.reveal()):
         assert secret not in caplog.text

@@ -16,9 +16,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from blink_oauth import BlinkError, Grant, TokenManager
-from blink_oauth.lifecycle import Event, EventName
-from blink_oauth.otel import otel_listener
+from blink_oauth import BlinkError, Grant
+from blink_oauth_keeper import Event, EventName, TokenManager
+from blink_oauth_keeper.otel import otel_listener
 from lifecycle.stage import PSU, REDIRECT_URI, START, TARGET, Execute, Stage, says, unreachable
 
 CALL_SECONDS = 1.5

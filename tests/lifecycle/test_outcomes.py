@@ -10,7 +10,6 @@ from attrs import evolve
 from blink_oauth import (
     BlinkError,
     ConnectionLostError,
-    ConsentNeededError,
     Grant,
     InvalidGrantError,
     InvalidInputError,
@@ -18,14 +17,20 @@ from blink_oauth import (
     OAuthError,
     Oddity,
     Outcome,
-    RefreshPausedError,
-    RefreshPendingError,
-    RefreshUncertainError,
     TimedOutError,
     Token,
 )
-from blink_oauth.lifecycle import AfterUncertainty, EventName, TargetProfile, TokenManager
-from blink_oauth.storage.records import Origin, State
+from blink_oauth_keeper import (
+    AfterUncertainty,
+    ConsentNeededError,
+    EventName,
+    RefreshPausedError,
+    RefreshPendingError,
+    RefreshUncertainError,
+    TargetProfile,
+    TokenManager,
+)
+from blink_oauth_keeper.store.records import Origin, State
 from lifecycle.stage import (
     CLIENT_ID,
     DAY,

@@ -12,25 +12,28 @@ from hypothesis import strategies as st
 
 from blink_oauth import (
     ConnectionLostError,
-    ConsentNeededError,
     Grant,
     InvalidGrantError,
     InvalidInputError,
     NotConnectedError,
     OAuthError,
     Outcome,
-    RefreshPausedError,
-    RefreshUncertainError,
     ResponseMeta,
     Source,
     StatusError,
     Token,
+)
+from blink_oauth_keeper import (
+    AfterUncertainty,
+    ConsentNeededError,
+    RefreshPausedError,
+    RefreshUncertainError,
+    TargetProfile,
     UnknownGrantError,
 )
-from blink_oauth.lifecycle import AfterUncertainty, TargetProfile
-from blink_oauth.lifecycle.answers import answer
-from blink_oauth.lifecycle.freshness import JITTER, Need, Windows, jitter, still_good, windows
-from blink_oauth.lifecycle.pauses import (
+from blink_oauth_keeper.answers import answer
+from blink_oauth_keeper.freshness import JITTER, Need, Windows, jitter, still_good, windows
+from blink_oauth_keeper.pauses import (
     LONGEST_PAUSE,
     LONGEST_RETRY_AFTER,
     POLL,
@@ -40,9 +43,9 @@ from blink_oauth.lifecycle.pauses import (
     replay_soon,
     retry_after,
 )
-from blink_oauth.lifecycle.policy import Attempt, Refuse, Serve, Verdict, Wait, judge, pending
-from blink_oauth.lifecycle.steps import Landing
-from blink_oauth.storage.records import GrantKey, Record, State
+from blink_oauth_keeper.policy import Attempt, Refuse, Serve, Verdict, Wait, judge, pending
+from blink_oauth_keeper.steps import Landing
+from blink_oauth_keeper.store.records import GrantKey, Record, State
 from lifecycle.stage import CLIENT_ID, DAY, START, TARGET
 
 PLAIN = TargetProfile()

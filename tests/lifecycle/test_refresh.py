@@ -13,21 +13,25 @@ import pytest
 
 from blink_oauth import (
     BlinkError,
-    ConsentNeededError,
     Grant,
     InvalidGrantError,
     InvalidInputError,
     NotConnectedError,
     Outcome,
+    Token,
+)
+from blink_oauth_keeper import (
+    AfterUncertainty,
+    ConsentNeededError,
     RefreshPausedError,
     RefreshPendingError,
     RefreshUncertainError,
     StoreError,
-    Token,
+    TargetProfile,
+    TokenManager,
     UnknownGrantError,
 )
-from blink_oauth.lifecycle import AfterUncertainty, TargetProfile, TokenManager
-from blink_oauth.storage.records import State
+from blink_oauth_keeper.store.records import State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

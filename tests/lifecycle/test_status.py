@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from blink_oauth import BlinkError, Grant, InvalidInputError, StoreError, UnknownGrantError
-from blink_oauth.lifecycle import EventName, TargetProfile
-from blink_oauth.lifecycle import status as status_module
-from blink_oauth.storage.records import State
+from blink_oauth import BlinkError, Grant, InvalidInputError
+from blink_oauth_keeper import EventName, StoreError, TargetProfile, UnknownGrantError
+from blink_oauth_keeper import status as status_module
+from blink_oauth_keeper.store.records import State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

@@ -7,17 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from blink_oauth import (
-    BlinkError,
-    Grant,
-    InvalidGrantError,
-    Outcome,
-    RefreshPendingError,
-    StoreError,
-    Token,
-)
-from blink_oauth.lifecycle import EventName
-from blink_oauth.storage.records import State
+from blink_oauth import BlinkError, Grant, InvalidGrantError, Outcome, Token
+from blink_oauth_keeper import EventName, RefreshPendingError, StoreError
+from blink_oauth_keeper.store.records import State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

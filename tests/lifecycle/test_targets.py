@@ -18,9 +18,9 @@ from blink_oauth import (
     Source,
     StatusError,
 )
-from blink_oauth.lifecycle import TargetProfile
-from blink_oauth.lifecycle.steps import Clearance
-from blink_oauth.lifecycle.targets import PROBE, Targets
+from blink_oauth_keeper import TargetProfile
+from blink_oauth_keeper.breaker import PROBE, Targets
+from blink_oauth_keeper.steps import Clearance
 from lifecycle.stage import PATIENCE, Time
 
 PLAIN = TargetProfile()

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import httpx
 
-from blink_oauth.sandbox import Sandbox
 from blink_oauth.tls import ClientCertificate
+from blink_oauth_testing.sandbox import Sandbox
 
 CLIENT_ID = "CIDX0000000002"
 STRICT, LENIENT = "IIDX00001", "IIDX00002"

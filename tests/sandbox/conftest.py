@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from blink_oauth.sandbox import Sandbox
+from blink_oauth_testing.sandbox import Sandbox
 from sandbox.caller import CLIENT_ID, Caller
 
 OTHER_CLIENT_ID = "CIDX0000000003"

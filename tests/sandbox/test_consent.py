@@ -9,9 +9,9 @@ import httpx
 import pytest
 from attrs import evolve
 
-from blink_oauth.sandbox import Sandbox
-from blink_oauth.sandbox.banks import Issued
-from blink_oauth.sandbox.consent import is_registered
+from blink_oauth_testing.sandbox import Sandbox
+from blink_oauth_testing.sandbox.banks import Issued
+from blink_oauth_testing.sandbox.consent import is_registered
 from sandbox.caller import CALLBACK, LENIENT, STRICT, USERNAME, Caller
 
 STATE = "fake-state & more"

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 from attrs import evolve
 
-from blink_oauth.sandbox import (
+from blink_oauth_testing.sandbox import (
     FAULTS,
     SILENCES,
     ContractViolationError,
@@ -26,8 +26,8 @@ from blink_oauth.sandbox import (
     Wire,
     platform,
 )
-from blink_oauth.sandbox.credentials import CredentialFiles
-from blink_oauth.sandbox.faults import (
+from blink_oauth_testing.sandbox.credentials import CredentialFiles
+from blink_oauth_testing.sandbox.faults import (
     BAD_GATEWAY_HTML,
     GATEWAY_TIMEOUT_AFTER,
     GATEWAY_TIMEOUT_BEFORE,
@@ -43,10 +43,10 @@ from blink_oauth.sandbox.faults import (
     truncated_body,
     unavailable,
 )
-from blink_oauth.sandbox.listener import Site, bind, server_context, serving
-from blink_oauth.sandbox.plan import FaultPlan
-from blink_oauth.sandbox.reply import Reply
-from blink_oauth.sandbox.transfer import deliver
+from blink_oauth_testing.sandbox.http import Site, bind, server_context, serving
+from blink_oauth_testing.sandbox.messages import Reply
+from blink_oauth_testing.sandbox.plan import FaultPlan
+from blink_oauth_testing.sandbox.transfer import deliver
 from sandbox.caller import HEADERS, LENIENT, STRICT, Caller, tls_context
 
 PAIR = {"access_token", "token_type", "expires_in", "refresh_token"}

@@ -1,4 +1,4 @@
-"""`python -m blink_oauth.sandbox`: what it prints, and that it ends when it is told to."""
+"""`python -m blink_oauth_testing.sandbox`: what it prints, and that it ends when it is told to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from blink_oauth.sandbox.__main__ import main
+from blink_oauth_testing.sandbox.__main__ import main
 
 
 def exports_of(line: str) -> tuple[str, str]:
@@ -22,7 +22,14 @@ def exports_of(line: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
 def test_it_prints_what_a_client_needs_and_stops_when_told(stop_signal: signal.Signals) -> None:
-    command = [sys.executable, "-m", "blink_oauth.sandbox", "--consent-page", "--lifetime", "60"]
+    command = [
+        sys.executable,
+        "-m",
+        "blink_oauth_testing.sandbox",
+        "--consent-page",
+        "--lifetime",
+        "60",
+    ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from blink_oauth.sandbox import Sandbox
+from blink_oauth_testing.sandbox import Sandbox
 from sandbox.caller import CLIENT_ID, HEADERS, LENIENT, STRICT, USERNAME, Caller, tls_context
 
 EXCHANGE = {

@@ -16,7 +16,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(pytester: pytest.Pytester, test: str) -> pytest.RunResult:
     """Run one test module in a process of its own, with warnings as errors."""
     pytester.makepyfile(test)
-    options = ("-W", "error", "-p", "no:cacheprovider", "-p", "blink_oauth.pytest_plugin")
+    options = ("-W", "error", "-p", "no:cacheprovider", "-p", "blink_oauth_testing.pytest_plugin")
     return pytester.runpytest_subprocess(*options)
 
 
@@ -64,7 +64,7 @@ def test_without_the_extra_the_fixture_names_it(pytester: pytest.Pytester) -> No
     pytester.makepyfile(aiohttp="raise ImportError('gone', name='aiohttp')")
     result = run(pytester, "def test_one(blink_sandbox): pass")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*needs the extra blink-oauth[[]sandbox[]]*"])
+    result.stdout.fnmatch_lines(["*needs the extra blink-oauth[[]testing[]]*"])
 
 
 def test_the_plugin_loads_no_extra_until_it_is_asked_for(pytester: pytest.Pytester) -> None:
@@ -74,8 +74,9 @@ def test_the_plugin_loads_no_extra_until_it_is_asked_for(pytester: pytest.Pytest
         import sys
 
         def test_one():
-            assert "blink_oauth.pytest_plugin" in sys.modules
-            assert not {"aiohttp", "openapi_core", "blink_oauth.sandbox"} & sys.modules.keys()
+            assert "blink_oauth_testing.pytest_plugin" in sys.modules
+            unwanted = {"aiohttp", "openapi_core", "blink_oauth_testing.sandbox"}
+            assert not unwanted & sys.modules.keys()
         """,
     )
     result.assert_outcomes(passed=1)

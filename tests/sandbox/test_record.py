@@ -9,11 +9,11 @@ import httpx
 import pytest
 from attrs import evolve
 
-from blink_oauth.sandbox import Sandbox
-from blink_oauth.sandbox.call import Call
-from blink_oauth.sandbox.listener import http_logger
-from blink_oauth.sandbox.record import KEPT, Record
-from blink_oauth.sandbox.reply import success
+from blink_oauth_testing.sandbox import Sandbox
+from blink_oauth_testing.sandbox.call import Call
+from blink_oauth_testing.sandbox.exchanges import KEPT, Record
+from blink_oauth_testing.sandbox.http import http_logger
+from blink_oauth_testing.sandbox.messages import success
 from sandbox.caller import CLIENT_ID, HEADERS, STRICT, Caller
 
 

@@ -17,10 +17,10 @@ import pytest
 from aiohttp import web
 from attrs import evolve
 
-from blink_oauth.sandbox import DEFAULT_BANKS, CertificateAuthority, Sandbox, contract
-from blink_oauth.sandbox.listener import ServerThread, Site, bind
-from blink_oauth.sandbox.reply import Reply
 from blink_oauth.settings import Settings
+from blink_oauth_testing.sandbox import DEFAULT_BANKS, CertificateAuthority, Sandbox, contract
+from blink_oauth_testing.sandbox.http import ServerThread, Site, bind
+from blink_oauth_testing.sandbox.messages import Reply
 from sandbox.caller import CLIENT_ID, LENIENT, STRICT, USERNAME, Caller
 
 
@@ -264,10 +264,10 @@ def test_the_contract_is_found_in_the_checkout_or_the_package() -> None:
 
 def test_without_the_extra_the_import_says_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "aiohttp.py").write_text("raise ImportError('gone', name='aiohttp')")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import blink_oauth.sandbox"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import blink_oauth_testing.sandbox"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "The sandbox needs aiohttp: pip install 'blink-oauth[sandbox]'." in done.stderr
+    assert "The sandbox needs aiohttp: pip install 'blink-oauth[testing]'." in done.stderr
 
 
 def test_a_server_that_cannot_start_says_why_and_leaves_no_thread() -> None:

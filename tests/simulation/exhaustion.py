@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from attrs import define, field, frozen
 
-from blink_oauth.lifecycle.steps import Clearance
+from blink_oauth_keeper.steps import Clearance
 
 from .network import Fate
 from .schedule import finish, let_time_pass

@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
-from blink_oauth.errors import BlinkError, StoreError
-from blink_oauth.storage.records import State
+from blink_oauth.errors import BlinkError
+from blink_oauth_keeper.errors import StoreError
+from blink_oauth_keeper.store.records import State
 
 from .facts import Facts, Presentation
 from .network import Fate

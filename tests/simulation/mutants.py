@@ -14,9 +14,8 @@ __all__ = ["INVARIANTS", "MUTANTS", "Mutant", "seeds_until_broken"]
 MOST_SEEDS = 6_000
 INVARIANTS = {invariant.__name__: invariant for invariant in ALWAYS}
 
-PROTOCOL, SETTLING = "lifecycle.protocol", "lifecycle.settling"
-CONSENT, POLICY = "lifecycle.consent", "lifecycle.policy"
-MEMORY, RULES, ROW = "storage.memory", "storage._rules", "storage._row"
+PROTOCOL, SETTLING, CONSENT, POLICY = "refresh", "settling", "consent", "policy"
+MEMORY, RULES, ROW = "store.memory", "store.rules", "store._row"
 
 MANY_PAUSES = evolve(SCENARIOS["pauses"], jump=0.15, hold=0.4)
 LATE_PAIRS = evolve(

@@ -14,14 +14,14 @@ from .stage import Code
 __all__ = ["mutant", "source_of"]
 
 CHAIN = (
-    "storage._row",
-    "storage._rules",
-    "storage.memory",
-    "lifecycle.pauses",
-    "lifecycle.policy",
-    "lifecycle.settling",
-    "lifecycle.consent",
-    "lifecycle.protocol",
+    "store._row",
+    "store.rules",
+    "store.memory",
+    "pauses",
+    "policy",
+    "settling",
+    "consent",
+    "refresh",
 )
 """The modules that are made anew, each after those that it imports."""
 
@@ -29,8 +29,8 @@ Edits = Mapping[str, Sequence[tuple[str, str]]]
 
 
 def source_of(module: str) -> str:
-    """Return the source of a module of the package."""
-    found = importlib.util.find_spec(f"blink_oauth.{module}")
+    """Return the source of a module of the keeper."""
+    found = importlib.util.find_spec(f"blink_oauth_keeper.{module}")
     assert found is not None
     assert found.origin is not None
     return Path(found.origin).read_text("utf-8")
@@ -42,21 +42,20 @@ def mutant(edits: Edits) -> Code:
     Args:
         edits: By module, what stands there exactly once, and what is to stand there instead.
     """
-    packages = {name: sys.modules[f"blink_oauth.{name}"] for name in ("storage", "lifecycle")}
-    real = {name: importlib.import_module(f"blink_oauth.{name}") for name in CHAIN}
+    real = {name: importlib.import_module(f"blink_oauth_keeper.{name}") for name in CHAIN}
     made: dict[str, ModuleType] = {}
     try:
         for name in CHAIN:
             made[name] = _module(name, edits.get(name, ()))
-            _install(packages, name, made[name])
+            _install(name, made[name])
     finally:
         for name, module in real.items():
-            _install(packages, name, module)
+            _install(name, module)
     return Code(
-        made["lifecycle.protocol"].refresh,
-        made["lifecycle.consent"].authorize,
-        made["lifecycle.consent"].revoke,
-        made["storage.memory"].MemoryTokenStore,
+        made["refresh"].refresh,
+        made["consent"].authorize,
+        made["consent"].revoke,
+        made["store.memory"].MemoryTokenStore,
     )
 
 
@@ -65,14 +64,14 @@ def _module(name: str, edits: Sequence[tuple[str, str]]) -> ModuleType:
     for old, new in edits:
         assert source.count(old) == 1, f"{name} has not exactly once: {old}"
         source = source.replace(old, new)
-    module = ModuleType(f"blink_oauth.{name}")
-    module.__package__ = f"blink_oauth.{name.partition('.')[0]}"
+    module = ModuleType(f"blink_oauth_keeper.{name}")
+    module.__package__ = module.__name__.rpartition(".")[0]
     sys.modules[module.__name__] = module
     exec(compile(source, f"<mutant of {name}>", "exec"), module.__dict__)
     return module
 
 
-def _install(packages: Mapping[str, ModuleType], name: str, module: ModuleType) -> None:
-    package, _, short = name.partition(".")
-    sys.modules[f"blink_oauth.{name}"] = module
-    setattr(packages[package], short, module)
+def _install(name: str, module: ModuleType) -> None:
+    package, _, short = f"blink_oauth_keeper.{name}".rpartition(".")
+    sys.modules[f"blink_oauth_keeper.{name}"] = module
+    setattr(sys.modules[package], short, module)

@@ -16,8 +16,8 @@ from blink_oauth.errors import (
     TimedOutError,
 )
 from blink_oauth.headers import ResponseMeta, Source
-from blink_oauth.sandbox.banks import Issued, Refusal
 from blink_oauth.tokens import Token
+from blink_oauth_testing.sandbox.banks import Issued, Refusal
 
 from .stage import moment
 

@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 from attrs import define, field, frozen
 
 from blink_oauth.context import Grant
-from blink_oauth.lifecycle import consent, protocol
-from blink_oauth.lifecycle.conditions import Conditions, Protocol
-from blink_oauth.lifecycle.profile import AfterUncertainty, TargetProfile
-from blink_oauth.sandbox.banks import Bank, Issued, Refusal
-from blink_oauth.sandbox.policy import BankPolicy
-from blink_oauth.storage.memory import MemoryTokenStore
-from blink_oauth.storage.records import GrantKey
+from blink_oauth_keeper import consent
+from blink_oauth_keeper import refresh as protocol
+from blink_oauth_keeper.conditions import Conditions, Protocol
+from blink_oauth_keeper.profile import AfterUncertainty, TargetProfile
+from blink_oauth_keeper.store.memory import MemoryTokenStore
+from blink_oauth_keeper.store.records import GrantKey
+from blink_oauth_testing.sandbox.banks import Bank, Issued, Refusal
+from blink_oauth_testing.sandbox.policy import BankPolicy
 
 __all__ = [
     "BANKS",

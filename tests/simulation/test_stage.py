@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blink_oauth.sandbox.banks import Issued, Refusal
+from blink_oauth_testing.sandbox.banks import Issued, Refusal
 from simulation.stage import BANKS, CLIENT_ID, USERNAME, SimulatedBank, new_bank
 
 CALLBACK = "https://app.example/callback"

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from blink_oauth.errors import BlinkError
-from blink_oauth.lifecycle import steps
-from blink_oauth.storage.records import Record
 from blink_oauth.tokens import Secret, Token
+from blink_oauth_keeper import steps
+from blink_oauth_keeper.store.records import Record
 
 __all__ = ["words"]
 

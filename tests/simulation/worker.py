@@ -7,12 +7,13 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from blink_oauth.errors import BlinkError, StoreError
-from blink_oauth.lifecycle import steps
-from blink_oauth.lifecycle.conditions import Conditions, Protocol
-from blink_oauth.lifecycle.freshness import Need
-from blink_oauth.storage.records import Record
+from blink_oauth.errors import BlinkError
 from blink_oauth.tokens import Token
+from blink_oauth_keeper import steps
+from blink_oauth_keeper.conditions import Conditions, Protocol
+from blink_oauth_keeper.errors import StoreError
+from blink_oauth_keeper.freshness import Need
+from blink_oauth_keeper.store.records import Record
 
 from .facts import Flight, Landed, Lease, Presentation, Received
 from .network import UNREACHED, Fate, certainly_unspent, reply, timed_out, told, unreached

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import define, field
 
-from blink_oauth.errors import BlinkError, RevocationError, StoreError
-from blink_oauth.lifecycle import steps
-from blink_oauth.sandbox.banks import Issued, Refusal
-from blink_oauth.storage.memory import MemoryTokenStore
-from blink_oauth.storage.records import Note, Origin, Record, State
+from blink_oauth.errors import BlinkError, RevocationError
 from blink_oauth.tokens import Token
+from blink_oauth_keeper import steps
+from blink_oauth_keeper.errors import StoreError
+from blink_oauth_keeper.store.memory import MemoryTokenStore
+from blink_oauth_keeper.store.records import Note, Origin, Record, State
+from blink_oauth_testing.sandbox.banks import Issued, Refusal
 
 from .facts import Facts, Lease, Written
 from .network import Fate

@@ -8,4 +8,4 @@ from storage.databases import database_url, postgres, postgres_url
 
 __all__ = ["database_url", "postgres", "postgres_url"]
 
-pytest.register_assert_rewrite("blink_oauth.storage.contract")
+pytest.register_assert_rewrite("blink_oauth_testing.store_contract")

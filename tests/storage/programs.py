@@ -12,8 +12,8 @@ from blink_oauth import Secret
 OPENING = """
 import json, os, sys
 from sqlalchemy import Engine, event
-from blink_oauth.storage import SqlTokenStore
-from blink_oauth.storage.contract.material import *
+from blink_oauth_keeper import SqlTokenStore
+from blink_oauth_testing.store_contract.material import *
 store = SqlTokenStore(sys.stdin.readline().strip(), keys=[sys.stdin.readline().strip()])
 opened = []
 event.listen(Engine, "connect", lambda connection, _: opened.append(connection))

@@ -10,7 +10,7 @@ import pytest
 from attrs import evolve
 
 from blink_oauth import Token
-from blink_oauth.storage import (
+from blink_oauth_keeper import (
     Due,
     GrantKey,
     HistoryEntry,
@@ -22,7 +22,7 @@ from blink_oauth.storage import (
     Settlement,
     State,
 )
-from blink_oauth.storage.contract import Clock, TokenStoreContract
+from blink_oauth_testing.store_contract import Clock, TokenStoreContract
 
 BROKEN: list[tuple[type[MemoryTokenStore], str]] = []
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from blink_oauth import Grant, InvalidInputError, Token
-from blink_oauth.storage import GrantKey, MemoryTokenStore, Note, Record
-from blink_oauth.storage.contract import Clock, TokenStoreContract
+from blink_oauth_keeper import GrantKey, MemoryTokenStore, Note, Record
+from blink_oauth_testing.store_contract import Clock, TokenStoreContract
 
 KEY = GrantKey("CIDX0000000002", Grant("IIDX99999", "customer"))
 NOW = datetime(2030, 5, 17, 9, 30, tzinfo=UTC)
@@ -26,8 +26,9 @@ BESIDE_THE_STORE = 170
 FORK = """
 import inspect, os
 from datetime import UTC, datetime
-from blink_oauth import Grant, StoreError, Token
-from blink_oauth.storage import GrantKey, MemoryTokenStore, Note, TokenStore
+from blink_oauth import Grant, Token
+from blink_oauth_keeper.errors import StoreError
+from blink_oauth_keeper import GrantKey, MemoryTokenStore, Note, TokenStore
 
 def call(method):
     wanted = inspect.signature(method).parameters.values()

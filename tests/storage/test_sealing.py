@@ -11,10 +11,11 @@ import pytest
 from attrs import evolve
 from cryptography.fernet import Fernet
 
-from blink_oauth.errors import InvalidInputError, SealError
-from blink_oauth.storage.contract.material import grant_key, pair
-from blink_oauth.storage.sealing import Key, Place, Sealed, Sealer, new_key, sealer_for
+from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret
+from blink_oauth_keeper.errors import SealError
+from blink_oauth_keeper.store.sealing import Key, Place, Sealed, Sealer, new_key, sealer_for
+from blink_oauth_testing.store_contract.material import grant_key, pair
 
 HERE = Place(grant_key(), generation=7, consent=2)
 ELSEWHERE = {

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, Engine, create_engine, delete
 
-from blink_oauth.storage import SqlTokenStore, TokenStore
-from blink_oauth.storage.contract import Clock, TokenStoreContract
-from blink_oauth.storage.tables import grants, history, journal
+from blink_oauth_keeper import SqlTokenStore, TokenStore
+from blink_oauth_keeper.store.sql_tables import grants, history, journal
+from blink_oauth_testing.store_contract import Clock, TokenStoreContract
 from storage.databases import PostgreSQL
 
 KEY = SqlTokenStore.new_key()

@@ -15,9 +15,10 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from blink_oauth.errors import InvalidInputError, StoreError
-from blink_oauth.storage import Record, SqlTokenStore
-from blink_oauth.storage.contract.material import (
+from blink_oauth.errors import InvalidInputError
+from blink_oauth_keeper import Record, SqlTokenStore
+from blink_oauth_keeper.errors import StoreError
+from blink_oauth_testing.store_contract.material import (
     CLIENT,
     ISSUED,
     KEY,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 
-from blink_oauth.errors import StoreError
-from blink_oauth.storage import Origin, Record, SqlTokenStore, State
-from blink_oauth.storage.contract.material import (
+from blink_oauth_keeper import Origin, Record, SqlTokenStore, State
+from blink_oauth_keeper.errors import StoreError
+from blink_oauth_testing.store_contract.material import (
     CLIENT,
     ISSUED,
     KEY,

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, Table, create_engine, event, select, update
 
-from blink_oauth.errors import SealError
-from blink_oauth.storage import Origin, Record, SqlTokenStore, State
-from blink_oauth.storage.contract.material import (
+from blink_oauth.tokens import Secret
+from blink_oauth_keeper import Origin, Record, SqlTokenStore, State
+from blink_oauth_keeper.errors import SealError
+from blink_oauth_keeper.store.sql_tables import grants, history, journal
+from blink_oauth_testing.store_contract.material import (
     CLIENT,
     ISSUED,
     Clock,
@@ -24,8 +26,6 @@ from blink_oauth.storage.contract.material import (
     origins,
     pair,
 )
-from blink_oauth.storage.tables import grants, history, journal
-from blink_oauth.tokens import Secret
 
 OLD, NEW, OTHER = (SqlTokenStore.new_key() for _ in range(3))
 A, B, C = (grant_key(name) for name in "abc")
@@ -204,7 +204,7 @@ def test_what_cannot_be_opened_is_listed_without_its_pair(
     assert (second.key, second.token, second.error) == (B, pair("b"), None)
     assert store.claim(first, owner="fake-owner", ttl=60) is None
     [warning] = caplog.records
-    assert (warning.name, warning.levelno) == ("blink_oauth.storage", logging.WARNING)
+    assert (warning.name, warning.levelno) == ("blink_oauth_keeper.store", logging.WARNING)
 
 
 def test_a_spoilt_entry_of_the_journal_does_not_hide_the_others(sealed: Sealed) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol, Self, TypeVar
 from attrs import define, field
 
 from blink_oauth import BlinkError, Grant, Token
-from blink_oauth.lifecycle import TokenManager
+from blink_oauth_keeper import TokenManager
 
 __all__ = ["PATIENCE", "Answer", "Coroutines", "Crowd", "Gathering", "Threads", "wait_until"]
 

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 from attrs import define, field, frozen
 
 from blink_oauth import BlinkOAuth, Grant, Psu, Settings
-from blink_oauth.lifecycle import TokenManager
-from blink_oauth.lifecycle.events import Listener
-from blink_oauth.storage import SqlTokenStore
+from blink_oauth_keeper import SqlTokenStore, TokenManager
+from blink_oauth_keeper.events import Listener
 
 if TYPE_CHECKING:
-    from blink_oauth.sandbox import Sandbox
+    from blink_oauth_testing.sandbox import Sandbox
 
 __all__ = ["DAYS", "Place", "ShiftedClock", "authorize"]
 

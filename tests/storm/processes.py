@@ -28,8 +28,8 @@ else:
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        "blink_oauth.lifecycle",
-        "blink_oauth.storage.sql",
+        "blink_oauth_keeper",
+        "blink_oauth_keeper.store.sql",
         "concurrent.futures.thread",
         "psycopg",
         # Each child imports the main module of this process, which is this.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from blink_oauth.sandbox import Sandbox
+from blink_oauth_testing.sandbox import Sandbox
 from storm.places import DAYS, Place, ShiftedClock, authorize
 from storm.processes import CONTEXT, working
 from storm.worker import main

@@ -9,11 +9,10 @@ import pytest
 from attrs import define, field, frozen
 
 from blink_oauth import BlinkError, BlinkOAuth, Grant, TimedOutError, Timeouts, Token
-from blink_oauth.lifecycle import TokenManager
-from blink_oauth.sandbox import Fault, Sandbox
-from blink_oauth.sandbox.faults import SILENCES, unavailable
-from blink_oauth.storage import MemoryTokenStore
-from blink_oauth.storage.records import Record
+from blink_oauth_keeper import MemoryTokenStore, TokenManager
+from blink_oauth_keeper.store.records import Record
+from blink_oauth_testing.sandbox import Fault, Sandbox
+from blink_oauth_testing.sandbox.faults import SILENCES, unavailable
 from storm.crowd import TICK, Answer, Coroutines, Crowd, Gathering, Threads, wait_until
 from storm.places import DAYS, authorize
 

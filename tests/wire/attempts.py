@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 from blink_oauth import BlinkError, Grant, ResponseMeta, RevocationError, Token, TokenKind
-from blink_oauth.sandbox import Sandbox
+from blink_oauth_testing.sandbox import Sandbox
 from flavours import Caller
 from wire.stage import PERSON, exchange, refresh_token
 

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from blink_oauth import ClientCertificate
-from blink_oauth.sandbox import CertificateAuthority, Credentials
-from blink_oauth.sandbox.credentials import private_key
+from blink_oauth_testing.sandbox import CertificateAuthority, Credentials
+from blink_oauth_testing.sandbox.credentials import private_key
 
 NAME = "CIDX0000000002"
 DAY = timedelta(days=1)

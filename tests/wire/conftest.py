@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from blink_oauth import Settings
-from blink_oauth.sandbox import Sandbox
 from blink_oauth.tls import ssl_context
+from blink_oauth_testing.sandbox import Sandbox
 from flavours import FLAVOURS, Caller, Flavour, calling
 from wire.stage import Connect
 

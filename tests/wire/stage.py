@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from blink_oauth import Grant, Psu, Settings, Token
-from blink_oauth.sandbox import Sandbox
+from blink_oauth_testing.sandbox import Sandbox
 from flavours import Caller
 
 STRICT, LENIENT = "IIDX00001", "IIDX00002"

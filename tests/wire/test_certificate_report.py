@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from blink_oauth.sandbox import Credentials
-from blink_oauth.sandbox.authority import shared_authority
-from blink_oauth.sandbox.credentials import private_key
 from blink_oauth.tls import CertificateReport, Finding, Rule, check_certificate, ssl_context
+from blink_oauth_testing.sandbox import Credentials
+from blink_oauth_testing.sandbox.certificates import shared_authority
+from blink_oauth_testing.sandbox.credentials import private_key
 from wire import certificates
 from wire.certificates import DAY, NAME, files
 

@@ -16,16 +16,10 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from blink_oauth import (
-    CertificateError,
-    ClientCertificate,
-    InvalidInputError,
-    Outcome,
-    Settings,
-)
-from blink_oauth.sandbox import CertificateAuthority, Credentials
-from blink_oauth.sandbox.authority import shared_authority
+from blink_oauth import CertificateError, ClientCertificate, InvalidInputError, Outcome, Settings
 from blink_oauth.tls import Rule, ssl_context
+from blink_oauth_testing.sandbox import CertificateAuthority, Credentials
+from blink_oauth_testing.sandbox.certificates import shared_authority
 from flavours import Flavour, calling
 from wire import certificates
 from wire.certificates import NAME, files

@@ -34,7 +34,7 @@ from blink_oauth import (
     TlsFault,
     Token,
 )
-from blink_oauth.sandbox import Sandbox
+from blink_oauth_testing.sandbox import Sandbox
 from flavours import Flavour
 from wire.connect_proxy import proxying
 from wire.counting import GRANT, counting, name_of, refresh_token_of

@@ -24,7 +24,7 @@ from blink_oauth import (
     Timeouts,
     UnreadableResponseError,
 )
-from blink_oauth.sandbox import Fault, Sandbox, Wire
+from blink_oauth_testing.sandbox import Fault, Sandbox, Wire
 from flavours import Caller
 from wire.loopback import full_queue, listening, url_of
 from wire.stage import STRICT, Connect, exchange, refresh_token

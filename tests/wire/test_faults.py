@@ -9,14 +9,9 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 
-from blink_oauth import (
-    BlinkError,
-    Outcome,
-    ResponseMeta,
-    Token,
-)
-from blink_oauth.sandbox import FAULTS, Exchange, Sandbox
-from blink_oauth.sandbox.faults import slow_body, slow_headers
+from blink_oauth import BlinkError, Outcome, ResponseMeta, Token
+from blink_oauth_testing.sandbox import FAULTS, Exchange, Sandbox
+from blink_oauth_testing.sandbox.faults import slow_body, slow_headers
 from flavours import Caller
 from wire.attempts import OPERATIONS, Operation, attempt, of_the_faulty_call
 from wire.fault_table import TABLE, Failure, Success, expectation

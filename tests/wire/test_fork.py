@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blink_oauth.sandbox import Sandbox
+from blink_oauth_testing.sandbox import Sandbox
 from flavours import Flavour
 from wire.counting import CountingServer, counting
 

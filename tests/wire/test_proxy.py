@@ -18,7 +18,7 @@ from blink_oauth import (
     TlsError,
     TlsFault,
 )
-from blink_oauth.sandbox import Sandbox
+from blink_oauth_testing.sandbox import Sandbox
 from wire.connect_proxy import GONE, SILENCE, proxying
 from wire.loopback import listening, url_of
 from wire.stage import Connect, exchange

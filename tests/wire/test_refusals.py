@@ -17,8 +17,8 @@ from blink_oauth import (
     Source,
     TokenKind,
 )
-from blink_oauth.sandbox import Fault, Sandbox, Wire
-from blink_oauth.sandbox.reply import oauth_error, problem
+from blink_oauth_testing.sandbox import Fault, Sandbox, Wire
+from blink_oauth_testing.sandbox.messages import oauth_error, problem
 from flavours import Caller
 from wire.attempts import OPERATIONS, Operation, attempt, of_the_faulty_call
 from wire.stage import STRICT, Connect, exchange, refresh_token

@@ -22,8 +22,8 @@ from blink_oauth import (
     Timeouts,
     Token,
 )
-from blink_oauth.sandbox import Fault, Sandbox, Wire
-from blink_oauth.sandbox.reply import Reply
+from blink_oauth_testing.sandbox import Fault, Sandbox, Wire
+from blink_oauth_testing.sandbox.messages import Reply
 from flavours import Caller
 from wire.relay import Relay, relaying
 from wire.stage import PERSON, Connect, exchange, wait_until

@@ -22,9 +22,9 @@ from blink_oauth import (
     TlsError,
     TlsFault,
 )
-from blink_oauth.sandbox import CertificateAuthority, Credentials, Sandbox
-from blink_oauth.sandbox.authority import shared_authority
 from blink_oauth.tls import ssl_context
+from blink_oauth_testing.sandbox import CertificateAuthority, Credentials, Sandbox
+from blink_oauth_testing.sandbox.certificates import shared_authority
 from wire import certificates
 from wire.certificates import DAY
 from wire.loopback import server_that

@@ -10,15 +10,8 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from blink_oauth import (
-    Grant,
-    InvalidInputError,
-    NotConnectedError,
-    Outcome,
-    Settings,
-    StatusError,
-)
-from blink_oauth.sandbox import Sandbox
+from blink_oauth import Grant, InvalidInputError, NotConnectedError, Outcome, Settings, StatusError
+from blink_oauth_testing.sandbox import Sandbox
 from flavours import Flavour, calling
 from wire.stage import Connect, exchange
 

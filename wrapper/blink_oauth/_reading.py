@@ -13,9 +13,9 @@ from datetime import datetime
 
 from attrs import evolve
 
+from ._api import Call, Operation
 from ._body import read_body, read_token
-from ._failures import no_response, response_error, revocation_error, succeeded
-from ._gateway import Call, Operation
+from ._outcomes import no_response, response_error, revocation_error, succeeded
 from ._reply import NoAnswer, Reply
 from .errors import BlinkError
 from .headers import ResponseMeta, read_meta

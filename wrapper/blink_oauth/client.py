@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ._gateway import Gateway
+from ._api import Gateway
 from ._reading import revocation_from, token_from
-from ._transport import AsyncLine, Line
+from ._wire import AsyncLine, Line
 from .context import Grant, Psu
 from .headers import ResponseMeta
 from .settings import Settings

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen
 from attrs.converters import optional
 
-from ._certificate_rules import (
+from .certificate import (
     Finding,
     Rule,
     chain_findings,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from blink_oauth.sandbox import Sandbox
 from blink_oauth.tls import ssl_context
+from blink_oauth_testing.sandbox import Sandbox
 from cli.doctor.stage import Stage
 
 

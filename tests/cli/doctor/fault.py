@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-from blink_oauth.cli.doctor.check import Level
+from blink_oauth_cli.check import Level
 from cli.doctor.planting import Changes
 from cli.doctor.stage import Stage
 

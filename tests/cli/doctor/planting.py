@@ -9,9 +9,9 @@ from typing import Any
 
 from attrs import evolve
 
-from blink_oauth.cli.trouble import TroubleError
-from blink_oauth.sandbox import CertificateAuthority, Credentials, Sandbox
-from blink_oauth.storage import SqlTokenStore
+from blink_oauth_cli.errors import TroubleError
+from blink_oauth_keeper import SqlTokenStore
+from blink_oauth_testing.sandbox import CertificateAuthority, Credentials, Sandbox
 from cli.doctor.server import Manners, lenient_server
 from cli.doctor.stage import CLIENT, KEY, OTHER_KEY, Stage, make_world_readable
 from wire import certificates

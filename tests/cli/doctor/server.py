@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from blink_oauth.sandbox import CertificateAuthority
+from blink_oauth_testing.sandbox import CertificateAuthority
 
 CORRELATION_ID = "X-Correlation-ID"
 

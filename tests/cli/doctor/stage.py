@@ -15,10 +15,10 @@ from attrs import evolve, field, frozen
 from sqlalchemy import Engine, create_engine
 
 from blink_oauth import ClientCertificate, Grant, Settings, Timeouts, Token
-from blink_oauth.cli.doctor.check import Check
-from blink_oauth.cli.doctor.examine import examine
-from blink_oauth.sandbox import Credentials, Sandbox
-from blink_oauth.storage import GrantKey, Note, SqlTokenStore
+from blink_oauth_cli.check import Check
+from blink_oauth_cli.examine import examine
+from blink_oauth_keeper import GrantKey, Note, SqlTokenStore
+from blink_oauth_testing.sandbox import Credentials, Sandbox
 from wire.certificates import files
 
 CLIENT, TARGET = "CIDX0000000002", "IIDX00001"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blink_oauth.cli.doctor.check import Level
+from blink_oauth_cli.check import Level
 from cli.doctor.faults import CERTIFICATE_FAULTS, SETTINGS_FAULTS, STORE_FAULTS
 from cli.doctor.network_faults import NETWORK_FAULTS
 from cli.doctor.stage import Stage

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from blink_oauth.cli.doctor import storage
-from blink_oauth.cli.doctor.check import Check, Level, doubtful, failed, passed
-from blink_oauth.cli.doctor.clock import clock_check
-from blink_oauth.cli.doctor.examine import examine
-from blink_oauth.cli.doctor.visit import Answered
-from blink_oauth.errors import StoreError
-from blink_oauth.storage import MemoryTokenStore
+from blink_oauth_cli import checks_store as storage
+from blink_oauth_cli.check import Check, Level, doubtful, failed, passed
+from blink_oauth_cli.checks_network import Answered
+from blink_oauth_cli.clock import clock_check
+from blink_oauth_cli.examine import examine
+from blink_oauth_keeper import MemoryTokenStore
+from blink_oauth_keeper.errors import StoreError
 from cli.doctor.server import Manners, lenient_server
 from cli.doctor.stage import HURRY, KEY, OTHER_KEY, Stage
 from wire.loopback import server_that

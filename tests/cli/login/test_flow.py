@@ -14,8 +14,6 @@ import pytest
 from attrs import define, field
 
 from blink_oauth import BlinkOAuth, Grant, Token
-from blink_oauth.cli.login.attempt import LoginRefusedError
-from blink_oauth.cli.login.flow import log_in, log_in_with_code, own_address
 from blink_oauth.context import Psu
 from blink_oauth.errors import (
     BlinkError,
@@ -24,10 +22,11 @@ from blink_oauth.errors import (
     NotConnectedError,
     Outcome,
 )
-from blink_oauth.lifecycle import TokenManager
-from blink_oauth.sandbox import Sandbox
-from blink_oauth.storage import MemoryTokenStore
 from blink_oauth.tokens import Secret
+from blink_oauth_cli.login_authorization import LoginRefusedError
+from blink_oauth_cli.login_flow import log_in, log_in_with_code, own_address
+from blink_oauth_keeper import MemoryTokenStore, TokenManager
+from blink_oauth_testing.sandbox import Sandbox
 from cli.login.browser import AGENT, Browser, ask
 
 CLIENT, USER_IP = "CIDX0000000002", "203.0.113.7"

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from blink_oauth.cli.login import pages
-from blink_oauth.cli.login.attempt import LoginRefusedError
-from blink_oauth.cli.login.listener import Callback, Listener
 from blink_oauth.errors import InvalidInputError
+from blink_oauth_cli import pages
+from blink_oauth_cli.login_authorization import LoginRefusedError
+from blink_oauth_cli.login_callback import Callback, Listener
 from cli.login.browser import PATIENCE, ask
 
 QUERY = "code=fake-code-1&state=fake-state-1"

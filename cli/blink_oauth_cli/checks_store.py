@@ -1,0 +1,170 @@
+"""The token store: its file, whether it can be read and written, its tables and its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from blink_oauth.context import Grant
+from blink_oauth.errors import BlinkError, InvalidInputError
+from blink_oauth_keeper import GrantKey, Record, State, TokenStore
+from blink_oauth_keeper.errors import SchemaError, StoreError
+
+from .check import Check, doubtful, failed, passed
+from .errors import TroubleError
+from .files import file_check, private_file_check
+
+__all__ = ["storage_checks"]
+
+STORE, SCHEMA, WRITABLE, KEYS = "store", "store_schema", "store_writable", "store_keys"
+PAGE = 500
+
+REMEDIES = {
+    "SQLITE_BUSY": "Find the process that holds the file open for long, and end it; then look "
+    "again.",
+    "SQLITE_READONLY": "Make file and folder writable for the user of this process, and mount the "
+    "disk for writing.",
+    "SQLITE_CANTOPEN": "Make the folder accessible to the user of this process.",
+    "SQLITE_FULL": "Make room on the disk.",
+    "SQLITE_NOTADB": "Name another file: this one is no SQLite database.",
+    "SQLITE_CORRUPT": "Restore the file from a backup, and look at the disk.",
+    "25006": "Name the primary server of the database: this one takes no changes.",
+    "28P01": "Correct the password in the database's URL.",
+    "3D000": "Correct the database's name, or create it.",
+    "42501": "Grant the role of the store all rights on its tables.",
+}
+ANY_FAILURE = "Start the database or give its right address, and look into its log."
+
+
+def storage_checks(
+    client_id: str,
+    open_store: Callable[[], TokenStore],
+    *,
+    path: Path | None,
+    keys_file: Path | None,
+    new_name: Callable[[], str],
+    free_bytes: Callable[[Path], int],
+) -> Iterator[Check]:
+    """Check the store, and leave it as it was.
+
+    Args:
+        client_id: Whose records are looked at.
+        open_store: Opens the store.
+        path: Its file, or None if it is no file.
+        keys_file: The file of its keys, or None if they are in none.
+        new_name: Makes a random name, for a grant that does not exist.
+        free_bytes: Tells how many bytes are free in a folder.
+    """
+    if path is not None:
+        yield file_check(path, free_bytes)
+        if not path.exists() or path.stat().st_size == 0:
+            # To open it would create it, and a look must change nothing.
+            yield passed(STORE, f"There is none yet: the first login creates {path}.")
+            return
+    if keys_file is not None:
+        yield from private_file_check("store_keys_file", keys_file)
+    try:
+        store = open_store()
+    except TroubleError as trouble:
+        yield failed(STORE, trouble.what, trouble.do)
+    except InvalidInputError as error:
+        yield failed(STORE, str(error), "Correct the store's address or its keys.")
+    except (BlinkError, OSError, ImportError) as error:
+        yield failed(STORE, f"It cannot be opened: {error}", "Correct what is named.")
+    else:
+        with closing(store):
+            yield from _store_checks(store, client_id, new_name)
+
+
+def _store_checks(
+    store: TokenStore, client_id: str, new_name: Callable[[], str]
+) -> Iterator[Check]:
+    try:
+        store.records(client_id, limit=1)
+    except SchemaError as error:
+        yield passed(STORE, "It can be reached.")
+        yield failed(
+            SCHEMA,
+            str(error),
+            "Update blink-oauth on this machine if the tables are newer; otherwise bring the "
+            "tables up to date.",
+        )
+        return
+    except StoreError as error:
+        yield failed(STORE, str(error), _remedy(error))
+        return
+    yield passed(STORE, "It can be reached and read.")
+    yield passed(SCHEMA, "Its tables are those that this version knows.")
+    yield _writable_check(store, client_id, new_name)
+    yield _keys_check(store, client_id)
+
+
+def _writable_check(store: TokenStore, client_id: str, new_name: Callable[[], str]) -> Check:
+    try:
+        # It begins a change, matches no row, and so changes nothing.
+        store.erase(_nobody(client_id, new_name()))
+    except StoreError as error:
+        return failed(WRITABLE, str(error), _remedy(error))
+    return passed(WRITABLE, "It takes changes.")
+
+
+def _nobody(client_id: str, name: str) -> Record:
+    long_ago = datetime.fromtimestamp(0, UTC)
+    return Record(
+        key=GrantKey(client_id, Grant("nowhere", f"nobody-{name}"[:64])),
+        generation=-1,
+        consent=-1,
+        state=State.REVOKED,
+        token=None,
+        issued_at=long_ago,
+        idle_until=None,
+        updated_at=long_ago,
+    )
+
+
+def _keys_check(store: TokenStore, client_id: str) -> Check:
+    try:
+        sealed = [_cannot_be_opened(record) for record in _records(store, client_id)]
+        older = _older_seals(store)
+    except StoreError as error:
+        return failed(KEYS, str(error), _remedy(error))
+    if any(sealed):
+        return failed(
+            KEYS,
+            f"{sum(sealed)} of {len(sealed)} tokens cannot be opened with the keys at hand.",
+            "Give the missing key back, after the others. If no key is missing, restore the rows "
+            "from a backup or ask those customers for a new consent.",
+        )
+    if older:
+        return doubtful(
+            KEYS,
+            f"{older} stored tokens are not sealed with the first key.",
+            "Run blink-oauth keys rotate, and keep the older keys until it has ended.",
+        )
+    return passed(KEYS, f"The keys at hand open all {len(sealed)} tokens of {client_id}.")
+
+
+def _records(store: TokenStore, client_id: str) -> Iterator[Record]:
+    after: GrantKey | None = None
+    while page := store.records(client_id, after=after, limit=PAGE):
+        yield from page
+        after = page[-1].key
+
+
+def _cannot_be_opened(record: Record) -> bool:
+    return record.token is None and record.error == "SealError"
+
+
+def _older_seals(store: TokenStore) -> int:
+    # Only the SQL store seals; to ask for its class would load a database where there is none.
+    count: Callable[[], int] | None = getattr(store, "count_older_seals", None)
+    return count() if count else 0
+
+
+def _remedy(error: StoreError) -> str:
+    # The store's error names the database's own code behind the class of its error.
+    return next(
+        (remedy for code, remedy in REMEDIES.items() if f", {code}" in str(error)), ANY_FAILURE
+    )

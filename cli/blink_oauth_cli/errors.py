@@ -1,0 +1,110 @@
+"""What went wrong, in two lines: what happened, and what to do. And the exit codes."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from blink_oauth.errors import (
+    BlinkError,
+    CertificateError,
+    InvalidClientError,
+    InvalidGrantError,
+    InvalidInputError,
+    NotConnectedError,
+    Outcome,
+    ProblemError,
+    RevocationError,
+    TlsError,
+)
+from blink_oauth_keeper.errors import (
+    ConsentNeededError,
+    RefreshPausedError,
+    RefreshPendingError,
+    RefreshUncertainError,
+    SchemaError,
+    SealError,
+    StoreError,
+    UnknownGrantError,
+)
+
+__all__ = ["ExitCode", "TroubleError", "trouble_with"]
+
+
+class ExitCode(IntEnum):
+    """What the exit code of a command says."""
+
+    DONE = 0
+    FAILED = 1
+    """It failed; the same command may be given again."""
+    USAGE = 2
+    """The command or the configuration is wrong; nothing was sent."""
+    PERSON_NEEDED = 3
+    """Only the customer can help, with a new consent."""
+    UNCERTAIN = 4
+    """A code or a refresh token may be spent."""
+    INTERRUPTED = 130
+
+
+class TroubleError(Exception):
+    """A command cannot go on.
+
+    Args:
+        what: What happened, and whether anything was spent.
+        do: What to do next.
+        code: The exit code.
+    """
+
+    def __init__(self, what: str, do: str, code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(what)
+        self.what, self.do, self.code = what, do, code
+
+
+CHECK_IDENTITY = "Check the client id and its certificate: blink-oauth doctor."
+LOG_IN = "Ask the customer for a new consent: blink-oauth login."
+_REMEDIES: tuple[tuple[type[BlinkError], str], ...] = (
+    (CertificateError, "Run blink-oauth doctor: it looks at the certificate rule by rule."),
+    (InvalidInputError, "Correct it and run the command again; nothing was sent."),
+    (TlsError, "Run blink-oauth doctor: it tries the platform with and without the certificate."),
+    (NotConnectedError, "Nothing is spent. Check network and base URL: blink-oauth doctor."),
+    (InvalidClientError, CHECK_IDENTITY),
+    (InvalidGrantError, LOG_IN),
+    (UnknownGrantError, "Log in first: blink-oauth login. blink-oauth status lists the grants."),
+    (ConsentNeededError, LOG_IN),
+    (RefreshPausedError, "Wait, then run the command again; nothing was spent."),
+    (RefreshPendingError, "Look at blink-oauth status in half a minute, then try again."),
+    (RevocationError, "The grant is not used any more. Run blink-oauth revoke again."),
+    (SchemaError, "Upgrade blink-oauth to the version that wrote the store; nothing was changed."),
+    (SealError, "Give the missing key back (BLINK_STORE_KEYS_FILE); nothing was changed."),
+    (StoreError, "Nothing was sent. See that the store is there and writable: blink-oauth doctor."),
+)
+
+
+def trouble_with(error: BlinkError) -> TroubleError:
+    """Say an error of the library in two lines."""
+    text = " ".join(str(error).split())
+    if error.correlation_id and error.correlation_id not in text:
+        text += f" (correlation id {error.correlation_id})"
+    return TroubleError(text, _remedy(error), _exit_code(error))
+
+
+def _remedy(error: BlinkError) -> str:
+    if isinstance(error, RefreshUncertainError) and not error.needs_consent:
+        return "One more attempt is to come. Run the command again in half a minute."
+    for kind, remedy in _REMEDIES:
+        if isinstance(error, kind):
+            return remedy
+    if isinstance(error, ProblemError) and error.code == "INVALID_CLIENT":
+        return CHECK_IDENTITY
+    if error.needs_consent:
+        return LOG_IN
+    if error.outcome is Outcome.UNCERTAIN:
+        return "Look at blink-oauth status: the grant may need its customer again."
+    return "Quote the correlation id to the bLink support if it goes on."
+
+
+def _exit_code(error: BlinkError) -> ExitCode:
+    if isinstance(error, InvalidInputError):
+        return ExitCode.USAGE
+    if error.needs_consent:
+        return ExitCode.PERSON_NEEDED
+    return ExitCode.UNCERTAIN if error.outcome is Outcome.UNCERTAIN else ExitCode.FAILED

@@ -1,0 +1,155 @@
+"""`login`: a customer's consent, from the bank's page into the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blink_oauth.context import Grant, Psu
+from blink_oauth.tokens import Secret
+
+from .app import App
+from .errors import ExitCode, TroubleError
+from .options import configured, the_grant
+from .wording import ahead, name_of
+
+if TYPE_CHECKING:
+    from blink_oauth.tokens import Token
+
+__all__ = ["login"]
+
+ON_LOOPBACK = "http://127.0.0.1/callback"
+"""Any free port is taken (RFC 8252 section 7.3)."""
+
+
+@configured(
+    """
+blink-oauth login IIDX99999/u-4711
+blink-oauth login --target IIDX99999 --username u-4711 --no-browser
+blink-oauth login IIDX99999/u-4711 --redirect-uri http://127.0.0.1:8765/callback
+blink-oauth login IIDX99999/u-4711 --redirect-uri https://app.example/callback --code -
+"""
+)
+@the_grant
+@click.option("--authorize-url", metavar="URL", help="The bank's; {target_id} is filled in.")
+@click.option("--redirect-uri", metavar="URI", help="As registered with bLink; on loopback here.")
+@click.option(
+    "--parameter",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A further parameter that the bank's page wants, such as scope=….",
+)
+@click.option("--no-browser", is_flag=True, help="Print the URL instead of opening it.")
+@click.option("--code", metavar="CODE", help="The code that came elsewhere; - asks for it.")
+@click.option("--psu-ip", metavar="IP", help="The customer's address, if not that of this machine.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the customer.",
+)
+@click.pass_obj
+def login(app: App, /, *, grant: Grant, **options: Any) -> None:
+    """Log a customer in at the bank, and store the token.
+
+    The bank's page opens in your browser. Where it sends the browser back, this command listens
+    on this machine alone, exchanges the code at once (it lives 30 s) and stores the pair before
+    anything else.
+
+    A code is a secret until it is spent: with --code - it is asked for and not kept in the history
+    of your shell.
+    """
+    from blink_oauth.client import utc_now
+
+    from .login_authorization import LoginRefusedError
+
+    code = options.pop("code")
+    if code == "-":
+        code = click.prompt("Code", hide_input=True, err=True)
+    try:
+        if code is None:
+            token = _with_browser(app, grant, **options)
+        else:
+            token = _with_code(app, grant, Secret(code), **options)
+    except LoginRefusedError as error:
+        raise TroubleError(error.what, error.do) from None
+    left = ahead(token.expires_at, utc_now())
+    app.screen.line(f"{name_of(grant)}: logged in and stored. The access token expires in {left}.")
+
+
+def _with_browser(
+    app: App,
+    grant: Grant,
+    *,
+    authorize_url: str | None,
+    redirect_uri: str | None,
+    parameters: tuple[str, ...],
+    no_browser: bool,
+    psu_ip: str | None,
+    timeout: float,
+) -> Token:
+    from blink_oauth_keeper.store.records import GrantKey
+
+    from .login_flow import log_in, own_address
+
+    configuration = app.configuration
+    settings = configuration.settings()
+    template = authorize_url or configuration.authorize_url(grant.target_id)
+    with app.store() as store:
+        # Nobody is asked for a consent that could not be stored.
+        store.load(GrantKey(settings.client_id, grant))
+    with app.manager() as manager:
+        return log_in(
+            manager,
+            client_id=settings.client_id,
+            grant=grant,
+            authorize_template=template,
+            redirect_uri=redirect_uri or configuration.get("redirect_uri") or ON_LOOPBACK,
+            extra=dict(map(_parameter, parameters)),
+            open_browser=None if no_browser else _open,
+            tell=app.screen.note,
+            timeout=timeout,
+            psu_ip=psu_ip or configuration.get("psu_ip") or own_address(settings.base_url),
+        )
+
+
+def _with_code(
+    app: App, grant: Grant, code: Secret, *, redirect_uri: str | None, psu_ip: str | None, **_: Any
+) -> Token:
+    from .login_flow import log_in_with_code
+
+    configuration = app.configuration
+    redirect_uri = redirect_uri or configuration.get("redirect_uri")
+    if redirect_uri is None:
+        raise TroubleError(
+            "The redirect URI that the code was sent to is not known. The code is not spent.",
+            "Give it unchanged with --redirect-uri; a code lives 30 s.",
+            ExitCode.USAGE,
+        )
+    address = psu_ip or configuration.get("psu_ip") or Psu.AUTOMATIC
+    with app.manager() as manager:
+        return log_in_with_code(
+            manager,
+            grant=grant,
+            code=code,
+            redirect_uri=redirect_uri,
+            psu=Psu(address, Psu.AUTOMATIC),
+        )
+
+
+def _open(url: str) -> bool:
+    """Open a page in the browser; say whether one was found."""
+    import webbrowser
+
+    return webbrowser.open(url)
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.UsageError(f"--parameter {text!r}: write NAME=VALUE.")
+    return name, value

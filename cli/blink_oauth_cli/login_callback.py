@@ -1,0 +1,249 @@
+"""A listener on loopback that takes the bank's answer from the browser (RFC 8252 section 7.3)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import socket
+import threading
+from concurrent.futures import Future, InvalidStateError
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from attrs import define, field
+
+from blink_oauth.context import is_visible_ascii
+from blink_oauth.errors import InvalidInputError
+from blink_oauth_testing.sandbox.page import PAGE_HEADERS
+
+from . import pages
+from .login_authorization import LoginRefusedError
+
+__all__ = ["Callback", "Listener"]
+
+MAX_REQUEST_LINE = 8_192
+SILENCE = 5.0
+"""Seconds that a connection may be silent, and that a page may take to the browser."""
+
+
+@define(eq=False)
+class Callback:
+    """A request to the redirect URI, whose answer is held back until `respond`.
+
+    Attributes:
+        query: The query as it was received. It may hold a code.
+        user_agent: What the browser calls itself, or nothing.
+    """
+
+    query: str = field(repr=False)
+    user_agent: str
+    _answer: Future[tuple[int, bytes]] = field(init=False, factory=Future, repr=False)
+    _sent: threading.Event = field(init=False, factory=threading.Event, repr=False)
+
+    def respond(self, page: bytes, status: int = 200) -> None:
+        """Send a page to the browser and return once it is on its way; later ones are ignored."""
+        self.settle(page, status)
+        self._sent.wait(SILENCE)
+
+    def settle(self, page: bytes, status: int) -> None:
+        """Decide on the page without waiting for it to leave."""
+        with contextlib.suppress(InvalidStateError):
+            self._answer.set_result((status, page))
+
+    def answered(self) -> tuple[int, bytes]:
+        """Wait for the decision."""
+        return self._answer.result()
+
+    def sent(self) -> None:
+        """Tell that the page has left, or never will."""
+        self._sent.set()
+
+
+class Listener:
+    """Listen on a loopback redirect URI, in a thread of its own, for as long as it is entered.
+
+    What is not the callback is answered at once and changes nothing: another path, another method,
+    another host in the `Host` header (a page that had its own name resolved to loopback).
+
+    Args:
+        redirect_uri: Where to listen. Without a port, or with port 0, any free one is taken.
+
+    Attributes:
+        redirect_uri: The redirect URI with the port that is listened on.
+
+    Raises:
+        InvalidInputError: It is not `http` on 127.0.0.1 or [::1].
+        LoginRefusedError: The port cannot be listened on.
+
+    Source: RFC 8252 sections 7.3 and 8.3.
+    """
+
+    def __init__(self, redirect_uri: str) -> None:
+        parts = _on_loopback(redirect_uri)
+        address = str(parts.hostname)
+        try:
+            self._server = _Server(address, parts.port or 0, self._take)
+        except OSError as error:
+            raise LoginRefusedError(
+                f"Port {parts.port or 0} of {address} cannot be listened on: "
+                f"{error.strerror}. Nothing was sent.",
+                "End what uses the port, or give a redirect URI with another one.",
+            ) from None
+        literal = f"[{address}]" if ":" in address else address
+        port = self._server.server_address[1]
+        self._server.hosts = {f"{literal}:{port}"} | ({literal} if port == 80 else set[str]())
+        self._server.path = parts.path or "/"
+        self.redirect_uri = urlunsplit(parts._replace(netloc=f"{literal}:{port}"))
+        self._lock = threading.Lock()
+        self._late: tuple[bytes, int] | None = None
+        self._waiting: queue.SimpleQueue[Callback] = queue.SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), name="blink-oauth-login", daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._late is None:
+            self.close_to_others(pages.ended("The login has ended."), 410)
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def wait(self, timeout: float) -> Callback | None:
+        """Return the next callback, or None if none came.
+
+        Args:
+            timeout: Seconds to wait.
+        """
+        try:
+            return self._waiting.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def close_to_others(self, page: bytes, status: int) -> None:
+        """Answer every other callback at once, from now on, with the same page."""
+        with self._lock:
+            self._late = (page, status)
+            while not self._waiting.empty():
+                self._waiting.get().settle(page, status)
+
+    def _take(self, callback: Callback) -> None:
+        with self._lock:
+            if self._late is None:
+                self._waiting.put(callback)
+            else:
+                callback.settle(*self._late)
+
+
+def _on_loopback(redirect_uri: str) -> SplitResult:
+    """Split a redirect URI that can be listened on.
+
+    Raises:
+        InvalidInputError: It cannot.
+    """
+    try:
+        parts = urlsplit(redirect_uri)
+        port = parts.port
+    except ValueError:
+        port, parts = None, urlsplit("")
+    address = {"127.0.0.1": "127.0.0.1", "::1": "[::1]"}.get(parts.hostname or "", "")
+    plain = parts.netloc in {address, f"{address}:{port}"} and "#" not in redirect_uri
+    if not (address and plain and parts.scheme == "http" and is_visible_ascii(redirect_uri)):
+        raise InvalidInputError(
+            "The redirect URI to listen on must be http://127.0.0.1 or http://[::1], with any port "
+            "and path and without a fragment: nothing else is sure to reach this machine alone. "
+            "For another one give the code with --code. Nothing was sent."
+        )
+    return parts
+
+
+class _Server(ThreadingTCPServer):
+    """Plain TCP, as the HTTP one looks its own name up in the DNS."""
+
+    daemon_threads = True
+    # Elsewhere it would let another process take the port over.
+    allow_reuse_address = os.name == "posix"
+
+    def __init__(self, address: str, port: int, take: Any) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.take = take
+        self.hosts: set[str] = set()
+        self.path = "/"
+        super().__init__((address, port), _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print nothing: a browser that hangs up is no news, and a traceback may hold a code."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = SILENCE
+    server: _Server
+    raw_requestline: bytes
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        hosts = self.headers.get_all("Host") or []
+        if len(hosts) != 1 or hosts[0].lower() not in self.server.hosts:
+            self.send_error(400)
+        elif path != self.server.path:
+            self.send_error(404)
+        else:
+            callback = Callback(query, self.headers.get("User-Agent") or "")
+            self.server.take(callback)
+            try:
+                self._send(*callback.answered())
+            finally:
+                callback.sent()
+
+    def parse_request(self) -> bool:
+        if len(self.raw_requestline) > MAX_REQUEST_LINE:
+            self.requestline, self.request_version, self.command = "", "HTTP/1.0", ""
+            self.send_error(414)
+            return False
+        return super().parse_request()
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer what is not the callback; the messages of the base class quote the request."""
+        status = 405 if code == 501 else code
+        self._send(status, pages.not_the_callback(status))
+
+    def _send(self, status: int, page: bytes) -> None:
+        self.send_response(status)
+        for name, value in PAGE_HEADERS.items():
+            self.send_header(name, value)
+        if status == 405:
+            self.send_header("Allow", "GET")
+        self.send_header("Content-Length", str(len(page)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(page)
+        self.wfile.flush()
+
+    def finish(self) -> None:
+        super().finish()
+        # Hanging up on what was not read would take the page back from the browser.
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(1.0)
+            for _ in range(16):
+                if not self.connection.recv(65_536):
+                    break
+
+    def version_string(self) -> str:
+        return "blink-oauth"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name above
+        """Log nothing: the request line holds the code."""

@@ -1,0 +1,117 @@
+"""`sandbox`: the local platform, with all that the other commands need to reach it."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .app import App
+from .errors import ExitCode, TroubleError
+from .keeping import make_private_folder
+from .options import configured
+
+if TYPE_CHECKING:
+    from blink_oauth_testing.sandbox import Sandbox
+
+__all__ = ["sandbox"]
+
+
+@configured(
+    """
+blink-oauth sandbox                      # in one terminal; stop it with Ctrl-C
+eval "$(blink-oauth sandbox --env)"      # in another one
+blink-oauth sandbox --lifetime 60        # access tokens that live a minute
+"""
+)
+@click.option("--env", "show", is_flag=True, help="Print the environment of the one that runs.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=0, help="Port of mutual TLS.")
+@click.option("--http-port", type=click.IntRange(0, 65_535), default=0, help="Port of http.")
+@click.option(
+    "--lifetime",
+    type=click.IntRange(min=1),
+    default=86_400,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long access tokens live.",
+)
+@click.option("--no-consent-page", is_flag=True, help="Give codes at once, without asking.")
+@click.pass_obj
+def sandbox(
+    app: App, *, show: bool, port: int, http_port: int, lifetime: int, no_consent_page: bool
+) -> None:
+    """Start a strict local bLink platform with banks behind it, and print its environment.
+
+    It runs until it is stopped, over mutual TLS with certificates made on the spot. Its tokens are
+    kept in a store of their own, which ends with it.
+    """
+    note = app.data_folder / "sandbox.env"
+    if show:
+        app.screen.line(_read(note))
+        return
+    from attrs import evolve
+
+    try:
+        from blink_oauth_testing.sandbox import DEFAULT_BANKS, Sandbox
+    except ImportError:
+        raise TroubleError(
+            "The sandbox is not installed.", "pip install 'blink-oauth[testing]'", ExitCode.USAGE
+        ) from None
+    banks = [
+        evolve(bank, consent_page=not no_consent_page, access_token_lifetime=float(lifetime))
+        for bank in DEFAULT_BANKS
+    ]
+    with Sandbox(banks=banks, port=port, http_port=http_port) as running:
+        _run(app, running, note)
+    app.screen.note("The sandbox has stopped; its keys, certificates and tokens are deleted.")
+
+
+def _run(app: App, running: Sandbox, note: Path) -> None:
+    stopping = threading.Event()
+    for interruption in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(interruption, lambda *_: stopping.set())
+    text = "\n".join(f"export {k}={shlex.quote(v)}" for k, v in environment(running).items())
+    make_private_folder(note.parent)
+    note.write_text(f"{text}\n", "utf-8")
+    try:
+        app.screen.line(text)
+        for bank in running.banks.values():
+            app.screen.line(f"# {bank.policy.target_id}  {bank.policy.name}")
+        app.screen.line('# In another terminal: eval "$(blink-oauth sandbox --env)"')
+        app.screen.line("# Stop it with Ctrl-C.")
+        # Where a wait without end cannot be interrupted, Ctrl-C is seen after a second.
+        while not stopping.wait(timeout=1.0):
+            pass
+    finally:
+        note.unlink(missing_ok=True)
+
+
+def environment(running: Sandbox) -> dict[str, str]:
+    """Return the variables with which the other commands reach a sandbox."""
+    variables = running.environment()
+    folder = Path(variables["BLINK_CA"]).parent
+    grant = running.grant()
+    return variables | {
+        "BLINK_AUTHORIZE_URL": f"{running.control_url}/{{target_id}}/oauth/authorize",
+        "BLINK_ACCOUNTS_URL": running.accounts_url,
+        "BLINK_STORE": str(folder / "tokens.db"),
+        "BLINK_TARGET": grant.target_id,
+        "BLINK_USERNAME": grant.username,
+        "BLINK_PROFILE": "test",
+    }
+
+
+def _read(note: Path) -> str:
+    try:
+        return note.read_text("utf-8").rstrip("\n")
+    except OSError:
+        pass
+    raise TroubleError(
+        "No sandbox runs in another terminal.",
+        "Start one there: blink-oauth sandbox.",
+        ExitCode.USAGE,
+    )

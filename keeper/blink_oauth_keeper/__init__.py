@@ -1,0 +1,95 @@
+"""Tokens kept alive: one refresh whoever asks, stored before anybody gets it.
+
+`SqlTokenStore` and `metadata` need the extra `blink-oauth[sql]`, `otel_listener` needs
+`blink-oauth[otel]`. They load when they are first named, so they are not in `__all__`.
+"""
+
+from typing import TYPE_CHECKING
+
+from .errors import (
+    ConsentNeededError,
+    NoTokenError,
+    RefreshPausedError,
+    RefreshPendingError,
+    RefreshUncertainError,
+    SchemaError,
+    SealError,
+    StoreError,
+    UnknownGrantError,
+)
+from .events import Event, EventName
+from .keepalive import Report
+from .manager import TokenManager
+from .profile import AfterUncertainty, TargetProfile
+from .status import GrantStatus
+from .store.memory import MemoryTokenStore
+from .store.protocol import TokenStore
+from .store.records import (
+    Due,
+    GrantKey,
+    HistoryEntry,
+    JournalEntry,
+    Note,
+    Origin,
+    Record,
+    Settlement,
+    State,
+)
+
+if TYPE_CHECKING:
+    from .otel import otel_listener as otel_listener
+    from .store.sql import SqlTokenStore as SqlTokenStore
+    from .store.sql_tables import metadata as metadata
+
+__all__ = [
+    "AfterUncertainty",
+    "ConsentNeededError",
+    "Due",
+    "Event",
+    "EventName",
+    "GrantKey",
+    "GrantStatus",
+    "HistoryEntry",
+    "JournalEntry",
+    "MemoryTokenStore",
+    "NoTokenError",
+    "Note",
+    "Origin",
+    "Record",
+    "RefreshPausedError",
+    "RefreshPendingError",
+    "RefreshUncertainError",
+    "Report",
+    "SchemaError",
+    "SealError",
+    "Settlement",
+    "State",
+    "StoreError",
+    "TargetProfile",
+    "TokenManager",
+    "TokenStore",
+    "UnknownGrantError",
+]
+
+# Hidden from type checkers, so that a misspelt name stays an error.
+if not TYPE_CHECKING:  # pragma: no branch
+    _OF_AN_EXTRA = {
+        "SqlTokenStore": ("sql", "store.sql"),
+        "metadata": ("sql", "store.sql_tables"),
+        "otel_listener": ("otel", "otel"),
+    }
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        if name not in _OF_AN_EXTRA:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        extra, module = _OF_AN_EXTRA[name]
+        try:
+            return getattr(import_module(f".{module}", __name__), name)
+        except ImportError as error:
+            raise ImportError(f"{name} needs blink-oauth[{extra}]: {error}") from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

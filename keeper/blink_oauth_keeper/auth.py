@@ -1,0 +1,190 @@
+"""The bearer token and the platform's headers on each request of httpx."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Generator
+from typing import TYPE_CHECKING
+
+import httpx
+
+from blink_oauth._outcomes import SPENT_CREDENTIAL
+from blink_oauth.client import BlinkOAuth
+from blink_oauth.context import Grant, Psu
+from blink_oauth.errors import BlinkError, InvalidInputError, problem_code
+from blink_oauth.settings import is_loopback
+from blink_oauth.tokens import Token
+
+from .signing import AUTHORIZATION, Signer, bearer
+
+if TYPE_CHECKING:
+    from .manager import TokenManager
+
+__all__ = ["GrantAuth"]
+
+REFUSED = (
+    "The bank's API answered 401 to the last request, which was therefore not executed (RFC 9110 "
+    "section 15.5.2). This error is about the attempt to get another token for it."
+)
+PARAMETER = re.compile(r'([\w!#$%&\'*+.^`|~-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]+)')
+"""One parameter of a challenge (RFC 9110 section 11.2); a quoted text is taken whole."""
+
+
+class GrantAuth(httpx.Auth):
+    """Put the bearer token of a grant and the platform's five headers on each request of httpx.
+
+    `TokenManager.auth` makes it. The same object serves `httpx.Client` and, under asyncio,
+    `httpx.AsyncClient`, from any thread. It holds nothing while a request is in flight.
+
+    A request never leaves without a token: if none can be had, what `TokenManager.get` raises is
+    raised. The six headers replace those of the same name that the request has already; which
+    correlation id an attempt had stands in `response.request.headers`.
+
+    On a 401 that may concern the token, the token is invalidated, a newer one is fetched, and what
+    was refused is sent once more, with a new correlation id. A 401 is returned as it is if it
+
+    * gives another reason, in `WWW-Authenticate` or as a problem,
+    * answers a request without our token: after a redirect to another origin,
+    * concerns a token that was less than a minute old,
+    * answers a request with a streamed body, which cannot be sent again,
+    * is the second one.
+
+    If no newer token can be had, the error is raised, with a note that the request was refused. A
+    403 changes nothing. After a 401 with a problem the body of a streamed response is read already:
+    all but `iter_raw` works as ever.
+
+    httpx follows no redirects unless asked. If it does, it takes the `Authorization` header off on
+    the way to another origin, and leaves the five others on: the user's address among them.
+
+    Args:
+        manager: Where the tokens are from.
+        blink: Who makes the correlation ids, and under which name we call.
+        grant: Whose token.
+        psu: The person behind the requests, or `Psu.AUTO`.
+
+    Raises:
+        InvalidInputError: It is no grant or no Psu.
+
+    Source: RFC 6750 sections 2.1, 3.1 and 5.3; bLink custom headers and error codes.
+    """
+
+    def __init__(self, manager: TokenManager, blink: BlinkOAuth, grant: Grant, psu: Psu) -> None:
+        if not isinstance(grant, Grant) or not isinstance(psu, Psu):
+            raise InvalidInputError("auth needs a Grant and a Psu. Nothing was sent.")
+        self._manager, self._grant, self._psu = manager, grant, psu
+        self._signer = Signer(
+            grant,
+            psu,
+            user_agent=blink.settings.user_agent,
+            new_correlation_id=blink._gateway.correlation_id,  # noqa: SLF001
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._grant!r})"
+
+    def sync_auth_flow(
+        self, request: httpx.Request
+    ) -> Generator[httpx.Request, httpx.Response, None]:
+        """Send a request with a token, and once more if the token is refused."""
+        _require_confidential(request.url)
+        token = self._manager.get(self._grant, psu=self._psu)
+        self._signer.sign(request, token.access_token)
+        response = yield request
+        if response.status_code != 401:
+            return
+        if _is_problem(response):
+            response.read()
+        again = self._replay(response, token)
+        if again is None:
+            return
+        try:
+            token = self._manager.get(self._grant, psu=self._psu)
+        except BlinkError as error:
+            error.add_note(REFUSED)
+            raise
+        self._signer.sign(again, token.access_token)
+        yield again
+
+    async def async_auth_flow(
+        self, request: httpx.Request
+    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Send a request with a token, and once more if the token is refused."""
+        _require_confidential(request.url)
+        token = await self._manager.aget(self._grant, psu=self._psu)
+        self._signer.sign(request, token.access_token)
+        response = yield request
+        if response.status_code != 401:
+            return
+        if _is_problem(response):
+            await response.aread()
+        again = self._replay(response, token)
+        if again is None:
+            return
+        try:
+            token = await self._manager.aget(self._grant, psu=self._psu)
+        except BlinkError as error:
+            error.add_note(REFUSED)
+            raise
+        self._signer.sign(again, token.access_token)
+        yield again
+
+    def _replay(self, response: httpx.Response, token: Token) -> httpx.Request | None:
+        """Return what to send again after a 401, or None if that would not help."""
+        # After a redirect this is the last request: an earlier one may have been executed.
+        refused = response.request
+        if not _carries(refused, token) or not _may_concern_the_token(response):
+            return None
+        if not self._manager.invalidate(self._grant, token):
+            return None
+        if not isinstance(refused.stream, httpx.ByteStream):
+            return None
+        # A request of its own, so that the refused one keeps its correlation id.
+        again = httpx.Request(
+            refused.method,
+            refused.url,
+            headers=refused.headers,
+            stream=refused.stream,
+            extensions=refused.extensions,
+        )
+        again.read()
+        return again
+
+
+def _require_confidential(url: httpx.URL) -> None:
+    if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.host)):
+        raise InvalidInputError(
+            "A token is sent to https:// only, and to http:// on this very machine (RFC 6750 "
+            "section 5.3). Nothing was sent."
+        )
+
+
+def _carries(request: httpx.Request, token: Token) -> bool:
+    return bool(request.headers.get(AUTHORIZATION) == bearer(token.access_token))
+
+
+def _is_problem(response: httpx.Response) -> bool:
+    media_type = response.headers.get("Content-Type", "").partition(";")[0]
+    return bool(media_type.strip().lower() == "application/problem+json")
+
+
+def _may_concern_the_token(response: httpx.Response) -> bool:
+    """Say whether a 401 may be the token's fault: a reason that is given decides."""
+    challenge = response.headers.get("WWW-Authenticate", "")
+    parameters = [(name.lower(), text.strip('"')) for name, text in PARAMETER.findall(challenge)]
+    errors = {text.lower() for name, text in parameters if name == "error"}
+    if errors:
+        return "invalid_token" in errors
+    return not _is_problem(response) or _problem_code(response) in {"", *SPENT_CREDENTIAL}
+
+
+def _problem_code(response: httpx.Response) -> str:
+    """Return the last segment of the problem's type in upper case, or nothing if it has none."""
+    try:
+        problem = response.json()
+    except (ValueError, RecursionError):
+        return ""
+    kind = problem.get("type") if isinstance(problem, dict) else None
+    # A blank type says no more than the status does (RFC 9457 section 4.2.1).
+    if not isinstance(kind, str) or kind.lower() == "about:blank":
+        return ""
+    return problem_code(kind)

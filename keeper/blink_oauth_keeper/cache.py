@@ -1,0 +1,148 @@
+"""What one process remembers of its grants: a fresh token costs a look into a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from attrs import define, evolve, field
+
+from blink_oauth.context import Grant
+from blink_oauth.tokens import Token
+
+from .freshness import Need, still_good, windows
+from .profile import TargetProfile
+from .steps import Landing
+from .store.kept_once import same_second
+from .store.records import Record, State
+
+__all__ = ["Held", "Holding"]
+
+RECHECK = timedelta(minutes=5)
+"""How long a token is served without a look at what other processes have stored."""
+BREATH = timedelta(seconds=5)
+"""How long nothing new is begun in the background for a token that can still be served."""
+YOUTH = timedelta(minutes=1)
+"""A token that is refused at this age is not helped by yet another one."""
+
+
+@define(eq=False, weakref_slot=False)
+class Held:
+    """A token at hand.
+
+    Attributes:
+        token: The token.
+        fresh_until: Until when it is served without any further thought.
+        record: The record that it is from.
+    """
+
+    token: Token
+    fresh_until: datetime
+    record: Record
+
+
+@define(eq=False)
+class _Failure:
+    landing: Landing
+    until: float
+
+
+@define(eq=False)
+class Holding:
+    """The memory of a process: tokens, refused generations, recent failures.
+
+    Each method changes one entry at a time; a dictionary is safe for that without a lock. Two that
+    overtake each other can cost another look at the store, never a token: generations decide.
+
+    Args:
+        profile_of: Returns the profile of a target.
+        now: Tells the time, aware UTC.
+        monotonic: Tells the seconds, never backwards.
+        tokens: What is at hand.
+    """
+
+    profile_of: Callable[[str], TargetProfile]
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    tokens: dict[Grant, Held] = field(factory=dict)
+    _refused: dict[Grant, int] = field(init=False, factory=dict)
+    _failed: dict[Grant, _Failure] = field(init=False, factory=dict)
+    _failures: dict[Grant, int] = field(init=False, factory=dict)
+
+    def need(self, grant: Grant, wanted: Need) -> Need:
+        """Return what is wanted of a grant's token, refused generations in mind."""
+        return evolve(wanted, beyond=self._refused.get(grant, 0))
+
+    def servable(self, grant: Grant, need: Need) -> Held | None:
+        """Return what is at hand if it can be served without waiting."""
+        held = self.tokens.get(grant)
+        if held is None or need.forced:
+            return None
+        profile, now = self.profile_of(grant.target_id), self.now()
+        if not still_good(held.record, need, profile, now):
+            return None
+        over = now >= windows(held.record, held.token, profile).mandatory_at
+        return None if over else held
+
+    def failure(self, grant: Grant) -> Landing | None:
+        """Return how the last flight failed, as long as another would not fare better."""
+        failed = self._failed.get(grant)
+        if failed is None or self.monotonic() >= failed.until:
+            return None
+        return failed.landing
+
+    def failures(self, grant: Grant) -> int:
+        """Return how many flights failed in a row."""
+        return self._failures.get(grant, 0)
+
+    def remember(self, grant: Grant, landing: Landing) -> None:
+        """Take in how a flight ended."""
+        if landing.error is None:
+            self._failed.pop(grant, None)
+            if landing.fresh:
+                self._failures.pop(grant, None)
+        else:
+            self._failures[grant] = self._failures.get(grant, 0) + 1
+            self._failed[grant] = _Failure(landing, self.monotonic() + landing.memory)
+        if landing.record is not None:
+            self._hold(grant, landing.record)
+
+    def knows_newer(self, record: Record) -> bool:
+        """Say whether a newer pair is at hand than a record has."""
+        held = self.tokens.get(record.key.grant)
+        return held is not None and held.record.generation > record.generation
+
+    def refuse(self, grant: Grant, token: Token) -> bool:
+        """Take in that a token was refused at a bank's API.
+
+        Returns:
+            Whether another one may help: not if the refused one is very young.
+        """
+        held = self.tokens.get(grant)
+        if held is None or held.token.access_token != token.access_token:
+            return True
+        if self.now() - held.record.issued_at < YOUTH:
+            return False
+        self._drop(grant, held.record.generation)
+        return True
+
+    def _hold(self, grant: Grant, record: Record) -> None:
+        token = record.token
+        if record.state is State.REVOKED or token is None:
+            self._drop(grant, record.generation)
+            return
+        held = self.tokens.get(grant)
+        older = held is not None and held.record.generation > record.generation
+        if older or record.generation <= self._refused.get(grant, 0):
+            return
+        span = windows(record, token, self.profile_of(grant.target_id))
+        now = self.now()
+        fresh_until = min(max(span.advisory_at, now + BREATH), span.mandatory_at, now + RECHECK)
+        # The record's own grant, so that memory has it once.
+        self.tokens[record.key.grant] = Held(token, same_second(fresh_until), record)
+
+    def _drop(self, grant: Grant, generation: int) -> None:
+        self._refused[grant] = max(generation, self._refused.get(grant, 0))
+        held = self.tokens.get(grant)
+        if held is not None and held.record.generation <= generation:
+            self.tokens.pop(grant, None)

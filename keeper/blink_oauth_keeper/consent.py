@@ -1,0 +1,123 @@
+"""How a grant begins and ends: authorization and revocation, as protocols like the refresh."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from datetime import timedelta
+from typing import Any
+
+from attrs import evolve
+
+from blink_oauth.errors import BlinkError
+
+from .conditions import Conditions, Protocol
+from .errors import ConsentNeededError, StoreError, UnknownGrantError
+from .events import EventName
+from .settling import keep
+from .steps import (
+    Erase,
+    Exchange,
+    Journal,
+    JournalEntries,
+    Land,
+    Landing,
+    Load,
+    MarkRevoked,
+    Put,
+    Revoke,
+    Step,
+    Tell,
+)
+from .store.records import GrantKey, Note, Origin, Record, State
+
+__all__ = ["authorize", "revoke"]
+
+
+def authorize(given: Conditions, key: GrantKey) -> Protocol:
+    """Exchange a code and store the pair.
+
+    The store is asked first: a code is good for one call, and must not be spent in vain.
+    """
+    try:
+        before: Record | None = yield Load()
+    except StoreError as error:
+        return Landing(None, error)
+    issued_at, began = given.now(), given.monotonic()
+    try:
+        token = yield Exchange()
+    except BlinkError as error:
+        if error.token is None:
+            seconds = given.monotonic() - began
+            yield Tell(EventName.AUTHORIZATION_FAILED, before, error, seconds=seconds)
+            return Landing(before, error)
+        token = error.token
+    seconds = given.monotonic() - began
+    correlation_id = token.meta.correlation_id if token.meta else None
+    idle_until = None
+    if token.refresh_token is not None:
+        idle_until = issued_at + timedelta(seconds=given.profile.idle_lifetime)
+    note = Note(event=EventName.AUTHORIZED, correlation_id=correlation_id, actor=given.actor)
+    known = Record(
+        key=key,
+        generation=before.generation + 1 if before else 1,
+        consent=before.consent + 1 if before else 1,
+        state=State.ACTIVE,
+        token=token,
+        issued_at=issued_at,
+        idle_until=idle_until,
+        correlation_id=correlation_id,
+        updated_at=issued_at,
+    )
+    landing = Landing(known, fresh=True)
+    record = yield from _store(known, Put(token, issued_at, idle_until, note), landing)
+    if record is None:
+        return landing
+    yield Tell(EventName.AUTHORIZED, record, correlation_id=correlation_id, seconds=seconds)
+    if record.state is State.REVOKED:
+        return Landing(record, ConsentNeededError("The grant was revoked. Authorize it anew."))
+    return Landing(record, fresh=True)
+
+
+def _store(known: Record, put: Put, landing: Landing) -> Generator[Step, Any, Record | None]:
+    """Store the pair of a new consent once: it may be spent by the time that a second try comes."""
+
+    def is_done(record: Record | None) -> bool:
+        return record is not None and record.consent >= known.consent
+
+    record: Record | None = yield from keep(put, landing, is_done)
+    if record is None:
+        return None
+    if record.token is None or record.token.access_token != put.token.access_token:
+        before = evolve(known, generation=known.generation - 1)
+        yield from keep(Journal(before, put.token, Origin.REPLACED), landing)
+    return record
+
+
+def revoke(given: Conditions) -> Protocol:
+    """Stop using a grant at once, then revoke every pair of it at the bank, then forget them."""
+    try:
+        record: Record | None = yield MarkRevoked(Note(event=EventName.REVOKED, actor=given.actor))
+        if record is None:
+            return Landing(None, UnknownGrantError("No token is stored for this grant."))
+        # Nobody may use it any more, although the bank has not been told yet.
+        yield Land(Landing(record), done=False)
+        entries = yield JournalEntries()
+    except StoreError as error:
+        return Landing(None, error)
+    # The customer may have consented anew in the meantime: what came of that stays.
+    pairs = [entry.token for entry in entries if entry.consent <= record.consent]
+    if record.token is not None:
+        pairs.insert(0, record.token)
+    failure: BlinkError | None = None
+    for pair in pairs:
+        try:
+            yield Revoke(pair)
+        except BlinkError as error:
+            failure = failure or error
+    if failure is not None:
+        yield Tell(EventName.REVOCATION_FAILED, record, failure)
+        return Landing(record, failure)
+    landing = Landing(evolve(record, token=None))
+    yield from keep(Erase(record), landing)
+    yield Tell(EventName.REVOKED, record)
+    return landing

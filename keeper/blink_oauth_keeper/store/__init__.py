@@ -1,0 +1,1 @@
+"""Where tokens are kept: the protocol of a store, and the stores that ship."""

@@ -1,0 +1,215 @@
+"""The statements on the grants, built once, so that SQLAlchemy compiles each of them once.
+
+They are the same on SQLite and PostgreSQL, but for `noted`. Each parameter has a name of its own;
+`now` is None unless a test brings its own clock.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+
+from .archive import IDENTITY, LINE, of_grant
+from .moments import NOW, after
+from .records import State
+from .rules import CLAIMABLE
+from .sql_tables import Moment, grants, history
+
+__all__ = [
+    "CLAIM",
+    "ERASE",
+    "INSERT",
+    "LOAD",
+    "LOCK",
+    "RECORDS",
+    "RELEASE",
+    "SALVAGE",
+    "WRITE",
+    "Change",
+    "claim_due",
+    "due",
+    "noted",
+]
+
+Change = ReturningUpdate[Any] | ReturningInsert[Any]
+
+RECORD = (*grants.c, NOW.label("now"))
+
+
+# Which row.
+IS_SEEN = and_(of_grant(grants), grants.c.generation == bindparam("seen"))
+IS_OWNED = and_(IS_SEEN, grants.c.owner == bindparam("by"))
+IS_FREE = and_(
+    or_(grants.c.lease_until.is_(None), grants.c.lease_until <= NOW),
+    or_(grants.c.pause_until.is_(None), grants.c.pause_until <= NOW),
+    or_(*(grants.c.state == state.value for state in sorted(CLAIMABLE))),
+)
+
+# What becomes of it.
+LEASE: dict[str, object] = {
+    "state": State.REFRESHING.value,
+    "attempts": grants.c.attempts + 1,
+    "owner": bindparam("new_owner"),
+    "lease_until": after("ttl"),
+    "pause_until": null(),
+    "updated_at": NOW,
+}
+CALL: dict[str, object] = {
+    "correlation_id": func.coalesce(bindparam("call", type_=String), grants.c.correlation_id),
+    "updated_at": NOW,
+}
+PAIR: dict[str, object] = {
+    "generation": bindparam("new_generation"),
+    "consent": bindparam("new_consent"),
+    "state": bindparam("new_state"),
+    "sealed": bindparam("new_sealed"),
+    "key_id": bindparam("new_key_id"),
+    "issued_at": bindparam("new_issued_at", type_=Moment),
+    "idle_until": bindparam("new_idle_until", type_=Moment),
+    "attempts": bindparam("new_attempts"),
+    "owner": bindparam("new_owner"),
+    "pause_until": null(),
+    "error": bindparam("new_error"),
+}
+# A refresh token that stays, in doubt, was perhaps presented by another meanwhile.
+KEPT: dict[str, object] = {
+    "attempts": case(
+        (bindparam("new_state") == State.UNCERTAIN.value, grants.c.attempts),
+        else_=bindparam("new_attempts"),
+    )
+}
+OUTCOME: dict[str, object] = {
+    "state": bindparam("new_state"),
+    "attempts": bindparam("new_attempts"),
+    "lease_until": null(),
+    "pause_until": after("pause"),
+    "error": bindparam("new_error"),
+}
+
+LOAD = select(*RECORD).where(of_grant(grants))
+LOCK = LOAD.with_for_update()
+CLAIM = (
+    update(grants)
+    .where(IS_SEEN, grants.c.attempts == bindparam("seen_attempts"), IS_FREE)
+    .values(LEASE)
+    .returning(*RECORD)
+)
+RELEASE = update(grants).where(IS_OWNED).values(OUTCOME | CALL).returning(*RECORD)
+WRITE = (
+    update(grants)
+    .where(IS_SEEN)
+    .values(PAIR | CALL | KEPT | {"lease_until": null()})
+    .returning(*RECORD)
+)
+SALVAGE = update(grants).where(IS_OWNED).values(PAIR | CALL).returning(*RECORD)
+INSERT = (
+    insert(grants)
+    .values(IDENTITY | PAIR | {"correlation_id": bindparam("call"), "updated_at": NOW})
+    .returning(*RECORD)
+)
+ERASE = (
+    update(grants)
+    .where(IS_SEEN, grants.c.state == State.REVOKED.value)
+    .values(sealed=None, key_id=None, updated_at=NOW)
+)
+RECORDS = (
+    select(*RECORD)
+    .where(
+        grants.c.client_id == bindparam("client"),
+        tuple_(grants.c.target_id, grants.c.username)
+        > tuple_(bindparam("target", type_=String), bindparam("user", type_=String)),
+    )
+    .order_by(grants.c.target_id, grants.c.username)
+    .limit(bindparam("limit"))
+)
+
+
+@cache
+def noted(change: Change) -> Select[Any]:
+    """Return a change of a grant that writes its line of the history in the same statement.
+
+    A single statement needs no transaction around it, so on PostgreSQL it is one round trip, and
+    a process that is stopped in the middle holds no lock. SQLite cannot do it.
+    """
+    changed = change.cte("changed")
+    columns: dict[str, Any] = {
+        "client_id": changed.c.client_id,
+        "target_id": changed.c.target_id,
+        "username": changed.c.username,
+        "at": changed.c.updated_at,
+        "generation": changed.c.generation,
+    } | LINE
+    line = insert(history).from_select(list(columns), select(*columns.values())).cte("line")
+    return select(changed).add_cte(line)
+
+
+def _are_due(targets: bool) -> list[ColumnElement[bool]]:
+    conditions = [
+        grants.c.client_id == bindparam("client"),
+        grants.c.idle_until <= bindparam("before", type_=Moment),
+        grants.c.attempts <= bindparam("max_attempts"),
+        grants.c.key_id.in_(bindparam("key_ids", expanding=True)),
+        grants.c.target_id.not_in(bindparam("except_targets", expanding=True)),
+        IS_FREE,
+    ]
+    if targets:
+        conditions.append(grants.c.target_id.in_(bindparam("targets", expanding=True)))
+    return conditions
+
+
+@cache
+def due(*, targets: bool) -> Select[Any]:
+    """Return what reads due records.
+
+    Args:
+        targets: Whether only those of certain targets.
+    """
+    return (
+        select(*RECORD)
+        .where(*_are_due(targets))
+        .order_by(grants.c.idle_until, grants.c.target_id, grants.c.username)
+        .limit(bindparam("limit"))
+    )
+
+
+@cache
+def claim_due(*, targets: bool) -> ReturningUpdate[Any]:
+    """Return what takes the leases on due records, past those that others are just claiming.
+
+    Args:
+        targets: Whether only those of certain targets.
+    """
+    # PostgreSQL runs a subquery in IN more than once if it likes, but a CTE that locks only once.
+    picked = (
+        due(targets=targets)
+        .with_only_columns(grants.c.client_id, grants.c.target_id, grants.c.username)
+        .with_for_update(skip_locked=True)
+        .cte("picked")
+    )
+    return (
+        update(grants)
+        .where(
+            grants.c.client_id == picked.c.client_id,
+            grants.c.target_id == picked.c.target_id,
+            grants.c.username == picked.c.username,
+        )
+        .values(LEASE)
+        .returning(*RECORD)
+    )

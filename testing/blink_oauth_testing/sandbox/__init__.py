@@ -1,0 +1,43 @@
+"""A strict local bLink platform with banks behind it, over mutual TLS on loopback.
+
+Use it in code, `with Sandbox() as sandbox:`, in tests through the pytest fixture `blink_sandbox`,
+or from a shell: `python -m blink_oauth_testing.sandbox`. Other processes reach it by the variables
+of `Sandbox.environment()`, and see and control it at `Sandbox.control_url`. It needs the extra
+`blink-oauth[testing]`.
+"""
+
+from __future__ import annotations
+
+try:
+    import aiohttp as _aiohttp  # noqa: F401
+    import openapi_core as _openapi_core  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"The sandbox needs {error.name}: pip install 'blink-oauth[testing]'."
+    ) from error
+
+from .banks import Bank
+from .certificates import CertificateAuthority
+from .clock import Clock
+from .credentials import Credentials
+from .exchanges import ContractViolationError, Exchange
+from .faults import FAULTS, SILENCES, Fault
+from .policy import DEFAULT_BANKS, BankPolicy
+from .server import Sandbox
+from .wire import Wire
+
+__all__ = [
+    "DEFAULT_BANKS",
+    "FAULTS",
+    "SILENCES",
+    "Bank",
+    "BankPolicy",
+    "CertificateAuthority",
+    "Clock",
+    "ContractViolationError",
+    "Credentials",
+    "Exchange",
+    "Fault",
+    "Sandbox",
+    "Wire",
+]

@@ -1,0 +1,78 @@
+"""Run the sandbox from a shell until it is interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import threading
+from collections.abc import Sequence
+
+from attrs import evolve
+
+from .policy import DAY, DEFAULT_BANKS
+from .server import Sandbox
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Start the sandbox, print what a client needs, and wait for SIGINT or SIGTERM."""
+    options = _parser().parse_args(arguments)
+    banks = [
+        evolve(
+            bank, consent_page=options.consent_page, access_token_lifetime=float(options.lifetime)
+        )
+        for bank in DEFAULT_BANKS
+    ]
+    stopping = threading.Event()
+    for interruption in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(interruption, lambda *_: stopping.set())
+    with Sandbox(banks=banks, port=options.port, http_port=options.http_port) as sandbox:
+        print(_instructions(sandbox), flush=True)
+        # Where a wait without end cannot be interrupted, Ctrl-C is seen after a second.
+        while not stopping.wait(timeout=1.0):
+            pass  # pragma: no cover  # for those who let it run for longer than a test does
+    print("# The sandbox has stopped; its keys are deleted.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m blink_oauth_testing.sandbox",
+        description="A strict local bLink platform with banks behind it, over mutual TLS.",
+    )
+    parser.add_argument("--port", type=int, default=0, help="port of mutual TLS (default: any)")
+    parser.add_argument("--http-port", type=int, default=0, help="port of http (default: any)")
+    parser.add_argument("--consent-page", action="store_true", help="ask a person for consent")
+    parser.add_argument(
+        "--lifetime",
+        type=_seconds,
+        default=int(DAY),
+        metavar="SECONDS",
+        help="lifetime of access tokens (default: %(default)s)",
+    )
+    return parser
+
+
+def _seconds(text: str) -> int:
+    seconds = int(text)
+    if seconds < 1:
+        raise argparse.ArgumentTypeError("give a whole number of seconds, 1 or more")
+    return seconds
+
+
+def _instructions(sandbox: Sandbox) -> str:
+    url = sandbox.authorize_url(sandbox.grant(), sandbox.redirect_uri, state="some-state")
+    lines = ["# The sandbox runs. What a client needs (the passphrase is in the file named):"]
+    lines += [f"export {k}={shlex.quote(v)}" for k, v in sandbox.environment().items()]
+    lines += ["# Targets:"]
+    lines += [f"#   {bank.policy.target_id}  {bank.policy.name}" for bank in sandbox.banks.values()]
+    lines += [
+        f"# Accounts:   {sandbox.accounts_url}",
+        f"# Authorize:  {url}",
+        f"# Seen so far:  {sandbox.control_url}/sandbox; POST to its /faults and /clock for more",
+        "# Stop it with Ctrl-C.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Faults on demand: what a platform, a bank or a network can do to a call.
+
+A fault is a value: whether the bank carries the call out first, how the reply is changed, and how
+it is put on the wire. `FAULTS` holds them by name, so that a test can run over each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from email.utils import format_datetime
+from typing import Literal, get_args
+
+from attrs import field, frozen
+
+from .messages import HTML, TOKEN, Reply, problem
+from .wire import AS_USUAL, Wire
+
+Operation = Literal["request_token", "revoke_token", "list_accounts"]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+
+_TITLES = {
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    429: "Too Many Requests",
+}
+
+
+def _unchanged(reply: Reply) -> Reply:
+    return reply
+
+
+@frozen
+class Fault:
+    """One way in which a call goes wrong.
+
+    Attributes:
+        name: Its name in `FAULTS` and in the record.
+        executes: Whether the bank carries the call out, although the answer goes wrong.
+        change: Makes the faulty reply from the right one.
+        wire: How the reply is put on the wire.
+        operation: The only operation it makes sense for, or None.
+    """
+
+    name: str
+    executes: bool
+    change: Callable[[Reply], Reply] = field(default=_unchanged, repr=False)
+    wire: Wire = AS_USUAL
+    operation: Operation | None = None
+
+
+def slow_body(interval: float) -> Fault:
+    """Make a fault that drips the body.
+
+    Args:
+        interval: Seconds between two of the ten pieces.
+    """
+    return Fault("slow-body", executes=True, wire=Wire(body_interval=interval))
+
+
+def slow_headers(interval: float) -> Fault:
+    """Make a fault that drips the status line and the headers.
+
+    Args:
+        interval: Seconds between two of the ten pieces.
+    """
+    return Fault("slow-headers", executes=True, wire=Wire(head_interval=interval))
+
+
+def truncated_body(fraction: float) -> Fault:
+    """Make a fault that sends a part of the body and hangs up.
+
+    Args:
+        fraction: Share of the body that is sent, from 0.0 to 1.0.
+    """
+    return Fault("truncated-body", executes=True, wire=Wire(body_fraction=fraction))
+
+
+def unavailable(retry_after: int | datetime | None) -> Fault:
+    """Make a fault with which the platform says that it is down for a while.
+
+    Args:
+        retry_after: Seconds until the next attempt, or when, or None to leave the header out
+            (RFC 9110 section 10.2.3).
+
+    Raises:
+        ValueError: The date is not in UTC, as the header wants it.
+    """
+    return _busy(503, retry_after)
+
+
+def too_many_requests(retry_after: int | datetime | None) -> Fault:
+    """Make a fault with which the platform says that there are too many requests.
+
+    Args:
+        retry_after: As for `unavailable`, which also tells what it raises.
+    """
+    return _busy(429, retry_after)
+
+
+def _busy(status: int, retry_after: int | datetime | None) -> Fault:
+    if retry_after is None:
+        return _status(status, executes=False)
+    if isinstance(retry_after, datetime):
+        return _status(
+            status, executes=False, Retry_After=format_datetime(retry_after, usegmt=True)
+        )
+    return _status(status, executes=False, Retry_After=str(retry_after))
+
+
+def _status(status: int, *, executes: bool, when: str = "", **headers: str) -> Fault:
+    """A documented or common error of the platform, with its usual headers and problem."""
+
+    def change(reply: Reply) -> Reply:
+        error = problem(
+            status, "TECHNICAL_ERROR", _TITLES[status], "The sandbox was asked to fail."
+        )
+        error = error.with_header("X-Correlation-ID", reply.header("X-Correlation-ID") or "")
+        for name, value in headers.items():
+            error = error.with_header(name.replace("_", "-"), value)
+        return error
+
+    name = _TITLES[status].lower().replace(" ", "-")
+    return Fault(f"{name}-{when}" if when else name, executes=executes, change=change)
+
+
+def _foreign(status: int) -> Fault:
+    """A status that belongs to some proxy on the way, in the proxy's own form."""
+
+    def change(reply: Reply) -> Reply:
+        page = f"<html><head><title>{status}</title></head><body>Some proxy</body></html>\n"
+        return Reply(status).with_body(HTML, page.encode())
+
+    name = "bad-gateway-html" if status == 502 else f"status-{status}"
+    return Fault(name, executes=False, change=change)
+
+
+def _success(status: int) -> Fault:
+    """A success with a pair under a status that the contract does not know."""
+
+    def change(reply: Reply) -> Reply:
+        return Reply(status, reply.headers, reply.body)
+
+    return Fault(f"status-{status}", executes=True, change=change, operation="request_token")
+
+
+def _token(name: str, change: Callable[[Reply], Reply]) -> Fault:
+    """An odd token response."""
+    return Fault(name, executes=True, change=change, operation="request_token")
+
+
+def _member(name: str, members: dict[str, object]) -> Fault:
+    return _token(name, lambda reply: reply.with_members(members))
+
+
+def _without(member: str) -> Fault:
+    name = f"missing-{member.replace('_', '-')}"
+    return _token(name, lambda reply: reply.without_member(member))
+
+
+def _header(name: str, change: Callable[[Reply], Reply]) -> Fault:
+    """A response whose headers break the contract."""
+    return Fault(name, executes=True, change=change)
+
+
+def _as_list(reply: Reply) -> Reply:
+    return reply.with_body(TOKEN, b"[" + (reply.body or b"{}") + b"]")
+
+
+def _redirect(reply: Reply) -> Reply:
+    elsewhere = "https://elsewhere.invalid/oauth/token"
+    return Reply(307).with_header("Location", elsewhere)
+
+
+BAD_GATEWAY_HTML = _foreign(502)
+GATEWAY_TIMEOUT_BEFORE = _status(504, executes=False, when="before")
+GATEWAY_TIMEOUT_AFTER = _status(504, executes=True, when="after")
+INTERNAL_SERVER_ERROR = _status(500, executes=False)
+SERVICE_UNAVAILABLE = unavailable(retry_after=2)
+TOO_MANY_REQUESTS = too_many_requests(retry_after=2)
+RESET_BEFORE = Fault("reset-before", executes=False, wire=Wire(reset=True))
+RESET_AFTER = Fault("reset-after", executes=True, wire=Wire(reset=True))
+SLOW_BODY = slow_body(0.05)
+SLOW_HEADERS = slow_headers(0.05)
+TRUNCATED_BODY = truncated_body(0.5)
+MISSING_ACCESS_TOKEN = _without("access_token")
+MISSING_EXPIRES_IN = _without("expires_in")
+NULL_EXPIRES_IN = _member("null-expires-in", {"expires_in": None})
+STRING_EXPIRES_IN = _member("string-expires-in", {"expires_in": "300"})
+FLOAT_EXPIRES_IN = _member("float-expires-in", {"expires_in": 300.5})
+NEGATIVE_EXPIRES_IN = _member("negative-expires-in", {"expires_in": -1})
+MISSING_REFRESH_TOKEN = _without("refresh_token")
+ODD_TOKEN_TYPE = _member("odd-token-type", {"token_type": "MAC"})
+UNKNOWN_MEMBERS = _member(
+    "unknown-members", {"consent_valid_until": "2099-12-31", "x_bank": {"a": [1]}}
+)
+WRONG_CONTENT_TYPE = _header(
+    "wrong-content-type", lambda reply: reply.with_header("Content-Type", "text/plain")
+)
+WRONG_CORRELATION_ID = _header(
+    "wrong-correlation-id", lambda reply: reply.with_header("X-Correlation-ID", "of-somebody-else")
+)
+MISSING_CORRELATION_ID = _header(
+    "missing-correlation-id", lambda reply: reply.without_header("X-Correlation-ID")
+)
+MISSING_SOURCE = _header("missing-source", lambda reply: reply.without_header("X-CorAPI-Source"))
+CACHEABLE = _header(
+    "cacheable", lambda reply: reply.with_header("Cache-Control", "public, max-age=60")
+)
+STATUS_201 = _success(201)
+STATUS_299 = _success(299)
+STATUS_499 = _foreign(499)
+STATUS_520 = _foreign(520)
+STATUS_599 = _foreign(599)
+REDIRECT = Fault("redirect", executes=False, change=_redirect)
+EMPTY_BODY = _token("empty-body", lambda reply: reply.with_body(TOKEN, b""))
+NOT_JSON = _token("not-json", lambda reply: reply.with_body(TOKEN, b"access granted"))
+JSON_LIST = _token("json-list", _as_list)
+
+FAULTS: Mapping[str, Fault] = {
+    fault.name: fault for fault in list(globals().values()) if isinstance(fault, Fault)
+}
+"""Every ready-made fault that comes to an end, by its name."""
+
+SILENCES: Mapping[str, Fault] = {
+    name: Fault(name, executes=executes, wire=Wire(silent=True))
+    for name, executes in (("silence-before", False), ("silence-after", True))
+}
+"""No answer at all, be it that the bank never saw the call or that it carried it out."""
+
+
+def ready_made(name: object) -> Fault:
+    """Return the fault of that name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    known = {**FAULTS, **SILENCES}
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"There is no such fault. There are: {', '.join(known)}.")
+    return known[name]

@@ -1,0 +1,280 @@
+"""Which error a failed call amounts to, and what its text says. Builds errors, never raises them.
+
+Every text tells what happened, whether anything was spent, and what to do next.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+from ._api import Call, Operation
+from ._body import Body
+from ._reply import NoAnswer
+from .errors import (
+    BlinkError,
+    InvalidClientError,
+    InvalidGrantError,
+    NoResponseError,
+    OAuthError,
+    Outcome,
+    ProblemError,
+    ResponseError,
+    RevocationError,
+    StatusError,
+    TlsFault,
+    UnreadableResponseError,
+    problem_code,
+)
+from .headers import ResponseMeta, Source
+from .tokens import Token, TokenKind
+
+__all__ = ["no_response", "outcome_of", "response_error", "revocation_error", "succeeded"]
+
+MAX_TEXT = 300
+"""Characters of a text from the server that an error repeats."""
+
+REFUSED_BY_PLATFORM = frozenset({401, 403, 406, 415})
+LEFT_OPEN = frozenset({408, 499})
+
+OAUTH_ERRORS: dict[str, type[OAuthError]] = {
+    "invalid_grant": InvalidGrantError,
+    "invalid_client": InvalidClientError,
+    "unauthorized_client": InvalidClientError,
+}
+
+SPENT_CREDENTIAL = frozenset({"INVALID_TOKEN", "EXPIRED_TOKEN"})
+"""Problem types that speak of the credential that was presented (bLink error codes)."""
+
+DOING = {
+    Operation.EXCHANGE_CODE: "Exchanging the authorization code",
+    Operation.REFRESH: "Refreshing the token",
+    Operation.REVOKE: "Revoking the {kind}",
+}
+
+SPENT = {
+    Outcome.NOT_EXECUTED: "Nothing was executed: the {secret} is not spent.",
+    Outcome.REJECTED: "The server decided against it: no token was issued.",
+    Outcome.UNCERTAIN: "It may have been executed: the {secret} may be spent.",
+}
+
+SPENT_BY_REVOCATION = {
+    Outcome.NOT_EXECUTED: "Nothing was executed: the token is still alive.",
+    Outcome.REJECTED: "The server decided against it: the token is still alive.",
+    Outcome.UNCERTAIN: "It may have been executed: the token may be revoked or not.",
+}
+
+AFTER_UNCERTAINTY = {
+    Operation.EXCHANGE_CODE: "Never send the code again: start a new authorization.",
+    Operation.REFRESH: (
+        "Keep the stored refresh token, the bank may not have replaced it. Present it at most once "
+        "more: a bank that rotates takes a second use for theft and revokes the consent."
+    ),
+}
+
+TLS_ADVICE = {
+    TlsFault.SERVER_AUTHORITY_UNKNOWN: "the server's certificate is from an authority that is not "
+    "trusted here. Check base_url and the ca file",
+    TlsFault.SERVER_CERTIFICATE_EXPIRED: "the server's certificate has expired. Check the clock of "
+    "this machine, then tell the operator of the server",
+    TlsFault.SERVER_CERTIFICATE_NOT_YET_VALID: "the server's certificate is not valid yet. Check "
+    "the clock of this machine",
+    TlsFault.SERVER_CERTIFICATE_INVALID: "the server's certificate was refused. Check base_url and "
+    "the ca file",
+    TlsFault.SERVER_NAME_MISMATCH: "the server's certificate is for another host name. Check "
+    "base_url",
+    TlsFault.CLIENT_CERTIFICATE_MISSING: "the server demands a client certificate and got none. "
+    "Set Settings.certificate",
+    TlsFault.CLIENT_CERTIFICATE_REFUSED: "the server refused the client certificate. Check that it "
+    "is registered with the platform for this environment, whole chain included",
+    TlsFault.HANDSHAKE_FAILED: "the handshake failed. Check that both sides speak TLS 1.2 or newer "
+    "and that the server accepts this client certificate",
+}
+
+
+def succeeded(status: int) -> bool:
+    """Say whether a status promises success (RFC 9110 section 15.3)."""
+    return 200 <= status < 300
+
+
+def outcome_of(status: int, source: Source) -> Outcome:
+    """Decide from status and source what is known of the execution.
+
+    A platform that refuses the client, its rights or its format never asked the bank. Other client
+    errors are a decision. Everything else may come from a call that was executed; so may the two
+    that a gateway makes when a side took too long or left.
+    """
+    if source is Source.PLATFORM and status in REFUSED_BY_PLATFORM:
+        return Outcome.NOT_EXECUTED
+    if 400 <= status < 500 and status not in LEFT_OPEN:
+        return Outcome.REJECTED
+    return Outcome.UNCERTAIN
+
+
+def no_response(call: Call, reply: NoAnswer) -> NoResponseError:
+    """Build the error for a call without a response."""
+    outcome = reply.error.outcome
+    facts: dict[str, Any] = {"correlation_id": call.correlation_id}
+    if reply.fault is None:
+        what = f"no response, {reply.reason}"
+        # Repeating a revocation is harmless (RFC 7009 section 2.2).
+        facts["retryable"] = reply.error.retryable or call.operation is Operation.REVOKE
+        advice = _advice(call, outcome, retryable=facts["retryable"])
+    else:
+        facts["fault"] = reply.fault
+        what = f"{TLS_ADVICE[reply.fault]} ({reply.reason})"
+        advice = ""
+    return reply.error(_message(call, what, outcome, advice), **facts)
+
+
+def response_error(
+    call: Call, status: int, body: Body, meta: ResponseMeta, token: Token | None
+) -> ResponseError:
+    """Build the error for a response that is no success, or holds no usable token."""
+    outcome = outcome_of(status, meta.source)
+    error, facts = _kind(status, body, _redactor(call, body))
+    needs_consent = (
+        call.operation is not Operation.REVOKE
+        and outcome is Outcome.REJECTED
+        and (error is InvalidGrantError or problem_code(facts.get("type")) in SPENT_CREDENTIAL)
+    )
+    retryable = status == 429 or (
+        call.operation is Operation.REVOKE and outcome is Outcome.UNCERTAIN
+    )
+    what = ", ".join([_status(status, meta.source), *_quoted(facts, body)])
+    if token is not None:
+        advice = "Yet the response holds a token: keep it, it is in the attribute token."
+    else:
+        advice = _advice(call, outcome, retryable, needs_consent, meta.retry_after)
+    return error(
+        _message(call, what, outcome, advice),
+        outcome=outcome,
+        retryable=retryable,
+        needs_consent=needs_consent,
+        status=status,
+        meta=meta,
+        correlation_id=call.correlation_id,
+        token=token,
+        **facts,
+    )
+
+
+def revocation_error(
+    revoked: frozenset[TokenKind], errors: Mapping[TokenKind, BlinkError]
+) -> RevocationError:
+    """Build the error for a revocation that did not succeed as a whole."""
+    unknown = frozenset(k for k, e in errors.items() if e.outcome is Outcome.UNCERTAIN)
+    alive = frozenset(errors) - unknown
+    states = [
+        (revoked, "is revoked"),
+        (alive, "is still alive"),
+        (unknown, "may be revoked or still alive"),
+    ]
+    said = [f"The {kind.label} {words}." for kinds, words in states for kind in sorted(kinds)]
+    # The worst case speaks for all.
+    worst = next(
+        (error for error in errors.values() if error.outcome is Outcome.UNCERTAIN),
+        next(iter(errors.values())),
+    )
+    return RevocationError(
+        " ".join([*said, *(str(error) for error in errors.values())]),
+        revoked=revoked,
+        alive=alive,
+        unknown=unknown,
+        errors=errors,
+        outcome=worst.outcome,
+        retryable=all(error.retryable for error in errors.values()),
+        status=worst.status,
+        meta=worst.meta,
+        correlation_id=worst.correlation_id,
+    )
+
+
+def _kind(
+    status: int, body: Body, redact: _Redactor
+) -> tuple[type[ResponseError], dict[str, str | None]]:
+    code = body.text("error")
+    if code is not None:
+        return OAUTH_ERRORS.get(code.lower(), OAuthError), {
+            "error": redact(code),
+            "description": redact(body.text("error_description")),
+            "uri": redact(body.text("error_uri")),
+        }
+    problem = {name: body.text(name) for name in ("type", "title", "detail", "instance")}
+    if problem["type"] or problem["title"]:
+        return ProblemError, {name: redact(text) for name, text in problem.items()}
+    return (UnreadableResponseError if succeeded(status) else StatusError), {}
+
+
+class _Redactor:
+    """Makes a text from the server fit to be shown (RFC 6749 section 10.14)."""
+
+    def __init__(self, secrets: frozenset[str]) -> None:
+        spellings = {spelling for secret in secrets for spelling in _spellings(secret)}
+        # The longest first: a short secret may be part of a longer one.
+        self._spellings = sorted(spellings, key=len, reverse=True)
+
+    def __call__(self, text: str | None) -> str | None:
+        if text is None:
+            return None
+        for spelling in self._spellings:
+            text = text.replace(spelling, "***")
+        return "".join(c if c.isprintable() else " " for c in text)[:MAX_TEXT].strip()
+
+
+def _spellings(secret: str) -> set[str]:
+    quoted = {quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    # Some platforms write the digits of an escape in small letters.
+    small = {re.sub("%..", lambda escape: escape[0].lower(), text) for text in quoted}
+    return {secret} | quoted | small
+
+
+def _redactor(call: Call, body: Body) -> _Redactor:
+    return _Redactor(frozenset(secret.reveal() for secret in call.secrets) | set(body.secrets()))
+
+
+def _status(status: int, source: Source) -> str:
+    return f"{status}" if source is Source.UNKNOWN else f"{status} from the {source.lower()}"
+
+
+def _quoted(facts: Mapping[str, str | None], body: Body) -> list[str]:
+    shown = ("error", "description", "type", "title", "detail")
+    said = [text.rstrip(".") for name in shown if (text := facts.get(name))]
+    return said or [body.description]
+
+
+def _advice(
+    call: Call,
+    outcome: Outcome,
+    retryable: bool,
+    needs_consent: bool = False,
+    retry_after: float | None = None,
+) -> str:
+    if needs_consent:
+        return "Only the customer can help: start a new authorization at the bank."
+    if retryable:
+        wait = "" if retry_after is None else f" after {retry_after:.0f} s"
+        return f"The same call may be sent again{wait}."
+    if outcome is Outcome.UNCERTAIN:
+        return AFTER_UNCERTAINTY[call.operation]
+    return "Correct the cause first: the same call would be refused again."
+
+
+def _message(call: Call, what: str, outcome: Outcome, advice: str) -> str:
+    words = SPENT_BY_REVOCATION if call.operation is Operation.REVOKE else SPENT
+    return " ".join(
+        part
+        for part in (
+            f"{_doing(call)} at {call.target_id} failed: {what}.",
+            words[outcome].format(secret=call.operation.value),
+            advice,
+            f"Correlation id {call.correlation_id}.",
+        )
+        if part
+    )
+
+
+def _doing(call: Call) -> str:
+    return DOING[call.operation].format(kind=call.kind.label if call.kind else "")
