@@ -29,7 +29,7 @@ from blink_oauth import BlinkOAuth, Grant, Psu, Settings, Token
 from blink_oauth_keeper import MemoryTokenStore, TokenManager
 from blink_oauth_keeper.auth import GrantAuth
 from blink_oauth_keeper.steps import Landing
-from blink_oauth_keeper.store.records import GrantKey, Note
+from blink_oauth_keeper.store.protocol import GrantKey, Note
 
 with warnings.catch_warnings():
     # Authlib would rather have another library than httpx, and insists on saying so.

@@ -26,7 +26,7 @@ from time import perf_counter
 import httpx
 
 from blink_oauth import BlinkOAuth, Grant, Psu, Settings
-from blink_oauth.headers import request_headers
+from blink_oauth.context import request_headers
 from blink_oauth.tls import ClientCertificate, ssl_context
 from blink_oauth_testing.sandbox.certificates import shared_authority
 from blink_oauth_testing.sandbox.http import server_context

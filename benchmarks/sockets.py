@@ -33,10 +33,9 @@ import httpx
 from attrs import frozen
 
 from blink_oauth import AsyncBlinkOAuth, BlinkOAuth, Grant, Psu, Settings
-from blink_oauth.headers import request_headers
+from blink_oauth.context import request_headers
 from blink_oauth.tls import ClientCertificate, ssl_context
-from blink_oauth_testing.sandbox.certificates import shared_authority
-from blink_oauth_testing.sandbox.credentials import CredentialFiles
+from blink_oauth_testing.sandbox.certificates import CredentialFiles, shared_authority
 
 DELAY = 0.05
 AT_ONCE, REQUESTS, ROUNDS = 64, 1280, 3

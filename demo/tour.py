@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import httpx
 
 from blink_oauth import BlinkError, BlinkOAuth, Grant, Psu, Token
-from blink_oauth.headers import request_headers
+from blink_oauth.context import request_headers
 from blink_oauth.tls import check_certificate, ssl_context
 from blink_oauth_testing.sandbox import Sandbox
 from blink_oauth_testing.sandbox.faults import BAD_GATEWAY_HTML, GATEWAY_TIMEOUT_AFTER

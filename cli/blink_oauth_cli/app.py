@@ -1,20 +1,22 @@
-"""What every command works with, made when it is first needed."""
+"""What every command works with, made when it is first needed: client, store, keys and manager."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from attrs import define
+from attrs import define, field, frozen
+
+from blink_oauth.tokens import Secret
 
 from .configuration import Configuration, configure
 from .errors import ExitCode, TroubleError
-from .keeping import Place, open_store, place_of
 from .output import Screen
 
 if TYPE_CHECKING:
@@ -22,7 +24,185 @@ if TYPE_CHECKING:
     from blink_oauth_keeper.events import Listener
     from blink_oauth_keeper.store.sql import SqlTokenStore
 
-__all__ = ["App"]
+__all__ = ["App", "place_of", "read_keys", "write_keys"]
+
+
+@frozen(kw_only=True)
+class Place:
+    """Where the tokens of a profile are.
+
+    Attributes:
+        url: The database, as SQLAlchemy writes it; it may hold a password.
+        file: The SQLite file, or None for another database.
+        keys_file: The file of the keys, one to a line, the first seals; None if none was named.
+        keys: The keys from a variable, in place of a file.
+    """
+
+    url: str = field(repr=False)
+    file: Path | None
+    keys_file: Path | None
+    keys: tuple[Secret, ...] = ()
+
+
+def place_of(configuration: Configuration, data_folder: Path) -> Place:
+    """Say where the tokens are: where the configuration says, or in the user's data folder.
+
+    Args:
+        configuration: What the command was told.
+        data_folder: The user's folder for data.
+    """
+    keys = (configuration.get("store_keys") or "").replace(",", " ").split()
+    named_file = configuration.get("store_keys_file")
+    store = configuration.get("store")
+    if store is None:
+        store = str(data_folder / (configuration.profile.name or "default") / "tokens.db")
+    file = _sqlite_file(store)
+    if file is not None:
+        store = f"sqlite:///{file}"
+    beside = file.with_name(f"{file.name}.keys") if file else None
+    return Place(
+        url=store,
+        file=file,
+        keys_file=Path(named_file) if named_file else beside,
+        keys=tuple(map(Secret, keys)),
+    )
+
+
+def _sqlite_file(store: str) -> Path | None:
+    if store.startswith("sqlite:///"):
+        return Path(store.removeprefix("sqlite:///")).absolute()
+    return None if "://" in store else Path(store).absolute()
+
+
+def open_store(place: Place) -> tuple[SqlTokenStore, list[str]]:
+    """Open the store, and make file and key where there is nothing yet.
+
+    Returns:
+        The store, and what was made, in words.
+
+    Raises:
+        TroubleError: A key is missing or a file cannot be used; nothing was changed.
+        InvalidInputError: The database or a key cannot be used.
+    """
+    try:
+        from blink_oauth_keeper.store.sql import SqlTokenStore
+    except ImportError:
+        raise TroubleError(
+            "The store needs SQLAlchemy, which is not installed.",
+            "pip install 'blink-oauth[cli,sql]'",
+            ExitCode.USAGE,
+        ) from None
+    made: list[str] = []
+    keys = place.keys
+    if not keys:
+        keys = tuple(_keys_of(place, SqlTokenStore.new_key, made))
+    return SqlTokenStore(place.url, keys=keys), made
+
+
+def _keys_of(place: Place, new_key: object, made: list[str]) -> Sequence[Secret]:
+    file = place.keys_file
+    if file is None:
+        raise TroubleError(
+            "No key is known for this store. Nothing was read or written.",
+            "Make one with blink-oauth keys generate, and name its file in BLINK_STORE_KEYS_FILE.",
+            ExitCode.USAGE,
+        )
+    if file.exists():
+        return read_keys(file)
+    if place.file is None or (place.file.exists() and place.file.stat().st_size):
+        raise TroubleError(
+            f"The keys of the store are missing: there is no file {file}. Nothing was changed.",
+            "Put the file back; another key cannot open what is stored.",
+            ExitCode.USAGE,
+        )
+    assert callable(new_key)
+    make_private_folder(place.file.parent)
+    make_private_folder(file.parent)
+    write_keys(file, [new_key()], replace=False)
+    made += [f"A new store: {place.file}", f"Its key, made just now: {file}. Back it up."]
+    return read_keys(file)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that only its owner may enter, unless it is there.
+
+    Raises:
+        TroubleError: It cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        problem = error.strerror
+    else:
+        return
+    raise TroubleError(
+        f"The folder {folder} cannot be made: {problem}. Nothing was changed.",
+        "Name another place with --store (BLINK_STORE).",
+        ExitCode.USAGE,
+    )
+
+
+def read_keys(file: Path) -> list[Secret]:
+    """Read the keys of a store, one to a line.
+
+    Raises:
+        TroubleError: The file cannot be read, or holds none.
+    """
+    try:
+        lines = file.read_text("ascii").split()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    if not lines:
+        raise TroubleError(
+            f"No key can be read from {file}. Nothing was changed.",
+            "Put the file back as it was: one key to a line, the first seals, all open.",
+            ExitCode.USAGE,
+        )
+    return [Secret(line) for line in lines]
+
+
+def write_keys(file: Path, keys: Sequence[Secret], *, replace: bool) -> None:
+    """Write keys so that a reader sees all of them or those before, and only the owner sees any.
+
+    Args:
+        file: The file.
+        keys: The keys, the one that seals first.
+        replace: Whether a file that is there is replaced; otherwise the one that is there stays.
+
+    Raises:
+        TroubleError: It cannot be written.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".keys-")
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+                stream.writelines(f"{key.reveal()}\n" for key in keys)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if replace:
+                Path(name).replace(file)
+            elif not file.exists():
+                _link(Path(name), file)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        problem = error.strerror
+    else:
+        return
+    raise TroubleError(
+        f"The file {file} cannot be written: {problem}. The store is as it was.",
+        "Name another file with --store-keys-file (BLINK_STORE_KEYS_FILE).",
+        ExitCode.USAGE,
+    )
+
+
+def _link(new: Path, file: Path) -> None:
+    # Of two commands that make the first key at once, one wins and both use its key.
+    try:
+        os.link(new, file)
+    except FileExistsError:
+        return
+
 
 PULSE = 0.2
 """Seconds after which a wait looks up: one that sleeps may overlook a second Ctrl-C."""

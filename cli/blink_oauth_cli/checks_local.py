@@ -1,18 +1,161 @@
-"""The client certificate and its files, looked at without asking anybody."""
+"""The checks of `doctor` that need no network: certificate, files, authorities, ids and lease."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import re
+import ssl
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from pathlib import Path
 
-from blink_oauth.settings import Settings
+from attrs import evolve
+
+from blink_oauth.settings import Settings, Timeouts
 from blink_oauth.tls import CertificateReport, ClientCertificate, Finding, Rule, check_certificate
+from blink_oauth_keeper.manager import LONGEST_LEASE
 
-from .authorities import authorities_check
 from .check import Check, Level, doubtful, failed, passed
-from .files import private_file_check
+from .configuration import Environment, environment_of
 
-__all__ = ["certificate_checks"]
+__all__ = [
+    "certificate_checks",
+    "file_check",
+    "identity_checks",
+    "lease_check",
+    "private_file_check",
+    "without_certificate",
+]
+
+
+def authorities_check(ca: Path | None) -> Check:
+    """Look whether the authorities can be loaded.
+
+    Args:
+        ca: Their file, or None for those of the operating system.
+    """
+    name = "server_authorities"
+    try:
+        _trusting(ca)
+    except (OSError, ssl.SSLError):
+        return failed(
+            name,
+            f"The authorities in {ca} cannot be read.",
+            "Name a file with the PEM certificates of the server's authorities that the user of "
+            "this process may read, or none to trust those of the operating system.",
+        )
+    return passed(name, f"The authorities in {ca} are trusted." if ca else "The system's own.")
+
+
+def without_certificate(settings: Settings) -> Settings | None:
+    """Return the same settings for somebody who has no client certificate.
+
+    The server is verified by the same authorities; None if they cannot be read.
+    """
+    certificate = settings.certificate
+    if isinstance(certificate, ssl.SSLContext):
+        context = _trusting(None)
+        known = b"".join(certificate.get_ca_certs(binary_form=True))
+        if known:
+            context = _empty()
+            context.load_verify_locations(cadata=known)
+    else:
+        ca = certificate.ca if isinstance(certificate, ClientCertificate) else None
+        try:
+            context = _trusting(ca)
+        except (OSError, ssl.SSLError):
+            return None
+    return evolve(settings, certificate=context)
+
+
+def _trusting(ca: Path | None) -> ssl.SSLContext:
+    context = _empty()
+    if ca is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    else:
+        context.load_verify_locations(ca)
+    return context
+
+
+def _empty() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+NAME = "store_file"
+ENOUGH_BYTES = 50_000_000
+OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+BESIDE = ("", "-wal", "-shm")
+"""SQLite writes to these files, all with tokens in them."""
+
+
+def private_file_check(name: str, path: Path) -> Iterator[Check]:
+    """Look who may read a file with keys; of one that is not there, others tell.
+
+    Args:
+        name: The name of the check.
+        path: The file.
+    """
+    if os.name != "posix" or not path.is_file():
+        return
+    if _is_open_to(path, OTHERS_MAY):
+        finding = f"Others than its owner may read or write the key in {path}."
+        yield doubtful(name, finding, f"chmod 600 {path}")
+    else:
+        yield passed(name, f"{path} is its owner's alone.")
+
+
+def file_check(path: Path, free_bytes: Callable[[Path], int]) -> Check:
+    """Look who may read the file of a store, and whether there is room for it.
+
+    Others may list its folder, but not write to it: they could put another file in its place.
+
+    Args:
+        path: The file; it need not be there yet.
+        free_bytes: Tells how many bytes are free in a folder.
+    """
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        return failed(
+            NAME,
+            f"{path} cannot be written: {folder} is no folder that this user may write to.",
+            f"Give this user a folder of its own for the store, or give it {folder}.",
+        )
+    opened = _open_to_others(path, folder) if os.name == "posix" else {}
+    if opened:
+        modes = " && ".join(f"chmod {mode} {each}" for each, mode in opened.items())
+        return doubtful(
+            NAME, f"Others than its owner may open {', '.join(map(str, opened))}.", modes
+        )
+    free = free_bytes(folder)
+    if free < ENOUGH_BYTES:
+        return doubtful(
+            NAME,
+            f"The disk of {path} has {free // 1_000_000} MB left. A token that cannot be stored is "
+            "lost.",
+            "Make room on the disk.",
+        )
+    return passed(NAME, f"{path} is its owner's alone, and there is room.")
+
+
+def _open_to_others(path: Path, folder: Path) -> dict[Path, str]:
+    files = (path.with_name(path.name + ending) for ending in BESIDE)
+    opened = {file: "600" for file in files if _is_open_to(file, OTHERS_MAY)}
+    # A folder above one that is still to be made is not ours to change.
+    if path.absolute().parent == folder and _is_open_to(folder, OTHERS_WRITE):
+        opened[folder] = "go-w"
+    return opened
+
+
+def _is_open_to(path: Path, others: int) -> bool:
+    try:
+        return bool(path.stat().st_mode & others)
+    except OSError:
+        return False
+
 
 ORDER = "Order a certificate that keeps the rule, and register it with the platform."
 REMEDIES = {
@@ -94,3 +237,89 @@ def _found(name: str, findings: Sequence[Finding]) -> Check:
         " ".join(finding.text for finding in findings),
         " ".join(dict.fromkeys(REMEDIES.get(finding.rule, ORDER) for finding in findings)),
     )
+
+
+CLIENT_ID = re.compile(r"CID[XP]\d{10}")
+TARGET_ID = re.compile(r"IID[XP]\d+")
+NAME_AND_VERSION = re.compile(r"[^\s/]+/v?\d")
+
+
+def identity_checks(
+    settings: Settings, environment: Environment | None, target_id: str | None
+) -> Iterator[Check]:
+    """Look at the client id, at the target's id if there is one, and at the user agent.
+
+    Args:
+        settings: What the client would use.
+        environment: What they are meant for, or None.
+        target_id: The id of a bank, or None.
+
+    Source: bLink custom headers.
+    """
+    yield _id_check("client_id", settings.client_id, CLIENT_ID, "CIDX0000000002", environment)
+    if target_id is not None:
+        yield _id_check("target_id", target_id, TARGET_ID, "IIDX99999", environment)
+    yield _user_agent_check(settings.user_agent)
+
+
+def _id_check(
+    name: str, value: str, shape: re.Pattern[str], example: str, environment: Environment | None
+) -> Check:
+    if shape.fullmatch(value) is None:
+        return doubtful(
+            name,
+            f"{value} does not look like such an id of bLink's directory, as {example} does.",
+            "Copy the id from bLink's directory, without blanks.",
+        )
+    looks = environment_of(value)
+    if environment not in {None, looks}:
+        return failed(
+            name,
+            f"{value} looks like an id of {looks}, and these settings are for {environment}.",
+            f"Use the id that bLink gave for {environment}, or the profile for {looks}.",
+        )
+    return passed(name, f"{value} looks like an id of {looks}.")
+
+
+def _user_agent_check(user_agent: str) -> Check:
+    if NAME_AND_VERSION.match(user_agent) is None:
+        return doubtful(
+            "user_agent",
+            f"The user agent {user_agent} does not name a version, which the platform asks for.",
+            "Name software and version, as in acme-books/3.2.",
+        )
+    return passed("user_agent", f"{user_agent} names software and version.")
+
+
+def lease_check(lease: float, timeouts: Timeouts) -> Check:
+    """Compare the lease with the timeouts.
+
+    Args:
+        lease: Seconds that a refresh has at most.
+        timeouts: How long a call may take.
+    """
+    total = timeouts.total
+    if not lease > total:
+        return failed(
+            "lease",
+            f"The lease of {lease:g} s ends before a call must ({total:g} s in all): two processes "
+            "could present the same refresh token.",
+            f"Set a lease above the total timeout and at most {LONGEST_LEASE:g} s, or shorten the "
+            "total timeout.",
+        )
+    if lease > LONGEST_LEASE:
+        return failed(
+            "lease",
+            f"The lease of {lease:g} s is longer than {LONGEST_LEASE:g} s: within that time banks "
+            "that allow a replay at all mostly do.",
+            f"Set a lease of at most {LONGEST_LEASE:g} s, and a total timeout below it.",
+        )
+    longer = [name for name in ("connect", "read", "write") if getattr(timeouts, name) > total]
+    if longer:
+        return doubtful(
+            "lease",
+            f"The timeout for {' and '.join(longer)} is longer than the total timeout of "
+            f"{total:g} s, which ends the call before.",
+            "Shorten it, or give the call more time in total and the lease with it.",
+        )
+    return passed("lease", f"The lease of {lease:g} s is above the total timeout of {total:g} s.")

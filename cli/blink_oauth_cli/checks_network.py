@@ -1,7 +1,11 @@
-"""One look at the server: a request that asks for nothing, and what came of it.
+"""The checks of `doctor` that use the network: can the server be reached, and does it know us?
 
-It travels as the client's own calls do: through the same proxy, under the same timeouts, with the
-same checks of the certificate. Any answer proves that the connection stands.
+The first request asks for nothing. It travels as the client's own calls do: through the same proxy,
+under the same timeouts, with the same checks of the certificate. Any response proves that the
+connection works.
+
+The second one revokes a token that does not exist. A server that does not know a token answers as
+if it had revoked it (RFC 7009 section 2.2), so the call can spend nothing.
 """
 
 from __future__ import annotations
@@ -10,21 +14,43 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import Enum
 
 import httpx
 from attrs import frozen
 
-from blink_oauth._journey import travelling
 from blink_oauth._outcomes import TLS_ADVICE
 from blink_oauth._reply import no_answer
-from blink_oauth._wire import Line
-from blink_oauth.errors import InvalidInputError, TlsFault
+from blink_oauth._wire import Line, travelling
+from blink_oauth.client import BlinkOAuth
+from blink_oauth.context import Grant
+from blink_oauth.errors import (
+    BlinkError,
+    InvalidClientError,
+    InvalidInputError,
+    OAuthError,
+    ProblemError,
+    RevocationError,
+    TlsFault,
+)
+from blink_oauth.headers import ResponseMeta, Source
 from blink_oauth.settings import Settings
+from blink_oauth.tokens import Token, TokenKind
 
-__all__ = ["Answered", "Obstacle", "Unanswered", "visit"]
+from .check import Check, doubtful, failed, passed
+from .checks_local import without_certificate
+
+__all__ = [
+    "Answered",
+    "Obstacle",
+    "Unanswered",
+    "call_checks",
+    "clock_check",
+    "line_checks",
+    "visit",
+]
 
 PATH = "/oauth/token"
 """Read with GET, which the platform does not offer there: nothing can be spent."""
@@ -180,3 +206,215 @@ def _moment(value: str) -> datetime | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+REACHABLE, WITHOUT = "reachable", "without_certificate"
+UNAUTHENTICATED = frozenset({400, 401, 403})
+
+
+def line_checks(
+    settings: Settings, ours: Answered | Unanswered, clock: Callable[[], datetime]
+) -> Iterator[tuple[Check, Answered | None]]:
+    """Yield what was found with the certificate and without it, each with the answer behind it.
+
+    Args:
+        settings: What the client would use.
+        ours: What came of a look with the certificate.
+        clock: Tells the present moment, aware UTC.
+
+    Source: RFC 8705 section 2; bLink TLS certificates.
+    """
+    yield _reachable(settings, ours), ours if isinstance(ours, Answered) else None
+    if settings.base_url.startswith("http://"):
+        check = doubtful(
+            WITHOUT,
+            "base_url is plain http: nobody is asked for a certificate, and nothing is encrypted.",
+            "Set the https:// URL of the platform.",
+        )
+        yield check, None
+        return
+    bare = without_certificate(settings)
+    if bare is None or (isinstance(ours, Unanswered) and ours.obstacle is Obstacle.NETWORK):
+        check = doubtful(WITHOUT, "It was not tried.", "Make the server reachable first.")
+        yield check, None
+    else:
+        theirs = visit(bare, clock)
+        yield _refused(ours, theirs), theirs if isinstance(theirs, Answered) else None
+
+
+def _reachable(settings: Settings, ours: Answered | Unanswered) -> Check:
+    if isinstance(ours, Unanswered):
+        return failed(REACHABLE, ours.finding, ours.remedy)
+    if ours.status >= 500:
+        return doubtful(
+            REACHABLE,
+            f"{settings.base_url} answers {ours.status}: it is there, and in trouble.",
+            "Try again later, and look at the platform's status page.",
+        )
+    return passed(REACHABLE, f"{settings.base_url} answers ({ours.status}); nothing was spent.")
+
+
+def _refused(ours: Answered | Unanswered, theirs: Answered | Unanswered) -> Check:
+    if isinstance(theirs, Unanswered):
+        if theirs.obstacle is Obstacle.REFUSAL:
+            return passed(WITHOUT, "Without a certificate the server refuses the connection.")
+        return failed(WITHOUT, theirs.finding, theirs.remedy)
+    same = isinstance(ours, Answered) and ours.status == theirs.status
+    if theirs.status in UNAUTHENTICATED and not same:
+        return passed(WITHOUT, f"Without a certificate the server answers {theirs.status}.")
+    return doubtful(
+        WITHOUT,
+        f"Without a certificate the server answers as well ({theirs.status}): something in between "
+        "seems to end TLS, so that mutual TLS does not reach the platform.",
+        "Check base_url, and let the connection pass any proxy or gateway unopened.",
+    )
+
+
+WARN_SECONDS = 5.0
+FAIL_SECONDS = 60.0
+PRECISION = timedelta(seconds=1)
+"""A `Date` header counts whole seconds (RFC 9110 section 5.6.7)."""
+
+REMEDY = "Let NTP set the clock of this machine (chrony or systemd-timesyncd), then look again."
+
+
+def clock_check(answer: Answered | None) -> Check:
+    """Compare the moment of an answer by both clocks.
+
+    How long the answer took does not count: the server may have written its date at any moment of
+    it.
+
+    Args:
+        answer: An answer of the server, or None if there was none.
+    """
+    if answer is None:
+        return doubtful("clock", "It was not compared.", "Make the server reachable first.")
+    if answer.date is None:
+        return doubtful(
+            "clock", "The server did not tell its time, so it was not compared.", REMEDY
+        )
+    ahead = (answer.before - answer.date - PRECISION).total_seconds()
+    behind = (answer.date - answer.after).total_seconds()
+    seconds = max(ahead, behind, 0.0)
+    if seconds < WARN_SECONDS:
+        return passed("clock", f"It agrees with the server's to {seconds:.0f} s.")
+    finding = (
+        f"This machine's clock is {seconds:.0f} s {'ahead of' if ahead > 0 else 'behind'} the "
+        "server's. Codes live 30 s, and certificates and tokens expire by the clock."
+    )
+    return (failed if seconds >= FAIL_SECONDS else doubtful)("clock", finding, REMEDY)
+
+
+CALL, HEADERS = "call", "headers"
+BAD_FORM = frozenset({400, 406, 415})
+NOTHING_SPENT = "The token was made up, so nothing can be spent."
+SUPPORT = "ask the bLink support with the correlation id"
+
+
+def call_checks(
+    settings: Settings,
+    target_id: str | None,
+    username: str | None,
+    clock: Callable[[], datetime],
+    new_name: Callable[[], str],
+    *,
+    reached: bool,
+) -> Iterator[Check]:
+    """Revoke a made-up token at a bank, and tell what client id, certificate and headers are worth.
+
+    Args:
+        settings: What the client would use.
+        target_id: The bank, or None to make no call.
+        username: The user to name, or None for a made-up one.
+        clock: Tells the present moment, aware UTC.
+        new_name: Makes a random name.
+        reached: Whether the server is reachable with the certificate.
+    """
+    if target_id is None:
+        finding = "Client id and headers were not tried at the platform."
+        yield doubtful(CALL, finding, "Give --target with the id of a bank.")
+        return
+    if not reached:
+        finding = "Client id and headers were not tried at the platform."
+        yield doubtful(CALL, finding, "Make the server reachable with the certificate first.")
+        return
+    try:
+        grant = Grant(target_id, username or "blink-oauth-doctor")
+        with BlinkOAuth(settings, clock=clock) as blink:
+            metas = blink.revoke(grant, Token(access_token=f"not-a-token-{new_name()}"))
+    except InvalidInputError as error:
+        yield failed(CALL, str(error), "Correct the target or the username that were given.")
+    except RevocationError as refusal:
+        yield from _refusal_checks(target_id, refusal.errors[TokenKind.ACCESS_TOKEN])
+    else:
+        finding = f"The call to {target_id} was let through. {NOTHING_SPENT}"
+        yield passed(CALL, finding)
+        yield _headers_check(metas[TokenKind.ACCESS_TOKEN])
+
+
+def _refusal_checks(target_id: str, error: BlinkError) -> Iterator[Check]:
+    if error.meta is None:
+        yield failed(CALL, str(error), "Look again; if it stays, tell the operator of the server.")
+        return
+    said = f"{_said(error)} {NOTHING_SPENT}"
+    status, by_bank = error.meta.status, error.source is Source.PROVIDER
+    if isinstance(error, InvalidClientError) or (status == 401 and not by_bank):
+        yield failed(
+            CALL,
+            f"The client id is not the one that the certificate is registered for: {said}",
+            "Set the client id of this certificate, or the certificate of this client id; for this "
+            f"environment. If both are right, {SUPPORT}.",
+        )
+    elif status == 403:
+        yield failed(
+            CALL,
+            f"{target_id} is not permitted to this client, or there is no such target: {said}",
+            f"Check the target's id, and that its bank has approved this client; else {SUPPORT}.",
+        )
+    elif status in BAD_FORM and not by_bank:
+        yield doubtful(CALL, "It came no further than the headers.", "Correct the headers first.")
+        yield failed(
+            HEADERS,
+            f"The platform refuses the form of the call: {said}",
+            f"Check user_agent, target and username; if they are right, {SUPPORT}.",
+        )
+        return
+    elif by_bank and status < 500:
+        yield passed(CALL, f"The platform let the call through to {target_id}: {said}")
+    else:
+        yield doubtful(
+            CALL,
+            f"Platform or bank are in trouble: {said}",
+            f"Look again later; if it stays, {SUPPORT}.",
+        )
+    yield _headers_check(error.meta)
+
+
+def _said(error: BlinkError) -> str:
+    assert error.meta is not None
+    words = [f"{error.meta.status}"]
+    if isinstance(error, OAuthError):
+        words += [error.error, error.description or ""]
+    if isinstance(error, ProblemError):
+        words += [error.type or error.title or "", error.detail or ""]
+    text = ", ".join(word.rstrip(".") for word in words if word)
+    return f"{text}. Correlation id {error.meta.correlation_id}."
+
+
+def _headers_check(meta: ResponseMeta) -> Check:
+    wrong = []
+    if meta.source is Source.UNKNOWN:
+        wrong.append("X-CorAPI-Source does not say who answered")
+    if meta.echoed is None:
+        wrong.append("X-Correlation-ID did not come back")
+    elif not meta.echoed:
+        wrong.append("X-Correlation-ID came back changed")
+    if wrong:
+        return doubtful(
+            HEADERS,
+            f"{' and '.join(wrong)}. Correlation id {meta.correlation_id}.",
+            "Look for a proxy or gateway in between that drops or changes headers; else "
+            f"{SUPPORT}.",
+        )
+    rules = "caches are told to keep nothing" if meta.cache_rules_held else "no word to caches"
+    return passed(HEADERS, f"Both ways as they should; the {meta.source} answered; {rules}.")

@@ -13,8 +13,8 @@ from blink_oauth_keeper import GrantKey, Record, State, TokenStore
 from blink_oauth_keeper.errors import SchemaError, StoreError
 
 from .check import Check, doubtful, failed, passed
+from .checks_local import file_check, private_file_check
 from .errors import TroubleError
-from .files import file_check, private_file_check
 
 __all__ = ["storage_checks"]
 

@@ -18,7 +18,7 @@ from blink_oauth_keeper.errors import SealError
 from .app import App
 from .errors import ExitCode
 from .options import configured
-from .wording import parse_duration
+from .output import parse_duration
 
 if TYPE_CHECKING:
     from blink_oauth_keeper import Event, Report, TokenManager

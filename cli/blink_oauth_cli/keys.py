@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from .app import App
+from .app import App, read_keys, write_keys
 from .errors import ExitCode, TroubleError
-from .keeping import read_keys, write_keys
 from .options import Command
 
 __all__ = ["keys"]

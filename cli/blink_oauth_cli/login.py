@@ -12,7 +12,7 @@ from blink_oauth.tokens import Secret
 from .app import App
 from .errors import ExitCode, TroubleError
 from .options import configured, the_grant
-from .wording import ahead, name_of
+from .output import ahead, name_of
 
 if TYPE_CHECKING:
     from blink_oauth.tokens import Token
@@ -92,7 +92,7 @@ def _with_browser(
     psu_ip: str | None,
     timeout: float,
 ) -> Token:
-    from blink_oauth_keeper.store.records import GrantKey
+    from blink_oauth_keeper.store.protocol import GrantKey
 
     from .login_flow import log_in, own_address
 

@@ -1,4 +1,7 @@
-"""A listener on loopback that takes the bank's answer from the browser (RFC 8252 section 7.3)."""
+"""A listener on loopback that takes the bank's answer from the browser (RFC 8252 section 7.3).
+
+The pages that it shows never hold a code or a state.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ import os
 import queue
 import socket
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future, InvalidStateError
+from html import escape
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from types import TracebackType
@@ -16,14 +21,87 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from attrs import define, field
 
-from blink_oauth.context import is_visible_ascii
-from blink_oauth.errors import InvalidInputError
-from blink_oauth_testing.sandbox.page import PAGE_HEADERS
+from blink_oauth.context import Grant
+from blink_oauth.errors import BlinkError, InvalidInputError, Outcome
+from blink_oauth.headers import is_visible_ascii
+from blink_oauth_testing.sandbox.page import PAGE_HEADERS, Tone, page
 
-from . import pages
-from .login_authorization import LoginRefusedError
+from .login_authorization import START_AGAIN, LoginRefusedError, Refusal, printable
 
 __all__ = ["Callback", "Listener"]
+
+NOT_LOGGED_IN = "Not logged in"
+CLOSE = "You can close this window."
+
+_SPENT: Mapping[Outcome, str] = {
+    Outcome.NOT_EXECUTED: "The code is not spent, but it lives only 30 seconds.",
+    Outcome.REJECTED: "The code was refused and is of no more use. No token was issued.",
+    Outcome.UNCERTAIN: (
+        "It is uncertain whether the code is spent: the bank may have issued a token that did not "
+        "arrive. The code is not sent again."
+    ),
+}
+_NOT_CALLBACK: Mapping[int, str] = {
+    400: "The request was not made to this address by name, or cannot be read.",
+    404: "There is nothing here but the address that the bank sends the browser back to.",
+    405: "The bank's answer must come as a GET request.",
+    414: "The request is too long.",
+}
+
+
+def spent(outcome: Outcome) -> str:
+    """Say what is known of the code after an exchange that failed."""
+    return _SPENT[outcome]
+
+
+def succeeded_page(grant: Grant) -> bytes:
+    """Say that the token is stored."""
+    who = f"User {grant.username} at {grant.target_id}"
+    return _page("Logged in", "good", f"{who}: the token is stored.", CLOSE)
+
+
+def refused_page(refusal: Refusal) -> bytes:
+    """Say why the bank's answer ended the login."""
+    return _page(NOT_LOGGED_IN, "bad", refusal.what, refusal.do)
+
+
+def foreign_page(refusal: Refusal) -> bytes:
+    """Say that an answer does not belong to the login that waits."""
+    return _page("Not the answer to this login", "bad", refusal.what, refusal.do)
+
+
+def failed_page(error: BlinkError) -> bytes:
+    """Say why the code could not be exchanged, and whether it is spent."""
+    lines = [printable(str(error), 500), spent(error.outcome), START_AGAIN]
+    if error.correlation_id:
+        lines.append(f"Correlation id: {error.correlation_id}")
+    return _page(NOT_LOGGED_IN, "bad", *lines)
+
+
+def ended_page(what: str) -> bytes:
+    """Say that the command ended before it could tell the result."""
+    return _page(NOT_LOGGED_IN, "bad", what, "Look at the terminal, then start the login again.")
+
+
+def already_used_page() -> bytes:
+    """Say that a second answer changes nothing."""
+    return _page(
+        "Already used",
+        "plain",
+        "This login has had its answer already. The code was not sent a second time.",
+        "The first page and the terminal tell the result.",
+    )
+
+
+def not_the_callback_page(status: int) -> bytes:
+    """Say that a request is not the bank's answer, and that the login goes on."""
+    what = _NOT_CALLBACK.get(status, _NOT_CALLBACK[400])
+    return _page("Not the bank's answer", "plain", what, "The login goes on waiting.")
+
+
+def _page(title: str, tone: Tone, *lines: str) -> bytes:
+    return page(title, "\n".join(f"<p>{escape(line)}</p>" for line in lines), tone=tone)
+
 
 MAX_REQUEST_LINE = 8_192
 SILENCE = 5.0
@@ -116,7 +194,7 @@ class Listener:
         traceback: TracebackType | None,
     ) -> None:
         if self._late is None:
-            self.close_to_others(pages.ended("The login has ended."), 410)
+            self.close_to_others(ended_page("The login has ended."), 410)
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -217,7 +295,7 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer what is not the callback; the messages of the base class quote the request."""
         status = 405 if code == 501 else code
-        self._send(status, pages.not_the_callback(status))
+        self._send(status, not_the_callback_page(status))
 
     def _send(self, status: int, page: bytes) -> None:
         self.send_response(status)

@@ -16,10 +16,25 @@ from blink_oauth.context import Grant, Psu
 from blink_oauth.errors import BlinkError, InvalidInputError
 from blink_oauth.tokens import Secret
 
-from . import pages
-from .login_authorization import Attempt, LoginRefusedError, authorize_url, new_attempt
-from .login_callback import Callback, Listener
-from .verdict import Code, Why, judge
+from .login_authorization import (
+    Attempt,
+    Code,
+    LoginRefusedError,
+    Why,
+    authorize_url,
+    judge,
+    new_attempt,
+)
+from .login_callback import (
+    Callback,
+    Listener,
+    already_used_page,
+    ended_page,
+    failed_page,
+    foreign_page,
+    refused_page,
+    succeeded_page,
+)
 
 if TYPE_CHECKING:
     from blink_oauth.tokens import Token
@@ -87,12 +102,12 @@ def log_in(
                 psu=_psu_of(callback, psu),
             )
         except BlinkError as error:
-            callback.respond(pages.failed(error), 502)
+            callback.respond(failed_page(error), 502)
             raise
         except BaseException:
-            callback.respond(pages.ended("The login was interrupted; the code may be spent."), 500)
+            callback.respond(ended_page("The login was interrupted; the code may be spent."), 500)
             raise
-        callback.respond(pages.succeeded(grant))
+        callback.respond(succeeded_page(grant))
         return token
 
 
@@ -157,13 +172,13 @@ def _code(
             continue
         verdict = judge(attempt, callback.query)
         if isinstance(verdict, Code):
-            listener.close_to_others(pages.already_used(), 409)
+            listener.close_to_others(already_used_page(), 409)
             return callback, verdict.secret
         if verdict.ends_login:
-            listener.close_to_others(pages.already_used(), 409)
-            callback.respond(pages.refused(verdict), 400)
+            listener.close_to_others(already_used_page(), 409)
+            callback.respond(refused_page(verdict), 400)
             raise LoginRefusedError(verdict.what, verdict.do)
-        callback.respond(pages.foreign(verdict), 400)
+        callback.respond(foreign_page(verdict), 400)
         if verdict.kind not in told:
             told.add(verdict.kind)
             tell(f"{verdict.what} {verdict.do}")

@@ -24,13 +24,13 @@ COMMANDS = {
     "token": ("grants", "Say how a token is, or print it for another program."),
     "refresh": ("grants", "Refresh a token now."),
     "revoke": ("grants", "Revoke every token of a grant, for good."),
-    "status": ("looking", "List the grants: which live, which need their customer."),
-    "history": ("looking", "Show what happened to a grant, the newest first."),
+    "status": ("grants", "List the grants: which live, which need their customer."),
+    "history": ("grants", "Show what happened to a grant, the newest first."),
     "keep-alive": ("keep_alive", "Refresh what nobody uses, before it dies of it."),
     "doctor": ("doctor", "Find out what is wrong, and what to do about it."),
     "keys": ("keys", "Make and rotate the keys that seal the stored tokens."),
     "sandbox": ("sandbox", "Start a local platform with banks behind it."),
-    "completion": ("completion", "Print what makes your shell complete commands."),
+    "completion": ("main", "Print what makes your shell complete commands."),
 }
 EPILOG = """\b
 Begin without any contract, on this machine alone:
@@ -144,3 +144,24 @@ def _trouble(error: BaseException) -> TroubleError:
         f"Something unexpected: {type(error).__name__}.",
         "Run it again with --debug, and report what it prints; no secret is in it.",
     )
+
+
+COMPLETION_VARIABLE = "_BLINK_OAUTH_COMPLETE"
+COMPLETION_EPILOG = """\b
+Examples:
+  $ eval "$(blink-oauth completion bash)"                  # in ~/.bashrc
+  $ eval "$(blink-oauth completion zsh)"                   # in ~/.zshrc
+  $ blink-oauth completion fish > ~/.config/fish/completions/blink-oauth.fish
+"""
+
+
+@click.command(epilog=COMPLETION_EPILOG)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print what makes your shell complete commands and options."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(ctx.find_root().command, {}, NAME, COMPLETION_VARIABLE).source())

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .app import App
+from .app import App, make_private_folder
 from .errors import ExitCode, TroubleError
-from .keeping import make_private_folder
 from .options import configured
 
 if TYPE_CHECKING:

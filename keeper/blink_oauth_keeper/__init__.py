@@ -23,8 +23,7 @@ from .manager import TokenManager
 from .profile import AfterUncertainty, TargetProfile
 from .status import GrantStatus
 from .store.memory import MemoryTokenStore
-from .store.protocol import TokenStore
-from .store.records import (
+from .store.protocol import (
     Due,
     GrantKey,
     HistoryEntry,
@@ -34,6 +33,7 @@ from .store.records import (
     Record,
     Settlement,
     State,
+    TokenStore,
 )
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from attrs import define, field
 
 from blink_oauth.errors import BlinkError, InvalidInputError, Outcome
 
-from .lifespans import renew_after_fork
-from .pauses import backoff, retry_after
+from .flights import renew_after_fork
+from .policy import backoff, retry_after
 from .profile import TargetProfile
 from .steps import Clearance
 

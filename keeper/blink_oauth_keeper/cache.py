@@ -10,11 +10,11 @@ from attrs import define, evolve, field
 from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
 
-from .freshness import Need, still_good, windows
+from .policy import Need, still_good, windows
 from .profile import TargetProfile
 from .steps import Landing
-from .store.kept_once import same_second
-from .store.records import Record, State
+from .store.protocol import Record, State
+from .store.rules import same_second
 
 __all__ = ["Held", "Holding"]
 

@@ -10,11 +10,11 @@ from attrs import evolve
 
 from blink_oauth.errors import BlinkError
 
-from .conditions import Conditions, Protocol
 from .errors import ConsentNeededError, StoreError, UnknownGrantError
 from .events import EventName
-from .settling import keep
+from .refresh import keep
 from .steps import (
+    Conditions,
     Erase,
     Exchange,
     Journal,
@@ -26,14 +26,15 @@ from .steps import (
     Put,
     Revoke,
     Step,
+    Steps,
     Tell,
 )
-from .store.records import GrantKey, Note, Origin, Record, State
+from .store.protocol import GrantKey, Note, Origin, Record, State
 
 __all__ = ["authorize", "revoke"]
 
 
-def authorize(given: Conditions, key: GrantKey) -> Protocol:
+def authorize(given: Conditions, key: GrantKey) -> Steps:
     """Exchange a code and store the pair.
 
     The store is asked first: a code is good for one call, and must not be spent in vain.
@@ -93,7 +94,7 @@ def _store(known: Record, put: Put, landing: Landing) -> Generator[Step, Any, Re
     return record
 
 
-def revoke(given: Conditions) -> Protocol:
+def revoke(given: Conditions) -> Steps:
     """Stop using a grant at once, then revoke every pair of it at the bank, then forget them."""
     try:
         record: Record | None = yield MarkRevoked(Note(event=EventName.REVOKED, actor=given.actor))

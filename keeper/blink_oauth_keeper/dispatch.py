@@ -1,7 +1,9 @@
-"""Who gets a token at once, who joins a flight, and who starts one. Nothing here waits."""
+"""Who gets a token at once, who joins a refresh, and who starts one."""
 
 from __future__ import annotations
 
+import copy
+from asyncio import wait_for, wrap_future
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -17,19 +19,81 @@ from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret, Token
 
 from . import consent
-from . import refresh as protocol
-from .answers import answer
 from .cache import Holding
-from .conditions import Conditions, Protocol
+from .errors import RefreshPendingError
 from .executor import Errand, Performer
 from .flights import Flight, Flights
-from .freshness import Need
-from .profile import Profiles
-from .settling import unspent
-from .steps import Clearance, Landing, Step, Turn
-from .store.records import GrantKey, Record
+from .policy import Need, still_good
+from .profile import Profiles, TargetProfile
+from .refresh import refresh, refresh_claimed, unspent
+from .steps import Clearance, Conditions, Landing, Step, Steps, Turn
+from .store.protocol import GrantKey, Record
 
-__all__ = ["Dispatch"]
+__all__ = [
+    "Dispatch",
+    "answer",
+    "await_token",
+    "remaining",
+    "require_no_error",
+    "token_of",
+    "wait_for_token",
+]
+
+
+def answer(landing: Landing, need: Need, profile: TargetProfile, now: datetime) -> Token | None:
+    """Return the token that a landing has for somebody, or None if they had better ask again.
+
+    A token that is still good is served whatever went wrong. One that the flight itself has
+    brought is served however short it lives: another would not live longer. Who forced a refresh
+    gets only what came while the flight was in the air.
+
+    Raises:
+        BlinkError: What went wrong, as an exception of this caller's own.
+    """
+    record = landing.record
+    if record is not None:
+        brought = landing.fresh and record.generation > need.beyond
+        enough = landing.newer or not need.forced
+        if brought or (enough and still_good(record, need, profile, now)):
+            return record.token
+    # Many callers share the error; each raises a copy, since raising changes it.
+    require_no_error(landing)
+    return None
+
+
+def token_of(landing: Landing) -> Token:
+    """Return the token that an authorization brought.
+
+    Raises:
+        BlinkError: It brought none.
+    """
+    require_no_error(landing)
+    assert landing.record is not None
+    assert landing.record.token is not None
+    return landing.record.token
+
+
+def require_no_error(landing: Landing) -> None:
+    """Raise what went wrong, if anything did."""
+    if landing.error is not None:
+        raise copy.copy(landing.error)
+
+
+def remaining(timeout: float | None, monotonic: Callable[[], float]) -> Callable[[], float | None]:
+    """Start a caller's time, and return what tells how many seconds of it are left."""
+    if timeout is None:
+        return lambda: None
+    end = monotonic() + timeout
+    return lambda: max(0.0, end - monotonic())
+
+
+def overdue() -> RefreshPendingError:
+    """Build the error for a caller whose own time is over."""
+    return RefreshPendingError(
+        "The refresh took longer than you wanted to wait. It goes on, and its result will be "
+        "stored: ask again."
+    )
+
 
 MARGIN = 5.0
 """Seconds between the end of a lease and the end of the patience with who holds it."""
@@ -130,7 +194,7 @@ class Dispatch:
             return landed
         errand = Errand(claim.key, self.profiles.of(claim.key.grant.target_id))
         given = self._given(errand, Need())
-        flight = self._flight(errand, protocol.refresh_claimed(given, claim, claimed_at))
+        flight = self._flight(errand, refresh_claimed(given, claim, claimed_at))
         return self.flights.start(flight, joinable=True)
 
     def give_back(self, claim: Record, *, pause: float = 0.0) -> None:
@@ -142,10 +206,10 @@ class Dispatch:
     def _share(self, key: GrantKey, need: Need, psu: Psu) -> Future[Landing]:
         errand = Errand(key, self.profiles.of(key.grant.target_id), psu)
         return self.flights.share(
-            key.grant, lambda: self._flight(errand, protocol.refresh(self._given(errand, need)))
+            key.grant, lambda: self._flight(errand, refresh(self._given(errand, need)))
         )
 
-    def _flight(self, errand: Errand, steps: Protocol) -> Flight:
+    def _flight(self, errand: Errand, steps: Steps) -> Flight:
         grant = errand.key.grant
         return Flight(grant, steps, partial(self._do, errand), partial(self._landed, grant))
 
@@ -175,3 +239,55 @@ class Dispatch:
         self.holding.remember(grant, landing)
         if landing.again_in is not None:
             self.flights.later(landing.again_in, partial(self.refresh_in_background, grant))
+
+
+def wait_for_token(
+    dispatch: Dispatch, grant: Grant, wanted: Need, psu: Psu, timeout: float | None
+) -> Token:
+    """Return a token that does, or raise why there is none; the thread waits for it.
+
+    Args:
+        dispatch: Brings it.
+        grant: Whose token.
+        wanted: What it must be good for.
+        psu: The person who waits for it, if one does.
+        timeout: Seconds to wait at most.
+
+    Raises:
+        BlinkError: There is none, or not in time.
+    """
+    left = remaining(timeout, dispatch.monotonic)
+    asked = dispatch.ask(grant, wanted, psu)
+    while isinstance(asked, Future):
+        try:
+            landing = asked.result(left())
+        except TimeoutError:
+            raise overdue() from None
+        asked = dispatch.consider(grant, landing, wanted, psu)
+    return asked
+
+
+async def await_token(
+    dispatch: Dispatch, grant: Grant, wanted: Need, psu: Psu, timeout: float | None
+) -> Token:
+    """Return a token that does, or raise why there is none; the coroutine waits for it.
+
+    Args:
+        dispatch: Brings it.
+        grant: Whose token.
+        wanted: What it must be good for.
+        psu: The person who waits for it, if one does.
+        timeout: Seconds to wait at most.
+
+    Raises:
+        BlinkError: There is none, or not in time.
+    """
+    left = remaining(timeout, dispatch.monotonic)
+    asked = dispatch.ask(grant, wanted, psu)
+    while isinstance(asked, Future):
+        try:
+            landing = await wait_for(wrap_future(asked), left())
+        except TimeoutError:
+            raise overdue() from None
+        asked = dispatch.consider(grant, landing, wanted, psu)
+    return asked

@@ -19,8 +19,7 @@ from .breaker import Targets
 from .errors import StoreError
 from .events import Event, Listener, log_event
 from .profile import TargetProfile
-from .store.protocol import TokenStore
-from .store.records import GrantKey
+from .store.protocol import GrantKey, TokenStore
 
 __all__ = ["Errand", "Performer"]
 

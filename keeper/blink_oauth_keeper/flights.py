@@ -1,28 +1,154 @@
 """Flights: the protocol's generators, driven by threads of the manager.
 
-A flight belongs to the manager, not to who asked for it: who waits may leave, the flight lands.
-There is at most one refresh of a grant in the air. A flight that waits holds no thread.
+A flight belongs to the manager, not to its callers: a caller may stop waiting, the flight goes on.
+There is at most one refresh of a grant at a time in a process. A flight that waits holds no thread.
 """
 
 from __future__ import annotations
 
+import atexit
+import heapq
+import itertools
 import logging
+import os
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import define, field
 
 from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError, InvalidInputError
 
-from .conditions import Protocol
-from .lifespans import close_at_exit, renew_after_fork
-from .steps import Land, Landing, Step, Wait
-from .wakeups import Timers, Wakeups
+from .steps import Land, Landing, Step, Steps, Wait
 
-__all__ = ["CLOSING_SECONDS", "Flight", "Flights", "thread_pool"]
+__all__ = [
+    "CLOSING_SECONDS",
+    "Flight",
+    "Flights",
+    "Timers",
+    "Wakeups",
+    "renew_after_fork",
+    "thread_pool",
+]
+
+
+class Renewable(Protocol):
+    """Something with threads or locks that a forked child cannot go on with."""
+
+    def renew(self) -> None:
+        """Start anew, in the child."""
+
+
+class Closeable(Protocol):
+    """Something with work in progress."""
+
+    def close(self) -> None:
+        """Bring it to an end."""
+
+
+_renewed: weakref.WeakSet[Renewable] = weakref.WeakSet()
+_closed: weakref.WeakSet[Closeable] = weakref.WeakSet()
+
+
+def renew_after_fork(thing: Renewable) -> None:
+    """Renew a thing in each forked child, as long as it exists."""
+    _renewed.add(thing)
+
+
+def close_at_exit(thing: Closeable) -> None:
+    """Close a thing before the process ends, if it exists then."""
+    _closed.add(thing)
+
+
+def _renew_all() -> None:
+    for thing in list(_renewed):
+        thing.renew()
+
+
+def _close_all() -> None:
+    for thing in list(_closed):
+        thing.close()
+
+
+os.register_at_fork(after_in_child=_renew_all)
+atexit.register(_close_all)
+
+
+class Timers(Protocol):
+    """What calls back after a while."""
+
+    def start(self) -> None:
+        """Start what it needs; called once, before the first call of `after`."""
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call back once after some seconds, or at once if it is closed."""
+
+    def close(self) -> None:
+        """Call back everybody who waits, at once, and all later ones too."""
+
+
+@define(eq=False)
+class Wakeups:
+    """Calls back after a while, from one thread of its own that keeps no process alive.
+
+    The calls must be short: they hand work to somebody else.
+
+    Args:
+        monotonic: Tells the seconds, never backwards; they pass as the real ones do.
+    """
+
+    monotonic: Callable[[], float] = time.monotonic
+    _heap: list[tuple[float, int, Callable[[], None]]] = field(init=False, factory=list)
+    _order: itertools.count[int] = field(init=False, factory=itertools.count)
+    _changed: threading.Condition = field(init=False, factory=threading.Condition)
+    _thread: threading.Thread | None = field(init=False, default=None)
+    _closed: bool = field(init=False, default=False)
+
+    def start(self) -> None:
+        """Start the thread. Later it may be too late: an interpreter that ends starts none."""
+        thread = threading.Thread(target=self._run, name="blink-oauth-wakeups", daemon=True)
+        thread.start()
+        self._thread = thread
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call back after some seconds, or at once if everything is closing."""
+        with self._changed:
+            if not self._closed:
+                heapq.heappush(self._heap, (self.monotonic() + seconds, next(self._order), call))
+                self._changed.notify()
+                return
+        call()
+
+    def close(self) -> None:
+        """Call back everybody who waits, at once, and all later ones too."""
+        with self._changed:
+            self._closed = True
+            waiting = [call for _, _, call in sorted(self._heap)]
+            self._heap.clear()
+            self._changed.notify()
+        for call in waiting:
+            call()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed and not self._due():
+                    left = self._heap[0][0] - self.monotonic() if self._heap else None
+                    self._changed.wait(left)
+                if self._closed:
+                    return
+                _, _, call = heapq.heappop(self._heap)
+            call()
+
+    def _due(self) -> bool:
+        return bool(self._heap) and self._heap[0][0] <= self.monotonic()
+
 
 CLOSING_SECONDS = 10.0
 """Seconds for which closing waits for a store that does not take a result."""
@@ -41,14 +167,14 @@ class Flight:
 
     Attributes:
         grant: Whose token it is about.
-        protocol: The generator.
+        steps: The generator.
         do: Does a step and returns its result.
         landed: Called with the landing, before those who wait are let go.
         future: What those who wait wait for.
     """
 
     grant: Grant
-    protocol: Protocol
+    steps: Steps
     do: Callable[[Step], Any]
     landed: Callable[[Landing], None]
     future: Future[Landing] = field(init=False, factory=Future)
@@ -188,7 +314,7 @@ class Flights:
             return
         try:
             try:
-                step = flight.protocol.send(result)
+                step = flight.steps.send(result)
                 while not isinstance(step, Wait):
                     step = self._next(flight, step)
             except StopIteration as stop:
@@ -210,12 +336,12 @@ class Flights:
                 self._land(flight, step.landing)
             else:
                 flight.landed(step.landing)
-            return flight.protocol.send(None)
+            return flight.steps.send(None)
         try:
             result = flight.do(step)
         except BlinkError as error:
-            return flight.protocol.throw(error)
-        return flight.protocol.send(result)
+            return flight.steps.throw(error)
+        return flight.steps.send(result)
 
     def _pause(self, flight: Flight, step: Wait) -> None:
         with self._lock:

@@ -17,8 +17,7 @@ from blink_oauth.errors import InvalidInputError, Outcome
 from .breaker import Targets
 from .profile import AfterUncertainty, Profiles, TargetProfile
 from .steps import Landing
-from .store.protocol import TokenStore
-from .store.records import Due, Record
+from .store.protocol import Due, Record, TokenStore
 
 __all__ = ["KeepAlive", "Progress", "Report"]
 

@@ -16,22 +16,18 @@ from blink_oauth.context import Grant, Psu
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret, Token, hide, require_secret
 
-from .answers import require_no_error, token_of
 from .breaker import Targets
 from .cache import Holding
-from .dispatch import Dispatch
+from .dispatch import Dispatch, await_token, require_no_error, token_of, wait_for_token
 from .errors import UnknownGrantError
 from .events import Listener
 from .executor import Performer
-from .flights import CLOSING_SECONDS, Flights, thread_pool
-from .freshness import Need
+from .flights import CLOSING_SECONDS, Flights, Timers, Wakeups, thread_pool
 from .keepalive import KeepAlive, Progress, Report
+from .policy import Need
 from .profile import Profiles, TargetProfile
 from .status import GrantStatus, status_of, statuses_of
-from .store.protocol import TokenStore
-from .store.records import HistoryEntry
-from .waiting import await_token, wait_for_token
-from .wakeups import Timers, Wakeups
+from .store.protocol import HistoryEntry, TokenStore
 
 if TYPE_CHECKING:
     from .auth import GrantAuth

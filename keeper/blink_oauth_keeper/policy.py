@@ -1,10 +1,17 @@
-"""What to do about a grant, decided from its record, its profile and the time. Pure."""
+"""Every decision about a grant, from its record, its profile and the time. Pure.
+
+`judge` decides what to do; then come the windows of freshness, and the pauses after failures.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
+import hashlib
+from datetime import datetime, timedelta
 
 from attrs import frozen
+
+from blink_oauth.errors import BlinkError, Outcome
+from blink_oauth.tokens import Token
 
 from .errors import (
     ConsentNeededError,
@@ -14,11 +21,94 @@ from .errors import (
     RefreshUncertainError,
     UnknownGrantError,
 )
-from .freshness import Need, still_good, windows
 from .profile import AfterUncertainty, TargetProfile
-from .store.records import Record, State
+from .store.protocol import GrantKey, Record, State
 
-__all__ = ["Attempt", "Refuse", "Serve", "Verdict", "Wait", "judge", "pending"]
+__all__ = [
+    "Attempt",
+    "Need",
+    "Refuse",
+    "Serve",
+    "Verdict",
+    "Wait",
+    "Windows",
+    "backoff",
+    "jitter",
+    "judge",
+    "pause_after",
+    "pending",
+    "poll",
+    "replay_soon",
+    "retry_after",
+    "still_good",
+    "windows",
+]
+
+JITTER = 0.25
+"""Share of the advisory window over which the grants of a fleet spread their refreshes."""
+
+
+@frozen
+class Need:
+    """What somebody wants of a token.
+
+    Attributes:
+        validity: Seconds that it must still live.
+        beyond: A generation that was refused at a bank's API: only a newer one will do.
+        eager: Refresh it early if it is time, although it can still be served.
+        forced: Only a newer one than the store has now will do, however good that is.
+    """
+
+    validity: float = 0.0
+    beyond: int = 0
+    eager: bool = False
+    forced: bool = False
+
+
+@frozen
+class Windows:
+    """When an access token is refreshed in the background, is waited for, and is over."""
+
+    advisory_at: datetime
+    mandatory_at: datetime
+    expires_at: datetime
+
+
+def jitter(key: GrantKey) -> float:
+    """Return a number from 0 to below 1 that is the same for a grant on every machine."""
+    grant = key.grant
+    text = f"{key.client_id}\0{grant.target_id}\0{grant.username}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64
+
+
+def windows(record: Record, token: Token, profile: TargetProfile) -> Windows:
+    """Return the windows of a stored access token.
+
+    Both are at most half the lifetime: a token that lives shorter than the windows would otherwise
+    be refreshed on every look at it.
+    """
+    issued_at = record.issued_at
+    expires_at = token.expires_at or issued_at + timedelta(seconds=profile.default_lifetime)
+    half = max(0.0, (expires_at - issued_at).total_seconds() / 2)
+    mandatory_at = expires_at - timedelta(seconds=min(profile.mandatory, half))
+    early = min(profile.advisory, half) * (1 - JITTER * jitter(record.key))
+    return Windows(
+        min(expires_at - timedelta(seconds=early), mandatory_at), mandatory_at, expires_at
+    )
+
+
+def still_good(record: Record, need: Need, profile: TargetProfile, now: datetime) -> bool:
+    """Say whether the stored access token can be served at all.
+
+    `need.validity` counts as at most half the lifetime, as the windows do.
+    """
+    token = record.token
+    if token is None or record.state is State.REVOKED or record.generation <= need.beyond:
+        return False
+    expires_at = windows(record, token, profile).expires_at
+    half = (expires_at - record.issued_at) / 2
+    return expires_at - now > max(timedelta(0), min(timedelta(seconds=need.validity), half))
 
 
 @frozen
@@ -130,3 +220,69 @@ def pending(record: Record) -> RefreshPendingError:
         retry_after=record.lease_left or None,
         correlation_id=record.correlation_id,
     )
+
+
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+LONGEST_RETRY_AFTER = 3_600.0
+POLL = (0.05, 0.25)
+"""Seconds between two looks at what somebody else is refreshing: the first, and the longest."""
+
+
+def backoff(failures: int, spread: float) -> float:
+    """Return the pause after some failures in a row.
+
+    Args:
+        failures: How many, from 1.
+        spread: A random number from 0 to 1, so that many do not come back at once.
+
+    Returns:
+        Seconds: half of it fixed, half of it spread.
+    """
+    most = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 16))
+    return float(most * (0.5 + 0.5 * spread))
+
+
+def pause_after(error: BlinkError, *, failures: int, spread: float, lease_left: float) -> float:
+    """Return the pause after a failed refresh.
+
+    A server's `Retry-After` is kept. After an uncertain outcome the pause lasts to the end of the
+    lease at least: until then the request may still be on its way. A server that says it is
+    unavailable gets a minute.
+
+    Args:
+        error: The failure.
+        failures: How many in a row, this one included.
+        spread: A random number from 0 to 1.
+        lease_left: Seconds that the lease still runs.
+    """
+    asked = retry_after(error) or 0.0
+    pause = max(backoff(failures, spread), asked)
+    if error.outcome is Outcome.UNCERTAIN:
+        pause = max(pause, lease_left * (1 + 0.1 * spread))
+    if error.status == 503 or (error.outcome is Outcome.REJECTED and not error.retryable):
+        pause = max(pause, LONGEST_PAUSE)
+    return pause
+
+
+def retry_after(error: BlinkError) -> float | None:
+    """Return the seconds that a server asked us to wait, within reason, or None."""
+    asked = error.meta.retry_after if error.meta else None
+    return None if asked is None else min(asked, LONGEST_RETRY_AFTER)
+
+
+def replay_soon(error: BlinkError, profile: TargetProfile) -> bool:
+    """Say whether to present a doubtful refresh token again as soon as the pause is over.
+
+    If the bank rotated and its answer was lost, only a prompt replay can help. A server that says
+    it is unavailable, or asks for time, most likely executed nothing: there a late one is better.
+    """
+    unavailable = error.status == 503 or retry_after(error) is not None
+    hold = profile.rotates and profile.after_uncertainty is AfterUncertainty.HOLD
+    return error.outcome is Outcome.UNCERTAIN and not unavailable and not hold
+
+
+def poll(look: int, spread: float) -> float:
+    """Return the seconds until the next look at a record that somebody else is refreshing."""
+    first, longest = POLL
+    return float(min(longest, first * 2 ** min(look, 8)) * (0.75 + 0.5 * spread))

@@ -9,10 +9,9 @@ from attrs import frozen
 
 from blink_oauth.context import Grant
 
-from .freshness import Need, still_good, windows
+from .policy import Need, still_good, windows
 from .profile import Profiles, TargetProfile
-from .store.protocol import TokenStore
-from .store.records import Record, State
+from .store.protocol import Record, State, TokenStore
 
 __all__ = ["GrantStatus", "status_of", "statuses_of"]
 

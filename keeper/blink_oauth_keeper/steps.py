@@ -1,11 +1,13 @@
-"""What the protocol wants done. Each step is a value; whoever drives the protocol does it.
+"""The steps of the protocol, as values, and what a run of the protocol is given.
 
 A step's result is sent into the protocol's generator, an error that it raises is thrown into it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from datetime import datetime
+from typing import Any
 
 from attrs import frozen
 
@@ -13,11 +15,14 @@ from blink_oauth.errors import BlinkError
 from blink_oauth.tokens import Secret, Token
 
 from .events import EventName
-from .store.records import Note, Origin, Record, State
+from .policy import Need
+from .profile import TargetProfile
+from .store.protocol import Note, Origin, Record, State
 
 __all__ = [
     "Claim",
     "Clearance",
+    "Conditions",
     "Erase",
     "Exchange",
     "Journal",
@@ -33,6 +38,7 @@ __all__ = [
     "Send",
     "Settle",
     "Step",
+    "Steps",
     "Tell",
     "Turn",
     "Wait",
@@ -236,3 +242,38 @@ Step = (
     | Land
     | Tell
 )
+
+
+Steps = Generator[Step, Any, Landing]
+"""A whole flight: yields steps, is sent their results, returns how it ended."""
+
+
+@frozen(kw_only=True)
+class Conditions:
+    """What a flight is given.
+
+    Attributes:
+        need: What is wanted of the token.
+        profile: What is known of the target.
+        lease: Seconds that a lease lasts.
+        deadline: Seconds that one call to the bank takes at most.
+        patience: Seconds to wait for somebody else's refresh.
+        failures: Failures of this grant in a row before this flight.
+        actor: `psu` if a person waits for it, otherwise `auto`; for the history.
+        now: Tells the time, aware UTC.
+        monotonic: Tells the seconds, never backwards.
+        random: Makes a number from 0 to below 1.
+        new_owner: Makes a unique name for a claim.
+    """
+
+    need: Need
+    profile: TargetProfile
+    lease: float
+    deadline: float
+    patience: float
+    failures: int = 0
+    actor: str = "auto"
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    random: Callable[[], float]
+    new_owner: Callable[[], str]

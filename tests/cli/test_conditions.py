@@ -11,7 +11,7 @@ import pytest
 
 from blink_oauth_cli.errors import ExitCode
 from blink_oauth_keeper import TokenManager
-from blink_oauth_keeper.store import engines
+from blink_oauth_keeper.store import sql_engine as engines
 from cli.cli_stage import (
     CODE,
     ESCAPE,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from blink_oauth import Grant
+from blink_oauth_cli.app import place_of
 from blink_oauth_cli.configuration import Configuration, configure
 from blink_oauth_cli.errors import ExitCode, TroubleError
-from blink_oauth_cli.keeping import place_of
 from blink_oauth_keeper import TargetProfile
 
 Configure = Callable[..., Configuration]

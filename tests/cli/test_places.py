@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from blink_oauth_cli.app import read_keys, write_keys
 from blink_oauth_cli.errors import ExitCode
-from blink_oauth_cli.keeping import read_keys, write_keys
 from blink_oauth_keeper import SqlTokenStore
 from cli.cli_stage import Desk, require_two_lines
 

@@ -14,13 +14,8 @@ import pytest
 import yaml
 
 from blink_oauth import Grant, Psu, ResponseMeta, Source
-from blink_oauth.headers import (
-    MAX_CORRELATION_ID,
-    REQUEST_HEADERS,
-    RESPONSE_HEADERS,
-    read_meta,
-    request_headers,
-)
+from blink_oauth.context import request_headers
+from blink_oauth.headers import MAX_CORRELATION_ID, REQUEST_HEADERS, RESPONSE_HEADERS, read_meta
 from client.stage import (
     FIRST_ID,
     GRANT,

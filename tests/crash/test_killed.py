@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from blink_oauth import BlinkError, Grant
 from blink_oauth_keeper import SqlTokenStore, TokenManager
-from blink_oauth_keeper.store.records import GrantKey, Record, State
+from blink_oauth_keeper.store.protocol import GrantKey, Record, State
 from blink_oauth_testing.sandbox import BankPolicy, Exchange, Sandbox
 from crash.held import HeldBack
 from crash.victim import Step, main

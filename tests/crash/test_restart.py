@@ -9,7 +9,7 @@ from multiprocessing.sharedctypes import Synchronized
 from attrs import evolve
 
 from blink_oauth_keeper import SqlTokenStore
-from blink_oauth_keeper.store.records import Record, State
+from blink_oauth_keeper.store.protocol import Record, State
 from blink_oauth_testing.sandbox import BankPolicy, Sandbox
 from blink_oauth_testing.sandbox.banks import Bank
 from crash.renewer import main

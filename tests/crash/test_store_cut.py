@@ -10,7 +10,7 @@ from attrs import define, field
 
 from blink_oauth import BlinkOAuth, Grant, Token
 from blink_oauth_keeper import EventName, SqlTokenStore, StoreError, TokenManager
-from blink_oauth_keeper.store.records import GrantKey, State
+from blink_oauth_keeper.store.protocol import GrantKey, State
 from blink_oauth_testing.sandbox import Sandbox
 from blink_oauth_testing.sandbox.banks import Bank
 from storage.databases import PostgreSQL

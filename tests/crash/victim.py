@@ -11,7 +11,7 @@ from sqlalchemy import event
 
 from blink_oauth import BlinkOAuth, Grant, Token
 from blink_oauth_keeper import SqlTokenStore
-from blink_oauth_keeper.store.records import Record, Settlement
+from blink_oauth_keeper.store.protocol import Record, Settlement
 from storm.places import DAYS, Place, ShiftedClock
 from storm.processes import Pipe
 

@@ -40,10 +40,8 @@ from blink_oauth_keeper import (
     UnknownGrantError,
 )
 from blink_oauth_keeper.flights import thread_pool
-from blink_oauth_keeper.store.protocol import TokenStore
-from blink_oauth_keeper.store.records import GrantKey, Record
-from blink_oauth_testing.sandbox.banks import Bank, Issued
-from blink_oauth_testing.sandbox.policy import BankPolicy
+from blink_oauth_keeper.store.protocol import GrantKey, Record, TokenStore
+from blink_oauth_testing.sandbox.banks import Bank, BankPolicy, Issued
 from client.stage import PSU, REDIRECT_URI, form, reply
 
 __all__ = [

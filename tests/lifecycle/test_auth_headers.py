@@ -14,7 +14,7 @@ from blink_oauth import BlinkError, BlinkOAuth, Grant, InvalidInputError, Psu
 from blink_oauth.headers import REQUEST_HEADERS
 from blink_oauth.tokens import Secret
 from blink_oauth_keeper import NoTokenError, TokenManager
-from blink_oauth_keeper.signing import Signer
+from blink_oauth_keeper.auth import Signer
 from client.leaks import found, texts_of, texts_of_error
 from flavours import FLAVOURS, Flavour
 from lifecycle.bank_api import URL, BankApi, refuse, request

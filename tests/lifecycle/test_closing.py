@@ -12,7 +12,7 @@ import pytest
 
 from blink_oauth import BlinkError, InvalidInputError
 from blink_oauth_keeper import EventName, RefreshPendingError
-from blink_oauth_keeper.store.records import State
+from blink_oauth_keeper.store.protocol import State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

@@ -17,7 +17,7 @@ from blink_oauth import (
     Token,
 )
 from blink_oauth_keeper import ConsentNeededError, EventName, MemoryTokenStore, UnknownGrantError
-from blink_oauth_keeper.store.records import Origin, State
+from blink_oauth_keeper.store.protocol import Origin, State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

@@ -13,9 +13,8 @@ import pytest
 
 from blink_oauth import BlinkError, Grant, InvalidInputError
 from blink_oauth_keeper import StoreError
-from blink_oauth_keeper.flights import Flight, Flights, thread_pool
+from blink_oauth_keeper.flights import Flight, Flights, Wakeups, thread_pool
 from blink_oauth_keeper.steps import Land, Landing, Load, Step, Turn, Wait
-from blink_oauth_keeper.wakeups import Wakeups
 from lifecycle.stage import PATIENCE, TARGET, Time, TimedWakeups, eventually
 
 GRANT = Grant(TARGET, "u-4711")
@@ -495,7 +494,7 @@ def test_wakeups_that_were_never_started_can_be_closed() -> None:
 
 def test_the_thread_of_the_wakeups_keeps_no_process_alive() -> None:
     program = (
-        "from blink_oauth_keeper.wakeups import Wakeups\n"
+        "from blink_oauth_keeper.flights import Wakeups\n"
         "wakeups = Wakeups()\n"
         "wakeups.start()\n"
         "wakeups.after(1000, lambda: print('late'))\n"

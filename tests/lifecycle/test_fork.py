@@ -13,9 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from blink_oauth import Grant
-from blink_oauth_keeper.conditions import Protocol
 from blink_oauth_keeper.flights import Flight, Flights
-from blink_oauth_keeper.steps import Landing, Load
+from blink_oauth_keeper.steps import Landing, Load, Steps
 from lifecycle.stage import PATIENCE, TARGET
 
 GRANT = Grant(TARGET, "u-4711")
@@ -79,7 +78,7 @@ def test_after_a_fork_nothing_is_in_the_air_and_all_is_open() -> None:
     flights.close()
 
 
-def land() -> Protocol:
+def land() -> Steps:
     """Land at once."""
     yield Load()
     return Landing()

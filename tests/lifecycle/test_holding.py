@@ -11,9 +11,9 @@ from attrs import evolve
 from blink_oauth import Grant, NotConnectedError, Token
 from blink_oauth_keeper import TargetProfile
 from blink_oauth_keeper.cache import BREATH, RECHECK, YOUTH, Held, Holding
-from blink_oauth_keeper.freshness import Need
+from blink_oauth_keeper.policy import Need
 from blink_oauth_keeper.steps import Landing
-from blink_oauth_keeper.store.records import GrantKey, Record, State
+from blink_oauth_keeper.store.protocol import GrantKey, Record, State
 from lifecycle.stage import CLIENT_ID, DAY, START, TARGET, Time
 
 GRANT = Grant(TARGET, "u-4711")

@@ -19,7 +19,7 @@ from blink_oauth_keeper import (
     TargetProfile,
     TokenManager,
 )
-from blink_oauth_keeper.store.records import State
+from blink_oauth_keeper.store.protocol import State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

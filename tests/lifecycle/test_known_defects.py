@@ -28,7 +28,7 @@ from blink_oauth_keeper import (
     TargetProfile,
 )
 from blink_oauth_keeper.cache import Held
-from blink_oauth_keeper.store.records import Origin, State
+from blink_oauth_keeper.store.protocol import Origin, State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

@@ -30,7 +30,7 @@ from blink_oauth_keeper import (
     TargetProfile,
     TokenManager,
 )
-from blink_oauth_keeper.store.records import Origin, State
+from blink_oauth_keeper.store.protocol import Origin, State
 from lifecycle.stage import (
     CLIENT_ID,
     DAY,

@@ -31,21 +31,32 @@ from blink_oauth_keeper import (
     TargetProfile,
     UnknownGrantError,
 )
-from blink_oauth_keeper.answers import answer
-from blink_oauth_keeper.freshness import JITTER, Need, Windows, jitter, still_good, windows
-from blink_oauth_keeper.pauses import (
+from blink_oauth_keeper.dispatch import answer
+from blink_oauth_keeper.policy import (
+    JITTER,
     LONGEST_PAUSE,
     LONGEST_RETRY_AFTER,
     POLL,
+    Attempt,
+    Need,
+    Refuse,
+    Serve,
+    Verdict,
+    Wait,
+    Windows,
     backoff,
+    jitter,
+    judge,
     pause_after,
+    pending,
     poll,
     replay_soon,
     retry_after,
+    still_good,
+    windows,
 )
-from blink_oauth_keeper.policy import Attempt, Refuse, Serve, Verdict, Wait, judge, pending
 from blink_oauth_keeper.steps import Landing
-from blink_oauth_keeper.store.records import GrantKey, Record, State
+from blink_oauth_keeper.store.protocol import GrantKey, Record, State
 from lifecycle.stage import CLIENT_ID, DAY, START, TARGET
 
 PLAIN = TargetProfile()

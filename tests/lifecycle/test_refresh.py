@@ -31,7 +31,7 @@ from blink_oauth_keeper import (
     TokenManager,
     UnknownGrantError,
 )
-from blink_oauth_keeper.store.records import State
+from blink_oauth_keeper.store.protocol import State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

@@ -9,7 +9,7 @@ import pytest
 from blink_oauth import BlinkError, Grant, InvalidInputError
 from blink_oauth_keeper import EventName, StoreError, TargetProfile, UnknownGrantError
 from blink_oauth_keeper import status as status_module
-from blink_oauth_keeper.store.records import State
+from blink_oauth_keeper.store.protocol import State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

@@ -9,7 +9,7 @@ import pytest
 
 from blink_oauth import BlinkError, Grant, InvalidGrantError, Outcome, Token
 from blink_oauth_keeper import EventName, RefreshPendingError, StoreError
-from blink_oauth_keeper.store.records import State
+from blink_oauth_keeper.store.protocol import State
 from lifecycle.stage import (
     DAY,
     PATIENCE,

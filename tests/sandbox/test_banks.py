@@ -12,8 +12,7 @@ import pytest
 from attrs import evolve
 
 from blink_oauth_testing.sandbox import DEFAULT_BANKS, Bank, BankPolicy, Clock
-from blink_oauth_testing.sandbox.banks import Issued, Refusal
-from blink_oauth_testing.sandbox.policy import DAY
+from blink_oauth_testing.sandbox.banks import DAY, Issued, Refusal
 
 CLIENT, USERNAME, CALLBACK = "CIDX0000000002", "u-4711", "http://127.0.0.1/callback"
 STRICT, LENIENT = DEFAULT_BANKS

@@ -26,7 +26,7 @@ from blink_oauth_testing.sandbox import (
     Wire,
     platform,
 )
-from blink_oauth_testing.sandbox.credentials import CredentialFiles
+from blink_oauth_testing.sandbox.certificates import CredentialFiles
 from blink_oauth_testing.sandbox.faults import (
     BAD_GATEWAY_HTML,
     GATEWAY_TIMEOUT_AFTER,
@@ -36,6 +36,7 @@ from blink_oauth_testing.sandbox.faults import (
     RESET_AFTER,
     RESET_BEFORE,
     SLOW_BODY,
+    FaultPlan,
     Operation,
     slow_body,
     slow_headers,
@@ -43,10 +44,8 @@ from blink_oauth_testing.sandbox.faults import (
     truncated_body,
     unavailable,
 )
-from blink_oauth_testing.sandbox.http import Site, bind, server_context, serving
+from blink_oauth_testing.sandbox.http import Site, bind, deliver, server_context, serving
 from blink_oauth_testing.sandbox.messages import Reply
-from blink_oauth_testing.sandbox.plan import FaultPlan
-from blink_oauth_testing.sandbox.transfer import deliver
 from sandbox.caller import HEADERS, LENIENT, STRICT, Caller, tls_context
 
 PAIR = {"access_token", "token_type", "expires_in", "refresh_token"}

@@ -10,10 +10,9 @@ import pytest
 from attrs import evolve
 
 from blink_oauth_testing.sandbox import Sandbox
-from blink_oauth_testing.sandbox.call import Call
 from blink_oauth_testing.sandbox.exchanges import KEPT, Record
 from blink_oauth_testing.sandbox.http import http_logger
-from blink_oauth_testing.sandbox.messages import success
+from blink_oauth_testing.sandbox.messages import Call, success
 from sandbox.caller import CLIENT_ID, HEADERS, STRICT, Caller
 
 

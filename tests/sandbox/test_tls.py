@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from blink_oauth_testing.sandbox import CertificateAuthority, Credentials, Sandbox
-from blink_oauth_testing.sandbox.credentials import private_key
+from blink_oauth_testing.sandbox.certificates import private_key
 from sandbox.caller import HEADERS, Caller, tls_context
 
 FORM = {"grant_type": "refresh_token"}

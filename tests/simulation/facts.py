@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import define, field
 
 from blink_oauth.errors import BlinkError
-from blink_oauth_keeper.store.records import Record
+from blink_oauth_keeper.store.protocol import Record
 
 __all__ = ["Facts", "Flight", "Landed", "Lease", "Presentation", "Received", "Written"]
 

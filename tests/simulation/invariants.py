@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from blink_oauth.errors import BlinkError
 from blink_oauth_keeper.errors import StoreError
-from blink_oauth_keeper.store.records import State
+from blink_oauth_keeper.store.protocol import State
 
 from .facts import Facts, Presentation
 from .network import Fate

@@ -14,8 +14,8 @@ __all__ = ["INVARIANTS", "MUTANTS", "Mutant", "seeds_until_broken"]
 MOST_SEEDS = 6_000
 INVARIANTS = {invariant.__name__: invariant for invariant in ALWAYS}
 
-PROTOCOL, SETTLING, CONSENT, POLICY = "refresh", "settling", "consent", "policy"
-MEMORY, RULES, ROW = "store.memory", "store.rules", "store._row"
+REFRESH, CONSENT, POLICY = "refresh", "consent", "policy"
+MEMORY, RULES = "store.memory", "store.rules"
 
 MANY_PAUSES = evolve(SCENARIOS["pauses"], jump=0.15, hold=0.4)
 LATE_PAIRS = evolve(
@@ -56,7 +56,7 @@ class Mutant:
 MUTANTS = (
     Mutant(
         line="[1] whoever waited long enough refreshes without the lease",
-        module=PROTOCOL,
+        module=REFRESH,
         old="            return Landing(record, policy.pending(record))\n\n\ndef refresh_claimed",
         new="            return (\n"
         "                yield from _attempt(given, record, given.monotonic())\n"
@@ -67,7 +67,7 @@ MUTANTS = (
     ),
     Mutant(
         line="[2] it goes on although the claim failed",
-        module=PROTOCOL,
+        module=REFRESH,
         old="        yield from _give_up_claim(given, evolve(record, owner=owner))\n"
         "        return Landing(record, error, memory=STORE_MEMORY)\n",
         new="        claim = evolve(record, owner=owner, attempts=record.attempts + 1)\n",
@@ -76,7 +76,7 @@ MUTANTS = (
     ),
     Mutant(
         line="[3] it goes on although another was first",
-        module=PROTOCOL,
+        module=REFRESH,
         old="    if claim is None:\n        return None\n",
         new="    if claim is None:\n        claim = evolve(record, owner=owner)\n",
         breaks="nobody_sends_without_a_lease",
@@ -84,7 +84,7 @@ MUTANTS = (
     ),
     Mutant(
         line="[3] the same, and a strict bank revokes the grant",
-        module=PROTOCOL,
+        module=REFRESH,
         old="    if claim is None:\n        return None\n",
         new="    if claim is None:\n        claim = evolve(record, owner=owner)\n",
         breaks="without_disturbance_the_grant_lives",
@@ -92,7 +92,7 @@ MUTANTS = (
     ),
     Mutant(
         line="[4] a call that could outlast the lease is begun",
-        module=PROTOCOL,
+        module=REFRESH,
         old="        if given.monotonic() - claimed_at + given.deadline > given.lease:\n",
         new="        if False:\n",
         breaks="nobody_begins_what_could_outlast_the_lease",
@@ -100,7 +100,7 @@ MUTANTS = (
     ),
     Mutant(
         line="[5] a pair is judged before it is stored",
-        module=PROTOCOL,
+        module=REFRESH,
         old="            return (yield from settle(given, claim, token, issued_at, seconds))\n",
         new="            if given.monotonic() - claimed_at > given.lease:\n"
         "                return None\n"
@@ -110,7 +110,7 @@ MUTANTS = (
     ),
     Mutant(
         line="[6] a pair that comes home after the revocation stays alive",
-        module=SETTLING,
+        module=REFRESH,
         old="    if gone:\n",
         new="    if False:\n",
         breaks="a_confirmed_revocation_leaves_nothing_alive",
@@ -118,7 +118,7 @@ MUTANTS = (
     ),
     Mutant(
         line="[7] nobody tries the pair in the journal",
-        module=SETTLING,
+        module=REFRESH,
         old="    if error.needs_consent:\n        # [7]",
         new="    if False:\n        # [7]",
         breaks="no_live_pair_is_given_up",
@@ -126,7 +126,7 @@ MUTANTS = (
     ),
     Mutant(
         line="[8] whoever lost its lease reports its failure",
-        module=SETTLING,
+        module=REFRESH,
         old="    return None, None if ours is False else landing\n",
         new="    return None, landing\n",
         breaks="nobody_fails_where_another_has_brought_a_token",
@@ -134,7 +134,7 @@ MUTANTS = (
     ),
     Mutant(
         line="[9] an uncertain attempt is not kept on record",
-        module=SETTLING,
+        module=REFRESH,
         old="        state, attempts = State.UNCERTAIN, claim.attempts\n",
         new="        state, attempts = State.UNCERTAIN, claim.attempts - 1\n",
         breaks="no_refresh_token_is_presented_more_than_twice",
@@ -142,7 +142,7 @@ MUTANTS = (
     ),
     Mutant(
         line="[10] a result that cannot be written is dropped",
-        module=SETTLING,
+        module=REFRESH,
         old="            going_on = yield Wait(pause, laden=True)\n",
         new="            return None\n",
         breaks="every_received_pair_is_kept",
@@ -166,7 +166,7 @@ MUTANTS = (
     ),
     Mutant(
         line="settle: a result that is written late serves a revoked grant",
-        module=SETTLING,
+        module=REFRESH,
         old="    if settlement.stored and not gone:\n",
         new="    if settlement.stored:\n",
         breaks="nobody_is_served_from_a_revoked_grant",
@@ -174,7 +174,7 @@ MUTANTS = (
     ),
     Mutant(
         line="pause: other failures delay the replay out of the bank's window",
-        module=SETTLING,
+        module=REFRESH,
         old="claim.attempts if in_doubt else given.failures + 1",
         new="given.failures + 1",
         breaks="a_lost_reply_is_healed_by_a_bank_that_forgives",
@@ -182,7 +182,7 @@ MUTANTS = (
     ),
     Mutant(
         line="pair in a refusal: the attempt is not kept on record",
-        module=SETTLING,
+        module=REFRESH,
         old="    elif error.outcome is Outcome.UNCERTAIN or error.token is not None:\n",
         new="    elif error.outcome is Outcome.UNCERTAIN:\n",
         breaks="no_refresh_token_is_presented_more_than_twice",
@@ -294,7 +294,7 @@ MUTANTS = (
     ),
     Mutant(
         line="salvage: takes a pair of another consent",
-        module=ROW,
+        module=MEMORY,
         old=" and entry.consent == record.consent",
         new="",
         breaks="an_old_consent_never_comes_back",
@@ -304,7 +304,7 @@ MUTANTS = (
     ),
     Mutant(
         line="salvage: takes a pair that was stored in its time",
-        module=ROW,
+        module=MEMORY,
         old="            same = same and entry.generation >= oldest\n",
         new="",
         breaks="a_second_presentation_needs_a_doubt",

@@ -13,16 +13,7 @@ from .stage import Code
 
 __all__ = ["mutant", "source_of"]
 
-CHAIN = (
-    "store._row",
-    "store.rules",
-    "store.memory",
-    "pauses",
-    "policy",
-    "settling",
-    "consent",
-    "refresh",
-)
+CHAIN = ("store.rules", "store.memory", "policy", "refresh", "consent")
 """The modules that are made anew, each after those that it imports."""
 
 Edits = Mapping[str, Sequence[tuple[str, str]]]

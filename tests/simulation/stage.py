@@ -9,13 +9,12 @@ from attrs import define, field, frozen
 
 from blink_oauth.context import Grant
 from blink_oauth_keeper import consent
-from blink_oauth_keeper import refresh as protocol
-from blink_oauth_keeper.conditions import Conditions, Protocol
 from blink_oauth_keeper.profile import AfterUncertainty, TargetProfile
+from blink_oauth_keeper.refresh import refresh
+from blink_oauth_keeper.steps import Conditions, Steps
 from blink_oauth_keeper.store.memory import MemoryTokenStore
-from blink_oauth_keeper.store.records import GrantKey
-from blink_oauth_testing.sandbox.banks import Bank, Issued, Refusal
-from blink_oauth_testing.sandbox.policy import BankPolicy
+from blink_oauth_keeper.store.protocol import GrantKey
+from blink_oauth_testing.sandbox.banks import Bank, BankPolicy, Issued, Refusal
 
 __all__ = [
     "BANKS",
@@ -46,13 +45,13 @@ def secret(name: str) -> str:
 class Code:
     """The code under test: the real one, or a mutant of it."""
 
-    refresh: Callable[[Conditions], Protocol]
-    authorize: Callable[[Conditions, GrantKey], Protocol]
-    revoke: Callable[[Conditions], Protocol]
+    refresh: Callable[[Conditions], Steps]
+    authorize: Callable[[Conditions, GrantKey], Steps]
+    revoke: Callable[[Conditions], Steps]
     store: type[MemoryTokenStore]
 
 
-REAL = Code(protocol.refresh, consent.authorize, consent.revoke, MemoryTokenStore)
+REAL = Code(refresh, consent.authorize, consent.revoke, MemoryTokenStore)
 
 
 @frozen(kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 from blink_oauth.errors import BlinkError
 from blink_oauth.tokens import Secret, Token
 from blink_oauth_keeper import steps
-from blink_oauth_keeper.store.records import Record
+from blink_oauth_keeper.store.protocol import Record
 
 __all__ = ["words"]
 

@@ -10,10 +10,10 @@ from attrs import define, field, frozen
 from blink_oauth.errors import BlinkError
 from blink_oauth.tokens import Token
 from blink_oauth_keeper import steps
-from blink_oauth_keeper.conditions import Conditions, Protocol
 from blink_oauth_keeper.errors import StoreError
-from blink_oauth_keeper.freshness import Need
-from blink_oauth_keeper.store.records import Record
+from blink_oauth_keeper.policy import Need
+from blink_oauth_keeper.steps import Conditions, Steps
+from blink_oauth_keeper.store.protocol import Record
 
 from .facts import Flight, Landed, Lease, Presentation, Received
 from .network import UNREACHED, Fate, certainly_unspent, reply, timed_out, told, unreached
@@ -91,7 +91,7 @@ class Worker:
     flight: Flight = FLIGHT_NOTHING
     stored: Record | None = None
     record: Record | None = None
-    protocol: Protocol | None = None
+    protocol: Steps | None = None
     step: Any = None
     result: Any = None
     fate: Fate = Fate.ANSWERED

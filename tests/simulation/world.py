@@ -14,7 +14,7 @@ from blink_oauth.tokens import Token
 from blink_oauth_keeper import steps
 from blink_oauth_keeper.errors import StoreError
 from blink_oauth_keeper.store.memory import MemoryTokenStore
-from blink_oauth_keeper.store.records import Note, Origin, Record, State
+from blink_oauth_keeper.store.protocol import Note, Origin, Record, State
 from blink_oauth_testing.sandbox.banks import Issued, Refusal
 
 from .facts import Facts, Lease, Written

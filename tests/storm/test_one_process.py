@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 
 from blink_oauth import BlinkError, BlinkOAuth, Grant, TimedOutError, Timeouts, Token
 from blink_oauth_keeper import MemoryTokenStore, TokenManager
-from blink_oauth_keeper.store.records import Record
+from blink_oauth_keeper.store.protocol import Record
 from blink_oauth_testing.sandbox import Fault, Sandbox
 from blink_oauth_testing.sandbox.faults import SILENCES, unavailable
 from storm.crowd import TICK, Answer, Coroutines, Crowd, Gathering, Threads, wait_until

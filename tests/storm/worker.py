@@ -8,7 +8,7 @@ from typing import Any
 
 from blink_oauth import Grant, Token
 from blink_oauth_keeper import SqlTokenStore
-from blink_oauth_keeper.store.records import Record
+from blink_oauth_keeper.store.protocol import Record
 from storm.crowd import PATIENCE, Answer, Gathering, Threads
 from storm.places import Place, ShiftedClock
 from storm.processes import Pipe

@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from blink_oauth import ClientCertificate
 from blink_oauth_testing.sandbox import CertificateAuthority, Credentials
-from blink_oauth_testing.sandbox.credentials import private_key
+from blink_oauth_testing.sandbox.certificates import private_key
 
 NAME = "CIDX0000000002"
 DAY = timedelta(days=1)

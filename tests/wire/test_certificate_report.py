@@ -10,8 +10,7 @@ from attrs import evolve
 
 from blink_oauth.tls import CertificateReport, Finding, Rule, check_certificate, ssl_context
 from blink_oauth_testing.sandbox import Credentials
-from blink_oauth_testing.sandbox.certificates import shared_authority
-from blink_oauth_testing.sandbox.credentials import private_key
+from blink_oauth_testing.sandbox.certificates import private_key, shared_authority
 from wire import certificates
 from wire.certificates import DAY, NAME, files
 

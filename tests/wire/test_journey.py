@@ -23,7 +23,7 @@ from blink_oauth import (
     Token,
     TokenKind,
 )
-from blink_oauth.headers import request_headers
+from blink_oauth.context import request_headers
 from blink_oauth_testing.sandbox import Exchange, Sandbox
 from flavours import Caller
 from wire.stage import LENIENT, PERSON, STRICT, Connect, exchange, refresh_token

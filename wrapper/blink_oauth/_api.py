@@ -18,7 +18,8 @@ from blink_oauth_api.api.oauth import request_token, revoke_token
 from blink_oauth_api.models.revoke_request import RevokeRequest
 from blink_oauth_api.models.token_request import TokenRequest
 
-from .context import Grant, Psu, require_header_value
+from ._checks import require_header_value
+from .context import Grant, Psu, request_headers
 from .errors import InvalidInputError
 from .headers import (
     CORRELATION_ID,
@@ -27,7 +28,6 @@ from .headers import (
     PSU_USER_AGENT,
     TARGET_ID,
     USER_AGENT,
-    request_headers,
 )
 from .settings import Settings
 from .tokens import Secret, Token, TokenKind

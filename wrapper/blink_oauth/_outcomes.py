@@ -11,8 +11,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 from ._api import Call, Operation
-from ._body import Body
-from ._reply import NoAnswer
+from ._reply import Body, NoAnswer
 from .errors import (
     BlinkError,
     InvalidClientError,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from typing import Any
 
 import httpx
 from attrs import field, frozen
 
+from ._checks import sendable
 from .errors import (
     ConnectionLostError,
     NoResponseError,
@@ -17,7 +19,7 @@ from .errors import (
     TlsFault,
 )
 
-__all__ = ["Answer", "NoAnswer", "Reply", "no_answer"]
+__all__ = ["Answer", "Body", "NoAnswer", "Reply", "no_answer"]
 
 
 @frozen(eq=False)
@@ -50,6 +52,30 @@ class NoAnswer:
     error: type[NoResponseError]
     reason: str
     fault: TlsFault | None = None
+
+
+@frozen(eq=False)
+class Body:
+    """What a body says.
+
+    Attributes:
+        members: Its members; empty if there are none.
+        broken: Whether it is anything but one whole JSON object.
+        description: What it is, in words, without any of its text.
+    """
+
+    members: dict[str, Any] = field(repr=False)
+    broken: bool
+    description: str
+
+    def text(self, name: str) -> str | None:
+        """Return a member that is a non-empty text that can be sent on, else None."""
+        value = self.members.get(name)
+        return value if isinstance(value, str) and value and sendable(value) else None
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return the tokens in it, which no error text may repeat."""
+        return tuple(filter(None, (self.text("access_token"), self.text("refresh_token"))))
 
 
 Reply = Answer | NoAnswer

@@ -1,4 +1,4 @@
-"""For whom a call is made: the grant it concerns and the person behind it."""
+"""For whom a call is made: the grant, the person behind it, and the headers that say so."""
 
 from __future__ import annotations
 
@@ -7,39 +7,13 @@ from typing import ClassVar
 
 from attrs import Attribute, field, frozen
 
+from ._checks import require_header_value, sendable
 from .errors import InvalidInputError
-from .tokens import sendable
+from .headers import CORRELATION_ID, PSU_IP_ADDRESS, PSU_USER_AGENT, TARGET_ID, USER_AGENT
 
-__all__ = ["Grant", "Psu", "is_visible_ascii", "require_header_value"]
+__all__ = ["Grant", "Psu", "request_headers"]
 
 MAX_USERNAME = 64
-
-
-def require_header_value(what: str, value: object, *, blanks: bool = False) -> None:
-    """Refuse a text that may not travel in a header field (RFC 9110 section 5.5).
-
-    Args:
-        what: What the value is, for the error message.
-        value: The value to check.
-        blanks: Whether there may be blanks inside.
-
-    Raises:
-        InvalidInputError: It is not a str, is empty, or holds anything but visible ASCII. A line
-            break would let a value forge further headers.
-    """
-    if not isinstance(value, str):
-        raise InvalidInputError(f"The {what} must be a str, but it is a {type(value).__name__}.")
-    if not value:
-        raise InvalidInputError(f"The {what} must not be empty.")
-    text = value.replace(" ", "_") if blanks and value == value.strip() else value
-    if not is_visible_ascii(text):
-        allowed = "visible ASCII, blanks inside allowed" if blanks else "visible ASCII, no blanks"
-        raise InvalidInputError(f"The {what} must be {allowed}. Nothing was sent.")
-
-
-def is_visible_ascii(text: str) -> bool:
-    """Say whether a text is made of visible ASCII alone, without blanks."""
-    return text.isascii() and text.isprintable() and " " not in text
 
 
 def _header_value(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -115,3 +89,25 @@ class Psu:
 
 
 Psu.AUTO = Psu(Psu.AUTOMATIC, Psu.AUTOMATIC)
+
+
+def request_headers(
+    grant: Grant, psu: Psu, *, user_agent: str, correlation_id: str
+) -> dict[str, str]:
+    """Map the context of one call to the five headers that the platform demands.
+
+    Args:
+        grant: The grant that the call concerns.
+        psu: The person behind the call, or `Psu.AUTO`.
+        user_agent: Name and version of the service user's software.
+        correlation_id: A fresh id for this one attempt, at most 64 characters.
+
+    Source: bLink custom headers.
+    """
+    return {
+        CORRELATION_ID: correlation_id,
+        USER_AGENT: user_agent,
+        TARGET_ID: grant.target_id,
+        PSU_IP_ADDRESS: psu.ip,
+        PSU_USER_AGENT: psu.user_agent,
+    }

@@ -1,4 +1,4 @@
-"""The platform's headers, both ways: from the call's context out, from the response in."""
+"""The platform's headers: their names, and what those of a response say."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from enum import StrEnum
 
 from attrs import frozen
 
-from .context import Grant, Psu
-
 __all__ = [
     "CORRELATION_ID",
     "REQUEST_HEADERS",
     "RESPONSE_HEADERS",
     "ResponseMeta",
     "Source",
+    "is_visible_ascii",
     "read_meta",
-    "request_headers",
 ]
 
 CORRELATION_ID = "X-Correlation-ID"
@@ -37,26 +35,9 @@ RESPONSE_HEADERS = frozenset({CORRELATION_ID, SOURCE, LANGUAGE, CACHE_CONTROL, P
 MAX_CORRELATION_ID = 64
 
 
-def request_headers(
-    grant: Grant, psu: Psu, *, user_agent: str, correlation_id: str
-) -> dict[str, str]:
-    """Map the context of one call to the five headers that the platform demands.
-
-    Args:
-        grant: The grant that the call concerns.
-        psu: The person behind the call, or `Psu.AUTO`.
-        user_agent: Name and version of the service user's software.
-        correlation_id: A fresh id for this one attempt, at most 64 characters.
-
-    Source: bLink custom headers.
-    """
-    return {
-        CORRELATION_ID: correlation_id,
-        USER_AGENT: user_agent,
-        TARGET_ID: grant.target_id,
-        PSU_IP_ADDRESS: psu.ip,
-        PSU_USER_AGENT: psu.user_agent,
-    }
+def is_visible_ascii(text: str) -> bool:
+    """Say whether a text is made of visible ASCII alone, without blanks."""
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 class Source(StrEnum):

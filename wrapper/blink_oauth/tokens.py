@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from attrs import field, frozen
 
+from ._checks import sendable
 from .errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -99,11 +100,6 @@ def _unusable(value: object) -> str | None:
     if not value:
         return "must not be empty"
     return None if sendable(value) else "is no valid Unicode text"
-
-
-def sendable(text: str) -> bool:
-    """Say whether a text can be encoded; a lone surrogate comes through JSON, and cannot."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 class TokenKind(StrEnum):

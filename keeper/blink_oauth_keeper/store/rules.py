@@ -1,17 +1,19 @@
-"""What a change makes of a record. Decides, and does nothing."""
+"""What a change makes of a record. Pure, and shared by all stores."""
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Hashable
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TypeVar, cast
 
 from attrs import evolve
 
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Token
 
-from .kept_once import kept_once
-from .records import Due, GrantKey, Record, State
+from .protocol import Due, GrantKey, Record, State
 
 __all__ = [
     "CLAIMABLE",
@@ -21,12 +23,32 @@ __all__ = [
     "is_due",
     "is_owned",
     "is_pair",
+    "kept_once",
     "nothing_yet",
     "renewed",
     "revoked",
+    "same_second",
     "urgency",
     "utc",
 ]
+
+T = TypeVar("T", bound=Hashable)
+
+
+def kept_once(value: T) -> T:
+    """Return the first value that is equal to this one, as long as it is asked for."""
+    return cast("T", _first(value))
+
+
+def same_second(moment: datetime) -> datetime:
+    """Return a moment to the second: thousands of grants have the same one."""
+    return kept_once(moment.replace(microsecond=0))
+
+
+@lru_cache(maxsize=8192, typed=True)
+def _first(value: Hashable) -> Hashable:
+    return value
+
 
 CLAIMABLE = frozenset({State.ACTIVE, State.REFRESHING, State.UNCERTAIN})
 NOTHING: dict[str, object] = {}

@@ -16,7 +16,7 @@ from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Oddity, Secret, Token
 from blink_oauth_keeper.errors import SealError
 
-from .records import GrantKey
+from .protocol import GrantKey
 from .rules import fingerprint
 
 __all__ = ["Key", "Place", "Sealed", "Sealer", "new_key", "sealer_for"]

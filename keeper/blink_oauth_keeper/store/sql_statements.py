@@ -1,21 +1,29 @@
-"""The statements on the grants, built once, so that SQLAlchemy compiles each of them once.
+"""The statements on grants, journal and history, and the database's clock, as SQL.
 
-They are the same on SQLite and PostgreSQL, but for `noted`. Each parameter has a name of its own;
-`now` is None unless a test brings its own clock.
+Each statement is built once, so that SQLAlchemy compiles it once. They are the same on SQLite and
+PostgreSQL, but for `noted`. Each parameter has a name of its own; `now` is None unless a test
+brings its own clock.
+
+Leases and pauses run by the clock that all processes share: `clock_timestamp()` on PostgreSQL, and
+on SQLite the machine's clock in milliseconds.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Float,
     Select,
     String,
+    Table,
     and_,
     bindparam,
     case,
+    delete,
     func,
     insert,
     null,
@@ -24,13 +32,14 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.functions import FunctionElement
 
-from .archive import IDENTITY, LINE, of_grant
-from .moments import NOW, after
-from .records import State
+from .protocol import State
 from .rules import CLAIMABLE
-from .sql_tables import Moment, grants, history
+from .sql_tables import Moment, grants, history, journal
 
 __all__ = [
     "CLAIM",
@@ -38,6 +47,7 @@ __all__ = [
     "INSERT",
     "LOAD",
     "LOCK",
+    "NOTE",
     "RECORDS",
     "RELEASE",
     "SALVAGE",
@@ -47,6 +57,109 @@ __all__ = [
     "due",
     "noted",
 ]
+
+
+class Clock(FunctionElement[datetime]):
+    """The present moment, read when the row is, not when the transaction began."""
+
+    type = Moment()
+    inherit_cache = True
+
+
+class After(FunctionElement[datetime]):
+    """A moment so many seconds after another."""
+
+    type = Moment()
+    inherit_cache = True
+
+
+def after(seconds: str) -> ColumnElement[datetime]:
+    """Return the moment so many seconds from now.
+
+    Args:
+        seconds: The name of the parameter that holds them.
+    """
+    return After(NOW, bindparam(seconds, type_=Float))
+
+
+@compiles(Clock)
+def _clock(element: Clock, compiler: SQLCompiler, **options: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(Clock, "sqlite")
+def _clock_of_sqlite(element: Clock, compiler: SQLCompiler, **options: Any) -> str:
+    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+
+@compiles(After)
+def _after(element: After, compiler: SQLCompiler, **options: Any) -> str:
+    moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"({moment} + make_interval(secs => {seconds}))"
+
+
+@compiles(After, "sqlite")
+def _after_in_sqlite(element: After, compiler: SQLCompiler, **options: Any) -> str:
+    moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', {moment}, {seconds} || ' seconds')"
+
+
+NOW: ColumnElement[datetime] = func.coalesce(bindparam("now", type_=Moment), Clock(), type_=Moment)
+
+
+def of_grant(table: Table) -> ColumnElement[bool]:
+    """Select the rows of one grant."""
+    return and_(
+        table.c.client_id == bindparam("client"),
+        table.c.target_id == bindparam("target"),
+        table.c.username == bindparam("user"),
+    )
+
+
+IDENTITY: dict[str, object] = {
+    "client_id": bindparam("client"),
+    "target_id": bindparam("target"),
+    "username": bindparam("user"),
+}
+
+KEEP = (
+    insert(journal)
+    .inline()
+    .values(
+        IDENTITY
+        | {
+            "generation": bindparam("new_generation"),
+            "consent": bindparam("new_consent"),
+            "origin": bindparam("new_origin"),
+            "sealed": bindparam("new_sealed"),
+            "key_id": bindparam("new_key_id"),
+            "at": NOW,
+        }
+    )
+)
+ENTRIES = select(journal).where(of_grant(journal)).order_by(journal.c.id.desc())
+TAKE = delete(journal).where(journal.c.id == bindparam("entry"))
+FORGET = delete(journal).where(of_grant(journal), journal.c.consent <= bindparam("seen_consent"))
+
+LINE: dict[str, object] = {
+    "event": bindparam("note_event", type_=String),
+    "outcome": bindparam("note_outcome", type_=String),
+    "detail": bindparam("note_detail", type_=String),
+    "actor": bindparam("note_actor", type_=String),
+    "correlation_id": bindparam("call", type_=String),
+}
+NOTE = (
+    insert(history)
+    .inline()
+    .values(IDENTITY | LINE | {"at": NOW, "generation": bindparam("new_generation")})
+)
+HISTORY = (
+    select(history).where(of_grant(history)).order_by(history.c.id.desc()).limit(bindparam("limit"))
+)
+PURGE = tuple(
+    delete(table).where(table.c.at < after("minus_retention")) for table in (journal, history)
+)
+
 
 Change = ReturningUpdate[Any] | ReturningInsert[Any]
 

@@ -1,4 +1,6 @@
-"""The tables of the SQL store, in a `MetaData` that Alembic can include.
+"""The tables of the SQL store, and their rows as the values of a store.
+
+Alembic can include the tables:
 
 ```python
 from blink_oauth_keeper import metadata
@@ -9,9 +11,12 @@ target_metadata = [Base.metadata, metadata]
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from attrs import define, evolve
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -22,6 +27,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     PrimaryKeyConstraint,
+    Row,
     String,
     Table,
     Text,
@@ -29,7 +35,33 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-__all__ = ["VERSION", "Moment", "grants", "history", "journal", "metadata", "schema"]
+from blink_oauth.context import Grant
+from blink_oauth.tokens import Token
+from blink_oauth_keeper.errors import SealError
+
+from .protocol import Due, GrantKey, HistoryEntry, JournalEntry, Note, Origin, Record, State
+from .sealing import Place, Sealed, Sealer
+
+__all__ = [
+    "VERSION",
+    "Moment",
+    "Reader",
+    "grants",
+    "history",
+    "history_entry",
+    "journal",
+    "metadata",
+    "of_due",
+    "of_entry",
+    "of_grant",
+    "of_note",
+    "of_pair",
+    "of_seen",
+    "place_of",
+    "record_of",
+    "schema",
+    "sealed_in",
+]
 
 VERSION = 1
 """The version of the tables below."""
@@ -136,3 +168,168 @@ schema = Table(
     metadata,
     Column("version", Integer, primary_key=True, autoincrement=False),
 )
+
+
+logger = logging.getLogger("blink_oauth_keeper.store")
+
+Parameters = dict[str, object]
+
+
+def of_grant(key: GrantKey) -> Parameters:
+    """Return the parameters that name a grant."""
+    return {"client": key.client_id, "target": key.grant.target_id, "user": key.grant.username}
+
+
+def of_seen(record: Record) -> Parameters:
+    """Return the parameters that name a record as it was seen."""
+    return of_grant(record.key) | {"seen": record.generation, "by": record.owner}
+
+
+def of_note(note: Note) -> Parameters:
+    """Return the parameters of a line of the history."""
+    return {
+        "call": note.correlation_id,
+        "note_event": note.event,
+        "note_outcome": note.outcome,
+        "note_detail": note.detail,
+        "note_actor": note.actor,
+    }
+
+
+def of_pair(record: Record, sealed: Sealed | None) -> Parameters:
+    """Return the parameters of all that a new pair or a revocation changes."""
+    return {
+        "new_generation": record.generation,
+        "new_consent": record.consent,
+        "new_state": record.state.value,
+        "new_sealed": sealed and sealed.text,
+        "new_key_id": sealed and sealed.key_id,
+        "new_issued_at": record.issued_at,
+        "new_idle_until": record.idle_until,
+        "new_attempts": record.attempts,
+        "new_owner": record.owner,
+        "new_error": record.error,
+    }
+
+
+def of_entry(place: Place, sealed: Sealed, origin: Origin) -> Parameters:
+    """Return the parameters of an entry of the journal."""
+    return of_grant(place.key) | {
+        "new_generation": place.generation,
+        "new_consent": place.consent,
+        "new_origin": origin.value,
+        "new_sealed": sealed.text,
+        "new_key_id": sealed.key_id,
+    }
+
+
+def of_due(due: Due, key_ids: Sequence[str], limit: int) -> Parameters:
+    """Return the parameters that say what is due, and can be opened with these keys."""
+    return {
+        "client": due.client_id,
+        "before": due.before,
+        "max_attempts": due.max_attempts,
+        "targets": list(due.targets or ()),
+        "except_targets": list(due.except_targets),
+        "key_ids": key_ids,
+        "limit": limit,
+    }
+
+
+def sealed_in(row: Row[Any]) -> Sealed | None:
+    """Return what is sealed in a row, or None."""
+    return None if row.sealed is None else Sealed(row.sealed, row.key_id)
+
+
+def place_of(row: Row[Any]) -> Place:
+    """Return what the pair in a row was sealed for."""
+    return Place(_key_of(row), row.generation, row.consent)
+
+
+def record_of(row: Row[Any], token: Token | None) -> Record:
+    """Return the record in a row, with its pair."""
+    return Record(
+        key=_key_of(row),
+        generation=row.generation,
+        consent=row.consent,
+        state=State(row.state),
+        token=token,
+        issued_at=row.issued_at,
+        idle_until=row.idle_until,
+        attempts=row.attempts,
+        owner=row.owner,
+        lease_left=_seconds_left(row.lease_until, row.now),
+        pause_left=_seconds_left(row.pause_until, row.now),
+        error=row.error,
+        correlation_id=row.correlation_id,
+        updated_at=row.updated_at,
+    )
+
+
+def history_entry(row: Row[Any]) -> HistoryEntry:
+    """Return the line of the history in a row."""
+    note = Note(
+        event=row.event,
+        correlation_id=row.correlation_id,
+        outcome=row.outcome,
+        detail=row.detail,
+        actor=row.actor,
+    )
+    return HistoryEntry(at=row.at, generation=row.generation, note=note)
+
+
+def _key_of(row: Row[Any]) -> GrantKey:
+    return GrantKey(row.client_id, Grant(row.target_id, row.username))
+
+
+def _seconds_left(until: datetime | None, now: datetime) -> float:
+    return 0.0 if until is None else max((until - now).total_seconds(), 0.0)
+
+
+@define(eq=False)
+class Reader:
+    """Read rows with what is sealed in them, and seal what is to be written."""
+
+    _sealer: Sealer
+
+    def seal(self, place: Place | Record, token: Token) -> Sealed:
+        """Seal a pair for a place, which may be given as the record that it is to be in."""
+        return self._sealer.seal(Place(place.key, place.generation, place.consent), token)
+
+    def record(self, row: Row[Any]) -> Record:
+        """Return the record in a row.
+
+        Raises:
+            SealError: Its pair cannot be opened.
+        """
+        sealed = sealed_in(row)
+        token = None if sealed is None else self._sealer.open(place_of(row), sealed)
+        return record_of(row, token)
+
+    def record_if_readable(self, row: Row[Any]) -> Record:
+        """Return the record in a row; if its pair cannot be opened, warn and leave that out.
+
+        Then the record has no token, and the error `SealError`.
+        """
+        try:
+            return self.record(row)
+        except SealError as error:
+            logger.warning("%s", error)
+            return evolve(record_of(row, None), error=type(error).__name__)
+
+    def entry_if_readable(self, row: Row[Any]) -> JournalEntry | None:
+        """Return the entry of the journal in a row; if it cannot be opened, warn."""
+        place = place_of(row)
+        try:
+            token = self._sealer.open(place, Sealed(row.sealed, row.key_id))
+        except SealError as error:
+            logger.warning("%s", error)
+            return None
+        return JournalEntry(
+            key=place.key,
+            generation=row.generation,
+            consent=row.consent,
+            origin=Origin(row.origin),
+            token=token,
+            at=row.at,
+        )

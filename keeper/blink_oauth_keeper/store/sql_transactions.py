@@ -8,11 +8,13 @@ from attrs import evolve
 
 from blink_oauth.tokens import Token
 
-from . import archive
-from . import sql_statements as statements
-from ._row import Row as Journal
-from .records import GrantKey, JournalEntry, Note, Origin, Record, State
-from .rows import (
+from . import sql_statements
+from .memory import Row as Journal
+from .protocol import GrantKey, JournalEntry, Note, Origin, Record, State
+from .rules import is_owned, is_pair, nothing_yet, renewed, revoked
+from .sealing import Place
+from .sql_engine import Session
+from .sql_tables import (
     Reader,
     of_entry,
     of_grant,
@@ -23,23 +25,20 @@ from .rows import (
     record_of,
     sealed_in,
 )
-from .rules import is_owned, is_pair, nothing_yet, renewed, revoked
-from .sealing import Place
-from .sql_engine import Session
 
 __all__ = ["entries", "keep", "put", "revoke", "salvage", "supersede"]
 
 
 def entries(session: Session, reader: Reader, key: GrantKey) -> list[tuple[int, JournalEntry]]:
     """Return what the journal holds of a grant, the newest first, with the numbers of the rows."""
-    rows = session.rows(archive.ENTRIES, of_grant(key))
+    rows = session.rows(sql_statements.ENTRIES, of_grant(key))
     read = ((row.id, reader.entry_if_readable(row)) for row in rows)
     return [(number, entry) for number, entry in read if entry]
 
 
 def supersede(session: Session, reader: Reader, claim: Record, token: Token) -> bool:
     """Keep a pair that came home too late, and say whether it is the stored one."""
-    row = session.row(statements.LOCK, of_grant(claim.key))
+    row = session.row(sql_statements.LOCK, of_grant(claim.key))
     record = reader.record_if_readable(row) if row else None
     if record and is_pair(record.token, token):
         return True
@@ -49,12 +48,12 @@ def supersede(session: Session, reader: Reader, claim: Record, token: Token) -> 
 
 def keep(session: Session, reader: Reader, record: Record, token: Token, origin: Origin) -> None:
     """Add a pair to the journal under the record's next generation, unless it is there."""
-    session.row(statements.LOCK, of_grant(record.key))
+    session.row(sql_statements.LOCK, of_grant(record.key))
     # A second copy could be salvaged after the first was refused.
     known = [entry.token for _, entry in entries(session, reader, record.key)]
     if not any(is_pair(other, token) for other in known):
         place = Place(record.key, record.generation + 1, record.consent)
-        session.count(archive.KEEP, of_entry(place, reader.seal(place, token), origin))
+        session.count(sql_statements.KEEP, of_entry(place, reader.seal(place, token), origin))
 
 
 def put(
@@ -68,24 +67,24 @@ def put(
     note: Note,
 ) -> Record:
     """Store the pair of a new consent."""
-    row = session.row(statements.LOCK, of_grant(key))
+    row = session.row(sql_statements.LOCK, of_grant(key))
     # What cannot be opened is kept as it is: a new consent is just what helps then.
     known = reader.record_if_readable(row) if row else nothing_yet(key, issued_at)
     if is_pair(known.token, token):
         return known
     if row and (replaced := sealed_in(row)):
-        session.count(archive.KEEP, of_entry(place_of(row), replaced, Origin.REPLACED))
+        session.count(sql_statements.KEEP, of_entry(place_of(row), replaced, Origin.REPLACED))
     pair = renewed(known, token, issued_at=issued_at, idle_until=idle_until)
     pair = evolve(pair, consent=known.consent + 1)
     parameters = of_seen(known) | of_pair(pair, reader.seal(pair, token)) | of_note(note)
-    written = session.change(statements.WRITE if row else statements.INSERT, parameters)
+    written = session.change(sql_statements.WRITE if row else sql_statements.INSERT, parameters)
     assert written is not None
     return record_of(written, pair.token)
 
 
 def revoke(session: Session, reader: Reader, key: GrantKey, note: Note) -> Record | None:
     """Mark a grant as revoked."""
-    row = session.row(statements.LOCK, of_grant(key))
+    row = session.row(sql_statements.LOCK, of_grant(key))
     if row is None:
         return None
     known = reader.record(row)
@@ -94,14 +93,14 @@ def revoke(session: Session, reader: Reader, key: GrantKey, note: Note) -> Recor
     over = revoked(known)
     sealed = None if over.token is None else reader.seal(over, over.token)
     parameters = of_seen(known) | of_pair(over, sealed) | of_note(note)
-    written = session.change(statements.WRITE, parameters)
+    written = session.change(sql_statements.WRITE, parameters)
     assert written is not None
     return record_of(written, over.token)
 
 
 def salvage(session: Session, reader: Reader, claim: Record, note: Note) -> Record | None:
     """Put the newest superseded pair in the place of the one that was refused."""
-    row = session.row(statements.LOCK, of_grant(claim.key))
+    row = session.row(sql_statements.LOCK, of_grant(claim.key))
     if row is None or not is_owned(record := reader.record(row), claim):
         return None
     kept = entries(session, reader, claim.key)
@@ -110,10 +109,10 @@ def salvage(session: Session, reader: Reader, claim: Record, note: Note) -> Reco
     if newest is None or refused is None:
         return None
     number = next(number for number, entry in kept if entry is newest)
-    session.count(archive.TAKE, {"entry": number})
-    session.count(archive.KEEP, of_entry(place_of(row), refused, Origin.REFUSED))
+    session.count(sql_statements.TAKE, {"entry": number})
+    session.count(sql_statements.KEEP, of_entry(place_of(row), refused, Origin.REFUSED))
     pair = renewed(record, newest.token, issued_at=newest.at, idle_until=record.idle_until)
     pair = evolve(pair, state=State.REFRESHING, attempts=1, owner=record.owner)
     parameters = of_seen(claim) | of_pair(pair, reader.seal(pair, newest.token)) | of_note(note)
-    written = session.change(statements.SALVAGE, parameters)
+    written = session.change(sql_statements.SALVAGE, parameters)
     return written and record_of(written, pair.token)

@@ -16,15 +16,12 @@ except ImportError as error:
         f"The sandbox needs {error.name}: pip install 'blink-oauth[testing]'."
     ) from error
 
-from .banks import Bank
-from .certificates import CertificateAuthority
-from .clock import Clock
-from .credentials import Credentials
+from .banks import DEFAULT_BANKS, Bank, BankPolicy, Clock
+from .certificates import CertificateAuthority, Credentials
 from .exchanges import ContractViolationError, Exchange
 from .faults import FAULTS, SILENCES, Fault
-from .policy import DEFAULT_BANKS, BankPolicy
+from .messages import Wire
 from .server import Sandbox
-from .wire import Wire
 
 __all__ = [
     "DEFAULT_BANKS",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from attrs import evolve
 
-from .policy import DAY, DEFAULT_BANKS
+from .banks import DAY, DEFAULT_BANKS
 from .server import Sandbox
 
 

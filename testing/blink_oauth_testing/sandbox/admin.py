@@ -16,14 +16,12 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 from attrs import asdict, frozen
 
-from .clock import Clock
-from .consent import authorize
-from .conversation import Conversations
-from .faults import ready_made
+from .banks import Clock
+from .consent import Conversations, authorize
+from .faults import FaultPlan, ready_made
+from .http import deliver
 from .messages import JSON, Reply
-from .plan import FaultPlan
 from .platform import Platform
-from .transfer import deliver
 
 AUTHORIZE = "/{target_id}/oauth/authorize"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from attrs import define, field, frozen
 
-from .call import printable_name
+from .messages import printable_name
 
 # Everything else that arrives in a form is hashed: an unknown field may hold a secret.
 _PLAIN_FIELDS = frozenset(

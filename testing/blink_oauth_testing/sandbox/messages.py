@@ -1,12 +1,18 @@
-"""A reply as a value, and the forms replies take on the platform."""
+"""Requests and replies as values, and how a reply travels."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Literal
+from urllib.parse import parse_qsl
+from uuid import uuid4
 
 from attrs import evolve, field, frozen
+
+__all__ = []
 
 PROBLEM = "application/problem+json"
 TOKEN = "application/json;charset=utf-8"
@@ -93,3 +99,95 @@ def _from(source: Source, reply: Reply) -> Reply:
 
 def _json(content: object) -> bytes:
     return json.dumps(content, ensure_ascii=False).encode()
+
+
+@frozen(slots=False)
+class Call:
+    """A request that arrived over mutual TLS.
+
+    Attributes:
+        method: HTTP method in capitals.
+        path: Path without query.
+        headers: Header fields in the order they came.
+        body: Body as it came.
+        certificate: SHA-256 fingerprint of the client certificate in hexadecimal.
+        correlation_id: The id the response must carry: that of the request, or a fresh one where
+            the request has none that could be sent back.
+    """
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
+    certificate: str
+    correlation_id: str = field(init=False)
+
+    @correlation_id.default
+    def _echo(self) -> str:
+        values = self.headers_named("X-Correlation-ID")
+        usable = len(values) == 1 and re.fullmatch(r"[!-~]{1,64}", values[0])
+        return values[0] if usable else str(uuid4())
+
+    def header(self, name: str) -> str | None:
+        """Return the first header of that name, in any case, or None."""
+        return next(iter(self.headers_named(name)), None)
+
+    def headers_named(self, name: str) -> tuple[str, ...]:
+        """Return every header of that name, in any case."""
+        return tuple(value for key, value in self.headers if key.lower() == name.lower())
+
+    @property
+    def media_type(self) -> str:
+        """Return the media type of the body, in small letters and without parameters."""
+        return (self.header("Content-Type") or "").partition(";")[0].strip().lower()
+
+    @cached_property
+    def form(self) -> tuple[tuple[str, str], ...]:
+        """Return the form fields in the order they came; empty for any other media type."""
+        if self.media_type != "application/x-www-form-urlencoded":
+            return ()
+        text = self.body.decode("utf-8", errors="surrogateescape")
+        return tuple(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Return the names of the form fields, without any that might be a secret gone astray."""
+        return tuple(printable_name(name) for name, _ in self.form)
+
+    def field(self, name: str) -> str:
+        """Return a form field, or an empty text where it is absent."""
+        return dict(self.form).get(name, "")
+
+
+def printable_name(name: str) -> str:
+    """Return the name of a form field, or a stand-in for one that looks like anything else.
+
+    A body that is no form at all reads as one field, whose name may be a secret.
+    """
+    return name if re.fullmatch(r"[a-z_]{1,32}", name) else "(odd name)"
+
+
+@frozen
+class Wire:
+    """How a reply is put on the wire.
+
+    Attributes:
+        after: Seconds until the first byte; the server serves others meanwhile.
+        silent: Never answer. It ends when the client goes away or the sandbox stops.
+        reset: End the connection with a TCP reset instead of an answer.
+        head_interval: Seconds between the pieces of status line and headers; 0 sends them at once.
+        body_interval: Seconds between the pieces of the body; 0 sends it at once.
+        pieces: How many pieces that is, so that even a slow reply has an end.
+        body_fraction: Share of the body that is sent. `Content-Length` announces all of it.
+    """
+
+    after: float = 0.0
+    silent: bool = False
+    reset: bool = False
+    head_interval: float = 0.0
+    body_interval: float = 0.0
+    pieces: int = 10
+    body_fraction: float = 1.0
+
+
+AS_USUAL = Wire()

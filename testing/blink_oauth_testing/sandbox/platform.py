@@ -6,15 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attrs import evolve, field, frozen
 
-from .banks import Bank, Refusal
-from .call import Call
+from .banks import ACCOUNTS, Bank, Refusal
 from .contract import LIST_ACCOUNTS, Contract
 from .exchanges import Exchange, Fingerprints, Record
-from .faults import Fault
-from .messages import JSON, Reply, oauth_error, problem, success
-from .plan import FaultPlan
-from .policy import ACCOUNTS
-from .wire import AS_USUAL, Wire
+from .faults import Fault, FaultPlan
+from .messages import AS_USUAL, JSON, Call, Reply, Wire, oauth_error, problem, success
 
 CONSENT_FLOW = "/consent-flow/v2"
 # Inferred: the segment is the title of the platform's specification; no page prints the whole URL.

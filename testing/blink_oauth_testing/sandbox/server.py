@@ -1,32 +1,154 @@
-"""The sandbox: banks, platform and sockets, put together."""
+"""The sandbox: banks, platform and sockets put together, and the client registered with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
-from attrs import evolve
+from aiohttp import web
+from attrs import evolve, frozen
 
 from blink_oauth.context import Grant
 from blink_oauth.settings import Settings
 from blink_oauth.tls import ClientCertificate
 
 from .admin import AUTHORIZE, Control
-from .banks import Bank
-from .certificates import CertificateAuthority, shared_authority
-from .clock import Clock
-from .consent import authorize_query, is_registered
+from .banks import DEFAULT_BANKS, Bank, BankPolicy, Clock
+from .certificates import (
+    CertificateAuthority,
+    CredentialFiles,
+    Credentials,
+    fake_secret,
+    shared_authority,
+)
+from .consent import Conversations, authorize_query, is_registered
 from .contract import LIST_ACCOUNTS, shipped_contract
-from .conversation import Conversations
-from .credentials import CredentialFiles, Credentials, fake_secret
 from .exchanges import ContractViolationError, Exchange
-from .faults import Fault, Operation, ready_made
-from .host import Host
-from .plan import FaultPlan
+from .faults import Fault, FaultPlan, Operation, ready_made
+from .http import ServerThread, Site, bind, reception, server_context
 from .platform import ACCOUNT_INFORMATION, CONSENT_FLOW, Platform
-from .policy import DEFAULT_BANKS, BankPolicy
-from .registration import Registration
-from .transfer import reception
+
+__all__ = []
+
+
+@frozen
+class Host:
+    """The resources of one running sandbox.
+
+    Attributes:
+        secure_port: Port of mutual TLS.
+        plain_port: Port of plain http.
+        folder: Where certificates and keys lie, readable by the owner alone.
+        close: Gives everything back.
+    """
+
+    secure_port: int
+    plain_port: int
+    folder: Path
+    close: Callable[[], None]
+
+    @classmethod
+    def open(
+        cls,
+        secure: web.Application,
+        plain: web.Application,
+        *,
+        ports: tuple[int, int],
+        authority: CertificateAuthority,
+        server: Credentials,
+    ) -> Host:
+        """Open the sockets and serve.
+
+        Args:
+            secure: What answers over mutual TLS.
+            plain: What answers over plain http.
+            ports: Ports of the two, 0 for any that is free.
+            authority: Who issues the clients' certificates.
+            server: What the server identifies itself with.
+
+        Raises:
+            OSError: A port is taken.
+        """
+        with ExitStack() as resources:
+            secure_socket = resources.enter_context(bind(ports[0]))
+            plain_socket = resources.enter_context(bind(ports[1]))
+            folder = Path(resources.enter_context(TemporaryDirectory(prefix="blink-sandbox-")))
+            (folder / "ca.pem").write_bytes(authority.root_pem)
+            context = server_context(
+                server.save(folder, "server"), server.passphrase, authority.root_pem.decode()
+            )
+            thread = ServerThread([Site(secure_socket, secure, context), Site(plain_socket, plain)])
+            thread.start()
+            resources.callback(thread.stop)
+            secure_port, plain_port = (s.getsockname()[1] for s in (secure_socket, plain_socket))
+            return cls(secure_port, plain_port, folder, resources.pop_all().close)
+
+    @property
+    def ca(self) -> Path:
+        """Return the file of the root that clients must trust."""
+        return self.folder / "ca.pem"
+
+
+USER_AGENT = "acme-books/3.2"
+
+
+@frozen
+class Registration:
+    """What a client of the sandbox works with.
+
+    Attributes:
+        client_id: The id that the platform knows it by.
+        credentials: Its certificate and key.
+        files: The same on disk.
+        ca: The file of the root that issued the server's certificate.
+        base_url: The URL of the consent-flow module.
+    """
+
+    client_id: str
+    credentials: Credentials
+    files: CredentialFiles
+    ca: Path
+    base_url: str
+
+    @property
+    def certificate(self) -> ClientCertificate:
+        """Return the client certificate as the client layer takes it."""
+        return ClientCertificate(
+            chain=self.files.chain,
+            key=self.files.key,
+            passphrase=self.credentials.passphrase,
+            ca=self.ca,
+        )
+
+    def settings(self, changes: dict[str, Any]) -> Settings:
+        """Return the settings of this client.
+
+        Args:
+            changes: Arguments of `Settings` to set otherwise.
+        """
+        arguments: dict[str, Any] = {
+            "base_url": self.base_url,
+            "client_id": self.client_id,
+            "user_agent": USER_AGENT,
+            "certificate": self.certificate,
+        }
+        return Settings(**(arguments | changes))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the `BLINK_*` variables of this client; the passphrase is named as a file."""
+        return {
+            "BLINK_BASE_URL": self.base_url,
+            "BLINK_CLIENT_ID": self.client_id,
+            "BLINK_USER_AGENT": USER_AGENT,
+            "BLINK_CERTIFICATE": str(self.files.chain),
+            "BLINK_KEY": str(self.files.key),
+            "BLINK_KEY_PASSPHRASE_FILE": str(self.files.passphrase),
+            "BLINK_CA": str(self.ca),
+        }
 
 
 class Sandbox:

@@ -11,13 +11,10 @@ class TestMyStore(TokenStoreContract):
 Run it with pytest: each test is a sentence on what `TokenStore` promises, on a new store.
 """
 
-from .claims import Claims
-from .consents import Consents
-from .finding import Finding
-from .listing import Listing
-from .material import Clock
-from .salvaging import Salvaging
-from .settling import Settling
+from .claims import Claims, Settling
+from .consents import Consents, Salvaging
+from .finding import Finding, Listing
+from .stage import Clock
 from .values import Values
 
 __all__ = ["Clock", "TokenStoreContract"]

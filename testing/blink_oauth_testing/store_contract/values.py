@@ -9,10 +9,9 @@ from attrs import evolve
 
 from blink_oauth.headers import ResponseMeta, Source
 from blink_oauth.tokens import Oddity, Token
-from blink_oauth_keeper.store.records import GrantKey, Origin
+from blink_oauth_keeper.store.protocol import GrantKey, Origin
 
-from .material import CLIENT, ISSUED, KEY, days, due, grant_key, is_utc, note, pair
-from .stage import Stage
+from .stage import CLIENT, ISSUED, KEY, Stage, days, due, grant_key, is_utc, note, pair
 
 __all__ = ["Values"]
 

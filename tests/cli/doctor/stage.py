@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine
 
 from blink_oauth import ClientCertificate, Grant, Settings, Timeouts, Token
 from blink_oauth_cli.check import Check
-from blink_oauth_cli.examine import examine
+from blink_oauth_cli.doctor import examine
 from blink_oauth_keeper import GrantKey, Note, SqlTokenStore
 from blink_oauth_testing.sandbox import Credentials, Sandbox
 from wire.certificates import files

@@ -11,9 +11,8 @@ import pytest
 
 from blink_oauth_cli import checks_store as storage
 from blink_oauth_cli.check import Check, Level, doubtful, failed, passed
-from blink_oauth_cli.checks_network import Answered
-from blink_oauth_cli.clock import clock_check
-from blink_oauth_cli.examine import examine
+from blink_oauth_cli.checks_network import Answered, clock_check
+from blink_oauth_cli.doctor import examine
 from blink_oauth_keeper import MemoryTokenStore
 from blink_oauth_keeper.errors import StoreError
 from cli.doctor.server import Manners, lenient_server

@@ -9,8 +9,16 @@ import pytest
 
 from blink_oauth.context import Grant
 from blink_oauth.errors import InvalidInputError
-from blink_oauth_cli.login_authorization import Attempt, authorize_url, new_attempt, printable
-from blink_oauth_cli.verdict import Code, Refusal, Why, judge
+from blink_oauth_cli.login_authorization import (
+    Attempt,
+    Code,
+    Refusal,
+    Why,
+    authorize_url,
+    judge,
+    new_attempt,
+    printable,
+)
 
 CLIENT, TARGET, USER = "CIDX0000000002", "IIDX00001", "u-4711"
 URI = "http://127.0.0.1:8765/callback"

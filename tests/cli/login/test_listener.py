@@ -11,9 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from blink_oauth.errors import InvalidInputError
-from blink_oauth_cli import pages
 from blink_oauth_cli.login_authorization import LoginRefusedError
-from blink_oauth_cli.login_callback import Callback, Listener
+from blink_oauth_cli.login_callback import Callback, Listener, already_used_page
 from cli.login.browser import PATIENCE, ask
 
 QUERY = "code=fake-code-1&state=fake-state-1"
@@ -183,7 +182,7 @@ def test_a_second_callback_is_answered_while_the_first_is_held_and_after(
     first = crowd.submit(ask, listener.redirect_uri, QUERY)
     callback = received(listener)
     early = crowd.submit(ask, listener.redirect_uri, QUERY)
-    listener.close_to_others(pages.already_used(), 409)
+    listener.close_to_others(already_used_page(), 409)
     assert_already_used(early)
     assert_already_used(crowd.submit(ask, listener.redirect_uri, QUERY))
     assert not first.done()
