@@ -41,7 +41,7 @@ BY_HAND = "README.md"  # the only file under generated/ that is not generated
 OUTCOME_DONE, OUTCOME_DRIFT, OUTCOME_FAILED = 0, 1, 2
 
 CONTRACT_TYPES_HEAD = f'''\
-"""Statuses, headers, members and limits of the contract, as types.
+"""Paths, statuses, headers, members and limits of the contract, as types.
 
 Generated from {SPEC} by tools/generation.py; do not edit. Code that spells one of
 them pins it here, so that a type checker tells when the contract no longer says so.
@@ -187,10 +187,12 @@ def add_contract_types(root: Path, settings: ConfigFile, package: Path) -> None:
         GenerationError: If a post hook fails.
     """
     contract: Node = YAML(typ="safe").load(root / SPEC)
-    operations = [item for path in contract["paths"].values() for item in path.values()]
+    operations = [
+        (path, item) for path, items in contract["paths"].items() for item in items.values()
+    ]
     schemas = contract["components"]["schemas"].items()
     lines = [CONTRACT_TYPES_HEAD]
-    lines += [line for item in operations for line in operation_types(contract, item)]
+    lines += [line for path, item in operations for line in operation_types(contract, path, item)]
     lines += [members(contract, name, item) for name, item in schemas if "properties" in item]
     lines += [line for name, schema in schemas for line in limits(name, schema)]
     (package / CONTRACT_TYPES).write_text("\n".join(lines), encoding="utf-8", newline="\n")
@@ -198,8 +200,8 @@ def add_contract_types(root: Path, settings: ConfigFile, package: Path) -> None:
         run(shlex.split(hook), package)
 
 
-def operation_types(contract: Node, operation: Node) -> Iterator[str]:
-    """Yield the types of an operation's statuses and of its headers, both ways."""
+def operation_types(contract: Node, path: str, operation: Node) -> Iterator[str]:
+    """Yield an operation's path, and the types of its statuses and of its headers, both ways."""
     name = pascal_case(operation["operationId"])
     parameters = [resolve(contract, one) for one in operation.get("parameters", ())]
     responses = [resolve(contract, one) for one in operation["responses"].values()]
@@ -208,7 +210,8 @@ def operation_types(contract: Node, operation: Node) -> Iterator[str]:
         {header: resolve(contract, one) for header, one in response.get("headers", {}).items()}
         for response in responses
     ]
-    yield f"\n{name}Status = Literal[{', '.join(operation['responses'])}]"
+    yield f"\n{snake_case(name).upper()}_PATH: Final = {path!r}"
+    yield f"{name}Status = Literal[{', '.join(operation['responses'])}]"
     yield typed_dict(contract, f"{name}RequestHeaders", [sent])
     yield typed_dict(contract, f"{name}ResponseHeaders", received)
 

@@ -10,32 +10,27 @@ if it had revoked it (RFC 7009 section 2.2), so the call can spend nothing.
 
 from __future__ import annotations
 
-import socket
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
-import httpx
 from attrs import frozen
 
-from blink_oauth._outcomes import TLS_ADVICE
-from blink_oauth._reply import no_answer
-from blink_oauth._wire import Line, travelling
 from blink_oauth.client import BlinkOAuth
 from blink_oauth.context import Grant
 from blink_oauth.errors import (
     BlinkError,
     InvalidClientError,
     InvalidInputError,
+    NetworkFault,
+    NoResponseError,
     OAuthError,
     ProblemError,
     RevocationError,
+    TlsError,
     TlsFault,
 )
-from blink_oauth.headers import ResponseMeta, Source
+from blink_oauth.headers import Probe, ResponseMeta, Source
 from blink_oauth.settings import Settings
 from blink_oauth.tokens import Token, TokenKind
 
@@ -43,7 +38,6 @@ from .check import Check, doubtful, failed, passed
 from .checks_local import without_certificate
 
 __all__ = [
-    "Answered",
     "Obstacle",
     "Unanswered",
     "call_checks",
@@ -51,9 +45,6 @@ __all__ = [
     "line_checks",
     "visit",
 ]
-
-PATH = "/oauth/token"
-"""Read with GET, which the platform does not offer there: nothing can be spent."""
 
 
 class Obstacle(Enum):
@@ -65,23 +56,6 @@ class Obstacle(Enum):
     """The server was there and did not want us."""
     NETWORK = "network"
     """The server was not there, or it was not the server."""
-
-
-@frozen(kw_only=True)
-class Answered:
-    """The server answered.
-
-    Attributes:
-        status: The HTTP status.
-        date: The server's clock by its `Date` header (RFC 9110 section 6.6.1), or None.
-        before: Our clock before the request, aware.
-        after: Our clock after the answer, aware.
-    """
-
-    status: int
-    date: datetime | None
-    before: datetime
-    after: datetime
 
 
 @frozen
@@ -107,31 +81,27 @@ REFUSALS = frozenset(
     }
 )
 
-KINDS: tuple[tuple[type[Exception], str, str], ...] = (
-    (
-        httpx.ProxyError,
+FAULTS = {
+    NetworkFault.PROXY: (
         "The proxy did not let the connection through.",
         "Check the proxy that the settings or the environment name, and what it allows.",
     ),
-    (
-        socket.gaierror,
+    NetworkFault.HOST_UNKNOWN: (
         "The host name is not known to the name server.",
         "Check the host in base_url, then the name server of this machine.",
     ),
-    (
-        ConnectionRefusedError,
+    NetworkFault.CONNECTION_REFUSED: (
         "Nothing takes connections at the server's port.",
         "Check host and port in base_url. If they are right, the platform is down: try later.",
     ),
-    (
-        httpx.TimeoutException,
+    NetworkFault.TIMED_OUT: (
         "The server did not answer in time.",
         "Check that the firewall lets this machine out; then try later, or with longer timeouts.",
     ),
-)
+}
 
 
-def visit(settings: Settings, clock: Callable[[], datetime]) -> Answered | Unanswered:
+def visit(settings: Settings, clock: Callable[[], datetime]) -> Probe | Unanswered:
     """Send one harmless request and tell what came of it.
 
     Args:
@@ -139,73 +109,31 @@ def visit(settings: Settings, clock: Callable[[], datetime]) -> Answered | Unans
         clock: Tells the present moment, aware UTC.
     """
     try:
-        line = Line(settings, now=clock())
+        with BlinkOAuth(settings, clock=clock) as blink:
+            return blink.probe()
     except InvalidInputError as error:
         return Unanswered(
             str(error), "Correct first what the checks above have found.", Obstacle.SETTINGS
         )
-    limits = settings.timeouts
-    timeout = httpx.Timeout(
-        connect=limits.connect, read=limits.read, write=limits.write, pool=limits.pool
-    )
-    secure = settings.base_url.startswith("https://")
-    client = httpx.Client(transport=line.transport, timeout=timeout, trust_env=False)
-    with (
-        closing(client) as http,
-        travelling(limits.total, time.monotonic, secure=secure),
-    ):
-        return _answer(http, settings, clock)
+    except NoResponseError as error:
+        return _explain(error)
 
 
-def _answer(
-    http: httpx.Client, settings: Settings, clock: Callable[[], datetime]
-) -> Answered | Unanswered:
-    headers = {"Accept": "application/json", "User-Agent": settings.user_agent}
-    before = clock()
-    try:
-        # The body is not read: it says nothing that is of use here.
-        with http.stream("GET", settings.base_url + PATH, headers=headers) as response:
-            return Answered(
-                status=response.status_code,
-                date=_moment(response.headers.get("Date", "")),
-                before=before,
-                after=clock(),
-            )
-    except httpx.TransportError as exc:
-        return _explain(exc)
-
-
-def _explain(exc: httpx.TransportError) -> Unanswered:
-    answer = no_answer(exc, sent=None)
-    if answer.fault is not None:
-        finding, _, remedy = TLS_ADVICE[answer.fault].partition(". ")
-        obstacle = Obstacle.REFUSAL if answer.fault in REFUSALS else Obstacle.NETWORK
-        sentence = f"{finding[0].upper()}{finding[1:]} ({answer.reason})."
+def _explain(error: NoResponseError) -> Unanswered:
+    if isinstance(error, TlsError):
+        finding, remedy = error.fault.finding, error.fault.remedy
+        obstacle = Obstacle.REFUSAL if error.fault in REFUSALS else Obstacle.NETWORK
+        sentence = f"{finding[0].upper()}{finding[1:]} ({error.reason})."
         return Unanswered(sentence, f"{remedy}.", obstacle)
-    causes = tuple(_causes(exc))
-    for kind, finding, remedy in KINDS:
-        if any(isinstance(cause, kind) for cause in causes):
-            return Unanswered(finding, remedy, Obstacle.NETWORK)
+    if error.network_fault in FAULTS:
+        finding, remedy = FAULTS[error.network_fault]
+        return Unanswered(finding, remedy, Obstacle.NETWORK)
     return Unanswered(
-        f"The server hung up without an answer ({answer.reason}).",
+        f"The server hung up without an answer ({error.reason}).",
         "Check that the certificate is registered with the platform for this environment, and "
         "that nothing in between ends the connection; then try again.",
         Obstacle.REFUSAL,
     )
-
-
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    while exc is not None:
-        yield exc
-        exc = exc.__cause__ or exc.__context__
-
-
-def _moment(value: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 REACHABLE, WITHOUT = "reachable", "without_certificate"
@@ -213,8 +141,8 @@ UNAUTHENTICATED = frozenset({400, 401, 403})
 
 
 def line_checks(
-    settings: Settings, ours: Answered | Unanswered, clock: Callable[[], datetime]
-) -> Iterator[tuple[Check, Answered | None]]:
+    settings: Settings, ours: Probe | Unanswered, clock: Callable[[], datetime]
+) -> Iterator[tuple[Check, Probe | None]]:
     """Yield what was found with the certificate and without it, each with the answer behind it.
 
     Args:
@@ -224,7 +152,7 @@ def line_checks(
 
     Source: RFC 8705 section 2; bLink TLS certificates.
     """
-    yield _reachable(settings, ours), ours if isinstance(ours, Answered) else None
+    yield _reachable(settings, ours), ours if isinstance(ours, Probe) else None
     if settings.base_url.startswith("http://"):
         check = doubtful(
             WITHOUT,
@@ -239,10 +167,10 @@ def line_checks(
         yield check, None
     else:
         theirs = visit(bare, clock)
-        yield _refused(ours, theirs), theirs if isinstance(theirs, Answered) else None
+        yield _refused(ours, theirs), theirs if isinstance(theirs, Probe) else None
 
 
-def _reachable(settings: Settings, ours: Answered | Unanswered) -> Check:
+def _reachable(settings: Settings, ours: Probe | Unanswered) -> Check:
     if isinstance(ours, Unanswered):
         return failed(REACHABLE, ours.finding, ours.remedy)
     if ours.status >= 500:
@@ -254,12 +182,12 @@ def _reachable(settings: Settings, ours: Answered | Unanswered) -> Check:
     return passed(REACHABLE, f"{settings.base_url} answers ({ours.status}); nothing was spent.")
 
 
-def _refused(ours: Answered | Unanswered, theirs: Answered | Unanswered) -> Check:
+def _refused(ours: Probe | Unanswered, theirs: Probe | Unanswered) -> Check:
     if isinstance(theirs, Unanswered):
         if theirs.obstacle is Obstacle.REFUSAL:
             return passed(WITHOUT, "Without a certificate the server refuses the connection.")
         return failed(WITHOUT, theirs.finding, theirs.remedy)
-    same = isinstance(ours, Answered) and ours.status == theirs.status
+    same = isinstance(ours, Probe) and ours.status == theirs.status
     if theirs.status in UNAUTHENTICATED and not same:
         return passed(WITHOUT, f"Without a certificate the server answers {theirs.status}.")
     return doubtful(
@@ -278,7 +206,7 @@ PRECISION = timedelta(seconds=1)
 REMEDY = "Let NTP set the clock of this machine (chrony or systemd-timesyncd), then look again."
 
 
-def clock_check(answer: Answered | None) -> Check:
+def clock_check(answer: Probe | None) -> Check:
     """Compare the moment of an answer by both clocks.
 
     How long the answer took does not count: the server may have written its date at any moment of

@@ -67,8 +67,10 @@ def examine(
         new_name: Makes a random name, for a token and a grant that do not exist.
         free_bytes: Tells how many bytes are free in a folder.
     """
+    from blink_oauth.headers import Probe
+
     from .checks_local import certificate_checks, identity_checks, lease_check
-    from .checks_network import Answered, call_checks, clock_check, line_checks, visit
+    from .checks_network import call_checks, clock_check, line_checks, visit
     from .checks_store import storage_checks
 
     yield from identity_checks(settings, environment, target_id)
@@ -80,7 +82,7 @@ def examine(
         yield check
         answers += [answer] if answer else []
     yield clock_check(answers[0] if answers else None)
-    reached = isinstance(ours, Answered)
+    reached = isinstance(ours, Probe)
     yield from call_checks(settings, target_id, username, clock, new_name, reached=reached)
     yield from storage_checks(
         settings.client_id,

@@ -85,7 +85,7 @@ def refresh(app: App, *, grant: Grant, json_: bool) -> None:
 
 
 def _show(app: App, grant: Grant, token: Token, json_: bool) -> None:
-    from blink_oauth.client import utc_now
+    from blink_oauth.tokens import utc_now
 
     has_refresh_token = token.refresh_token is not None
     if json_:
@@ -154,7 +154,7 @@ def status(app: App, json_: bool) -> None:
     that only a new consent helps, now or once the access token has expired; “key missing”, that
     the store was opened without the key that seals the grant.
     """
-    from blink_oauth.client import utc_now
+    from blink_oauth.tokens import utc_now
     from blink_oauth_keeper.profile import Profiles, TargetProfile
     from blink_oauth_keeper.status import statuses_of
 

@@ -63,7 +63,7 @@ def login(app: App, /, *, grant: Grant, **options: Any) -> None:
     A code is a secret until it is spent: with --code - it is asked for and not kept in the history
     of your shell.
     """
-    from blink_oauth.client import utc_now
+    from blink_oauth.tokens import utc_now
 
     from .login_authorization import LoginRefusedError
 

@@ -1,4 +1,4 @@
-"""Statuses, headers, members and limits of the contract, as types.
+"""Paths, statuses, headers, members and limits of the contract, as types.
 
 Generated from spec/openapi.yaml by tools/generation.py; do not edit. Code that spells one of
 them pins it here, so that a type checker tells when the contract no longer says so.
@@ -6,6 +6,7 @@ them pins it here, so that a type checker tells when the contract no longer says
 
 from typing import Final, Literal, NotRequired, TypedDict
 
+REQUEST_TOKEN_PATH: Final = "/oauth/token"
 RequestTokenStatus = Literal[200, 400, 401, 403, 406, 415, 500, 502, 504]
 RequestTokenRequestHeaders = TypedDict(
     "RequestTokenRequestHeaders",
@@ -28,6 +29,7 @@ RequestTokenResponseHeaders = TypedDict(
     },
 )
 
+REVOKE_TOKEN_PATH: Final = "/oauth/revoke"
 RevokeTokenStatus = Literal[200, 400, 401, 403, 406, 415, 500, 502, 504]
 RevokeTokenRequestHeaders = TypedDict(
     "RevokeTokenRequestHeaders",

@@ -1,22 +1,16 @@
-"""The bearer token and the platform's headers on each request of httpx.
-
-Setting six headers one by one, and reading them afterwards, costs httpx more than all else that a
-fresh token needs. `signed` does the same in one pass.
-"""
+"""The bearer token and the platform's headers on each request of httpx."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Callable, Generator, KeysView
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import TYPE_CHECKING, Protocol
 
 import httpx
 from attrs import frozen
 
-from blink_oauth._outcomes import SPENT_CREDENTIAL
-from blink_oauth.client import BlinkOAuth
 from blink_oauth.context import Grant, Psu, request_headers
-from blink_oauth.errors import BlinkError, InvalidInputError, problem_code
+from blink_oauth.errors import SPENT_CREDENTIAL, BlinkError, InvalidInputError, problem_code
 from blink_oauth.headers import CORRELATION_ID, REQUEST_HEADERS, is_visible_ascii
 from blink_oauth.settings import is_loopback
 from blink_oauth.tokens import Secret, Token
@@ -24,55 +18,25 @@ from blink_oauth.tokens import Secret, Token
 from .errors import NoTokenError
 
 if TYPE_CHECKING:
-    from .manager import TokenManager
+    from blink_oauth import BlinkOAuth
 
-__all__ = ["GrantAuth", "Signer"]
+__all__ = ["GrantAuth", "Signer", "TokenSource"]
 
 AUTHORIZATION = "Authorization"
-Item = tuple[bytes, bytes, bytes]
-"""A header as httpx keeps it: the name, the name in small letters, the value."""
-
-ID = (CORRELATION_ID.encode(), CORRELATION_ID.lower().encode())
-ID_TEXT = CORRELATION_ID.lower()
-BEARER = (AUTHORIZATION.encode(), AUTHORIZATION.lower().encode())
-BEARER_TEXT = AUTHORIZATION.lower()
 OURS = frozenset(name.lower().encode() for name in {AUTHORIZATION, *REQUEST_HEADERS})
 
 
-class _Headers(httpx.Headers):
-    """Headers whose texts are known already.
+class TokenSource(Protocol):
+    """Where `GrantAuth` has its tokens from: a `TokenManager`."""
 
-    After each response httpx looks every header of the request up, for its cookies, and each time
-    looks through all of them. Whatever changes the headers makes this an ordinary one again.
-    """
+    def get(self, grant: Grant, *, psu: Psu) -> Token:
+        """Return a token that can be used now."""
 
-    _texts: dict[str, str] | None = None
+    async def aget(self, grant: Grant, *, psu: Psu) -> Token:
+        """Return a token that can be used now."""
 
-    @classmethod
-    def of(cls, items: list[Item], texts: dict[str, str] | None, encoding: str) -> _Headers:
-        headers = cls(encoding=encoding)
-        # The constructor of httpx would normalize once more what is normalized.
-        headers._list = items
-        headers._texts = texts
-        return headers
-
-    def __getitem__(self, key: str) -> str:
-        return super().__getitem__(key) if self._texts is None else self._texts[key.lower()]
-
-    def keys(self) -> KeysView[str]:
-        return super().keys() if self._texts is None else self._texts.keys()
-
-    def __setitem__(self, key: str, value: str) -> None:
-        self._texts = None
-        super().__setitem__(key, value)
-
-    def __delitem__(self, key: str) -> None:
-        self._texts = None
-        super().__delitem__(key)
-
-    def update(self, headers: Any = None) -> None:  # type: ignore[override]
-        self._texts = None
-        super().update(headers)
+    def invalidate(self, grant: Grant, token: Token) -> bool:
+        """Note that a token was refused, and say whether a newer one may help."""
 
 
 @frozen(eq=False, repr=False, init=False)
@@ -89,8 +53,7 @@ class Signer:
     """
 
     _new_correlation_id: Callable[[], str]
-    _items: tuple[Item, ...]
-    _texts: dict[str, str]
+    _lasting: tuple[tuple[bytes, bytes], ...]
 
     def __init__(
         self, grant: Grant, psu: Psu, *, user_agent: str, new_correlation_id: Callable[[], str]
@@ -99,25 +62,22 @@ class Signer:
         del lasting[CORRELATION_ID]
         self.__attrs_init__(
             new_correlation_id,
-            tuple((n.encode(), n.lower().encode(), value.encode()) for n, value in lasting.items()),
-            {name.lower(): value for name, value in lasting.items()},
+            tuple((name.encode(), value.encode()) for name, value in lasting.items()),
         )
 
     def sign(self, request: httpx.Request, access_token: Secret) -> None:
         """Replace what a request has of these headers by ours."""
         before = request.headers
-        items = [item for item in before._list if item[1] not in OURS]  # noqa: SLF001
-        encoding = before.encoding
-        texts = {name.decode(encoding): value.decode(encoding) for _, name, value in items}
-        alone = len(texts) == len(items)
-        items += self._items
-        texts.update(self._texts)
-        texts[ID_TEXT] = correlation_id = self._new_correlation_id()
-        texts[BEARER_TEXT] = credentials = bearer(access_token)
-        items.append((*ID, correlation_id.encode()))
-        items.append((*BEARER, credentials.encode()))
-        # Of a header that stands there twice, httpx joins the values.
-        request.headers = _Headers.of(items, texts if alone else None, encoding)
+        # In one pass: set one by one, each header would be looked for among all the others.
+        request.headers = httpx.Headers(
+            [
+                *(item for item in before.raw if item[0].lower() not in OURS),
+                *self._lasting,
+                (CORRELATION_ID.encode(), self._new_correlation_id().encode()),
+                (AUTHORIZATION.encode(), bearer(access_token).encode()),
+            ],
+            encoding=before.encoding,
+        )
 
 
 def bearer(access_token: Secret) -> str:
@@ -181,7 +141,7 @@ class GrantAuth(httpx.Auth):
     Source: RFC 6750 sections 2.1, 3.1 and 5.3; bLink custom headers and error codes.
     """
 
-    def __init__(self, manager: TokenManager, blink: BlinkOAuth, grant: Grant, psu: Psu) -> None:
+    def __init__(self, manager: TokenSource, blink: BlinkOAuth, grant: Grant, psu: Psu) -> None:
         if not isinstance(grant, Grant) or not isinstance(psu, Psu):
             raise InvalidInputError("auth needs a Grant and a Psu. Nothing was sent.")
         self._manager, self._grant, self._psu = manager, grant, psu
@@ -189,7 +149,7 @@ class GrantAuth(httpx.Auth):
             grant,
             psu,
             user_agent=blink.settings.user_agent,
-            new_correlation_id=blink._gateway.correlation_id,  # noqa: SLF001
+            new_correlation_id=blink.correlation_id,
         )
 
     def __repr__(self) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from blink_oauth.client import BlinkOAuth
 from blink_oauth.context import Grant, Psu
 from blink_oauth.errors import BlinkError
 from blink_oauth.tokens import Secret, Token
@@ -20,6 +19,9 @@ from .errors import StoreError
 from .events import Event, Listener, log_event
 from .profile import TargetProfile
 from .store.protocol import GrantKey, TokenStore
+
+if TYPE_CHECKING:
+    from blink_oauth import BlinkOAuth
 
 __all__ = ["Errand", "Performer"]
 

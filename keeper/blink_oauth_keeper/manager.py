@@ -11,10 +11,9 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from blink_oauth.client import BlinkOAuth, utc_now
 from blink_oauth.context import Grant, Psu
 from blink_oauth.errors import InvalidInputError
-from blink_oauth.tokens import Secret, Token, hide, require_secret
+from blink_oauth.tokens import Secret, Token, hide, require_secret, utc_now
 
 from .breaker import Targets
 from .cache import Holding
@@ -30,6 +29,8 @@ from .status import GrantStatus, status_of, statuses_of
 from .store.protocol import HistoryEntry, TokenStore
 
 if TYPE_CHECKING:
+    from blink_oauth import BlinkOAuth
+
     from .auth import GrantAuth
 
 __all__ = ["TokenManager"]
@@ -438,6 +439,8 @@ class TokenManager:
 
 
 def _check(blink: BlinkOAuth, lease: float) -> None:
+    from blink_oauth import BlinkOAuth
+
     if not isinstance(blink, BlinkOAuth):
         raise InvalidInputError(
             "TokenManager takes a BlinkOAuth. It serves coroutines too: await manager.aget(…)."

@@ -24,12 +24,13 @@ def methods(cls: type) -> dict[str, Callable[..., object]]:
 
 SYNC = methods(BlinkOAuth)
 ASYNC = methods(AsyncBlinkOAuth)
+WITHOUT_A_CALL = {"correlation_id"}
 NAMES = [name for name in SYNC if not name.startswith("_")]
 
 
 def test_the_methods_are_the_same() -> None:
     assert [CONTEXT_MANAGER.get(name, name) for name in SYNC] == list(ASYNC)
-    assert set(NAMES) == {"exchange_code", "refresh", "revoke", "close"}
+    assert set(NAMES) == {"exchange_code", "refresh", "revoke", "probe", "close", *WITHOUT_A_CALL}
 
 
 @pytest.mark.parametrize("name", SYNC)
@@ -47,7 +48,8 @@ def test_a_method_says_the_same(name: str) -> None:
 @pytest.mark.parametrize("name", SYNC)
 def test_only_the_asynchronous_methods_are_coroutines(name: str) -> None:
     assert not inspect.iscoroutinefunction(SYNC[name])
-    assert inspect.iscoroutinefunction(ASYNC[CONTEXT_MANAGER.get(name, name)])
+    twin = ASYNC[CONTEXT_MANAGER.get(name, name)]
+    assert inspect.iscoroutinefunction(twin) is (name not in WITHOUT_A_CALL)
 
 
 def test_both_are_made_of_the_same_arguments_but_for_the_kind_of_transport() -> None:

@@ -258,6 +258,6 @@ def test_a_value_cannot_be_changed(value: attrs.AttrsInstance) -> None:
 def test_the_other_classes_are_enumerations_of_texts() -> None:
     names = [name for name, cls in CLASSES.items() if issubclass(cls, StrEnum)]
     assert names == [
-        *("Oddity", "Outcome", "Source", "TlsFault", "TokenKind"),
+        *("NetworkFault", "Oddity", "Outcome", "Source", "TlsFault", "TokenKind"),
         *("AfterUncertainty", "EventName", "Origin", "State"),
     ]

@@ -15,6 +15,7 @@ from .errors import (
     InvalidClientError,
     InvalidGrantError,
     InvalidInputError,
+    NetworkFault,
     NoResponseError,
     NotConnectedError,
     OAuthError,
@@ -28,7 +29,7 @@ from .errors import (
     TlsFault,
     UnreadableResponseError,
 )
-from .headers import ResponseMeta, Source
+from .headers import Probe, ResponseMeta, Source
 from .settings import Settings, Timeouts
 from .tls import ClientCertificate
 from .tokens import Oddity, Secret, Token, TokenKind
@@ -47,11 +48,13 @@ __all__ = [
     "InvalidClientError",
     "InvalidGrantError",
     "InvalidInputError",
+    "NetworkFault",
     "NoResponseError",
     "NotConnectedError",
     "OAuthError",
     "Oddity",
     "Outcome",
+    "Probe",
     "ProblemError",
     "Psu",
     "ResponseError",

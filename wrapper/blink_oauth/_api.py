@@ -1,7 +1,11 @@
-"""What goes out: each operation as a call of the generated client. The only importer of it.
+"""The operations of the contract: arguments out, a value of ours in. Imports the generated client.
 
-The generated modules build the requests; `_reading` reads the responses. The generated parser is
-left out on purpose: it drops a response that surprises it, and a rotated refresh token with it.
+No other module sees a generated name. What they spell of the contract (names of headers and
+members, statuses, enumerations, limits) is held to `blink_oauth_api.contract` by the types at the
+end, so that a change of the contract is a type error here.
+
+The generated parser reads first. What it cannot read loses nothing: the transport has noted the
+response before, and `_reading` finds the tokens in its bytes.
 """
 
 from __future__ import annotations
@@ -9,16 +13,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from enum import Enum
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
+from blink_oauth_api import contract
 from blink_oauth_api.api.oauth import request_token, revoke_token
+from blink_oauth_api.client import Client
+from blink_oauth_api.models.error_body import ErrorBody
 from blink_oauth_api.models.revoke_request import RevokeRequest
 from blink_oauth_api.models.token_request import TokenRequest
+from blink_oauth_api.models.token_response import TokenResponse
 
+from . import _wire
 from ._checks import require_header_value
+from ._reply import Reply
 from .context import Grant, Psu, request_headers
 from .errors import InvalidInputError
 from .headers import (
@@ -32,12 +42,17 @@ from .headers import (
 from .settings import Settings
 from .tokens import Secret, Token, TokenKind
 
-__all__ = ["Call", "Gateway", "Operation"]
+if TYPE_CHECKING:
+    import httpx
 
-# The underscore says that the generator promises nothing about these names. Nothing is needed: the
-# generated code is committed, pinned and type checked together with this module.
-_token_request = request_token._get_kwargs  # noqa: SLF001
-_revoke_request = revoke_token._get_kwargs  # noqa: SLF001
+    from blink_oauth_api.models.source import Source as DocumentedSource
+
+    from ._outcomes import DocumentedStatus
+    from ._reply import ErrorMember, TokenMember
+    from .context import MAX_USERNAME
+    from .headers import CACHE_CONTROL, LANGUAGE, PRAGMA, SOURCE, SourceName
+
+__all__ = ["Api", "AsyncApi", "Call", "Calls", "Operation"]
 
 
 class Operation(Enum):
@@ -46,6 +61,15 @@ class Operation(Enum):
     EXCHANGE_CODE = "authorization code"
     REFRESH = "refresh token"
     REVOKE = "token"
+
+
+class _Headers(TypedDict):
+    # The generated signatures are checked against this.
+    x_correlation_id: str
+    user_agent: str
+    x_cor_api_target_id: str
+    x_psu_ip_address: str
+    x_psu_user_agent: str
 
 
 @frozen(kw_only=True, eq=False)
@@ -59,8 +83,9 @@ class Call:
         started_at: When it began, aware UTC.
         secrets: What it carries that no error text may repeat.
         kind: For a revocation, the kind of the token.
-        request: Builds the arguments of the HTTP request, secrets in plain text among them. They
-            exist only while it is sent, so that no traceback of ours can hold them.
+        headers: The headers, as the generated functions name them.
+        form: Builds the form, secrets in plain text among it. It exists only while it is sent, so
+            that no traceback of ours can hold it.
     """
 
     operation: Operation
@@ -69,21 +94,12 @@ class Call:
     started_at: datetime
     secrets: tuple[Secret, ...]
     kind: TokenKind | None = None
-    request: Callable[[], dict[str, Any]] = field(repr=False)
-
-
-class _Headers(TypedDict):
-    # The generated signatures are checked against this: a header renamed in the contract is a
-    # type error here.
-    x_correlation_id: str
-    user_agent: str
-    x_cor_api_target_id: str
-    x_psu_ip_address: str
-    x_psu_user_agent: str
+    headers: _Headers = field(repr=False)
+    form: Callable[[], TokenRequest | RevokeRequest] = field(repr=False)
 
 
 @frozen(eq=False)
-class Gateway:
+class Calls:
     """Makes the calls of one client, and refuses bad input before there is one.
 
     Args:
@@ -100,35 +116,29 @@ class Gateway:
         """Prepare the exchange of an authorization code (RFC 6749 section 4.1.3)."""
         _require_redirect_uri(redirect_uri)
 
-        def request(headers: _Headers) -> dict[str, Any]:
-            return _token_request(
-                body=TokenRequest(
-                    grant_type="authorization_code",
-                    client_id=self.settings.client_id,
-                    username=grant.username,
-                    code=code.reveal(),
-                    redirect_uri=redirect_uri,
-                ),
-                **headers,
+        def form() -> TokenRequest:
+            return TokenRequest(
+                grant_type="authorization_code",
+                client_id=self.settings.client_id,
+                username=grant.username,
+                code=code.reveal(),
+                redirect_uri=redirect_uri,
             )
 
-        return self._call(Operation.EXCHANGE_CODE, grant, psu, code, request)
+        return self._call(Operation.EXCHANGE_CODE, grant, psu, code, form)
 
     def refresh(self, grant: Grant, refresh_token: Secret, psu: Psu) -> Call:
         """Prepare a refresh (RFC 6749 section 6)."""
 
-        def request(headers: _Headers) -> dict[str, Any]:
-            return _token_request(
-                body=TokenRequest(
-                    grant_type="refresh_token",
-                    client_id=self.settings.client_id,
-                    username=grant.username,
-                    refresh_token=refresh_token.reveal(),
-                ),
-                **headers,
+        def form() -> TokenRequest:
+            return TokenRequest(
+                grant_type="refresh_token",
+                client_id=self.settings.client_id,
+                username=grant.username,
+                refresh_token=refresh_token.reveal(),
             )
 
-        return self._call(Operation.REFRESH, grant, psu, refresh_token, request)
+        return self._call(Operation.REFRESH, grant, psu, refresh_token, form)
 
     def revocations(self, grant: Grant, token: Token, psu: Psu) -> Iterator[Call]:
         """Prepare the revocation of each half of a token, the refresh token first.
@@ -155,18 +165,15 @@ class Gateway:
         return correlation_id
 
     def _revoke(self, grant: Grant, kind: TokenKind, token: Secret, psu: Psu) -> Call:
-        def request(headers: _Headers) -> dict[str, Any]:
-            return _revoke_request(
-                body=RevokeRequest(
-                    token=token.reveal(),
-                    token_type_hint=kind.value,
-                    client_id=self.settings.client_id,
-                    username=grant.username,
-                ),
-                **headers,
+        def form() -> RevokeRequest:
+            return RevokeRequest(
+                token=token.reveal(),
+                token_type_hint=kind.value,
+                client_id=self.settings.client_id,
+                username=grant.username,
             )
 
-        return self._call(Operation.REVOKE, grant, psu, token, request, kind=kind)
+        return self._call(Operation.REVOKE, grant, psu, token, form, kind=kind)
 
     def _call(
         self,
@@ -174,7 +181,7 @@ class Gateway:
         grant: Grant,
         psu: Psu,
         secret: Secret,
-        request: Callable[[_Headers], dict[str, Any]],
+        form: Callable[[], TokenRequest | RevokeRequest],
         *,
         kind: TokenKind | None = None,
     ) -> Call:
@@ -191,18 +198,15 @@ class Gateway:
             started_at=self.clock(),
             secrets=(secret,),
             kind=kind,
-            request=lambda: request(_parameters(headers)),
+            headers=_Headers(
+                x_correlation_id=headers[CORRELATION_ID],
+                user_agent=headers[USER_AGENT],
+                x_cor_api_target_id=headers[TARGET_ID],
+                x_psu_ip_address=headers[PSU_IP_ADDRESS],
+                x_psu_user_agent=headers[PSU_USER_AGENT],
+            ),
+            form=form,
         )
-
-
-def _parameters(headers: dict[str, str]) -> _Headers:
-    return _Headers(
-        x_correlation_id=headers[CORRELATION_ID],
-        user_agent=headers[USER_AGENT],
-        x_cor_api_target_id=headers[TARGET_ID],
-        x_psu_ip_address=headers[PSU_IP_ADDRESS],
-        x_psu_user_agent=headers[PSU_USER_AGENT],
-    )
 
 
 def _require_redirect_uri(value: object) -> None:
@@ -217,3 +221,201 @@ def _require_redirect_uri(value: object) -> None:
             "The redirect_uri must be an absolute URI without a fragment, the same as in the "
             "authorization request (RFC 6749 section 3.1.2). The code was not sent."
         )
+
+
+class Api:
+    """Sends calls, and returns what came of each.
+
+    Args:
+        settings: Where to, and how long at most.
+        now: The present moment, aware, to check the certificate.
+        monotonic: A clock that never runs backwards, in seconds.
+        transport: A transport to use instead of the network.
+
+    Raises:
+        InvalidInputError: The certificate, the host or the proxy cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        now: datetime,
+        monotonic: Callable[[], float],
+        transport: httpx.BaseTransport | None,
+    ) -> None:
+        self._settings, self._monotonic = settings, monotonic
+        self._http = _wire.http_client(settings, now=now, monotonic=monotonic, transport=transport)
+        self._client = Client(base_url=settings.base_url).set_httpx_client(self._http)
+
+    def send(self, call: Call) -> Reply:
+        """Send a call once, and return what came of it. What the network does raises nothing.
+
+        Raises:
+            InvalidInputError: The client is closed.
+        """
+        _require_open(self._http.is_closed)
+        with _exchange(self._settings, self._monotonic) as exchange:
+            exchange.members = _members(_send(self._client, call))
+        return exchange.reply()
+
+    def probe(self) -> Reply:
+        """Send a request that asks for nothing, and return what came of it.
+
+        Raises:
+            InvalidInputError: The client is closed.
+        """
+        _require_open(self._http.is_closed)
+        with _exchange(self._settings, self._monotonic) as exchange:
+            self._http.get(contract.REQUEST_TOKEN_PATH, headers=_probing(self._settings))
+        return exchange.reply()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+
+class AsyncApi:
+    """Sends calls, and returns what came of each.
+
+    Args:
+        settings: Where to, and how long at most.
+        now: The present moment, aware, to check the certificate.
+        monotonic: A clock that never runs backwards, in seconds.
+        transport: A transport to use instead of the network.
+
+    Raises:
+        InvalidInputError: The certificate, the host or the proxy cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        now: datetime,
+        monotonic: Callable[[], float],
+        transport: httpx.AsyncBaseTransport | None,
+    ) -> None:
+        self._settings, self._monotonic = settings, monotonic
+        self._http = _wire.async_http_client(
+            settings, now=now, monotonic=monotonic, transport=transport
+        )
+        self._client = Client(base_url=settings.base_url).set_async_httpx_client(self._http)
+
+    async def send(self, call: Call) -> Reply:
+        """Send a call once, and return what came of it. What the network does raises nothing.
+
+        Raises:
+            InvalidInputError: The client is closed.
+        """
+        _require_open(self._http.is_closed)
+        with _exchange(self._settings, self._monotonic) as exchange:
+            exchange.members = _members(await _asend(self._client, call))
+        return exchange.reply()
+
+    async def probe(self) -> Reply:
+        """Send a request that asks for nothing, and return what came of it.
+
+        Raises:
+            InvalidInputError: The client is closed.
+        """
+        _require_open(self._http.is_closed)
+        with _exchange(self._settings, self._monotonic) as exchange:
+            await self._http.get(contract.REQUEST_TOKEN_PATH, headers=_probing(self._settings))
+        return exchange.reply()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+def _require_open(closed: bool) -> None:
+    if closed:
+        raise InvalidInputError("The client is closed: make a new one. Nothing was sent.")
+
+
+def _exchange(settings: Settings, monotonic: Callable[[], float]) -> _wire.Exchange:
+    secure = settings.base_url.startswith("https:")
+    return _wire.Exchange(settings.timeouts.total, monotonic, secure)
+
+
+def _probing(settings: Settings) -> dict[str, str]:
+    return {USER_AGENT: settings.user_agent}
+
+
+# A frame below holds the form in plain text; the end of the exchange takes it off every traceback.
+def _send(client: Client, call: Call) -> TokenResponse | ErrorBody | None:
+    form = call.form()
+    if isinstance(form, RevokeRequest):
+        return revoke_token.sync_detailed(client=client, body=form, **call.headers).parsed
+    return request_token.sync_detailed(client=client, body=form, **call.headers).parsed
+
+
+async def _asend(client: Client, call: Call) -> TokenResponse | ErrorBody | None:
+    form = call.form()
+    if isinstance(form, RevokeRequest):
+        done = await revoke_token.asyncio_detailed(client=client, body=form, **call.headers)
+        return done.parsed
+    answer = await request_token.asyncio_detailed(client=client, body=form, **call.headers)
+    return answer.parsed
+
+
+def _members(parsed: TokenResponse | ErrorBody | None) -> dict[str, object] | None:
+    """Return the members of a parsed body by their names in JSON, unknown ones included."""
+    return None if parsed is None else parsed.to_dict()
+
+
+if TYPE_CHECKING:
+    # What other modules spell of the contract. A name is looked up there, so that one that goes or
+    # changes is an error and an optional addition is none. Statuses and enumerations are compared
+    # both ways: whoever adds one must look at what depends on it.
+
+    def _names_of_members(
+        token: contract.TokenResponseMembers,
+        token_member: TokenMember,
+        error: contract.ErrorBodyMembers,
+        error_member: ErrorMember,
+    ) -> tuple[object, ...]:
+        return token[token_member], error[error_member]
+
+    def _names_of_request_headers(
+        sent: contract.RequestTokenRequestHeaders, revoking: contract.RevokeTokenRequestHeaders
+    ) -> tuple[object, ...]:
+        return (
+            *(sent[CORRELATION_ID], revoking[CORRELATION_ID]),
+            *(sent[USER_AGENT], revoking[USER_AGENT]),
+            *(sent[TARGET_ID], revoking[TARGET_ID]),
+            *(sent[PSU_IP_ADDRESS], revoking[PSU_IP_ADDRESS]),
+            *(sent[PSU_USER_AGENT], revoking[PSU_USER_AGENT]),
+        )
+
+    def _names_of_response_headers(
+        token: contract.RequestTokenResponseHeaders, revoked: contract.RevokeTokenResponseHeaders
+    ) -> tuple[object, ...]:
+        return (
+            *(token[CORRELATION_ID], revoked[CORRELATION_ID]),
+            *(token[SOURCE], revoked[SOURCE]),
+            *(token[LANGUAGE], revoked[LANGUAGE]),
+            *(token[CACHE_CONTROL], revoked[CACHE_CONTROL]),
+            *(token[PRAGMA], revoked[PRAGMA]),
+        )
+
+    def _every_status_is_known(
+        token: contract.RequestTokenStatus, revoked: contract.RevokeTokenStatus
+    ) -> tuple[DocumentedStatus, DocumentedStatus]:
+        return token, revoked
+
+    def _every_known_status_is_documented(
+        status: DocumentedStatus,
+    ) -> tuple[contract.RequestTokenStatus, contract.RevokeTokenStatus]:
+        return status, status
+
+    def _every_source_is_known(source: DocumentedSource) -> SourceName:
+        return source
+
+    def _every_known_source_is_documented(source: SourceName) -> DocumentedSource:
+        return source
+
+    assert MAX_CORRELATION_ID == contract.CORRELATION_ID_MAX_LENGTH
+    assert MAX_USERNAME == contract.TOKEN_REQUEST_USERNAME_MAX_LENGTH
+    assert MAX_USERNAME == contract.REVOKE_REQUEST_USERNAME_MAX_LENGTH

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, quote_plus
 
 from ._api import Call, Operation
-from ._reply import Body, NoAnswer
+from ._reply import Answer, Body, ErrorMember, NoAnswer
 from .errors import (
+    SPENT_CREDENTIAL,
     BlinkError,
     InvalidClientError,
     InvalidGrantError,
@@ -23,29 +24,29 @@ from .errors import (
     ResponseError,
     RevocationError,
     StatusError,
-    TlsFault,
     UnreadableResponseError,
     problem_code,
 )
 from .headers import ResponseMeta, Source
 from .tokens import Token, TokenKind
 
-__all__ = ["no_response", "outcome_of", "response_error", "revocation_error", "succeeded"]
+__all__ = ["no_response", "outcome_of", "response_error", "revocation_error"]
 
 MAX_TEXT = 300
 """Characters of a text from the server that an error repeats."""
 
+DocumentedStatus = Literal[200, 400, 401, 403, 406, 415, 500, 502, 504]
+"""What the contract lists for both operations; `outcome_of` was written for each of them."""
 REFUSED_BY_PLATFORM = frozenset({401, 403, 406, 415})
 LEFT_OPEN = frozenset({408, 499})
+
+PROBLEM_MEMBERS: tuple[ErrorMember, ...] = ("type", "title", "detail", "instance")
 
 OAUTH_ERRORS: dict[str, type[OAuthError]] = {
     "invalid_grant": InvalidGrantError,
     "invalid_client": InvalidClientError,
     "unauthorized_client": InvalidClientError,
 }
-
-SPENT_CREDENTIAL = frozenset({"INVALID_TOKEN", "EXPIRED_TOKEN"})
-"""Problem types that speak of the credential that was presented (bLink error codes)."""
 
 DOING = {
     Operation.EXCHANGE_CODE: "Exchanging the authorization code",
@@ -73,30 +74,6 @@ AFTER_UNCERTAINTY = {
     ),
 }
 
-TLS_ADVICE = {
-    TlsFault.SERVER_AUTHORITY_UNKNOWN: "the server's certificate is from an authority that is not "
-    "trusted here. Check base_url and the ca file",
-    TlsFault.SERVER_CERTIFICATE_EXPIRED: "the server's certificate has expired. Check the clock of "
-    "this machine, then tell the operator of the server",
-    TlsFault.SERVER_CERTIFICATE_NOT_YET_VALID: "the server's certificate is not valid yet. Check "
-    "the clock of this machine",
-    TlsFault.SERVER_CERTIFICATE_INVALID: "the server's certificate was refused. Check base_url and "
-    "the ca file",
-    TlsFault.SERVER_NAME_MISMATCH: "the server's certificate is for another host name. Check "
-    "base_url",
-    TlsFault.CLIENT_CERTIFICATE_MISSING: "the server demands a client certificate and got none. "
-    "Set Settings.certificate",
-    TlsFault.CLIENT_CERTIFICATE_REFUSED: "the server refused the client certificate. Check that it "
-    "is registered with the platform for this environment, whole chain included",
-    TlsFault.HANDSHAKE_FAILED: "the handshake failed. Check that both sides speak TLS 1.2 or newer "
-    "and that the server accepts this client certificate",
-}
-
-
-def succeeded(status: int) -> bool:
-    """Say whether a status promises success (RFC 9110 section 15.3)."""
-    return 200 <= status < 300
-
 
 def outcome_of(status: int, source: Source) -> Outcome:
     """Decide from status and source what is known of the execution.
@@ -115,7 +92,11 @@ def outcome_of(status: int, source: Source) -> Outcome:
 def no_response(call: Call, reply: NoAnswer) -> NoResponseError:
     """Build the error for a call without a response."""
     outcome = reply.error.outcome
-    facts: dict[str, Any] = {"correlation_id": call.correlation_id}
+    facts: dict[str, Any] = {
+        "correlation_id": call.correlation_id,
+        "network_fault": reply.network_fault,
+        "reason": reply.reason,
+    }
     if reply.fault is None:
         what = f"no response, {reply.reason}"
         # Repeating a revocation is harmless (RFC 7009 section 2.2).
@@ -123,17 +104,30 @@ def no_response(call: Call, reply: NoAnswer) -> NoResponseError:
         advice = _advice(call, outcome, retryable=facts["retryable"])
     else:
         facts["fault"] = reply.fault
-        what = f"{TLS_ADVICE[reply.fault]} ({reply.reason})"
+        what = f"{reply.fault.finding}. {reply.fault.remedy} ({reply.reason})"
         advice = ""
     return reply.error(_message(call, what, outcome, advice), **facts)
 
 
+def no_probe(reply: NoAnswer) -> NoResponseError:
+    """Build the error for a probe without a response."""
+    what = f"no response, {reply.reason}"
+    facts: dict[str, Any] = {"network_fault": reply.network_fault, "reason": reply.reason}
+    if reply.fault is not None:
+        what = f"{reply.fault.finding}. {reply.fault.remedy} ({reply.reason})"
+        facts["fault"] = reply.fault
+    # Whatever came of it: a probe carries nothing that could be spent.
+    facts |= {"outcome": Outcome.NOT_EXECUTED, "retryable": True}
+    return reply.error(f"The platform could not be reached: {what}. Nothing was spent.", **facts)
+
+
 def response_error(
-    call: Call, status: int, body: Body, meta: ResponseMeta, token: Token | None
+    call: Call, answer: Answer, body: Body, meta: ResponseMeta, token: Token | None
 ) -> ResponseError:
     """Build the error for a response that is no success, or holds no usable token."""
+    status = answer.status
     outcome = outcome_of(status, meta.source)
-    error, facts = _kind(status, body, _redactor(call, body))
+    error, facts = _kind(answer, body, _redactor(call, body))
     needs_consent = (
         call.operation is not Operation.REVOKE
         and outcome is Outcome.REJECTED
@@ -192,7 +186,7 @@ def revocation_error(
 
 
 def _kind(
-    status: int, body: Body, redact: _Redactor
+    answer: Answer, body: Body, redact: _Redactor
 ) -> tuple[type[ResponseError], dict[str, str | None]]:
     code = body.text("error")
     if code is not None:
@@ -201,10 +195,10 @@ def _kind(
             "description": redact(body.text("error_description")),
             "uri": redact(body.text("error_uri")),
         }
-    problem = {name: body.text(name) for name in ("type", "title", "detail", "instance")}
+    problem = {name: body.text(name) for name in PROBLEM_MEMBERS}
     if problem["type"] or problem["title"]:
         return ProblemError, {name: redact(text) for name, text in problem.items()}
-    return (UnreadableResponseError if succeeded(status) else StatusError), {}
+    return (UnreadableResponseError if answer.succeeded else StatusError), {}
 
 
 class _Redactor:

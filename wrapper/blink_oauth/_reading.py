@@ -12,27 +12,25 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, get_args
 
 from attrs import evolve
 
 from ._api import Call, Operation
-from ._outcomes import no_response, response_error, revocation_error, succeeded
-from ._reply import Answer, Body, NoAnswer, Reply
+from ._outcomes import no_probe, no_response, response_error, revocation_error
+from ._reply import Answer, Body, NoAnswer, Reply, TokenMember
 from .errors import BlinkError
-from .headers import ResponseMeta, read_meta
+from .headers import Probe, ResponseMeta, read_date, read_meta
 from .tokens import Oddity, Secret, Token, TokenKind
 
-__all__ = ["revocation_from", "token_from"]
+__all__ = ["probe_from", "revocation_from", "token_from"]
 
-TOKEN_MEMBERS = frozenset({"access_token", "refresh_token", "token_type", "expires_in", "scope"})
+TOKEN_MEMBERS = get_args(TokenMember)
 
-MEMBER = re.compile(
-    r'(?="(access_token|refresh_token|token_type|expires_in|scope)"\s*:\s*'
-    r'("(?:[^"\\]|\\.)*"|-?\d+(?=\s*[,}])))'
-)
+_VALUE = r'("(?:[^"\\]|\\.)*"|-?\d+(?=\s*[,}]))'
+MEMBER = re.compile(rf'(?="({"|".join(TOKEN_MEMBERS)})"\s*:\s*{_VALUE})')
 """A complete member of a token response, in a text that is no complete JSON.
 
 It looks ahead only: the wreck of a member must not swallow the sound one behind it.
@@ -42,15 +40,11 @@ It looks ahead only: the wreck of a member must not swallow the sound one behind
 def read_body(answer: Answer) -> Body:
     """Read a body; nothing in it can make this fail."""
     text = _decode(answer.content)
-    try:
-        value = json.loads(text, parse_int=_integer)
-    except (ValueError, RecursionError):
-        value = None
-    whole = isinstance(value, dict)
+    members = _members(answer, text)
     body = Body(
-        members=value if isinstance(value, dict) else {},
-        broken=not whole or answer.cut is not None,
-        description=_describe(answer, text, whole),
+        members=members or {},
+        broken=members is None or answer.cut is not None,
+        description=_describe(answer, text, whole=members is not None),
     )
     if body.text("access_token"):
         return body
@@ -58,8 +52,19 @@ def read_body(answer: Answer) -> Body:
         wreck = Body(dict(_complete_members(reading)), broken=True, description=body.description)
         # A lone access token proves nothing: the refresh token may be in the part that is missing.
         if len(wreck.secrets()) == 2:
-            return evolve(wreck, members=body.members | wreck.members)
+            return evolve(wreck, members={**body.members, **wreck.members})
     return body
+
+
+def _members(answer: Answer, text: str) -> Mapping[str, object] | None:
+    # The generated parser takes a list of pairs for an object.
+    if answer.members is not None and text.lstrip().startswith("{"):
+        return answer.members
+    try:
+        value = json.loads(text, parse_int=_integer)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _decode(content: bytes) -> str:
@@ -87,7 +92,7 @@ def _complete_members(text: str) -> Iterator[tuple[str, Any]]:
             continue
 
 
-def _describe(answer: Answer, text: str, whole: bool) -> str:
+def _describe(answer: Answer, text: str, *, whole: bool) -> str:
     size = f"{len(answer.content)} bytes"
     if answer.cut is not None:
         return f"a body that was cut short after {size}"
@@ -115,9 +120,9 @@ def read_token(
     if access_token is None:
         return None
     refresh_token = body.text("refresh_token")
-    seconds, lifetime_oddities = _lifetime(body.members.get("expires_in"))
+    seconds, lifetime_oddities = _lifetime(body.get("expires_in"))
     expires_at, overflow = _expiry(started_at, seconds)
-    scope, scope_oddities = _scope(body.members.get("scope"))
+    scope, scope_oddities = _scope(body.get("scope"))
     return Token(
         access_token=Secret(access_token),
         refresh_token=Secret(refresh_token) if refresh_token else None,
@@ -148,7 +153,7 @@ def _form_oddities(answer: Answer, body: Body) -> Iterator[Oddity]:
     elif token_type.lower() != "bearer":
         yield Oddity.TOKEN_TYPE_NOT_BEARER
     if body.text("refresh_token") is None:
-        missing = body.members.get("refresh_token") in (None, "")
+        missing = body.get("refresh_token") in (None, "")
         yield Oddity.REFRESH_TOKEN_MISSING if missing else Oddity.REFRESH_TOKEN_UNUSABLE
 
 
@@ -226,15 +231,27 @@ def revocation_from(
     return metas
 
 
+def probe_from(reply: Reply, before: datetime, after: datetime) -> Probe:
+    """Return what a probe found.
+
+    Raises:
+        NoResponseError: No response came.
+    """
+    if isinstance(reply, NoAnswer):
+        raise no_probe(reply)
+    date = read_date(reply.headers.get("Date", ""))
+    return Probe(status=reply.status, date=date, before=before, after=after)
+
+
 def _token_or_error(call: Call, reply: Reply, now: datetime) -> Token | BlinkError:
     if isinstance(reply, NoAnswer):
         return no_response(call, reply)
     meta = read_meta(reply.status, reply.headers, correlation_id=call.correlation_id, now=now)
     body = read_body(reply)
     token = read_token(reply, body, meta, call.started_at)
-    if token is not None and succeeded(reply.status):
+    if token is not None and reply.succeeded:
         return _with_lasting_refresh_token(call, token)
-    return response_error(call, reply.status, body, meta, token)
+    return response_error(call, reply, body, meta, token)
 
 
 def _with_lasting_refresh_token(call: Call, token: Token) -> Token:
@@ -254,9 +271,9 @@ def _meta_or_error(call: Call, reply: Reply, now: datetime) -> ResponseMeta | Bl
         return no_response(call, reply)
     meta = read_meta(reply.status, reply.headers, correlation_id=call.correlation_id, now=now)
     # The body of a success says nothing (RFC 7009 section 2.2).
-    if succeeded(reply.status):
+    if reply.succeeded:
         return meta
-    return response_error(call, reply.status, read_body(reply), meta, None)
+    return response_error(call, reply, read_body(reply), meta, None)
 
 
 def _log(call: Call, result: Token | ResponseMeta | BlinkError, now: datetime) -> None:

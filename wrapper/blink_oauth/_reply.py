@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import httpx
 from attrs import field, frozen
@@ -12,6 +13,7 @@ from attrs import field, frozen
 from ._checks import sendable
 from .errors import (
     ConnectionLostError,
+    NetworkFault,
     NoResponseError,
     NotConnectedError,
     TimedOutError,
@@ -19,7 +21,14 @@ from .errors import (
     TlsFault,
 )
 
-__all__ = ["Answer", "Body", "NoAnswer", "Reply", "no_answer"]
+__all__ = ["Answer", "Body", "ErrorMember", "NoAnswer", "Reply", "TokenMember", "no_answer"]
+
+TokenMember = Literal["access_token", "refresh_token", "token_type", "expires_in", "scope"]
+"""The members of a token response that are read here."""
+ErrorMember = Literal[
+    "error", "error_description", "error_uri", "type", "title", "detail", "instance"
+]
+"""The members of an error body that are read here."""
 
 
 @frozen(eq=False)
@@ -31,12 +40,20 @@ class Answer:
         headers: The headers that are read; no others are kept.
         content: The decoded body.
         cut: Why the body ends early, or None if it is whole.
+        members: The members of the body by their names in JSON, if the generated parser could
+            read it.
     """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     content: bytes = field(repr=False)
     cut: str | None = None
+    members: Mapping[str, object] | None = field(default=None, repr=False)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the status promises success (RFC 9110 section 15.3)."""
+        return 200 <= self.status < 300
 
 
 @frozen(eq=False)
@@ -46,11 +63,13 @@ class NoAnswer:
     Attributes:
         error: The error it amounts to.
         reason: What the network said.
+        network_fault: Why, as far as the network told it.
         fault: For a `TlsError`, which part of the authentication failed.
     """
 
     error: type[NoResponseError]
     reason: str
+    network_fault: NetworkFault
     fault: TlsFault | None = None
 
 
@@ -64,11 +83,15 @@ class Body:
         description: What it is, in words, without any of its text.
     """
 
-    members: dict[str, Any] = field(repr=False)
+    members: Mapping[str, object] = field(repr=False)
     broken: bool
     description: str
 
-    def text(self, name: str) -> str | None:
+    def get(self, name: TokenMember | ErrorMember) -> object:
+        """Return a member as it was received, or None."""
+        return self.members.get(name)
+
+    def text(self, name: TokenMember | ErrorMember) -> str | None:
         """Return a member that is a non-empty text that can be sent on, else None."""
         value = self.members.get(name)
         return value if isinstance(value, str) and value and sendable(value) else None
@@ -82,6 +105,13 @@ Reply = Answer | NoAnswer
 
 
 BEFORE_SENDING = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+
+NETWORK_FAULTS: dict[type[Exception], NetworkFault] = {
+    httpx.ProxyError: NetworkFault.PROXY,
+    socket.gaierror: NetworkFault.HOST_UNKNOWN,
+    ConnectionRefusedError: NetworkFault.CONNECTION_REFUSED,
+    httpx.TimeoutException: NetworkFault.TIMED_OUT,
+}
 
 SERVER_FAULTS = {
     9: TlsFault.SERVER_CERTIFICATE_NOT_YET_VALID,
@@ -124,22 +154,42 @@ def no_answer(exc: httpx.TransportError, *, sent: bool | None) -> NoAnswer:
         sent: Whether any of the request was written, if that is known.
     """
     fault = _tls_fault(exc)
-    reason = str(exc) or type(exc).__name__
+    return NoAnswer(
+        _error(exc, sent, fault), str(exc) or type(exc).__name__, _network_fault(exc), fault
+    )
+
+
+def _error(
+    exc: httpx.TransportError, sent: bool | None, fault: TlsFault | None
+) -> type[NoResponseError]:
     if fault is not None:
-        return NoAnswer(TlsError, reason, fault)
+        return TlsError
     if sent is False or isinstance(exc, BEFORE_SENDING):
-        return NoAnswer(NotConnectedError, reason)
-    if isinstance(exc, httpx.TimeoutException):
-        return NoAnswer(TimedOutError, reason)
-    return NoAnswer(ConnectionLostError, reason)
+        return NotConnectedError
+    return TimedOutError if isinstance(exc, httpx.TimeoutException) else ConnectionLostError
+
+
+def _network_fault(exc: httpx.TransportError) -> NetworkFault:
+    causes = tuple(_causes(exc))
+    for kind, fault in NETWORK_FAULTS.items():
+        if any(isinstance(cause, kind) for cause in causes):
+            return fault
+    return NetworkFault.OTHER
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    while exc is not None:
+        yield exc
+        exc = exc.__cause__ or exc.__context__
 
 
 def _tls_fault(exc: httpx.TransportError) -> TlsFault | None:
-    cause: BaseException | None = exc
-    while cause is not None and (
-        not isinstance(cause, ssl.SSLError) or isinstance(cause, NOTHING_SAID)
-    ):
-        cause = cause.__cause__ or cause.__context__
+    told = (
+        cause
+        for cause in _causes(exc)
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, NOTHING_SAID)
+    )
+    cause = next(told, None)
     if cause is None:
         return None
     if isinstance(cause, ssl.SSLCertVerificationError):

@@ -1,7 +1,7 @@
 """The client of the token endpoint, in two flavours with the same methods.
 
-What decides is pure and lives elsewhere: `_gateway` makes the calls, `_transport` carries them,
-`_reading` says what a reply means. A method here takes the clock, sends and reads.
+What decides is pure and lives elsewhere: `_api` makes and sends the calls, `_reading` says what a
+reply means. A method here takes the clock, sends and reads.
 """
 
 from __future__ import annotations
@@ -9,27 +9,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ._api import Gateway
-from ._reading import revocation_from, token_from
-from ._wire import AsyncLine, Line
+from ._api import Api, AsyncApi, Calls
+from ._reading import probe_from, revocation_from, token_from
 from .context import Grant, Psu
-from .headers import ResponseMeta
+from .headers import Probe, ResponseMeta
 from .settings import Settings
-from .tokens import Secret, Token, TokenKind, hide, require_secret
+from .tokens import Secret, Token, TokenKind, hide, require_secret, utc_now
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["AsyncBlinkOAuth", "BlinkOAuth", "utc_now"]
-
-
-def utc_now() -> datetime:
-    """Return the present moment, aware UTC."""
-    return datetime.now(UTC)
+__all__ = ["AsyncBlinkOAuth", "BlinkOAuth"]
 
 
 def _uuid() -> str:
@@ -71,8 +65,8 @@ class BlinkOAuth:
     ) -> None:
         self.settings = settings
         self._clock = clock
-        self._gateway = Gateway(settings, clock, new_correlation_id)
-        self._line = Line(settings, now=clock(), monotonic=monotonic, transport=transport)
+        self._calls = Calls(settings, clock, new_correlation_id)
+        self._api = Api(settings, now=clock(), monotonic=monotonic, transport=transport)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
@@ -94,7 +88,7 @@ class BlinkOAuth:
         A call that is under way is not cut off: it may bring home the only copy of a token. Its
         connection is closed behind it.
         """
-        self._line.close()
+        self._api.close()
 
     def exchange_code(
         self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu
@@ -117,8 +111,8 @@ class BlinkOAuth:
         """
         secret = hide(code, "authorization code")
         del code
-        call = self._gateway.exchange_code(grant, require_secret(secret), redirect_uri, psu)
-        return token_from(call, self._line.send(call), self._clock())
+        call = self._calls.exchange_code(grant, require_secret(secret), redirect_uri, psu)
+        return token_from(call, self._api.send(call), self._clock())
 
     def refresh(
         self, grant: Grant, refresh_token: str | Secret | None, *, psu: Psu = Psu.AUTO
@@ -142,8 +136,8 @@ class BlinkOAuth:
         """
         secret = hide(refresh_token, "refresh token")
         del refresh_token
-        call = self._gateway.refresh(grant, require_secret(secret), psu)
-        return token_from(call, self._line.send(call), self._clock())
+        call = self._calls.refresh(grant, require_secret(secret), psu)
+        return token_from(call, self._api.send(call), self._clock())
 
     def revoke(
         self, grant: Grant, token: Token, *, psu: Psu = Psu.AUTO
@@ -166,9 +160,34 @@ class BlinkOAuth:
 
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
-        calls = self._gateway.revocations(grant, token, psu)
-        replies = [(call, self._line.send(call)) for call in calls]
+        calls = self._calls.revocations(grant, token, psu)
+        replies = [(call, self._api.send(call)) for call in calls]
         return revocation_from(replies, self._clock())
+
+    def probe(self) -> Probe:
+        """Send a request that asks for nothing, to see whether the platform can be reached.
+
+        It travels as every call does, with the same certificate, proxy and timeouts. Any response
+        proves that the connection works; no code and no token is in it.
+
+        Raises:
+            InvalidInputError: The client is closed.
+            NoResponseError: No response came; `network_fault` says why, or `fault` of a `TlsError`.
+
+        Source: `GET /oauth/token`, which the platform does not offer (RFC 9110 section 15.5.6).
+        """
+        before = self._clock()
+        return probe_from(self._api.probe(), before, self._clock())
+
+    def correlation_id(self) -> str:
+        """Make a fresh id for one request, as each call has one.
+
+        Raises:
+            InvalidInputError: `new_correlation_id` makes ids that cannot be sent.
+
+        Source: bLink custom header `X-Correlation-ID`.
+        """
+        return self._calls.correlation_id()
 
 
 class AsyncBlinkOAuth:
@@ -203,8 +222,8 @@ class AsyncBlinkOAuth:
     ) -> None:
         self.settings = settings
         self._clock = clock
-        self._gateway = Gateway(settings, clock, new_correlation_id)
-        self._line = AsyncLine(settings, now=clock(), monotonic=monotonic, transport=transport)
+        self._calls = Calls(settings, clock, new_correlation_id)
+        self._api = AsyncApi(settings, now=clock(), monotonic=monotonic, transport=transport)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
@@ -226,7 +245,7 @@ class AsyncBlinkOAuth:
         A call that is under way is not cut off: it may bring home the only copy of a token. Its
         connection is closed behind it.
         """
-        await self._line.close()
+        await self._api.close()
 
     async def exchange_code(
         self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu
@@ -249,8 +268,8 @@ class AsyncBlinkOAuth:
         """
         secret = hide(code, "authorization code")
         del code
-        call = self._gateway.exchange_code(grant, require_secret(secret), redirect_uri, psu)
-        return token_from(call, await self._line.send(call), self._clock())
+        call = self._calls.exchange_code(grant, require_secret(secret), redirect_uri, psu)
+        return token_from(call, await self._api.send(call), self._clock())
 
     async def refresh(
         self, grant: Grant, refresh_token: str | Secret | None, *, psu: Psu = Psu.AUTO
@@ -274,8 +293,8 @@ class AsyncBlinkOAuth:
         """
         secret = hide(refresh_token, "refresh token")
         del refresh_token
-        call = self._gateway.refresh(grant, require_secret(secret), psu)
-        return token_from(call, await self._line.send(call), self._clock())
+        call = self._calls.refresh(grant, require_secret(secret), psu)
+        return token_from(call, await self._api.send(call), self._clock())
 
     async def revoke(
         self, grant: Grant, token: Token, *, psu: Psu = Psu.AUTO
@@ -298,6 +317,31 @@ class AsyncBlinkOAuth:
 
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
-        calls = self._gateway.revocations(grant, token, psu)
-        replies = [(call, await self._line.send(call)) for call in calls]
+        calls = self._calls.revocations(grant, token, psu)
+        replies = [(call, await self._api.send(call)) for call in calls]
         return revocation_from(replies, self._clock())
+
+    async def probe(self) -> Probe:
+        """Send a request that asks for nothing, to see whether the platform can be reached.
+
+        It travels as every call does, with the same certificate, proxy and timeouts. Any response
+        proves that the connection works; no code and no token is in it.
+
+        Raises:
+            InvalidInputError: The client is closed.
+            NoResponseError: No response came; `network_fault` says why, or `fault` of a `TlsError`.
+
+        Source: `GET /oauth/token`, which the platform does not offer (RFC 9110 section 15.5.6).
+        """
+        before = self._clock()
+        return probe_from(await self._api.probe(), before, self._clock())
+
+    def correlation_id(self) -> str:
+        """Make a fresh id for one request, as each call has one.
+
+        Raises:
+            InvalidInputError: `new_correlation_id` makes ids that cannot be sent.
+
+        Source: bLink custom header `X-Correlation-ID`.
+        """
+        return self._calls.correlation_id()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from attrs import Attribute, field, frozen
 
@@ -13,7 +13,7 @@ from .headers import CORRELATION_ID, PSU_IP_ADDRESS, PSU_USER_AGENT, TARGET_ID, 
 
 __all__ = ["Grant", "Psu", "request_headers"]
 
-MAX_USERNAME = 64
+MAX_USERNAME: Final = 64
 
 
 def _header_value(instance: object, attribute: Attribute[str], value: str) -> None:

@@ -40,6 +40,7 @@ __all__ = [
     "InvalidClientError",
     "InvalidGrantError",
     "InvalidInputError",
+    "NetworkFault",
     "NoResponseError",
     "NotConnectedError",
     "OAuthError",
@@ -77,6 +78,70 @@ class TlsFault(StrEnum):
     CLIENT_CERTIFICATE_MISSING = "client_certificate_missing"
     CLIENT_CERTIFICATE_REFUSED = "client_certificate_refused"
     HANDSHAKE_FAILED = "handshake_failed"
+
+    @property
+    def finding(self) -> str:
+        """What happened, in words."""
+        return _TLS_WORDS[self][0]
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it, in words."""
+        return _TLS_WORDS[self][1]
+
+
+_TLS_WORDS = {
+    TlsFault.SERVER_AUTHORITY_UNKNOWN: (
+        "the server's certificate is from an authority that is not trusted here",
+        "Check base_url and the ca file",
+    ),
+    TlsFault.SERVER_CERTIFICATE_EXPIRED: (
+        "the server's certificate has expired",
+        "Check the clock of this machine, then tell the operator of the server",
+    ),
+    TlsFault.SERVER_CERTIFICATE_NOT_YET_VALID: (
+        "the server's certificate is not valid yet",
+        "Check the clock of this machine",
+    ),
+    TlsFault.SERVER_CERTIFICATE_INVALID: (
+        "the server's certificate was refused",
+        "Check base_url and the ca file",
+    ),
+    TlsFault.SERVER_NAME_MISMATCH: (
+        "the server's certificate is for another host name",
+        "Check base_url",
+    ),
+    TlsFault.CLIENT_CERTIFICATE_MISSING: (
+        "the server demands a client certificate and got none",
+        "Set Settings.certificate",
+    ),
+    TlsFault.CLIENT_CERTIFICATE_REFUSED: (
+        "the server refused the client certificate",
+        "Check that it is registered with the platform for this environment, whole chain included",
+    ),
+    TlsFault.HANDSHAKE_FAILED: (
+        "the handshake failed",
+        (
+            "Check that both sides speak TLS 1.2 or newer and that the server accepts this client "
+            "certificate"
+        ),
+    ),
+}
+
+
+class NetworkFault(StrEnum):
+    """Why no response came, as far as the network told it."""
+
+    PROXY = "proxy"
+    """The proxy did not let the connection through."""
+    HOST_UNKNOWN = "host_unknown"
+    """The name server does not know the host."""
+    CONNECTION_REFUSED = "connection_refused"
+    """Nothing takes connections at the port."""
+    TIMED_OUT = "timed_out"
+    """Something took too long."""
+    OTHER = "other"
+    """The connection ended, or it never became one, for another reason."""
 
 
 class BlinkError(Exception):
@@ -149,7 +214,15 @@ class CertificateError(InvalidInputError):
 
 
 class NoResponseError(BlinkError):
-    """No response came."""
+    """No response came.
+
+    Attributes:
+        network_fault: Why, as far as the network told it.
+        reason: What the network said.
+    """
+
+    network_fault: NetworkFault = NetworkFault.OTHER
+    reason: str = ""
 
 
 class NotConnectedError(NoResponseError):
@@ -213,6 +286,10 @@ class InvalidGrantError(OAuthError):
 
 class InvalidClientError(OAuthError):
     """The client is not known or not allowed (`invalid_client`, `unauthorized_client`)."""
+
+
+SPENT_CREDENTIAL = frozenset({"INVALID_TOKEN", "EXPIRED_TOKEN"})
+"""Problem types that speak of the credential that was presented (bLink error codes)."""
 
 
 def problem_code(kind: str | None) -> str:

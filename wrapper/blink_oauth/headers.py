@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import Final, Literal
 
 from attrs import frozen
 
@@ -13,31 +14,37 @@ __all__ = [
     "CORRELATION_ID",
     "REQUEST_HEADERS",
     "RESPONSE_HEADERS",
+    "Probe",
     "ResponseMeta",
     "Source",
     "is_visible_ascii",
+    "read_date",
     "read_meta",
 ]
 
-CORRELATION_ID = "X-Correlation-ID"
-USER_AGENT = "User-Agent"
-TARGET_ID = "X-CorAPI-Target-ID"
-PSU_IP_ADDRESS = "X-PSU-IP-Address"
-PSU_USER_AGENT = "X-PSU-User-Agent"
-SOURCE = "X-CorAPI-Source"
-LANGUAGE = "Content-Language"
-CACHE_CONTROL = "Cache-Control"
-PRAGMA = "Pragma"
+CORRELATION_ID: Final = "X-Correlation-ID"
+USER_AGENT: Final = "User-Agent"
+TARGET_ID: Final = "X-CorAPI-Target-ID"
+PSU_IP_ADDRESS: Final = "X-PSU-IP-Address"
+PSU_USER_AGENT: Final = "X-PSU-User-Agent"
+SOURCE: Final = "X-CorAPI-Source"
+LANGUAGE: Final = "Content-Language"
+CACHE_CONTROL: Final = "Cache-Control"
+PRAGMA: Final = "Pragma"
 
 REQUEST_HEADERS = frozenset({CORRELATION_ID, USER_AGENT, TARGET_ID, PSU_IP_ADDRESS, PSU_USER_AGENT})
 RESPONSE_HEADERS = frozenset({CORRELATION_ID, SOURCE, LANGUAGE, CACHE_CONTROL, PRAGMA})
 
-MAX_CORRELATION_ID = 64
+MAX_CORRELATION_ID: Final = 64
 
 
 def is_visible_ascii(text: str) -> bool:
     """Say whether a text is made of visible ASCII alone, without blanks."""
     return text.isascii() and text.isprintable() and " " not in text
+
+
+SourceName = Literal["PLATFORM", "PROVIDER"]
+"""What the contract lists for `X-CorAPI-Source`."""
 
 
 class Source(StrEnum):
@@ -70,6 +77,32 @@ class ResponseMeta:
     language: str | None
     cache_rules_held: bool
     retry_after: float | None
+
+
+@frozen(kw_only=True)
+class Probe:
+    """The answer to a request that asks for nothing.
+
+    Attributes:
+        status: The HTTP status.
+        date: The server's time by its `Date` header (RFC 9110 section 6.6.1), or None.
+        before: Our time before the request, aware UTC.
+        after: Our time after the answer, aware UTC.
+    """
+
+    status: int
+    date: datetime | None
+    before: datetime
+    after: datetime
+
+
+def read_date(value: str) -> datetime | None:
+    """Read a date of HTTP, or return None (RFC 9110 section 5.6.7)."""
+    try:
+        date = parsedate_to_datetime(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def read_meta(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from .headers import ResponseMeta
 
 __all__ = ["Oddity", "Secret", "Token", "TokenKind"]
+
+
+def utc_now() -> datetime:
+    """Return the present moment, aware UTC."""
+    return datetime.now(UTC)
 
 
 class Secret:

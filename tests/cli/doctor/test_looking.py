@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from blink_oauth.headers import Probe
 from blink_oauth_cli import checks_store as storage
 from blink_oauth_cli.check import Check, Level, doubtful, failed, passed
-from blink_oauth_cli.checks_network import Answered, clock_check
+from blink_oauth_cli.checks_network import clock_check
 from blink_oauth_cli.doctor import examine
 from blink_oauth_keeper import MemoryTokenStore
 from blink_oauth_keeper.errors import StoreError
@@ -205,7 +206,7 @@ def test_the_clocks_may_differ_by_a_little(seconds: float, level: str, direction
     took, counted = timedelta(seconds=15), timedelta(seconds=1)
     off = timedelta(seconds=seconds)
     before = NOW + counted + off if direction > 0 else NOW - took - off
-    check = clock_check(Answered(status=405, date=NOW, before=before, after=before + took))
+    check = clock_check(Probe(status=405, date=NOW, before=before, after=before + took))
     assert check.level == level
     if level != "ok":
         assert ("ahead of" if direction > 0 else "behind") in check.finding
@@ -213,7 +214,7 @@ def test_the_clocks_may_differ_by_a_little(seconds: float, level: str, direction
 
 def test_a_slow_answer_is_no_wrong_clock() -> None:
     long = timedelta(minutes=5)
-    answer = Answered(status=405, date=NOW, before=NOW - long, after=NOW + long)
+    answer = Probe(status=405, date=NOW, before=NOW - long, after=NOW + long)
     assert clock_check(answer) == passed("clock", "It agrees with the server's to 0 s.")
 
 
