@@ -11,6 +11,7 @@ from blink_oauth import (
     AsyncBlinkOAuth,
     BlinkOAuth,
     Grant,
+    Probe,
     Psu,
     ResponseMeta,
     Secret,
@@ -38,6 +39,8 @@ class Caller(Protocol):
         self, grant: Grant, token: Token, *, psu: Psu = ...
     ) -> dict[TokenKind, ResponseMeta]: ...
 
+    def probe(self) -> Probe: ...
+
     def close(self) -> None: ...
 
 
@@ -62,6 +65,9 @@ class InItsOwnLoop:
         self, grant: Grant, token: Token, *, psu: Psu = Psu.AUTO
     ) -> dict[TokenKind, ResponseMeta]:
         return self._run(self.client.revoke(grant, token, psu=psu))
+
+    def probe(self) -> Probe:
+        return self._run(self.client.probe())
 
     def close(self) -> None:
         self._run(self.client.close())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+
+import httpx
 import pytest
 from attrs import evolve
 
@@ -21,6 +24,7 @@ from blink_oauth import (
     StatusError,
     Token,
     TokenKind,
+    UnreadableResponseError,
 )
 from blink_oauth.headers import RESPONSE_HEADERS
 from client.leaks import SPELLINGS, found, texts_of, texts_of_error
@@ -200,3 +204,32 @@ def test_a_closed_client_holds_no_secret_in_its_refusal() -> None:
     with pytest.raises(InvalidInputError, match="closed") as caught:
         exchange(blink)
     assert found(ALL, texts_of_error(caught.value)) == []
+
+
+@pytest.mark.parametrize("call", [exchange, refresh, revoke_access])
+@pytest.mark.parametrize("kind", [RuntimeError, MemoryError, RecursionError, ValueError])
+def test_an_exception_that_nobody_expects_leaves_the_frames_with_secrets_behind(
+    connect: Connect, call: Call, kind: type[Exception]
+) -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise kind("a transport that breaks its promise")
+
+    with pytest.raises(kind) as caught:
+        call(connect(fail))
+    assert found(ALL, texts_of_error(caught.value)) == []
+    names = {
+        frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(caught.value.__traceback__)
+    }
+    assert {name for name in names if name.startswith(("blink_oauth_api", "httpx"))} == set()
+
+
+PAIRS = b'[["access_token", "fake-access-token"], ["token_type", "bearer"]]'
+
+
+@pytest.mark.parametrize(
+    "body", [PAIRS, b'{"access_token": ', b"[]", b'"text"', b"null", b'{"a": ' + b"1" * 5000]
+)
+def test_what_the_parser_says_of_a_body_is_dropped(connect: Connect, body: bytes) -> None:
+    with pytest.raises(UnreadableResponseError) as caught:
+        refresh(connect(lambda request: reply(200, body)))
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import urlsplit
 
+import httpx
 from attrs import field, frozen
 
 from blink_oauth_api import contract
@@ -43,8 +44,6 @@ from .settings import Settings
 from .tokens import Secret, Token, TokenKind
 
 if TYPE_CHECKING:
-    import httpx
-
     from blink_oauth_api.models.source import Source as DocumentedSource
 
     from ._outcomes import DocumentedStatus
@@ -100,13 +99,7 @@ class Call:
 
 @frozen(eq=False)
 class Calls:
-    """Makes the calls of one client, and refuses bad input before there is one.
-
-    Args:
-        settings: Who we are.
-        clock: Tells the present moment, aware UTC.
-        new_correlation_id: Makes a fresh id for each attempt.
-    """
+    """Makes the calls of one client, and refuses bad input before there is one."""
 
     settings: Settings
     clock: Callable[[], datetime]
@@ -224,117 +217,80 @@ def _require_redirect_uri(value: object) -> None:
 
 
 class Api:
-    """Sends calls, and returns what came of each.
-
-    Args:
-        settings: Where to, and how long at most.
-        now: The present moment, aware, to check the certificate.
-        monotonic: A clock that never runs backwards, in seconds.
-        transport: A transport to use instead of the network.
-
-    Raises:
-        InvalidInputError: The certificate, the host or the proxy cannot be used.
-    """
+    """Sends calls, and returns what came of each: what the network does raises nothing."""
 
     def __init__(
         self,
         settings: Settings,
-        *,
         now: datetime,
         monotonic: Callable[[], float],
         transport: httpx.BaseTransport | None,
     ) -> None:
         self._settings, self._monotonic = settings, monotonic
-        self._http = _wire.http_client(settings, now=now, monotonic=monotonic, transport=transport)
+        options = _wire.client_options(settings)
+        self._transport = _wire.new_transport(settings, now, monotonic, transport)
+        self._http = httpx.Client(transport=self._transport, **options)
+        self._closed = False
         self._client = Client(base_url=settings.base_url).set_httpx_client(self._http)
 
     def send(self, call: Call) -> Reply:
-        """Send a call once, and return what came of it. What the network does raises nothing.
-
-        Raises:
-            InvalidInputError: The client is closed.
-        """
-        _require_open(self._http.is_closed)
-        with _exchange(self._settings, self._monotonic) as exchange:
+        """Send a call once, and return what came of it."""
+        with _exchange(self._settings, self._monotonic, self._closed) as exchange:
             exchange.members = _members(_send(self._client, call))
         return exchange.reply()
 
     def probe(self) -> Reply:
-        """Send a request that asks for nothing, and return what came of it.
-
-        Raises:
-            InvalidInputError: The client is closed.
-        """
-        _require_open(self._http.is_closed)
-        with _exchange(self._settings, self._monotonic) as exchange:
+        """Send a request that asks for nothing, and return what came of it."""
+        with _exchange(self._settings, self._monotonic, self._closed) as exchange:
             self._http.get(contract.REQUEST_TOKEN_PATH, headers=_probing(self._settings))
         return exchange.reply()
 
     def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+        """Close the connections, and send nothing more."""
+        # Not httpx's client: it would break a call that is about to be sent.
+        self._closed = True
+        self._transport.close()
 
 
 class AsyncApi:
-    """Sends calls, and returns what came of each.
-
-    Args:
-        settings: Where to, and how long at most.
-        now: The present moment, aware, to check the certificate.
-        monotonic: A clock that never runs backwards, in seconds.
-        transport: A transport to use instead of the network.
-
-    Raises:
-        InvalidInputError: The certificate, the host or the proxy cannot be used.
-    """
+    """Sends calls, and returns what came of each: what the network does raises nothing."""
 
     def __init__(
         self,
         settings: Settings,
-        *,
         now: datetime,
         monotonic: Callable[[], float],
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         self._settings, self._monotonic = settings, monotonic
-        self._http = _wire.async_http_client(
-            settings, now=now, monotonic=monotonic, transport=transport
-        )
+        options = _wire.client_options(settings)
+        self._transport = _wire.new_async_transport(settings, now, monotonic, transport)
+        self._http = httpx.AsyncClient(transport=self._transport, **options)
+        self._closed = False
         self._client = Client(base_url=settings.base_url).set_async_httpx_client(self._http)
 
     async def send(self, call: Call) -> Reply:
-        """Send a call once, and return what came of it. What the network does raises nothing.
-
-        Raises:
-            InvalidInputError: The client is closed.
-        """
-        _require_open(self._http.is_closed)
-        with _exchange(self._settings, self._monotonic) as exchange:
+        """Send a call once, and return what came of it."""
+        with _exchange(self._settings, self._monotonic, self._closed) as exchange:
             exchange.members = _members(await _asend(self._client, call))
         return exchange.reply()
 
     async def probe(self) -> Reply:
-        """Send a request that asks for nothing, and return what came of it.
-
-        Raises:
-            InvalidInputError: The client is closed.
-        """
-        _require_open(self._http.is_closed)
-        with _exchange(self._settings, self._monotonic) as exchange:
+        """Send a request that asks for nothing, and return what came of it."""
+        with _exchange(self._settings, self._monotonic, self._closed) as exchange:
             await self._http.get(contract.REQUEST_TOKEN_PATH, headers=_probing(self._settings))
         return exchange.reply()
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        """Close the connections, and send nothing more."""
+        # Not httpx's client: it would break a call that is about to be sent.
+        self._closed = True
+        await self._transport.aclose()
 
 
-def _require_open(closed: bool) -> None:
+def _exchange(settings: Settings, monotonic: Callable[[], float], closed: bool) -> _wire.Exchange:
     if closed:
         raise InvalidInputError("The client is closed: make a new one. Nothing was sent.")
-
-
-def _exchange(settings: Settings, monotonic: Callable[[], float]) -> _wire.Exchange:
     secure = settings.base_url.startswith("https:")
     return _wire.Exchange(settings.timeouts.total, monotonic, secure)
 

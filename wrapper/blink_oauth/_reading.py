@@ -244,14 +244,18 @@ def probe_from(reply: Reply, before: datetime, after: datetime) -> Probe:
 
 
 def _token_or_error(call: Call, reply: Reply, now: datetime) -> Token | BlinkError:
+    answer = reply.refused if isinstance(reply, NoAnswer) else reply
+    if answer is None:
+        assert isinstance(reply, NoAnswer)
+        return no_response(call, reply)
+    meta = read_meta(answer.status, answer.headers, correlation_id=call.correlation_id, now=now)
+    body = read_body(answer)
+    token = read_token(answer, body, meta, call.started_at)
+    if token is not None and answer.succeeded:
+        return _with_lasting_refresh_token(call, token)
     if isinstance(reply, NoAnswer):
         return no_response(call, reply)
-    meta = read_meta(reply.status, reply.headers, correlation_id=call.correlation_id, now=now)
-    body = read_body(reply)
-    token = read_token(reply, body, meta, call.started_at)
-    if token is not None and reply.succeeded:
-        return _with_lasting_refresh_token(call, token)
-    return response_error(call, reply, body, meta, token)
+    return response_error(call, answer, body, meta, token)
 
 
 def _with_lasting_refresh_token(call: Call, token: Token) -> Token:

@@ -65,12 +65,14 @@ class NoAnswer:
         reason: What the network said.
         network_fault: Why, as far as the network told it.
         fault: For a `TlsError`, which part of the authentication failed.
+        refused: The response that the HTTP parser refused, if one arrived.
     """
 
     error: type[NoResponseError]
     reason: str
     network_fault: NetworkFault
     fault: TlsFault | None = None
+    refused: Answer | None = None
 
 
 @frozen(eq=False)
@@ -146,17 +148,19 @@ NOTHING_SAID = (
 """The other side still had to speak, or hung up: no statement about a certificate."""
 
 
-def no_answer(exc: httpx.TransportError, *, sent: bool | None) -> NoAnswer:
+def no_answer(
+    exc: httpx.TransportError, *, sent: bool | None, refused: Answer | None = None
+) -> NoAnswer:
     """Tell from an exception whether the request left, and whose fault it was.
 
     Args:
         exc: What the network said.
         sent: Whether any of the request was written, if that is known.
+        refused: The response that the HTTP parser refused, if one arrived.
     """
     fault = _tls_fault(exc)
-    return NoAnswer(
-        _error(exc, sent, fault), str(exc) or type(exc).__name__, _network_fault(exc), fault
-    )
+    error, reason = _error(exc, sent, fault), str(exc) or type(exc).__name__
+    return NoAnswer(error, reason, _network_fault(exc), fault, refused)
 
 
 def _error(

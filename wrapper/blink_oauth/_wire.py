@@ -1,13 +1,12 @@
 """How a call travels: connections, the total deadline, and a transport that keeps every byte.
 
-`http_client` and `async_http_client` make the httpx client that the generated code sends with. Its
-transport reads a whole response before anybody parses it, and hands on only the headers that are
-read: there is no cookie, no redirect target and no encoding for httpx to act on.
+The generated code sends with a client of httpx. The transport here reads a whole response before
+anybody parses it, and hands on the body alone: there is no cookie, no redirect target and no
+encoding for httpx to act on.
 
-Each connection is a pool of httpcore for one connection. httpcore's own pools look at all their
-connections for each request, and ask the operating system about the idle ones; here the connection
-that was used last is used next, the others age below it and are closed. A forked process leaves the
-connections to its parent: two processes that write to one TLS connection break it for both.
+Each connection is a pool of httpcore for one connection: a larger one looks at all its connections
+for each request. The connection that was used last is used next; the others age below it and are
+closed. A forked process leaves them to its parent: two that write to one TLS connection break it.
 
 httpx limits each wait, so a server that sends a byte now and then holds a call for ever. Here every
 wait is also limited by what is left of the call's total time. Looking up the host name is the one
@@ -17,11 +16,12 @@ wait that the operating system does not let us limit.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from contextvars import ContextVar, Token
@@ -44,7 +44,7 @@ from .headers import RESPONSE_HEADERS
 from .settings import Settings
 from .tls import ClientCertificate, require_verifying, ssl_context
 
-__all__ = ["Exchange", "async_http_client", "http_client"]
+__all__ = ["Exchange", "client_options", "new_async_transport", "new_transport"]
 
 MAX_BODY = 1 << 20
 """Bytes of a body that are read at most. A token response is a thousandth of that."""
@@ -57,11 +57,25 @@ KEPT_HEADERS = {
     name.lower().encode(): name
     for name in RESPONSE_HEADERS | {"Content-Type", "Date", "Retry-After"}
 }
+STATUS_LINE = re.compile(rb"HTTP/\d\.\d ([1-5]\d\d)")
+ALL_BUSY = "all connections were busy for too long"
 PARSER_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What a parser may raise about a body that it does not expect."""
 
-
-# ---- one call
+HTTPX_ERRORS: dict[type[Exception], type[httpx.TransportError]] = {
+    httpcore.ConnectTimeout: httpx.ConnectTimeout,
+    httpcore.ReadTimeout: httpx.ReadTimeout,
+    httpcore.WriteTimeout: httpx.WriteTimeout,
+    httpcore.PoolTimeout: httpx.PoolTimeout,
+    httpcore.ConnectError: httpx.ConnectError,
+    httpcore.ReadError: httpx.ReadError,
+    httpcore.WriteError: httpx.WriteError,
+    httpcore.ProxyError: httpx.ProxyError,
+    httpcore.UnsupportedProtocol: httpx.UnsupportedProtocol,
+    httpcore.LocalProtocolError: httpx.LocalProtocolError,
+    httpcore.RemoteProtocolError: httpx.RemoteProtocolError,
+}
+NETWORK_ERRORS: tuple[type[Exception], ...] = (httpx.TransportError, *HTTPX_ERRORS)
 
 
 @define(eq=False)
@@ -110,7 +124,8 @@ class Exchange:
         if error is None:
             return False
         if isinstance(error, httpx.TransportError):
-            self.failure = no_answer(error, sent=self.sent)
+            refused = _refused(bytes(self.received))
+            self.failure = no_answer(error, sent=self.sent, refused=refused)
             return True
         if self.answer is not None and isinstance(error, PARSER_ERRORS):
             return True
@@ -125,11 +140,7 @@ class Exchange:
         return evolve(self.answer, members=self.members)
 
     def left(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float:
-        """Return how many seconds a step may take.
-
-        Raises:
-            httpcore.TimeoutException: The total time is over, as the given class.
-        """
+        """Return how many seconds a step may take, or raise that the call is too late for it."""
         left = self._ends_at - self.monotonic()
         if left <= 0:
             raise late("the total time of the call is over")
@@ -154,63 +165,11 @@ class Exchange:
 _current: ContextVar[Exchange] = ContextVar("blink_oauth_exchange")
 
 
-# ---- reading a response
+class Received:
+    """What arrived of a response."""
 
-
-class KeepingTransport(httpx.BaseTransport):
-    """Reads a response as far as it comes, notes it in the exchange, and hands on a whole one."""
-
-    def __init__(self, transport: httpx.BaseTransport) -> None:
-        self._transport = transport
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, and return what arrived."""
-        response = self._transport.handle_request(request)
-        body = _Received()
-        try:
-            with body.keeping():
-                assert isinstance(response.stream, httpx.SyncByteStream)
-                for chunk in response.stream:
-                    if body.add(chunk):
-                        break
-        finally:
-            response.close()
-        return body.note(response)
-
-    def close(self) -> None:
-        """Close the transport below."""
-        self._transport.close()
-
-
-class AsyncKeepingTransport(httpx.AsyncBaseTransport):
-    """Reads a response as far as it comes, notes it in the exchange, and hands on a whole one."""
-
-    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
-        self._transport = transport
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, and return what arrived."""
-        response = await self._transport.handle_async_request(request)
-        body = _Received()
-        try:
-            with body.keeping():
-                assert isinstance(response.stream, httpx.AsyncByteStream)
-                async for chunk in response.stream:
-                    if body.add(chunk):
-                        break
-        finally:
-            await response.aclose()
-        return body.note(response)
-
-    async def aclose(self) -> None:
-        """Close the transport below."""
-        await self._transport.aclose()
-
-
-class _Received:
-    """What arrived of a body."""
-
-    def __init__(self) -> None:
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self._status, self._headers = status, headers
         self._bytes = bytearray()
         self._cut: str | None = None
 
@@ -223,28 +182,43 @@ class _Received:
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
+        """Note why nothing more arrives, if the network fails."""
         try:
             yield
-        except httpx.TransportError as exc:
+        except NETWORK_ERRORS as exc:
             self._cut = str(exc) or type(exc).__name__
 
-    def note(self, response: httpx.Response) -> httpx.Response:
-        headers = _kept(response.headers.raw)
-        encoding = response.headers.get("Content-Encoding", "")
-        content = _decoded(bytes(self._bytes), encoding) if encoding else bytes(self._bytes)
-        _current.get().answer = Answer(response.status_code, headers, content, self._cut)
-        return httpx.Response(response.status_code, content=content)
+    def note(self) -> httpx.Response:
+        """Note the answer in the exchange, and return what the parser gets of it."""
+        kept, encoding = _kept(self._headers)
+        content = _decoded(bytes(self._bytes), encoding)
+        _current.get().answer = Answer(self._status, kept, content, self._cut)
+        return httpx.Response(self._status, content=content)
 
 
-def _kept(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
+def _kept(headers: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], str]:
     kept: dict[str, str] = {}
-    for raw_name, value in raw:
-        name = KEPT_HEADERS.get(raw_name.lower())
-        if name is not None:
-            # A server may send any byte in a header; none can fail to decode this way.
-            text = value.decode("latin-1")
+    encoding = ""
+    for field_name, value in headers:
+        # A server may send any byte in a header; none can fail to decode this way.
+        lower, text = field_name.lower(), value.decode("latin-1")
+        if lower == b"content-encoding":
+            encoding = f"{encoding},{text}" if encoding else text
+        elif lower in KEPT_HEADERS:
+            name = KEPT_HEADERS[lower]
             kept[name] = f"{kept[name]}, {text}" if name in kept else text
-    return kept
+    return kept, encoding
+
+
+def _refused(received: bytes) -> Answer | None:
+    """Read a response that the HTTP parser refused, if its head arrived as a whole."""
+    head, blank, content = received.partition(b"\r\n\r\n")
+    status = STATUS_LINE.match(head)
+    if not blank or status is None:
+        return None
+    lines = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
+    kept, encoding = _kept([(name.strip(), value.strip()) for name, _, value in lines])
+    return Answer(int(status[1]), kept, _decoded(content, encoding), "its head is malformed")
 
 
 def _decoded(content: bytes, encoding: str) -> bytes:
@@ -257,17 +231,102 @@ def _decoded(content: bytes, encoding: str) -> bytes:
         return content
 
 
-# ---- sharing connections
+class KeepingTransport(httpx.BaseTransport):
+    """Reads a response of a transport as far as it comes, and hands on a whole one."""
 
-Pool = TypeVar("Pool")
+    def __init__(self, transport: httpx.BaseTransport) -> None:
+        self._transport = transport
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, and return what arrived."""
+        response = self._transport.handle_request(request)
+        received = Received(response.status_code, response.headers.raw)
+        try:
+            with received.keeping():
+                assert isinstance(response.stream, httpx.SyncByteStream)
+                for chunk in response.stream:
+                    if received.add(chunk):
+                        break
+        finally:
+            response.close()
+        return received.note()
+
+    def close(self) -> None:
+        """Close the transport below."""
+        self._transport.close()
+
+
+class AsyncKeepingTransport(httpx.AsyncBaseTransport):
+    """Reads a response of a transport as far as it comes, and hands on a whole one."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, and return what arrived."""
+        response = await self._transport.handle_async_request(request)
+        received = Received(response.status_code, response.headers.raw)
+        try:
+            with received.keeping():
+                assert isinstance(response.stream, httpx.AsyncByteStream)
+                async for chunk in response.stream:
+                    if received.add(chunk):
+                        break
+        finally:
+            await response.aclose()
+        return received.note()
+
+    async def aclose(self) -> None:
+        """Close the transport below."""
+        await self._transport.aclose()
+
+
+class Turns:
+    """As many turns at once as there may be connections. The caller that waits longest is next.
+
+    A `threading.Semaphore` lets a thread that ends one call and begins another overtake all those
+    that wait, again and again.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+        self._waiting: deque[Future[None]] = deque()
+        self._lock = Lock()
+
+    def take(self, timeout: float | None) -> None:
+        """Wait for a turn, for some seconds at most; raise httpx.PoolTimeout if none came."""
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            turn: Future[None] = Future()
+            self._waiting.append(turn)
+        try:
+            turn.result(timeout)
+        except BaseException as exc:
+            # If it came at the last moment, it goes to the next one.
+            if not turn.cancel():
+                self.give()
+            if isinstance(exc, TimeoutError):
+                raise httpx.PoolTimeout(ALL_BUSY) from None
+            raise
+
+    def give(self) -> None:
+        """End a turn."""
+        with self._lock:
+            while self._waiting:
+                turn = self._waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    turn.set_result(None)
+                    return
+            self._free += 1
+
+
+Pool = TypeVar("Pool", httpcore.ConnectionPool, httpcore.AsyncConnectionPool)
 
 
 class Idle(Generic[Pool]):
-    """The connections that nobody uses. The one that was used last is used next.
-
-    Args:
-        monotonic: A clock that never runs backwards, in seconds.
-    """
+    """The connections that nobody uses. The one that was used last is used next."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         # Each with the moment since when; the oldest first.
@@ -287,75 +346,24 @@ class Idle(Generic[Pool]):
 
     def put(self, pool: Pool) -> bool:
         """Keep one for the next call, and say whether there can be one."""
+        # A tunnel that a proxy refused, or a call that was cancelled, blocks the pool it is in.
+        usable = all(connection.is_available() for connection in pool.connections)
         with self._lock:
-            if not self._ended:
+            if usable and not self._ended:
                 self._stack.append((self._monotonic(), pool))
-            return not self._ended
+            return usable and not self._ended
 
     def end(self) -> list[Pool]:
         """Take all, and keep none from now on."""
         with self._lock:
             self._ended = True
-            return self._taken()
+        return self.inherited()
 
-    def disinherit(self) -> list[Pool]:
-        """Take all in a process that was forked off, and forget who held the lock."""
-        self._lock = Lock()
-        return self._taken()
-
-    def _taken(self) -> list[Pool]:
+    def inherited(self) -> list[Pool]:
+        """Take all, in a process where nobody else does."""
         pools = [pool for _, pool in self._stack]
         self._stack.clear()
         return pools
-
-
-class Turns:
-    """As many turns at once as there may be connections. The caller that waits longest is next.
-
-    A `threading.Semaphore` lets a thread that ends one call and begins another overtake all those
-    that wait, again and again.
-
-    Args:
-        limit: How many.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._free = limit
-        self._waiting: deque[Future[None]] = deque()
-        self._lock = Lock()
-
-    def take(self, timeout: float | None) -> None:
-        """Wait for a turn.
-
-        Args:
-            timeout: Seconds to wait at most, or None.
-
-        Raises:
-            TimeoutError: None became free.
-        """
-        with self._lock:
-            if self._free:
-                self._free -= 1
-                return
-            turn: Future[None] = Future()
-            self._waiting.append(turn)
-        try:
-            turn.result(timeout)
-        except BaseException:
-            # If it came at the last moment, it goes to the next one.
-            if not turn.cancel():
-                self.give()
-            raise
-
-    def give(self) -> None:
-        """End a turn."""
-        with self._lock:
-            while self._waiting:
-                turn = self._waiting.popleft()
-                if turn.set_running_or_notify_cancel():
-                    turn.set_result(None)
-                    return
-            self._free += 1
 
 
 class Connections(httpx.BaseTransport):
@@ -363,11 +371,6 @@ class Connections(httpx.BaseTransport):
 
     Closing closes the idle ones. A call in progress finishes: it may bring the only copy of a
     token. Its connection is closed afterwards.
-
-    Args:
-        new_pool: Makes a pool for one connection; it connects when it is first used.
-        limit: How many connections there may be at once.
-        monotonic: A clock that never runs backwards, in seconds, for the age of the idle ones.
     """
 
     def __init__(
@@ -376,25 +379,29 @@ class Connections(httpx.BaseTransport):
         limit: int,
         monotonic: Callable[[], float],
     ) -> None:
-        self._new_pool = new_pool
-        self._limit = limit
-        self._idle: Idle[httpcore.ConnectionPool] = Idle(monotonic)
-        self._turns = Turns(limit)
+        self._new_pool, self._limit, self._monotonic = new_pool, limit, monotonic
+        self._begin()
         _everywhere.add(self)
 
+    def _begin(self) -> None:
+        self._idle: Idle[httpcore.ConnectionPool] = Idle(self._monotonic)
+        self._turns = Turns(self._limit)
+
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request on a connection that is its own until the response is closed."""
-        with ExitStack() as ending, _as_httpx_errors():
-            try:
-                self._turns.take(_patience(request))
-            except TimeoutError:
-                raise _all_busy() from None
+        """Send a request on a connection of its own, and return what arrived."""
+        with _as_httpx_errors(), ExitStack() as ending:
+            self._turns.take(_patience(request))
             ending.callback(self._turns.give)
             pool = self._reusable() or self._new_pool()
             ending.callback(self._put_back, pool)
             response = pool.handle_request(_for_httpcore(request))
             ending.callback(response.close)
-            return _for_httpx(response, _Stream(response, ending.pop_all()))
+            received = Received(response.status, response.headers)
+            with received.keeping():
+                for chunk in response.iter_stream():
+                    if received.add(chunk):
+                        break
+        return received.note()
 
     def close(self) -> None:
         """Close the idle connections, and the others as soon as they are idle."""
@@ -403,9 +410,10 @@ class Connections(httpx.BaseTransport):
 
     def leave_to_parent(self) -> None:
         """Start anew in a process that was forked off."""
-        self._turns = Turns(self._limit)
+        inherited = self._idle.inherited()
+        self._begin()
         # This closes our descriptors and tells the server nothing: the parent's stay as they are.
-        for pool in self._idle.disinherit():
+        for pool in inherited:
             pool.close()
 
     def _reusable(self) -> httpcore.ConnectionPool | None:
@@ -415,7 +423,7 @@ class Connections(httpx.BaseTransport):
         return pool
 
     def _put_back(self, pool: httpcore.ConnectionPool) -> None:
-        if not (_is_usable(pool) and self._idle.put(pool)):
+        if not self._idle.put(pool):
             pool.close()
 
 
@@ -424,11 +432,6 @@ class AsyncConnections(httpx.AsyncBaseTransport):
 
     Closing closes the idle ones. A call in progress finishes: it may bring the only copy of a
     token. Its connection is closed afterwards.
-
-    Args:
-        new_pool: Makes a pool for one connection; it connects when it is first used.
-        limit: How many connections there may be at once.
-        monotonic: A clock that never runs backwards, in seconds, for the age of the idle ones.
     """
 
     def __init__(
@@ -437,27 +440,30 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         limit: int,
         monotonic: Callable[[], float],
     ) -> None:
-        self._new_pool = new_pool
-        self._limit = limit
-        self._idle: Idle[httpcore.AsyncConnectionPool] = Idle(monotonic)
-        self._turns = anyio.Semaphore(limit)
+        self._new_pool, self._limit, self._monotonic = new_pool, limit, monotonic
+        self._begin()
         _everywhere.add(self)
 
+    def _begin(self) -> None:
+        self._idle: Idle[httpcore.AsyncConnectionPool] = Idle(self._monotonic)
+        self._turns = anyio.Semaphore(self._limit)
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request on a connection that is its own until the response is closed."""
-        async with AsyncExitStack() as ending:
-            with _as_httpx_errors():
-                try:
-                    with anyio.fail_after(_patience(request)):
-                        await self._turns.acquire()
-                except TimeoutError:
-                    raise _all_busy() from None
+        """Send a request on a connection of its own, and return what arrived."""
+        with _as_httpx_errors():
+            async with AsyncExitStack() as ending:
+                await self._turn(_patience(request))
                 ending.callback(self._turns.release)
                 pool = await self._reusable() or self._new_pool()
                 ending.push_async_callback(self._put_back, pool)
                 response = await pool.handle_async_request(_for_httpcore(request))
                 ending.push_async_callback(response.aclose)
-                return _for_httpx(response, _AsyncStream(response, ending.pop_all()))
+                received = Received(response.status, response.headers)
+                with received.keeping():
+                    async for chunk in response.aiter_stream():
+                        if received.add(chunk):
+                            break
+        return received.note()
 
     async def aclose(self) -> None:
         """Close the idle connections, and the others as soon as they are idle."""
@@ -466,11 +472,18 @@ class AsyncConnections(httpx.AsyncBaseTransport):
 
     def leave_to_parent(self) -> None:
         """Start anew in a process that was forked off."""
-        self._turns = anyio.Semaphore(self._limit)
         # Not closed: they are registered with the parent's event loop, and closing one here would
         # take it off the selector that both processes share. Kept, because the collector would
         # close what nobody has any more, whenever it comes by.
-        _inherited.extend(self._idle.disinherit())
+        _inherited.extend(self._idle.inherited())
+        self._begin()
+
+    async def _turn(self, timeout: float | None) -> None:
+        try:
+            with anyio.fail_after(timeout):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise httpx.PoolTimeout(ALL_BUSY) from None
 
     async def _reusable(self) -> httpcore.AsyncConnectionPool | None:
         pool, old = self._idle.take()
@@ -479,7 +492,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         return pool
 
     async def _put_back(self, pool: httpcore.AsyncConnectionPool) -> None:
-        if not (_is_usable(pool) and self._idle.put(pool)):
+        if not self._idle.put(pool):
             await _aclose(pool)
 
 
@@ -496,41 +509,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_all_to_parent)
 
 
-class _Stream(httpx.SyncByteStream):
-    """The body of a response; to close it ends the use of its connection."""
-
-    def __init__(self, response: httpcore.Response, ending: ExitStack) -> None:
-        self._response, self._ending = response, ending
-
-    def __iter__(self) -> Iterator[bytes]:
-        with _as_httpx_errors():
-            yield from self._response.iter_stream()
-
-    def close(self) -> None:
-        self._ending.close()
-
-
-class _AsyncStream(httpx.AsyncByteStream):
-    """The body of a response; to close it ends the use of its connection."""
-
-    def __init__(self, response: httpcore.Response, ending: AsyncExitStack) -> None:
-        self._response, self._ending = response, ending
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _as_httpx_errors():
-            async for chunk in self._response.aiter_stream():
-                yield chunk
-
-    async def aclose(self) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._ending.aclose()
-
-
-def _is_usable(pool: httpcore.ConnectionPool | httpcore.AsyncConnectionPool) -> bool:
-    # A tunnel that a proxy refused, or a call that was cancelled, blocks the pool it is in.
-    return all(connection.is_available() for connection in pool.connections)
-
-
 async def _aclose(pool: httpcore.AsyncConnectionPool) -> None:
     # Whoever is cancelled waits for it, but not for long: no farewell is exchanged.
     with anyio.CancelScope(shield=True):
@@ -542,42 +520,18 @@ def _patience(request: httpx.Request) -> float | None:
     return timeouts.get("pool")
 
 
-def _all_busy() -> httpx.PoolTimeout:
-    return httpx.PoolTimeout("all connections were busy for too long")
-
-
 def _for_httpcore(request: httpx.Request) -> httpcore.Request:
     url = request.url
+    address = httpcore.URL(
+        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+    )
     return httpcore.Request(
-        method=request.method,
-        url=httpcore.URL(
-            scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-        ),
+        request.method,
+        address,
         headers=request.headers.raw,
         content=request.stream,
         extensions=request.extensions,
     )
-
-
-def _for_httpx(response: httpcore.Response, stream: _Stream | _AsyncStream) -> httpx.Response:
-    return httpx.Response(
-        response.status, headers=response.headers, stream=stream, extensions=response.extensions
-    )
-
-
-HTTPX_ERRORS: dict[type[Exception], type[httpx.TransportError]] = {
-    httpcore.ConnectTimeout: httpx.ConnectTimeout,
-    httpcore.ReadTimeout: httpx.ReadTimeout,
-    httpcore.WriteTimeout: httpx.WriteTimeout,
-    httpcore.PoolTimeout: httpx.PoolTimeout,
-    httpcore.ConnectError: httpx.ConnectError,
-    httpcore.ReadError: httpx.ReadError,
-    httpcore.WriteError: httpx.WriteError,
-    httpcore.ProxyError: httpx.ProxyError,
-    httpcore.UnsupportedProtocol: httpx.UnsupportedProtocol,
-    httpcore.LocalProtocolError: httpx.LocalProtocolError,
-    httpcore.RemoteProtocolError: httpx.RemoteProtocolError,
-}
 
 
 @contextmanager
@@ -586,9 +540,6 @@ def _as_httpx_errors() -> Iterator[None]:
         yield
     except tuple(HTTPX_ERRORS) as exc:
         raise HTTPX_ERRORS[type(exc)](str(exc)) from exc
-
-
-# ---- sockets under a deadline
 
 
 class _NetworkStream(httpcore.NetworkStream):
@@ -705,72 +656,54 @@ class _AsyncBackend(httpcore.AnyIOBackend):
         return _AsyncNetworkStream(stream)
 
 
-# ---- the clients
-
-
-def http_client(
+def new_transport(
     settings: Settings,
-    *,
     now: datetime,
     monotonic: Callable[[], float],
-    transport: httpx.BaseTransport | None,
-) -> httpx.Client:
-    """Make the client that the generated code sends with.
-
-    Args:
-        settings: Where to, and how long at most.
-        now: The present moment, aware, to check the certificate.
-        monotonic: A clock that never runs backwards, in seconds, for the age of idle connections.
-        transport: A transport to use instead of the network.
+    given: httpx.BaseTransport | None,
+) -> httpx.BaseTransport:
+    """Make the transport of a client, over the network or over what is given instead.
 
     Raises:
-        InvalidInputError: The certificate, the host or the proxy cannot be used.
+        InvalidInputError: The certificate or the proxy cannot be used.
     """
-    if transport is None:
-        options, proxy = _pool_options(settings, now)
-        kind = httpcore.HTTPProxy if proxy else httpcore.ConnectionPool
-        backend = _Backend()
-        transport = Connections(
-            lambda: kind(network_backend=backend, **options, **proxy),
-            settings.max_connections,
-            monotonic,
-        )
-    return httpx.Client(transport=KeepingTransport(transport), **_client_options(settings))
-
-
-def async_http_client(
-    settings: Settings,
-    *,
-    now: datetime,
-    monotonic: Callable[[], float],
-    transport: httpx.AsyncBaseTransport | None,
-) -> httpx.AsyncClient:
-    """Make the client that the generated code sends with.
-
-    Args:
-        settings: Where to, and how long at most.
-        now: The present moment, aware, to check the certificate.
-        monotonic: A clock that never runs backwards, in seconds, for the age of idle connections.
-        transport: A transport to use instead of the network.
-
-    Raises:
-        InvalidInputError: The certificate, the host or the proxy cannot be used.
-    """
-    if transport is None:
-        options, proxy = _pool_options(settings, now)
-        kind = httpcore.AsyncHTTPProxy if proxy else httpcore.AsyncConnectionPool
-        backend = _AsyncBackend()
-        transport = AsyncConnections(
-            lambda: kind(network_backend=backend, **options, **proxy),
-            settings.max_connections,
-            monotonic,
-        )
-    return httpx.AsyncClient(
-        transport=AsyncKeepingTransport(transport), **_client_options(settings)
+    if given is not None:
+        return KeepingTransport(given)
+    pool, proxy = _pool_options(settings, now)
+    kind = httpcore.HTTPProxy if proxy else httpcore.ConnectionPool
+    backend = _Backend()
+    return Connections(
+        lambda: kind(network_backend=backend, **pool, **proxy), settings.max_connections, monotonic
     )
 
 
-def _client_options(settings: Settings) -> dict[str, Any]:
+def new_async_transport(
+    settings: Settings,
+    now: datetime,
+    monotonic: Callable[[], float],
+    given: httpx.AsyncBaseTransport | None,
+) -> httpx.AsyncBaseTransport:
+    """Make the transport of a client, over the network or over what is given instead.
+
+    Raises:
+        InvalidInputError: The certificate or the proxy cannot be used.
+    """
+    if given is not None:
+        return AsyncKeepingTransport(given)
+    pool, proxy = _pool_options(settings, now)
+    kind = httpcore.AsyncHTTPProxy if proxy else httpcore.AsyncConnectionPool
+    backend = _AsyncBackend()
+    return AsyncConnections(
+        lambda: kind(network_backend=backend, **pool, **proxy), settings.max_connections, monotonic
+    )
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """Return how httpx's client is made, whatever its transport.
+
+    Raises:
+        InvalidInputError: The host is impossible.
+    """
     limits = settings.timeouts
     return {
         "base_url": _base_url(settings),

@@ -66,7 +66,7 @@ class BlinkOAuth:
         self.settings = settings
         self._clock = clock
         self._calls = Calls(settings, clock, new_correlation_id)
-        self._api = Api(settings, now=clock(), monotonic=monotonic, transport=transport)
+        self._api = Api(settings, clock(), monotonic, transport)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
@@ -223,7 +223,7 @@ class AsyncBlinkOAuth:
         self.settings = settings
         self._clock = clock
         self._calls = Calls(settings, clock, new_correlation_id)
-        self._api = AsyncApi(settings, now=clock(), monotonic=monotonic, transport=transport)
+        self._api = AsyncApi(settings, clock(), monotonic, transport)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"

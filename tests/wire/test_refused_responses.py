@@ -1,0 +1,94 @@
+"""A response that the HTTP parser refuses is still read: a pair in it is not lost."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from blink_oauth import ConnectionLostError, Grant, Oddity, Outcome, Settings
+from wire.loopback import server_that
+from wire.stage import Connect
+
+GRANT = Grant("IIDX00001", "fake-user")
+PAIR = {
+    "access_token": "fake-access-token-2",
+    "refresh_token": "fake-refresh-token-2",
+    "token_type": "bearer",
+    "expires_in": 3600,
+}
+ODD_LINES = {
+    "a blank in the name": b"X Proxy Note: 1",
+    "no colon": b"served by edge-7",
+    "a blank before the colon": b"X-Edge : 7",
+    "a control character": b"X-Edge: \x00",
+}
+
+
+def settings_for(url: str) -> Settings:
+    """Return the settings of a client of a server without TLS."""
+    return Settings(
+        base_url=f"{url}/consent-flow/v2",
+        client_id="CIDX0000000002",
+        user_agent="acme-books/3.2",
+        allow_plain_http=True,
+    )
+
+
+def answer(
+    connection: socket.socket, *lines: bytes, status: bytes = b"200 OK", body: bytes
+) -> None:
+    """Read a request, and answer it with header lines as they are given."""
+    received = b""
+    while b"refresh_token=" not in received:
+        received += connection.recv(65536)
+    head = [b"HTTP/1.1 " + status, b"Content-Length: %d" % len(body), b"X-CorAPI-Source: PROVIDER"]
+    connection.sendall(b"\r\n".join([*head, *lines, b"", body]))
+
+
+@pytest.mark.parametrize("line", ODD_LINES.values(), ids=ODD_LINES)
+def test_a_pair_behind_an_illegal_header_line_is_kept(connect: Connect, line: bytes) -> None:
+    body = json.dumps(PAIR).encode()
+    with server_that(lambda connection: answer(connection, line, body=body)) as url:
+        caller = connect(settings_for(url.replace("https:", "http:")))
+        token = caller.refresh(GRANT, "fake-refresh-token-1")
+    assert token.refresh_token is not None
+    assert token.refresh_token.reveal() == PAIR["refresh_token"]
+    assert token.access_token.reveal() == PAIR["access_token"]
+    assert Oddity.BODY_BROKEN in token.oddities
+    assert token.meta is not None
+    assert token.meta.source == "PROVIDER"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (b"200 OK", b'{"access_token": "fake-access-token-2"'),
+        (b"200 OK", b"<html>maintenance</html>"),
+        (b"500 Oops", json.dumps(PAIR).encode()),
+    ],
+    ids=["half a token", "no token", "an error status"],
+)
+def test_without_a_token_under_a_success_the_outcome_is_uncertain(
+    connect: Connect, status: bytes, body: bytes
+) -> None:
+    line = ODD_LINES["no colon"]
+    with server_that(lambda connection: answer(connection, line, status=status, body=body)) as url:
+        caller = connect(settings_for(url.replace("https:", "http:")))
+        with pytest.raises(ConnectionLostError) as caught:
+            caller.refresh(GRANT, "fake-refresh-token-1")
+    assert caught.value.outcome is Outcome.UNCERTAIN
+    assert caught.value.token is None
+    assert "fake-" not in str(caught.value)
+
+
+def test_a_head_that_breaks_off_is_no_response(connect: Connect) -> None:
+    def hang_up(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Le")
+
+    with server_that(hang_up) as url:
+        caller = connect(settings_for(url.replace("https:", "http:")))
+        with pytest.raises(ConnectionLostError):
+            caller.refresh(GRANT, "fake-refresh-token-1")
