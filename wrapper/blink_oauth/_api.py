@@ -46,8 +46,7 @@ from .tokens import Secret, Token, TokenKind
 if TYPE_CHECKING:
     from blink_oauth_api.models.source import Source as DocumentedSource
 
-    from ._outcomes import DocumentedStatus
-    from ._reply import ErrorMember, TokenMember
+    from ._reply import DocumentedStatus, ErrorMember, TokenMember
     from .context import MAX_USERNAME
     from .headers import CACHE_CONTROL, LANGUAGE, PRAGMA, SOURCE, SourceName
 

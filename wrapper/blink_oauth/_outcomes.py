@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 from ._api import Call, Operation
@@ -35,8 +35,6 @@ __all__ = ["no_response", "outcome_of", "response_error", "revocation_error"]
 MAX_TEXT = 300
 """Characters of a text from the server that an error repeats."""
 
-DocumentedStatus = Literal[200, 400, 401, 403, 406, 415, 500, 502, 504]
-"""What the contract lists for both operations; `outcome_of` was written for each of them."""
 REFUSED_BY_PLATFORM = frozenset({401, 403, 406, 415})
 LEFT_OPEN = frozenset({408, 499})
 

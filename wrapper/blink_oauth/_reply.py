@@ -21,8 +21,19 @@ from .errors import (
     TlsFault,
 )
 
-__all__ = ["Answer", "Body", "ErrorMember", "NoAnswer", "Reply", "TokenMember", "no_answer"]
+__all__ = [
+    "Answer",
+    "Body",
+    "DocumentedStatus",
+    "ErrorMember",
+    "NoAnswer",
+    "Reply",
+    "TokenMember",
+    "no_answer",
+]
 
+DocumentedStatus = Literal[200, 400, 401, 403, 406, 415, 500, 502, 504]
+"""What the contract lists for both operations; `_outcomes` was written for each of them."""
 TokenMember = Literal["access_token", "refresh_token", "token_type", "expires_in", "scope"]
 """The members of a token response that are read here."""
 ErrorMember = Literal[
