@@ -5,7 +5,9 @@ The pages that it shows never hold a code or a state.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import os
 import queue
 import socket
@@ -24,7 +26,6 @@ from attrs import define, field
 from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError, InvalidInputError, Outcome
 from blink_oauth.headers import is_visible_ascii
-from blink_oauth_testing.sandbox.page import PAGE_HEADERS, Tone, page
 
 from .login_authorization import START_AGAIN, LoginRefusedError, Refusal, printable
 
@@ -57,17 +58,17 @@ def spent(outcome: Outcome) -> str:
 def succeeded_page(grant: Grant) -> bytes:
     """Say that the token is stored."""
     who = f"User {grant.username} at {grant.target_id}"
-    return _page("Logged in", "good", f"{who}: the token is stored.", CLOSE)
+    return _page("Logged in", f"{who}: the token is stored.", CLOSE)
 
 
 def refused_page(refusal: Refusal) -> bytes:
     """Say why the bank's answer ended the login."""
-    return _page(NOT_LOGGED_IN, "bad", refusal.what, refusal.do)
+    return _page(NOT_LOGGED_IN, refusal.what, refusal.do)
 
 
 def foreign_page(refusal: Refusal) -> bytes:
     """Say that an answer does not belong to the login that waits."""
-    return _page("Not the answer to this login", "bad", refusal.what, refusal.do)
+    return _page("Not the answer to this login", refusal.what, refusal.do)
 
 
 def failed_page(error: BlinkError) -> bytes:
@@ -75,19 +76,18 @@ def failed_page(error: BlinkError) -> bytes:
     lines = [printable(str(error), 500), spent(error.outcome), START_AGAIN]
     if error.correlation_id:
         lines.append(f"Correlation id: {error.correlation_id}")
-    return _page(NOT_LOGGED_IN, "bad", *lines)
+    return _page(NOT_LOGGED_IN, *lines)
 
 
 def ended_page(what: str) -> bytes:
     """Say that the command ended before it could tell the result."""
-    return _page(NOT_LOGGED_IN, "bad", what, "Look at the terminal, then start the login again.")
+    return _page(NOT_LOGGED_IN, what, "Look at the terminal, then start the login again.")
 
 
 def already_used_page() -> bytes:
     """Say that a second answer changes nothing."""
     return _page(
         "Already used",
-        "plain",
         "This login has had its answer already. The code was not sent a second time.",
         "The first page and the terminal tell the result.",
     )
@@ -96,11 +96,49 @@ def already_used_page() -> bytes:
 def not_the_callback_page(status: int) -> bytes:
     """Say that a request is not the bank's answer, and that the login goes on."""
     what = _NOT_CALLBACK.get(status, _NOT_CALLBACK[400])
-    return _page("Not the bank's answer", "plain", what, "The login goes on waiting.")
+    return _page("Not the bank's answer", what, "The login goes on waiting.")
 
 
-def _page(title: str, tone: Tone, *lines: str) -> bytes:
-    return page(title, "\n".join(f"<p>{escape(line)}</p>" for line in lines), tone=tone)
+# The colours are the browser's own, so that text stands out in light and in dark.
+_STYLE = """
+:root { color-scheme: light dark; }
+body { max-width: 34rem; margin: 8vh auto; padding: 0 1rem; overflow-wrap: anywhere;
+  font: 1.0625rem/1.55 system-ui, sans-serif; background: Canvas; color: CanvasText; }
+"""
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>{style}</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+{content}
+</main>
+</body>
+</html>
+"""
+_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+PAGE_HEADERS: Mapping[str, str] = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; img-src data:; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    # The address of the page holds the code.
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def _page(title: str, *lines: str) -> bytes:
+    content = "\n".join(f"<p>{escape(line)}</p>" for line in lines)
+    return _PAGE.format(title=escape(title), style=_STYLE, content=content).encode()
 
 
 MAX_REQUEST_LINE = 8_192

@@ -16,6 +16,23 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from blink_oauth_testing.sandbox import Sandbox
 from browser.chromium import launched
 
+CONTRAST = """() => {
+  const parse = c => c.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const ground = e => { for (; e; e = e.parentElement) {
+    const c = parse(getComputedStyle(e).backgroundColor);
+    if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
+  const seen = [...document.querySelectorAll("main *")].filter(e =>
+    e.checkVisibility() && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
+  return seen.map(e => {
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))];
+    return [e.outerHTML.slice(0, 60), (Math.max(a, b) + .05) / (Math.min(a, b) + .05)];
+  });
+}"""
+"""Returns each text of a page with the contrast to what is behind it."""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:

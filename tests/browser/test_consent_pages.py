@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from blink_oauth import BlinkOAuth, Psu
 from blink_oauth_testing.sandbox import Sandbox
-from browser.conftest import Application
+from browser.conftest import CONTRAST, Application
 
 STATE = "fake-state & more"
 
@@ -174,23 +174,6 @@ def test_a_screen_reader_is_told_what_everything_is(
     """)
     assert page.locator("html").get_attribute("lang") == "en"
     assert page.locator("h1").count() == 1
-
-
-CONTRAST = """() => {
-  const parse = c => c.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
-    .map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-  const ground = e => { for (; e; e = e.parentElement) {
-    const c = parse(getComputedStyle(e).backgroundColor);
-    if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
-  const seen = [...document.querySelectorAll("main *")].filter(e =>
-    e.checkVisibility() && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
-  return seen.map(e => {
-    const [a, b] = [light(parse(getComputedStyle(e).color)), light(ground(e))];
-    return [e.outerHTML.slice(0, 60), (Math.max(a, b) + .05) / (Math.min(a, b) + .05)];
-  });
-}"""
 
 
 def test_every_text_stands_out_from_its_ground(

@@ -15,7 +15,7 @@ from attrs import define, field
 
 from .banks import ACCOUNTS, Bank, BankPolicy
 from .messages import Reply
-from .page import PAGE_HEADERS, Tone, page
+from .page import PAGE_HEADERS, page
 
 __all__ = ["Conversations"]
 
@@ -106,7 +106,7 @@ def expired() -> Reply:
         "<p>It was open for too long, or it was used already. Nothing was approved by it now.</p>"
         "<p>Go back to the application that brought you here, and start again there.</p>"
     )
-    return _reply(400, "This page has expired", content, "bad")
+    return _reply(400, "This page has expired", content)
 
 
 def refused(why: str) -> Reply:
@@ -115,7 +115,7 @@ def refused(why: str) -> Reply:
         f"<p>{escape(why)}</p>"
         "<p>The application that brought you here made a mistake: tell its makers.</p>"
     )
-    return _reply(400, "Refused", content, "bad")
+    return _reply(400, "Refused", content)
 
 
 def _described(by: str, is_wrong: bool) -> str:
@@ -124,10 +124,10 @@ def _described(by: str, is_wrong: bool) -> str:
     return f'{invalid} aria-describedby="{names}"' if names else ""
 
 
-def _reply(status: int, title: str, content: str, tone: Tone = "plain") -> Reply:
+def _reply(status: int, title: str, content: str) -> Reply:
     headers = dict(PAGE_HEADERS)
     kind = headers.pop("Content-Type")
-    reply = Reply(status).with_body(kind, page(title, content, tone=tone))
+    reply = Reply(status).with_body(kind, page(title, content, is_error=status >= 400))
     for name, value in headers.items():
         reply = reply.with_header(name, value)
     return reply

@@ -1,4 +1,4 @@
-"""The look of the pages that a person sees in a browser: the sandbox's and the command's.
+"""The look of the banks' pages.
 
 Plain HTML without script: it can be used at any width, by keyboard and by screen reader, in light
 and in dark. What a page says is told in words, never by colour alone.
@@ -10,34 +10,26 @@ import base64
 import hashlib
 from collections.abc import Mapping
 from html import escape
-from typing import Literal
 
-__all__ = ["PAGE_HEADERS", "Tone", "page"]
-
-Tone = Literal["plain", "good", "bad"]
-
-_SIGNS: Mapping[Tone, str] = {"plain": "", "good": "✓", "bad": "!"}
+__all__ = ["PAGE_HEADERS", "page"]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --ground: #f0f2f5;
   --line: #767d86; --soft: #525960; --main: #0b5394; --on-main: #ffffff;
-  --good: #14662f; --bad: #a3161b; }
+  --bad: #a3161b; }
 @media (prefers-color-scheme: dark) { :root { --ink: #eceff2; --paper: #1c2127; --ground: #101317;
   --line: #8b949e; --soft: #b3bac2; --main: #8ab8f0; --on-main: #0b1a2b;
-  --good: #7ddc97; --bad: #ff9d98; } }
+  --bad: #ff9d98; } }
 * { box-sizing: border-box; }
 body { margin: 0; padding: 1.5rem 1rem; background: var(--ground); color: var(--ink);
   font: 1.0625rem/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
 main { max-width: 34rem; margin: 4vh auto; padding: 1.75rem; background: var(--paper);
   border-radius: .75rem; border-top: .375rem solid var(--main); }
-main.good { border-top-color: var(--good); }
 main.bad { border-top-color: var(--bad); }
 h1 { margin: 0 0 1rem; font-size: 1.5rem; line-height: 1.25; }
 h1 .sign { display: inline-block; width: 2rem; height: 2rem; margin-right: .625rem;
   border-radius: 50%; text-align: center; font-size: 1.125rem; line-height: 2rem;
-  color: var(--paper); background: var(--main); }
-.good h1 .sign { background: var(--good); }
-.bad h1 .sign { background: var(--bad); }
+  color: var(--paper); background: var(--bad); }
 p { margin: 0 0 1rem; }
 form { margin: 0 0 1.25rem; }
 .note { color: var(--soft); font-size: .9375rem; }
@@ -72,7 +64,7 @@ _PAGE = """<!doctype html>
 <style>{style}</style>
 </head>
 <body>
-<main class="{tone}">
+<main{look}>
 <h1>{sign}{title}</h1>
 {content}
 </main>
@@ -97,14 +89,15 @@ PAGE_HEADERS: Mapping[str, str] = {
 """What every page is sent with."""
 
 
-def page(title: str, content: str, *, tone: Tone = "plain") -> bytes:
+def page(title: str, content: str, *, is_error: bool = False) -> bytes:
     """Return a whole page.
 
     Args:
         title: Its title and only heading, plain text.
         content: HTML that is trusted: whoever writes it escapes what came from elsewhere.
-        tone: Whether it tells something good or bad.
+        is_error: Whether it tells why the bank does not go on.
     """
-    sign = f'<span class="sign" aria-hidden="true">{_SIGNS[tone]}</span>' if _SIGNS[tone] else ""
-    text = _PAGE.format(title=escape(title), style=_STYLE, tone=tone, sign=sign, content=content)
+    look = ' class="bad"' if is_error else ""
+    sign = '<span class="sign" aria-hidden="true">!</span>' if is_error else ""
+    text = _PAGE.format(title=escape(title), style=_STYLE, look=look, sign=sign, content=content)
     return text.encode()

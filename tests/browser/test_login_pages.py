@@ -1,0 +1,86 @@
+"""The pages of the login in a real browser: for a screen reader, in light and dark, on a phone."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, cast
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from blink_oauth import Grant, InvalidInputError
+from blink_oauth_cli.login_callback import (
+    Listener,
+    already_used_page,
+    ended_page,
+    failed_page,
+    not_the_callback_page,
+    succeeded_page,
+)
+from browser.conftest import CONTRAST
+
+GRANT = Grant("IIDX99999", "u-4711 <b>")
+PAGES = {
+    "Logged in": succeeded_page(GRANT),
+    "Not logged in": failed_page(InvalidInputError("fake-detail " + "long" * 40)),
+    "Already used": already_used_page(),
+    "Not the bank's answer": not_the_callback_page(404),
+}
+
+
+def look(page: Page, html: bytes) -> None:
+    """Come back from the bank, and get a page."""
+    with ThreadPoolExecutor(1) as command, Listener("http://127.0.0.1/callback") as listener:
+
+        def respond() -> None:
+            callback = listener.wait(10)
+            assert callback is not None
+            callback.respond(html)
+
+        responding = command.submit(respond)
+        page.goto(listener.redirect_uri)
+        responding.result()
+
+
+@pytest.mark.parametrize("title", PAGES)
+def test_a_screen_reader_is_told_what_happened(page: Page, title: str) -> None:
+    look(page, PAGES[title])
+    expect(page).to_have_title(title)
+    expect(page.get_by_role("main").get_by_role("heading", level=1)).to_have_text(title)
+    assert page.locator("html").get_attribute("lang") == "en"
+    assert page.locator("h1").count() == 1
+    assert page.locator("script").count() == 0
+
+
+def test_the_names_of_a_grant_are_shown_as_they_are(page: Page) -> None:
+    look(page, PAGES["Logged in"])
+    expect(page.get_by_role("paragraph").first).to_have_text(
+        "User u-4711 <b> at IIDX99999: the token is stored."
+    )
+
+
+def test_every_text_stands_out_from_its_ground(browser: Browser, scheme: str) -> None:
+    colours = cast("Literal['light', 'dark']", scheme)
+    with browser.new_context(color_scheme=colours) as context:
+        page = context.new_page()
+        look(page, PAGES["Not logged in"])
+        found = page.evaluate(CONTRAST)
+        ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(255, 255, 255)") is (scheme == "light")
+    assert len(found) >= 3
+    # WCAG 2.2, success criterion 1.4.3.
+    assert [each for each in found if each[1] < 4.5] == []
+
+
+def test_nothing_is_cut_on_a_narrow_screen(page: Page) -> None:
+    page.set_viewport_size({"width": 320, "height": 640})
+    look(page, PAGES["Not logged in"])
+    # WCAG 2.2, success criterion 1.4.10.
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 320
+
+
+def test_a_page_is_shown_where_the_login_has_ended(page: Page) -> None:
+    with Listener("http://127.0.0.1/callback") as listener:
+        listener.close_to_others(ended_page("The login was interrupted."), 410)
+        page.goto(listener.redirect_uri)
+    expect(page.get_by_role("main")).to_contain_text("Look at the terminal")
