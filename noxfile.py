@@ -12,8 +12,9 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_external_run = True
 nox.options.error_on_missing_interpreters = True
 
-TESTS = tuple(
-    f"tests/{name}" for name in ("client", "wire", "sandbox", "lifecycle", "storage", "cli")
+TESTS = (
+    "tests/test_architecture.py",
+    *(f"tests/{name}" for name in ("client", "wire", "sandbox", "lifecycle", "storage", "cli")),
 )
 PROOFS = ("tests/simulation", "tests/storm", "tests/crash")
 PACKAGES = ("wrapper", "keeper", "cli", "testing")
