@@ -28,6 +28,22 @@ def install(session: nox.Session, tools: str, *, project: bool = False) -> None:
         session.install("--quiet", "--no-deps", "--force-reinstall", ".")
 
 
+def fresh(session: nox.Session, *requirements: str) -> Path:
+    """Make an environment beside that of the session, of pinned versions; return its programs."""
+    folder = Path(session.create_tmp()) / "fresh"
+    programs = folder / "bin"
+    if session.venv_backend == "uv":
+        base = ("--python", str(Path(session.bin) / "python"))
+        session.run("uv", "venv", "--quiet", "--clear", *base, str(folder), external=True)
+        install: tuple[str, ...] = ("uv", "pip", "install", "--python", str(folder))
+    else:
+        session.run("python", "-m", "venv", "--clear", str(folder))
+        install = (str(programs / "pip"), "install")
+    pinned = ("--quiet", "--constraint", "requirements/test.txt")
+    session.run(*install, *pinned, *requirements, external=True)
+    return programs
+
+
 @nox.session(default=False)
 def spec(session: nox.Session) -> None:
     """Prove that the contract is valid OpenAPI, keeps the house rules, and its examples fit it."""
@@ -90,20 +106,8 @@ def terminal(session: nox.Session) -> None:
     """Prove, from a fresh installation, what people see: in a real terminal, in a real browser."""
     install(session, "test", project=True)
     need_browser(session)
-    fresh = Path(session.create_tmp()) / "fresh"
-    pip = str(fresh / "bin" / "pip")
-    session.run("python", "-m", "venv", "--clear", str(fresh))
-    wheels = str(fresh / "wheels")
-    session.run(pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, ".", external=True)
-    (wheel,) = Path(wheels).glob("*.whl")
-    session.run(
-        *(pip, "install", "--quiet", "--constraint", "requirements/test.txt"),
-        f"{wheel}[cli,postgresql,testing]",
-        external=True,
-    )
-    session.run(
-        "pytest", "tests/browser", "tests/terminal", "--fresh", fresh / "bin", *session.posargs
-    )
+    programs = fresh(session, ".[cli,postgresql,testing]")
+    session.run("pytest", "tests/browser", "tests/terminal", "--fresh", programs, *session.posargs)
 
 
 def need_browser(session: nox.Session) -> None:
@@ -130,11 +134,15 @@ def contract(session: nox.Session) -> None:
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Prove that wheel and source archive can be built and hold both packages and the contract."""
+    """Prove that both archives hold what they should, and that the wheel works without extras."""
     install(session, "build")
-    out = session.create_tmp()
-    session.run("python", "-m", "build", "--no-isolation", "--outdir", out, silent=True)
-    session.run("python", "tools/check_archives.py", out)
+    out = Path(session.create_tmp()) / "archives"
+    shutil.rmtree(out, ignore_errors=True)
+    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(out), silent=True)
+    session.run("python", "tools/check_archives.py", str(out))
+    (wheel,) = map(str, out.glob("*.whl"))
+    programs = fresh(session, wheel, "pytest")
+    session.run(str(programs / "python"), "tools/check_bare.py", external=True)
 
 
 @nox.session(default=False)

@@ -7,23 +7,19 @@ from typing import NoReturn
 
 __all__ = ["main"]
 
-EXTRAS = {
-    "click": "cli",
-    "platformdirs": "cli",
-    "rich": "cli",
-}
-"""Which extra brings a module that a bare installation lacks."""
-
 
 def main() -> NoReturn:
     """Run the command, or say in one line which extra is missing."""
     try:
         from .main import main as run_command
     except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
+        from .errors import trouble_without
+
+        trouble = trouble_without(error.name)
+        if trouble is None:
             raise
-        extra = EXTRAS[error.name]
-        sys.exit(f"blink-oauth needs {error.name}: pip install 'blink-oauth[{extra}]'.")
+        sys.stderr.write(f"Error: {trouble.what} → {trouble.do}\n")
+        sys.exit(trouble.code)
     run_command()
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,7 +17,7 @@ from attrs import define, field, frozen
 from blink_oauth.tokens import Secret
 
 from .configuration import Configuration, configure
-from .errors import ExitCode, TroubleError
+from .errors import ExitCode, TroubleError, trouble_without
 from .output import Screen
 
 if TYPE_CHECKING:
@@ -81,17 +82,17 @@ def open_store(place: Place) -> tuple[SqlTokenStore, list[str]]:
         The store, and what was made, in words.
 
     Raises:
-        TroubleError: A key is missing or a file cannot be used; nothing was changed.
+        TroubleError: A library or a key is missing, or a file cannot be used; nothing was changed.
         InvalidInputError: The database or a key cannot be used.
     """
     try:
         from blink_oauth_keeper.store.sql import SqlTokenStore
-    except ImportError:
-        raise TroubleError(
-            "The store needs SQLAlchemy, which is not installed.",
-            "pip install 'blink-oauth[cli,sql]'",
-            ExitCode.USAGE,
-        ) from None
+
+        if place.url.startswith("postgresql") and find_spec("psycopg") is None:
+            raise ModuleNotFoundError(name="psycopg")
+    except ModuleNotFoundError as error:
+        # Also `doctor` shows it as what is wrong with the store.
+        raise trouble_without(error.name) or error from None
     made: list[str] = []
     keys = place.keys
     if not keys:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 from blink_oauth.errors import (
@@ -27,7 +28,7 @@ from blink_oauth_keeper.errors import (
     UnknownGrantError,
 )
 
-__all__ = ["ExitCode", "TroubleError", "trouble_with"]
+__all__ = ["ExitCode", "TroubleError", "trouble_with", "trouble_without"]
 
 
 class ExitCode(IntEnum):
@@ -57,6 +58,31 @@ class TroubleError(Exception):
     def __init__(self, what: str, do: str, code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(what)
         self.what, self.do, self.code = what, do, code
+
+
+_EXTRAS: Mapping[str, str] = {
+    "click": "cli",
+    "platformdirs": "cli",
+    "rich": "cli",
+    "sqlalchemy": "cli,sql",
+    "psycopg": "cli,postgresql",
+}
+"""Which extras bring a library that a bare installation lacks."""
+
+
+def trouble_without(module: str | None) -> TroubleError | None:
+    """Say which extra brings a module that is not installed; None if none of ours does.
+
+    Args:
+        module: The `name` of a `ModuleNotFoundError`.
+    """
+    library = (module or "").partition(".")[0]
+    extras = _EXTRAS.get(library)
+    if extras is None:
+        return None
+    return TroubleError(
+        f"{library} is not installed.", f"pip install 'blink-oauth[{extras}]'", ExitCode.USAGE
+    )
 
 
 CHECK_IDENTITY = "Check the client id and its certificate: blink-oauth doctor."

@@ -121,8 +121,10 @@ def _tell(error: BaseException, *, debug: bool) -> int:
 def _trouble(error: BaseException) -> TroubleError:
     from blink_oauth.errors import BlinkError
 
-    from .errors import ExitCode, TroubleError, trouble_with
+    from .errors import ExitCode, TroubleError, trouble_with, trouble_without
 
+    if isinstance(error, ModuleNotFoundError):
+        error = trouble_without(error.name) or error
     if isinstance(error, TroubleError):
         return error
     if isinstance(error, BlinkError):

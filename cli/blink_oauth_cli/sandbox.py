@@ -58,7 +58,9 @@ def sandbox(
         from blink_oauth_testing.sandbox import DEFAULT_BANKS, Sandbox
     except ImportError:
         raise TroubleError(
-            "The sandbox is not installed.", "pip install 'blink-oauth[testing]'", ExitCode.USAGE
+            "The sandbox is not installed.",
+            "pip install 'blink-oauth[cli,testing]'",
+            ExitCode.USAGE,
         ) from None
     banks = [
         evolve(bank, consent_page=not no_consent_page, access_token_lifetime=float(lifetime))
