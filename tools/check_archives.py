@@ -13,39 +13,31 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-WANTED = {
-    "wheel": (
-        "blink_oauth/__init__.py",
-        "blink_oauth/py.typed",
-        "blink_oauth_keeper/py.typed",
-        "blink_oauth_cli/__main__.py",
-        "blink_oauth_testing/pytest_plugin.py",
-        "blink_oauth_testing/sandbox/spec/openapi.yaml",
-        "blink_oauth_testing/sandbox/spec/examples/token-response.json",
-        "blink_oauth_api/api/oauth/request_token.py",
-        "blink_oauth_api/py.typed",
-    ),
-    "sdist": (
-        "spec/openapi.yaml",
-        "generated/provenance.json",
-        "generator-config.yml",
-        "noxfile.py",
-        "requirements/test.txt",
-        "tests/spec/test_spec_rules.py",
-        "wrapper/blink_oauth/client.py",
-        "keeper/blink_oauth_keeper/manager.py",
-        "cli/blink_oauth_cli/main.py",
-        "testing/blink_oauth_testing/pytest_plugin.py",
-    ),
-}
-IN_WHEEL = (
-    "blink_oauth/",
-    "blink_oauth_api/",
-    "blink_oauth_cli/",
-    "blink_oauth_keeper/",
-    "blink_oauth_testing/",
-    "blink_oauth-",
+ROOT = Path(__file__).parents[1]
+PACKAGES = (
+    "wrapper/blink_oauth",
+    "keeper/blink_oauth_keeper",
+    "cli/blink_oauth_cli",
+    "testing/blink_oauth_testing",
+    "generated/blink_oauth_api",
 )
+# The sandbox holds calls against the contract, also where there is no source tree.
+CONTRACT = "blink_oauth_testing/sandbox"
+IN_SDIST = (
+    "generated/provenance.json",
+    "generator-config.yml",
+    "noxfile.py",
+    "requirements/test.txt",
+    "tests/test_architecture.py",
+    "tests/spec/test_spec_rules.py",
+    "tools/generation.py",
+)
+
+
+def files(folder: Path) -> set[Path]:
+    """Return the files in a folder and below, without what Python has compiled."""
+    found = {path for path in folder.rglob("*") if path.is_file()}
+    return {path for path in found if "__pycache__" not in path.parts}
 
 
 def main(folder: Path) -> int:
@@ -53,17 +45,18 @@ def main(folder: Path) -> int:
     (wheel,) = folder.glob("*.whl")
     (sdist,) = folder.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive, tarfile.open(sdist) as tarball:
-        names = {
-            "wheel": archive.namelist(),
-            "sdist": [name.partition("/")[2] for name in tarball.getnames()],
-        }
+        in_wheel = {name for name in archive.namelist() if ".dist-info/" not in name}
+        in_sdist = {name.partition("/")[2] for name in tarball.getnames()}
+    modules = {path for package in PACKAGES for path in files(ROOT / package)}
+    contract = {ROOT / "spec/openapi.yaml", *files(ROOT / "spec/examples")}
+    sources = {path.relative_to(ROOT).as_posix() for path in modules | contract}
+    installed = {path.relative_to(ROOT).as_posix().partition("/")[2] for path in modules}
+    installed |= {f"{CONTRACT}/{path.relative_to(ROOT).as_posix()}" for path in contract}
     faults = [
-        f"{kind} lacks {wanted}"
-        for kind, wanted_names in WANTED.items()
-        for wanted in wanted_names
-        if wanted not in names[kind]
+        *(f"wheel lacks {name}" for name in sorted(installed - in_wheel)),
+        *(f"wheel holds {name}" for name in sorted(in_wheel - installed)),
+        *(f"sdist lacks {name}" for name in sorted((sources | set(IN_SDIST)) - in_sdist)),
     ]
-    faults += [f"wheel holds {name}" for name in names["wheel"] if not name.startswith(IN_WHEEL)]
     for path in (wheel, sdist):
         check = [sys.executable, "-m", "twine", "check", "--strict", str(path)]
         if subprocess.run(check, check=False).returncode:
