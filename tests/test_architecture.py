@@ -310,6 +310,16 @@ def test_no_modules_import_each_other_at_run_time() -> None:
     assert circle_in(edges_of(IMPORTS, with_types=False)) == []
 
 
+def test_what_loads_modules_by_their_names_is_imported_by_none_of_them() -> None:
+    loading = {name for name in HAND_WRITTEN if "import_module(" in SOURCES[name]}
+    assert loading == {"blink_oauth_keeper", "blink_oauth_testing", "blink_oauth_cli.main"}
+    edges = edges_of(IMPORTS, with_types=False)
+    importing = {
+        name for name, its in edges.items() for each in its & loading if within(name, top(each))
+    }
+    assert importing == {"blink_oauth_cli.__main__"}
+
+
 UPWARD = {
     # `error.token` keeps its type.
     ("blink_oauth.errors", "blink_oauth.tokens"),

@@ -20,6 +20,7 @@ PROGRAMS = Path(sys.executable).parent
 MEMORY_STORE = """
 from blink_oauth import BlinkOAuth, Grant, Settings
 from blink_oauth_keeper import MemoryTokenStore, TokenManager
+from blink_oauth_testing import TokenStoreContract
 settings = Settings(
     base_url="http://127.0.0.1:9",
     client_id="CIDX0000000002",

@@ -1,7 +1,7 @@
 """What users test with: a local platform, a pytest fixture, and tests that prove a token store.
 
-Everything needs the extra `blink-oauth[testing]` and loads when it is first named, so that pytest
-finds the fixture in a bare installation too, where nothing of it can load.
+Platform and fixture need the extra `blink-oauth[testing]`. Everything loads when it is first named,
+so that pytest finds the fixture in a bare installation too, where the platform cannot load.
 """
 
 from typing import TYPE_CHECKING
