@@ -320,30 +320,17 @@ def test_what_loads_modules_by_their_names_is_imported_by_none_of_them() -> None
     assert importing == {"blink_oauth_cli.__main__"}
 
 
-UPWARD = {
-    # `error.token` keeps its type.
-    ("blink_oauth.errors", "blink_oauth.tokens"),
-    # `_api` holds the statuses that `_outcomes` knows against the contract.
-    ("blink_oauth._api", "blink_oauth._outcomes"),
-}
-"""The imports for type checkers alone that go against the order of all others."""
+# `error.token` keeps its type.
+UPWARD = ("blink_oauth.errors", "blink_oauth.tokens")
+"""The one import for type checkers alone that goes against the order of all others."""
 
 
-def test_for_type_checkers_only_few_imports_are_upward() -> None:
+def test_for_type_checkers_the_errors_alone_name_what_stands_above_them() -> None:
     edges = edges_of(IMPORTS, with_types=True)
-    for module, imported in UPWARD:
-        edges[module].remove(imported)
-    assert circle_in(edges) == []
-
-
-@pytest.mark.parametrize(("module", "imported"), sorted(UPWARD))
-def test_an_upward_import_is_named_only_while_it_closes_a_circle(
-    module: str, imported: str
-) -> None:
-    edges = edges_of(IMPORTS, with_types=True)
-    for other, its in UPWARD - {(module, imported)}:
-        edges[other].remove(its)
     assert circle_in(edges) != []
+    module, imported = UPWARD
+    edges[module].remove(imported)
+    assert circle_in(edges) == []
 
 
 PUBLIC_BY_DOCUMENTATION = {
