@@ -72,9 +72,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Prove that all code, generated code included, is typed strictly."""
+    """Prove that all code is typed strictly, so that a change of the contract is noticed."""
     install(session, "types")
     session.run("mypy", "generated", *HAND_WRITTEN)
+    session.run("pytest", "tests/changes", *session.posargs)
 
 
 @nox.session

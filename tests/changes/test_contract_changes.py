@@ -1,0 +1,454 @@
+"""A change of the contract is noticed where the wrapper depends on what changed.
+
+Each test changes the contract in a copy of the tree and generates anew. A name, status, value or
+limit that goes or changes is a type error in hand-written code or fails a behaviour test; an
+optional addition is a line of contract.py and breaks nothing. A file that was generated differently
+counts for nothing here.
+
+Needs the generator and mypy in one environment: the session `types` runs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).parents[2]
+SPEC = "spec/openapi.yaml"
+API = "wrapper/blink_oauth/_api.py"
+CONTRACT_TYPES = "generated/blink_oauth_api/contract.py"
+# Thousands of mutated bodies say nothing about the contract and take longer than all the rest.
+SLOW = "test_mutations.py"
+
+Node = dict[str, Any]
+Change = Callable[[Node], None]
+
+
+class MypyError(NamedTuple):
+    """What mypy says, and the line of code of which it says so."""
+
+    file: str
+    code: str
+    message: str
+
+
+# ---- changes of a contract; a place is a path of keys, `*` stands for every key
+
+
+def places(node: Node, place: list[str]) -> Iterator[tuple[Node, str]]:
+    """Yield the node that holds the last key of a place, and that key."""
+    first, *rest = place
+    for key in [key for key in node if first in ("*", key)]:
+        if rest:
+            yield from places(node[key], rest)
+        else:
+            yield node, key
+
+
+def found(contract: Node, place: str) -> list[tuple[Node, str]]:
+    """Return all that a place means, which must be something."""
+    nodes = list(places(contract, place.split(".")))
+    assert nodes, place
+    return nodes
+
+
+def put(place: str, value: object) -> Change:
+    """Add a key or change its value."""
+    above, _, name = place.rpartition(".")
+
+    def change(contract: Node) -> None:
+        for node, key in found(contract, above):
+            node[key][name] = value
+
+    return change
+
+
+def take(place: str) -> Change:
+    """Remove a key."""
+
+    def change(contract: Node) -> None:
+        for node, key in found(contract, place):
+            del node[key]
+
+    return change
+
+
+def rename(place: str, new: str) -> Change:
+    """Rename a key and leave it where it stands."""
+
+    def change(contract: Node) -> None:
+        for node, old in found(contract, place):
+            renamed = {new if key == old else key: value for key, value in node.items()}
+            node.clear()
+            node.update(renamed)
+
+    return change
+
+
+def add_request_header(name: str, *, required: bool) -> Change:
+    """Add a header to the token request."""
+    header = {"name": name, "in": "header", "required": required, "schema": {"type": "string"}}
+
+    def change(contract: Node) -> None:
+        contract["components"]["parameters"]["Added"] = header
+        reference = {"$ref": "#/components/parameters/Added"}
+        contract["paths"]["/oauth/token"]["post"]["parameters"].append(reference)
+
+    return change
+
+
+def together(*changes: Change) -> Change:
+    """Make several changes."""
+
+    def change(contract: Node) -> None:
+        for one in changes:
+            one(contract)
+
+    return change
+
+
+# ---- the copy
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Copy what is generated from, what is generated, and what depends on it."""
+    root = tmp_path / "project"
+    for folder in ("spec", "generated", "wrapper", "tests/client"):
+        shutil.copytree(PROJECT / folder, root / folder)
+    for file in (
+        "generator-config.yml",
+        "pyproject.toml",
+        "tests/conftest.py",
+        "tests/flavours.py",
+    ):
+        shutil.copy2(PROJECT / file, root / file)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder for what mypy has found, so that it looks at each change only."""
+    return tmp_path_factory.mktemp("mypy")
+
+
+def run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run this Python in a copy, with its packages; those of which it holds none are the tree's."""
+    copied = [root / folder for folder in ("wrapper", "generated")]
+    others = [PROJECT / folder for folder in ("keeper", "cli", "testing")]
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=root,
+        env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(map(str, copied + others))},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def generate(root: Path, change: Change) -> None:
+    """Change the contract of a copy and generate anew."""
+    contract = yaml.safe_load((root / SPEC).read_text("utf-8"))
+    change(contract)
+    (root / SPEC).write_text(yaml.safe_dump(contract, sort_keys=False), "utf-8")
+    result = run(root, str(PROJECT / "tools/generation.py"), "generate", "--root", str(root))
+    assert result.returncode == 0, result.stderr
+
+
+def type_errors(root: Path, cache: Path) -> list[MypyError]:
+    """Return what mypy says of a copy, with its settings."""
+    result = run(
+        *(root, "-m", "mypy", "--cache-dir", str(cache), "--output", "json"),
+        *("wrapper", "generated"),
+    )
+    assert result.returncode in {0, 1}, result.stdout + result.stderr
+    told = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    assert bool(told) == bool(result.returncode)
+    return [
+        MypyError(
+            one["file"],
+            (root / one["file"]).read_text("utf-8").splitlines()[one["line"] - 1].strip(),
+            one["message"],
+        )
+        for one in told
+    ]
+
+
+# ---- the table
+
+PATHS, SCHEMAS = "paths", "components.schemas"
+TOKEN, REVOKE = f"{PATHS}./oauth/token.post", f"{PATHS}./oauth/revoke.post"
+RESPONSES, HEADERS = "components.responses", "components.responses.*.headers"
+CONFLICT = {"$ref": "#/components/responses/BadRequest"}
+STATUSES = "200, 400, 401, 403, 406, 415, 500, 502, 504"
+LESS_406 = "200, 400, 401, 403, 415, 500, 502, 504"
+
+# The change; of which lines of the wrapper mypy says so, and in which words.
+TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
+    "request header renamed": (
+        put("components.parameters.TargetId.name", "X-CorAPI-Bank-ID"),
+        [
+            (
+                "*(sent[TARGET_ID], revoking[TARGET_ID]),",
+                'TypedDict "RequestTokenRequestHeaders" has no key "X-CorAPI-Target-ID"',
+            ),
+            (
+                "*(sent[TARGET_ID], revoking[TARGET_ID]),",
+                'TypedDict "RevokeTokenRequestHeaders" has no key "X-CorAPI-Target-ID"',
+            ),
+            ("**call.headers).parsed", 'Extra argument "x_cor_api_target_id"'),
+            ("await request_token.asyncio_detailed(", 'Extra argument "x_cor_api_target_id"'),
+        ],
+    ),
+    "request header renamed, its parameter in Python is not": (
+        put("components.parameters.TargetId.name", "X-Cor-API-Target-ID"),
+        [("*(sent[TARGET_ID], revoking[TARGET_ID]),", 'has no key "X-CorAPI-Target-ID"')],
+    ),
+    "request header added as required": (
+        add_request_header("X-Trace", required=True),
+        [
+            ("return request_token.sync_detailed(", 'Missing named argument "x_trace"'),
+            ("await request_token.asyncio_detailed(", 'Missing named argument "x_trace"'),
+        ],
+    ),
+    "response header renamed": (
+        rename(f"{HEADERS}.X-CorAPI-Source", "X-CorAPI-Origin"),
+        [
+            (
+                "*(token[SOURCE], revoked[SOURCE]),",
+                'TypedDict "RequestTokenResponseHeaders" has no key "X-CorAPI-Source"',
+            ),
+            (
+                "*(token[SOURCE], revoked[SOURCE]),",
+                'TypedDict "RevokeTokenResponseHeaders" has no key "X-CorAPI-Source"',
+            ),
+        ],
+    ),
+    "response header of one operation removed": (
+        take(f"{RESPONSES}.TokenRevoked.headers.Pragma"),
+        [
+            (
+                "*(token[PRAGMA], revoked[PRAGMA]),",
+                'TypedDict "RevokeTokenResponseHeaders" has no key "Pragma"',
+            )
+        ],
+    ),
+    "response member renamed": (
+        rename(f"{SCHEMAS}.TokenResponse.properties.expires_in", "lifetime"),
+        [
+            (
+                "return token[token_member], error[error_member]",
+                'TypedDict "TokenResponseMembers" has no key "expires_in"',
+            )
+        ],
+    ),
+    "response member renamed, its attribute in Python is not": (
+        rename(f"{SCHEMAS}.TokenResponse.properties.expires_in", "expiresIn"),
+        [
+            (
+                "return token[token_member], error[error_member]",
+                'TypedDict "TokenResponseMembers" has no key "expires_in"',
+            )
+        ],
+    ),
+    "error member renamed": (
+        rename(f"{SCHEMAS}.ErrorBody.properties.error", "code"),
+        [
+            (
+                "return token[token_member], error[error_member]",
+                'TypedDict "ErrorBodyMembers" has no key "error"',
+            )
+        ],
+    ),
+    "status added to the token request": (
+        put(f"{TOKEN}.responses.409", CONFLICT),
+        [("return token, revoked", f'got "tuple[Literal[{STATUSES}, 409], Literal[{STATUSES}]]"')],
+    ),
+    "status added to the revocation": (
+        put(f"{REVOKE}.responses.409", CONFLICT),
+        [("return token, revoked", f'got "tuple[Literal[{STATUSES}], Literal[{STATUSES}, 409]]"')],
+    ),
+    "status of the token request removed": (
+        take(f"{TOKEN}.responses.406"),
+        [("return status, status", f'expected "tuple[Literal[{LESS_406}], Literal[{STATUSES}]]"')],
+    ),
+    "status of the revocation removed": (
+        take(f"{REVOKE}.responses.406"),
+        [("return status, status", f'expected "tuple[Literal[{STATUSES}], Literal[{LESS_406}]]"')],
+    ),
+    "source added": (
+        put(f"{SCHEMAS}.Source.enum", ["PLATFORM", "PROVIDER", "CACHE"]),
+        [("return source", "got \"Literal['CACHE', 'PLATFORM', 'PROVIDER']\"")],
+    ),
+    "source removed": (
+        put(f"{SCHEMAS}.Source.enum", ["PLATFORM"]),
+        [("return source", "expected \"Literal['PLATFORM']\"")],
+    ),
+    "grant type renamed": (
+        put(f"{SCHEMAS}.GrantType.enum", ["authorization_code", "refresh"]),
+        [('grant_type="refresh_token",', "incompatible type \"Literal['refresh_token']\"")],
+    ),
+    "kind of token removed": (
+        put(f"{SCHEMAS}.TokenTypeHint.enum", ["access_token"]),
+        [("token_type_hint=kind.value,", "expected \"Literal['access_token'] | Unset\"")],
+    ),
+    "limit of the username changed for the token request": (
+        put(f"{SCHEMAS}.TokenRequest.properties.username.maxLength", 63),
+        [("assert MAX_USERNAME == contract.TOKEN_REQUEST_USERNAME_MAX_LENGTH", "Literal[63]")],
+    ),
+    "limit of the username changed for the revocation": (
+        put(f"{SCHEMAS}.RevokeRequest.properties.username.maxLength", 63),
+        [("assert MAX_USERNAME == contract.REVOKE_REQUEST_USERNAME_MAX_LENGTH", "Literal[63]")],
+    ),
+    "limit of the username removed": (
+        take(f"{SCHEMAS}.TokenRequest.properties.username.maxLength"),
+        [
+            (
+                "assert MAX_USERNAME == contract.TOKEN_REQUEST_USERNAME_MAX_LENGTH",
+                'no attribute "TOKEN_REQUEST_USERNAME_MAX_LENGTH"',
+            )
+        ],
+    ),
+    "limit of the correlation id changed": (
+        put(f"{SCHEMAS}.CorrelationId.maxLength", 36),
+        [("assert MAX_CORRELATION_ID == contract.CORRELATION_ID_MAX_LENGTH", "Literal[36]")],
+    ),
+    "form field becomes required": (
+        put(f"{SCHEMAS}.TokenRequest.required", ["grant_type", "client_id", "username", "code"]),
+        [("return TokenRequest(", 'Missing positional argument "code"')],
+    ),
+    "form field renamed": (
+        rename(f"{SCHEMAS}.TokenRequest.properties.redirect_uri", "redirect_url"),
+        [("return TokenRequest(", 'Unexpected keyword argument "redirect_uri"')],
+    ),
+    "operation renamed": (
+        put(f"{TOKEN}.operationId", "get_token"),
+        [
+            ("self._http.get(contract.REQUEST_TOKEN_PATH", 'no attribute "REQUEST_TOKEN_PATH"'),
+            ("token: contract.RequestTokenStatus", '"contract.RequestTokenStatus" is not defined'),
+        ],
+    ),
+}
+
+FORM = "components.requestBodies.Token.content.application/x-www-form-urlencoded"
+
+# The change; which test of tests/client fails, and what its report shows. The generated code makes
+# most of these changes by itself, so that a call of the wrapper goes out differently.
+FAILING_TESTS: dict[str, tuple[Change, str, str]] = {
+    "path of the token request": (
+        rename(f"{PATHS}./oauth/token", "/oauth/tokens"),
+        "test_requests.py::test_a_refresh_sends_the_form_of_rfc_6749_section_6[sync]",
+        "/oauth/tokens",
+    ),
+    "path of the revocation": (
+        rename(f"{PATHS}./oauth/revoke", "/oauth/revocation"),
+        "test_requests.py::test_a_revocation_sends_the_form_of_rfc_7009_section_2_1_once_for",
+        "/oauth/revocation",
+    ),
+    "method": (
+        rename(TOKEN, "put"),
+        "test_requests.py::test_each_call_carries_these_headers_and_no_others[sync-exchange-",
+        "'PUT' == 'POST'",
+    ),
+    "media type of the form": (
+        rename(FORM, "application/json"),
+        "test_requests.py::test_each_call_carries_these_headers_and_no_others[sync-exchange-",
+        "application/json",
+    ),
+    "form field renamed, its parameter in Python is not": (
+        rename(f"{SCHEMAS}.TokenRequest.properties.redirect_uri", "redirectUri"),
+        "test_requests.py::test_an_exchange_sends_the_form_of_rfc_6749_section_4_1_3[sync]",
+        "redirectUri",
+    ),
+    "response header added as required": (
+        put(f"{HEADERS}.X-Region", {"schema": {"type": "string"}, "required": True}),
+        "test_headers.py::test_what_we_read_is_what_the_contract_promises",
+        "X-Region",
+    ),
+}
+
+TEXT = {"type": "string"}
+ADDITIONS: list[tuple[Change, list[str]]] = [
+    (add_request_header("X-Trace", required=False), ['        "X-Trace": NotRequired[str],']),
+    (
+        put(f"{HEADERS}.X-Region", {"schema": TEXT}),
+        2 * ['        "X-Region": NotRequired[str],'],
+    ),
+    (
+        put(f"{SCHEMAS}.TokenResponse.properties.id_token", TEXT),
+        ["    id_token: NotRequired[str]"],
+    ),
+    (put(f"{SCHEMAS}.ErrorBody.properties.trace", TEXT), ["    trace: NotRequired[str]"]),
+    (
+        put(f"{SCHEMAS}.TokenRequest.properties.scope", TEXT | {"minLength": 1}),
+        ["    scope: NotRequired[str]", "TOKEN_REQUEST_SCOPE_MIN_LENGTH: Final = 1"],
+    ),
+    (
+        put(f"{SCHEMAS}.GrantType.enum", ["authorization_code", "refresh_token", "password"]),
+        ['    grant_type: Literal["authorization_code", "refresh_token", "password"]'],
+    ),
+    # Nothing of the wrapper spells this one, so only the diff of contract.py tells.
+    (put(f"{SCHEMAS}.TargetId.maxLength", 30), ["TARGET_ID_MAX_LENGTH: Final = 30"]),
+]
+REPLACED = ['    grant_type: Literal["authorization_code", "refresh_token"]']
+
+
+# ---- the tests
+
+
+def test_a_contract_that_stays_as_it_is_is_noticed_nowhere(tree: Path, cache: Path) -> None:
+    before = (tree / CONTRACT_TYPES).read_bytes()
+    generate(tree, lambda _: None)
+    assert (tree / CONTRACT_TYPES).read_bytes() == before
+    assert type_errors(tree, cache) == []
+
+
+@pytest.mark.parametrize(("change", "noticed"), TYPE_ERRORS.values(), ids=TYPE_ERRORS)
+def test_what_goes_or_changes_is_a_type_error_in_the_wrapper(
+    tree: Path, cache: Path, change: Change, noticed: list[tuple[str, str]]
+) -> None:
+    generate(tree, change)
+    errors = type_errors(tree, cache)
+    assert {error.file for error in errors} == {API}
+    overlooked = [
+        (code, words)
+        for code, words in noticed
+        if not any(code in error.code and words in error.message for error in errors)
+    ]
+    assert overlooked == [], errors
+
+
+@pytest.mark.parametrize(("change", "test", "shown"), FAILING_TESTS.values(), ids=FAILING_TESTS)
+def test_what_no_type_tells_fails_a_test_of_the_wrapper(
+    tree: Path, change: Change, test: str, shown: str
+) -> None:
+    generate(tree, change)
+    result = run(tree, "-m", "pytest", "-vv", f"tests/client/{test.partition('::')[0]}")
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert f"FAILED tests/client/{test}" in result.stdout
+    assert shown in result.stdout
+
+
+def test_optional_additions_are_lines_of_contract_py_and_break_nothing(
+    tree: Path, cache: Path
+) -> None:
+    before = Counter((tree / CONTRACT_TYPES).read_text("utf-8").splitlines())
+    generate(tree, together(*(change for change, _ in ADDITIONS)))
+    after = Counter((tree / CONTRACT_TYPES).read_text("utf-8").splitlines())
+    assert after - before == Counter(line for _, lines in ADDITIONS for line in lines)
+    assert before - after == Counter(REPLACED)
+    assert type_errors(tree, cache) == []
+    (tree / "tests/client" / SLOW).unlink()
+    result = run(tree, "-m", "pytest", "-q", "tests/client")
+    assert result.returncode == 0, result.stdout + result.stderr
