@@ -49,6 +49,7 @@ them pins it here, so that a type checker tells when the contract no longer says
 
 from typing import Final, Literal, NotRequired, TypedDict
 '''
+METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 JSON_TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool"}
 
 Files = dict[str, bytes]
@@ -184,15 +185,13 @@ def add_contract_types(root: Path, settings: ConfigFile, package: Path) -> None:
     """Add what the generator leaves out, in the layout that the post hooks give to the rest.
 
     Raises:
-        GenerationError: If a post hook fails.
+        GenerationError: If the contract lacks what names a type, or a post hook fails.
     """
     contract: Node = YAML(typ="safe").load(root / SPEC)
-    operations = [
-        (path, item) for path, items in contract["paths"].items() for item in items.values()
-    ]
-    schemas = contract["components"]["schemas"].items()
+    schemas = contract.get("components", {}).get("schemas", {}).items()
     lines = [CONTRACT_TYPES_HEAD]
-    lines += [line for path, item in operations for line in operation_types(contract, path, item)]
+    paths = contract["paths"].items()
+    lines += [line for path, item in paths for line in operation_types(contract, path, item)]
     lines += [members(contract, name, item) for name, item in schemas if "properties" in item]
     lines += [line for name, schema in schemas for line in limits(name, schema)]
     (package / CONTRACT_TYPES).write_text("\n".join(lines), encoding="utf-8", newline="\n")
@@ -200,20 +199,44 @@ def add_contract_types(root: Path, settings: ConfigFile, package: Path) -> None:
         run(shlex.split(hook), package)
 
 
-def operation_types(contract: Node, path: str, operation: Node) -> Iterator[str]:
-    """Yield an operation's path, and the types of its statuses and of its headers, both ways."""
-    name = pascal_case(operation["operationId"])
-    parameters = [resolve(contract, one) for one in operation.get("parameters", ())]
-    responses = [resolve(contract, one) for one in operation["responses"].values()]
-    sent = {one["name"]: one for one in parameters if one["in"] == "header"}
-    received = [
-        {header: resolve(contract, one) for header, one in response.get("headers", {}).items()}
-        for response in responses
-    ]
-    yield f"\n{snake_case(name).upper()}_PATH: Final = {path!r}"
-    yield f"{name}Status = Literal[{', '.join(operation['responses'])}]"
-    yield typed_dict(contract, f"{name}RequestHeaders", [sent])
-    yield typed_dict(contract, f"{name}ResponseHeaders", received)
+def operation_types(contract: Node, path: str, item: Node) -> Iterator[str]:
+    """Yield the paths of a path's operations, and the types of their statuses and headers.
+
+    Raises:
+        GenerationError: If an operation has no name, or a status is no number.
+    """
+    for method in METHODS:
+        if method not in item:
+            continue
+        operation, place = item[method], f"{method.upper()} {path}"
+        name = pascal_case(demand(operation, "operationId", place))
+        parameters = [
+            resolve(contract, one)
+            for one in (*item.get("parameters", ()), *operation.get("parameters", ()))
+        ]
+        sent = {one["name"]: one for one in parameters if one["in"] == "header"}
+        responses = [resolve(contract, one) for one in operation["responses"].values()]
+        received = [
+            {header: resolve(contract, one) for header, one in response.get("headers", {}).items()}
+            for response in responses
+        ]
+        yield f"\n{snake_case(name).upper()}_PATH: Final = {path!r}"
+        yield f"{name}Status = Literal[{', '.join(statuses(operation, place))}]"
+        yield typed_dict(contract, f"{name}RequestHeaders", [sent])
+        yield typed_dict(contract, f"{name}ResponseHeaders", received)
+
+
+def statuses(operation: Node, place: str) -> list[str]:
+    """Return the statuses of an operation, all of them numbers.
+
+    Raises:
+        GenerationError: If one is not: it stands for any number of them.
+    """
+    for status in operation["responses"]:
+        if not status.isdecimal():
+            message = f"{place} documents {status}. Write down each status it stands for."
+            raise GenerationError(f"Correct {SPEC}: {message}")
+    return list(operation["responses"])
 
 
 def members(contract: Node, name: str, schema: Node) -> str:
@@ -236,26 +259,57 @@ def limits(name: str, schema: Node) -> Iterator[str]:
 
 
 def typed_dict(contract: Node, name: str, variants: list[Node]) -> str:
-    """Define a TypedDict with the keys of all variants; what one variant may lack is optional."""
+    """Define a TypedDict with the keys of all variants.
+
+    What one variant may lack is optional; what they declare otherwise has any of their types.
+    """
     types = {}
-    for key, item in {key: item for one in variants for key, item in one.items()}.items():
-        schema = resolve(contract, item["schema"])
-        values = ", ".join(map(repr, schema.get("enum", ())))
-        plain = JSON_TYPES.get(str(schema.get("type")), "object")
-        type_ = f"Literal[{values}]" if values else plain
+    for key in dict.fromkeys(key for one in variants for key in one):
+        declared = [one[key] for one in variants if key in one]
+        each = (json_type(contract, demand(one, "schema", f"{key} of {name}")) for one in declared)
+        type_ = " | ".join(dict.fromkeys(each))
         required = all(one.get(key, {}).get("required") for one in variants)
         types[key] = type_ if required else f"NotRequired[{type_}]"
     pairs = ", ".join(f"{key!r}: {type_}" for key, type_ in types.items())
     return f"{name} = TypedDict({name!r}, {{{pairs}}})"
 
 
+def json_type(contract: Node, schema: Node) -> str:
+    """Return the type of what a schema describes, as far as a type can tell."""
+    schema = resolve(contract, schema)
+    if "enum" in schema:
+        return f"Literal[{', '.join(map(repr, schema['enum']))}]"
+    return JSON_TYPES.get(str(schema.get("type")), "object")
+
+
+def demand(node: Node, key: str, place: str) -> Any:
+    """Return what a node must have for the types, although the generator does without.
+
+    Raises:
+        GenerationError: If it has not.
+    """
+    if key not in node:
+        raise GenerationError(f"Correct {SPEC}: {place} has no {key}; {CONTRACT_TYPES} needs it.")
+    return node[key]
+
+
 def resolve(contract: Node, node: Node) -> Node:
-    """Follow a reference within the contract, if the node is one."""
-    if "$ref" not in node:
-        return node
-    for step in node["$ref"].split("/")[1:]:
-        contract = contract[step]
-    return contract
+    """Follow references within the contract, if the node is one.
+
+    Raises:
+        GenerationError: If one leads nowhere.
+    """
+    followed: set[str] = set()
+    while "$ref" in node:
+        reference = node["$ref"]
+        found: Any = contract if reference not in followed else None
+        for step in reference.removeprefix("#/").split("/"):
+            found = found.get(step) if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            raise GenerationError(f"Correct {SPEC}: {reference} leads nowhere in it.")
+        followed.add(reference)
+        node = found
+    return node
 
 
 def provenance(root: Path) -> str:

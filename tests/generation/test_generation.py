@@ -32,6 +32,17 @@ SCOPE = """\
           x-blink-evidence: provisional
 """
 
+SMALL = """\
+openapi: "3.1.0"
+info: {title: small, version: "1"}
+paths:
+  /look:
+    get:
+      operationId: look
+      responses:
+        "204": {description: Nothing.}
+"""
+
 Snapshot = dict[str, bytes]
 
 
@@ -211,6 +222,69 @@ def test_a_warning_of_the_generator_is_a_failure(
     assert snapshot(tree) == before
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        pytest.param(
+            "      operationId: request_token\n",
+            "",
+            "POST /oauth/token has no operationId; contract.py needs it.",
+            id="operation without a name",
+        ),
+        pytest.param(
+            '        "504":\n',
+            "        default:\n",
+            "POST /oauth/token documents default. Write down each status it stands for.",
+            id="any status",
+        ),
+        pytest.param(
+            '        "504":\n',
+            '        "5XX":\n',
+            "POST /oauth/token documents 5XX. Write down each status it stands for.",
+            id="a range of statuses",
+        ),
+        pytest.param(
+            '          $ref: "#/components/headers/Pragma"\n',
+            "          content: {text/plain: {schema: {type: string}}}\n",
+            "Pragma of RequestTokenResponseHeaders has no schema; contract.py needs it.",
+            id="header without a schema",
+        ),
+        pytest.param(
+            "#/components/headers/Pragma",
+            "#/components/headers/Missing",
+            "#/components/headers/Missing leads nowhere in it.",
+            id="reference to nothing",
+        ),
+        pytest.param(
+            "    Pragma:\n      description:",
+            '    Pragma:\n      $ref: "#/components/headers/Pragma"\n      description:',
+            "#/components/headers/Pragma leads nowhere in it.",
+            id="reference to itself",
+        ),
+    ],
+)
+def test_what_only_the_contract_types_need_is_named_and_is_no_drift(
+    tree: Path, old: str, new: str, named: str
+) -> None:
+    edit(tree / "spec/openapi.yaml", old, new)
+    result = run("drift", tree)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"Nothing was generated. Correct spec/openapi.yaml: {named}\n"
+
+
+def test_a_contract_without_components_has_its_types(tree: Path) -> None:
+    (tree / "spec/openapi.yaml").write_text(SMALL, encoding="utf-8")
+    result = run("generate", tree)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = (tree / CONTRACT_TYPES).read_text("utf-8").partition("TypedDict\n")[2].split("\n")
+    assert [line for line in lines if line] == [
+        'LOOK_PATH: Final = "/look"',
+        "LookStatus = Literal[204]",
+        *("class LookRequestHeaders(TypedDict):", "    pass"),
+        *("class LookResponseHeaders(TypedDict):", "    pass"),
+    ]
+
+
 def test_a_missing_contract_is_named(tree: Path) -> None:
     (tree / "spec/openapi.yaml").unlink()
     result = run("drift", tree)
@@ -284,6 +358,21 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
             [],
             ['        "X-Trace": NotRequired[str],'],
             id="optional response header",
+        ),
+        pytest.param(
+            "  /oauth/token:\n",
+            "  /oauth/token:\n    parameters:\n"
+            "      - {name: X-Trace, in: header, schema: {type: string}}\n",
+            [],
+            ['        "X-Trace": NotRequired[str],'],
+            id="request header of a path",
+        ),
+        pytest.param(
+            '        Content-Language:\n          $ref: "#/components/headers/ContentLanguage"\n',
+            "        Content-Language:\n          schema:\n            type: integer\n",
+            2 * ['        "Content-Language": NotRequired[str],'],
+            2 * ['        "Content-Language": NotRequired[int | str],'],
+            id="response header that has another type for one status",
         ),
         pytest.param(
             "the client sent, unchanged.\n      required: true\n",
