@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from difflib import unified_diff
 from pathlib import Path
 
 import pytest
@@ -457,3 +458,30 @@ def test_one_more_form_field_changes_one_model_its_types_and_the_provenance(tree
     assert types_after - types_before == Counter(
         [b"    scope: NotRequired[str]", b"TOKEN_REQUEST_SCOPE_MIN_LENGTH: Final = 1"]
     )
+
+
+def test_contributing_shows_this_change_as_it_is(tree: Path) -> None:
+    page = (PROJECT / "CONTRIBUTING.md").read_text("utf-8")
+    before = snapshot(tree)
+    add_scope(tree)
+    result = run("generate", tree)
+    after = snapshot(tree)
+    assert f"```console\n{result.stdout}```\n" in page
+    contract, generated = re.findall(r"```diff\n(.*?)```", page, re.DOTALL)
+    assert [line for line in contract.splitlines() if re.match(r"[+-](?![+-])", line)] == [
+        f"+{line}" for line in SCOPE.splitlines()
+    ]
+    assert hunks(generated) == hunks(
+        "".join(difference(path, before, after) for path in (CONTRACT_TYPES, MODEL))
+    )
+
+
+def hunks(diff: str) -> str:
+    """Return a diff without its line numbers, which move whenever a line above them does."""
+    return re.sub(r"^@@ .*", "@@", diff, flags=re.MULTILINE)
+
+
+def difference(path: str, before: Snapshot, after: Snapshot) -> str:
+    """Return what changed in a file, as a unified diff."""
+    old, new = (one[path].decode().splitlines(keepends=True) for one in (before, after))
+    return "".join(unified_diff(old, new, f"a/{path}", f"b/{path}"))
