@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPrivateNumbers
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -79,6 +80,25 @@ def plain_key(certificate: ClientCertificate) -> Path:
     return target
 
 
+def damaged_key(certificate: ClientCertificate) -> ClientCertificate:
+    """Write the client's own key, two of its numbers altered so that it signs nothing valid."""
+    credentials = certificates.good(shared_authority())
+    saved = credentials.save(certificate.chain.parent, "damaged")
+    assert isinstance(credentials.key, RSAPrivateKey)
+    good = credentials.key.private_numbers()
+    bad = RSAPrivateNumbers(
+        p=good.p,
+        q=good.q,
+        d=good.d + 2,
+        dmp1=good.dmp1 + 2,
+        dmq1=good.dmq1,
+        iqmp=good.iqmp,
+        public_numbers=good.public_numbers,
+    ).private_key(unsafe_skip_rsa_key_validation=True)
+    saved.key.write_bytes(bad.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return evolve(certificate, chain=saved.chain, key=saved.key, passphrase=None)
+
+
 def key_of_another(certificate: ClientCertificate) -> ClientCertificate:
     """Replace the key by that of another client."""
     other = shared_authority().issue_client("CIDX0000000003")
@@ -128,6 +148,7 @@ SPOILT: dict[str, tuple[Callable[[ClientCertificate], ClientCertificate], Rule, 
         Rule.READABLE,
         "holds no PEM private key",
     ),
+    "key is damaged": (damaged_key, Rule.READABLE, "holds no PEM private key"),
     "authority is garbage": (
         lambda c: evolve(c, ca=garbage(c.chain)),
         Rule.READABLE,
