@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -99,10 +98,17 @@ class Probe:
 def read_date(value: str) -> datetime | None:
     """Read a date of HTTP, or return None (RFC 9110 section 5.6.7)."""
     try:
-        date = parsedate_to_datetime(value)
+        date = _parse_date(value)
     except (TypeError, ValueError, OverflowError):
         return None
     return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _parse_date(value: str) -> datetime:
+    # Imported here: it is slow to load, and values and errors do without it.
+    from email.utils import parsedate_to_datetime
+
+    return parsedate_to_datetime(value)
 
 
 def read_meta(
@@ -151,7 +157,7 @@ def _retry_after(value: str, now: datetime) -> float | None:
     if value.isascii() and value.isdigit() and len(value) < 10:
         return float(value)
     try:
-        date = parsedate_to_datetime(value)
+        date = _parse_date(value)
         return max(0.0, (date - now).total_seconds())
     except (TypeError, ValueError, OverflowError):
         return None
