@@ -26,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from time import thread_time
 
 import httpx
-from benchmarks.rounds import Limit, Ratio, Round, in_rounds, ratio, report, take_turns
+from benchmarks.rounds import Figure, Limit, Round, in_rounds, ratio, report, take_turns
 
 from blink_oauth import BlinkOAuth, Grant, Psu, Settings, Token
 from blink_oauth_keeper import GrantKey, MemoryTokenStore, Note, TokenManager
@@ -134,14 +134,14 @@ def async_round(auth: httpx.Auth) -> Round:
         return measured
 
 
-def added(rounds: list[Round], flavour: str) -> Iterator[Ratio]:
+def added(rounds: list[Round], flavour: str) -> Iterator[Figure]:
     """Compare what each client adds to bare httpx."""
     more = [{name: each[name] - each["bare httpx"] for name in each} for each in rounds]
     found = ratio(more, "TokenManager.auth", "Authlib", ADDED_LIMIT)
-    yield Ratio(f"{flavour}, what a request takes longer: {found.name}", found.values, found.limit)
+    yield Figure(f"{flavour}, what a request takes longer: {found.name}", found.values, found.limit)
     for name in ("TokenManager.auth", "Authlib"):
         found = ratio(rounds, name, "bare httpx")
-        yield Ratio(f"{flavour}, the whole request: {found.name}", found.values)
+        yield Figure(f"{flavour}, the whole request: {found.name}", found.values)
 
 
 def look_round(manager: TokenManager, plain: dict[Grant, Token], sample: list[Grant]) -> Round:
@@ -182,7 +182,7 @@ def bytes_each(store: MemoryTokenStore, manager: TokenManager) -> tuple[float, f
     return stored / GRANTS, held / GRANTS
 
 
-def ratios() -> Iterator[Ratio]:
+def figures() -> Iterator[Figure]:
     """Measure all."""
     store = MemoryTokenStore()
     with (
@@ -200,9 +200,9 @@ def ratios() -> Iterator[Ratio]:
         sample = random.Random(2).sample(grants, LOOKS)  # noqa: S311
         rounds = in_rounds(lambda: look_round(manager, plain, sample))
         yield ratio(rounds, "TokenManager.get", "a plain look-up", LOOK_LIMIT)
-        yield Ratio("bytes of a grant in the store alone, counted once", [in_store])
-        yield Ratio("bytes of a grant in store and manager, counted once", [in_all], MEMORY_LIMIT)
+        yield Figure("bytes of a grant in the store alone, counted once", [in_store])
+        yield Figure("bytes of a grant in store and manager, counted once", [in_all], MEMORY_LIMIT)
 
 
 if __name__ == "__main__":
-    raise SystemExit(report(__doc__, ratios()))
+    raise SystemExit(report(__doc__, figures()))

@@ -19,7 +19,7 @@ from time import perf_counter
 
 import httpx
 from benchmarks.endpoint import FORM, GRANT, HEADERS, Endpoint, endpoint
-from benchmarks.rounds import Limit, Ratio, Round, in_rounds, ratio, report, take_turns
+from benchmarks.rounds import Figure, Limit, Round, in_rounds, ratio, report, take_turns
 
 from blink_oauth import AsyncBlinkOAuth, BlinkOAuth
 
@@ -90,7 +90,7 @@ def async_round(target: Endpoint) -> Round:
         return measured
 
 
-def ratios() -> Iterator[Ratio]:
+def figures() -> Iterator[Figure]:
     """Measure both flavours."""
     with endpoint(delay=0) as target:
         rounds = in_rounds(lambda: sync_round(target))
@@ -100,4 +100,4 @@ def ratios() -> Iterator[Ratio]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(report(__doc__, ratios()))
+    raise SystemExit(report(__doc__, figures()))

@@ -24,7 +24,7 @@ from time import perf_counter
 
 import httpx
 from benchmarks.endpoint import FORM, GRANT, HEADERS, Endpoint, endpoint
-from benchmarks.rounds import Limit, Ratio, in_rounds, ratio, report, take_turns
+from benchmarks.rounds import Figure, Limit, in_rounds, ratio, report, take_turns
 
 from blink_oauth import AsyncBlinkOAuth, BlinkOAuth
 
@@ -178,7 +178,7 @@ def async_blink(target: Endpoint) -> float:
     return asyncio.run(run())
 
 
-def ratios() -> Iterator[Ratio]:
+def figures() -> Iterator[Figure]:
     """Measure all in each round."""
     with endpoint(DELAY) as target:
         subjects = {
@@ -201,4 +201,4 @@ def ratios() -> Iterator[Ratio]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(report(__doc__, ratios()))
+    raise SystemExit(report(__doc__, figures()))

@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks.rounds import Limit, Ratio, in_rounds, ratio, report, take_turns
+from benchmarks.rounds import Figure, Limit, in_rounds, ratio, report, take_turns
 
 from blink_oauth import Grant, Token
 from blink_oauth_keeper import GrantKey, Note, SqlTokenStore
@@ -45,10 +45,10 @@ HTTPX, SQLALCHEMY = "import httpx", "import httpx, sqlalchemy"
 HELP, CLICK = "blink-oauth --help", 'python -c "import click"'
 BLINK, AUTHLIB = "first token with blink-oauth", "first token with Authlib"
 LIMITS = {
-    (VALUES, HTTPX): Limit(1.6),
-    (CLIENT, HTTPX): Limit(2.5, proposed=True),
-    (KEEPER, SQLALCHEMY): Limit(2.0, proposed=True),
-    (HELP, CLICK): Limit(3.0, proposed=True),
+    (VALUES, HTTPX): Limit(1.0),
+    (CLIENT, HTTPX): Limit(1.7, proposed=True),
+    (KEEPER, SQLALCHEMY): Limit(1.3, proposed=True),
+    (HELP, CLICK): Limit(2.5, proposed=True),
     (BLINK, AUTHLIB): Limit(1.8),
 }
 
@@ -142,7 +142,7 @@ def subjects(fresh: Interpreters, folder: Path) -> Mapping[str, Callable[[], flo
     }
 
 
-def ratios() -> Iterator[Ratio]:
+def figures() -> Iterator[Figure]:
     """Measure all in each round."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -155,4 +155,4 @@ def ratios() -> Iterator[Ratio]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(report(__doc__, ratios()))
+    raise SystemExit(report(__doc__, figures()))
