@@ -16,7 +16,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import urlsplit
 
-import httpx
 from attrs import field, frozen
 
 from blink_oauth_api import contract
@@ -44,6 +43,8 @@ from .settings import Settings
 from .tokens import Secret, Token, TokenKind
 
 if TYPE_CHECKING:
+    import httpx
+
     from blink_oauth_api.models.source import Source as DocumentedSource
 
     from ._reply import DocumentedStatus, ErrorMember, TokenMember
@@ -228,7 +229,7 @@ class Api:
         self._settings, self._monotonic = settings, monotonic
         options = _wire.client_options(settings)
         self._transport = _wire.new_transport(settings, now, monotonic, transport)
-        self._http = httpx.Client(transport=self._transport, **options)
+        self._http = _wire.HttpClient(transport=self._transport, **options)
         self._closed = False
         self._client = Client(base_url=settings.base_url).set_httpx_client(self._http)
 
@@ -264,7 +265,7 @@ class AsyncApi:
         self._settings, self._monotonic = settings, monotonic
         options = _wire.client_options(settings)
         self._transport = _wire.new_async_transport(settings, now, monotonic, transport)
-        self._http = httpx.AsyncClient(transport=self._transport, **options)
+        self._http = _wire.AsyncHttpClient(transport=self._transport, **options)
         self._closed = False
         self._client = Client(base_url=settings.base_url).set_async_httpx_client(self._http)
 

@@ -26,6 +26,7 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from contextvars import ContextVar, Token
 from datetime import datetime
+from functools import cache
 from threading import Lock
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -36,7 +37,7 @@ from weakref import WeakSet
 import anyio
 import httpcore
 import httpx
-from attrs import define, evolve, field
+from attrs import define, field
 
 from ._reply import Answer, NoAnswer, Reply, no_answer
 from .errors import InvalidInputError
@@ -44,7 +45,14 @@ from .headers import RESPONSE_HEADERS
 from .settings import Settings
 from .tls import ClientCertificate, require_verifying, ssl_context
 
-__all__ = ["Exchange", "client_options", "new_async_transport", "new_transport"]
+__all__ = [
+    "AsyncHttpClient",
+    "Exchange",
+    "HttpClient",
+    "client_options",
+    "new_async_transport",
+    "new_transport",
+]
 
 MAX_BODY = 1 << 20
 """Bytes of a body that are read at most. A token response is a thousandth of that."""
@@ -137,7 +145,8 @@ class Exchange:
         if self.failure is not None:
             return self.failure
         assert self.answer is not None
-        return evolve(self.answer, members=self.members)
+        answer = self.answer
+        return Answer(answer.status, answer.headers, answer.content, answer.cut, self.members)
 
     def left(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float:
         """Return how many seconds a step may take, or raise that the call is too late for it."""
@@ -696,6 +705,27 @@ def new_async_transport(
     return AsyncConnections(
         lambda: kind(network_backend=backend, **pool, **proxy), settings.max_connections, monotonic
     )
+
+
+class HttpClient(httpx.Client):
+    """httpx's client, which joins each path to the base URL once, and not for each request."""
+
+    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
+        """Build a request."""
+        return super().build_request(method, _joined(self.base_url, url), **options)
+
+
+class AsyncHttpClient(httpx.AsyncClient):
+    """httpx's client, which joins each path to the base URL once, and not for each request."""
+
+    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
+        """Build a request."""
+        return super().build_request(method, _joined(self.base_url, url), **options)
+
+
+@cache
+def _joined(base: httpx.URL, path: httpx.URL | str) -> httpx.URL:
+    return base.join(f"{base.path.rstrip('/')}{path}")
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
