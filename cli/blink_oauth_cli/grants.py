@@ -155,14 +155,18 @@ def status(app: App, json_: bool) -> None:
     the store was opened without the key that seals the grant.
     """
     from blink_oauth.tokens import utc_now
-    from blink_oauth_keeper.profile import Profiles, TargetProfile
+    from blink_oauth_keeper.profile import TargetProfile
     from blink_oauth_keeper.status import statuses_of
 
     configuration = app.configuration
-    profiles = Profiles(configuration.target_profiles(), TargetProfile())
+    profiles, general = configuration.target_profiles(), TargetProfile()
     client_id = configuration.client_id
+
+    def profile_of(target_id: str) -> TargetProfile:
+        return profiles.get(target_id, general)
+
     with app.store() as store:
-        found = [_once_over(each) for each in statuses_of(store, client_id, profiles, utc_now)]
+        found = [_once_over(each) for each in statuses_of(store, client_id, profile_of, utc_now)]
     if json_:
         app.screen.json([_described(each) for each in found])
     elif found:

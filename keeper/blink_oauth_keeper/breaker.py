@@ -1,4 +1,4 @@
-"""How each target fares, as far as this process has seen: its rate, and whether it answers."""
+"""The circuit breaker and the rate limit of each target, as far as this process has seen."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from attrs import define, field
 
 from blink_oauth.errors import BlinkError, InvalidInputError, Outcome
 
-from .flights import renew_after_fork
 from .policy import backoff, retry_after
+from .processes import renew_after_fork
 from .profile import TargetProfile
 from .steps import Clearance
 
-__all__ = ["Targets"]
+__all__ = ["Breakers"]
 
 PATIENCE = 2
 """Failures in a row from which a target counts as failing."""
@@ -23,7 +23,7 @@ PROBE = 5.0
 
 
 @define(eq=False)
-class _Target:
+class _Breaker:
     failures: int = 0
     leave_until: float = 0.0
     asked_until: float = 0.0
@@ -35,11 +35,11 @@ class _Target:
 
 
 @define(eq=False)
-class Targets:
-    """Tells who may call a target, so that an outage does not cost every grant its attempt.
+class Breakers:
+    """A circuit breaker for each target, so that an outage does not cost every grant its attempt.
 
-    A target that failed a few times in a row is left alone for a growing while; then one grant
-    tries it out. A `Retry-After` is kept by all grants of the target.
+    It opens for a growing while once a target failed a few times in a row; then one grant tries
+    the target out. A `Retry-After` is kept by all grants of the target.
 
     Args:
         monotonic: Tells the seconds, never backwards.
@@ -48,11 +48,11 @@ class Targets:
 
     monotonic: Callable[[], float]
     random: Callable[[], float]
-    _targets: dict[str, _Target] = field(init=False, factory=dict)
+    _breakers: dict[str, _Breaker] = field(init=False, factory=dict)
     _lock: threading.Lock = field(init=False, factory=threading.Lock)
 
     def __attrs_post_init__(self) -> None:
-        renew_after_fork(self)
+        renew_after_fork(self, Breakers.renew)
 
     def renew(self) -> None:
         """Go on with a lock that no thread of a parent process holds."""
@@ -62,23 +62,23 @@ class Targets:
         """Say whether a target may be called now; a clear answer takes the turn."""
         with self._lock:
             now = self.monotonic()
-            target = self._targets.setdefault(target_id, _Target())
-            hold_off = target.hold_off(now)
+            breaker = self._breakers.setdefault(target_id, _Breaker())
+            hold_off = breaker.hold_off(now)
             if hold_off > 0:
                 return Clearance(hold_off=hold_off)
             if profile.rate is not None:
-                if now < target.next_turn:
-                    return Clearance(queue=target.next_turn - now)
-                target.next_turn = now + 1 / profile.rate
-            if target.failures >= PATIENCE:
-                target.leave_until = now + PROBE
+                if now < breaker.next_turn:
+                    return Clearance(queue=breaker.next_turn - now)
+                breaker.next_turn = now + 1 / profile.rate
+            if breaker.failures >= PATIENCE:
+                breaker.leave_until = now + PROBE
             return Clearance()
 
     def answered(self, target_id: str) -> None:
         """Note that a target works."""
         with self._lock:
-            target = self._targets.setdefault(target_id, _Target())
-            target.failures, target.leave_until = 0, 0.0
+            breaker = self._breakers.setdefault(target_id, _Breaker())
+            breaker.failures, breaker.leave_until = 0, 0.0
 
     def failed(self, target_id: str, error: BlinkError) -> None:
         """Note what came of a call; a refusal of one grant is an answer."""
@@ -89,12 +89,12 @@ class Targets:
             return
         with self._lock:
             now = self.monotonic()
-            target = self._targets.setdefault(target_id, _Target())
-            target.failures += 1
+            breaker = self._breakers.setdefault(target_id, _Breaker())
+            breaker.failures += 1
             # Others were on their way when it asked for time; what became of them changes nothing.
-            target.asked_until = max(target.asked_until, now + (retry_after(error) or 0.0))
-            if target.failures >= PATIENCE:
-                target.leave_until = now + backoff(target.failures, self.random())
+            breaker.asked_until = max(breaker.asked_until, now + (retry_after(error) or 0.0))
+            if breaker.failures >= PATIENCE:
+                breaker.leave_until = now + backoff(breaker.failures, self.random())
 
     def failing(self) -> frozenset[str]:
         """Return the targets that are to be left alone now, or tried out by one grant at most."""
@@ -102,6 +102,6 @@ class Targets:
             now = self.monotonic()
             return frozenset(
                 name
-                for name, one in self._targets.items()
+                for name, one in self._breakers.items()
                 if one.failures >= PATIENCE or one.hold_off(now) > 0
             )

@@ -1,4 +1,4 @@
-"""What one process remembers of its grants: a fresh token costs a look into a dictionary."""
+"""The cache of a process: a fresh token costs a look into a dictionary."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from blink_oauth.tokens import Token
 
 from .policy import Need, still_good, windows
 from .profile import TargetProfile
-from .steps import Landing
+from .steps import Result
 from .store.protocol import Record, State
 from .store.rules import same_second
 
-__all__ = ["Held", "Holding"]
+__all__ = ["Cache", "Held"]
 
 RECHECK = timedelta(minutes=5)
 """How long a token is served without a look at what other processes have stored."""
@@ -43,69 +43,64 @@ class Held:
 
 @define(eq=False)
 class _Failure:
-    landing: Landing
+    result: Result
     until: float
 
 
 @define(eq=False)
-class Holding:
-    """The memory of a process: tokens, refused generations, recent failures.
+class Cache:
+    """What a process remembers of its grants: tokens, refused generations, recent failures.
 
     Each method changes one entry at a time; a dictionary is safe for that without a lock. Two that
     overtake each other can cost another look at the store, never a token: generations decide.
 
     Args:
-        profile_of: Returns the profile of a target.
         now: Tells the time, aware UTC.
         monotonic: Tells the seconds, never backwards.
         tokens: What is at hand.
+        failures: How many flights of a grant failed in a row.
     """
 
-    profile_of: Callable[[str], TargetProfile]
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
     tokens: dict[Grant, Held] = field(factory=dict)
+    failures: dict[Grant, int] = field(factory=dict)
     _refused: dict[Grant, int] = field(init=False, factory=dict)
     _failed: dict[Grant, _Failure] = field(init=False, factory=dict)
-    _failures: dict[Grant, int] = field(init=False, factory=dict)
 
     def need(self, grant: Grant, wanted: Need) -> Need:
         """Return what is wanted of a grant's token, refused generations in mind."""
         return evolve(wanted, beyond=self._refused.get(grant, 0))
 
-    def servable(self, grant: Grant, need: Need) -> Held | None:
+    def servable(self, grant: Grant, need: Need, profile: TargetProfile) -> Held | None:
         """Return what is at hand if it can be served without waiting."""
         held = self.tokens.get(grant)
         if held is None or need.forced:
             return None
-        profile, now = self.profile_of(grant.target_id), self.now()
+        now = self.now()
         if not still_good(held.record, need, profile, now):
             return None
         over = now >= windows(held.record, held.token, profile).mandatory_at
         return None if over else held
 
-    def failure(self, grant: Grant) -> Landing | None:
+    def failure(self, grant: Grant) -> Result | None:
         """Return how the last flight failed, as long as another would not fare better."""
         failed = self._failed.get(grant)
         if failed is None or self.monotonic() >= failed.until:
             return None
-        return failed.landing
+        return failed.result
 
-    def failures(self, grant: Grant) -> int:
-        """Return how many flights failed in a row."""
-        return self._failures.get(grant, 0)
-
-    def remember(self, grant: Grant, landing: Landing) -> None:
+    def remember(self, grant: Grant, result: Result, profile: TargetProfile) -> None:
         """Take in how a flight ended."""
-        if landing.error is None:
+        if result.error is None:
             self._failed.pop(grant, None)
-            if landing.fresh:
-                self._failures.pop(grant, None)
+            if result.fresh:
+                self.failures.pop(grant, None)
         else:
-            self._failures[grant] = self._failures.get(grant, 0) + 1
-            self._failed[grant] = _Failure(landing, self.monotonic() + landing.memory)
-        if landing.record is not None:
-            self._hold(grant, landing.record)
+            self.failures[grant] = self.failures.get(grant, 0) + 1
+            self._failed[grant] = _Failure(result, self.monotonic() + result.memory)
+        if result.record is not None:
+            self._hold(grant, result.record, profile)
 
     def knows_newer(self, record: Record) -> bool:
         """Say whether a newer pair is at hand than a record has."""
@@ -126,7 +121,7 @@ class Holding:
         self._drop(grant, held.record.generation)
         return True
 
-    def _hold(self, grant: Grant, record: Record) -> None:
+    def _hold(self, grant: Grant, record: Record, profile: TargetProfile) -> None:
         token = record.token
         if record.state is State.REVOKED or token is None:
             self._drop(grant, record.generation)
@@ -135,7 +130,7 @@ class Holding:
         older = held is not None and held.record.generation > record.generation
         if older or record.generation <= self._refused.get(grant, 0):
             return
-        span = windows(record, token, self.profile_of(grant.target_id))
+        span = windows(record, token, profile)
         now = self.now()
         fresh_until = min(max(span.advisory_at, now + BREATH), span.mandatory_at, now + RECHECK)
         # The record's own grant, so that memory has it once.

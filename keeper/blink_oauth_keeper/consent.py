@@ -19,11 +19,11 @@ from .steps import (
     Exchange,
     Journal,
     JournalEntries,
-    Land,
-    Landing,
     Load,
     MarkRevoked,
+    Publish,
     Put,
+    Result,
     Revoke,
     Step,
     Steps,
@@ -42,7 +42,7 @@ def authorize(given: Conditions, key: GrantKey) -> Steps:
     try:
         before: Record | None = yield Load()
     except StoreError as error:
-        return Landing(None, error)
+        return Result(None, error)
     issued_at, began = given.now(), given.monotonic()
     try:
         token = yield Exchange()
@@ -50,7 +50,7 @@ def authorize(given: Conditions, key: GrantKey) -> Steps:
         if error.token is None:
             seconds = given.monotonic() - began
             yield Tell(EventName.AUTHORIZATION_FAILED, before, error, seconds=seconds)
-            return Landing(before, error)
+            return Result(before, error)
         token = error.token
     seconds = given.monotonic() - began
     correlation_id = token.meta.correlation_id if token.meta else None
@@ -69,28 +69,28 @@ def authorize(given: Conditions, key: GrantKey) -> Steps:
         correlation_id=correlation_id,
         updated_at=issued_at,
     )
-    landing = Landing(known, fresh=True)
-    record = yield from _store(known, Put(token, issued_at, idle_until, note), landing)
+    result = Result(known, fresh=True)
+    record = yield from _store(known, Put(token, issued_at, idle_until, note), result)
     if record is None:
-        return landing
+        return result
     yield Tell(EventName.AUTHORIZED, record, correlation_id=correlation_id, seconds=seconds)
     if record.state is State.REVOKED:
-        return Landing(record, ConsentNeededError("The grant was revoked. Authorize it anew."))
-    return Landing(record, fresh=True)
+        return Result(record, ConsentNeededError("The grant was revoked. Authorize it anew."))
+    return Result(record, fresh=True)
 
 
-def _store(known: Record, put: Put, landing: Landing) -> Generator[Step, Any, Record | None]:
+def _store(known: Record, put: Put, result: Result) -> Generator[Step, Any, Record | None]:
     """Store the pair of a new consent once: it may be spent by the time that a second try comes."""
 
     def is_done(record: Record | None) -> bool:
         return record is not None and record.consent >= known.consent
 
-    record: Record | None = yield from keep(put, landing, is_done)
+    record: Record | None = yield from keep(put, result, is_done)
     if record is None:
         return None
     if record.token is None or record.token.access_token != put.token.access_token:
         before = evolve(known, generation=known.generation - 1)
-        yield from keep(Journal(before, put.token, Origin.REPLACED), landing)
+        yield from keep(Journal(before, put.token, Origin.REPLACED), result)
     return record
 
 
@@ -99,12 +99,12 @@ def revoke(given: Conditions) -> Steps:
     try:
         record: Record | None = yield MarkRevoked(Note(event=EventName.REVOKED, actor=given.actor))
         if record is None:
-            return Landing(None, UnknownGrantError("No token is stored for this grant."))
+            return Result(None, UnknownGrantError("No token is stored for this grant."))
         # Nobody may use it any more, although the bank has not been told yet.
-        yield Land(Landing(record), done=False)
+        yield Publish(Result(record), done=False)
         entries = yield JournalEntries()
     except StoreError as error:
-        return Landing(None, error)
+        return Result(None, error)
     # The customer may have consented anew in the meantime: what came of that stays.
     pairs = [entry.token for entry in entries if entry.consent <= record.consent]
     if record.token is not None:
@@ -117,8 +117,8 @@ def revoke(given: Conditions) -> Steps:
             failure = failure or error
     if failure is not None:
         yield Tell(EventName.REVOCATION_FAILED, record, failure)
-        return Landing(record, failure)
-    landing = Landing(evolve(record, token=None))
-    yield from keep(Erase(record), landing)
+        return Result(record, failure)
+    result = Result(evolve(record, token=None))
+    yield from keep(Erase(record), result)
     yield Tell(EventName.REVOKED, record)
-    return landing
+    return result

@@ -1,4 +1,4 @@
-"""What the lifecycle tells of itself: events with stable names and fields, and no secret."""
+"""What the keeper tells of itself: events with stable names and fields, and no secret."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 
-from attrs import asdict, frozen
+from attrs import frozen
 
-__all__ = ["LEVELS", "Event", "EventName", "log_event"]
-
-logger = logging.getLogger("blink_oauth_keeper")
+__all__ = ["LEVELS", "Event", "EventName", "Listener"]
 
 
 class EventName(StrEnum):
@@ -98,23 +96,6 @@ class Event:
     error: str | None = None
     status: int | None = None
     seconds: float | None = None
-
-
-def log_event(event: Event) -> None:
-    """Write an event to the logger `blink_oauth_keeper`, its fields in `extra` too."""
-    fields = {f"blink_{name}": value for name, value in asdict(event).items()}
-    logger.log(
-        LEVELS[event.name],
-        "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s",
-        event.name,
-        event.grant,
-        event.target_id,
-        event.generation,
-        event.correlation_id,
-        event.outcome,
-        event.error,
-        extra=fields,
-    )
 
 
 Listener = Callable[[Event], None]

@@ -1,4 +1,4 @@
-"""Doing the protocol's steps with a store and a client."""
+"""Performing the steps of a protocol: on the store, on the client, and for those who listen."""
 
 from __future__ import annotations
 
@@ -7,36 +7,57 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from blink_oauth.context import Grant, Psu
 from blink_oauth.errors import BlinkError
 from blink_oauth.tokens import Secret, Token
 
-from . import steps
-from .breaker import Targets
+from .breaker import Breakers
 from .errors import StoreError
-from .events import Event, Listener, log_event
+from .events import LEVELS, Event, Listener
 from .profile import TargetProfile
+from .steps import (
+    Claim,
+    Clearance,
+    Erase,
+    Exchange,
+    Journal,
+    JournalEntries,
+    Load,
+    MarkRevoked,
+    Put,
+    Release,
+    Revoke,
+    Salvage,
+    Send,
+    Settle,
+    Step,
+    Tell,
+    Turn,
+)
 from .store.protocol import GrantKey, TokenStore
 
 if TYPE_CHECKING:
     from blink_oauth import BlinkOAuth
 
-__all__ = ["Errand", "Performer"]
+__all__ = ["Job", "StepExecutor", "log_event"]
+
+SETTLING = 0.5
+"""Seconds between two looks at a store that is about to be given a newer pair."""
 
 logger = logging.getLogger("blink_oauth_keeper")
 
 
 @frozen
-class Errand:
+class Job:
     """What one flight is about.
 
     Attributes:
         key: Whose token.
         profile: What is known of the target.
         psu: The person behind it.
-        code: The authorization code to exchange, if that is the errand.
+        code: The authorization code, where one is to be exchanged.
         redirect_uri: The redirect URI of the code.
     """
 
@@ -48,13 +69,14 @@ class Errand:
 
 
 @frozen
-class Performer:
-    """Does steps.
+class StepExecutor:
+    """Performs steps.
 
     Args:
         blink: The client.
         store: The store.
-        targets: How the targets fare.
+        breakers: Say whether a target may be called.
+        unsettled: Says of a grant whether this process has a result that is not stored yet.
         lease: Seconds that a lease lasts.
         now: Tells the time, aware UTC.
         listener: Is told every event.
@@ -62,61 +84,117 @@ class Performer:
 
     blink: BlinkOAuth
     store: TokenStore
-    targets: Targets
+    breakers: Breakers
+    unsettled: Callable[[Grant], bool]
     lease: float
     now: Callable[[], datetime]
     listener: Listener | None
 
-    @property
-    def deadline(self) -> float:
-        """Seconds that a call to the bank takes at most."""
-        return self.blink.settings.timeouts.total
-
-    def do(self, errand: Errand, step: steps.Step) -> Any:
-        """Do a step and return its result.
+    def perform(self, job: Job, step: Step) -> Any:  # noqa: C901, PLR0911, PLR0912  a case a step
+        """Perform a step and return what it returns.
 
         Raises:
             BlinkError: It failed. A store that breaks its promise counts as one that is away, so
                 that what it was to take is kept and offered again.
         """
+        store, key = self.store, job.key
         try:
-            return _WAYS[type(step)](self, errand, step)
+            match step:
+                case Load():
+                    return store.load(key)
+                case Turn():
+                    return self._clearance(job)
+                case Claim():
+                    return store.claim(step.seen, owner=step.owner, ttl=self.lease)
+                case Send() | Exchange():
+                    return self._call(job, step)
+                case Settle():
+                    return store.settle(
+                        step.claim,
+                        step.token,
+                        issued_at=step.issued_at,
+                        idle_until=step.idle_until,
+                        note=step.note,
+                        state=step.state,
+                    )
+                case Put():
+                    return store.put(
+                        key,
+                        step.token,
+                        issued_at=step.issued_at,
+                        idle_until=step.idle_until,
+                        note=step.note,
+                    )
+                case Release():
+                    return store.release(
+                        step.claim,
+                        state=step.state,
+                        attempts=step.attempts,
+                        pause=step.pause,
+                        error=step.error,
+                        note=step.note,
+                    )
+                case Journal():
+                    return store.journal(step.claim, step.token, origin=step.origin)
+                case JournalEntries():
+                    return store.journal_entries(key)
+                case Salvage():
+                    return store.salvage(step.claim, note=step.note)
+                case MarkRevoked():
+                    return store.revoke(key, note=step.note)
+                case Revoke():
+                    return self.blink.revoke(key.grant, step.token, psu=job.psu)
+                case Erase():
+                    return store.erase(step.record)
+                case Tell():
+                    return self._tell(key, step)
         except BlinkError:
             raise
         except Exception as error:
             if isinstance(step, AT_THE_BANK):
                 raise
             raise StoreError(f"The store failed with a {type(error).__name__}.") from error
+        raise AssertionError(f"{type(step).__name__} is for those who drive the protocol.")
 
-    def send(self, errand: Errand, refresh_token: Secret) -> Token:
-        """Present the refresh token."""
-        grant = errand.key.grant
-        return self._call(grant, lambda: self.blink.refresh(grant, refresh_token, psu=errand.psu))
+    def _clearance(self, job: Job) -> Clearance:
+        if self.unsettled(job.key.grant):
+            # What the store has is spent; this process has the living pair, and is writing it.
+            return Clearance(queue=SETTLING)
+        return self.breakers.clearance(job.key.grant.target_id, job.profile)
 
-    def exchange(self, errand: Errand) -> Token:
-        """Exchange the code of the errand."""
-        grant, code = errand.key.grant, errand.code
-        assert code is not None
-        return self._call(
-            grant,
-            lambda: self.blink.exchange_code(
-                grant, code=code, redirect_uri=errand.redirect_uri, psu=errand.psu
-            ),
-        )
-
-    def _call(self, grant: Grant, call: Callable[[], Token]) -> Token:
+    def _call(self, job: Job, step: Send | Exchange) -> Token:
+        grant = job.key.grant
         try:
-            token = call()
+            if isinstance(step, Send):
+                token = self.blink.refresh(grant, step.refresh_token, psu=job.psu)
+            else:
+                assert job.code is not None
+                token = self.blink.exchange_code(
+                    grant, code=job.code, redirect_uri=job.redirect_uri, psu=job.psu
+                )
         except BlinkError as error:
-            self.targets.failed(grant.target_id, error)
+            self.breakers.failed(grant.target_id, error)
             raise
-        self.targets.answered(grant.target_id)
+        self.breakers.answered(grant.target_id)
         return token
 
-    def tell(self, key: GrantKey, told: steps.Tell) -> None:
+    def _tell(self, key: GrantKey, told: Tell) -> None:
         """Make an event of what happened, log it, and tell the listener."""
+        grant, record, error = key.grant, told.record, told.error
         try:
-            event = self._event(key, told)
+            event = Event(
+                name=told.name,
+                at=self.now(),
+                grant=self.store.fingerprint(f"{key.client_id} {grant.target_id} {grant.username}"),
+                target_id=grant.target_id,
+                generation=record.generation if record else None,
+                state=record.state if record else None,
+                correlation_id=error.correlation_id if error else told.correlation_id,
+                outcome=error.outcome if error else "done",
+                error=type(error).__name__ if error else None,
+                status=error.status if error else None,
+                seconds=told.seconds,
+            )
             log_event(event)
             if self.listener is not None:
                 self.listener(event)
@@ -124,59 +202,22 @@ class Performer:
             # A token must not be lost because somebody who listens stumbles.
             logger.exception("The event %s could not be told to everybody.", told.name)
 
-    def _event(self, key: GrantKey, told: steps.Tell) -> Event:
-        grant, record, error = key.grant, told.record, told.error
-        return Event(
-            name=told.name,
-            at=self.now(),
-            grant=self.store.fingerprint(f"{key.client_id} {grant.target_id} {grant.username}"),
-            target_id=grant.target_id,
-            generation=record.generation if record else None,
-            state=record.state if record else None,
-            correlation_id=error.correlation_id if error else told.correlation_id,
-            outcome=error.outcome if error else "done",
-            error=type(error).__name__ if error else None,
-            status=error.status if error else None,
-            seconds=told.seconds,
-        )
+
+AT_THE_BANK = (Send, Exchange, Revoke)
 
 
-AT_THE_BANK = (steps.Send, steps.Exchange, steps.Revoke)
-
-_WAYS: dict[type[steps.Step], Callable[[Performer, Errand, Any], Any]] = {
-    steps.Load: lambda by, on, _: by.store.load(on.key),
-    steps.Turn: lambda by, on, _: by.targets.clearance(on.key.grant.target_id, on.profile),
-    steps.Claim: lambda by, _, step: by.store.claim(step.seen, owner=step.owner, ttl=by.lease),
-    steps.Send: lambda by, on, step: by.send(on, step.refresh_token),
-    steps.Exchange: lambda by, on, _: by.exchange(on),
-    steps.Settle: lambda by, _, step: by.store.settle(
-        step.claim,
-        step.token,
-        issued_at=step.issued_at,
-        idle_until=step.idle_until,
-        note=step.note,
-        state=step.state,
-    ),
-    steps.Put: lambda by, on, step: by.store.put(
-        on.key,
-        step.token,
-        issued_at=step.issued_at,
-        idle_until=step.idle_until,
-        note=step.note,
-    ),
-    steps.Release: lambda by, _, step: by.store.release(
-        step.claim,
-        state=step.state,
-        attempts=step.attempts,
-        pause=step.pause,
-        error=step.error,
-        note=step.note,
-    ),
-    steps.Journal: lambda by, _, step: by.store.journal(step.claim, step.token, origin=step.origin),
-    steps.JournalEntries: lambda by, on, _: by.store.journal_entries(on.key),
-    steps.Salvage: lambda by, _, step: by.store.salvage(step.claim, note=step.note),
-    steps.MarkRevoked: lambda by, on, step: by.store.revoke(on.key, note=step.note),
-    steps.Revoke: lambda by, on, step: by.blink.revoke(on.key.grant, step.token, psu=on.psu),
-    steps.Erase: lambda by, _, step: by.store.erase(step.record),
-    steps.Tell: lambda by, on, step: by.tell(on.key, step),
-}
+def log_event(event: Event) -> None:
+    """Write an event to the logger `blink_oauth_keeper`, its fields in `extra` too."""
+    fields = {f"blink_{name}": value for name, value in asdict(event).items()}
+    logger.log(
+        LEVELS[event.name],
+        "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s",
+        event.name,
+        event.grant,
+        event.target_id,
+        event.generation,
+        event.correlation_id,
+        event.outcome,
+        event.error,
+        extra=fields,
+    )

@@ -1,154 +1,51 @@
-"""Flights: the protocol's generators, driven by threads of the manager.
+"""Single flight: at most one refresh of a grant at a time in a process, whoever asks.
 
-A flight belongs to the manager, not to its callers: a caller may stop waiting, the flight goes on.
-There is at most one refresh of a grant at a time in a process. A flight that waits holds no thread.
+A flight is one run of a protocol, driven by threads of the manager. It belongs to the manager, not
+to its callers: a caller may stop waiting, the flight goes on. A flight that waits holds no thread.
 """
 
 from __future__ import annotations
 
-import atexit
-import heapq
-import itertools
+import copy
 import logging
-import os
 import threading
-import time
-import weakref
-from collections.abc import Callable
+from asyncio import wait_for, wrap_future
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
-from blink_oauth.context import Grant
+from blink_oauth.context import Grant, Psu
 from blink_oauth.errors import BlinkError, InvalidInputError
+from blink_oauth.tokens import Secret, Token
 
-from .steps import Land, Landing, Step, Steps, Wait
+from . import consent
+from .cache import Cache
+from .errors import RefreshPendingError
+from .executor import SETTLING, Job, StepExecutor
+from .policy import Need, still_good
+from .processes import close_at_exit, renew_after_fork
+from .profile import TargetProfile
+from .refresh import new_owner, refresh, refresh_claimed, unspent
+from .steps import Conditions, Publish, Result, Step, Steps, Wait
+from .store.protocol import GrantKey, Record
+from .timers import Timers, Wakeups
 
 __all__ = [
     "CLOSING_SECONDS",
     "Flight",
     "Flights",
-    "Timers",
-    "Wakeups",
-    "renew_after_fork",
+    "SingleFlight",
+    "answer",
+    "remaining",
+    "require_no_error",
     "thread_pool",
+    "token_of",
 ]
-
-
-class Renewable(Protocol):
-    """Something with threads or locks that a forked child cannot go on with."""
-
-    def renew(self) -> None:
-        """Start anew, in the child."""
-
-
-class Closeable(Protocol):
-    """Something with work in progress."""
-
-    def close(self) -> None:
-        """Bring it to an end."""
-
-
-_renewed: weakref.WeakSet[Renewable] = weakref.WeakSet()
-_closed: weakref.WeakSet[Closeable] = weakref.WeakSet()
-
-
-def renew_after_fork(thing: Renewable) -> None:
-    """Renew a thing in each forked child, as long as it exists."""
-    _renewed.add(thing)
-
-
-def close_at_exit(thing: Closeable) -> None:
-    """Close a thing before the process ends, if it exists then."""
-    _closed.add(thing)
-
-
-def _renew_all() -> None:
-    for thing in list(_renewed):
-        thing.renew()
-
-
-def _close_all() -> None:
-    for thing in list(_closed):
-        thing.close()
-
-
-os.register_at_fork(after_in_child=_renew_all)
-atexit.register(_close_all)
-
-
-class Timers(Protocol):
-    """What calls back after a while."""
-
-    def start(self) -> None:
-        """Start what it needs; called once, before the first call of `after`."""
-
-    def after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call back once after some seconds, or at once if it is closed."""
-
-    def close(self) -> None:
-        """Call back everybody who waits, at once, and all later ones too."""
-
-
-@define(eq=False)
-class Wakeups:
-    """Calls back after a while, from one thread of its own that keeps no process alive.
-
-    The calls must be short: they hand work to somebody else.
-
-    Args:
-        monotonic: Tells the seconds, never backwards; they pass as the real ones do.
-    """
-
-    monotonic: Callable[[], float] = time.monotonic
-    _heap: list[tuple[float, int, Callable[[], None]]] = field(init=False, factory=list)
-    _order: itertools.count[int] = field(init=False, factory=itertools.count)
-    _changed: threading.Condition = field(init=False, factory=threading.Condition)
-    _thread: threading.Thread | None = field(init=False, default=None)
-    _closed: bool = field(init=False, default=False)
-
-    def start(self) -> None:
-        """Start the thread. Later it may be too late: an interpreter that ends starts none."""
-        thread = threading.Thread(target=self._run, name="blink-oauth-wakeups", daemon=True)
-        thread.start()
-        self._thread = thread
-
-    def after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call back after some seconds, or at once if everything is closing."""
-        with self._changed:
-            if not self._closed:
-                heapq.heappush(self._heap, (self.monotonic() + seconds, next(self._order), call))
-                self._changed.notify()
-                return
-        call()
-
-    def close(self) -> None:
-        """Call back everybody who waits, at once, and all later ones too."""
-        with self._changed:
-            self._closed = True
-            waiting = [call for _, _, call in sorted(self._heap)]
-            self._heap.clear()
-            self._changed.notify()
-        for call in waiting:
-            call()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._closed and not self._due():
-                    left = self._heap[0][0] - self.monotonic() if self._heap else None
-                    self._changed.wait(left)
-                if self._closed:
-                    return
-                _, _, call = heapq.heappop(self._heap)
-            call()
-
-    def _due(self) -> bool:
-        return bool(self._heap) and self._heap[0][0] <= self.monotonic()
-
 
 CLOSING_SECONDS = 10.0
 """Seconds for which closing waits for a store that does not take a result."""
@@ -163,21 +60,21 @@ def thread_pool(threads: int) -> Executor:
 
 @define(eq=False)
 class Flight:
-    """One run of the protocol.
+    """One run of a protocol.
 
     Attributes:
         grant: Whose token it is about.
-        steps: The generator.
-        do: Does a step and returns its result.
-        landed: Called with the landing, before those who wait are let go.
+        steps: The protocol's generator.
+        perform: Performs a step and returns what it returns.
+        finished: Is called with the result, before those who wait get it.
         future: What those who wait wait for.
     """
 
     grant: Grant
     steps: Steps
-    do: Callable[[Step], Any]
-    landed: Callable[[Landing], None]
-    future: Future[Landing] = field(init=False, factory=Future)
+    perform: Callable[[Step], Any]
+    finished: Callable[[Result], None]
+    future: Future[Result] = field(init=False, factory=Future)
 
     def __attrs_post_init__(self) -> None:
         # From now on nobody who waits can cancel it.
@@ -186,22 +83,22 @@ class Flight:
 
 @define(eq=False)
 class Flights:
-    """All flights of a manager.
+    """Drives the flights of a manager, and shares those that may be shared.
 
     Args:
-        threads: How many steps may be done at the same time.
-        executor: Makes what does the steps, given `threads`; a forked child makes another one.
-        timers: Makes what calls back those who wait; a forked child makes another one.
+        threads: How many steps may be performed at the same time.
+        executor: Makes the threads, given their number; a forked child makes others.
+        timers: Makes what wakes up the flights that wait; a forked child makes another one.
     """
 
     threads: int
     executor: Callable[[int], Executor] = thread_pool
     timers: Callable[[], Timers] = Wakeups
     _lock: threading.Lock = field(init=False)
-    _all_down: threading.Condition = field(init=False)
-    _wakeups: Timers = field(init=False)
+    _all_over: threading.Condition = field(init=False)
+    _timers: Timers = field(init=False)
     _shared: dict[Grant, Flight] = field(init=False)
-    _aloft: set[Flight] = field(init=False)
+    _in_progress: set[Flight] = field(init=False)
     _waiting: dict[Flight, bool] = field(init=False)
     _unsettled: set[Flight] = field(init=False)
     _pool: Executor | None = field(init=False)
@@ -210,20 +107,20 @@ class Flights:
 
     def __attrs_post_init__(self) -> None:
         self.renew()
-        renew_after_fork(self)
+        renew_after_fork(self, Flights.renew)
         close_at_exit(self)
 
     def renew(self) -> None:
-        """Begin with nothing in the air; what a parent process has there is the parent's."""
+        """Begin with nothing in progress; what a parent process has is the parent's."""
         self._lock = threading.Lock()
-        self._all_down = threading.Condition(self._lock)
-        self._wakeups = self.timers()
-        self._shared, self._aloft, self._waiting, self._unsettled = {}, set(), {}, set()
+        self._all_over = threading.Condition(self._lock)
+        self._timers = self.timers()
+        self._shared, self._in_progress, self._waiting, self._unsettled = {}, set(), {}, set()
         self._pool = None
         self._closing = self._out_of_time = False
 
-    def share(self, grant: Grant, make: Callable[[], Flight]) -> Future[Landing]:
-        """Return the flight of a grant that is in the air, or start one.
+    def share(self, grant: Grant, make: Callable[[], Flight]) -> Future[Result]:
+        """Join the flight of a grant that is in progress, or start one.
 
         Raises:
             InvalidInputError: Everything is closed.
@@ -235,11 +132,11 @@ class Flights:
             flight = make()
             self._announce(flight)
             self._shared[grant] = flight
-        # Not under the lock: at the end of the interpreter it flies in this very thread.
+        # Not under the lock: at the end of the interpreter it runs in this very thread.
         self._submit(flight, None)
         return flight.future
 
-    def start(self, flight: Flight, *, joinable: bool) -> Future[Landing]:
+    def start(self, flight: Flight, *, joinable: bool) -> Future[Result]:
         """Start a flight.
 
         Args:
@@ -257,35 +154,35 @@ class Flights:
         return flight.future
 
     def unsettled(self, grant: Grant) -> bool:
-        """Say whether a flight of a grant has something to write that others know already."""
+        """Say whether a flight of a grant has published a result that is not stored yet."""
         with self._lock:
             return any(flight.grant == grant for flight in self._unsettled)
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Call back after some seconds, if nothing is closing by then."""
         if not self._closing:
-            self._wakeups.after(seconds, call)
+            self._timers.after(seconds, call)
 
     def close(self, timeout: float = CLOSING_SECONDS) -> None:
-        """Let what is in the air land, then end the threads.
+        """Let the flights in progress finish, then end the threads.
 
         Args:
             timeout: Seconds to wait for results that the store does not take.
         """
         with self._lock:
             self._closing = True
-            idle = [flight for flight, laden in self._waiting.items() if not laden]
+            idle = [flight for flight, unsaved in self._waiting.items() if not unsaved]
         for flight in idle:
             self._wake(flight)
-        with self._all_down:
-            self._all_down.wait_for(lambda: not self._aloft, timeout)
+        with self._all_over:
+            self._all_over.wait_for(lambda: not self._in_progress, timeout)
             self._out_of_time = True
             rest = list(self._waiting)
         for flight in rest:
             self._wake(flight)
-        with self._all_down:
-            self._all_down.wait_for(lambda: not self._aloft)
-        self._wakeups.close()
+        with self._all_over:
+            self._all_over.wait_for(lambda: not self._in_progress)
+        self._timers.close()
         if self._pool is not None:
             self._pool.shutdown()
 
@@ -293,89 +190,336 @@ class Flights:
         if self._closing:
             raise InvalidInputError("The manager is closed. Nothing was sent.")
         if self._pool is None:
-            self._wakeups.start()
+            self._timers.start()
             self._pool = self.executor(self.threads)
-        self._aloft.add(flight)
+        self._in_progress.add(flight)
 
     def _submit(self, flight: Flight, result: object) -> None:
         assert self._pool is not None
         turn = [result]
         try:
-            self._pool.submit(self._fly, flight, turn)
+            self._pool.submit(self._run, flight, turn)
         except RuntimeError:
-            # The interpreter is about to end, or there are no more threads: what is laden lands
+            # The interpreter is about to end, or there are no more threads: then the flight runs
             # here. The pool may have kept the turn; whoever takes it first has it.
-            self._fly(flight, turn)
+            self._run(flight, turn)
 
-    def _fly(self, flight: Flight, turn: list[Any]) -> None:
+    def _run(self, flight: Flight, turn: list[Any]) -> None:
         try:
-            result = turn.pop()
+            returned = turn.pop()
         except IndexError:
             return
         try:
-            try:
-                step = flight.steps.send(result)
-                while not isinstance(step, Wait):
-                    step = self._next(flight, step)
-            except StopIteration as stop:
-                self._land(flight, stop.value)
-            else:
-                self._pause(flight, step)
+            end = self._drive(flight, returned)
+            if isinstance(end, Wait):
+                self._pause(flight, end)
                 return
+            self._publish(flight, end)
         except BaseException as error:
             # Whatever it is, nobody must wait for ever; the lease in the store will run out.
             logger.exception("A flight broke.")
-            self._fail(flight, error)
-        self._down(flight)
+            self._leave(flight)
+            if not flight.future.done():
+                flight.future.set_exception(error)
+        with self._all_over:
+            self._in_progress.discard(flight)
+            self._unsettled.discard(flight)
+            self._all_over.notify_all()
 
-    def _next(self, flight: Flight, step: Step) -> Step:
-        if isinstance(step, Land):
-            if step.done:
-                with self._lock:
-                    self._unsettled.add(flight)
-                self._land(flight, step.landing)
-            else:
-                flight.landed(step.landing)
-            return flight.steps.send(None)
+    def _drive(self, flight: Flight, returned: Any) -> Wait | Result:
+        """Perform one step after the other, until the protocol wants to wait or is over."""
         try:
-            result = flight.do(step)
-        except BlinkError as error:
-            return flight.steps.throw(error)
-        return flight.steps.send(result)
+            step = flight.steps.send(returned)
+            while not isinstance(step, Wait):
+                if isinstance(step, Publish):
+                    self._publish_early(flight, step)
+                    step = flight.steps.send(None)
+                    continue
+                try:
+                    returned = flight.perform(step)
+                except BlinkError as error:
+                    step = flight.steps.throw(error)
+                else:
+                    step = flight.steps.send(returned)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+        return step
 
     def _pause(self, flight: Flight, step: Wait) -> None:
         with self._lock:
-            over = self._out_of_time or (self._closing and not step.laden)
-            self._waiting[flight] = step.laden
-        self._wakeups.after(0.0 if over else step.seconds, lambda: self._wake(flight))
+            over = self._out_of_time or (self._closing and not step.has_unsaved_result)
+            self._waiting[flight] = step.has_unsaved_result
+        self._timers.after(0.0 if over else step.seconds, lambda: self._wake(flight))
 
     def _wake(self, flight: Flight) -> None:
         with self._lock:
-            laden = self._waiting.pop(flight, None)
-            if laden is None:
+            unsaved = self._waiting.pop(flight, None)
+            if unsaved is None:
                 return
-            going_on = not (self._out_of_time or (self._closing and not laden))
+            going_on = not (self._out_of_time or (self._closing and not unsaved))
         self._submit(flight, going_on)
 
-    def _land(self, flight: Flight, landing: Landing) -> None:
+    def _publish_early(self, flight: Flight, step: Publish) -> None:
+        if not step.done:
+            flight.finished(step.result)
+            return
+        with self._lock:
+            self._unsettled.add(flight)
+        self._publish(flight, step.result)
+
+    def _publish(self, flight: Flight, result: Result) -> None:
         if flight.future.done():
             return
-        flight.landed(landing)
+        flight.finished(result)
         self._leave(flight)
-        flight.future.set_result(landing)
-
-    def _fail(self, flight: Flight, error: BaseException) -> None:
-        self._leave(flight)
-        if not flight.future.done():
-            flight.future.set_exception(error)
+        flight.future.set_result(result)
 
     def _leave(self, flight: Flight) -> None:
         with self._lock:
             if self._shared.get(flight.grant) is flight:
                 del self._shared[flight.grant]
 
-    def _down(self, flight: Flight) -> None:
-        with self._all_down:
-            self._aloft.discard(flight)
-            self._unsettled.discard(flight)
-            self._all_down.notify_all()
+
+def answer(result: Result, need: Need, profile: TargetProfile, now: datetime) -> Token | None:
+    """Return the token that a result has for a caller, or None if another flight is needed.
+
+    A token that is still good is served whatever went wrong. One that the flight itself got from
+    the bank is served however short it lives: another would not live longer. A caller who forced a
+    refresh gets only what came while the flight was in progress.
+
+    Raises:
+        BlinkError: What went wrong, as an exception of this caller's own.
+    """
+    record = result.record
+    if record is not None:
+        brought = result.fresh and record.generation > need.beyond
+        enough = result.newer or not need.forced
+        if brought or (enough and still_good(record, need, profile, now)):
+            return record.token
+    # Many callers share the error; each raises a copy, since raising changes it.
+    require_no_error(result)
+    return None
+
+
+def token_of(result: Result) -> Token:
+    """Return the token that an authorization brought.
+
+    Raises:
+        BlinkError: It brought none.
+    """
+    require_no_error(result)
+    assert result.record is not None
+    assert result.record.token is not None
+    return result.record.token
+
+
+def require_no_error(result: Result) -> None:
+    """Raise what went wrong, if anything did."""
+    if result.error is not None:
+        raise copy.copy(result.error)
+
+
+def remaining(timeout: float | None, monotonic: Callable[[], float]) -> Callable[[], float | None]:
+    """Start a caller's time, and return what tells how many seconds of it are left."""
+    if timeout is None:
+        return lambda: None
+    end = monotonic() + timeout
+    return lambda: max(0.0, end - monotonic())
+
+
+def overdue() -> RefreshPendingError:
+    """Build the error for a caller whose own time is over."""
+    return RefreshPendingError(
+        "The refresh took longer than you wanted to wait. It goes on, and its result will be "
+        "stored: ask again."
+    )
+
+
+MARGIN = 5.0
+"""Seconds between the end of a lease and the end of the patience with who holds it."""
+
+
+@define(eq=False)
+class SingleFlight:
+    """What callers ask: gives them a token at hand, or lets them wait for one flight.
+
+    Args:
+        flights: Drives the flights.
+        executor: Performs their steps.
+        cache: What is at hand.
+        profiles: What is known of single targets, by their ids.
+        profile: What is assumed of all others.
+        client_id: Whose grants.
+        lease: Seconds that a lease lasts.
+        deadline: Seconds that one call to the bank takes at most.
+        now: Tells the time, aware UTC.
+        monotonic: Tells the seconds, never backwards.
+        random: Makes a number from 0 to below 1.
+    """
+
+    flights: Flights
+    executor: StepExecutor
+    cache: Cache
+    profiles: Mapping[str, TargetProfile]
+    profile: TargetProfile
+    client_id: str
+    lease: float
+    deadline: float
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    random: Callable[[], float]
+
+    def key(self, grant: Grant) -> GrantKey:
+        """Return the identity of a grant in the store.
+
+        Raises:
+            InvalidInputError: It is no grant.
+        """
+        if not isinstance(grant, Grant):
+            raise InvalidInputError(
+                f"The grant must be a Grant, but it is a {type(grant).__name__}. Nothing was sent."
+            )
+        return GrantKey(self.client_id, grant)
+
+    def profile_of(self, target_id: str) -> TargetProfile:
+        """Return what is known of a target."""
+        return self.profiles.get(target_id, self.profile)
+
+    def get(self, grant: Grant, wanted: Need, psu: Psu, timeout: float | None) -> Token:
+        """Return a token that does, or raise why there is none; the thread waits for it.
+
+        Args:
+            grant: Whose token.
+            wanted: What it must be good for.
+            psu: The person who waits for it, if one does.
+            timeout: Seconds to wait at most.
+
+        Raises:
+            BlinkError: There is none, or not in time.
+        """
+        left = remaining(timeout, self.monotonic)
+        asked = self._ask(grant, wanted, psu)
+        while isinstance(asked, Future):
+            try:
+                result = asked.result(left())
+            except TimeoutError:
+                raise overdue() from None
+            asked = self._consider(grant, result, wanted, psu)
+        return asked
+
+    async def aget(self, grant: Grant, wanted: Need, psu: Psu, timeout: float | None) -> Token:
+        """Return a token that does, or raise why there is none; the coroutine waits for it.
+
+        Args:
+            grant: Whose token.
+            wanted: What it must be good for.
+            psu: The person who waits for it, if one does.
+            timeout: Seconds to wait at most.
+
+        Raises:
+            BlinkError: There is none, or not in time.
+        """
+        left = remaining(timeout, self.monotonic)
+        asked = self._ask(grant, wanted, psu)
+        while isinstance(asked, Future):
+            try:
+                result = await wait_for(wrap_future(asked), left())
+            except TimeoutError:
+                raise overdue() from None
+            asked = self._consider(grant, result, wanted, psu)
+        return asked
+
+    def exchange(self, grant: Grant, code: Secret, redirect_uri: str, psu: Psu) -> Future[Result]:
+        """Start the exchange of a code."""
+        job = self._job(grant, psu, code, redirect_uri)
+        steps = consent.authorize(self._conditions(job, Need()), job.key)
+        return self.flights.start(self._flight(job, steps), joinable=False)
+
+    def revocation(self, grant: Grant, psu: Psu) -> Future[Result]:
+        """Start a revocation."""
+        job = self._job(grant, psu)
+        steps = consent.revoke(self._conditions(job, Need()))
+        return self.flights.start(self._flight(job, steps), joinable=False)
+
+    def refresh_claimed(self, claim: Record, claimed_at: float) -> Future[Result]:
+        """Start the refresh of a record whose lease is taken."""
+        if self.cache.knows_newer(claim):
+            self.give_back(claim, pause=SETTLING)
+            over: Future[Result] = Future()
+            over.set_result(Result(claim))
+            return over
+        job = self._job(claim.key.grant, Psu.AUTO)
+        steps = refresh_claimed(self._conditions(job, Need()), claim, claimed_at)
+        return self.flights.start(self._flight(job, steps), joinable=True)
+
+    def give_back(self, claim: Record, *, pause: float = 0.0) -> None:
+        """Give a lease back under which nothing was begun."""
+        job = self._job(claim.key.grant, Psu.AUTO)
+        release = unspent(self._conditions(job, Need()), claim)
+        self.executor.perform(job, evolve(release, pause=pause))
+
+    def _ask(self, grant: Grant, wanted: Need, psu: Psu) -> Token | Future[Result]:
+        job = self._job(grant, psu)
+        need = self.cache.need(grant, wanted)
+        held = self.cache.servable(grant, need, job.profile)
+        failed = self.cache.failure(grant)
+        if held is not None:
+            if failed is None and self.now() >= held.fresh_until:
+                self._refresh_in_background(grant)
+            return held.token
+        if failed is not None:
+            return self._consider(grant, failed, wanted, psu)
+        return self._share(job, need)
+
+    def _consider(
+        self, grant: Grant, result: Result, wanted: Need, psu: Psu
+    ) -> Token | Future[Result]:
+        """Return the token that a result has for a caller, or another flight to wait for."""
+        job = self._job(grant, psu)
+        need = self.cache.need(grant, wanted)
+        token = answer(result, need, job.profile, self.now())
+        return self._share(job, need) if token is None else token
+
+    def _refresh_in_background(self, grant: Grant) -> None:
+        # Not if everything is closing.
+        with suppress(InvalidInputError):
+            need = self.cache.need(grant, Need(eager=True))
+            self._share(self._job(grant, Psu.AUTO), need)
+
+    def _share(self, job: Job, need: Need) -> Future[Result]:
+        def make() -> Flight:
+            return self._flight(job, refresh(self._conditions(job, need)))
+
+        return self.flights.share(job.key.grant, make)
+
+    def _job(
+        self, grant: Grant, psu: Psu, code: Secret | None = None, redirect_uri: str = ""
+    ) -> Job:
+        key = self.key(grant)
+        return Job(key, self.profile_of(grant.target_id), psu, code, redirect_uri)
+
+    def _conditions(self, job: Job, need: Need) -> Conditions:
+        return Conditions(
+            need=need,
+            profile=job.profile,
+            lease=self.lease,
+            deadline=self.deadline,
+            patience=self.lease + MARGIN,
+            failures=self.cache.failures.get(job.key.grant, 0),
+            actor="auto" if job.psu == Psu.AUTO else "psu",
+            now=self.now,
+            monotonic=self.monotonic,
+            random=self.random,
+            new_owner=new_owner,
+        )
+
+    def _flight(self, job: Job, steps: Steps) -> Flight:
+        perform, finished = partial(self.executor.perform, job), partial(self._finished, job)
+        return Flight(job.key.grant, steps, perform, finished)
+
+    def _finished(self, job: Job, result: Result) -> None:
+        grant = job.key.grant
+        self.cache.remember(grant, result, job.profile)
+        if result.again_in is not None:
+            self.flights.later(result.again_in, partial(self._refresh_in_background, grant))

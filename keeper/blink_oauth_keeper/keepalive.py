@@ -1,4 +1,4 @@
-"""Refreshing what nobody uses, before its refresh token dies of idleness.
+"""Refresh idle grants before their refresh tokens expire.
 
 Safe to run on every node at once: each claims small batches of its own, and no two get the same.
 """
@@ -6,7 +6,7 @@ Safe to run on every node at once: each claims small batches of its own, and no 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from datetime import datetime, timedelta
 
@@ -14,9 +14,10 @@ from attrs import define, evolve, field, frozen
 
 from blink_oauth.errors import InvalidInputError, Outcome
 
-from .breaker import Targets
-from .profile import AfterUncertainty, Profiles, TargetProfile
-from .steps import Landing
+from .breaker import Breakers
+from .profile import AfterUncertainty, TargetProfile
+from .refresh import new_owner
+from .steps import Result
 from .store.protocol import Due, Record, TokenStore
 
 __all__ = ["KeepAlive", "Progress", "Report"]
@@ -53,13 +54,13 @@ class Report:
 Progress = Callable[[Report], None]
 
 
-def tallied(report: Report, flight: Future[Landing]) -> Report:
+def tallied(report: Report, flight: Future[Result]) -> Report:
     """Count how a flight has ended."""
     if flight.exception() is not None:
         return evolve(report, failed=report.failed + 1)
-    landing = flight.result()
-    error = landing.error
-    if landing.fresh:
+    result = flight.result()
+    error = result.error
+    if result.fresh:
         return evolve(report, refreshed=report.refreshed + 1)
     if error is None:
         return evolve(report, left=report.left + 1)
@@ -76,45 +77,46 @@ class KeepAlive:
 
     Args:
         store: The store.
-        targets: How the targets fare.
+        breakers: Say whether a target may be called.
         client_id: Whose grants.
-        profiles: What is known of the targets.
+        profiles: What is known of single targets, by their ids.
+        profile: What is assumed of all others.
         now: When the run begins, aware.
         within: Grants are due whose refresh token lives no longer than this from now.
         lease: Seconds that a lease lasts.
-        concurrency: How many refreshes may be in the air.
+        concurrency: How many refreshes may be in progress.
         start: Starts the refresh of a claimed record; is given the monotonic time just before
             the claim.
         give_back: Gives the lease of a claimed record back.
         monotonic: Tells the seconds, never backwards.
-        new_owner: Makes a unique name for a claim.
         stop: Says whether nothing new is to be begun; not asked again once it has said so.
         sleep: Waits some seconds.
     """
 
     store: TokenStore
-    targets: Targets
+    breakers: Breakers
     client_id: str
-    profiles: Profiles
+    profiles: Mapping[str, TargetProfile]
+    profile: TargetProfile
     now: datetime
     within: timedelta
     lease: float
     concurrency: int
-    start: Callable[[Record, float], Future[Landing]]
+    start: Callable[[Record, float], Future[Result]]
     give_back: Callable[[Record], None]
     monotonic: Callable[[], float]
-    new_owner: Callable[[], str]
     stop: Callable[[], bool] = lambda: False
     sleep: Callable[[float], None] = time.sleep
     stopped: bool = field(init=False, default=False)
     _report: Report = field(init=False, factory=Report)
-    _aloft: set[Future[Landing]] = field(init=False, factory=set)
+    _in_progress: set[Future[Result]] = field(init=False, factory=set)
 
     def dry_run(self, limit: int) -> Report:
         """Count what is due, and change nothing."""
-        special = self.profiles.special.items()
-        kinds = [self._due(profile, targets=(target_id,)) for target_id, profile in special]
-        kinds.append(self._rest(self.profiles.special))
+        kinds = [
+            self._due(profile, targets=(target_id,)) for target_id, profile in self.profiles.items()
+        ]
+        kinds.append(self._rest(self.profiles))
         due = sum(len(self.store.due(each, limit=limit)) for each in kinds)
         return Report(due=min(due, limit))
 
@@ -126,11 +128,11 @@ class KeepAlive:
             on_progress: Is told the report after each grant.
         """
         while True:
-            free = min(self.concurrency - len(self._aloft), limit - self._report.due)
+            free = min(self.concurrency - len(self._in_progress), limit - self._report.due)
             # A batch costs one transaction, so it should be worth it.
-            worth_it = free > 0 and (not self._aloft or free >= self.concurrency // 4)
+            worth_it = free > 0 and (not self._in_progress or free >= self.concurrency // 4)
             queue = self._claim(free) if worth_it else None
-            if self._aloft:
+            if self._in_progress:
                 self._gather(on_progress, queue)
             elif queue is not None and self._report.due < limit:
                 self._sleep(queue)
@@ -142,17 +144,17 @@ class KeepAlive:
         queue: float | None = None
         if self._stopping():
             return queue
-        failing = self.targets.failing()
+        failing = self.breakers.failing()
         singled_out = self._singled_out(failing)
         for target_id in singled_out:
-            profile = self.profiles.of(target_id)
+            profile = self.profiles.get(target_id, self.profile)
             due = self._due(profile, targets=(target_id,))
             allowed = free
             if profile.rate is not None or target_id in failing:
                 # A turn is taken only if there is somebody to use it.
                 if free == 0 or not self.store.due(due, limit=1):
                     continue
-                clearance = self.targets.clearance(target_id, profile)
+                clearance = self.breakers.clearance(target_id, profile)
                 if clearance.hold_off > 0:
                     continue
                 if profile.rate is not None:
@@ -165,8 +167,8 @@ class KeepAlive:
 
     def _singled_out(self, failing: Collection[str]) -> list[str]:
         """Return the targets that are looked at one by one; the others are claimed together."""
-        names = [*self.profiles.special, *sorted(set(failing) - self.profiles.special.keys())]
-        if self.profiles.general.rate is not None:
+        names = [*self.profiles, *sorted(set(failing) - self.profiles.keys())]
+        if self.profile.rate is not None:
             while found := self.store.due(self._rest(names), limit=PEEK):
                 names += {record.key.grant.target_id for record in found}
         return names
@@ -175,11 +177,11 @@ class KeepAlive:
         if allowed == 0 or self._stopping():
             return 0
         claimed_at = self.monotonic()
-        claims = self.store.claim_due(due, owner=self.new_owner(), ttl=self.lease, limit=allowed)
+        claims = self.store.claim_due(due, owner=new_owner(), ttl=self.lease, limit=allowed)
         self._report = evolve(self._report, due=self._report.due + len(claims))
         for number, claim in enumerate(claims):
             try:
-                self._aloft.add(self.start(claim, claimed_at))
+                self._in_progress.add(self.start(claim, claimed_at))
             except InvalidInputError:
                 for rest in claims[number:]:
                     self.give_back(rest)
@@ -187,8 +189,8 @@ class KeepAlive:
         return len(claims)
 
     def _gather(self, on_progress: Progress | None, queue: float | None) -> None:
-        landed, self._aloft = wait(self._aloft, queue, FIRST_COMPLETED)
-        for future in landed:
+        over, self._in_progress = wait(self._in_progress, queue, FIRST_COMPLETED)
+        for future in over:
             self._report = tallied(self._report, future)
             if on_progress is not None:
                 on_progress(self._report)
@@ -203,7 +205,7 @@ class KeepAlive:
         return self.stopped
 
     def _rest(self, singled_out: Collection[str]) -> Due:
-        return self._due(self.profiles.general, except_targets=frozenset(singled_out))
+        return self._due(self.profile, except_targets=frozenset(singled_out))
 
     def _due(
         self,

@@ -7,26 +7,34 @@ import time
 from asyncio import wrap_future
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from blink_oauth.context import Grant, Psu
 from blink_oauth.errors import InvalidInputError
-from blink_oauth.tokens import Secret, Token, hide, require_secret, utc_now
+from blink_oauth.tokens import Secret, Token, hide, require_secret
 
-from .breaker import Targets
-from .cache import Holding
-from .dispatch import Dispatch, await_token, require_no_error, token_of, wait_for_token
+from .breaker import Breakers
+from .cache import Cache
 from .errors import UnknownGrantError
 from .events import Listener
-from .executor import Performer
-from .flights import CLOSING_SECONDS, Flights, Timers, Wakeups, thread_pool
+from .executor import StepExecutor
+from .flights import (
+    CLOSING_SECONDS,
+    Flights,
+    SingleFlight,
+    require_no_error,
+    thread_pool,
+    token_of,
+)
 from .keepalive import KeepAlive, Progress, Report
 from .policy import Need
-from .profile import Profiles, TargetProfile
+from .profile import TargetProfile
 from .status import GrantStatus, status_of, statuses_of
 from .store.protocol import HistoryEntry, TokenStore
+from .timers import Timers, Wakeups
 
 if TYPE_CHECKING:
     from blink_oauth import BlinkOAuth
@@ -37,6 +45,8 @@ __all__ = ["TokenManager"]
 
 LONGEST_LEASE = 30.0
 """Seconds; banks that allow a replay at all mostly allow it for that long."""
+
+_utc_now = partial(datetime.now, UTC)
 
 
 class TokenManager:
@@ -81,7 +91,7 @@ class TokenManager:
         lease: float = 25.0,
         threads: int = 100,
         on_event: Listener | None = None,
-        clock: Callable[[], datetime] = utc_now,
+        clock: Callable[[], datetime] = _utc_now,
         monotonic: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random_numbers.random,
         sleep: Callable[[float], None] = time.sleep,
@@ -90,19 +100,23 @@ class TokenManager:
     ) -> None:
         _check(blink, lease)
         self._blink, self._store = blink, store
-        self._profiles = Profiles(dict(profiles or {}), profile or TargetProfile())
-        self._lease, self._threads = lease, threads
+        self._threads = threads
         self._now, self._monotonic, self._sleep = clock, monotonic, sleep
-        self._targets = Targets(monotonic, random)
-        self._holding = Holding(self._profiles.of, clock, monotonic)
-        self._tokens = self._holding.tokens
-        self._flights = Flights(threads, executor, timers)
-        self._dispatch = Dispatch(
-            performer=Performer(blink, store, self._targets, lease, clock, on_event),
-            flights=self._flights,
-            holding=self._holding,
-            profiles=self._profiles,
+        self._breakers = Breakers(monotonic, random)
+        self._cache = Cache(clock, monotonic)
+        self._tokens = self._cache.tokens
+        flights = Flights(threads, executor, timers)
+        self._flights = SingleFlight(
+            flights=flights,
+            executor=StepExecutor(
+                blink, store, self._breakers, flights.unsettled, lease, clock, on_event
+            ),
+            cache=self._cache,
+            profiles=dict(profiles or {}),
+            profile=profile or TargetProfile(),
             client_id=blink.settings.client_id,
+            lease=lease,
+            deadline=blink.settings.timeouts.total,
             now=clock,
             monotonic=monotonic,
             random=random,
@@ -150,7 +164,7 @@ class TokenManager:
         held = self._tokens.get(grant)
         if held is not None and not min_validity and self._now() < held.fresh_until:
             return held.token
-        return wait_for_token(self._dispatch, grant, Need(min_validity), psu, timeout)
+        return self._flights.get(grant, Need(min_validity), psu, timeout)
 
     async def aget(
         self,
@@ -179,12 +193,12 @@ class TokenManager:
         held = self._tokens.get(grant)
         if held is not None and not min_validity and self._now() < held.fresh_until:
             return held.token
-        return await await_token(self._dispatch, grant, Need(min_validity), psu, timeout)
+        return await self._flights.aget(grant, Need(min_validity), psu, timeout)
 
     def refresh(self, grant: Grant, *, psu: Psu = Psu.AUTO, timeout: float | None = None) -> Token:
         """Refresh a token now, however good the stored one is.
 
-        A refresh that is in the air already, here or elsewhere, will do. If none comes of it, this
+        A refresh that is in progress already, here or elsewhere, will do. If none comes of it, this
         raises; `get` goes on serving the stored token until it expires.
 
         Args:
@@ -199,7 +213,7 @@ class TokenManager:
 
         Source: RFC 6749 section 6; bLink token management.
         """
-        return wait_for_token(self._dispatch, grant, Need(forced=True), psu, timeout)
+        return self._flights.get(grant, Need(forced=True), psu, timeout)
 
     async def arefresh(
         self, grant: Grant, *, psu: Psu = Psu.AUTO, timeout: float | None = None
@@ -221,7 +235,7 @@ class TokenManager:
 
         Source: RFC 6749 section 6; bLink token management.
         """
-        return await await_token(self._dispatch, grant, Need(forced=True), psu, timeout)
+        return await self._flights.aget(grant, Need(forced=True), psu, timeout)
 
     def authorize(self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu) -> Token:
         """Exchange an authorization code and store the pair.
@@ -241,7 +255,7 @@ class TokenManager:
         """
         secret = hide(code, "authorization code")
         del code
-        flight = self._dispatch.exchange(grant, require_secret(secret), redirect_uri, psu)
+        flight = self._flights.exchange(grant, require_secret(secret), redirect_uri, psu)
         return token_of(flight.result())
 
     async def aauthorize(
@@ -267,14 +281,14 @@ class TokenManager:
         """
         secret = hide(code, "authorization code")
         del code
-        flight = self._dispatch.exchange(grant, require_secret(secret), redirect_uri, psu)
+        flight = self._flights.exchange(grant, require_secret(secret), redirect_uri, psu)
         return token_of(await wrap_future(flight))
 
     def revoke(self, grant: Grant, *, psu: Psu = Psu.AUTO) -> None:
         """Stop using a grant, and revoke every token of it at the bank.
 
         From now on nobody gets a token of it, even if the bank cannot be reached. A refresh that
-        is in the air is revoked when it lands. If this raises, call it again.
+        is in progress is revoked when it is over. If this raises, call it again.
 
         Args:
             grant: The grant.
@@ -287,7 +301,7 @@ class TokenManager:
 
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
-        require_no_error(self._dispatch.revocation(grant, psu).result())
+        require_no_error(self._flights.revocation(grant, psu).result())
 
     async def arevoke(self, grant: Grant, *, psu: Psu = Psu.AUTO) -> None:
         """Stop using a grant, and revoke every token of it at the bank.
@@ -305,7 +319,7 @@ class TokenManager:
 
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
-        require_no_error(await wrap_future(self._dispatch.revocation(grant, psu)))
+        require_no_error(await wrap_future(self._flights.revocation(grant, psu)))
 
     def invalidate(self, grant: Grant, token: Token) -> bool:
         """Say that a bank's API refused an access token.
@@ -322,7 +336,7 @@ class TokenManager:
 
         Source: RFC 6750 section 3.1.
         """
-        return self._holding.refuse(grant, token)
+        return self._cache.refuse(grant, token)
 
     def auth(self, grant: Grant, *, psu: Psu) -> GrantAuth:
         """Return what puts the bearer token and the five headers on each request of httpx.
@@ -348,7 +362,7 @@ class TokenManager:
         on_progress: Progress | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Report:
-        """Refresh the grants that nobody uses, before their refresh tokens die of it.
+        """Refresh idle grants before their refresh tokens expire.
 
         Run it once a day, on every node if you like: each claims small batches of its own. It
         also deletes what journal and history have kept for long enough.
@@ -360,10 +374,10 @@ class TokenManager:
             dry_run: Only count what is due.
             on_progress: Is told the report so far after each grant, in your thread.
             stop: Says whether to end the run early; asked before each claim, in your thread. What
-                is in the air lands and is counted.
+                is in progress finishes and is counted.
 
         Raises:
-            StoreError: The store cannot be used. What was begun by then lands by itself.
+            StoreError: The store cannot be used. What was begun by then finishes by itself.
             InvalidInputError: The manager is closed.
 
         Source: bLink token management (a refresh token lives 30 days, extended with every
@@ -371,17 +385,17 @@ class TokenManager:
         """
         run = KeepAlive(
             store=self._store,
-            targets=self._targets,
+            breakers=self._breakers,
             client_id=self._blink.settings.client_id,
-            profiles=self._profiles,
+            profiles=self._flights.profiles,
+            profile=self._flights.profile,
             now=self._now(),
             within=within,
-            lease=self._lease,
+            lease=self._flights.lease,
             concurrency=min(concurrency, self._threads),
-            start=self._dispatch.refresh_claimed,
-            give_back=self._dispatch.give_back,
+            start=self._flights.refresh_claimed,
+            give_back=self._flights.give_back,
             monotonic=self._monotonic,
-            new_owner=self._dispatch.new_owner,
             stop=stop or (lambda: False),
             sleep=self._sleep,
         )
@@ -402,10 +416,10 @@ class TokenManager:
             UnknownGrantError: No token was ever stored for it.
             StoreError: The store cannot be used.
         """
-        record = self._store.load(self._dispatch.key(grant))
+        record = self._store.load(self._flights.key(grant))
         if record is None:
             raise UnknownGrantError("No token is stored for this grant. Authorize it first.")
-        return status_of(record, self._profiles.of(grant.target_id), self._now())
+        return status_of(record, self._flights.profile_of(grant.target_id), self._now())
 
     def statuses(self) -> Iterator[GrantStatus]:
         """Tell how all grants of the client are doing, sorted by target and username.
@@ -414,7 +428,7 @@ class TokenManager:
             StoreError: The store cannot be used.
         """
         client_id = self._blink.settings.client_id
-        return statuses_of(self._store, client_id, self._profiles, self._now)
+        return statuses_of(self._store, client_id, self._flights.profile_of, self._now)
 
     def history(self, grant: Grant, *, limit: int = 100) -> Sequence[HistoryEntry]:
         """Tell what happened to a grant, the newest first.
@@ -426,15 +440,15 @@ class TokenManager:
         Raises:
             StoreError: The store cannot be used.
         """
-        return self._store.history(self._dispatch.key(grant), limit=limit)
+        return self._store.history(self._flights.key(grant), limit=limit)
 
     def close(self, timeout: float = CLOSING_SECONDS) -> None:
-        """Let every flight land, then close the store.
+        """Let the calls in progress finish, then close the store.
 
         Args:
             timeout: Seconds to wait for a store that does not take a result.
         """
-        self._flights.close(timeout)
+        self._flights.flights.close(timeout)
         self._store.close()
 
 

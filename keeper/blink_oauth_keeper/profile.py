@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from enum import StrEnum
 
 from attrs import Attribute, field, frozen
 
 from blink_oauth.errors import InvalidInputError
 
-__all__ = ["AfterUncertainty", "Profiles", "TargetProfile"]
+__all__ = ["AfterUncertainty", "TargetProfile"]
 
 HOUR = 3_600.0
 DAY = 24 * HOUR
@@ -75,20 +74,3 @@ class TargetProfile:
     default_lifetime: float = field(default=HOUR, validator=_seconds)
     idle_lifetime: float = field(default=30 * DAY, validator=_seconds)
     rate: float | None = field(default=None, validator=_rate)
-
-
-@frozen
-class Profiles:
-    """What is known of the targets.
-
-    Args:
-        special: The profiles of single targets, by their ids.
-        general: The profile of all others.
-    """
-
-    special: Mapping[str, TargetProfile]
-    general: TargetProfile
-
-    def of(self, target_id: str) -> TargetProfile:
-        """Return the profile of a target."""
-        return self.special.get(target_id, self.general)

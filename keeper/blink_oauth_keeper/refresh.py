@@ -1,8 +1,9 @@
 """The refresh protocol, written once.
 
-It is a generator that yields what it wants done and is sent the result. In production the steps are
-done by `flights` with a store and a client; the tests drive it with a scheduler that tries to break
-it. It reads no clock but those it is given, and holds nothing while it waits.
+It decides and does nothing itself: it is a generator that yields a step and is sent what the step
+returns. In production `flights` drives it and waits for it, and `executor` performs the steps; the
+tests drive it with a scheduler that tries to break it. It reads no clock but those it is given, and
+holds nothing while it waits.
 
 The lines that make it safe are marked with a number in brackets. `tests/simulation` removes each
 once and shows which promise breaks.
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 from attrs import evolve
 
@@ -28,10 +30,10 @@ from .steps import (
     Clearance,
     Conditions,
     Journal,
-    Land,
-    Landing,
     Load,
+    Publish,
     Release,
+    Result,
     Revoke,
     Salvage,
     Send,
@@ -44,15 +46,20 @@ from .steps import (
 )
 from .store.protocol import Note, Origin, Record, Settlement, State, state_before
 
-__all__ = ["keep", "refresh", "refresh_claimed", "unspent"]
+__all__ = ["keep", "new_owner", "refresh", "refresh_claimed", "unspent"]
 
 SETTLE_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between the attempts to write a result; the last pause is repeated."""
 
 
+def new_owner() -> str:
+    """Make a unique name for a claim."""
+    return uuid4().hex
+
+
 def settle(
     given: Conditions, claim: Record, token: Token, issued_at: datetime, seconds: float
-) -> Generator[Step, Any, Landing | None]:
+) -> Generator[Step, Any, Result | None]:
     correlation_id = token.meta.correlation_id if token.meta else None
     state = State.ACTIVE
     if token.refresh_token is None:
@@ -63,15 +70,15 @@ def settle(
     note = Note(event=EventName.REFRESHED, correlation_id=correlation_id, actor=given.actor)
     step = Settle(claim, token, issued_at, idle_until, state, note)
     known = _renewed(step)
-    settlement: Settlement | None = yield from keep(step, Landing(known, fresh=True))
+    settlement: Settlement | None = yield from keep(step, Result(known, fresh=True))
     if settlement is None:
-        return Landing(known, fresh=True)
+        return Result(known, fresh=True)
     record = settlement.record
     # A result that is written late may find that the grant was revoked since.
     gone = record is None or record.state is State.REVOKED
     if settlement.stored and not gone:
         yield Tell(EventName.REFRESHED, record, correlation_id=correlation_id, seconds=seconds)
-        return Landing(record, fresh=True)
+        return Result(record, fresh=True)
     yield Tell(EventName.SUPERSEDED, record, correlation_id=correlation_id, seconds=seconds)
     if gone:
         # [6] What was revoked stays revoked: the pair that came too late goes as well.
@@ -100,13 +107,13 @@ def _renewed(step: Settle) -> Record:
 
 def settle_failure(
     given: Conditions, claim: Record, error: BlinkError, lease_left: float, seconds: float
-) -> Generator[Step, Any, tuple[Record | None, Landing | None]]:
-    """Write a failure down; return the claim on another pair to try, or a landing."""
+) -> Generator[Step, Any, tuple[Record | None, Result | None]]:
+    """Write a failure down; return the claim on another pair to try, or a result."""
     note = _note(given, error)
     if error.token is not None and error.token.refresh_token is not None:
         yield from keep(Journal(claim, error.token, Origin.ERROR))
     if error.needs_consent:
-        # [7] A pair that came home too late may be the one that is alive.
+        # [7] A pair that came too late may be the one that is alive.
         salvaged = yield from keep(Salvage(claim, evolve(note, event=EventName.SALVAGED)))
         if salvaged is not None:
             yield Tell(EventName.SALVAGED, salvaged, error, seconds=seconds)
@@ -130,11 +137,11 @@ def settle_failure(
     again = policy.replay_soon(error, given.profile) and (
         release.attempts < 2 or not given.profile.rotates
     )
-    landing = Landing(known, error, memory=pause, again_in=pause if again else None)
-    ours = yield from keep(release, landing)
+    result = Result(known, error, memory=pause, again_in=pause if again else None)
+    ours = yield from keep(release, result)
     yield Tell(EventName(note.event), known, error, seconds=seconds)
     # [8] If the lease or the generation is not ours any more, somebody else knows better.
-    return None, None if ours is False else landing
+    return None, None if ours is False else result
 
 
 def _note(given: Conditions, error: BlinkError) -> Note:
@@ -173,19 +180,19 @@ def unspent(given: Conditions, claim: Record) -> Release:
 
 def keep(
     step: Step,
-    landing: Landing | None = None,
+    interim: Result | None = None,
     done: Callable[[Record | None], bool] | None = None,
 ) -> Generator[Step, Any, Any]:
     """Do a step at the store until it is done, however long the store is away.
 
     Args:
         step: The step; doing it twice must do no harm.
-        landing: What those who wait get as soon as the store has failed once; its error if None.
+        interim: What those who wait get as soon as the store has failed once; its error if None.
         done: Says of the stored record whether a try that seemed to fail was done all the same;
             for a step that would do harm once others have gone on from there.
 
     Returns:
-        The result of the step, or None if everything closed before it could be done.
+        What the step returns, or None if everything closed before it could be done.
     """
     tries = 0
     going_on = True
@@ -196,22 +203,22 @@ def keep(
                 if done(record):
                     yield Tell(EventName.SETTLED_LATE)
                     return record
-            result = yield step
+            returned = yield step
         except StoreError as error:
             if not tries:
                 yield Tell(EventName.UNSETTLED, error=error)
-                yield Land(landing or Landing(None, error))
+                yield Publish(interim or Result(None, error))
             if not going_on:
                 yield Tell(EventName.LOST, error=error)
                 return None
-            # [10] What was received is written sooner or later.
+            # [10] What was received is stored sooner or later.
             pause = SETTLE_PAUSES[min(tries, len(SETTLE_PAUSES) - 1)]
-            going_on = yield Wait(pause, laden=True)
+            going_on = yield Wait(pause, has_unsaved_result=True)
             tries += 1
         else:
             if tries:
                 yield Tell(EventName.SETTLED_LATE)
-            return result
+            return returned
 
 
 STORE_MEMORY = 0.5
@@ -221,14 +228,14 @@ VERDICT_MEMORY = 1.0
 
 
 def refresh(given: Conditions) -> Steps:
-    """Bring a usable token home: the stored one, somebody else's new one, or an own new one."""
+    """Get a usable token: the stored one, one that another has refreshed, or a new one."""
     started = given.monotonic()
     looks, found = 0, None
     while True:
         try:
             record = yield Load()
         except StoreError as error:
-            return Landing(None, error, memory=STORE_MEMORY)
+            return Result(None, error, memory=STORE_MEMORY)
         generation = record.generation if record else 0
         found = generation if found is None else found
         newer = generation > found
@@ -237,20 +244,20 @@ def refresh(given: Conditions) -> Steps:
             given = evolve(given, need=evolve(given.need, forced=False))
         verdict, pause = yield from _decide(given, record, looks)
         if isinstance(verdict, Serve):
-            return Landing(record, newer=newer)
+            return Result(record, newer=newer)
         if isinstance(verdict, Refuse):
             memory = verdict.error.retry_after or VERDICT_MEMORY
-            return Landing(record, verdict.error, memory=memory)
+            return Result(record, verdict.error, memory=memory)
         left = started + given.patience - given.monotonic()
         if isinstance(verdict, Attempt) and pause == 0 and left > 0:
-            landing = yield from _claim_and_attempt(given, record)
-            if landing is not None:
-                return landing
+            result = yield from _claim_and_attempt(given, record)
+            if result is not None:
+                return result
             continue
         # [1] Whoever waits goes on waiting or gives up; it never refreshes without the lease.
         looks += 1
         if left <= 0 or not (yield Wait(min(pause, left))):
-            return Landing(record, policy.pending(record))
+            return Result(record, policy.pending(record))
 
 
 def refresh_claimed(given: Conditions, claim: Record, claimed_at: float) -> Steps:
@@ -261,8 +268,8 @@ def refresh_claimed(given: Conditions, claim: Record, claimed_at: float) -> Step
         claim: What the store returned for the claim.
         claimed_at: The monotonic time just before the store was asked for it.
     """
-    landing = yield from _attempt(given, claim, claimed_at)
-    return landing or Landing(claim)
+    result = yield from _attempt(given, claim, claimed_at)
+    return result or Result(claim)
 
 
 def _decide(
@@ -274,13 +281,13 @@ def _decide(
     if not isinstance(verdict, Attempt):
         return verdict, 0.0
     clearance: Clearance = yield Turn()
-    verdict = policy.judge(
-        record, given.need, given.profile, given.now(), hold_off=clearance.hold_off
-    )
+    hold_off = clearance.hold_off
+    if hold_off > 0:
+        verdict = policy.judge(record, given.need, given.profile, given.now(), hold_off=hold_off)
     return verdict, clearance.queue
 
 
-def _claim_and_attempt(given: Conditions, record: Record) -> Generator[Step, Any, Landing | None]:
+def _claim_and_attempt(given: Conditions, record: Record) -> Generator[Step, Any, Result | None]:
     owner = given.new_owner()
     claimed_at = given.monotonic()
     try:
@@ -288,7 +295,7 @@ def _claim_and_attempt(given: Conditions, record: Record) -> Generator[Step, Any
         claim = yield Claim(record, owner)
     except StoreError as error:
         yield from _give_up_claim(given, evolve(record, owner=owner))
-        return Landing(record, error, memory=STORE_MEMORY)
+        return Result(record, error, memory=STORE_MEMORY)
     # [3] Of many, the store lets one go on.
     if claim is None:
         return None
@@ -305,7 +312,7 @@ def _give_up_claim(given: Conditions, claim: Record) -> Generator[Step, Any, Non
 
 def _attempt(
     given: Conditions, claim: Record, claimed_at: float
-) -> Generator[Step, Any, Landing | None]:
+) -> Generator[Step, Any, Result | None]:
     """Present the refresh token under a lease; None means: look at the store again."""
     while True:
         assert claim.token is not None
@@ -324,14 +331,12 @@ def _attempt(
             seconds = given.monotonic() - began
             pair = _pair_that_replaces(error)
             if pair is not None:
-                landing: Landing | None = yield from settle(given, claim, pair, issued_at, seconds)
-                return landing
+                result: Result | None = yield from settle(given, claim, pair, issued_at, seconds)
+                return result
             lease_left = claimed_at + given.lease - given.monotonic()
-            next_claim, landing = yield from settle_failure(
-                given, claim, error, lease_left, seconds
-            )
+            next_claim, result = yield from settle_failure(given, claim, error, lease_left, seconds)
             if next_claim is None:
-                return landing
+                return result
             claim = next_claim
         else:
             # [5] The first thing done with a pair is to store it.

@@ -10,7 +10,7 @@ from attrs import frozen
 from blink_oauth.context import Grant
 
 from .policy import Need, still_good, windows
-from .profile import Profiles, TargetProfile
+from .profile import TargetProfile
 from .store.protocol import Record, State, TokenStore
 
 __all__ = ["GrantStatus", "status_of", "statuses_of"]
@@ -87,14 +87,17 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
 
 
 def statuses_of(
-    store: TokenStore, client_id: str, profiles: Profiles, now: Callable[[], datetime]
+    store: TokenStore,
+    client_id: str,
+    profile_of: Callable[[str], TargetProfile],
+    now: Callable[[], datetime],
 ) -> Iterator[GrantStatus]:
     """Tell how all grants of a client are doing, sorted by target and username.
 
     Args:
         store: Where they are.
         client_id: Whose grants.
-        profiles: What is known of the targets.
+        profile_of: Returns what is known of a target.
         now: Tells the present moment, aware.
 
     Raises:
@@ -104,7 +107,7 @@ def statuses_of(
     while True:
         page = store.records(client_id, after=last, limit=PAGE)
         for record in page:
-            yield status_of(record, profiles.of(record.key.grant.target_id), now())
+            yield status_of(record, profile_of(record.key.grant.target_id), now())
         if len(page) < PAGE:
             return
         last = page[-1].key

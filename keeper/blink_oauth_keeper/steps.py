@@ -1,6 +1,7 @@
-"""The steps of the protocol, as values, and what a run of the protocol is given.
+"""The steps of the protocols, as values, and what a run of a protocol is given.
 
-A step's result is sent into the protocol's generator, an error that it raises is thrown into it.
+What a step returns is sent into the protocol's generator, an error that it raises is thrown into
+it.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ __all__ = [
     "Exchange",
     "Journal",
     "JournalEntries",
-    "Land",
-    "Landing",
     "Load",
     "MarkRevoked",
+    "Publish",
     "Put",
     "Release",
+    "Result",
     "Revoke",
     "Salvage",
     "Send",
@@ -46,16 +47,16 @@ __all__ = [
 
 
 @frozen
-class Landing:
-    """How a flight ended for those who wait for it.
+class Result:
+    """What a flight brought those who wait for it.
 
     Attributes:
         record: The record as it was known at the end, or None.
         error: What went wrong, or None.
-        fresh: Whether the flight itself brought the record's token home.
+        fresh: Whether the flight itself got the record's token from the bank.
         newer: Whether another stored the record's token after the flight's first look.
         memory: Seconds for which this answer is good enough for others who ask.
-        again_in: Seconds after which another flight should be started, or None.
+        again_in: Seconds after which another refresh should be started, or None.
     """
 
     record: Record | None = None
@@ -81,17 +82,17 @@ class Clearance:
 
 @frozen
 class Load:
-    """Read the record. Result: a Record or None."""
+    """Read the record. Returns a Record or None."""
 
 
 @frozen
 class Turn:
-    """Ask for a turn at the target. Result: a Clearance."""
+    """Ask for a turn at the target. Returns a Clearance."""
 
 
 @frozen
 class Claim:
-    """Take the lease. Result: a Record, or None if somebody else was first."""
+    """Take the lease. Returns a Record, or None if somebody else was first."""
 
     seen: Record
     owner: str
@@ -99,19 +100,19 @@ class Claim:
 
 @frozen
 class Send:
-    """Present the refresh token, once. Result: a Token."""
+    """Present the refresh token, once. Returns a Token."""
 
     refresh_token: Secret
 
 
 @frozen
 class Exchange:
-    """Exchange the authorization code, once. Result: a Token."""
+    """Exchange the authorization code, once. Returns a Token."""
 
 
 @frozen
 class Settle:
-    """Store the pair that a claim brought home. Result: a Settlement."""
+    """Store the pair that was received under a claim. Returns a Settlement."""
 
     claim: Record
     token: Token
@@ -123,7 +124,7 @@ class Settle:
 
 @frozen
 class Put:
-    """Store the pair of a new consent. Result: a Record."""
+    """Store the pair of a new consent. Returns a Record."""
 
     token: Token
     issued_at: datetime
@@ -133,7 +134,7 @@ class Put:
 
 @frozen
 class Release:
-    """Give the lease back without a new pair. Result: whether it was still ours."""
+    """Give the lease back without a new pair. Returns whether it was still ours."""
 
     claim: Record
     state: State
@@ -154,12 +155,12 @@ class Journal:
 
 @frozen
 class JournalEntries:
-    """Read the journal. Result: its entries."""
+    """Read the journal. Returns its entries."""
 
 
 @frozen
 class Salvage:
-    """Put a superseded pair in the place of the refused one. Result: a Record or None."""
+    """Put a superseded pair in the place of the refused one. Returns a Record or None."""
 
     claim: Record
     note: Note
@@ -167,7 +168,7 @@ class Salvage:
 
 @frozen
 class MarkRevoked:
-    """Mark the grant as revoked. Result: a Record or None."""
+    """Mark the grant as revoked. Returns a Record or None."""
 
     note: Note
 
@@ -188,27 +189,28 @@ class Erase:
 
 @frozen
 class Wait:
-    """Let time pass. Result: False if there is no time left, because everything is closing.
+    """Let time pass. Returns False if there is no time left, because everything is closing.
 
     Attributes:
         seconds: How long.
-        laden: Whether something was received that is not written yet: then closing waits too.
+        has_unsaved_result: Whether something was received that is not stored yet: then closing
+            waits too.
     """
 
     seconds: float
-    laden: bool = False
+    has_unsaved_result: bool = False
 
 
 @frozen
-class Land:
-    """Let those who wait go on. The protocol goes on as well.
+class Publish:
+    """Give those who wait a result. The protocol goes on.
 
     Attributes:
-        landing: What they get.
-        done: Whether they may go on already; if not, the landing is only remembered.
+        result: What they get.
+        done: Whether they go on at once; if not, the result is only put into the cache.
     """
 
-    landing: Landing
+    result: Result
     done: bool = True
 
 
@@ -239,13 +241,13 @@ Step = (
     | Revoke
     | Erase
     | Wait
-    | Land
+    | Publish
     | Tell
 )
 
 
-Steps = Generator[Step, Any, Landing]
-"""A whole flight: yields steps, is sent their results, returns how it ended."""
+Steps = Generator[Step, Any, Result]
+"""A run of a protocol: yields steps, is sent what they return, returns its result."""
 
 
 @frozen(kw_only=True)

@@ -20,8 +20,8 @@ from attrs import define, field
 
 from blink_oauth import BlinkError, Grant
 from blink_oauth_keeper import MemoryTokenStore, TokenManager
-from blink_oauth_keeper.flights import Wakeups
 from blink_oauth_keeper.store.protocol import Note, Record
+from blink_oauth_keeper.timers import Wakeups
 from lifecycle.stage import DAY, PATIENCE, Gate, Stage, Workers
 
 SECONDS = 30

@@ -157,7 +157,7 @@ def test_a_doubt_that_cannot_be_stored_before_the_end_is_told_too(stage: Stage) 
     assert stage.record(grant).state is State.REFRESHING
 
 
-def test_a_store_that_returns_while_all_is_closing_takes_what_is_laden(stage: Stage) -> None:
+def test_a_store_that_returns_while_all_is_closing_takes_what_is_unsaved(stage: Stage) -> None:
     grant = stage.expired()
     stage.shaky.go_down("settle")
     token = stage.manager.get(grant)

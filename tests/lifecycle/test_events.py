@@ -12,7 +12,8 @@ import pytest
 
 from blink_oauth import BlinkError, Grant
 from blink_oauth_keeper import Event, EventName
-from blink_oauth_keeper.events import LEVELS, log_event
+from blink_oauth_keeper.events import LEVELS
+from blink_oauth_keeper.executor import log_event
 from client.leaks import found, texts_of
 from lifecycle.stage import (
     CLIENT_ID,

@@ -13,16 +13,17 @@ import pytest
 
 from blink_oauth import BlinkError, Grant, InvalidInputError
 from blink_oauth_keeper import StoreError
-from blink_oauth_keeper.flights import Flight, Flights, Wakeups, thread_pool
-from blink_oauth_keeper.steps import Land, Landing, Load, Step, Turn, Wait
+from blink_oauth_keeper.flights import Flight, Flights, thread_pool
+from blink_oauth_keeper.steps import Load, Publish, Result, Step, Turn, Wait
+from blink_oauth_keeper.timers import Wakeups
 from lifecycle.stage import PATIENCE, TARGET, Time, TimedWakeups, eventually
 
 GRANT = Grant(TARGET, "u-4711")
 OTHER = Grant(TARGET, "u-4712")
-DONE = Landing(memory=1.0)
-EARLY = Landing(memory=2.0)
+DONE = Result(memory=1.0)
+EARLY = Result(memory=2.0)
 
-Made = Generator[Step, Any, Landing]
+Made = Generator[Step, Any, Result]
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def flights(timers: TimedWakeups) -> Iterator[Flights]:
 
 
 @pytest.fixture
-def landings() -> list[Landing]:
+def results() -> list[Result]:
     return []
 
 
@@ -51,13 +52,13 @@ Fly = Callable[..., Flight]
 
 
 @pytest.fixture
-def fly(landings: list[Landing]) -> Fly:
+def fly(results: list[Result]) -> Fly:
     """Make flights whose steps come to nothing, unless something is to be done."""
 
     def make(
         protocol: Made, do: Callable[[Step], Any] = lambda step: None, grant: Grant = GRANT
     ) -> Flight:
-        return Flight(grant, protocol, do, landings.append)
+        return Flight(grant, protocol, do, results.append)
 
     return make
 
@@ -69,7 +70,7 @@ def straight(*steps: Step) -> Made:
     return DONE
 
 
-def result(future: Future[Landing]) -> Landing:
+def result(future: Future[Result]) -> Result:
     return future.result(PATIENCE)
 
 
@@ -114,12 +115,12 @@ def test_a_flight_does_its_steps_in_a_thread_of_its_own(flights: Flights, fly: F
     assert all(name.startswith("blink-oauth-flight") for _, name in seen)
 
 
-def test_the_landing_is_known_before_those_who_wait_go_on(
-    flights: Flights, fly: Fly, landings: list[Landing]
+def test_the_result_is_known_before_those_who_wait_go_on(
+    flights: Flights, fly: Fly, results: list[Result]
 ) -> None:
     future = flights.start(fly(straight()), joinable=False)
-    known: list[Landing] = []
-    future.add_done_callback(lambda _: known.extend(landings))
+    known: list[Result] = []
+    future.add_done_callback(lambda _: known.extend(results))
     assert result(future) == DONE
     eventually(lambda: known == [DONE])
 
@@ -132,11 +133,11 @@ def test_an_error_of_a_step_is_thrown_into_the_protocol(flights: Flights, fly: F
         try:
             yield Load()
         except StoreError as error:
-            return Landing(None, error)
+            return Result(None, error)
         return DONE
 
-    landing = result(flights.start(fly(protocol(), do), joinable=False))
-    assert isinstance(landing.error, StoreError)
+    error = result(flights.start(fly(protocol(), do), joinable=False)).error
+    assert isinstance(error, StoreError)
 
 
 def test_of_a_grant_one_flight_is_in_the_air_and_all_share_it(flights: Flights, fly: Fly) -> None:
@@ -156,7 +157,7 @@ def test_of_a_grant_one_flight_is_in_the_air_and_all_share_it(flights: Flights, 
     assert result(futures[0]) == DONE
 
 
-def test_after_a_landing_the_next_one_starts_anew(flights: Flights, fly: Fly) -> None:
+def test_after_a_result_the_next_one_starts_anew(flights: Flights, fly: Fly) -> None:
     first = flights.share(GRANT, lambda: fly(straight()))
     result(first)
     assert flights.share(GRANT, lambda: fly(straight())) is not first
@@ -209,11 +210,11 @@ def test_a_flight_that_waits_holds_no_thread(
 
 
 def test_those_who_wait_may_go_on_before_the_flight_is_over(
-    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups, landings: list[Landing]
+    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups, results: list[Result]
 ) -> None:
     def protocol() -> Made:
-        yield Land(EARLY)
-        assert (yield Wait(5, laden=True)) is True
+        yield Publish(EARLY)
+        assert (yield Wait(5, has_unsaved_result=True)) is True
         return DONE
 
     assert result(flights.share(GRANT, lambda: fly(protocol()))) == EARLY
@@ -221,19 +222,19 @@ def test_those_who_wait_may_go_on_before_the_flight_is_over(
     assert result(flights.share(GRANT, lambda: fly(straight()))) == DONE
     next_call(time)()
     close(flights)
-    assert landings == [EARLY, DONE]
+    assert results == [EARLY, DONE]
 
 
 def test_what_is_to_be_remembered_lets_nobody_go(
-    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups, landings: list[Landing]
+    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups, results: list[Result]
 ) -> None:
-    future = flights.start(fly(straight(Land(EARLY, done=False), Wait(5))), joinable=False)
+    future = flights.start(fly(straight(Publish(EARLY, done=False), Wait(5))), joinable=False)
     eventually(lambda: len(timers.pending) == 1)
-    assert landings == [EARLY]
+    assert results == [EARLY]
     assert not future.done()
     next_call(time)()
     assert result(future) == DONE
-    assert landings == [EARLY, DONE]
+    assert results == [EARLY, DONE]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("defect"), SystemExit(1)])
@@ -250,25 +251,25 @@ def test_a_flight_that_breaks_lets_nobody_wait_for_ever(
     close(flights)
 
 
-def test_a_flight_that_breaks_after_its_landing_is_over_too(
+def test_a_flight_that_breaks_after_its_result_is_over_too(
     flights: Flights, fly: Fly, caplog: pytest.LogCaptureFixture
 ) -> None:
     def do(step: Step) -> None:
         raise RuntimeError("defect")
 
-    future = flights.share(GRANT, lambda: fly(straight(Land(EARLY), Load()), do))
+    future = flights.share(GRANT, lambda: fly(straight(Publish(EARLY), Load()), do))
     assert result(future) == EARLY
     close(flights)
     assert "A flight broke" in caplog.text
 
 
-def test_what_breaks_when_the_landing_is_told_lets_nobody_wait_for_ever(
+def test_what_breaks_when_the_result_is_told_lets_nobody_wait_for_ever(
     flights: Flights, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def landed(landing: Landing) -> None:
+    def finished(result: Result) -> None:
         raise RuntimeError("defect")
 
-    flight = Flight(GRANT, straight(), lambda step: None, landed)
+    flight = Flight(GRANT, straight(), lambda step: None, finished)
     future = flights.share(GRANT, lambda: flight)
     assert isinstance(future.exception(PATIENCE), RuntimeError)
     close(flights)
@@ -391,13 +392,13 @@ def test_who_begins_to_wait_while_all_is_closing_does_not_wait(
     assert time.seconds == 1_000
 
 
-def test_closing_waits_for_what_is_laden_but_not_for_ever(
+def test_closing_waits_for_what_is_unsaved_but_not_for_ever(
     flights: Flights, fly: Fly, timers: TimedWakeups
 ) -> None:
     answers: list[bool] = []
 
     def protocol() -> Made:
-        answers.append((yield Wait(1, laden=True)))
+        answers.append((yield Wait(1, has_unsaved_result=True)))
         return DONE
 
     flights.share(GRANT, lambda: fly(protocol()))
@@ -408,14 +409,14 @@ def test_closing_waits_for_what_is_laden_but_not_for_ever(
     assert answers == [False]
 
 
-def test_what_is_laden_goes_on_while_all_is_closing(
+def test_what_is_unsaved_goes_on_while_all_is_closing(
     flights: Flights, fly: Fly, time: Time, timers: TimedWakeups
 ) -> None:
     answers: list[bool] = []
 
     def protocol() -> Made:
-        answers.append((yield Wait(1, laden=True)))
-        answers.append((yield Wait(1, laden=True)))
+        answers.append((yield Wait(1, has_unsaved_result=True)))
+        answers.append((yield Wait(1, has_unsaved_result=True)))
         return DONE
 
     flights.share(GRANT, lambda: fly(protocol()))
@@ -494,7 +495,7 @@ def test_wakeups_that_were_never_started_can_be_closed() -> None:
 
 def test_the_thread_of_the_wakeups_keeps_no_process_alive() -> None:
     program = (
-        "from blink_oauth_keeper.flights import Wakeups\n"
+        "from blink_oauth_keeper.timers import Wakeups\n"
         "wakeups = Wakeups()\n"
         "wakeups.start()\n"
         "wakeups.after(1000, lambda: print('late'))\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from blink_oauth import Grant
 from blink_oauth_keeper.flights import Flight, Flights
-from blink_oauth_keeper.steps import Landing, Load, Steps
+from blink_oauth_keeper.steps import Load, Result, Steps
 from lifecycle.stage import PATIENCE, TARGET
 
 GRANT = Grant(TARGET, "u-4711")
@@ -46,6 +46,23 @@ def test_a_child_gets_tokens_and_its_parent_is_not_disturbed() -> None:
     assert parent == {"who": "parent", "token": True, "expired": "token", "posts": 2}
 
 
+def test_where_there_is_no_fork_the_keeper_works_without_it() -> None:
+    program = (
+        "import os\n"
+        "del os.fork, os.register_at_fork\n"
+        "from blink_oauth_keeper import SqlTokenStore, TokenManager\n"
+        "print(TokenManager.__name__, SqlTokenStore.__name__)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "TokenManager SqlTokenStore\n", "")
+
+
 def test_what_is_to_be_renewed_or_closed_is_not_kept_alive_by_that() -> None:
     flights = Flights(1)
     gone = weakref.ref(flights)
@@ -72,7 +89,7 @@ def test_after_a_fork_nothing_is_in_the_air_and_all_is_open() -> None:
         flights.renew()
         flight = Flight(GRANT, land(), lambda step: None, lambda _: None)
         assert flights.share(GRANT, lambda: flight) is flight.future
-        assert flight.future.result(PATIENCE) == Landing()
+        assert flight.future.result(PATIENCE) == Result()
         assert not holder.done()
         done.set()
     flights.close()
@@ -81,4 +98,4 @@ def test_after_a_fork_nothing_is_in_the_air_and_all_is_open() -> None:
 def land() -> Steps:
     """Land at once."""
     yield Load()
-    return Landing()
+    return Result()

@@ -35,7 +35,7 @@ from blink_oauth_keeper import (
     TokenManager,
     UnknownGrantError,
 )
-from blink_oauth_keeper.dispatch import remaining
+from blink_oauth_keeper.flights import remaining
 from lifecycle.stage import (
     DAY,
     PATIENCE,

@@ -31,7 +31,7 @@ from blink_oauth_keeper import (
     TargetProfile,
     UnknownGrantError,
 )
-from blink_oauth_keeper.dispatch import answer
+from blink_oauth_keeper.flights import answer
 from blink_oauth_keeper.policy import (
     JITTER,
     LONGEST_PAUSE,
@@ -55,7 +55,7 @@ from blink_oauth_keeper.policy import (
     still_good,
     windows,
 )
-from blink_oauth_keeper.steps import Landing
+from blink_oauth_keeper.steps import Result
 from blink_oauth_keeper.store.protocol import GrantKey, Record, State
 from lifecycle.stage import CLIENT_ID, DAY, START, TARGET
 
@@ -343,31 +343,31 @@ def test_whoever_waited_long_enough_is_told_when_to_come_back() -> None:
 
 
 def test_what_a_flight_brought_is_served_however_short_it_lives() -> None:
-    brought = Landing(record(lifetime=0), fresh=True)
+    brought = Result(record(lifetime=0), fresh=True)
     assert answer(brought, Need(), PLAIN, after(5)) == record(lifetime=0).token
-    found = Landing(record(lifetime=0))
+    found = Result(record(lifetime=0))
     assert answer(found, Need(), PLAIN, after(5)) is None
 
 
 def test_what_a_flight_brought_is_not_served_if_it_was_refused_meanwhile() -> None:
-    brought = Landing(record(), fresh=True)
+    brought = Result(record(), fresh=True)
     assert answer(brought, Need(beyond=2), PLAIN, after(5)) is not None
     assert answer(brought, Need(beyond=3), PLAIN, after(5)) is None
 
 
 def test_a_token_that_is_still_good_is_served_whatever_went_wrong() -> None:
-    failed = Landing(record(), NotConnectedError("Down."))
+    failed = Result(record(), NotConnectedError("Down."))
     assert answer(failed, Need(), PLAIN, after(DUE)) is not None
     with pytest.raises(NotConnectedError):
         answer(failed, Need(), PLAIN, after(OVER))
 
 
 def test_who_forced_a_refresh_gets_only_what_came_meanwhile() -> None:
-    assert answer(Landing(record()), FORCED, PLAIN, after(5)) is None
-    assert answer(Landing(record(), newer=True), FORCED, PLAIN, after(5)) is not None
-    assert answer(Landing(record(), fresh=True), FORCED, PLAIN, after(5)) is not None
+    assert answer(Result(record()), FORCED, PLAIN, after(5)) is None
+    assert answer(Result(record(), newer=True), FORCED, PLAIN, after(5)) is not None
+    assert answer(Result(record(), fresh=True), FORCED, PLAIN, after(5)) is not None
     with pytest.raises(NotConnectedError):
-        answer(Landing(record(), NotConnectedError("Down.")), FORCED, PLAIN, after(5))
+        answer(Result(record(), NotConnectedError("Down.")), FORCED, PLAIN, after(5))
 
 
 # How long to wait

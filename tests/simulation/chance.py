@@ -160,7 +160,7 @@ class _ByChance:
         return self.dice() < 0.5
 
     def run(self, workers: list[Worker]) -> None:
-        """Move workers and disturb them, until all have landed or it has been enough."""
+        """Move workers and disturb them, until all have finished or it has been enough."""
         world, dice, scenario = self.world, self.dice, self.scenario
         restless = scenario.outage + scenario.crash + scenario.jump + scenario.close
         restless += scenario.withdraw

@@ -7,7 +7,7 @@ from attrs import define, field
 from blink_oauth.errors import BlinkError
 from blink_oauth_keeper.store.protocol import Record
 
-__all__ = ["Facts", "Flight", "Landed", "Lease", "Presentation", "Received", "Written"]
+__all__ = ["Facts", "Finished", "Flight", "Lease", "Presentation", "Received", "Written"]
 
 
 @define(eq=False)
@@ -35,7 +35,7 @@ class Flight:
         name: The worker's, with a number.
         kind: `refresh`, `authorize` or `revoke`.
         leases: The claims that it was told of, or that were committed behind its back.
-        broken: What ended it without a landing: `crashed` or `closed`.
+        broken: What ended it without a result: `crashed` or `closed`.
         wrote_at: The stored generation when it wrote last.
         store_failed: Whether the store has failed it.
     """
@@ -107,7 +107,7 @@ class Written:
 
 
 @define(eq=False)
-class Landed:
+class Finished:
     """How a flight ended.
 
     Attributes:
@@ -132,8 +132,8 @@ class Facts:
         received: The pairs that reached somebody.
         kept: The pairs that were ever in the record or in the journal.
         written: The changes of the record.
-        landed: The flights that ended by themselves.
-        failures: What ended a flight and is neither a landing nor a crash.
+        finished: The flights that ended by themselves.
+        failures: What ended a flight and is neither a result nor a crash.
         restless: Workers that went on and on after all disturbances had ended.
         revoked: Pairs that were revoked at the bank, with the consent they grew out of and the
             newest consent that the revoking flight had seen.
@@ -149,7 +149,7 @@ class Facts:
     received: list[Received] = field(factory=list)
     kept: set[str] = field(factory=set)
     written: list[Written] = field(factory=list)
-    landed: list[Landed] = field(factory=list)
+    finished: list[Finished] = field(factory=list)
     failures: list[str] = field(factory=list)
     restless: list[str] = field(factory=list)
     revoked: list[tuple[str, int, int]] = field(factory=list)

@@ -96,25 +96,25 @@ def everyone_ends_with_a_token_or_a_typed_error(facts: Facts, kind: BankKind) ->
     """Nobody goes on for ever once the disturbances are over, and nothing else is raised."""
     if facts.failures or facts.restless:
         return "; ".join([*facts.failures, *(f"{name} does not end" for name in facts.restless)])
-    for landed in facts.landed:
-        if landed.error is None and landed.flight.kind != "revoke":
-            if landed.record is None or landed.record.token is None:
-                return f"{landed.flight.name} ended without a token and without an error"
-        elif landed.error is not None and not isinstance(landed.error, BlinkError):
-            return f"{landed.flight.name} ended with {landed.error!r}"
+    for finished in facts.finished:
+        if finished.error is None and finished.flight.kind != "revoke":
+            if finished.record is None or finished.record.token is None:
+                return f"{finished.flight.name} ended without a token and without an error"
+        elif finished.error is not None and not isinstance(finished.error, BlinkError):
+            return f"{finished.flight.name} ended with {finished.error!r}"
     return None
 
 
 def nobody_fails_where_another_has_brought_a_token(facts: Facts, kind: BankKind) -> str | None:
     """Whoever has lost its lease looks at the store before it reports its own failure."""
-    for landed in facts.landed:
-        stored, record = landed.stored, landed.record
-        if landed.error is None or landed.flight.kind != "refresh" or record is None:
+    for finished in facts.finished:
+        stored, record = finished.stored, finished.record
+        if finished.error is None or finished.flight.kind != "refresh" or record is None:
             continue
-        if isinstance(landed.error, StoreError) or stored is None or landed.flight.store_failed:
+        if isinstance(finished.error, StoreError) or stored is None or finished.flight.store_failed:
             continue
         if stored.generation > record.generation and stored.state is State.ACTIVE:
-            return f"{landed.flight.name} failed over generation {stored.generation}"
+            return f"{finished.flight.name} failed over generation {stored.generation}"
     return None
 
 
@@ -135,12 +135,12 @@ def one_expired_token_is_refreshed_once(facts: Facts, kind: BankKind) -> str | N
 
 def nobody_is_served_from_a_revoked_grant(facts: Facts, kind: BankKind) -> str | None:
     """Who asks for a token after a revocation is told so."""
-    for landed in facts.landed:
-        served = landed.record if landed.error is None else None
-        if landed.flight.kind == "revoke" or served is None:
+    for finished in facts.finished:
+        served = finished.record if finished.error is None else None
+        if finished.flight.kind == "revoke" or served is None:
             continue
         if served.state is State.REVOKED:
-            return f"{landed.flight.name} was served"
+            return f"{finished.flight.name} was served"
     return None
 
 

@@ -57,10 +57,10 @@ MUTANTS = (
     Mutant(
         line="[1] whoever waited long enough refreshes without the lease",
         module=REFRESH,
-        old="            return Landing(record, policy.pending(record))\n\n\ndef refresh_claimed",
+        old="            return Result(record, policy.pending(record))\n\n\ndef refresh_claimed",
         new="            return (\n"
         "                yield from _attempt(given, record, given.monotonic())\n"
-        "            ) or Landing(record)\n\n\n"
+        "            ) or Result(record)\n\n\n"
         "def refresh_claimed",
         breaks="nobody_sends_without_a_lease",
         scenario=MANY_PAUSES,
@@ -69,7 +69,7 @@ MUTANTS = (
         line="[2] it goes on although the claim failed",
         module=REFRESH,
         old="        yield from _give_up_claim(given, evolve(record, owner=owner))\n"
-        "        return Landing(record, error, memory=STORE_MEMORY)\n",
+        "        return Result(record, error, memory=STORE_MEMORY)\n",
         new="        claim = evolve(record, owner=owner, attempts=record.attempts + 1)\n",
         breaks="nobody_sends_without_a_lease",
         scenario=BAD_STORE,
@@ -127,8 +127,8 @@ MUTANTS = (
     Mutant(
         line="[8] whoever lost its lease reports its failure",
         module=REFRESH,
-        old="    return None, None if ours is False else landing\n",
-        new="    return None, landing\n",
+        old="    return None, None if ours is False else result\n",
+        new="    return None, result\n",
         breaks="nobody_fails_where_another_has_brought_a_token",
         scenario=LATE_PAIRS,
     ),
@@ -143,7 +143,7 @@ MUTANTS = (
     Mutant(
         line="[10] a result that cannot be written is dropped",
         module=REFRESH,
-        old="            going_on = yield Wait(pause, laden=True)\n",
+        old="            going_on = yield Wait(pause, has_unsaved_result=True)\n",
         new="            return None\n",
         breaks="every_received_pair_is_kept",
         scenario=BAD_STORE,
@@ -151,8 +151,8 @@ MUTANTS = (
     Mutant(
         line="keep: the second try of a new consent's pair does not look first",
         module=CONSENT,
-        old="yield from keep(put, landing, is_done)",
-        new="yield from keep(put, landing)",
+        old="yield from keep(put, result, is_done)",
+        new="yield from keep(put, result)",
         breaks="a_live_pair_is_never_overwritten_by_a_dead_one",
         scenario=LATE_CONSENTS,
     ),

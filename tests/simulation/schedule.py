@@ -31,7 +31,7 @@ def let_time_pass(world: World, workers: Sequence[Worker]) -> None:
     resting = {Phase.ASLEEP, Phase.IDLE}
     sleepers = [one for one in workers if one.phase in resting and one.wake > world.time]
     until = min(one.wake for one in sleepers)
-    only_looking = all(one.phase is Phase.ASLEEP and not one.laden for one in sleepers)
+    only_looking = all(one.phase is Phase.ASLEEP and not one.has_unsaved_result for one in sleepers)
     if only_looking and world.quiet_until > until:
         until = world.quiet_until
     world.time = until
@@ -47,7 +47,7 @@ def finish(world: World, workers: Sequence[Worker], director: Peacemaker) -> Non
         at = max(world.time, world.quiet_until)
         caller = Worker(f"late{number}-", world, [Errand(eager=True, at=at)])
         _run(world, [caller])
-        if world.facts.landed[-1].error is None:
+        if world.facts.finished[-1].error is None:
             break
     world.conclude()
 

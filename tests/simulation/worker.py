@@ -15,7 +15,7 @@ from blink_oauth_keeper.policy import Need
 from blink_oauth_keeper.steps import Conditions, Steps
 from blink_oauth_keeper.store.protocol import Record
 
-from .facts import Flight, Landed, Lease, Presentation, Received
+from .facts import Finished, Flight, Lease, Presentation, Received
 from .network import UNREACHED, Fate, certainly_unspent, reply, timed_out, told, unreached
 from .stage import KEY, moment
 from .words import words
@@ -66,7 +66,7 @@ class Worker:
         skew: Seconds that its wall clock is ahead of the world's.
         failures: How many of its flights have failed in a row.
         wake: When it wants to wake up.
-        laden: Whether it sleeps with a result that is not stored.
+        has_unsaved_result: Whether it sleeps with a result that is not stored.
         asleep_since: The world's count of changes when it fell asleep.
         closing: Whether its manager is closing.
         moves: How many moves it has made.
@@ -82,7 +82,7 @@ class Worker:
     failures: int = 0
     phase: Phase = Phase.IDLE
     wake: float = 0.0
-    laden: bool = False
+    has_unsaved_result: bool = False
     asleep_since: int = 0
     closing: bool = False
     moves: int = 0
@@ -202,7 +202,7 @@ class Worker:
             while (local := self._local(step)) is not None:
                 step = protocol.send(local[0])
         except StopIteration as stop:
-            self._land(stop.value)
+            self._finish(stop.value)
         except Exception as error:  # noqa: BLE001 - whatever breaks a flight is a finding
             self.world.facts.failures.append(f"{self.flight.name} broke with {error!r}")
             self._rest()
@@ -219,15 +219,15 @@ class Worker:
             return (None,)
         if kind is steps.Turn:
             return (self.world.director.clearance(),)
-        return (None,) if kind is steps.Land else None
+        return (None,) if kind is steps.Publish else None
 
     def _take(self, step: steps.Step) -> None:
         self.step = step
         if isinstance(step, steps.Wait):
-            self.phase, self.wake, self.laden = (
+            self.phase, self.wake, self.has_unsaved_result = (
                 Phase.ASLEEP,
                 self.world.time + step.seconds,
-                step.laden,
+                step.has_unsaved_result,
             )
             self.asleep_since = self.world.changes
             return
@@ -337,21 +337,21 @@ class Worker:
             world.say(f"{self.flight.name} is told {words(result)}")
         return result
 
-    def _land(self, landing: steps.Landing) -> None:
+    def _finish(self, result: steps.Result) -> None:
         world = self.world
-        world.facts.landed.append(Landed(self.flight, landing.record, landing.error, self.stored))
+        world.facts.finished.append(Finished(self.flight, result.record, result.error, self.stored))
         if world.trace is not None:
-            world.say(f"{self.flight.name} lands with {words(landing.error or landing.record)}")
+            world.say(f"{self.flight.name} ends with {words(result.error or result.record)}")
         if self.lost:
             self.flight.broken = "closed"
         if self.erased and self.record is not None:
             world.facts.revocations.append(self.record.consent)
-        if landing.error is not None:
+        if result.error is not None:
             self.failures += 1
-        elif landing.fresh:
+        elif result.fresh:
             self.failures = 0
-        if landing.again_in is not None and self.again:
-            at = world.time + landing.again_in
+        if result.again_in is not None and self.again:
+            at = world.time + result.again_in
             self.errands = [Errand(eager=True, at=at), *self.errands]
         self.protocol = None
         self._rest()

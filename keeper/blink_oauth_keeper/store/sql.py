@@ -12,6 +12,7 @@ from sqlalchemy import URL, Engine, Row, Table, and_, bindparam, func, select, t
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret, Token
 from blink_oauth_keeper.errors import SealError
+from blink_oauth_keeper.processes import renew_after_fork
 
 from . import sql_statements
 from .protocol import (
@@ -34,7 +35,7 @@ from .sql_engine import (
     check_schema,
     create_schema,
     engine_for,
-    forget_in_children,
+    forget_connections,
     has_schema,
     operation,
 )
@@ -176,7 +177,7 @@ class SqlBase:
             raise sealer
         # The query of a URL may hold a password, too.
         self._shown = engine.url.set(query={}).render_as_string()
-        forget_in_children(engine)
+        renew_after_fork(engine, forget_connections)
         if not self._is_ours:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._engine, self._database = engine, Database(engine, clock)

@@ -10,7 +10,6 @@ import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -60,7 +59,7 @@ __all__ = [
     "check_schema",
     "create_schema",
     "engine_for",
-    "forget_in_children",
+    "forget_connections",
     "has_schema",
     "operation",
 ]
@@ -300,26 +299,16 @@ def _write_ahead(cursor: DBAPICursor) -> None:
             return
 
 
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _inherited: list[Pool] = []
 
 
-def forget_in_children(engine: Engine) -> None:
-    """Make forked children open connections of their own, and leave their parent's alone."""
-    _engines.add(engine)
-
-
-def _leave_to_the_parent() -> None:
+def forget_connections(engine: Engine) -> None:
+    """Leave the connections to the parent process, and open others in this one."""
     global _creating  # noqa: PLW0603 - another thread of the parent may hold it
     _creating = threading.Lock()
-    for engine in list(_engines):
-        # Kept, because to drop a connection would close it, and it is the parent's.
-        _inherited.append(engine.pool)
-        engine.dispose(close=False)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_the_parent)
+    # Kept, because to drop a connection would close it, and it is the parent's.
+    _inherited.append(engine.pool)
+    engine.dispose(close=False)
 
 
 ATTEMPTS = 10
