@@ -294,7 +294,7 @@ MUTANTS = (
     ),
     Mutant(
         line="salvage: takes a pair of another consent",
-        module=MEMORY,
+        module=RULES,
         old=" and entry.consent == record.consent",
         new="",
         breaks="an_old_consent_never_comes_back",
@@ -304,8 +304,8 @@ MUTANTS = (
     ),
     Mutant(
         line="salvage: takes a pair that was stored in its time",
-        module=MEMORY,
-        old="            same = same and entry.generation >= oldest\n",
+        module=RULES,
+        old="        same = same and entry.generation >= oldest\n",
         new="",
         breaks="a_second_presentation_needs_a_doubt",
         scenario=STORED_ONCE,

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from blink_oauth.errors import InvalidInputError
 from blink_oauth_keeper import Origin, Record, SqlTokenStore, State
 from blink_oauth_keeper.errors import StoreError
-from blink_oauth_keeper.store.sql_engine import Database
+from blink_oauth_keeper.store.sql_tables import Database
 from blink_oauth_testing.store_contract.stage import ISSUED, KEY, note, origins, pair
 from storage.databases import PostgreSQL
 

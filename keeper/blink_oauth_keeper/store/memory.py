@@ -36,6 +36,7 @@ from .rules import (
     is_owned,
     is_pair,
     kept_once,
+    newest_to_salvage,
     nothing_yet,
     renewed,
     revoked,
@@ -47,7 +48,6 @@ from .rules import (
 __all__ = ["MemoryTokenStore", "Row"]
 
 HISTORY_LENGTH = 20
-SALVAGEABLE = frozenset({Origin.SUPERSEDED, Origin.ERROR})
 
 Line = tuple[datetime, int, str | None, Note]
 """A line of the history: when, the generation, the id of the call, and the rest of the note."""
@@ -129,24 +129,6 @@ class Row:
     def holds(self, token: Token) -> bool:
         """Say whether a pair is in the journal."""
         return any(is_pair(entry.token, token) for entry in self.journal)
-
-    def newest_to_salvage(self, record: Record) -> JournalEntry | None:
-        """Return the pair that may still be good where the record's is not."""
-        # A bank that does not rotate gave all pairs the one refresh token that it refused.
-        refused = [entry.token for entry in self.journal if entry.origin is Origin.REFUSED]
-        useless = [None, *(token.refresh_token for token in [*refused, record.token] if token)]
-        # Those that were refused one after the other came beside the same pair.
-        generations = {e.generation for e in self.journal if e.origin is Origin.REFUSED}
-        oldest = record.generation
-        while oldest - 1 in generations:
-            oldest -= 1
-        for entry in reversed(self.journal):
-            same = entry.origin in SALVAGEABLE and entry.consent == record.consent
-            # An older one was stored in its time, and is spent.
-            same = same and entry.generation >= oldest
-            if same and entry.token.refresh_token not in useless:
-                return entry
-        return None
 
     def history(self) -> list[HistoryEntry]:
         """Return the lines of the history, the newest first."""
@@ -319,7 +301,7 @@ class MemoryTokenStore(TokenStore):
             record = row.record
             if record is None or record.token is None or not is_owned(record, claim):
                 return None
-            entry = row.newest_to_salvage(record)
+            entry = newest_to_salvage(row.journal, record)
             if entry is None:
                 return None
             row.journal = tuple(other for other in row.journal if other is not entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeVar, cast
@@ -13,7 +13,7 @@ from attrs import evolve
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Token
 
-from .protocol import Due, GrantKey, Record, State
+from .protocol import Due, GrantKey, JournalEntry, Origin, Record, State
 
 __all__ = [
     "CLAIMABLE",
@@ -24,6 +24,7 @@ __all__ = [
     "is_owned",
     "is_pair",
     "kept_once",
+    "newest_to_salvage",
     "nothing_yet",
     "renewed",
     "revoked",
@@ -50,6 +51,7 @@ def _first(value: Hashable) -> Hashable:
     return value
 
 
+SALVAGEABLE = frozenset({Origin.SUPERSEDED, Origin.ERROR})
 CLAIMABLE = frozenset({State.ACTIVE, State.REFRESHING, State.UNCERTAIN})
 NOTHING: dict[str, object] = {}
 FINGERPRINT_LENGTH = 16
@@ -91,12 +93,12 @@ def renewed(
         record,
         generation=record.generation + 1,
         state=state,
-        token=bare(token),
         issued_at=utc(issued_at),
         idle_until=None if idle_until is None else utc(idle_until),
         attempts=record.attempts if state is State.UNCERTAIN else 0,
         owner=None,
         error=None,
+        token=bare(token),
     )
 
 
@@ -118,6 +120,30 @@ def is_pair(stored: Token | None, token: Token) -> bool:
     if stored is None or stored.access_token != token.access_token:
         return False
     return stored.refresh_token == token.refresh_token
+
+
+def newest_to_salvage(journal: Sequence[JournalEntry], record: Record) -> JournalEntry | None:
+    """Return the pair that may still be good where the record's is not.
+
+    Args:
+        journal: What the journal holds of the grant, the oldest entry first.
+        record: The record whose pair was refused.
+    """
+    # A bank that does not rotate gave all pairs the one refresh token that it refused.
+    refused = [entry.token for entry in journal if entry.origin is Origin.REFUSED]
+    useless = [None, *(token.refresh_token for token in [*refused, record.token] if token)]
+    # Those that were refused one after the other came beside the same pair.
+    generations = {e.generation for e in journal if e.origin is Origin.REFUSED}
+    oldest = record.generation
+    while oldest - 1 in generations:
+        oldest -= 1
+    for entry in reversed(journal):
+        same = entry.origin in SALVAGEABLE and entry.consent == record.consent
+        # An older one was stored in its time, and is spent.
+        same = same and entry.generation >= oldest
+        if same and entry.token.refresh_token not in useless:
+            return entry
+    return None
 
 
 def is_due(record: Record, due: Due) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Engine, Row, Table, and_, bindparam, func, select, tuple_, update
+from attrs import evolve
+from sqlalchemy import URL, Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret, Token
-from blink_oauth_keeper.errors import SealError
 from blink_oauth_keeper.processes import renew_after_fork
 
 from . import sql_statements
@@ -28,24 +29,35 @@ from .protocol import (
     TokenStore,
     state_before,
 )
-from .rules import renewed, urgency
-from .sealing import Key, Sealed, Sealer, new_key, sealer_for
+from .rules import (
+    is_owned,
+    is_pair,
+    newest_to_salvage,
+    nothing_yet,
+    renewed,
+    revoked,
+    urgency,
+)
+from .sealing import Key, Place, Sealed, new_key, sealer_for
 from .sql_engine import (
-    Database,
     check_schema,
     create_schema,
     engine_for,
+    explain,
     forget_connections,
     has_schema,
-    operation,
+    is_conflict,
 )
+from .sql_keys import count_stale, reseal_stale
 from .sql_tables import (
+    Database,
     Reader,
-    grants,
+    Session,
     history_entry,
-    journal,
+    key_of,
     metadata,
     of_due,
+    of_entry,
     of_grant,
     of_note,
     of_pair,
@@ -54,102 +66,37 @@ from .sql_tables import (
     record_of,
     sealed_in,
 )
-from .sql_transactions import entries, keep, put, revoke, salvage, supersede
 
 __all__ = ["SqlTokenStore", "metadata"]
 
-logger = logging.getLogger("blink_oauth_keeper.store")
+ATTEMPTS = 10
+UNREADABLE_PAUSE = 3600.0
 
-START: dict[Table, tuple[object, ...]] = {grants: ("", "", ""), journal: (0,)}
-"""What sorts before all primary keys of a table."""
-
-
-def _names(table: Table) -> list[str]:
-    return [column.name for column in table.primary_key]
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
 
 
-STALE = {
-    table: select(table)
-    .where(
-        table.c.key_id.in_(bindparam("older_keys", expanding=True)),
-        tuple_(*table.primary_key)
-        > tuple_(*(bindparam(f"after_{c.name}", type_=c.type) for c in table.primary_key)),
-    )
-    .order_by(*table.primary_key)
-    .limit(bindparam("limit"))
-    for table in START
-}
-RESEAL = {
-    table: update(table)
-    .where(
-        and_(*(column == bindparam(f"the_{column.name}") for column in table.primary_key)),
-        table.c.generation == bindparam("seen"),
-        table.c.key_id == bindparam("older_key"),
-    )
-    .values(sealed=bindparam("new_sealed"), key_id=bindparam("new_key_id"))
-    for table in START
-}
-COUNT = {
-    table: select(func.count()).select_from(table).where(table.c.key_id != bindparam("first_key"))
-    for table in START
-}
+def operation(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Let a method of a store raise nothing but `StoreError` where its database fails.
 
-
-def count_stale(database: Database, sealer: Sealer) -> int:
-    """Count the pairs that are sealed with another key than the first."""
-    first = {"first_key": sealer.key_ids[0]}
-    with database.session() as session:
-        return sum(row[0] for count in COUNT.values() for row in session.rows(count, first))
-
-
-def reseal_stale(database: Database, sealer: Sealer, batch: int) -> int:
-    """Seal with the first key what is sealed with one of the others, and count it.
-
-    A pair that somebody replaces meanwhile is left alone.
+    Where the database asks for it, because others were at the same rows, the method runs again.
     """
-    done = 0
-    for table in START:
-        for rows in _stale(database, sealer, table, batch):
-            fresh = [(row, sealed) for row in rows if (sealed := _resealed(sealer, row))]
-            with database.transaction() as session:
-                done += sum(
-                    session.count(RESEAL[table], _reseal(table, row, sealed))
-                    for row, sealed in fresh
-                )
-    return done
 
+    @wraps(method)
+    def run(store: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return method(store, *args, **kwargs)
+            except (SQLAlchemyError, OSError) as error:
+                if left and is_conflict(error):
+                    continue
+                problem = explain(method.__name__, error)
+                break
+        # Raised out here, where no context holds the parameters of the statement.
+        raise problem
 
-def _stale(
-    database: Database, sealer: Sealer, table: Table, batch: int
-) -> Iterator[list[Row[Any]]]:
-    after = START[table]
-    while True:
-        place = {f"after_{name}": value for name, value in zip(_names(table), after, strict=True)}
-        wanted = {"older_keys": sealer.key_ids[1:], "limit": batch}
-        with database.session() as session:
-            rows = list(session.rows(STALE[table], place | wanted))
-        if not rows:
-            return
-        yield rows
-        after = tuple(getattr(rows[-1], name) for name in _names(table))
-
-
-def _resealed(sealer: Sealer, row: Row[Any]) -> Sealed | None:
-    sealed, place = sealed_in(row), place_of(row)
-    try:
-        return sealed and sealer.seal(place, sealer.open(place, sealed))
-    except SealError as error:
-        logger.warning("%s", error)
-        return None
-
-
-def _reseal(table: Table, row: Row[Any], sealed: Sealed) -> dict[str, object]:
-    return {f"the_{name}": getattr(row, name) for name in _names(table)} | {
-        "seen": row.generation,
-        "older_key": row.key_id,
-        "new_sealed": sealed.text,
-        "new_key_id": sealed.key_id,
-    }
+    return run
 
 
 class SqlBase:
@@ -251,9 +198,6 @@ class SqlBase:
         return self._database
 
 
-UNREADABLE_PAUSE = 3600.0
-
-
 class SqlTokenStore(SqlBase, TokenStore):
     """Keep tokens in an SQLite file or in PostgreSQL, sealed, for any number of processes.
 
@@ -300,7 +244,7 @@ class SqlTokenStore(SqlBase, TokenStore):
     def load(self, key: GrantKey) -> Record | None:
         with self._ready().session() as session:
             row = session.row(sql_statements.LOAD, of_grant(key))
-        return row and self._reader.record(row)
+        return row and self._reader.record(key, row)
 
     @operation
     def claim(self, seen: Record, *, owner: str, ttl: float) -> Record | None:
@@ -310,7 +254,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         with self._ready().session() as session:
             row = session.row(sql_statements.CLAIM, of_seen(seen) | lease)
         # The generation is the same, so the pair is.
-        return row and record_of(row, seen.token)
+        return row and record_of(seen.key, row, seen.token)
 
     @operation
     def claim_due(self, due: Due, *, owner: str, ttl: float, limit: int) -> list[Record]:
@@ -321,7 +265,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             wanted = of_due(due, self._sealer.key_ids, limit - len(claims))
             with self._ready().session() as session:
                 rows = session.rows(statement, wanted | lease)
-            found = [self._reader.record_if_readable(row) for row in rows]
+            found = [self._reader.record_if_readable(key_of(row), row) for row in rows]
             claims += [claim for claim in found if claim.token is not None]
             unreadable = [claim for claim in found if claim.token is None]
             if not unreadable:
@@ -339,7 +283,7 @@ class SqlTokenStore(SqlBase, TokenStore):
                     "pause": UNREADABLE_PAUSE,
                     "call": None,
                 }
-                session.row(sql_statements.RELEASE, of_seen(claim) | outcome)
+                session.row(sql_statements.RELEASE.alone, of_seen(claim) | outcome)
 
     @operation
     def settle(
@@ -353,16 +297,20 @@ class SqlTokenStore(SqlBase, TokenStore):
         state: State = State.ACTIVE,
     ) -> Settlement:
         pair = renewed(claim, token, issued_at=issued_at, idle_until=idle_until, state=state)
-        sealed = self._reader.seal(pair, token)
+        sealed = self._sealed(pair)
         with self._ready().one_change() as session:
             parameters = of_seen(claim) | of_pair(pair, sealed) | of_note(note)
             row = session.change(sql_statements.WRITE, parameters)
             if row is not None:
-                return Settlement(stored=True, record=record_of(row, pair.token))
+                return Settlement(stored=True, record=record_of(claim.key, row, pair.token))
         with self._ready().transaction() as session:
-            stored = supersede(session, self._reader, claim, token)
+            row = session.row(sql_statements.LOCK, of_grant(claim.key))
+            record = self._reader.record_if_readable(claim.key, row) if row else None
+            stored = record is not None and is_pair(record.token, token)
+            if not stored:
+                self._keep(session, claim, token, Origin.SUPERSEDED)
             now = session.row(sql_statements.LOAD, of_grant(claim.key))
-        return Settlement(stored=stored, record=now and self._reader.record(now))
+        return Settlement(stored=stored, record=now and self._reader.record(claim.key, now))
 
     @operation
     def release(
@@ -396,20 +344,39 @@ class SqlTokenStore(SqlBase, TokenStore):
         note: Note,
     ) -> Record:
         with self._ready().transaction() as session:
-            return put(
-                session,
-                self._reader,
-                key,
-                token,
-                issued_at=issued_at,
-                idle_until=idle_until,
-                note=note,
-            )
+            row = session.row(sql_statements.LOCK, of_grant(key))
+            # What cannot be opened is kept as it is: a new consent is just what helps then.
+            known = nothing_yet(key, issued_at)
+            if row:
+                known = self._reader.record_if_readable(key, row)
+            if is_pair(known.token, token):
+                return known
+            if row and (replaced := sealed_in(row)):
+                entry = of_entry(place_of(key, row), replaced, Origin.REPLACED)
+                session.count(sql_statements.KEEP, entry)
+            pair = renewed(known, token, issued_at=issued_at, idle_until=idle_until)
+            pair = evolve(pair, consent=known.consent + 1)
+            parameters = of_seen(known) | of_pair(pair, self._sealed(pair)) | of_note(note)
+            change = sql_statements.WRITE if row else sql_statements.INSERT
+            written = session.change(change, parameters)
+            assert written is not None
+            return record_of(key, written, pair.token)
 
     @operation
     def revoke(self, key: GrantKey, *, note: Note) -> Record | None:
         with self._ready().transaction() as session:
-            return revoke(session, self._reader, key, note)
+            row = session.row(sql_statements.LOCK, of_grant(key))
+            if row is None:
+                return None
+            known = self._reader.record(key, row)
+            if known.state is State.REVOKED:
+                return known
+            over = revoked(known)
+            sealed = None if over.token is None else self._sealed(over)
+            parameters = of_seen(known) | of_pair(over, sealed) | of_note(note)
+            written = session.change(sql_statements.WRITE, parameters)
+            assert written is not None
+            return record_of(key, written, over.token)
 
     @operation
     def erase(self, record: Record) -> bool:
@@ -423,24 +390,42 @@ class SqlTokenStore(SqlBase, TokenStore):
     @operation
     def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
         with self._ready().transaction() as session:
-            keep(session, self._reader, record, token, origin)
+            session.row(sql_statements.LOCK, of_grant(record.key))
+            self._keep(session, record, token, origin)
 
     @operation
     def journal_entries(self, key: GrantKey) -> Sequence[JournalEntry]:
         with self._ready().session() as session:
-            return [entry for _, entry in entries(session, self._reader, key)]
+            return [entry for _, entry in self._entries(session, key)]
 
     @operation
     def salvage(self, claim: Record, *, note: Note) -> Record | None:
         with self._ready().transaction() as session:
-            return salvage(session, self._reader, claim, note)
+            key = claim.key
+            row = session.row(sql_statements.LOCK, of_grant(key))
+            if row is None or not is_owned(record := self._reader.record(key, row), claim):
+                return None
+            kept = self._entries(session, key)
+            newest = newest_to_salvage([entry for _, entry in reversed(kept)], record)
+            refused = sealed_in(row)
+            if newest is None or refused is None:
+                return None
+            number = next(number for number, entry in kept if entry is newest)
+            session.count(sql_statements.TAKE, {"entry": number})
+            entry = of_entry(place_of(key, row), refused, Origin.REFUSED)
+            session.count(sql_statements.KEEP, entry)
+            pair = renewed(record, newest.token, issued_at=newest.at, idle_until=record.idle_until)
+            pair = evolve(pair, state=State.REFRESHING, attempts=1, owner=record.owner)
+            parameters = of_seen(claim) | of_pair(pair, self._sealed(pair)) | of_note(note)
+            written = session.change(sql_statements.SALVAGE, parameters)
+            return written and record_of(key, written, pair.token)
 
     @operation
     def due(self, due: Due, *, limit: int) -> Sequence[Record]:
         statement = sql_statements.due(targets=due.targets is not None)
         with self._ready().session() as session:
             rows = session.rows(statement, of_due(due, self._sealer.key_ids, limit))
-        found = map(self._reader.record_if_readable, rows)
+        found = [self._reader.record_if_readable(key_of(row), row) for row in rows]
         return [record for record in found if record.token is not None]
 
     @operation
@@ -452,7 +437,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             rows = session.rows(
                 sql_statements.RECORDS, page | {"client": client_id, "limit": limit}
             )
-        return [self._reader.record_if_readable(row) for row in rows]
+        return [self._reader.record_if_readable(key_of(row), row) for row in rows]
 
     @operation
     def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
@@ -467,3 +452,23 @@ class SqlTokenStore(SqlBase, TokenStore):
                 session.count(statement, {"minus_retention": -retention.total_seconds()})
                 for statement, retention in zip(sql_statements.PURGE, self._retention, strict=True)
             )
+
+    def _sealed(self, record: Record) -> Sealed:
+        assert record.token is not None
+        place = Place(record.key, record.generation, record.consent)
+        return self._sealer.seal(place, record.token)
+
+    def _entries(self, session: Session, key: GrantKey) -> list[tuple[int, JournalEntry]]:
+        """Return what the journal holds of a grant, the newest first, with the rows' numbers."""
+        rows = session.rows(sql_statements.ENTRIES, of_grant(key))
+        read = ((row.id, self._reader.entry_if_readable(key, row)) for row in rows)
+        return [(number, entry) for number, entry in read if entry]
+
+    def _keep(self, session: Session, record: Record, token: Token, origin: Origin) -> None:
+        """Add a pair to the journal under the record's next generation, unless it is there."""
+        # A second copy could be salvaged after the first was refused.
+        known = [entry.token for _, entry in self._entries(session, record.key)]
+        if not any(is_pair(other, token) for other in known):
+            place = Place(record.key, record.generation + 1, record.consent)
+            entry = of_entry(place, self._sealer.seal(place, token), origin)
+            session.count(sql_statements.KEEP, entry)

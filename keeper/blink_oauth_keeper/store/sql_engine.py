@@ -1,7 +1,6 @@
-"""Everything that touches the engine: how it is made, statements, transactions, failures, tables.
+"""The engine: how it is made, what becomes of it after a fork, what its failures mean.
 
-Statements and transactions leave nothing behind in the connection that they used. The tables are
-created once, by the first process, and their version is checked.
+The tables are created once, by the first process, and their version is checked.
 """
 
 from __future__ import annotations
@@ -10,22 +9,14 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import datetime
-from functools import wraps
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from attrs import define
 from sqlalchemy import (
     URL,
-    Connection,
     Engine,
-    Executable,
     Pool,
     QueuePool,
-    Row,
     create_engine,
     event,
     func,
@@ -42,7 +33,6 @@ from sqlalchemy.exc import (
     IntegrityError,
     OperationalError,
     ProgrammingError,
-    SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -50,114 +40,17 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from blink_oauth.errors import InvalidInputError
 from blink_oauth_keeper.errors import SchemaError, StoreError
 
-from .sql_statements import NOTE, Change, noted
-from .sql_tables import VERSION, metadata, schema
+from .sql_tables import VERSION, Database, metadata, schema
 
 __all__ = [
-    "Database",
-    "Session",
     "check_schema",
     "create_schema",
     "engine_for",
+    "explain",
     "forget_connections",
     "has_schema",
-    "operation",
+    "is_conflict",
 ]
-
-BEGIN = {
-    # The lock is taken at once: a transaction that only asks for it later may be refused.
-    "sqlite": "BEGIN IMMEDIATE",
-    # Nobody waits for ever: neither we for a lock, nor others for one of a process that stopped.
-    "postgresql": (
-        "BEGIN; SET LOCAL lock_timeout = '10s'; "
-        "SET LOCAL idle_in_transaction_session_timeout = '10s'"
-    ),
-}
-SEVERAL_STATEMENTS = {"no_parameters": True}
-
-
-@define(eq=False)
-class Session:
-    """A connection on loan, and the moment by which its statements go.
-
-    Args:
-        connection: The connection.
-        moment: Holds `now` where a test brings its own clock.
-    """
-
-    connection: Connection
-    moment: Mapping[str, object]
-
-    def rows(self, statement: Executable, parameters: Mapping[str, object]) -> Sequence[Row[Any]]:
-        """Execute a statement and return its rows, all of them."""
-        return self.connection.execute(statement, {**parameters, **self.moment}).all()
-
-    def row(self, statement: Executable, parameters: Mapping[str, object]) -> Row[Any] | None:
-        """Execute a statement and return its row, or None."""
-        return next(iter(self.rows(statement, parameters)), None)
-
-    def count(self, statement: Executable, parameters: Mapping[str, object]) -> int:
-        """Execute a statement and return how many rows it changed."""
-        return self.connection.execute(statement, {**parameters, **self.moment}).rowcount
-
-    def change(self, change: Change, parameters: Mapping[str, object]) -> Row[Any] | None:
-        """Change a grant and write its line of the history; return its row, or None."""
-        if self.connection.dialect.name == "postgresql":
-            return self.row(noted(change), parameters)
-        row = self.row(change, parameters)
-        if row is not None:
-            self.count(NOTE, {**parameters, "new_generation": row.generation})
-        return row
-
-
-@define(eq=False)
-class Database:
-    """Where statements are executed.
-
-    Args:
-        engine: An engine for SQLite or PostgreSQL, in autocommit mode.
-        clock: Returns the present moment in place of the database, aware; None in production.
-    """
-
-    engine: Engine
-    clock: Callable[[], datetime] | None
-
-    @contextmanager
-    def session(self) -> Iterator[Session]:
-        """Lend a connection on which every statement is committed at once."""
-        with self.engine.connect() as connection:
-            yield Session(connection, {"now": self.clock() if self.clock else None})
-
-    @contextmanager
-    def transaction(self) -> Iterator[Session]:
-        """Lend a connection for one transaction that changes something."""
-        with self.session() as session:
-            connection = session.connection
-            begin = BEGIN[connection.dialect.name]
-            connection.exec_driver_sql(begin, execution_options=SEVERAL_STATEMENTS)
-            try:
-                yield session
-                connection.exec_driver_sql("COMMIT")
-            except BaseException:
-                _roll_back(connection)
-                raise
-
-    @contextmanager
-    def one_change(self) -> Iterator[Session]:
-        """Lend a connection for a single `change`: on PostgreSQL that is a single statement."""
-        by_itself = self.engine.dialect.name == "postgresql"
-        with self.session() if by_itself else self.transaction() as session:
-            yield session
-
-
-def _roll_back(connection: Connection) -> None:
-    try:
-        if not connection.invalidated:
-            connection.exec_driver_sql("ROLLBACK")
-    except DBAPIError:
-        # What cannot be rolled back goes, and takes its transaction with it.
-        connection.invalidate()
-
 
 POOL_SIZE = 5
 POOL_TIMEOUT = 10.0
@@ -311,7 +204,6 @@ def forget_connections(engine: Engine) -> None:
     engine.dispose(close=False)
 
 
-ATTEMPTS = 10
 CONFLICTS = frozenset({"40001", "40P01", "23505"})
 """Serialization failure, deadlock, and a row that another has inserted just now."""
 UNKNOWN_TABLES = frozenset({"42P01", "42703", "SQLITE_ERROR"})
@@ -332,31 +224,9 @@ HINTS = {
 }
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
-S = TypeVar("S")
-
-
-def operation(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """Let a method of a store raise nothing but `StoreError` where its database fails.
-
-    Where the database asks for it, because others were at the same rows, the method runs again.
-    """
-
-    @wraps(method)
-    def run(store: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        for left in reversed(range(ATTEMPTS)):
-            try:
-                return method(store, *args, **kwargs)
-            except (SQLAlchemyError, OSError) as error:
-                if left and _code(error) in CONFLICTS:
-                    continue
-                problem = _explain(method.__name__, error)
-                break
-        # Raised out here, where no context holds the parameters of the statement.
-        raise problem
-
-    return run
+def is_conflict(error: Exception) -> bool:
+    """Say whether the database asks to try again, because others were at the same rows."""
+    return _code(error) in CONFLICTS
 
 
 def _code(error: Exception) -> str | None:
@@ -364,7 +234,13 @@ def _code(error: Exception) -> str | None:
     return getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
 
 
-def _explain(name: str, error: Exception) -> StoreError:
+def explain(name: str, error: Exception) -> StoreError:
+    """Return the error of a store for a failure of its database.
+
+    Args:
+        name: What was called.
+        error: What SQLAlchemy or the operating system raised.
+    """
     code = _code(error)
     cause = error.orig if isinstance(error, DBAPIError) else error
     what = type(cause).__name__ + (f", {code}" if code else "")

@@ -1,7 +1,7 @@
 """The statements on grants, journal and history, and the database's clock, as SQL.
 
 Each statement is built once, so that SQLAlchemy compiles it once. They are the same on SQLite and
-PostgreSQL, but for `noted`. Each parameter has a name of its own; `now` is None unless a test
+PostgreSQL, but for a `Change`. Each parameter has a name of its own; `now` is None unless a test
 brings its own clock.
 
 Leases and pauses run by the clock that all processes share: `clock_timestamp()` on PostgreSQL, and
@@ -39,7 +39,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from .protocol import State
 from .rules import CLAIMABLE
-from .sql_tables import Moment, grants, history, journal
+from .sql_tables import Change, Moment, grants, history, journal
 
 __all__ = [
     "CLAIM",
@@ -47,15 +47,12 @@ __all__ = [
     "INSERT",
     "LOAD",
     "LOCK",
-    "NOTE",
     "RECORDS",
     "RELEASE",
     "SALVAGE",
     "WRITE",
-    "Change",
     "claim_due",
     "due",
-    "noted",
 ]
 
 
@@ -161,8 +158,6 @@ PURGE = tuple(
 )
 
 
-Change = ReturningUpdate[Any] | ReturningInsert[Any]
-
 RECORD = (*grants.c, NOW.label("now"))
 
 
@@ -216,6 +211,22 @@ OUTCOME: dict[str, object] = {
     "error": bindparam("new_error"),
 }
 
+
+def _change(change: ReturningUpdate[Any] | ReturningInsert[Any]) -> Change:
+    # A single statement needs no transaction around it, so on PostgreSQL it is one round trip, and
+    # a process that is stopped in the middle holds no lock.
+    changed = change.cte("changed")
+    columns: dict[str, Any] = {
+        "client_id": changed.c.client_id,
+        "target_id": changed.c.target_id,
+        "username": changed.c.username,
+        "at": changed.c.updated_at,
+        "generation": changed.c.generation,
+    } | LINE
+    line = insert(history).from_select(list(columns), select(*columns.values())).cte("line")
+    return Change(change, NOTE, select(changed).add_cte(line))
+
+
 LOAD = select(*RECORD).where(of_grant(grants))
 LOCK = LOAD.with_for_update()
 CLAIM = (
@@ -224,15 +235,15 @@ CLAIM = (
     .values(LEASE)
     .returning(*RECORD)
 )
-RELEASE = update(grants).where(IS_OWNED).values(OUTCOME | CALL).returning(*RECORD)
-WRITE = (
+RELEASE = _change(update(grants).where(IS_OWNED).values(OUTCOME | CALL).returning(*RECORD))
+WRITE = _change(
     update(grants)
     .where(IS_SEEN)
     .values(PAIR | CALL | KEPT | {"lease_until": null()})
     .returning(*RECORD)
 )
-SALVAGE = update(grants).where(IS_OWNED).values(PAIR | CALL).returning(*RECORD)
-INSERT = (
+SALVAGE = _change(update(grants).where(IS_OWNED).values(PAIR | CALL).returning(*RECORD))
+INSERT = _change(
     insert(grants)
     .values(IDENTITY | PAIR | {"correlation_id": bindparam("call"), "updated_at": NOW})
     .returning(*RECORD)
@@ -252,25 +263,6 @@ RECORDS = (
     .order_by(grants.c.target_id, grants.c.username)
     .limit(bindparam("limit"))
 )
-
-
-@cache
-def noted(change: Change) -> Select[Any]:
-    """Return a change of a grant that writes its line of the history in the same statement.
-
-    A single statement needs no transaction around it, so on PostgreSQL it is one round trip, and
-    a process that is stopped in the middle holds no lock. SQLite cannot do it.
-    """
-    changed = change.cte("changed")
-    columns: dict[str, Any] = {
-        "client_id": changed.c.client_id,
-        "target_id": changed.c.target_id,
-        "username": changed.c.username,
-        "at": changed.c.updated_at,
-        "generation": changed.c.generation,
-    } | LINE
-    line = insert(history).from_select(list(columns), select(*columns.values())).cte("line")
-    return select(changed).add_cte(line)
 
 
 def _are_due(targets: bool) -> list[ColumnElement[bool]]:

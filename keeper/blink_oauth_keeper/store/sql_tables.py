@@ -1,4 +1,6 @@
-"""The tables of the SQL store, and their rows as the values of a store.
+"""The tables of the SQL store, how statements are executed on them, and rows as values of a store.
+
+Statements and transactions leave nothing behind in the connection that they used.
 
 Alembic can include the tables:
 
@@ -12,16 +14,20 @@ target_metadata = [Base.metadata, metadata]
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from attrs import define, evolve
+from attrs import define, evolve, frozen
 from sqlalchemy import (
     BigInteger,
     Column,
+    Connection,
     DateTime,
     Dialect,
+    Engine,
+    Executable,
     Identity,
     Index,
     Integer,
@@ -33,6 +39,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
 
 from blink_oauth.context import Grant
@@ -44,12 +51,16 @@ from .sealing import Place, Sealed, Sealer
 
 __all__ = [
     "VERSION",
+    "Change",
+    "Database",
     "Moment",
     "Reader",
+    "Session",
     "grants",
     "history",
     "history_entry",
     "journal",
+    "key_of",
     "metadata",
     "of_due",
     "of_entry",
@@ -172,6 +183,116 @@ schema = Table(
 
 logger = logging.getLogger("blink_oauth_keeper.store")
 
+BEGIN = {
+    # The lock is taken at once: a transaction that only asks for it later may be refused.
+    "sqlite": "BEGIN IMMEDIATE",
+    # Nobody waits for ever: neither we for a lock, nor others for one of a process that stopped.
+    "postgresql": (
+        "BEGIN; SET LOCAL lock_timeout = '10s'; "
+        "SET LOCAL idle_in_transaction_session_timeout = '10s'"
+    ),
+}
+SEVERAL_STATEMENTS = {"no_parameters": True}
+
+
+@frozen(eq=False)
+class Change:
+    """How a grant is changed, and its line of the history written.
+
+    Attributes:
+        alone: Changes the grant and returns its row.
+        line: Writes the line.
+        with_line: Does both in one statement; SQLite cannot do it.
+    """
+
+    alone: Executable
+    line: Executable
+    with_line: Executable
+
+
+@define(eq=False)
+class Session:
+    """A connection on loan, and the moment by which its statements go.
+
+    Args:
+        connection: The connection.
+        moment: Holds `now` where a test brings its own clock.
+    """
+
+    connection: Connection
+    moment: Mapping[str, object]
+
+    def rows(self, statement: Executable, parameters: Mapping[str, object]) -> Sequence[Row[Any]]:
+        """Execute a statement and return its rows, all of them."""
+        return self.connection.execute(statement, {**parameters, **self.moment}).all()
+
+    def row(self, statement: Executable, parameters: Mapping[str, object]) -> Row[Any] | None:
+        """Execute a statement and return its row, or None."""
+        return next(iter(self.rows(statement, parameters)), None)
+
+    def count(self, statement: Executable, parameters: Mapping[str, object]) -> int:
+        """Execute a statement and return how many rows it changed."""
+        return self.connection.execute(statement, {**parameters, **self.moment}).rowcount
+
+    def change(self, change: Change, parameters: Mapping[str, object]) -> Row[Any] | None:
+        """Change a grant and write its line of the history; return its row, or None."""
+        if self.connection.dialect.name == "postgresql":
+            return self.row(change.with_line, parameters)
+        row = self.row(change.alone, parameters)
+        if row is not None:
+            self.count(change.line, {**parameters, "new_generation": row.generation})
+        return row
+
+
+@define(eq=False)
+class Database:
+    """Where statements are executed.
+
+    Args:
+        engine: An engine for SQLite or PostgreSQL, in autocommit mode.
+        clock: Returns the present moment in place of the database, aware; None in production.
+    """
+
+    engine: Engine
+    clock: Callable[[], datetime] | None
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Lend a connection on which every statement is committed at once."""
+        with self.engine.connect() as connection:
+            yield Session(connection, {"now": self.clock() if self.clock else None})
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Lend a connection for one transaction that changes something."""
+        with self.session() as session:
+            connection = session.connection
+            begin = BEGIN[connection.dialect.name]
+            connection.exec_driver_sql(begin, execution_options=SEVERAL_STATEMENTS)
+            try:
+                yield session
+                connection.exec_driver_sql("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+
+    @contextmanager
+    def one_change(self) -> Iterator[Session]:
+        """Lend a connection for a single `change`: on PostgreSQL that is a single statement."""
+        by_itself = self.engine.dialect.name == "postgresql"
+        with self.session() if by_itself else self.transaction() as session:
+            yield session
+
+
+def _roll_back(connection: Connection) -> None:
+    try:
+        if not connection.invalidated:
+            connection.exec_driver_sql("ROLLBACK")
+    except DBAPIError:
+        # What cannot be rolled back goes, and takes its transaction with it.
+        connection.invalidate()
+
+
 Parameters = dict[str, object]
 
 
@@ -241,15 +362,20 @@ def sealed_in(row: Row[Any]) -> Sealed | None:
     return None if row.sealed is None else Sealed(row.sealed, row.key_id)
 
 
-def place_of(row: Row[Any]) -> Place:
-    """Return what the pair in a row was sealed for."""
-    return Place(_key_of(row), row.generation, row.consent)
+def key_of(row: Row[Any]) -> GrantKey:
+    """Return whose row it is."""
+    return GrantKey(row.client_id, Grant(row.target_id, row.username))
 
 
-def record_of(row: Row[Any], token: Token | None) -> Record:
-    """Return the record in a row, with its pair."""
+def place_of(key: GrantKey, row: Row[Any]) -> Place:
+    """Return what the pair in a row of a grant was sealed for."""
+    return Place(key, row.generation, row.consent)
+
+
+def record_of(key: GrantKey, row: Row[Any], token: Token | None) -> Record:
+    """Return the record in a row of a grant, with its pair."""
     return Record(
-        key=_key_of(row),
+        key=key,
         generation=row.generation,
         consent=row.consent,
         state=State(row.state),
@@ -278,55 +404,46 @@ def history_entry(row: Row[Any]) -> HistoryEntry:
     return HistoryEntry(at=row.at, generation=row.generation, note=note)
 
 
-def _key_of(row: Row[Any]) -> GrantKey:
-    return GrantKey(row.client_id, Grant(row.target_id, row.username))
-
-
 def _seconds_left(until: datetime | None, now: datetime) -> float:
     return 0.0 if until is None else max((until - now).total_seconds(), 0.0)
 
 
 @define(eq=False)
 class Reader:
-    """Read rows with what is sealed in them, and seal what is to be written."""
+    """Read rows of a grant with what is sealed in them."""
 
     _sealer: Sealer
 
-    def seal(self, place: Place | Record, token: Token) -> Sealed:
-        """Seal a pair for a place, which may be given as the record that it is to be in."""
-        return self._sealer.seal(Place(place.key, place.generation, place.consent), token)
-
-    def record(self, row: Row[Any]) -> Record:
+    def record(self, key: GrantKey, row: Row[Any]) -> Record:
         """Return the record in a row.
 
         Raises:
             SealError: Its pair cannot be opened.
         """
         sealed = sealed_in(row)
-        token = None if sealed is None else self._sealer.open(place_of(row), sealed)
-        return record_of(row, token)
+        token = None if sealed is None else self._sealer.open(place_of(key, row), sealed)
+        return record_of(key, row, token)
 
-    def record_if_readable(self, row: Row[Any]) -> Record:
+    def record_if_readable(self, key: GrantKey, row: Row[Any]) -> Record:
         """Return the record in a row; if its pair cannot be opened, warn and leave that out.
 
         Then the record has no token, and the error `SealError`.
         """
         try:
-            return self.record(row)
+            return self.record(key, row)
         except SealError as error:
             logger.warning("%s", error)
-            return evolve(record_of(row, None), error=type(error).__name__)
+            return evolve(record_of(key, row, None), error=type(error).__name__)
 
-    def entry_if_readable(self, row: Row[Any]) -> JournalEntry | None:
+    def entry_if_readable(self, key: GrantKey, row: Row[Any]) -> JournalEntry | None:
         """Return the entry of the journal in a row; if it cannot be opened, warn."""
-        place = place_of(row)
         try:
-            token = self._sealer.open(place, Sealed(row.sealed, row.key_id))
+            token = self._sealer.open(place_of(key, row), Sealed(row.sealed, row.key_id))
         except SealError as error:
             logger.warning("%s", error)
             return None
         return JournalEntry(
-            key=place.key,
+            key=key,
             generation=row.generation,
             consent=row.consent,
             origin=Origin(row.origin),
