@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
@@ -58,19 +58,16 @@ class Cache:
         now: Tells the time, aware UTC.
         monotonic: Tells the seconds, never backwards.
         tokens: What is at hand.
+        refused: The newest generation of a grant that was refused at a bank's API or revoked.
         failures: How many flights of a grant failed in a row.
     """
 
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
     tokens: dict[Grant, Held] = field(factory=dict)
+    refused: dict[Grant, int] = field(factory=dict)
     failures: dict[Grant, int] = field(factory=dict)
-    _refused: dict[Grant, int] = field(init=False, factory=dict)
     _failed: dict[Grant, _Failure] = field(init=False, factory=dict)
-
-    def need(self, grant: Grant, wanted: Need) -> Need:
-        """Return what is wanted of a grant's token, refused generations in mind."""
-        return evolve(wanted, beyond=self._refused.get(grant, 0))
 
     def servable(self, grant: Grant, need: Need, profile: TargetProfile) -> Held | None:
         """Return what is at hand if it can be served without waiting."""
@@ -128,7 +125,7 @@ class Cache:
             return
         held = self.tokens.get(grant)
         older = held is not None and held.record.generation > record.generation
-        if older or record.generation <= self._refused.get(grant, 0):
+        if older or record.generation <= self.refused.get(grant, 0):
             return
         span = windows(record, token, profile)
         now = self.now()
@@ -137,7 +134,7 @@ class Cache:
         self.tokens[record.key.grant] = Held(token, same_second(fresh_until), record)
 
     def _drop(self, grant: Grant, generation: int) -> None:
-        self._refused[grant] = max(generation, self._refused.get(grant, 0))
+        self.refused[grant] = max(generation, self.refused.get(grant, 0))
         held = self.tokens.get(grant)
         if held is not None and held.record.generation <= generation:
             self.tokens.pop(grant, None)

@@ -461,7 +461,7 @@ class SingleFlight:
 
     def _ask(self, grant: Grant, wanted: Need, psu: Psu) -> Token | Future[Result]:
         job = self._job(grant, psu)
-        need = self.cache.need(grant, wanted)
+        need = self._need(grant, wanted)
         held = self.cache.servable(grant, need, job.profile)
         failed = self.cache.failure(grant)
         if held is not None:
@@ -477,14 +477,14 @@ class SingleFlight:
     ) -> Token | Future[Result]:
         """Return the token that a result has for a caller, or another flight to wait for."""
         job = self._job(grant, psu)
-        need = self.cache.need(grant, wanted)
+        need = self._need(grant, wanted)
         token = answer(result, need, job.profile, self.now())
         return self._share(job, need) if token is None else token
 
     def _refresh_in_background(self, grant: Grant) -> None:
         # Not if everything is closing.
         with suppress(InvalidInputError):
-            need = self.cache.need(grant, Need(eager=True))
+            need = self._need(grant, Need(eager=True))
             self._share(self._job(grant, Psu.AUTO), need)
 
     def _share(self, job: Job, need: Need) -> Future[Result]:
@@ -492,6 +492,9 @@ class SingleFlight:
             return self._flight(job, refresh(self._conditions(job, need)))
 
         return self.flights.share(job.key.grant, make)
+
+    def _need(self, grant: Grant, wanted: Need) -> Need:
+        return evolve(wanted, beyond=self.cache.refused.get(grant, 0))
 
     def _job(
         self, grant: Grant, psu: Psu, code: Secret | None = None, redirect_uri: str = ""

@@ -90,8 +90,8 @@ def test_a_token_is_never_fresh_beyond_its_mandatory_window(cache: Cache, time: 
 def test_more_validity_than_is_left_cannot_be_served(cache: Cache, time: Time) -> None:
     cache.remember(GRANT, Result(record()), PROFILE)
     time.pass_by(DAY - 3600)
-    assert cache.servable(GRANT, cache.need(GRANT, Need(3599)), PROFILE) is not None
-    assert cache.servable(GRANT, cache.need(GRANT, Need(3600)), PROFILE) is None
+    assert cache.servable(GRANT, Need(3599), PROFILE) is not None
+    assert cache.servable(GRANT, Need(3600), PROFILE) is None
 
 
 def test_an_older_generation_never_takes_the_place_of_a_newer_one(cache: Cache) -> None:
@@ -166,7 +166,7 @@ def test_a_refused_token_is_let_go_and_only_a_newer_one_will_do(cache: Cache, ti
     time.pass_by(3600)
     assert cache.refuse(GRANT, pair(4))
     assert cache.tokens == {}
-    assert cache.need(GRANT, Need()).beyond == 4
+    assert cache.refused[GRANT] == 4
     cache.remember(GRANT, Result(record(4)), PROFILE)
     assert cache.tokens == {}
 
@@ -176,7 +176,7 @@ def test_refusing_a_token_that_has_been_replaced_changes_nothing(cache: Cache, t
     time.pass_by(3600)
     assert cache.refuse(GRANT, pair(3))
     assert held(cache).token == pair(4)
-    assert cache.need(GRANT, Need()).beyond == 0
+    assert GRANT not in cache.refused
 
 
 def test_refusing_is_by_value(cache: Cache, time: Time) -> None:
@@ -188,7 +188,7 @@ def test_refusing_is_by_value(cache: Cache, time: Time) -> None:
 
 def test_refusing_what_is_not_at_hand_changes_nothing(cache: Cache) -> None:
     assert cache.refuse(GRANT, pair())
-    assert cache.need(GRANT, Need()).beyond == 0
+    assert GRANT not in cache.refused
 
 
 def test_another_token_does_not_help_where_a_very_young_one_is_refused(
@@ -207,4 +207,4 @@ def test_the_last_refused_generation_counts(cache: Cache, time: Time) -> None:
     time.pass_by(3600)
     cache.refuse(GRANT, pair(7))
     cache.remember(GRANT, Result(record(2, state=State.REVOKED)), PROFILE)
-    assert cache.need(GRANT, Need()).beyond == 7
+    assert cache.refused[GRANT] == 7

@@ -16,7 +16,7 @@ from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Oddity, Secret, Token
 from blink_oauth_keeper.errors import SealError
 
-from .protocol import GrantKey
+from .protocol import GrantKey, Record
 from .rules import fingerprint
 
 __all__ = ["Key", "Place", "Sealed", "Sealer", "new_key", "sealer_for"]
@@ -88,6 +88,12 @@ class Sealer:
             "oddities": sorted(token.oddities),
         }
         return Sealed(self._fernet.encrypt(json.dumps(members).encode()).decode(), self.key_ids[0])
+
+    def seal_record(self, record: Record) -> Sealed | None:
+        """Seal the pair in a record for its place, if there is one."""
+        if record.token is None:
+            return None
+        return self.seal(Place(record.key, record.generation, record.consent), record.token)
 
     def open(self, place: Place, sealed: Sealed) -> Token:
         """Open a sealed pair.

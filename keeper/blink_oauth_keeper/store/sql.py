@@ -38,7 +38,7 @@ from .rules import (
     revoked,
     urgency,
 )
-from .sealing import Key, Place, Sealed, new_key, sealer_for
+from .sealing import Key, Place, new_key, sealer_for
 from .sql_engine import (
     check_schema,
     create_schema,
@@ -296,14 +296,15 @@ class SqlTokenStore(SqlBase, TokenStore):
         note: Note,
         state: State = State.ACTIVE,
     ) -> Settlement:
+        database = self._ready()
         pair = renewed(claim, token, issued_at=issued_at, idle_until=idle_until, state=state)
-        sealed = self._sealed(pair)
-        with self._ready().one_change() as session:
+        sealed = self._sealer.seal_record(pair)
+        with database.one_change() as session:
             parameters = of_seen(claim) | of_pair(pair, sealed) | of_note(note)
             row = session.change(sql_statements.WRITE, parameters)
             if row is not None:
                 return Settlement(stored=True, record=record_of(claim.key, row, pair.token))
-        with self._ready().transaction() as session:
+        with database.transaction() as session:
             row = session.row(sql_statements.LOCK, of_grant(claim.key))
             record = self._reader.record_if_readable(claim.key, row) if row else None
             stored = record is not None and is_pair(record.token, token)
@@ -356,7 +357,9 @@ class SqlTokenStore(SqlBase, TokenStore):
                 session.count(sql_statements.KEEP, entry)
             pair = renewed(known, token, issued_at=issued_at, idle_until=idle_until)
             pair = evolve(pair, consent=known.consent + 1)
-            parameters = of_seen(known) | of_pair(pair, self._sealed(pair)) | of_note(note)
+            parameters = (
+                of_seen(known) | of_pair(pair, self._sealer.seal_record(pair)) | of_note(note)
+            )
             change = sql_statements.WRITE if row else sql_statements.INSERT
             written = session.change(change, parameters)
             assert written is not None
@@ -372,7 +375,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             if known.state is State.REVOKED:
                 return known
             over = revoked(known)
-            sealed = None if over.token is None else self._sealed(over)
+            sealed = self._sealer.seal_record(over)
             parameters = of_seen(known) | of_pair(over, sealed) | of_note(note)
             written = session.change(sql_statements.WRITE, parameters)
             assert written is not None
@@ -416,7 +419,9 @@ class SqlTokenStore(SqlBase, TokenStore):
             session.count(sql_statements.KEEP, entry)
             pair = renewed(record, newest.token, issued_at=newest.at, idle_until=record.idle_until)
             pair = evolve(pair, state=State.REFRESHING, attempts=1, owner=record.owner)
-            parameters = of_seen(claim) | of_pair(pair, self._sealed(pair)) | of_note(note)
+            parameters = (
+                of_seen(claim) | of_pair(pair, self._sealer.seal_record(pair)) | of_note(note)
+            )
             written = session.change(sql_statements.SALVAGE, parameters)
             return written and record_of(key, written, pair.token)
 
@@ -452,11 +457,6 @@ class SqlTokenStore(SqlBase, TokenStore):
                 session.count(statement, {"minus_retention": -retention.total_seconds()})
                 for statement, retention in zip(sql_statements.PURGE, self._retention, strict=True)
             )
-
-    def _sealed(self, record: Record) -> Sealed:
-        assert record.token is not None
-        place = Place(record.key, record.generation, record.consent)
-        return self._sealer.seal(place, record.token)
 
     def _entries(self, session: Session, key: GrantKey) -> list[tuple[int, JournalEntry]]:
         """Return what the journal holds of a grant, the newest first, with the rows' numbers."""
