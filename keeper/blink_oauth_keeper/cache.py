@@ -81,7 +81,7 @@ class Cache:
         return None if over else held
 
     def failure(self, grant: Grant) -> Result | None:
-        """Return how the last flight failed, as long as another would not fare better."""
+        """Return how the last flight failed, as long as another would fail as well."""
         failed = self._failed.get(grant)
         if failed is None or self.monotonic() >= failed.until:
             return None

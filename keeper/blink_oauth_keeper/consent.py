@@ -14,9 +14,9 @@ from .errors import ConsentNeededError, StoreError, UnknownGrantError
 from .events import EventName
 from .refresh import keep
 from .steps import (
-    Conditions,
     Erase,
     Exchange,
+    Job,
     Journal,
     JournalEntries,
     Load,
@@ -29,12 +29,12 @@ from .steps import (
     Steps,
     Tell,
 )
-from .store.protocol import GrantKey, Note, Origin, Record, State
+from .store.protocol import Note, Origin, Record, State
 
 __all__ = ["authorize", "revoke"]
 
 
-def authorize(given: Conditions, key: GrantKey) -> Steps:
+def authorize(job: Job) -> Steps:
     """Exchange a code and store the pair.
 
     The store is asked first: a code is good for one call, and must not be spent in vain.
@@ -43,23 +43,23 @@ def authorize(given: Conditions, key: GrantKey) -> Steps:
         before: Record | None = yield Load()
     except StoreError as error:
         return Result(None, error)
-    issued_at, began = given.now(), given.monotonic()
+    issued_at, began = job.now(), job.monotonic()
     try:
         token = yield Exchange()
     except BlinkError as error:
         if error.token is None:
-            seconds = given.monotonic() - began
+            seconds = job.monotonic() - began
             yield Tell(EventName.AUTHORIZATION_FAILED, before, error, seconds=seconds)
             return Result(before, error)
         token = error.token
-    seconds = given.monotonic() - began
+    seconds = job.monotonic() - began
     correlation_id = token.meta.correlation_id if token.meta else None
     idle_until = None
     if token.refresh_token is not None:
-        idle_until = issued_at + timedelta(seconds=given.profile.idle_lifetime)
-    note = Note(event=EventName.AUTHORIZED, correlation_id=correlation_id, actor=given.actor)
+        idle_until = issued_at + timedelta(seconds=job.profile.idle_lifetime)
+    note = Note(event=EventName.AUTHORIZED, correlation_id=correlation_id, actor=job.actor)
     known = Record(
-        key=key,
+        key=job.key,
         generation=before.generation + 1 if before else 1,
         consent=before.consent + 1 if before else 1,
         state=State.ACTIVE,
@@ -94,10 +94,10 @@ def _store(known: Record, put: Put, result: Result) -> Generator[Step, Any, Reco
     return record
 
 
-def revoke(given: Conditions) -> Steps:
+def revoke(job: Job) -> Steps:
     """Stop using a grant at once, then revoke every pair of it at the bank, then forget them."""
     try:
-        record: Record | None = yield MarkRevoked(Note(event=EventName.REVOKED, actor=given.actor))
+        record: Record | None = yield MarkRevoked(Note(event=EventName.REVOKED, actor=job.actor))
         if record is None:
             return Result(None, UnknownGrantError("No token is stored for this grant."))
         # Nobody may use it any more, although the bank has not been told yet.

@@ -30,7 +30,7 @@ class EventName(StrEnum):
     ABANDONED = "refresh.abandoned"
     """A lease was given back unused, because its time had become too short."""
     SUPERSEDED = "refresh.superseded"
-    """A pair came home too late to be stored, and is in the journal."""
+    """A pair came too late to be stored, and is in the journal."""
     SALVAGED = "refresh.salvaged"
     """A pair from the journal takes the place of one that the bank refused."""
     CONSENT_NEEDED = "grant.consent_needed"

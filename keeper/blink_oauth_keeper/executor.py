@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import asdict, frozen
 
-from blink_oauth.context import Grant, Psu
+from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError
-from blink_oauth.tokens import Secret, Token
+from blink_oauth.tokens import Token
 
 from .breaker import Breakers
 from .errors import StoreError
 from .events import LEVELS, Event, Listener
-from .profile import TargetProfile
 from .steps import (
     Claim,
     Clearance,
     Erase,
     Exchange,
+    Job,
     Journal,
     JournalEntries,
     Load,
@@ -41,31 +41,12 @@ from .store.protocol import GrantKey, TokenStore
 if TYPE_CHECKING:
     from blink_oauth import BlinkOAuth
 
-__all__ = ["Job", "StepExecutor", "log_event"]
+__all__ = ["StepExecutor", "log_event"]
 
 SETTLING = 0.5
 """Seconds between two looks at a store that is about to be given a newer pair."""
 
 logger = logging.getLogger("blink_oauth_keeper")
-
-
-@frozen
-class Job:
-    """What one flight is about.
-
-    Attributes:
-        key: Whose token.
-        profile: What is known of the target.
-        psu: The person behind it.
-        code: The authorization code, where one is to be exchanged.
-        redirect_uri: The redirect URI of the code.
-    """
-
-    key: GrantKey
-    profile: TargetProfile
-    psu: Psu = Psu.AUTO
-    code: Secret | None = None
-    redirect_uri: str = ""
 
 
 @frozen
@@ -199,7 +180,7 @@ class StepExecutor:
             if self.listener is not None:
                 self.listener(event)
         except BaseException:
-            # A token must not be lost because somebody who listens stumbles.
+            # A token must not be lost because a listener fails.
             logger.exception("The event %s could not be told to everybody.", told.name)
 
 

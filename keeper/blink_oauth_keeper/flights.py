@@ -26,12 +26,12 @@ from blink_oauth.tokens import Secret, Token
 from . import consent
 from .cache import Cache
 from .errors import RefreshPendingError
-from .executor import SETTLING, Job, StepExecutor
+from .executor import SETTLING, StepExecutor
 from .policy import Need, still_good
 from .processes import close_at_exit, renew_after_fork
 from .profile import TargetProfile
 from .refresh import new_owner, refresh, refresh_claimed, unspent
-from .steps import Conditions, Publish, Result, Step, Steps, Wait
+from .steps import Job, Publish, Result, Step, Steps, Wait
 from .store.protocol import GrantKey, Record
 from .timers import Timers, Wakeups
 
@@ -409,17 +409,7 @@ class SingleFlight:
         return asked
 
     async def aget(self, grant: Grant, wanted: Need, psu: Psu, timeout: float | None) -> Token:
-        """Return a token that does, or raise why there is none; the coroutine waits for it.
-
-        Args:
-            grant: Whose token.
-            wanted: What it must be good for.
-            psu: The person who waits for it, if one does.
-            timeout: Seconds to wait at most.
-
-        Raises:
-            BlinkError: There is none, or not in time.
-        """
+        """Do what `get` does; the coroutine waits for it."""
         left = remaining(timeout, self.monotonic)
         asked = self._ask(grant, wanted, psu)
         while isinstance(asked, Future):
@@ -432,15 +422,13 @@ class SingleFlight:
 
     def exchange(self, grant: Grant, code: Secret, redirect_uri: str, psu: Psu) -> Future[Result]:
         """Start the exchange of a code."""
-        job = self._job(grant, psu, code, redirect_uri)
-        steps = consent.authorize(self._conditions(job, Need()), job.key)
-        return self.flights.start(self._flight(job, steps), joinable=False)
+        job = evolve(self._job(grant, psu), code=code, redirect_uri=redirect_uri)
+        return self.flights.start(self._flight(job, consent.authorize(job)), joinable=False)
 
     def revocation(self, grant: Grant, psu: Psu) -> Future[Result]:
         """Start a revocation."""
         job = self._job(grant, psu)
-        steps = consent.revoke(self._conditions(job, Need()))
-        return self.flights.start(self._flight(job, steps), joinable=False)
+        return self.flights.start(self._flight(job, consent.revoke(job)), joinable=False)
 
     def refresh_claimed(self, claim: Record, claimed_at: float) -> Future[Result]:
         """Start the refresh of a record whose lease is taken."""
@@ -450,19 +438,17 @@ class SingleFlight:
             over.set_result(Result(claim))
             return over
         job = self._job(claim.key.grant, Psu.AUTO)
-        steps = refresh_claimed(self._conditions(job, Need()), claim, claimed_at)
-        return self.flights.start(self._flight(job, steps), joinable=True)
+        flight = self._flight(job, refresh_claimed(job, claim, claimed_at))
+        return self.flights.start(flight, joinable=True)
 
     def give_back(self, claim: Record, *, pause: float = 0.0) -> None:
         """Give a lease back under which nothing was begun."""
         job = self._job(claim.key.grant, Psu.AUTO)
-        release = unspent(self._conditions(job, Need()), claim)
-        self.executor.perform(job, evolve(release, pause=pause))
+        self.executor.perform(job, evolve(unspent(job, claim), pause=pause))
 
     def _ask(self, grant: Grant, wanted: Need, psu: Psu) -> Token | Future[Result]:
-        job = self._job(grant, psu)
-        need = self._need(grant, wanted)
-        held = self.cache.servable(grant, need, job.profile)
+        job = self._job(grant, psu, wanted)
+        held = self.cache.servable(grant, job.need, job.profile)
         failed = self.cache.failure(grant)
         if held is not None:
             if failed is None and self.now() >= held.fresh_until:
@@ -470,47 +456,37 @@ class SingleFlight:
             return held.token
         if failed is not None:
             return self._consider(grant, failed, wanted, psu)
-        return self._share(job, need)
+        return self._share(job)
 
     def _consider(
         self, grant: Grant, result: Result, wanted: Need, psu: Psu
     ) -> Token | Future[Result]:
         """Return the token that a result has for a caller, or another flight to wait for."""
-        job = self._job(grant, psu)
-        need = self._need(grant, wanted)
-        token = answer(result, need, job.profile, self.now())
-        return self._share(job, need) if token is None else token
+        # Made anew: a generation may have been refused since the caller asked.
+        job = self._job(grant, psu, wanted)
+        token = answer(result, job.need, job.profile, self.now())
+        return self._share(job) if token is None else token
 
     def _refresh_in_background(self, grant: Grant) -> None:
         # Not if everything is closing.
         with suppress(InvalidInputError):
-            need = self._need(grant, Need(eager=True))
-            self._share(self._job(grant, Psu.AUTO), need)
+            self._share(self._job(grant, Psu.AUTO, Need(eager=True)))
 
-    def _share(self, job: Job, need: Need) -> Future[Result]:
-        def make() -> Flight:
-            return self._flight(job, refresh(self._conditions(job, need)))
+    def _share(self, job: Job) -> Future[Result]:
+        return self.flights.share(job.key.grant, lambda: self._flight(job, refresh(job)))
 
-        return self.flights.share(job.key.grant, make)
-
-    def _need(self, grant: Grant, wanted: Need) -> Need:
-        return evolve(wanted, beyond=self.cache.refused.get(grant, 0))
-
-    def _job(
-        self, grant: Grant, psu: Psu, code: Secret | None = None, redirect_uri: str = ""
-    ) -> Job:
+    def _job(self, grant: Grant, psu: Psu, wanted: Need | None = None) -> Job:
         key = self.key(grant)
-        return Job(key, self.profile_of(grant.target_id), psu, code, redirect_uri)
-
-    def _conditions(self, job: Job, need: Need) -> Conditions:
-        return Conditions(
-            need=need,
-            profile=job.profile,
+        return Job(
+            key=key,
+            profile=self.profile_of(grant.target_id),
+            need=evolve(wanted or Need(), beyond=self.cache.refused.get(grant, 0)),
+            psu=psu,
+            actor="auto" if psu == Psu.AUTO else "psu",
             lease=self.lease,
             deadline=self.deadline,
             patience=self.lease + MARGIN,
-            failures=self.cache.failures.get(job.key.grant, 0),
-            actor="auto" if job.psu == Psu.AUTO else "psu",
+            failures=self.cache.failures.get(grant, 0),
             now=self.now,
             monotonic=self.monotonic,
             random=self.random,

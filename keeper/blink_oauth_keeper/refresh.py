@@ -28,7 +28,7 @@ from .policy import Attempt, Refuse, Serve
 from .steps import (
     Claim,
     Clearance,
-    Conditions,
+    Job,
     Journal,
     Load,
     Publish,
@@ -58,7 +58,7 @@ def new_owner() -> str:
 
 
 def settle(
-    given: Conditions, claim: Record, token: Token, issued_at: datetime, seconds: float
+    job: Job, claim: Record, token: Token, issued_at: datetime, seconds: float
 ) -> Generator[Step, Any, Result | None]:
     correlation_id = token.meta.correlation_id if token.meta else None
     state = State.ACTIVE
@@ -66,8 +66,8 @@ def settle(
         # A new one came and could not be read: the old one is all there is, and may be spent.
         assert claim.token is not None
         token, state = evolve(token, refresh_token=claim.token.refresh_token), State.UNCERTAIN
-    idle_until = issued_at + timedelta(seconds=given.profile.idle_lifetime)
-    note = Note(event=EventName.REFRESHED, correlation_id=correlation_id, actor=given.actor)
+    idle_until = issued_at + timedelta(seconds=job.profile.idle_lifetime)
+    note = Note(event=EventName.REFRESHED, correlation_id=correlation_id, actor=job.actor)
     step = Settle(claim, token, issued_at, idle_until, state, note)
     known = _renewed(step)
     settlement: Settlement | None = yield from keep(step, Result(known, fresh=True))
@@ -106,10 +106,10 @@ def _renewed(step: Settle) -> Record:
 
 
 def settle_failure(
-    given: Conditions, claim: Record, error: BlinkError, lease_left: float, seconds: float
+    job: Job, claim: Record, error: BlinkError, lease_left: float, seconds: float
 ) -> Generator[Step, Any, tuple[Record | None, Result | None]]:
     """Write a failure down; return the claim on another pair to try, or a result."""
-    note = _note(given, error)
+    note = _note(job, error)
     if error.token is not None and error.token.refresh_token is not None:
         yield from keep(Journal(claim, error.token, Origin.ERROR))
     if error.needs_consent:
@@ -120,11 +120,11 @@ def settle_failure(
             return salvaged, None
     # If the bank rotated, only a prompt replay helps, however often anything failed before.
     in_doubt = error.outcome is Outcome.UNCERTAIN
-    failures = claim.attempts if in_doubt else given.failures + 1
+    failures = claim.attempts if in_doubt else job.failures + 1
     pause = policy.pause_after(
-        error, failures=failures, spread=given.random(), lease_left=max(0.0, lease_left)
+        error, failures=failures, spread=job.random(), lease_left=max(0.0, lease_left)
     )
-    release = _verdict(given, claim, error, pause)
+    release = _verdict(job, claim, error, pause)
     known = evolve(
         claim,
         state=release.state,
@@ -134,8 +134,8 @@ def settle_failure(
         error=release.error,
         correlation_id=error.correlation_id,
     )
-    again = policy.replay_soon(error, given.profile) and (
-        release.attempts < 2 or not given.profile.rotates
+    again = policy.replay_soon(error, job.profile) and (
+        release.attempts < 2 or not job.profile.rotates
     )
     result = Result(known, error, memory=pause, again_in=pause if again else None)
     ours = yield from keep(release, result)
@@ -144,7 +144,7 @@ def settle_failure(
     return None, None if ours is False else result
 
 
-def _note(given: Conditions, error: BlinkError) -> Note:
+def _note(job: Job, error: BlinkError) -> Note:
     if error.needs_consent:
         event = EventName.CONSENT_NEEDED
     elif error.outcome is Outcome.UNCERTAIN:
@@ -156,12 +156,12 @@ def _note(given: Conditions, error: BlinkError) -> Note:
         correlation_id=error.correlation_id,
         outcome=error.outcome,
         detail=type(error).__name__,
-        actor=given.actor,
+        actor=job.actor,
     )
 
 
-def _verdict(given: Conditions, claim: Record, error: BlinkError, pause: float) -> Release:
-    note = _note(given, error)
+def _verdict(job: Job, claim: Record, error: BlinkError, pause: float) -> Release:
+    note = _note(job, error)
     if error.needs_consent:
         state, attempts, pause = State.NEEDS_CONSENT, claim.attempts, 0.0
     elif error.outcome is Outcome.UNCERTAIN or error.token is not None:
@@ -172,9 +172,9 @@ def _verdict(given: Conditions, claim: Record, error: BlinkError, pause: float) 
     return Release(claim, state, attempts, pause, type(error).__name__, note)
 
 
-def unspent(given: Conditions, claim: Record) -> Release:
+def unspent(job: Job, claim: Record) -> Release:
     """Build the step that gives a lease back under which nothing was sent."""
-    note = Note(event=EventName.ABANDONED, outcome=Outcome.NOT_EXECUTED, actor=given.actor)
+    note = Note(event=EventName.ABANDONED, outcome=Outcome.NOT_EXECUTED, actor=job.actor)
     return Release(claim, state_before(claim), claim.attempts - 1, 0.0, claim.error, note)
 
 
@@ -227,9 +227,9 @@ VERDICT_MEMORY = 1.0
 """Seconds for which the word that a customer is needed is shared with others who ask."""
 
 
-def refresh(given: Conditions) -> Steps:
+def refresh(job: Job) -> Steps:
     """Get a usable token: the stored one, one that another has refreshed, or a new one."""
-    started = given.monotonic()
+    started = job.monotonic()
     looks, found = 0, None
     while True:
         try:
@@ -241,16 +241,16 @@ def refresh(given: Conditions) -> Steps:
         newer = generation > found
         if newer:
             # Whoever brought it: it is what a forced refresh is for.
-            given = evolve(given, need=evolve(given.need, forced=False))
-        verdict, pause = yield from _decide(given, record, looks)
+            job = evolve(job, need=evolve(job.need, forced=False))
+        verdict, pause = yield from _decide(job, record, looks)
         if isinstance(verdict, Serve):
             return Result(record, newer=newer)
         if isinstance(verdict, Refuse):
             memory = verdict.error.retry_after or VERDICT_MEMORY
             return Result(record, verdict.error, memory=memory)
-        left = started + given.patience - given.monotonic()
+        left = started + job.patience - job.monotonic()
         if isinstance(verdict, Attempt) and pause == 0 and left > 0:
-            result = yield from _claim_and_attempt(given, record)
+            result = yield from _claim_and_attempt(job, record)
             if result is not None:
                 return result
             continue
@@ -260,88 +260,86 @@ def refresh(given: Conditions) -> Steps:
             return Result(record, policy.pending(record))
 
 
-def refresh_claimed(given: Conditions, claim: Record, claimed_at: float) -> Steps:
+def refresh_claimed(job: Job, claim: Record, claimed_at: float) -> Steps:
     """Refresh a grant whose lease is taken already.
 
     Args:
-        given: What the flight is given.
+        job: What the flight is job.
         claim: What the store returned for the claim.
         claimed_at: The monotonic time just before the store was asked for it.
     """
-    result = yield from _attempt(given, claim, claimed_at)
+    result = yield from _attempt(job, claim, claimed_at)
     return result or Result(claim)
 
 
 def _decide(
-    given: Conditions, record: Record | None, looks: int
+    job: Job, record: Record | None, looks: int
 ) -> Generator[Step, Any, tuple[policy.Verdict, float]]:
-    verdict = policy.judge(record, given.need, given.profile, given.now())
+    verdict = policy.judge(record, job.need, job.profile, job.now())
     if isinstance(verdict, policy.Wait):
-        return verdict, policy.poll(looks, given.random())
+        return verdict, policy.poll(looks, job.random())
     if not isinstance(verdict, Attempt):
         return verdict, 0.0
     clearance: Clearance = yield Turn()
     hold_off = clearance.hold_off
     if hold_off > 0:
-        verdict = policy.judge(record, given.need, given.profile, given.now(), hold_off=hold_off)
+        verdict = policy.judge(record, job.need, job.profile, job.now(), hold_off=hold_off)
     return verdict, clearance.queue
 
 
-def _claim_and_attempt(given: Conditions, record: Record) -> Generator[Step, Any, Result | None]:
-    owner = given.new_owner()
-    claimed_at = given.monotonic()
+def _claim_and_attempt(job: Job, record: Record) -> Generator[Step, Any, Result | None]:
+    owner = job.new_owner()
+    claimed_at = job.monotonic()
     try:
         # [2] Nothing leaves before it stands in the store that it may.
         claim = yield Claim(record, owner)
     except StoreError as error:
-        yield from _give_up_claim(given, evolve(record, owner=owner))
+        yield from _give_up_claim(job, evolve(record, owner=owner))
         return Result(record, error, memory=STORE_MEMORY)
     # [3] Of many, the store lets one go on.
     if claim is None:
         return None
-    return (yield from _attempt(given, claim, claimed_at))
+    return (yield from _attempt(job, claim, claimed_at))
 
 
-def _give_up_claim(given: Conditions, claim: Record) -> Generator[Step, Any, None]:
+def _give_up_claim(job: Job, claim: Record) -> Generator[Step, Any, None]:
     # The store may have written the claim all the same; nothing was sent under it.
     try:
-        yield unspent(given, evolve(claim, attempts=claim.attempts + 1))
+        yield unspent(job, evolve(claim, attempts=claim.attempts + 1))
     except StoreError:
         return
 
 
-def _attempt(
-    given: Conditions, claim: Record, claimed_at: float
-) -> Generator[Step, Any, Result | None]:
+def _attempt(job: Job, claim: Record, claimed_at: float) -> Generator[Step, Any, Result | None]:
     """Present the refresh token under a lease; None means: look at the store again."""
     while True:
         assert claim.token is not None
         assert claim.token.refresh_token is not None
         # [4] A call that could outlast the lease is not begun.
-        if given.monotonic() - claimed_at + given.deadline > given.lease:
-            yield from keep(unspent(given, claim))
+        if job.monotonic() - claimed_at + job.deadline > job.lease:
+            yield from keep(unspent(job, claim))
             yield Tell(EventName.ABANDONED, claim)
             return None
         if claim.attempts > 1:
             yield Tell(EventName.REPLAYED, claim)
-        issued_at, began = given.now(), given.monotonic()
+        issued_at, began = job.now(), job.monotonic()
         try:
             token = yield Send(claim.token.refresh_token)
         except BlinkError as error:
-            seconds = given.monotonic() - began
+            seconds = job.monotonic() - began
             pair = _pair_that_replaces(error)
             if pair is not None:
-                result: Result | None = yield from settle(given, claim, pair, issued_at, seconds)
+                result: Result | None = yield from settle(job, claim, pair, issued_at, seconds)
                 return result
-            lease_left = claimed_at + given.lease - given.monotonic()
-            next_claim, result = yield from settle_failure(given, claim, error, lease_left, seconds)
+            lease_left = claimed_at + job.lease - job.monotonic()
+            next_claim, result = yield from settle_failure(job, claim, error, lease_left, seconds)
             if next_claim is None:
                 return result
             claim = next_claim
         else:
             # [5] The first thing done with a pair is to store it.
-            seconds = given.monotonic() - began
-            return (yield from settle(given, claim, token, issued_at, seconds))
+            seconds = job.monotonic() - began
+            return (yield from settle(job, claim, token, issued_at, seconds))
 
 
 def _pair_that_replaces(error: BlinkError) -> Token | None:

@@ -10,22 +10,23 @@ from collections.abc import Callable, Generator
 from datetime import datetime
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
+from blink_oauth.context import Psu
 from blink_oauth.errors import BlinkError
 from blink_oauth.tokens import Secret, Token
 
 from .events import EventName
 from .policy import Need
 from .profile import TargetProfile
-from .store.protocol import Note, Origin, Record, State
+from .store.protocol import GrantKey, Note, Origin, Record, State
 
 __all__ = [
     "Claim",
     "Clearance",
-    "Conditions",
     "Erase",
     "Exchange",
+    "Job",
     "Journal",
     "JournalEntries",
     "Load",
@@ -251,30 +252,38 @@ Steps = Generator[Step, Any, Result]
 
 
 @frozen(kw_only=True)
-class Conditions:
-    """What a flight is given.
+class Job:
+    """What a flight is about, and what its protocol is given.
 
     Attributes:
-        need: What is wanted of the token.
+        key: Whose token.
         profile: What is known of the target.
+        need: What is wanted of the token.
+        psu: The person behind it, or `Psu.AUTO`.
+        actor: `psu` if a person waits for it, otherwise `auto`; for the history.
+        code: The authorization code, where one is to be exchanged.
+        redirect_uri: The redirect URI of the code.
         lease: Seconds that a lease lasts.
         deadline: Seconds that one call to the bank takes at most.
         patience: Seconds to wait for somebody else's refresh.
         failures: Failures of this grant in a row before this flight.
-        actor: `psu` if a person waits for it, otherwise `auto`; for the history.
         now: Tells the time, aware UTC.
         monotonic: Tells the seconds, never backwards.
         random: Makes a number from 0 to below 1.
         new_owner: Makes a unique name for a claim.
     """
 
-    need: Need
+    key: GrantKey
     profile: TargetProfile
+    need: Need = field(factory=Need)
+    psu: Psu = Psu.AUTO
+    actor: str = "auto"
+    code: Secret | None = None
+    redirect_uri: str = ""
     lease: float
     deadline: float
     patience: float
     failures: int = 0
-    actor: str = "auto"
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
     random: Callable[[], float]

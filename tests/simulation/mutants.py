@@ -59,7 +59,7 @@ MUTANTS = (
         module=REFRESH,
         old="            return Result(record, policy.pending(record))\n\n\ndef refresh_claimed",
         new="            return (\n"
-        "                yield from _attempt(given, record, given.monotonic())\n"
+        "                yield from _attempt(job, record, job.monotonic())\n"
         "            ) or Result(record)\n\n\n"
         "def refresh_claimed",
         breaks="nobody_sends_without_a_lease",
@@ -68,7 +68,7 @@ MUTANTS = (
     Mutant(
         line="[2] it goes on although the claim failed",
         module=REFRESH,
-        old="        yield from _give_up_claim(given, evolve(record, owner=owner))\n"
+        old="        yield from _give_up_claim(job, evolve(record, owner=owner))\n"
         "        return Result(record, error, memory=STORE_MEMORY)\n",
         new="        claim = evolve(record, owner=owner, attempts=record.attempts + 1)\n",
         breaks="nobody_sends_without_a_lease",
@@ -93,7 +93,7 @@ MUTANTS = (
     Mutant(
         line="[4] a call that could outlast the lease is begun",
         module=REFRESH,
-        old="        if given.monotonic() - claimed_at + given.deadline > given.lease:\n",
+        old="        if job.monotonic() - claimed_at + job.deadline > job.lease:\n",
         new="        if False:\n",
         breaks="nobody_begins_what_could_outlast_the_lease",
         scenario=SCENARIOS["pauses"],
@@ -101,10 +101,10 @@ MUTANTS = (
     Mutant(
         line="[5] a pair is judged before it is stored",
         module=REFRESH,
-        old="            return (yield from settle(given, claim, token, issued_at, seconds))\n",
-        new="            if given.monotonic() - claimed_at > given.lease:\n"
+        old="            return (yield from settle(job, claim, token, issued_at, seconds))\n",
+        new="            if job.monotonic() - claimed_at > job.lease:\n"
         "                return None\n"
-        "            return (yield from settle(given, claim, token, issued_at, seconds))\n",
+        "            return (yield from settle(job, claim, token, issued_at, seconds))\n",
         breaks="every_received_pair_is_kept",
         scenario=SCENARIOS["pauses"],
     ),
@@ -175,8 +175,8 @@ MUTANTS = (
     Mutant(
         line="pause: other failures delay the replay out of the bank's window",
         module=REFRESH,
-        old="claim.attempts if in_doubt else given.failures + 1",
-        new="given.failures + 1",
+        old="claim.attempts if in_doubt else job.failures + 1",
+        new="job.failures + 1",
         breaks="a_lost_reply_is_healed_by_a_bank_that_forgives",
         scenario=SCENARIOS["lossy"],
     ),

@@ -11,7 +11,7 @@ from blink_oauth.context import Grant
 from blink_oauth_keeper import consent
 from blink_oauth_keeper.profile import AfterUncertainty, TargetProfile
 from blink_oauth_keeper.refresh import refresh
-from blink_oauth_keeper.steps import Conditions, Steps
+from blink_oauth_keeper.steps import Job, Steps
 from blink_oauth_keeper.store.memory import MemoryTokenStore
 from blink_oauth_keeper.store.protocol import GrantKey
 from blink_oauth_testing.sandbox.banks import Bank, BankPolicy, Issued, Refusal
@@ -45,9 +45,9 @@ def secret(name: str) -> str:
 class Code:
     """The code under test: the real one, or a mutant of it."""
 
-    refresh: Callable[[Conditions], Steps]
-    authorize: Callable[[Conditions, GrantKey], Steps]
-    revoke: Callable[[Conditions], Steps]
+    refresh: Callable[[Job], Steps]
+    authorize: Callable[[Job], Steps]
+    revoke: Callable[[Job], Steps]
     store: type[MemoryTokenStore]
 
 

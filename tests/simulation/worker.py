@@ -12,7 +12,7 @@ from blink_oauth.tokens import Token
 from blink_oauth_keeper import steps
 from blink_oauth_keeper.errors import StoreError
 from blink_oauth_keeper.policy import Need
-from blink_oauth_keeper.steps import Conditions, Steps
+from blink_oauth_keeper.steps import Job, Steps
 from blink_oauth_keeper.store.protocol import Record
 
 from .facts import Finished, Flight, Lease, Presentation, Received
@@ -162,21 +162,22 @@ class Worker:
         self.flight = Flight(f"{self.name}{self.flights}", errand.kind)
         self.stored = self.record = self.presentation = None
         self.lost = self.erased = False
-        given = self._conditions(errand)
+        job = self._job(errand)
         code = world.code
         if errand.kind == "refresh":
-            self.protocol = code.refresh(given)
+            self.protocol = code.refresh(job)
         elif errand.kind == "authorize":
-            self.protocol = code.authorize(given, KEY)
+            self.protocol = code.authorize(job)
             world.authorizing = self
         else:
-            self.protocol = code.revoke(given)
+            self.protocol = code.revoke(job)
         world.say(f"{self.flight.name} begins to {errand.kind}")
         self._resume(None)
 
-    def _conditions(self, errand: Errand) -> Conditions:
+    def _job(self, errand: Errand) -> Job:
         world = self.world
-        return Conditions(
+        return Job(
+            key=KEY,
             need=Need(beyond=self.seen if errand.newer else 0, eager=errand.eager),
             profile=world.kind.profile,
             lease=LEASE,
