@@ -105,11 +105,11 @@ class TokenManager:
         self._breakers = Breakers(monotonic, random)
         self._cache = Cache(clock, monotonic)
         self._tokens = self._cache.tokens
-        flights = Flights(threads, executor, timers)
-        self._flights = SingleFlight(
-            flights=flights,
+        self._flights = Flights(threads, executor, timers)
+        self._single_flight = SingleFlight(
+            flights=self._flights,
             executor=StepExecutor(
-                blink, store, self._breakers, flights.unsettled, lease, clock, on_event
+                blink, store, self._breakers, self._flights.unsettled, lease, clock, on_event
             ),
             cache=self._cache,
             profiles=dict(profiles or {}),
@@ -164,7 +164,7 @@ class TokenManager:
         held = self._tokens.get(grant)
         if held is not None and not min_validity and self._now() < held.fresh_until:
             return held.token
-        return self._flights.get(grant, Need(min_validity), psu, timeout)
+        return self._single_flight.get(grant, Need(min_validity), psu, timeout)
 
     async def aget(
         self,
@@ -193,7 +193,7 @@ class TokenManager:
         held = self._tokens.get(grant)
         if held is not None and not min_validity and self._now() < held.fresh_until:
             return held.token
-        return await self._flights.aget(grant, Need(min_validity), psu, timeout)
+        return await self._single_flight.aget(grant, Need(min_validity), psu, timeout)
 
     def refresh(self, grant: Grant, *, psu: Psu = Psu.AUTO, timeout: float | None = None) -> Token:
         """Refresh a token now, however good the stored one is.
@@ -213,7 +213,7 @@ class TokenManager:
 
         Source: RFC 6749 section 6; bLink token management.
         """
-        return self._flights.get(grant, Need(forced=True), psu, timeout)
+        return self._single_flight.get(grant, Need(forced=True), psu, timeout)
 
     async def arefresh(
         self, grant: Grant, *, psu: Psu = Psu.AUTO, timeout: float | None = None
@@ -235,7 +235,7 @@ class TokenManager:
 
         Source: RFC 6749 section 6; bLink token management.
         """
-        return await self._flights.aget(grant, Need(forced=True), psu, timeout)
+        return await self._single_flight.aget(grant, Need(forced=True), psu, timeout)
 
     def authorize(self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu) -> Token:
         """Exchange an authorization code and store the pair.
@@ -255,7 +255,7 @@ class TokenManager:
         """
         secret = hide(code, "authorization code")
         del code
-        flight = self._flights.exchange(grant, require_secret(secret), redirect_uri, psu)
+        flight = self._single_flight.exchange(grant, require_secret(secret), redirect_uri, psu)
         return token_of(flight.result())
 
     async def aauthorize(
@@ -281,7 +281,7 @@ class TokenManager:
         """
         secret = hide(code, "authorization code")
         del code
-        flight = self._flights.exchange(grant, require_secret(secret), redirect_uri, psu)
+        flight = self._single_flight.exchange(grant, require_secret(secret), redirect_uri, psu)
         return token_of(await wrap_future(flight))
 
     def revoke(self, grant: Grant, *, psu: Psu = Psu.AUTO) -> None:
@@ -301,7 +301,7 @@ class TokenManager:
 
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
-        require_no_error(self._flights.revocation(grant, psu).result())
+        require_no_error(self._single_flight.revocation(grant, psu).result())
 
     async def arevoke(self, grant: Grant, *, psu: Psu = Psu.AUTO) -> None:
         """Stop using a grant, and revoke every token of it at the bank.
@@ -319,7 +319,7 @@ class TokenManager:
 
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
-        require_no_error(await wrap_future(self._flights.revocation(grant, psu)))
+        require_no_error(await wrap_future(self._single_flight.revocation(grant, psu)))
 
     def invalidate(self, grant: Grant, token: Token) -> bool:
         """Say that a bank's API refused an access token.
@@ -387,14 +387,14 @@ class TokenManager:
             store=self._store,
             breakers=self._breakers,
             client_id=self._blink.settings.client_id,
-            profiles=self._flights.profiles,
-            profile=self._flights.profile,
+            profiles=self._single_flight.profiles,
+            profile=self._single_flight.profile,
             now=self._now(),
             within=within,
-            lease=self._flights.lease,
+            lease=self._single_flight.lease,
             concurrency=min(concurrency, self._threads),
-            start=self._flights.refresh_claimed,
-            give_back=self._flights.give_back,
+            start=self._single_flight.refresh_claimed,
+            give_back=self._single_flight.give_back,
             monotonic=self._monotonic,
             stop=stop or (lambda: False),
             sleep=self._sleep,
@@ -416,10 +416,10 @@ class TokenManager:
             UnknownGrantError: No token was ever stored for it.
             StoreError: The store cannot be used.
         """
-        record = self._store.load(self._flights.key(grant))
+        record = self._store.load(self._single_flight.key(grant))
         if record is None:
             raise UnknownGrantError("No token is stored for this grant. Authorize it first.")
-        return status_of(record, self._flights.profile_of(grant.target_id), self._now())
+        return status_of(record, self._single_flight.profile_of(grant.target_id), self._now())
 
     def statuses(self) -> Iterator[GrantStatus]:
         """Tell how all grants of the client are doing, sorted by target and username.
@@ -428,7 +428,7 @@ class TokenManager:
             StoreError: The store cannot be used.
         """
         client_id = self._blink.settings.client_id
-        return statuses_of(self._store, client_id, self._flights.profile_of, self._now)
+        return statuses_of(self._store, client_id, self._single_flight.profile_of, self._now)
 
     def history(self, grant: Grant, *, limit: int = 100) -> Sequence[HistoryEntry]:
         """Tell what happened to a grant, the newest first.
@@ -440,7 +440,7 @@ class TokenManager:
         Raises:
             StoreError: The store cannot be used.
         """
-        return self._store.history(self._flights.key(grant), limit=limit)
+        return self._store.history(self._single_flight.key(grant), limit=limit)
 
     def close(self, timeout: float = CLOSING_SECONDS) -> None:
         """Let the calls in progress finish, then close the store.
@@ -448,7 +448,7 @@ class TokenManager:
         Args:
             timeout: Seconds to wait for a store that does not take a result.
         """
-        self._flights.flights.close(timeout)
+        self._flights.close(timeout)
         self._store.close()
 
 
