@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 CLOSING_SECONDS = 10.0
-"""Seconds for which closing waits for a store that does not take a result."""
+"""Seconds for which closing waits for a store that takes no results."""
 
 logger = logging.getLogger("blink_oauth_keeper")
 
@@ -194,19 +194,19 @@ class Flights:
             self._pool = self.executor(self.threads)
         self._in_progress.add(flight)
 
-    def _submit(self, flight: Flight, result: object) -> None:
+    def _submit(self, flight: Flight, returned: object) -> None:
         assert self._pool is not None
-        turn = [result]
+        once = [returned]
         try:
-            self._pool.submit(self._run, flight, turn)
+            self._pool.submit(self._run, flight, once)
         except RuntimeError:
             # The interpreter is about to end, or there are no more threads: then the flight runs
-            # here. The pool may have kept the turn; whoever takes it first has it.
-            self._run(flight, turn)
+            # here. The pool may have kept the work all the same; the first to take it does it.
+            self._run(flight, once)
 
-    def _run(self, flight: Flight, turn: list[Any]) -> None:
+    def _run(self, flight: Flight, once: list[Any]) -> None:
         try:
-            returned = turn.pop()
+            returned = once.pop()
         except IndexError:
             return
         try:
@@ -337,7 +337,7 @@ def overdue() -> RefreshPendingError:
 
 
 MARGIN = 5.0
-"""Seconds between the end of a lease and the end of the patience with who holds it."""
+"""Seconds to wait on for somebody else's refresh once its lease has ended."""
 
 
 @define(eq=False)

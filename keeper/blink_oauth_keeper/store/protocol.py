@@ -107,10 +107,10 @@ def state_before(claim: Record) -> State:
 
 @frozen
 class Settlement:
-    """What became of a pair that was brought home.
+    """What became of a pair that was received.
 
     Attributes:
-        stored: Whether the stored pair is the one that was brought. If not, it is in the journal.
+        stored: Whether the stored pair is the one that was received. If not, it is in the journal.
         record: The record as it is now, or None if the grant is not in the store any more.
     """
 
@@ -260,7 +260,7 @@ class TokenStore(Protocol):
         note: Note,
         state: State = State.ACTIVE,
     ) -> Settlement:
-        """Store the pair that a claim brought home.
+        """Store the pair that was received under a claim.
 
         It goes by generation alone: if that is still the claim's, the pair becomes the record's,
         with the next generation, no attempts, no lease, no pause and no error, whoever holds the
