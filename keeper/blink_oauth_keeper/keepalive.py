@@ -5,8 +5,7 @@ Safe to run on every node at once: each claims small batches of its own, and no 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from datetime import datetime, timedelta
 
@@ -15,10 +14,11 @@ from attrs import define, evolve, field, frozen
 from blink_oauth.errors import InvalidInputError, Outcome
 
 from .breaker import Breakers
+from .flights import SingleFlight
 from .profile import AfterUncertainty, TargetProfile
 from .refresh import new_owner
 from .steps import Result
-from .store.protocol import Due, Record, TokenStore
+from .store.protocol import Due, TokenStore
 
 __all__ = ["KeepAlive", "Progress", "Report"]
 
@@ -78,35 +78,22 @@ class KeepAlive:
     Args:
         store: The store.
         breakers: Say whether a target may be called.
-        client_id: Whose grants.
-        profiles: What is known of single targets, by their ids.
-        profile: What is assumed of all others.
+        flights: Refreshes what is claimed.
         now: When the run begins, aware.
         within: Grants are due whose refresh token lives no longer than this from now.
-        lease: Seconds that a lease lasts.
         concurrency: How many refreshes may be in progress.
-        start: Starts the refresh of a claimed record; is given the monotonic time just before
-            the claim.
-        give_back: Gives the lease of a claimed record back.
-        monotonic: Tells the seconds, never backwards.
         stop: Says whether nothing new is to be begun; not asked again once it has said so.
         sleep: Waits some seconds.
     """
 
     store: TokenStore
     breakers: Breakers
-    client_id: str
-    profiles: Mapping[str, TargetProfile]
-    profile: TargetProfile
+    flights: SingleFlight
     now: datetime
     within: timedelta
-    lease: float
     concurrency: int
-    start: Callable[[Record, float], Future[Result]]
-    give_back: Callable[[Record], None]
-    monotonic: Callable[[], float]
-    stop: Callable[[], bool] = lambda: False
-    sleep: Callable[[float], None] = time.sleep
+    stop: Callable[[], bool]
+    sleep: Callable[[float], None]
     stopped: bool = field(init=False, default=False)
     _report: Report = field(init=False, factory=Report)
     _in_progress: set[Future[Result]] = field(init=False, factory=set)
@@ -114,9 +101,10 @@ class KeepAlive:
     def dry_run(self, limit: int) -> Report:
         """Count what is due, and change nothing."""
         kinds = [
-            self._due(profile, targets=(target_id,)) for target_id, profile in self.profiles.items()
+            self._due(profile, targets=(target_id,))
+            for target_id, profile in self.flights.profiles.items()
         ]
-        kinds.append(self._rest(self.profiles))
+        kinds.append(self._rest(self.flights.profiles))
         due = sum(len(self.store.due(each, limit=limit)) for each in kinds)
         return Report(due=min(due, limit))
 
@@ -147,7 +135,7 @@ class KeepAlive:
         failing = self.breakers.failing()
         singled_out = self._singled_out(failing)
         for target_id in singled_out:
-            profile = self.profiles.get(target_id, self.profile)
+            profile = self.flights.profile_of(target_id)
             due = self._due(profile, targets=(target_id,))
             allowed = free
             if profile.rate is not None or target_id in failing:
@@ -167,8 +155,8 @@ class KeepAlive:
 
     def _singled_out(self, failing: Collection[str]) -> list[str]:
         """Return the targets that are looked at one by one; the others are claimed together."""
-        names = [*self.profiles, *sorted(set(failing) - self.profiles.keys())]
-        if self.profile.rate is not None:
+        names = [*self.flights.profiles, *sorted(set(failing) - self.flights.profiles.keys())]
+        if self.flights.profile.rate is not None:
             while found := self.store.due(self._rest(names), limit=PEEK):
                 names += {record.key.grant.target_id for record in found}
         return names
@@ -176,15 +164,15 @@ class KeepAlive:
     def _start(self, due: Due, allowed: int) -> int:
         if allowed == 0 or self._stopping():
             return 0
-        claimed_at = self.monotonic()
-        claims = self.store.claim_due(due, owner=new_owner(), ttl=self.lease, limit=allowed)
+        claimed_at = self.flights.monotonic()
+        claims = self.store.claim_due(due, owner=new_owner(), ttl=self.flights.lease, limit=allowed)
         self._report = evolve(self._report, due=self._report.due + len(claims))
         for number, claim in enumerate(claims):
             try:
-                self._in_progress.add(self.start(claim, claimed_at))
+                self._in_progress.add(self.flights.refresh_claimed(claim, claimed_at))
             except InvalidInputError:
                 for rest in claims[number:]:
-                    self.give_back(rest)
+                    self.flights.give_back(rest)
                 raise
         return len(claims)
 
@@ -205,7 +193,7 @@ class KeepAlive:
         return self.stopped
 
     def _rest(self, singled_out: Collection[str]) -> Due:
-        return self._due(self.profile, except_targets=frozenset(singled_out))
+        return self._due(self.flights.profile, except_targets=frozenset(singled_out))
 
     def _due(
         self,
@@ -218,7 +206,7 @@ class KeepAlive:
         idle = timedelta(seconds=profile.idle_lifetime) - MOMENT
         attempts = 0 if profile.after_uncertainty is AfterUncertainty.HOLD else 1
         return Due(
-            client_id=self.client_id,
+            client_id=self.flights.client_id,
             before=self.now + min(self.within, idle),
             max_attempts=attempts if profile.rotates else ANY_NUMBER,
             targets=targets,

@@ -101,7 +101,7 @@ class TokenManager:
         _check(blink, lease)
         self._blink, self._store = blink, store
         self._threads = threads
-        self._now, self._monotonic, self._sleep = clock, monotonic, sleep
+        self._now, self._sleep = clock, sleep
         self._breakers = Breakers(monotonic, random)
         self._cache = Cache(clock, monotonic)
         self._tokens = self._cache.tokens
@@ -386,16 +386,10 @@ class TokenManager:
         run = KeepAlive(
             store=self._store,
             breakers=self._breakers,
-            client_id=self._blink.settings.client_id,
-            profiles=self._single_flight.profiles,
-            profile=self._single_flight.profile,
+            flights=self._single_flight,
             now=self._now(),
             within=within,
-            lease=self._single_flight.lease,
             concurrency=min(concurrency, self._threads),
-            start=self._single_flight.refresh_claimed,
-            give_back=self._single_flight.give_back,
-            monotonic=self._monotonic,
             stop=stop or (lambda: False),
             sleep=self._sleep,
         )

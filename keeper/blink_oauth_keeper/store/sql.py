@@ -50,6 +50,7 @@ from .sql_engine import (
 )
 from .sql_keys import count_stale, reseal_stale
 from .sql_tables import (
+    Change,
     Database,
     Reader,
     Session,
@@ -357,13 +358,10 @@ class SqlTokenStore(SqlBase, TokenStore):
                 session.count(sql_statements.KEEP, entry)
             pair = renewed(known, token, issued_at=issued_at, idle_until=idle_until)
             pair = evolve(pair, consent=known.consent + 1)
-            parameters = (
-                of_seen(known) | of_pair(pair, self._sealer.seal_record(pair)) | of_note(note)
-            )
             change = sql_statements.WRITE if row else sql_statements.INSERT
-            written = session.change(change, parameters)
+            written = self._write(session, change, known, pair, note)
             assert written is not None
-            return record_of(key, written, pair.token)
+            return written
 
     @operation
     def revoke(self, key: GrantKey, *, note: Note) -> Record | None:
@@ -374,12 +372,9 @@ class SqlTokenStore(SqlBase, TokenStore):
             known = self._reader.record(key, row)
             if known.state is State.REVOKED:
                 return known
-            over = revoked(known)
-            sealed = self._sealer.seal_record(over)
-            parameters = of_seen(known) | of_pair(over, sealed) | of_note(note)
-            written = session.change(sql_statements.WRITE, parameters)
+            written = self._write(session, sql_statements.WRITE, known, revoked(known), note)
             assert written is not None
-            return record_of(key, written, over.token)
+            return written
 
     @operation
     def erase(self, record: Record) -> bool:
@@ -419,11 +414,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             session.count(sql_statements.KEEP, entry)
             pair = renewed(record, newest.token, issued_at=newest.at, idle_until=record.idle_until)
             pair = evolve(pair, state=State.REFRESHING, attempts=1, owner=record.owner)
-            parameters = (
-                of_seen(claim) | of_pair(pair, self._sealer.seal_record(pair)) | of_note(note)
-            )
-            written = session.change(sql_statements.SALVAGE, parameters)
-            return written and record_of(key, written, pair.token)
+            return self._write(session, sql_statements.SALVAGE, claim, pair, note)
 
     @operation
     def due(self, due: Due, *, limit: int) -> Sequence[Record]:
@@ -457,6 +448,14 @@ class SqlTokenStore(SqlBase, TokenStore):
                 session.count(statement, {"minus_retention": -retention.total_seconds()})
                 for statement, retention in zip(sql_statements.PURGE, self._retention, strict=True)
             )
+
+    def _write(
+        self, session: Session, change: Change, seen: Record, pair: Record, note: Note
+    ) -> Record | None:
+        """Write a record as it is to be, if it is still as it was seen; return it as it is now."""
+        sealed = self._sealer.seal_record(pair)
+        row = session.change(change, of_seen(seen) | of_pair(pair, sealed) | of_note(note))
+        return row and record_of(pair.key, row, pair.token)
 
     def _entries(self, session: Session, key: GrantKey) -> list[tuple[int, JournalEntry]]:
         """Return what the journal holds of a grant, the newest first, with the rows' numbers."""
