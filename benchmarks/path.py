@@ -38,7 +38,7 @@ from typing import Any
 
 import httpx
 from attrs import define, field, frozen
-from benchmarks.sockets import GRANT, endpoint
+from benchmarks.endpoint import GRANT, endpoint
 
 from blink_oauth import BlinkOAuth, Psu
 from blink_oauth_keeper import MemoryTokenStore, SqlTokenStore, TokenManager, TokenStore

@@ -32,4 +32,4 @@ def require_header_value(what: str, value: object, *, blanks: bool = False) -> N
 
 def sendable(text: str) -> bool:
     """Say whether a text can be encoded; a lone surrogate comes through JSON, and cannot."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -107,7 +107,9 @@ class Body:
     def text(self, name: TokenMember | ErrorMember) -> str | None:
         """Return a member that is a non-empty text that can be sent on, else None."""
         value = self.members.get(name)
-        return value if isinstance(value, str) and value and sendable(value) else None
+        if not isinstance(value, str) or not value:
+            return None
+        return value if value.isascii() or sendable(value) else None
 
     def secrets(self) -> tuple[str, ...]:
         """Return the tokens in it, which no error text may repeat."""

@@ -104,7 +104,7 @@ def _unusable(value: object) -> str | None:
         return f"must be a str or Secret, but it is a {type(value).__name__}"
     if not value:
         return "must not be empty"
-    return None if sendable(value) else "is no valid Unicode text"
+    return None if value.isascii() or sendable(value) else "is no valid Unicode text"
 
 
 class TokenKind(StrEnum):
