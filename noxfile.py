@@ -14,7 +14,7 @@ nox.options.error_on_missing_interpreters = True
 
 TESTS = (
     "tests/test_architecture.py",
-    *(f"tests/{name}" for name in ("client", "wire", "sandbox", "lifecycle", "storage", "cli")),
+    *(f"tests/{name}" for name in ("wrapper", "wire", "keeper", "cli", "testing")),
 )
 PROOFS = ("tests/simulation", "tests/storm", "tests/crash")
 PACKAGES = ("wrapper", "keeper", "cli", "testing")

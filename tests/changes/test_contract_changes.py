@@ -124,7 +124,7 @@ def together(*changes: Change) -> Change:
 def tree(tmp_path: Path) -> Path:
     """Copy what is generated from, what is generated, and what depends on it."""
     root = tmp_path / "project"
-    for folder in ("spec", "generated", "wrapper", "tests/client"):
+    for folder in ("spec", "generated", "wrapper", "tests/wrapper"):
         shutil.copytree(PROJECT / folder, root / folder)
     for file in (
         "generator-config.yml",
@@ -343,7 +343,7 @@ TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
 
 FORM = "components.requestBodies.Token.content.application/x-www-form-urlencoded"
 
-# The change; which test of tests/client fails, and what its report shows. The generated code makes
+# The change; which test of tests/wrapper fails, and what its report shows. The generated code makes
 # most of these changes by itself, so that a call of the wrapper goes out differently.
 FAILING_TESTS: dict[str, tuple[Change, str, str]] = {
     "path of the token request": (
@@ -434,9 +434,9 @@ def test_what_no_type_tells_fails_a_test_of_the_wrapper(
     tree: Path, change: Change, test: str, shown: str
 ) -> None:
     generate(tree, change)
-    result = run(tree, "-m", "pytest", "-vv", f"tests/client/{test.partition('::')[0]}")
+    result = run(tree, "-m", "pytest", "-vv", f"tests/wrapper/{test.partition('::')[0]}")
     assert result.returncode == 1, result.stdout + result.stderr
-    assert f"FAILED tests/client/{test}" in result.stdout
+    assert f"FAILED tests/wrapper/{test}" in result.stdout
     assert shown in result.stdout
 
 
@@ -449,6 +449,6 @@ def test_optional_additions_are_lines_of_contract_py_and_break_nothing(
     assert after - before == Counter(line for _, lines in ADDITIONS for line in lines)
     assert before - after == Counter(REPLACED)
     assert type_errors(tree, cache) == []
-    (tree / "tests/client" / SLOW).unlink()
-    result = run(tree, "-m", "pytest", "-q", "tests/client")
+    (tree / "tests/wrapper" / SLOW).unlink()
+    result = run(tree, "-m", "pytest", "-q", "tests/wrapper")
     assert result.returncode == 0, result.stdout + result.stderr

@@ -20,7 +20,7 @@ from blink_oauth_cli.main import run
 from blink_oauth_cli.sandbox import environment
 from blink_oauth_keeper import GrantKey, Record, SqlTokenStore, TargetProfile, TokenManager
 from blink_oauth_testing.sandbox import Sandbox
-from client.leaks import found
+from wrapper.leaks import found
 
 CLIENT, OTHER_CLIENT = "CIDX0000000002", "CIDX0000000003"
 TARGET, USERNAME = "IIDX00001", "u-4711"

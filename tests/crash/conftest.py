@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.databases import PostgreSQL, running_server
+from keeper.store.databases import PostgreSQL, running_server
 from storm.databases import database
 
 __all__ = ["database", "postgresql", "url"]

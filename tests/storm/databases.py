@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.databases import running_server
+from keeper.store.databases import running_server
 
 __all__ = ["database", "empty_database"]
 

@@ -1,0 +1,60 @@
+"""Both kinds of database keep what `TokenStore` promises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, Engine, create_engine, delete
+
+from blink_oauth_keeper import SqlTokenStore, TokenStore
+from blink_oauth_keeper.store.sql_tables import grants, history, journal
+from blink_oauth_testing.store_contract import Clock, TokenStoreContract
+from keeper.store.databases import PostgreSQL
+
+KEY = SqlTokenStore.new_key()
+
+
+@pytest.fixture(scope="module")
+def engine(postgres: PostgreSQL) -> Iterator[Engine]:
+    """Return an application's own engine for a database that has the tables."""
+    name = postgres.create()
+    engine = create_engine(postgres.url(name))
+    SqlTokenStore(engine, keys=[KEY]).create_schema()
+    yield engine
+    engine.dispose()
+    postgres.drop(name)
+
+
+class SqlContract(TokenStoreContract):
+    """The contract for both."""
+
+    database: str | URL | Engine
+
+    def make_store(self, clock: Clock) -> TokenStore:
+        return SqlTokenStore(self.database, keys=[KEY], clock=clock)
+
+    def reopen(self, store: TokenStore) -> TokenStore:
+        return SqlTokenStore(self.database, keys=[KEY], clock=self.clock)
+
+
+class TestSqlite(SqlContract):
+    """A file that the store opens itself."""
+
+    @pytest.fixture(autouse=True)
+    def new_file(self, tmp_path: Path) -> None:
+        """Name a file that is not there yet."""
+        self.database = f"sqlite:///{tmp_path / 'tokens.db'}"
+
+
+class TestPostgresql(SqlContract):
+    """An engine of the application's own."""
+
+    @pytest.fixture(autouse=True)
+    def empty_tables(self, engine: Engine) -> None:
+        """Empty the tables."""
+        with engine.begin() as connection:
+            for table in (grants, journal, history):
+                connection.execute(delete(table))
+        self.database = engine

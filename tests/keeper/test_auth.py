@@ -1,0 +1,392 @@
+"""What the auth does with each answer of a bank's API, in both flavours of httpx."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from attrs import field, frozen
+
+from blink_oauth import BlinkError, Grant, InvalidGrantError, NotConnectedError
+from blink_oauth_keeper import ConsentNeededError, StoreError, UnknownGrantError
+from flavours import FLAVOURS, Flavour
+from keeper.bank_api import URL, Answer, BankApi, redirect, refuse, request
+from keeper.stage import PSU, TARGET, Stage, says, unreachable
+
+BOTH = pytest.mark.parametrize("flavour", FLAVOURS)
+OLD_ENOUGH = 120.0
+"""Seconds after which a refused token may well be helped by another one."""
+ELSEWHERE = "https://elsewhere.invalid/accounts"
+
+
+def nothing(stage: Stage, grant: Grant) -> None:
+    """Let nothing happen meanwhile."""
+
+
+def refreshed_by_another_process(stage: Stage, grant: Grant) -> None:
+    """Let another manager on the same store bring a new token."""
+    other = stage.make()
+    other.invalidate(grant, other.get(grant))
+    other.get(grant)
+
+
+@frozen
+class Case:
+    """What happens to one request.
+
+    Attributes:
+        answers: What the bank's API answers in turn; 200 after that.
+        status: What the caller gets.
+        requests: How many requests reach the bank's API.
+        refreshes: How many refreshes reach the bank's token endpoint.
+        options: What the request is.
+        age: Seconds since the token was issued.
+        meanwhile: What happens before the request.
+        next_refreshes: How many refreshes the next request costs, which the bank accepts.
+    """
+
+    answers: list[Answer]
+    status: int = 200
+    requests: int = 1
+    refreshes: int = 0
+    options: dict[str, Any] = field(factory=dict)
+    age: float = OLD_ENOUGH
+    meanwhile: Callable[[Stage, Grant], None] = nothing
+    next_refreshes: int = 0
+
+
+POST: dict[str, Any] = {"method": "POST", "json": {"amount": "1.00"}}
+PROBLEM = {"Content-Type": "application/problem+json"}
+STREAM: dict[str, Any] = {"method": "POST", "streaming": True}
+
+TABLE: dict[str, Callable[[], Case]] = {
+    "the token is accepted": lambda: Case([]),
+    "401 once": lambda: Case([refuse()], requests=2, refreshes=1),
+    "401 once, the request has a body": lambda: Case(
+        [refuse()], requests=2, refreshes=1, options=POST
+    ),
+    "401 always": lambda: Case([refuse(), refuse()], status=401, requests=2, refreshes=1),
+    "401 to a token that is very young": lambda: Case([refuse()], status=401, age=10),
+    "403": lambda: Case([httpx.Response(403)], status=403),
+    "403 that speaks of the token": lambda: Case(
+        [httpx.Response(403, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})],
+        status=403,
+    ),
+    "401 invalid_token": lambda: Case(
+        [refuse('Bearer realm="bank", error="invalid_token", error_description="expired"')],
+        requests=2,
+        refreshes=1,
+    ),
+    "401 invalid_token in a challenge among others": lambda: Case(
+        [refuse('Basic realm="a, b", Bearer Error=Invalid_Token')], requests=2, refreshes=1
+    ),
+    "401 insufficient_scope": lambda: Case(
+        [refuse('Bearer error="insufficient_scope"')], status=401
+    ),
+    "401 that gives another reason and mentions the token": lambda: Case(
+        [
+            refuse(
+                'Bearer error="invalid_request", error_description="no error=\\"invalid_token\\""'
+            )
+        ],
+        status=401,
+    ),
+    "401 with a challenge that gives no reason": lambda: Case(
+        [refuse('Bearer realm="error=none"')], requests=2, refreshes=1
+    ),
+    "401 with the problem EXPIRED_TOKEN": lambda: Case(
+        [refuse(problem="/problems/EXPIRED_TOKEN")], requests=2, refreshes=1
+    ),
+    "401 with the problem INVALID_TOKEN in small letters": lambda: Case(
+        [refuse(problem="/problems/invalid_token")], requests=2, refreshes=1
+    ),
+    "401 with another problem": lambda: Case(
+        [refuse(problem="/problems/INSUFFICIENT_PRIVILEGES")], status=401
+    ),
+    "401 with a blank problem": lambda: Case(
+        [refuse(problem="about:blank")], requests=2, refreshes=1
+    ),
+    "401 with another problem, yet invalid_token": lambda: Case(
+        [refuse('Bearer error="invalid_token"', problem="/problems/OTHER")],
+        requests=2,
+        refreshes=1,
+    ),
+    "401 with a problem that is none": lambda: Case(
+        [httpx.Response(401, headers=PROBLEM, content=b"<html>")],
+        requests=2,
+        refreshes=1,
+    ),
+    "401 with a problem that is bottomless": lambda: Case(
+        [httpx.Response(401, headers=PROBLEM, content=b"[" * 100_000)], requests=2, refreshes=1
+    ),
+    "401 with a problem that is a list": lambda: Case(
+        [httpx.Response(401, headers=PROBLEM, json=["type"])],
+        requests=2,
+        refreshes=1,
+    ),
+    "401 with a type in a body of another kind": lambda: Case(
+        [refuse(json={"type": "error", "message": "expired"})], requests=2, refreshes=1
+    ),
+    "401 to a streamed body": lambda: Case(
+        [refuse()], status=401, options=STREAM, next_refreshes=1
+    ),
+    "a streamed body that is accepted": lambda: Case([], options=STREAM),
+    "401, and another process has refreshed meanwhile": lambda: Case(
+        [refuse()], requests=2, refreshes=1, meanwhile=refreshed_by_another_process
+    ),
+    "401 after a redirect within the origin": lambda: Case(
+        [redirect("/v2/accounts"), refuse()], requests=3, refreshes=1
+    ),
+    "401 after a redirect to another origin": lambda: Case(
+        [redirect(ELSEWHERE), refuse()], status=401, requests=2
+    ),
+    "401 after a redirect to another origin and back": lambda: Case(
+        [redirect(ELSEWHERE), redirect(URL), refuse()], status=401, requests=3
+    ),
+    "401 after a redirect that turned a POST into a GET": lambda: Case(
+        [redirect("/payments/1", 303), refuse()], requests=3, refreshes=1, options=POST
+    ),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("name", TABLE)
+def test_an_answer_is_dealt_with_as_the_table_says(
+    name: str, flavour: Flavour, stage: Stage
+) -> None:
+    case = TABLE[name]()
+    manager, grant = stage.manager, stage.authorize()
+    manager.get(grant)
+    stage.advance(case.age)
+    case.meanwhile(stage, grant)
+    api, auth = BankApi(case.answers), manager.auth(grant, psu=PSU)
+
+    response = request(flavour, auth, api, **case.options)
+
+    assert response.status_code == case.status
+    assert len(api.seen) == case.requests
+    assert len(stage.banks.presented()) == case.refreshes
+    assert len({seen.bearer for seen in api.seen if seen.bearer}) == 1 + (case.refreshes > 0)
+    assert response.read() is not None
+    assert request(flavour, auth, api).status_code == 200
+    assert len(stage.banks.presented()) == case.refreshes + case.next_refreshes
+    assert stage.record(grant).generation == 1 + case.refreshes + case.next_refreshes
+
+
+@BOTH
+def test_every_attempt_has_an_id_of_its_own_and_keeps_it(flavour: Flavour, stage: Stage) -> None:
+    grant = stage.authorize()
+    stage.advance(OLD_ENOUGH)
+    api = BankApi([refuse(text="no")])
+    response = request(flavour, stage.manager.auth(grant, psu=PSU), api)
+    (refused,) = response.history
+    attempts = [refused.request.headers, response.request.headers]
+    assert [one["X-Correlation-ID"] for one in attempts] == [s.correlation_id for s in api.seen]
+    assert [one["Authorization"] for one in attempts] == [f"Bearer {s.bearer}" for s in api.seen]
+    assert len({seen.correlation_id for seen in api.seen}) == 2
+    assert refused.text == "no"
+
+
+@BOTH
+def test_what_was_refused_is_sent_again_as_it_was(flavour: Flavour, stage: Stage) -> None:
+    grant = stage.authorize()
+    stage.advance(OLD_ENOUGH)
+    api = BankApi([refuse()])
+    response = request(
+        flavour,
+        stage.manager.auth(grant, psu=PSU),
+        api,
+        method="PUT",
+        json={"amount": "1.00"},
+        headers={"Idempotency-Key": "key-1", "Cookie": "session=fake"},
+        params={"page": "2"},
+        timeout=1.25,
+    )
+    first, second = api.seen
+    ours = {"authorization", "x-correlation-id"}
+    assert first.headers.keys() == second.headers.keys()
+    for name in first.headers.keys() - ours:
+        assert first.headers[name] == second.headers[name], name
+    assert (first.method, first.url, first.body) == (second.method, second.url, second.body)
+    assert second.body == response.request.content
+    assert second.headers["Idempotency-Key"] == "key-1"
+    assert response.request.extensions["timeout"]["read"] == 1.25
+
+
+@BOTH
+def test_of_a_redirected_post_only_what_was_refused_is_sent_again(
+    flavour: Flavour, stage: Stage
+) -> None:
+    grant = stage.authorize()
+    stage.advance(OLD_ENOUGH)
+    api = BankApi([redirect("/payments/1", 303), refuse()])
+    request(flavour, stage.manager.auth(grant, psu=PSU), api, **POST)
+    assert [seen.method for seen in api.seen] == ["POST", "GET", "GET"]
+
+
+@BOTH
+def test_a_redirect_to_another_origin_takes_the_token_off_and_nothing_else(
+    flavour: Flavour, stage: Stage
+) -> None:
+    # httpx asks no auth on the way to another origin: this is what it does, and what we document.
+    api = BankApi([redirect(ELSEWHERE)])
+    request(flavour, stage.manager.auth(stage.authorize(), psu=PSU), api)
+    first, second = api.seen
+    assert first.bearer
+    assert not second.bearer
+    assert "Authorization" not in second.headers
+    assert second.headers["X-PSU-IP-Address"] == PSU.ip
+    assert second.correlation_id == first.correlation_id
+
+
+@BOTH
+def test_without_being_asked_httpx_follows_no_redirect(flavour: Flavour, stage: Stage) -> None:
+    api = BankApi([redirect(ELSEWHERE)])
+    auth = stage.manager.auth(stage.authorize(), psu=PSU)
+    response = request(flavour, auth, api, follow_redirects=False)
+    assert response.status_code == 307
+    assert len(api.seen) == 1
+
+
+def unknown(stage: Stage) -> Grant:
+    return Grant(TARGET, "u-unknown")
+
+
+def revoked(stage: Stage) -> Grant:
+    grant = stage.authorize()
+    stage.manager.revoke(grant)
+    return grant
+
+
+def unrefreshable(stage: Stage) -> Grant:
+    stage.banks.always(unreachable)
+    return stage.expired()
+
+
+def unstored(stage: Stage) -> Grant:
+    stage.shaky.go_down()
+    return Grant(TARGET, "u-4711")
+
+
+NO_TOKEN: dict[str, tuple[Callable[[Stage], Grant], type[BlinkError]]] = {
+    "none was ever stored": (unknown, UnknownGrantError),
+    "the grant is revoked": (revoked, ConsentNeededError),
+    "it has expired, and the refresh fails": (unrefreshable, NotConnectedError),
+    "the store is down": (unstored, StoreError),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("name", NO_TOKEN)
+def test_without_a_token_nothing_is_sent(name: str, flavour: Flavour, stage: Stage) -> None:
+    prepare, expected = NO_TOKEN[name]
+    auth, api = stage.manager.auth(prepare(stage), psu=PSU), BankApi()
+    with pytest.raises(expected) as caught:
+        request(flavour, auth, api)
+    assert api.seen == []
+    assert not hasattr(caught.value, "__notes__")
+
+
+@BOTH
+def test_an_expired_token_is_refreshed_before_the_request_leaves(
+    flavour: Flavour, stage: Stage
+) -> None:
+    grant, api = stage.expired(), BankApi()
+    assert request(flavour, stage.manager.auth(grant, psu=PSU), api).status_code == 200
+    (seen,) = api.seen
+    assert seen.bearer == stage.manager.get(grant).access_token.reveal()
+    assert [post.psu_ip for post in stage.banks.posts] == [PSU.ip, PSU.ip]
+
+
+UNHELPED: dict[str, tuple[Any, type[BlinkError], bool]] = {
+    "the customer is needed": (says(400, {"error": "invalid_grant"}), InvalidGrantError, True),
+    "the platform cannot be reached": (unreachable, NotConnectedError, False),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("name", UNHELPED)
+def test_if_there_is_no_other_token_after_a_401_its_error_is_raised_and_says_so(
+    name: str, flavour: Flavour, stage: Stage
+) -> None:
+    answer, expected, needs_consent = UNHELPED[name]
+    grant = stage.authorize()
+    stage.advance(OLD_ENOUGH)
+    stage.banks.always(answer)
+    api, auth = BankApi([refuse(), refuse()]), stage.manager.auth(grant, psu=PSU)
+    with pytest.raises(expected) as caught:
+        request(flavour, auth, api)
+    assert caught.value.needs_consent is needs_consent
+    (note,) = caught.value.__notes__
+    assert "401" in note
+    assert "not executed" in note
+    assert len(api.seen) == 1
+
+
+@BOTH
+def test_after_a_failed_refresh_the_refused_token_is_not_sent_again(
+    flavour: Flavour, stage: Stage
+) -> None:
+    grant = stage.authorize()
+    stage.advance(OLD_ENOUGH)
+    stage.banks.always(says(429, Retry_After="600"))
+    api, auth = BankApi([refuse()]), stage.manager.auth(grant, psu=PSU)
+    for _ in range(3):
+        with pytest.raises(BlinkError):
+            request(flavour, auth, api)
+    assert len(api.seen) == len(stage.banks.presented()) == 1
+
+
+@BOTH
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_401_that_is_returned_can_be_read(flavour: Flavour, streams: bool, stage: Stage) -> None:
+    grant = stage.authorize()
+    api = BankApi([refuse(problem="/problems/OTHER")])
+    auth = stage.manager.auth(grant, psu=PSU)
+    assert read(flavour, auth, api, streams)["type"] == "/problems/OTHER"
+
+
+def read(flavour: Flavour, auth: Any, api: BankApi, streams: bool) -> dict[str, Any]:
+    """Read the body of a response, as it comes in pieces or at once."""
+
+    async def pieces() -> bytes:
+        async with (
+            httpx.AsyncClient(auth=auth, transport=api) as client,
+            client.stream("GET", URL) as response,
+        ):
+            return b"".join([piece async for piece in response.aiter_bytes()])
+
+    if not streams:
+        return dict(request(flavour, auth, api).json())
+    if flavour == "async":
+        return dict(json.loads(asyncio.run(pieces())))
+    with (
+        httpx.Client(auth=auth, transport=api) as client,
+        client.stream("GET", URL) as response,
+    ):
+        return dict(json.loads(b"".join(response.iter_bytes())))
+
+
+def test_a_streamed_401_that_is_no_problem_is_not_touched(stage: Stage) -> None:
+    transport = BankApi([refuse(content=b"raw")])
+    auth = stage.manager.auth(stage.authorize(), psu=PSU)
+    with (
+        httpx.Client(auth=auth, transport=transport) as client,
+        client.stream("GET", URL) as response,
+    ):
+        assert b"".join(response.iter_raw()) == b"raw"
+
+
+def test_the_auth_of_another_manager_takes_what_the_first_one_brought(stage: Stage) -> None:
+    grant = stage.authorize()
+    first, second = stage.manager, stage.make()
+    assert second.get(grant) == first.get(grant)
+    stage.advance(OLD_ENOUGH)
+    for manager in (first, second):
+        api = BankApi([refuse()])
+        assert request("sync", manager.auth(grant, psu=PSU), api).status_code == 200
+    assert len(stage.banks.presented()) == 1

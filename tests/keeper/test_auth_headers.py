@@ -1,0 +1,307 @@
+"""What the auth puts on a request, and what it refuses to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import pytest
+
+from blink_oauth import BlinkError, BlinkOAuth, Grant, InvalidInputError, Psu
+from blink_oauth.headers import REQUEST_HEADERS
+from blink_oauth.tokens import Secret
+from blink_oauth_keeper import NoTokenError, TokenManager
+from blink_oauth_keeper.auth import Signer
+from flavours import FLAVOURS, Flavour
+from keeper.bank_api import URL, BankApi, refuse, request
+from keeper.stage import PSU, SETTINGS, TARGET, Stage, unreachable, with_members
+from wrapper.leaks import found, texts_of, texts_of_error
+
+BOTH = pytest.mark.parametrize("flavour", FLAVOURS)
+
+
+@BOTH
+def test_a_request_bears_the_token_and_the_five_headers(flavour: Flavour, stage: Stage) -> None:
+    grant, api = stage.authorize(), BankApi()
+    request(flavour, stage.manager.auth(grant, psu=PSU), api)
+    (seen,) = api.seen
+    assert seen.bearer == stage.manager.get(grant).access_token.reveal()
+    assert seen.headers["User-Agent"] == SETTINGS.user_agent
+    assert seen.headers["X-CorAPI-Target-ID"] == TARGET
+    assert seen.headers["X-PSU-IP-Address"] == PSU.ip
+    assert seen.headers["X-PSU-User-Agent"] == PSU.user_agent
+    assert seen.headers["Host"] == "bank.invalid"
+    names = [name.decode().lower() for name, _ in seen.headers.raw]
+    assert len(names) == len(set(names))
+
+
+def test_a_request_that_nobody_waits_for_says_so(stage: Stage) -> None:
+    api = BankApi()
+    request("sync", stage.manager.auth(stage.authorize(), psu=Psu.AUTO), api)
+    assert api.seen[0].headers["X-PSU-IP-Address"] == "AUTO"
+    assert api.seen[0].headers["X-PSU-User-Agent"] == "AUTO"
+
+
+@BOTH
+def test_the_headers_of_the_same_name_on_the_request_are_replaced(
+    flavour: Flavour, stage: Stage
+) -> None:
+    api = BankApi()
+    theirs = {name.upper(): "theirs" for name in (*REQUEST_HEADERS, "Authorization")}
+    auth = stage.manager.auth(stage.authorize(), psu=PSU)
+    request(flavour, auth, api, headers=theirs | {"X-Other": "theirs"})
+    (seen,) = api.seen
+    assert [name for name, value in seen.headers.items() if value == "theirs"] == ["x-other"]
+
+
+@BOTH
+def test_each_correlation_id_is_made_by_the_client(flavour: Flavour, stage: Stage) -> None:
+    grant = stage.authorize()
+    numbers = iter(range(100))
+    api = BankApi()
+    with maker(stage, lambda: f"corr-{next(numbers)}") as manager:
+        auth = manager.auth(grant, psu=PSU)
+        for _ in range(3):
+            request(flavour, auth, api)
+    assert [seen.correlation_id for seen in api.seen] == ["corr-0", "corr-1", "corr-2"]
+
+
+def maker(stage: Stage, new_correlation_id: Callable[[], str]) -> TokenManager:
+    """Return a manager whose client makes ids in a way of its own."""
+    blink = BlinkOAuth(
+        SETTINGS,
+        clock=stage.time.now,
+        new_correlation_id=new_correlation_id,
+        transport=httpx.MockTransport(stage.banks),
+    )
+    return TokenManager(blink, stage.memory, clock=stage.time.now)
+
+
+@BOTH
+@pytest.mark.parametrize("bad", ["", "a\r\nX-PSU-IP-Address: 198.51.100.1", "é", "x" * 65])
+def test_an_id_that_cannot_be_sent_is_refused_before_anything_is_sent(
+    bad: str, flavour: Flavour, stage: Stage
+) -> None:
+    grant, api = stage.authorize(), BankApi()
+    with maker(stage, lambda: bad) as manager, pytest.raises(InvalidInputError):
+        request(flavour, manager.auth(grant, psu=PSU), api)
+    assert api.seen == []
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "url",
+    ["http://bank.invalid/", "http://203.0.113.7/", "http://localhost.bank.invalid/", "ftp://a/"],
+)
+def test_no_token_goes_out_in_the_clear(url: str, flavour: Flavour, stage: Stage) -> None:
+    grant, api = stage.authorize(), BankApi()
+    before = len(stage.shaky.calls)
+    with pytest.raises(InvalidInputError, match="Nothing was sent"):
+        request(flavour, stage.manager.auth(grant, psu=PSU), api, url=url)
+    assert api.seen == []
+    assert len(stage.shaky.calls) == before
+
+
+@BOTH
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9:8080", "[::1]:8080"])
+def test_plain_http_to_this_very_machine_will_do(host: str, flavour: Flavour, stage: Stage) -> None:
+    api = BankApi()
+    auth = stage.manager.auth(stage.authorize(), psu=PSU)
+    assert request(flavour, auth, api, url=f"http://{host}/accounts").status_code == 200
+    assert api.seen[0].bearer
+
+
+BAD_ARGUMENTS: list[tuple[Any, Any]] = [
+    (Grant(TARGET, "u"), None),
+    (Grant(TARGET, "u"), ("203.0.113.7", "Mozilla")),
+    (Grant(TARGET, "u"), "AUTO"),
+    ((TARGET, "u"), PSU),
+    (None, PSU),
+]
+
+
+@pytest.mark.parametrize(("grant", "psu"), BAD_ARGUMENTS)
+def test_an_auth_is_for_a_grant_and_a_psu(grant: Any, psu: Any, stage: Stage) -> None:
+    with pytest.raises(InvalidInputError, match="a Grant and a Psu"):
+        stage.manager.auth(grant, psu=psu)
+
+
+def test_an_auth_shows_its_grant_and_no_secret(stage: Stage) -> None:
+    grant = stage.authorize()
+    auth = stage.manager.auth(grant, psu=PSU)
+    token = stage.manager.get(grant)
+    request("sync", auth, BankApi())
+    assert repr(auth) == f"GrantAuth({grant!r})"
+    assert found(secrets_of(token), [("repr", repr(auth)), ("vars", repr(vars(auth)))]) == []
+
+
+def secrets_of(token: Any) -> list[str]:
+    return [token.access_token.reveal(), token.refresh_token.reveal()]
+
+
+def test_a_signed_request_shows_no_secret(stage: Stage) -> None:
+    grant = stage.authorize()
+    api = BankApi()
+    response = request("sync", stage.manager.auth(grant, psu=PSU), api)
+    headers = response.request.headers
+    assert api.seen[0].bearer
+    texts = [("request", repr(response.request)), ("headers", repr(headers)), ("s", str(headers))]
+    assert found([api.seen[0].bearer], texts) == []
+
+
+ODD_TOKENS = ["fake token", "fake-token\r\nX-Forged: 1", "fake-tökén", "fake-token\x00"]
+
+
+@BOTH
+@pytest.mark.parametrize("odd", ODD_TOKENS)
+def test_a_token_that_no_header_can_carry_is_neither_sent_nor_shown(
+    odd: str, flavour: Flavour, stage: Stage
+) -> None:
+    grant, api = stage.authorize(answer=with_members(access_token=odd)), BankApi()
+    with pytest.raises(NoTokenError, match="visible ASCII") as caught:
+        request(flavour, stage.manager.auth(grant, psu=PSU), api)
+    assert api.seen == []
+    assert found([odd, repr(odd)[1:-1]], texts_of_error(caught.value)) == []
+
+
+@BOTH
+def test_an_error_after_a_401_shows_no_secret(flavour: Flavour, stage: Stage) -> None:
+    grant = stage.authorize()
+    token = stage.manager.get(grant)
+    stage.advance(120)
+    stage.banks.always(unreachable)
+    with pytest.raises(BlinkError) as caught:
+        request(flavour, stage.manager.auth(grant, psu=PSU), BankApi([refuse()]))
+    assert found(secrets_of(token), texts_of_error(caught.value)) == []
+    assert found(secrets_of(token), texts_of(caught.value)) == []
+
+
+def test_an_error_of_the_network_goes_through_and_shows_no_secret(stage: Stage) -> None:
+    def broken(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("connection refused", request=request)
+
+    grant = stage.authorize()
+    token = stage.manager.get(grant)
+    with pytest.raises(httpx.ConnectError) as caught:
+        request("sync", stage.manager.auth(grant, psu=PSU), BankApi([broken]))
+    assert found(secrets_of(token), texts_of_error(caught.value)) == []
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers with the headers that came."""
+
+    def do_GET(self) -> None:
+        body = "\n".join(f"{name}: {value}" for name, value in self.headers.items()).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def echo() -> Iterator[str]:
+    """Return the URL of a server that answers with the headers that came."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/accounts"
+        server.shutdown()
+        thread.join()
+
+
+def test_it_works_without_a_client_and_over_a_socket(echo: str, stage: Stage) -> None:
+    grant = stage.authorize()
+    auth = stage.manager.auth(grant, psu=PSU)
+    lines = httpx.get(echo, auth=auth, trust_env=False).text.splitlines()
+    assert f"Authorization: Bearer {stage.manager.get(grant).access_token.reveal()}" in lines
+    assert {line.partition(":")[0] for line in lines} >= REQUEST_HEADERS
+    assert f"X-PSU-User-Agent: {PSU.user_agent}" in lines
+
+
+HEADERS: dict[str, list[tuple[bytes, bytes]]] = {
+    "none": [],
+    "ordinary ones": [(b"Host", b"bank.invalid"), (b"Accept", b"*/*")],
+    "one twice": [(b"X-Tag", b"a"), (b"Accept", b"*/*"), (b"x-tag", b"b")],
+    "ours in the middle": [(b"A", b"1"), (b"USER-AGENT", b"httpx"), (b"B", b"2")],
+    "not ASCII": [(b"X-Name", "Zoë".encode())],
+    "not Unicode": [(b"X-Name", b"Zo\xeb")],
+}
+
+
+def signed(before: list[tuple[bytes, bytes]]) -> tuple[httpx.Headers, httpx.Headers]:
+    """Return what signing makes of headers, and what setting each would."""
+    ours = Signer(
+        Grant(TARGET, "u-4711"), PSU, user_agent="acme-books/3.2", new_correlation_id=lambda: "c-1"
+    )
+    quick = httpx.Request("GET", URL, headers=before)
+    quick.headers = httpx.Headers(before)
+    ours.sign(quick, Secret("fake-access-token"))
+    slow = httpx.Headers(before)
+    lasting = {
+        "User-Agent": "acme-books/3.2",
+        "X-CorAPI-Target-ID": TARGET,
+        "X-PSU-IP-Address": PSU.ip,
+        "X-PSU-User-Agent": PSU.user_agent,
+        "X-Correlation-ID": "c-1",
+        "Authorization": "Bearer fake-access-token",
+    }
+    for name in lasting:
+        slow.pop(name, None)
+    for name, value in lasting.items():
+        slow[name] = value
+    return quick.headers, slow
+
+
+CHANGES: dict[str, Callable[[httpx.Headers], object]] = {
+    "none": lambda headers: None,
+    "a header is set": lambda headers: headers.__setitem__("X-New", "new"),
+    "a header is set anew": lambda headers: headers.__setitem__("x-correlation-id", "new"),
+    "a header is taken away": lambda headers: headers.pop("Authorization"),
+    "headers are updated": lambda headers: headers.update({"X-New": "new", "USER-AGENT": "new"}),
+    "headers are added": lambda headers: headers.update({"X-New": "new"}),
+    "a header is set if it is missing": lambda headers: headers.setdefault("X-New", "new"),
+    "all are taken away": lambda headers: headers.clear(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("before", HEADERS)
+def test_signed_headers_are_like_any_others(before: str, change: str) -> None:
+    quick, slow = signed(HEADERS[before])
+    for headers in (quick, slow):
+        CHANGES[change](headers)
+    assert quick.raw == slow.raw
+    assert dict(quick) == dict(slow)
+    assert list(quick) == list(slow)
+    assert quick.keys() == slow.keys()
+    assert quick.items() == slow.items()
+    assert list(quick.values()) == list(slow.values())
+    assert quick.multi_items() == slow.multi_items()
+    assert quick.encoding == slow.encoding
+    assert len(quick) == len(slow)
+    assert quick == slow
+    assert httpx.Headers(quick).raw == quick.copy().raw == slow.raw
+    for name in ("Authorization", "x-tag", "X-NAME", "X-New", "missing"):
+        assert quick.get(name) == slow.get(name)
+        assert quick.get_list(name) == slow.get_list(name)
+        assert (name in quick) == (name in slow)
+    with pytest.raises(KeyError):
+        quick["missing"]
+
+
+def test_what_a_hook_changes_after_the_signature_is_sent(stage: Stage) -> None:
+    def hook(request: httpx.Request) -> None:
+        request.headers["X-Trace"] = "trace-1"
+
+    api = BankApi()
+    auth = stage.manager.auth(stage.authorize(), psu=PSU)
+    with httpx.Client(auth=auth, transport=api, event_hooks={"request": [hook]}) as client:
+        client.get(URL)
+    assert api.seen[0].headers["X-Trace"] == "trace-1"
+    assert api.seen[0].bearer

@@ -1,0 +1,210 @@
+"""What one process remembers of its grants."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from blink_oauth import Grant, NotConnectedError, Token
+from blink_oauth_keeper import TargetProfile
+from blink_oauth_keeper.cache import BREATH, RECHECK, YOUTH, Cache, Held
+from blink_oauth_keeper.policy import Need
+from blink_oauth_keeper.steps import Result
+from blink_oauth_keeper.store.protocol import GrantKey, Record, State
+from keeper.stage import CLIENT_ID, DAY, START, TARGET, Time
+
+GRANT = Grant(TARGET, "u-4711")
+DOWN = NotConnectedError("Down.")
+PROFILE = TargetProfile()
+
+
+def pair(number: int = 1, lifetime: float = DAY) -> Token:
+    return Token(
+        access_token=f"fake-access-token-{number}",
+        refresh_token=f"fake-refresh-token-{number}",
+        expires_at=START + timedelta(seconds=lifetime),
+    )
+
+
+def record(generation: int = 1, **facts: Any) -> Record:
+    values: dict[str, Any] = {
+        "key": GrantKey(CLIENT_ID, GRANT),
+        "generation": generation,
+        "consent": 1,
+        "state": State.ACTIVE,
+        "token": pair(generation),
+        "issued_at": START,
+        "idle_until": None,
+        "updated_at": START,
+    }
+    return Record(**(values | facts))
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def cache(time: Time) -> Cache:
+    return Cache(time.now, time.monotonic)
+
+
+def held(cache: Cache) -> Held:
+    return cache.tokens[GRANT]
+
+
+def test_a_result_puts_the_token_at_hand(cache: Cache) -> None:
+    assert cache.servable(GRANT, Need(), PROFILE) is None
+    cache.remember(GRANT, Result(record(), fresh=True), PROFILE)
+    found = cache.servable(GRANT, Need(), PROFILE)
+    assert found is not None
+    assert found.token == pair()
+
+
+def test_a_token_is_served_without_a_look_at_the_store_for_some_minutes_only(
+    cache: Cache,
+) -> None:
+    cache.remember(GRANT, Result(record()), PROFILE)
+    assert held(cache).fresh_until == START + RECHECK
+
+
+def test_in_the_advisory_window_nothing_new_is_begun_for_a_breath(cache: Cache, time: Time) -> None:
+    time.pass_by(DAY - 1800)
+    cache.remember(GRANT, Result(record()), PROFILE)
+    assert held(cache).fresh_until == time.now() + BREATH
+
+
+def test_a_token_is_never_fresh_beyond_its_mandatory_window(cache: Cache, time: Time) -> None:
+    time.pass_by(DAY - 62)
+    cache.remember(GRANT, Result(record()), PROFILE)
+    assert held(cache).fresh_until == START + timedelta(seconds=DAY - 60)
+    assert cache.servable(GRANT, Need(), PROFILE) is not None
+    time.pass_by(2)
+    assert cache.servable(GRANT, Need(), PROFILE) is None
+
+
+def test_more_validity_than_is_left_cannot_be_served(cache: Cache, time: Time) -> None:
+    cache.remember(GRANT, Result(record()), PROFILE)
+    time.pass_by(DAY - 3600)
+    assert cache.servable(GRANT, Need(3599), PROFILE) is not None
+    assert cache.servable(GRANT, Need(3600), PROFILE) is None
+
+
+def test_an_older_generation_never_takes_the_place_of_a_newer_one(cache: Cache) -> None:
+    cache.remember(GRANT, Result(record(2)), PROFILE)
+    cache.remember(GRANT, Result(record(1)), PROFILE)
+    assert held(cache).token == pair(2)
+
+
+def test_the_same_generation_may_bring_news(cache: Cache) -> None:
+    cache.remember(GRANT, Result(record()), PROFILE)
+    cache.remember(GRANT, Result(record(state=State.UNCERTAIN)), PROFILE)
+    assert held(cache).record.state is State.UNCERTAIN
+
+
+@pytest.mark.parametrize("facts", [{"state": State.REVOKED}, {"token": None}])
+def test_what_is_revoked_is_let_go_and_does_not_come_back(
+    cache: Cache, facts: dict[str, Any]
+) -> None:
+    cache.remember(GRANT, Result(record(1)), PROFILE)
+    cache.remember(GRANT, Result(record(2, **facts)), PROFILE)
+    assert cache.tokens == {}
+    cache.remember(GRANT, Result(record(1)), PROFILE)
+    assert cache.tokens == {}
+    cache.remember(GRANT, Result(record(3)), PROFILE)
+    assert held(cache).token == pair(3)
+
+
+def test_a_revocation_that_is_told_late_does_not_touch_a_new_consent(cache: Cache) -> None:
+    cache.remember(GRANT, Result(record(3)), PROFILE)
+    cache.remember(GRANT, Result(record(2, state=State.REVOKED)), PROFILE)
+    assert held(cache).token == pair(3)
+
+
+def test_a_failure_is_remembered_for_as_long_as_it_says(cache: Cache, time: Time) -> None:
+    result = Result(None, DOWN, memory=2.0)
+    assert cache.failure(GRANT) is None
+    cache.remember(GRANT, result, PROFILE)
+    time.pass_by(1.9)
+    assert cache.failure(GRANT) is result
+    time.pass_by(0.1)
+    assert cache.failure(GRANT) is None
+
+
+def test_a_jump_of_the_wall_clock_does_not_change_the_memory_of_a_failure(
+    cache: Cache, time: Time
+) -> None:
+    cache.remember(GRANT, Result(None, DOWN, memory=2.0), PROFILE)
+    time.jump(3600)
+    assert cache.failure(GRANT) is not None
+    time.jump(-7200)
+    time.pass_by(2)
+    assert cache.failure(GRANT) is None
+
+
+def test_failures_are_counted_until_a_refresh_succeeds(cache: Cache) -> None:
+    for _ in range(3):
+        cache.remember(GRANT, Result(record(), DOWN, memory=5.0), PROFILE)
+    assert cache.failures.get(GRANT, 0) == 3
+    cache.remember(GRANT, Result(record()), PROFILE)
+    assert (cache.failures.get(GRANT, 0), cache.failure(GRANT)) == (3, None)
+    cache.remember(GRANT, Result(record(2), fresh=True), PROFILE)
+    assert cache.failures.get(GRANT, 0) == 0
+
+
+def test_a_failure_can_bring_a_record_all_the_same(cache: Cache) -> None:
+    cache.remember(GRANT, Result(record(), DOWN, memory=5.0), PROFILE)
+    assert held(cache).token == pair()
+
+
+def test_a_refused_token_is_let_go_and_only_a_newer_one_will_do(cache: Cache, time: Time) -> None:
+    cache.remember(GRANT, Result(record(4)), PROFILE)
+    time.pass_by(3600)
+    assert cache.refuse(GRANT, pair(4))
+    assert cache.tokens == {}
+    assert cache.refused[GRANT] == 4
+    cache.remember(GRANT, Result(record(4)), PROFILE)
+    assert cache.tokens == {}
+
+
+def test_refusing_a_token_that_has_been_replaced_changes_nothing(cache: Cache, time: Time) -> None:
+    cache.remember(GRANT, Result(record(4)), PROFILE)
+    time.pass_by(3600)
+    assert cache.refuse(GRANT, pair(3))
+    assert held(cache).token == pair(4)
+    assert GRANT not in cache.refused
+
+
+def test_refusing_is_by_value(cache: Cache, time: Time) -> None:
+    cache.remember(GRANT, Result(record(4)), PROFILE)
+    time.pass_by(3600)
+    assert cache.refuse(GRANT, evolve(pair(4), expires_at=None))
+    assert cache.tokens == {}
+
+
+def test_refusing_what_is_not_at_hand_changes_nothing(cache: Cache) -> None:
+    assert cache.refuse(GRANT, pair())
+    assert GRANT not in cache.refused
+
+
+def test_another_token_does_not_help_where_a_very_young_one_is_refused(
+    cache: Cache, time: Time
+) -> None:
+    cache.remember(GRANT, Result(record()), PROFILE)
+    time.pass_by(YOUTH.total_seconds() - 1)
+    assert not cache.refuse(GRANT, pair())
+    assert held(cache).token == pair()
+    time.pass_by(1)
+    assert cache.refuse(GRANT, pair())
+
+
+def test_the_last_refused_generation_counts(cache: Cache, time: Time) -> None:
+    cache.remember(GRANT, Result(record(7)), PROFILE)
+    time.pass_by(3600)
+    cache.refuse(GRANT, pair(7))
+    cache.remember(GRANT, Result(record(2, state=State.REVOKED)), PROFILE)
+    assert cache.refused[GRANT] == 7

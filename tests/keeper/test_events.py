@@ -1,0 +1,305 @@
+"""What the lifecycle tells of itself: stable names and fields, and no secret."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import attrs
+import httpx
+import pytest
+
+from blink_oauth import BlinkError, Grant
+from blink_oauth_keeper import Event, EventName
+from blink_oauth_keeper.events import LEVELS
+from blink_oauth_keeper.executor import log_event
+from keeper.stage import (
+    CLIENT_ID,
+    PSU,
+    REDIRECT_URI,
+    START,
+    TARGET,
+    Execute,
+    Gate,
+    Stage,
+    lost,
+    says,
+    unreachable,
+    with_members,
+)
+from wrapper.leaks import found, texts_of
+
+NAMES = {
+    "grant.authorization_failed": "WARNING",
+    "grant.authorized": "INFO",
+    "grant.consent_needed": "ERROR",
+    "grant.revocation_failed": "ERROR",
+    "grant.revoked": "INFO",
+    "refresh.abandoned": "WARNING",
+    "refresh.failed": "WARNING",
+    "refresh.replayed": "WARNING",
+    "refresh.salvaged": "WARNING",
+    "refresh.succeeded": "INFO",
+    "refresh.superseded": "WARNING",
+    "refresh.uncertain": "ERROR",
+    "store.lost": "CRITICAL",
+    "store.settled_late": "WARNING",
+    "store.unsettled": "CRITICAL",
+}
+"""Alerts hang on these: a name may come, none may go or change."""
+FIELDS = {
+    "at",
+    "correlation_id",
+    "error",
+    "generation",
+    "grant",
+    "name",
+    "outcome",
+    "seconds",
+    "state",
+    "status",
+    "target_id",
+}
+LOGGER = "blink_oauth_keeper"
+
+
+def test_names_and_levels_are_those_that_alerts_hang_on() -> None:
+    levels = {name.value: logging.getLevelName(LEVELS[name]) for name in EventName}
+    assert levels == NAMES
+    assert LEVELS.keys() == set(EventName)
+
+
+def test_the_fields_are_those_that_alerts_hang_on() -> None:
+    assert {field.name for field in attrs.fields(Event)} == FIELDS
+
+
+def authorized(stage: Stage) -> None:
+    stage.authorize()
+
+
+def not_authorized(stage: Stage) -> None:
+    stage.banks.answer(says(400, {"error": "invalid_grant"}), kind="authorization_code")
+    with pytest.raises(BlinkError):
+        stage.manager.authorize(
+            Grant(TARGET, "u-4711"), code="fake-code", redirect_uri=REDIRECT_URI, psu=PSU
+        )
+
+
+def refreshed(stage: Stage) -> None:
+    stage.manager.get(stage.expired())
+
+
+def failed(stage: Stage) -> None:
+    stage.banks.answer(unreachable)
+    with pytest.raises(BlinkError):
+        stage.manager.get(stage.expired())
+
+
+def uncertain_then_replayed(stage: Stage) -> None:
+    stage.replays = 1
+    stage.banks.set_policy(replay_window=60.0)
+    stage.banks.answer(lost)
+    grant = stage.expired()
+    with pytest.raises(BlinkError):
+        stage.manager.get(grant)
+    stage.advance(60)
+
+
+def consent_needed(stage: Stage) -> None:
+    stage.banks.answer(says(400, {"error": "invalid_grant", "error_description": "over"}))
+    with pytest.raises(BlinkError):
+        stage.manager.get(stage.expired())
+
+
+def superseded(stage: Stage) -> None:
+    grant = stage.expired()
+    gate = Gate()
+    stage.banks.answer(gate)
+    waiting = stage.aside(lambda: stage.manager.get(grant))
+    gate.wait()
+    stage.authorize(manager=stage.make())
+    gate.open()
+    waiting.result(10)
+
+
+def revoked(stage: Stage) -> None:
+    stage.manager.revoke(stage.authorize())
+
+
+def not_revoked(stage: Stage) -> None:
+    grant = stage.authorize()
+    stage.banks.always(unreachable, kind="revoke")
+    with pytest.raises(BlinkError):
+        stage.manager.revoke(grant)
+
+
+def settled_late(stage: Stage) -> None:
+    grant = stage.expired()
+    stage.shaky.go_down("settle")
+    stage.manager.get(grant)
+    stage.shaky.come_back()
+    stage.advance(5)
+
+
+HAPPENINGS: dict[str, tuple[Callable[[Stage], None], list[str]]] = {
+    "a code is exchanged": (authorized, ["grant.authorized"]),
+    "a code is refused": (not_authorized, ["grant.authorization_failed"]),
+    "a token is refreshed": (refreshed, ["grant.authorized", "refresh.succeeded"]),
+    "a refresh fails": (failed, ["grant.authorized", "refresh.failed"]),
+    "an answer is lost": (
+        uncertain_then_replayed,
+        ["grant.authorized", "refresh.uncertain", "refresh.replayed", "refresh.succeeded"],
+    ),
+    "a refresh is refused": (consent_needed, ["grant.authorized", "grant.consent_needed"]),
+    "a consent overtakes a refresh": (
+        superseded,
+        ["grant.authorized", "grant.authorized", "refresh.superseded"],
+    ),
+    "a grant is revoked": (revoked, ["grant.authorized", "grant.revoked"]),
+    "a grant is not revoked": (not_revoked, ["grant.authorized", "grant.revocation_failed"]),
+    "the store fails for a while": (
+        settled_late,
+        ["grant.authorized", "store.unsettled", "store.settled_late", "refresh.succeeded"],
+    ),
+}
+EACH = pytest.mark.parametrize("name", HAPPENINGS)
+
+
+def happened(name: str, stage: Stage) -> list[Event]:
+    """Let something happen and return what is told of it."""
+    HAPPENINGS[name][0](stage)
+    stage.calm()
+    return stage.events
+
+
+def secrets_of(stage: Stage) -> set[str]:
+    """Return every code and token that was sent, stored or journalled, and the usernames."""
+    secrets = {post.secret for post in stage.banks.posts} | {"u-4711"}
+    for record in stage.memory.records(CLIENT_ID):
+        pairs = [entry.token for entry in stage.memory.journal_entries(record.key)]
+        if record.token is not None:
+            pairs.append(record.token)
+        for pair in pairs:
+            secrets.add(pair.access_token.reveal())
+            secrets |= {pair.refresh_token.reveal()} if pair.refresh_token else set()
+    return secrets
+
+
+def texts_of_record(record: logging.LogRecord) -> Iterator[tuple[str, str]]:
+    """Yield every text of a log record, its further fields too."""
+    yield "message", record.getMessage()
+    yield "formatted", logging.Formatter().format(record)
+    yield from ((f"field {name}", repr(value)) for name, value in vars(record).items())
+
+
+@EACH
+def test_what_happens_is_told_in_its_order(name: str, stage: Stage) -> None:
+    assert [event.name.value for event in happened(name, stage)] == HAPPENINGS[name][1]
+
+
+@EACH
+def test_no_event_and_no_log_record_holds_a_secret_or_a_username(
+    name: str, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    events = happened(name, stage)
+    secrets = secrets_of(stage)
+    assert len(secrets) > 1
+    assert events
+    texts = [text for event in events for text in texts_of(event)]
+    texts += [text for record in caplog.records for text in texts_of_record(record)]
+    assert found(secrets, texts) == []
+
+
+@EACH
+def test_each_event_is_logged_with_its_level_and_all_its_fields(
+    name: str, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, LOGGER)
+    events = happened(name, stage)
+    records = [record for record in caplog.records if record.name == LOGGER]
+    assert len(records) == len(events)
+    for event, record in zip(events, records, strict=True):
+        assert record.levelname == NAMES[event.name.value]
+        assert record.getMessage().startswith(f"{event.name.value} grant={event.grant} ")
+        fields = {key: value for key, value in vars(record).items() if key.startswith("blink_")}
+        assert fields == {f"blink_{key}": value for key, value in attrs.asdict(event).items()}
+
+
+def test_an_event_says_which_grant_call_and_generation_and_how_long_it_took(stage: Stage) -> None:
+    def slowly(execute: Execute) -> httpx.Response:
+        stage.time.pass_by(1.5)
+        return execute()
+
+    stage.banks.always(slowly)
+    grant = stage.expired()
+    stage.manager.get(grant)
+    authorization, refresh = stage.events
+    assert refresh.grant == authorization.grant
+    assert refresh.target_id == TARGET
+    assert (authorization.generation, refresh.generation) == (1, 2)
+    assert refresh.state == "active"
+    assert refresh.correlation_id == stage.record(grant).correlation_id
+    assert refresh.correlation_id != authorization.correlation_id
+    assert (refresh.outcome, refresh.error, refresh.status) == ("done", None, None)
+    assert refresh.seconds == 1.5
+    assert refresh.at == stage.time.now()
+
+
+def test_the_event_of_an_error_says_what_is_known_of_it(stage: Stage) -> None:
+    stage.banks.answer(says(503))
+    with pytest.raises(BlinkError) as caught:
+        stage.manager.get(stage.expired())
+    event = stage.events[-1]
+    assert (event.error, event.status) == ("StatusError", 503)
+    assert event.outcome == caught.value.outcome
+    assert event.correlation_id == caught.value.correlation_id
+    assert event.seconds is not None
+
+
+def test_the_fingerprint_tells_grants_apart_and_hides_them(stage: Stage) -> None:
+    for username in ("u-1", "u-2", "u-1"):
+        stage.authorize(username)
+    first, second, third = [event.grant for event in stage.events]
+    assert first == third != second
+    assert len(first) >= 16
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
+def test_a_listener_that_stumbles_disturbs_nothing(
+    error: BaseException, stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stumble(event: Event) -> None:
+        raise error
+
+    manager = stage.make(on_event=stumble)
+    grant = stage.authorize(manager=manager)
+    token = manager.get(grant)
+    stage.advance(25 * 3600)
+    assert manager.get(grant).access_token != token.access_token
+    assert stage.record(grant).generation == 2
+    stumbles = [record for record in caplog.records if record.exc_info]
+    assert len(stumbles) == 2
+    assert all(record.levelno == logging.ERROR for record in stumbles)
+
+
+def test_an_event_is_logged_under_the_name_of_the_lifecycle(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, LOGGER)
+    log_event(
+        Event(
+            name=EventName.REFRESHED, at=datetime(2026, 3, 4, tzinfo=UTC), grant="f", target_id="t"
+        )
+    )
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "refresh.succeeded grant=f target=t generation=None correlation_id=None outcome=done "
+        "error=None"
+    )
+
+
+def test_events_are_told_in_the_time_of_the_manager(stage: Stage) -> None:
+    stage.authorize(answer=with_members(expires_in=None))
+    assert stage.events[0].at == START

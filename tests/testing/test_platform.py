@@ -1,0 +1,334 @@
+"""The platform enforces the contract, rule by rule, and answers in its forms."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from blink_oauth_testing.sandbox import Sandbox
+from testing.caller import CLIENT_ID, HEADERS, LENIENT, STRICT, USERNAME, Caller, tls_context
+
+EXCHANGE = {
+    "grant_type": "authorization_code",
+    "client_id": CLIENT_ID,
+    "username": USERNAME,
+    "code": "fake-code",
+    "redirect_uri": "http://127.0.0.1/callback",
+}
+REFRESH = {
+    "grant_type": "refresh_token",
+    "client_id": CLIENT_ID,
+    "username": USERNAME,
+    "refresh_token": "fake-refresh-token",
+}
+
+
+def assert_refused(response: httpx.Response, status: int, kind: str) -> str:
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["X-CorAPI-Source"] == "PLATFORM"
+    assert response.headers["Content-Language"] == "en"
+    assert response.headers["Cache-Control"] == "no-store"
+    problem = response.json()
+    assert problem["type"] == f"/problems/{kind}"
+    assert problem["status"] == status
+    detail: str = problem["detail"]
+    return detail
+
+
+def test_a_token_response_carries_the_headers_of_the_contract(caller: Caller) -> None:
+    code = caller.sandbox.issue_code(caller.sandbox.grant(STRICT))
+    response = caller.exchange(code)
+    assert response.status_code == 200
+    assert response.json().keys() == {"access_token", "token_type", "expires_in", "refresh_token"}
+    expected = {
+        "X-Correlation-ID": HEADERS["X-Correlation-ID"],
+        "X-CorAPI-Source": "PROVIDER",
+        "Cache-Control": "no-store",
+        "Pragma": "no-cache",
+        "Content-Type": "application/json;charset=utf-8",
+    }
+    assert {name: response.headers[name] for name in expected} == expected
+    assert "Content-Language" not in response.headers
+
+
+def test_a_bank_refuses_in_the_words_of_rfc_6749(caller: Caller) -> None:
+    response = caller.exchange("fake-code-of-nobody")
+    assert response.status_code == 400
+    assert response.headers["X-CorAPI-Source"] == "PROVIDER"
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X-Correlation-ID",
+        "User-Agent",
+        "X-CorAPI-Target-ID",
+        "X-PSU-IP-Address",
+        "X-PSU-User-Agent",
+    ],
+)
+def test_a_missing_header_is_refused(caller: Caller, name: str) -> None:
+    response = caller.post("/oauth/token", REFRESH, headers={name: None})
+    assert name in assert_refused(response, 400, "INVALID_PAYLOAD")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Correlation-ID", "x" * 65),
+        ("X-Correlation-ID", ""),
+        ("X-PSU-IP-Address", "not-an-address"),
+        ("X-PSU-IP-Address", "auto"),
+        ("X-CorAPI-Target-ID", ""),
+        ("User-Agent", ""),
+        ("X-PSU-User-Agent", ""),
+    ],
+)
+def test_a_header_that_breaks_its_rule_is_refused(caller: Caller, name: str, value: str) -> None:
+    response = caller.post("/oauth/token", REFRESH, headers={name: value})
+    assert name in assert_refused(response, 400, "INVALID_PAYLOAD")
+
+
+@pytest.mark.parametrize("value", ["AUTO", "2001:db8::7", "203.0.113.7"])
+def test_addresses_and_auto_pass(caller: Caller, value: str) -> None:
+    response = caller.post("/oauth/token", REFRESH, headers={"X-PSU-IP-Address": value})
+    assert response.json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize(
+    ("whole", "missing"),
+    [
+        (EXCHANGE, "grant_type"),
+        (EXCHANGE, "client_id"),
+        (EXCHANGE, "username"),
+        (EXCHANGE, "code"),
+        (EXCHANGE, "redirect_uri"),
+        (REFRESH, "refresh_token"),
+        (REFRESH, "username"),
+    ],
+)
+def test_a_missing_field_is_refused_and_named(
+    caller: Caller, whole: dict[str, str], missing: str
+) -> None:
+    form = {name: value for name, value in whole.items() if name != missing}
+    detail = assert_refused(caller.post("/oauth/token", form), 400, "INVALID_PAYLOAD")
+    assert f"{missing}: missing" in detail
+
+
+@pytest.mark.parametrize(
+    ("form", "named"),
+    [
+        (EXCHANGE | {"grant_type": "password"}, "grant_type"),
+        (EXCHANGE | {"username": "u" * 65}, "username: maxLength 64"),
+        (EXCHANGE | {"username": ""}, "username"),
+        (EXCHANGE | {"code": ""}, "code"),
+        (EXCHANGE | {"refresh_token": "fake-refresh-token"}, "combination"),
+        (REFRESH | {"code": "fake-code"}, "combination"),
+        (REFRESH | {"redirect_uri": "http://127.0.0.1/callback"}, "combination"),
+        (REFRESH | {"scope": "everything"}, "scope: not allowed"),
+        (REFRESH | {"client_secret": "fake-secret"}, "client_secret: not allowed"),
+    ],
+)
+def test_a_form_that_breaks_a_rule_is_refused(
+    caller: Caller, form: dict[str, str], named: str
+) -> None:
+    detail = assert_refused(caller.post("/oauth/token", form), 400, "INVALID_PAYLOAD")
+    assert named in detail
+    assert "fake-" not in detail
+
+
+@pytest.mark.parametrize("form", [{"client_id": CLIENT_ID, "username": USERNAME}, {"token": "x"}])
+def test_an_incomplete_revocation_is_refused(caller: Caller, form: dict[str, str]) -> None:
+    detail = assert_refused(caller.post("/oauth/revoke", form), 400, "INVALID_PAYLOAD")
+    assert "missing" in detail
+
+
+def test_a_repeated_form_field_is_refused(caller: Caller) -> None:
+    body = "&".join(f"{name}={value}" for name, value in REFRESH.items()) + "&username=other"
+    response = caller.http.post(
+        "/oauth/token",
+        content=body,
+        headers=HEADERS | {"Content-Type": "application/x-www-form-urlencoded"},
+    )
+    detail = assert_refused(response, 400, "MALFORMED_PAYLOAD")
+    assert detail == "form field username: more than once"
+
+
+def test_a_body_that_is_not_utf_8_is_refused(caller: Caller) -> None:
+    response = caller.http.post(
+        "/oauth/token",
+        content=b"grant_type=\xff\xfe",
+        headers=HEADERS | {"Content-Type": "application/x-www-form-urlencoded"},
+    )
+    assert assert_refused(response, 400, "MALFORMED_PAYLOAD") == "body: not UTF-8"
+
+
+def test_a_secret_that_went_astray_is_not_repeated(caller: Caller, sandbox: Sandbox) -> None:
+    response = caller.http.post(
+        "/oauth/token",
+        content=b"fake-refresh-token-4711",
+        headers=HEADERS | {"Content-Type": "application/x-www-form-urlencoded"},
+    )
+    assert_refused(response, 400, "INVALID_PAYLOAD")
+    assert "4711" not in response.text
+    assert "fake-refresh-token" not in repr(sandbox.exchanges)
+
+
+def post_with_repeated_header(caller: Caller, name: str) -> httpx.Response:
+    request = caller.http.build_request("POST", "/oauth/token", data=REFRESH, headers=HEADERS)
+    repeated = [*request.headers.multi_items(), (name, request.headers[name])]
+    return caller.http.send(
+        httpx.Request("POST", request.url, headers=repeated, content=request.content)
+    )
+
+
+@pytest.mark.parametrize("name", ["X-Correlation-ID", "X-CorAPI-Target-ID", "X-PSU-IP-Address"])
+def test_a_repeated_header_is_refused(caller: Caller, name: str) -> None:
+    response = post_with_repeated_header(caller, name)
+    assert name in assert_refused(response, 400, "MALFORMED_PAYLOAD")
+
+
+def test_a_repeated_content_type_is_refused(caller: Caller) -> None:
+    # Newer versions of the server library refuse it themselves, in a form of their own.
+    assert post_with_repeated_header(caller, "Content-Type").status_code == 400
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data", None])
+def test_anything_but_a_form_is_an_unsupported_media_type(
+    caller: Caller, content_type: str | None
+) -> None:
+    response = caller.post("/oauth/token", REFRESH, headers={"Content-Type": content_type})
+    assert_refused(response, 415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+def test_a_charset_parameter_does_not_hurt(caller: Caller) -> None:
+    content_type = "application/x-www-form-urlencoded; charset=UTF-8"
+    response = caller.post("/oauth/token", REFRESH, headers={"Content-Type": content_type})
+    assert response.json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/html", "application/json;q=0", "application/json; q=0.0, */*", "image/*"]
+)
+def test_a_client_that_accepts_no_json_is_told_so(caller: Caller, accept: str) -> None:
+    response = caller.post("/oauth/token", REFRESH, headers={"Accept": accept})
+    assert_refused(response, 406, "NOT_ACCEPTABLE")
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [None, "", "*/*", "application/*", "Application/JSON", "text/html, application/json;q=0.1"],
+)
+def test_a_client_that_accepts_json_is_served(caller: Caller, accept: str | None) -> None:
+    response = caller.post("/oauth/token", REFRESH, headers={"Accept": accept})
+    assert response.json()["error"] == "invalid_grant"
+
+
+def test_the_client_id_must_be_that_of_the_certificate(caller: Caller) -> None:
+    response = caller.post("/oauth/token", REFRESH | {"client_id": "CIDX0000000003"})
+    assert_refused(response, 401, "INVALID_CLIENT")
+
+
+def test_a_certificate_that_is_not_registered_is_nobody(sandbox: Sandbox) -> None:
+    certificate = sandbox.client_certificate(
+        credentials=sandbox.authority.issue_client("CIDX0000000099")
+    )
+    verify = tls_context(str(certificate.ca), certificate)
+    with httpx.Client(verify=verify, base_url=sandbox.base_url, trust_env=False) as http:
+        response = http.post("/oauth/token", data=REFRESH, headers=HEADERS)
+    assert_refused(response, 401, "INVALID_CLIENT")
+    assert sandbox.exchanges[-1].client_id is None
+
+
+def test_an_unknown_target_is_forbidden(caller: Caller) -> None:
+    response = caller.refresh("fake-refresh-token", target_id="IIDX77777")
+    assert_refused(response, 403, "INSUFFICIENT_PRIVILEGES")
+
+
+@pytest.mark.parametrize("path", ["/", "/oauth", "/oauth/token/", "/accounts", "/oauth/username"])
+def test_other_paths_do_not_exist(caller: Caller, path: str) -> None:
+    assert_refused(caller.post(path, REFRESH), 404, "TECHNICAL_ERROR")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_other_methods_are_not_allowed(caller: Caller, method: str) -> None:
+    response = caller.http.request(method, "/oauth/token", headers=HEADERS)
+    assert_refused(response, 405, "WRONG_METHOD")
+    assert response.headers["Allow"] == "POST"
+
+
+@pytest.mark.parametrize("sent", [None, "", "x" * 65, "inner blank", "é"])
+def test_a_refusal_without_a_usable_correlation_id_carries_a_fresh_one(
+    caller: Caller, sent: str | None
+) -> None:
+    request = caller.http.build_request("POST", "/oauth/token", data=REFRESH)
+    for name, value in {**HEADERS, "X-Correlation-ID": sent}.items():
+        if value is not None:
+            request.headers[name] = value
+    response = caller.http.send(request)
+    assert response.status_code == 400
+    assert len(response.headers["X-Correlation-ID"]) == 36
+
+
+def test_revocation_answers_without_a_body(caller: Caller) -> None:
+    response = caller.revoke(caller.tokens()["refresh_token"], token_type_hint="refresh_token")
+    assert response.status_code == 200
+    assert response.content == b""
+    assert "Content-Type" not in response.headers
+    assert response.headers["Pragma"] == "no-cache"
+
+
+def test_a_token_of_another_client_cannot_be_revoked(caller: Caller, other_caller: Caller) -> None:
+    token = caller.tokens()["access_token"]
+    response = other_caller.revoke(token)
+    assert response.status_code == 400
+    assert response.json()["error"] == "invalid_grant"
+    assert caller.accounts(token).status_code == 200
+
+
+def test_the_accounts_open_with_a_token_and_close_with_its_revocation(caller: Caller) -> None:
+    token = caller.tokens()["access_token"]
+    assert [account["id"] for account in caller.accounts(token).json()["accounts"]] == ["1", "2"]
+    caller.revoke(token)
+    response = caller.accounts(token)
+    assert response.status_code == 401
+    assert response.json()["type"] == "/problems/INVALID_TOKEN"
+    assert response.headers["X-CorAPI-Source"] == "PROVIDER"
+    assert response.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+
+
+def test_the_accounts_tell_an_expired_token_from_a_wrong_one(caller: Caller) -> None:
+    token = caller.tokens()["access_token"]
+    caller.sandbox.clock.advance(seconds=86_400)
+    assert caller.accounts(token).json()["type"] == "/problems/EXPIRED_TOKEN"
+    for wrong in (
+        caller.accounts(None),
+        caller.accounts("fake-nobodys"),
+        caller.accounts(None, Authorization=f"Basic {token}"),
+    ):
+        assert (wrong.status_code, wrong.json()["type"]) == (401, "/problems/INVALID_TOKEN")
+
+
+def test_a_token_opens_only_the_bank_that_issued_it(caller: Caller) -> None:
+    token = caller.tokens(STRICT)["access_token"]
+    assert caller.accounts(token, target_id=LENIENT).status_code == 401
+
+
+def test_the_accounts_demand_the_five_headers(caller: Caller) -> None:
+    token = caller.tokens()["access_token"]
+    response = caller.http.get(
+        caller.sandbox.accounts_url, headers={"Authorization": f"Bearer {token}"}
+    )
+    detail = assert_refused(response, 400, "INVALID_PAYLOAD")
+    assert detail.count("missing") == 4
+
+
+def test_the_lenient_bank_leaves_the_refresh_token_out(caller: Caller) -> None:
+    tokens = caller.tokens(LENIENT)
+    for _ in range(2):
+        response = caller.refresh(tokens["refresh_token"], target_id=LENIENT)
+        assert response.status_code == 200
+        assert "refresh_token" not in response.json()

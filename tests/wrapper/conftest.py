@@ -1,0 +1,22 @@
+"""The fixtures of the client tests: one suite for both flavours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from flavours import FLAVOURS, Caller
+from wrapper.stage import App, Connect, connected
+
+
+@pytest.fixture(params=FLAVOURS)
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Open clients of one flavour on an app, and close them after the test."""
+    with ExitStack() as stack:
+
+        def connect_to(app: App) -> Caller:
+            return stack.enter_context(connected(request.param, app))
+
+        yield connect_to

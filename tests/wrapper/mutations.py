@@ -1,0 +1,205 @@
+"""Draws responses that were mutated on their way: status, headers, body, encoding, truncation."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from urllib.parse import quote, quote_plus
+
+import httpx
+from attrs import field, frozen
+from hypothesis import strategies as st
+
+from wrapper.leaks import small_escapes
+from wrapper.stage import (
+    FIRST_ID,
+    SECRETS,
+    TOKEN_BODY,
+    Chunks,
+)
+
+STATUSES = st.one_of(
+    st.sampled_from([200, 200, 200, 201, 204, 299, 302, 400, 404, 408, 429, 499]),
+    st.sampled_from([401, 403, 406, 415]),
+    st.sampled_from([500, 502, 503, 504, 520, 599]),
+    st.integers(101, 999),
+)
+ODD_VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["", "3600", 10**400, "\ud800", [], {}, ["fake"], {"a": {"b": [1]}}]),
+)
+ECHOES = st.sampled_from(SECRETS).flatmap(
+    lambda secret: st.sampled_from(
+        [
+            f"{secret} is not good",
+            f"got '{quote(secret, safe='')}'",
+            f"got {small_escapes(secret)}",
+            f"code={quote_plus(secret)}&",
+            secret * 2,
+        ]
+    )
+)
+OAUTH_ERRORS = st.fixed_dictionaries(
+    {"error": st.sampled_from(["invalid_grant", "INVALID_GRANT", "x", ""]) | ODD_VALUES | ECHOES},
+    optional={"error_description": ECHOES | ODD_VALUES, "error_uri": ECHOES | ODD_VALUES},
+)
+PROBLEMS = st.fixed_dictionaries(
+    {"type": st.sampled_from(["/problems/INVALID_TOKEN", "about:blank"]) | ODD_VALUES | ECHOES},
+    optional={"title": ECHOES | ODD_VALUES, "detail": ECHOES, "instance": ECHOES | ODD_VALUES},
+)
+SIDE_MEMBERS = st.dictionaries(
+    st.sampled_from(["token_type", "expires_in", "scope", "extra", "error"]),
+    ODD_VALUES,
+    max_size=3,
+)
+TOKENS = SIDE_MEMBERS.map(lambda odd: TOKEN_BODY | odd)
+DAMAGED_TOKENS = st.dictionaries(
+    st.sampled_from(sorted(TOKEN_BODY)), ODD_VALUES, min_size=1, max_size=3
+).map(lambda odd: TOKEN_BODY | odd)
+KINDS: list[st.SearchStrategy[object]] = [
+    *[TOKENS] * 5,
+    DAMAGED_TOKENS,
+    OAUTH_ERRORS,
+    PROBLEMS,
+    st.builds(lambda error, token: token | error, OAUTH_ERRORS, TOKENS),
+    ODD_VALUES,
+]
+# Drawing the kind first keeps the weights: one_of would count each branch of a branch.
+BODIES = st.sampled_from(KINDS).flatmap(lambda kind: kind)
+ENCODINGS = st.sampled_from(
+    ["utf-8"] * 15 + ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "latin-1"]
+)
+# How a text is encoded behind the byte order mark that these put in front.
+CODECS = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
+WRAPPINGS = st.sampled_from(
+    [("", "")] * 20
+    + [("\ufeff", ""), (" \r\n", "\n"), (")]}'\n", ""), ("<html><body>", "</body></html>")]
+    + [("[", "]"), ("", ",,"), ("", "null"), ('{"data":', "}"), ("/* */", ";"), ("[" * 3000, "")]
+)
+HEADER_VALUES = st.one_of(
+    st.sampled_from(["PLATFORM", "platform", "PROVIDER", FIRST_ID, "corr-9", "en", "no-store"]),
+    st.sampled_from(["no-cache", "application/json", "text/html", "7", "-1", "https://["]),
+    st.text(st.characters(codec="latin-1", exclude_characters="\r\n\0"), max_size=12),
+).map(lambda text: text.encode("latin-1"))
+SOURCES = (
+    st.sampled_from([b"PLATFORM"] * 3 + [b"platform "] * 2 + [b"PROVIDER"] * 2 + [b"\xfc"])
+    | HEADER_VALUES
+)
+HEADERS = st.builds(
+    dict.__or__,
+    st.dictionaries(
+        st.sampled_from(
+            [
+                b"X-Correlation-ID",
+                b"Content-Language",
+                b"Cache-Control",
+                b"Pragma",
+                b"Set-Cookie",
+                b"Content-Type",
+                b"Retry-After",
+                b"Location",
+                b"Content-Length",
+            ]
+        ),
+        HEADER_VALUES,
+    ),
+    st.sampled_from([True, True, False]).flatmap(
+        lambda told: st.fixed_dictionaries({b"X-CorAPI-Source": SOURCES} if told else {})
+    ),
+)
+BREAKS = st.sampled_from(
+    [None] * 4
+    + [
+        httpx.ReadError("reset"),
+        httpx.ReadTimeout("slow"),
+        httpx.RemoteProtocolError("peer closed connection without sending complete message body"),
+    ]
+)
+
+
+@frozen
+class Mutant:
+    """One mutated response.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The header fields, raw.
+        encoding: How its text is encoded.
+        content: The body as it was before any compression, as far as it arrives.
+        wire: The body as it travels.
+        broken: What the connection raises after the body, or None.
+    """
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    encoding: str
+    content: bytes = field(repr=lambda content: repr(content[:300]))
+    wire: bytes = field(repr=False)
+    broken: Exception | None
+
+    def response(self) -> httpx.Response:
+        """Make the response as it comes off the wire."""
+        pieces = [self.wire] if self.broken is None else [self.wire, self.broken]
+        return httpx.Response(self.status, headers=self.headers, stream=Chunks(*pieces))
+
+    @property
+    def tokens(self) -> set[str]:
+        """The tokens that arrived whole, each with its name."""
+        members = {name: str(TOKEN_BODY[name]) for name in ("access_token", "refresh_token")}
+        return {
+            token
+            for name, token in members.items()
+            if f'"{name}": "{token}"'.encode(CODECS.get(self.encoding, self.encoding))
+            in self.content
+        }
+
+    @property
+    def from_platform(self) -> bool:
+        """Whether the platform says that it made the response itself."""
+        values = [value for name, value in self.headers if name == b"X-CorAPI-Source"]
+        return values != [] and values[0].decode("latin-1").strip().upper() == "PLATFORM"
+
+
+@st.composite
+def mutants(draw: st.DrawFn) -> Mutant:
+    """Draw a response that was mutated on its way."""
+    before, after = draw(WRAPPINGS)
+    text = json.dumps(draw(BODIES), indent=draw(st.sampled_from([None, None, 2])))
+    encoding = draw(ENCODINGS)
+    content = damaged(draw, f"{before}{text}{after}".encode(encoding, "replace"))
+    headers = list(draw(HEADERS).items())
+    coding = draw(st.sampled_from([b""] * 6 + [b"gzip", b"deflate", b"br, x-odd", b"lie"]))
+    wire = content
+    if coding in {b"gzip", b"deflate"}:
+        packer = zlib.compressobj(wbits=31 if coding == b"gzip" else 15)
+        wire = packer.compress(content) + packer.flush()
+        wire = wire[: draw(st.integers(0, len(wire)) | st.just(len(wire)))]
+        content = zlib.decompressobj(wbits=47).decompress(wire)
+    if coding:
+        headers.append((b"Content-Encoding", coding.replace(b"lie", b"gzip")))
+    return Mutant(draw(STATUSES), headers, encoding, content, wire, draw(BREAKS))
+
+
+def damaged(draw: st.DrawFn, content: bytes) -> bytes:
+    """Truncate, overwrite, insert, drop or repeat a part of a body, or leave it as it is."""
+    how = draw(st.sampled_from(["whole"] * 4 + ["cut", "put", "insert", "drop", "repeat"]))
+    if how == "whole" or not content:
+        return content
+    start = draw(st.integers(0, len(content) - 1))
+    end = min(len(content), start + draw(st.integers(1, 40)))
+    noise = draw(st.binary(min_size=1, max_size=4))
+    match how:
+        case "cut":
+            return content[:start]
+        case "put":
+            return content[:start] + noise + content[start + len(noise) :]
+        case "insert":
+            return content[:start] + noise + content[start:]
+        case "drop":
+            return content[:start] + content[end:]
+        case _:
+            return content[:end] + content[start:]

@@ -1,0 +1,267 @@
+"""Error responses: which error each one is, what is known of the execution, what to do next."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from blink_oauth import (
+    BlinkError,
+    InvalidClientError,
+    InvalidGrantError,
+    OAuthError,
+    Outcome,
+    ProblemError,
+    ResponseError,
+    RevocationError,
+    Source,
+    StatusError,
+    TokenKind,
+)
+from wrapper.leaks import found, texts_of_error
+from wrapper.stage import (
+    ACCESS_TOKEN,
+    FIRST_ID,
+    REFRESH_TOKEN,
+    SECRETS,
+    TOKEN_BODY,
+    Call,
+    Connect,
+    Headers,
+    Platform,
+    exchange,
+    refresh,
+    reply,
+    revoke_access,
+)
+
+PLATFORM = "PLATFORM"
+PROVIDER = "PROVIDER"
+HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
+NOT_EXECUTED, REJECTED, UNCERTAIN = Outcome.NOT_EXECUTED, Outcome.REJECTED, Outcome.UNCERTAIN
+NEVER_AGAIN = (UNCERTAIN, False, False)
+REFUSED = (REJECTED, False, False)
+
+
+def answer(status: int, body: object, source: str | None = None, **more: str) -> httpx.Response:
+    """Make an error response; names of further headers are given with underscores."""
+    headers: dict[str, str] = {"Content-Language": "en", "X-Correlation-ID": FIRST_ID}
+    headers |= {} if source is None else {"X-CorAPI-Source": source}
+    headers |= {name.replace("_", "-"): value for name, value in more.items()}
+    return reply(status, body, headers)
+
+
+def oauth(error: str) -> dict[str, object]:
+    """Return the body of an OAuth error."""
+    return {"error": error, "error_description": "No.", "error_uri": "https://bank.example/e"}
+
+
+def problem(name: str) -> dict[str, object]:
+    """Return the body of a problem."""
+    return {"type": f"/problems/{name}", "title": "No", "detail": "Never.", "instance": "/i/1"}
+
+
+Row = tuple[httpx.Response, type[ResponseError], tuple[Outcome, bool, bool]]
+# What it is, and: outcome, retryable, needs_consent of a refresh or an exchange.
+ROWS: dict[str, Row] = {
+    # RFC 6749 section 5.2
+    "invalid_grant": (
+        answer(400, oauth("invalid_grant"), PROVIDER),
+        InvalidGrantError,
+        (REJECTED, False, True),
+    ),
+    "INVALID_GRANT": (
+        answer(400, oauth("INVALID_GRANT")),
+        InvalidGrantError,
+        (REJECTED, False, True),
+    ),
+    "invalid_grant under 502": (
+        answer(502, oauth("invalid_grant")),
+        InvalidGrantError,
+        NEVER_AGAIN,
+    ),
+    "invalid_grant from the platform under 401": (
+        answer(401, oauth("invalid_grant"), PLATFORM),
+        InvalidGrantError,
+        (NOT_EXECUTED, False, False),
+    ),
+    "invalid_client": (answer(401, oauth("invalid_client")), InvalidClientError, REFUSED),
+    "unauthorized_client": (answer(400, oauth("unauthorized_client")), InvalidClientError, REFUSED),
+    "unknown code": (answer(400, oauth("BANK_IS_CLOSED")), OAuthError, REFUSED),
+    "invalid_request": (answer(400, oauth("invalid_request"), PROVIDER), OAuthError, REFUSED),
+    # problems
+    "problem": (answer(400, problem("INVALID_PAYLOAD"), PLATFORM), ProblemError, REFUSED),
+    "problem under 401": (
+        answer(401, problem("INVALID_CLIENT"), PLATFORM, Content_Type="application/problem+json"),
+        ProblemError,
+        (NOT_EXECUTED, False, False),
+    ),
+    "problem under 502": (answer(502, problem("BAD_GATEWAY"), PLATFORM), ProblemError, NEVER_AGAIN),
+    "expired token": (
+        answer(401, problem("EXPIRED_TOKEN"), PROVIDER),
+        ProblemError,
+        (REJECTED, False, True),
+    ),
+    "invalid token, in small letters": (
+        answer(400, problem("invalid_token")),
+        ProblemError,
+        (REJECTED, False, True),
+    ),
+    "problem with a title alone": (answer(400, {"title": "No"}), ProblemError, REFUSED),
+    # statuses
+    "401 of the provider": (answer(401, {}, PROVIDER), StatusError, REFUSED),
+    "401 of nobody": (answer(401, {}), StatusError, REFUSED),
+    **{
+        f"{status} of the platform": (
+            answer(status, {}, PLATFORM),
+            StatusError,
+            (NOT_EXECUTED, False, False),
+        )
+        for status in (401, 403, 406, 415)
+    },
+    **{
+        f"{status}": (answer(status, {}, PLATFORM), StatusError, REFUSED)
+        for status in (400, 404, 405, 409, 413)
+    },
+    "429": (
+        answer(429, b"", PLATFORM, Retry_After="7"),
+        StatusError,
+        (REJECTED, True, False),
+    ),
+    **{
+        f"{status}": (answer(status, HTML, PLATFORM), StatusError, NEVER_AGAIN)
+        for status in (101, 300, 304, 307, 408, 499, 500, 501, 502, 504, 520, 599, 600, 999)
+    },
+    "302": (answer(302, b"", Location="https://evil.example/"), StatusError, NEVER_AGAIN),
+    "302 without a target": (answer(302, b""), StatusError, NEVER_AGAIN),
+    "302 to nowhere": (answer(302, b"", Location="https://["), StatusError, NEVER_AGAIN),
+    "503 with Retry-After": (answer(503, b"", Retry_After="120"), StatusError, NEVER_AGAIN),
+    # bodies
+    "empty": (answer(502, b""), StatusError, NEVER_AGAIN),
+    "truncated": (answer(502, b'{"error":"invalid_gr'), StatusError, NEVER_AGAIN),
+    "list": (answer(400, ["invalid_grant"]), StatusError, REFUSED),
+    "error as a list": (answer(400, {"error": ["invalid_grant"]}), StatusError, REFUSED),
+    "error empty": (answer(400, {"error": ""}), StatusError, REFUSED),
+    "error a surrogate": (answer(400, {"error": "\ud800"}), StatusError, REFUSED),
+    "Latin-1": (answer(400, '{"error":"ungültig"}'.encode("latin-1")), OAuthError, REFUSED),
+    "UTF-16": (answer(400, '{"error":"x"}'.encode("utf-16")), OAuthError, REFUSED),
+    "deep nesting": (answer(500, b"[" * 100_000), StatusError, NEVER_AGAIN),
+    "cut": (
+        reply(502, b'{"error":"x"}', {}, cut=httpx.ReadError("reset")),
+        OAuthError,
+        NEVER_AGAIN,
+    ),
+}
+BY_NAME = pytest.mark.parametrize(("response", "kind", "facts"), ROWS.values(), ids=ROWS.keys())
+
+
+@BY_NAME
+@pytest.mark.parametrize("call", [refresh, exchange])
+def test_a_failed_token_call_says_what_it_is_and_what_is_known(
+    connect: Connect,
+    call: Call,
+    response: httpx.Response,
+    kind: type[ResponseError],
+    facts: tuple[Outcome, bool, bool],
+) -> None:
+    with pytest.raises(BlinkError) as caught:
+        call(connect(Platform(response)))
+    error = caught.value
+    assert type(error) is kind
+    assert (error.outcome, error.retryable, error.needs_consent) == facts
+    assert (error.status, error.correlation_id) == (response.status_code, FIRST_ID)
+    assert error.meta is not None
+    assert error.source is error.meta.source
+    assert error.token is None
+    assert f"{response.status_code}" in str(error)
+    assert FIRST_ID in str(error)
+    assert found(SECRETS, texts_of_error(error)) == []
+
+
+@BY_NAME
+def test_a_failed_revocation_may_be_repeated_unless_it_was_decided(
+    connect: Connect,
+    response: httpx.Response,
+    kind: type[ResponseError],
+    facts: tuple[Outcome, bool, bool],
+) -> None:
+    with pytest.raises(RevocationError) as caught:
+        revoke_access(connect(Platform(response)))
+    error = caught.value.errors[TokenKind.ACCESS_TOKEN]
+    outcome, retryable, _ = facts
+    assert type(error) is kind
+    assert error.outcome is caught.value.outcome is outcome
+    assert error.retryable is caught.value.retryable is (retryable or outcome is UNCERTAIN)
+    assert not error.needs_consent
+    assert caught.value.status == response.status_code
+
+
+def test_an_oauth_error_keeps_what_the_server_said(connect: Connect) -> None:
+    response = answer(400, oauth("BANK_IS_CLOSED"), PROVIDER)
+    with pytest.raises(OAuthError, match="BANK_IS_CLOSED, No") as caught:
+        refresh(connect(Platform(response)))
+    error = caught.value
+    assert (error.error, error.code) == ("BANK_IS_CLOSED", "bank_is_closed")
+    assert (error.description, error.uri) == ("No.", "https://bank.example/e")
+    assert error.source is Source.PROVIDER
+
+
+def test_a_problem_keeps_what_the_server_said(connect: Connect) -> None:
+    response = answer(403, problem("Insufficient_Privileges"), PLATFORM)
+    with pytest.raises(ProblemError, match="from the platform") as caught:
+        refresh(connect(Platform(response)))
+    error = caught.value
+    assert (error.type, error.code) == (
+        "/problems/Insufficient_Privileges",
+        "INSUFFICIENT_PRIVILEGES",
+    )
+    assert (error.title, error.detail, error.instance) == ("No", "Never.", "/i/1")
+
+
+def test_what_the_server_said_is_made_fit_for_a_log(connect: Connect) -> None:
+    body = {"error": "x", "error_description": "a\r\nb\x1b[31m\u202e" + "c" * 9999}
+    with pytest.raises(OAuthError) as caught:
+        refresh(connect(Platform(answer(400, body))))
+    assert caught.value.description is not None
+    assert caught.value.description.startswith("a  b [31m c")
+    assert len(caught.value.description) <= 300
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("call", "advice"),
+    [(refresh, "at most once more"), (exchange, "start a new authorization")],
+)
+def test_an_uncertain_outcome_says_what_may_be_spent_and_what_to_do(
+    connect: Connect, call: Call, advice: str
+) -> None:
+    with pytest.raises(StatusError, match=advice) as caught:
+        call(connect(Platform(answer(504, HTML, PLATFORM))))
+    assert "may be spent" in str(caught.value)
+    assert "HTML" in str(caught.value)
+
+
+def test_too_many_requests_says_when_to_come_back(connect: Connect) -> None:
+    response = answer(429, b"", Retry_After="7")
+    with pytest.raises(StatusError, match="sent again after 7 s") as caught:
+        refresh(connect(Platform(response)))
+    assert caught.value.meta is not None
+    assert caught.value.meta.retry_after == 7.0
+
+
+HEADERS: Headers = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize("status", [101, 302, 400, 401, 429, 500, 502, 504, 999])
+@pytest.mark.parametrize("call", [refresh, exchange])
+def test_a_pair_under_an_error_status_is_kept_on_the_error(
+    connect: Connect, call: Call, status: int
+) -> None:
+    with pytest.raises(ResponseError, match="attribute token") as caught:
+        call(connect(Platform(reply(status, TOKEN_BODY, HEADERS))))
+    token = caught.value.token
+    assert token is not None
+    assert token.refresh_token is not None
+    assert token.access_token.reveal() == ACCESS_TOKEN
+    assert token.refresh_token.reveal() == REFRESH_TOKEN
+    assert found(SECRETS, texts_of_error(caught.value)) == []

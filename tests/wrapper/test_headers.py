@@ -1,0 +1,254 @@
+"""The header mapping, both ways, held to the header lists of the contract."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from blink_oauth import Grant, Psu, ResponseMeta, Source
+from blink_oauth.context import request_headers
+from blink_oauth.headers import MAX_CORRELATION_ID, REQUEST_HEADERS, RESPONSE_HEADERS, read_meta
+from wrapper.stage import (
+    FIRST_ID,
+    GRANT,
+    NOW,
+    PSU,
+    TOKEN_HEADERS,
+    Connect,
+    Platform,
+    refresh,
+    reply,
+)
+
+SPEC = Path(__file__).parents[2] / "spec"
+CONTRACT: dict[str, Any] = yaml.safe_load((SPEC / "openapi.yaml").read_text("utf-8"))
+EXAMPLES: dict[str, dict[str, str]] = json.loads((SPEC / "examples/headers.json").read_text())
+RARE = {"Content-Language": "de", "Retry-After": "5"}
+OPERATIONS = [item["post"] for item in CONTRACT["paths"].values()]
+
+
+def resolved(node: dict[str, Any]) -> dict[str, Any]:
+    """Follow a reference within the contract, if the node is one."""
+    if "$ref" not in node:
+        return node
+    target = CONTRACT
+    for step in node["$ref"].split("/")[1:]:
+        target = target[step]
+    return target
+
+
+def meta(status: int = 200, **headers: str) -> ResponseMeta:
+    """Read headers whose names are given with underscores."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return read_meta(status, httpx.Headers(named), correlation_id=FIRST_ID, now=NOW)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation["operationId"])
+def test_what_we_send_is_what_the_contract_asks_for(operation: dict[str, Any]) -> None:
+    parameters = [resolved(parameter) for parameter in operation["parameters"]]
+    assert {one["name"] for one in parameters if one.get("required")} == REQUEST_HEADERS
+    sent = request_headers(GRANT, PSU, user_agent="acme-books/3.2", correlation_id=FIRST_ID)
+    assert sent.keys() == REQUEST_HEADERS
+
+
+def test_what_we_read_is_what_the_contract_promises() -> None:
+    promised = {
+        name
+        for operation in OPERATIONS
+        for response in operation["responses"].values()
+        for name, header in resolved(response)["headers"].items()
+        if resolved(header).get("required")
+    }
+    assert promised == RESPONSE_HEADERS
+
+
+def test_the_limit_of_the_correlation_id_is_the_contracts() -> None:
+    assert CONTRACT["components"]["schemas"]["CorrelationId"]["maxLength"] == MAX_CORRELATION_ID
+
+
+@pytest.mark.parametrize(
+    ("psu", "example"),
+    [
+        (Psu("203.0.113.7", "Mozilla/5.0 (X11; Linux x86_64)"), "request_interactive"),
+        (Psu.AUTO, "request_unattended"),
+    ],
+)
+def test_a_context_becomes_the_headers_of_the_contracts_example(psu: Psu, example: str) -> None:
+    expected = EXAMPLES[example]
+    sent = request_headers(
+        Grant("IIDX99999", "u-4711"),
+        psu,
+        user_agent="acme-books/3.2",
+        correlation_id=expected["X-Correlation-ID"],
+    )
+    assert sent == expected
+
+
+@pytest.mark.parametrize(
+    ("example", "source", "language", "rules_held"),
+    [
+        ("response_success", Source.PROVIDER, None, True),
+        ("response_error_platform", Source.PLATFORM, "en", False),
+        ("response_error_provider", Source.PROVIDER, "en", False),
+    ],
+)
+def test_the_contracts_example_is_read(
+    example: str, source: Source, language: str | None, rules_held: bool
+) -> None:
+    headers = EXAMPLES[example]
+    sent_id = headers["X-Correlation-ID"]
+    assert read_meta(502, httpx.Headers(headers), correlation_id=sent_id, now=NOW) == ResponseMeta(
+        status=502,
+        correlation_id=sent_id,
+        echoed=True,
+        source=source,
+        language=language,
+        cache_rules_held=rules_held,
+        retry_after=None,
+    )
+
+
+def test_a_response_without_headers_says_nothing() -> None:
+    assert meta(599) == ResponseMeta(
+        status=599,
+        correlation_id=FIRST_ID,
+        echoed=None,
+        source=Source.UNKNOWN,
+        language=None,
+        cache_rules_held=False,
+        retry_after=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("echo", "echoed"), [("corr-1", True), ("corr-2", False), ("CORR-1", False), ("", False)]
+)
+def test_an_echo_is_compared_as_it_is(echo: str, echoed: bool) -> None:
+    read = meta(X_Correlation_ID=echo)
+    assert read.echoed is echoed
+    assert read.correlation_id == FIRST_ID
+
+
+@pytest.mark.parametrize(
+    ("value", "source"),
+    [
+        ("PLATFORM", Source.PLATFORM),
+        ("platform", Source.PLATFORM),
+        (" Provider ", Source.PROVIDER),
+        ("UNKNOWN", Source.UNKNOWN),
+        ("BANK", Source.UNKNOWN),
+        ("PLATFORM, PROVIDER", Source.UNKNOWN),
+        ("", Source.UNKNOWN),
+    ],
+)
+def test_only_the_two_sources_of_the_platform_are_known(value: str, source: Source) -> None:
+    assert meta(X_CorAPI_Source=value).source is source
+
+
+@pytest.mark.parametrize(
+    ("value", "language"),
+    [
+        ("en", "en"),
+        ("EN", "en"),
+        ("de-CH", "de"),
+        (" gsw ", "gsw"),
+        ("", None),
+        ("e", None),
+        ("english text", None),
+        ("e1", None),
+        ("ün", None),
+        ("en, de", None),
+    ],
+)
+def test_a_language_is_its_primary_subtag_or_nothing(value: str, language: str | None) -> None:
+    raw = httpx.Headers({"Content-Language": value}, encoding="utf-8")
+    assert read_meta(400, raw, correlation_id=FIRST_ID, now=NOW).language == language
+
+
+@pytest.mark.parametrize(
+    ("cache_control", "pragma", "held"),
+    [
+        ("no-store", "no-cache", True),
+        ("No-Store", "No-Cache", True),
+        ("private, no-store, max-age=0", "no-cache", True),
+        ("no-store", "", False),
+        ("", "no-cache", False),
+        ("no-cache", "no-cache", False),
+        ("no-stored", "no-cache", False),
+        ("max-age=60", "no-cache", False),
+    ],
+)
+def test_the_caching_rules_hold_only_with_both_directives(
+    cache_control: str, pragma: str, held: bool
+) -> None:
+    assert meta(Cache_Control=cache_control, Pragma=pragma).cache_rules_held is held
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        ("120", 120.0),
+        (" 7 ", 7.0),
+        (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90.0),
+        (format_datetime(NOW - timedelta(seconds=90), usegmt=True), 0.0),
+        ("Wed, 04 Mar 2026 05:06:37 -0000", None),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("", None),
+        ("²", None),
+        ("9" * 400, None),
+        ("Wed, 99 Mar 2026 05:06:37 GMT", None),
+        ("Wed, 04 Mar 99999999999 05:06:37 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_a_date_or_nothing(value: str, seconds: float | None) -> None:
+    raw = httpx.Headers({"Retry-After": value}, encoding="utf-8")
+    assert read_meta(503, raw, correlation_id=FIRST_ID, now=NOW).retry_after == seconds
+
+
+def test_the_clock_decides_how_far_a_retry_date_is() -> None:
+    later = datetime(2026, 3, 4, 6, 0, tzinfo=UTC)
+    raw = httpx.Headers({"Retry-After": format_datetime(later, usegmt=True)})
+    waits = [
+        read_meta(503, raw, correlation_id=FIRST_ID, now=later - timedelta(minutes=m)).retry_after
+        for m in (2, 1)
+    ]
+    assert waits == [120.0, 60.0]
+
+
+@pytest.mark.parametrize("spell", [str.upper, str.lower, str.title])
+def test_header_names_come_in_any_capitalisation(
+    connect: Connect, spell: Callable[[str], str]
+) -> None:
+    headers = [
+        (spell(name).encode(), value.encode()) for name, value in (TOKEN_HEADERS | RARE).items()
+    ]
+    token = refresh(connect(Platform(reply(headers=headers))))
+    assert token.oddities == frozenset()
+    assert token.meta == ResponseMeta(
+        status=200,
+        correlation_id=FIRST_ID,
+        echoed=True,
+        source=Source.PROVIDER,
+        language="de",
+        cache_rules_held=True,
+        retry_after=5.0,
+    )
+
+
+def test_a_header_that_comes_twice_is_one_list(connect: Connect) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in TOKEN_HEADERS.items()]
+    twice = [*headers, (b"Cache-Control", b"private"), (b"X-CorAPI-Source", b"PLATFORM")]
+    meta = refresh(connect(Platform(reply(headers=twice)))).meta
+    assert meta is not None
+    assert (meta.cache_rules_held, meta.source) == (True, Source.UNKNOWN)

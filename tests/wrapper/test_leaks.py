@@ -1,0 +1,67 @@
+"""The finder of secrets finds every leak that is planted for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from blink_oauth import Grant, InvalidInputError, RevocationError, StatusError, TokenKind
+from wrapper.leaks import SPELLINGS, found, locals_of, texts_of, texts_of_error
+from wrapper.stage import CODE, REFRESH_TOKEN
+
+
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS.keys())
+def test_the_finder_finds_a_secret_in_any_spelling(spell: Callable[[str], str]) -> None:
+    texts = [("here", f"x{spell(CODE)}y"), ("there", "x")]
+    assert found([CODE], texts) == ["here"]
+    assert found([REFRESH_TOKEN], texts) == []
+
+
+class Leaky:
+    """Hides a secret from the eye alone."""
+
+    def __init__(self) -> None:
+        self.hidden = CODE
+
+    def __repr__(self) -> str:
+        return "Leaky(***)"
+
+
+def test_the_finder_finds_a_leak_in_a_value() -> None:
+    assert found([CODE], texts_of(Leaky())) == ["vars", "pickle"]
+    assert "repr" in found([CODE], texts_of([CODE]))
+
+
+def planted(place: str) -> BaseException:
+    """Make an error that shows a secret in one place."""
+    error = RevocationError(CODE) if place == "message" else RevocationError("clean")
+    if place == "note":
+        error.add_note(CODE)
+    elif place == "cause":
+        error.__cause__ = ValueError(CODE)
+    elif place == "context":
+        error.__context__ = KeyError("clean")
+        error.__context__.__context__ = ValueError(CODE)
+    elif place == "nested":
+        error.errors = {TokenKind.ACCESS_TOKEN: StatusError(CODE)}
+    elif place == "fact":
+        error.correlation_id = CODE
+    return error
+
+
+@pytest.mark.parametrize("place", ["message", "note", "cause", "context", "nested", "fact"])
+def test_the_finder_finds_a_leak_in_an_error(place: str) -> None:
+    assert found([CODE], texts_of_error(planted(place)))
+
+
+def test_the_finder_finds_a_leak_in_a_local_of_our_package() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        Grant(target_id=f"{CODE}\n", username="u")
+    places = found([CODE], locals_of(caught.value))
+    assert {place.partition(",")[0] for place in places} >= {
+        "local target_id of __init__",
+        "local value of _header_value",
+        "local value of require_header_value",
+    }
+    assert found([REFRESH_TOKEN], locals_of(caught.value)) == []

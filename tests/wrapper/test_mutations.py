@@ -1,0 +1,155 @@
+"""Thousands of mutated responses: no other error, no lost token, no shown secret.
+
+The rules are stated here once more, independently of the code under test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, note, settings
+
+from blink_oauth import BlinkError, Outcome, ResponseError, RevocationError, Token, TokenKind
+from flavours import FLAVOURS, Flavour
+from wrapper.leaks import found, texts_of, texts_of_error
+from wrapper.mutations import Mutant, mutants
+from wrapper.stage import (
+    ACCESS_TOKEN,
+    CODE,
+    FIRST_ID,
+    REFRESH_TOKEN,
+    REFRESH_TOKEN_SENT,
+    Call,
+    connected,
+    exchange,
+    refresh,
+    revoke_access,
+)
+
+EXAMPLES = 700
+MUTATED = settings(
+    max_examples=EXAMPLES,
+    # Which example fails is told; why, the reader sees. Explaining takes minutes.
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+KINDS: dict[str, Callable[[Mutant], bool]] = {
+    "a pair under a success": lambda m: len(m.tokens) == 2 and 200 <= m.status < 300,
+    "a pair under an error": lambda m: len(m.tokens) == 2 and m.status >= 400,
+    "a pair in a body that breaks off": lambda m: len(m.tokens) == 2 and m.broken is not None,
+    "one token": lambda m: len(m.tokens) == 1,
+    "no token under a success": lambda m: not m.tokens and 200 <= m.status < 300,
+    "a refusal of the platform": lambda m: m.from_platform and m.status in {401, 403, 406, 415},
+    "a compressed body": lambda m: m.wire != m.content,
+    "an undocumented status": lambda m: not 200 <= m.status < 600,
+}
+
+
+def test_no_kind_of_mutant_is_rare() -> None:
+    counts = dict.fromkeys(KINDS, 0)
+
+    @MUTATED
+    @given(mutant=mutants())
+    def count(mutant: Mutant) -> None:
+        for kind, fits in KINDS.items():
+            counts[kind] += fits(mutant)
+
+    count()
+    assert min(counts.values()) >= 10, counts
+    assert counts["a pair under a success"] >= 60, counts
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@MUTATED
+@given(mutant=mutants())
+def test_a_mutated_answer_to_a_refresh_is_a_token_or_one_of_our_errors(
+    flavour: Flavour, mutant: Mutant
+) -> None:
+    check_token_call(flavour, refresh, REFRESH_TOKEN_SENT, mutant)
+
+
+@MUTATED
+@given(mutant=mutants())
+def test_a_mutated_answer_to_an_exchange_is_a_token_or_one_of_our_errors(mutant: Mutant) -> None:
+    check_token_call("sync", exchange, CODE, mutant)
+
+
+@MUTATED
+@given(mutant=mutants())
+def test_a_mutated_answer_to_a_revocation_is_a_success_or_one_of_our_errors(
+    mutant: Mutant,
+) -> None:
+    error = outcome_of_call("async", revoke_access, mutant)
+    assert isinstance(error, RevocationError) is not (200 <= mutant.status < 300)
+    if isinstance(error, RevocationError):
+        check_error(error.errors[TokenKind.ACCESS_TOKEN], ACCESS_TOKEN, mutant)
+        check_error(error, ACCESS_TOKEN, mutant)
+
+
+def outcome_of_call(flavour: Flavour, call: Call, mutant: Mutant) -> object:
+    """Return what a call returns or raises; another error than ours fails the test."""
+    note(f"{mutant}")
+    with connected(flavour, lambda _request: mutant.response()) as blink:
+        try:
+            return call(blink)
+        except BlinkError as exc:
+            return exc
+
+
+def check_token_call(flavour: Flavour, call: Call, sent: str, mutant: Mutant) -> None:
+    """Make a call for a token and hold what comes out to the rules."""
+    result = outcome_of_call(flavour, call, mutant)
+    if isinstance(result, Token):
+        assert 200 <= mutant.status < 300
+        token: Token | None = result
+        assert result.meta is not None
+        assert result.meta.correlation_id == FIRST_ID
+        assert result.meta.status == mutant.status
+        assert found({sent} | mutant.tokens, token_texts(result)) == []
+    else:
+        assert isinstance(result, ResponseError)
+        check_error(result, sent, mutant)
+        token = result.token
+    if len(mutant.tokens) == 2:
+        assert isinstance(result, Token) is (200 <= mutant.status < 300)
+        assert token is not None
+        assert token.access_token.reveal() == ACCESS_TOKEN
+        assert token.refresh_token is not None
+        assert token.refresh_token.reveal() == REFRESH_TOKEN
+
+
+def token_texts(token: Token) -> Iterator[tuple[str, str]]:
+    """Yield the texts of a token that may show none of the secrets."""
+    return ((place, text) for place, text in texts_of(token) if place != "pickle")
+
+
+def check_error(error: BlinkError, sent: str, mutant: Mutant) -> None:
+    """Hold an error to the rules: it shows neither what was sent nor the tokens received."""
+    assert error.status == mutant.status
+    assert error.correlation_id == FIRST_ID
+    assert error.meta is not None
+    assert error.meta.status == mutant.status
+    assert error.outcome is demanded_outcome(mutant)
+    assert error.outcome is Outcome.REJECTED or not error.needs_consent
+    assert found({sent} | mutant.tokens, texts_of_error(error)) == []
+
+
+def demanded_outcome(mutant: Mutant) -> Outcome:
+    """State what may be known of the execution from a response that is no success.
+
+    Nothing happened when the platform itself turned the client or its format away. Any other
+    client error is a decision, except where somebody stopped waiting. The rest may come from an
+    executed request.
+    """
+    match mutant.status:
+        case 401 | 403 | 406 | 415 if mutant.from_platform:
+            return Outcome.NOT_EXECUTED
+        case 408 | 499:
+            return Outcome.UNCERTAIN
+        case status if status // 100 == 4:
+            return Outcome.REJECTED
+        case _:
+            return Outcome.UNCERTAIN

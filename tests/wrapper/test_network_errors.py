@@ -1,0 +1,170 @@
+"""When no response comes: every error of the network, and what it says of the execution."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from blink_oauth import (
+    ConnectionLostError,
+    NoResponseError,
+    NotConnectedError,
+    Outcome,
+    RevocationError,
+    TimedOutError,
+    TlsError,
+    TlsFault,
+    TokenKind,
+)
+from wrapper.leaks import found, texts_of_error
+from wrapper.stage import (
+    FIRST_ID,
+    SECRETS,
+    Call,
+    Connect,
+    Platform,
+    exchange,
+    refresh,
+    reply,
+    revoke_access,
+)
+
+EXPECTED: dict[type[httpx.TransportError], type[NoResponseError]] = {
+    httpx.ConnectError: NotConnectedError,
+    httpx.ConnectTimeout: NotConnectedError,
+    httpx.PoolTimeout: NotConnectedError,
+    httpx.ProxyError: NotConnectedError,
+    httpx.ReadTimeout: TimedOutError,
+    httpx.WriteTimeout: TimedOutError,
+    httpx.ReadError: ConnectionLostError,
+    httpx.WriteError: ConnectionLostError,
+    httpx.CloseError: ConnectionLostError,
+    httpx.RemoteProtocolError: ConnectionLostError,
+    httpx.LocalProtocolError: ConnectionLostError,
+    httpx.UnsupportedProtocol: ConnectionLostError,
+}
+
+
+def leaves(kind: type[httpx.TransportError]) -> Iterator[type[httpx.TransportError]]:
+    """Yield the errors of httpx that have no further kinds."""
+    for child in kind.__subclasses__():
+        yield from leaves(child)
+    if not kind.__subclasses__():
+        yield kind
+
+
+def test_every_error_of_httpx_is_in_the_table() -> None:
+    assert set(leaves(httpx.TransportError)) == EXPECTED.keys()
+
+
+@pytest.mark.parametrize("message", ["it broke", ""])
+@pytest.mark.parametrize("call", [refresh, exchange])
+@pytest.mark.parametrize(("raised", "kind"), EXPECTED.items())
+def test_an_error_of_the_network_says_whether_the_request_may_have_been_executed(
+    connect: Connect,
+    call: Call,
+    raised: type[httpx.TransportError],
+    kind: type[NoResponseError],
+    message: str,
+) -> None:
+    with pytest.raises(NoResponseError) as caught:
+        call(connect(Platform(raised(message))))
+    error = caught.value
+    assert type(error) is kind
+    not_sent = kind is NotConnectedError
+    assert error.outcome is (Outcome.NOT_EXECUTED if not_sent else Outcome.UNCERTAIN)
+    assert error.retryable is not_sent
+    assert (error.needs_consent, error.status, error.meta, error.token) == (False, None, None, None)
+    assert error.correlation_id == FIRST_ID
+    assert (message or raised.__name__) in str(error)
+    assert error.__cause__ is error.__context__ is None
+    assert found(SECRETS, texts_of_error(error)) == []
+
+
+@pytest.mark.parametrize(("raised", "kind"), EXPECTED.items())
+def test_a_revocation_may_always_be_repeated_after_an_error_of_the_network(
+    connect: Connect, raised: type[httpx.TransportError], kind: type[NoResponseError]
+) -> None:
+    with pytest.raises(RevocationError) as caught:
+        revoke_access(connect(Platform(raised("it broke"))))
+    error = caught.value.errors[TokenKind.ACCESS_TOKEN]
+    assert type(error) is kind
+    assert error.retryable
+    assert caught.value.retryable
+    assert caught.value.correlation_id == FIRST_ID
+    assert caught.value.status is None
+
+
+def test_a_connection_that_breaks_before_the_body_still_tells_the_status(connect: Connect) -> None:
+    answer = reply(502, b"", {"X-CorAPI-Source": "PLATFORM"}, cut=httpx.ReadError("reset"))
+    with pytest.raises(Exception, match="cut short after 0 bytes") as caught:
+        refresh(connect(Platform(answer)))
+    assert getattr(caught.value, "status", None) == 502
+
+
+def verification(code: int) -> ssl.SSLCertVerificationError:
+    """Make OpenSSL's refusal of a server certificate."""
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code = code
+    return error
+
+
+def alert(reason: str) -> ssl.SSLError:
+    """Make OpenSSL's report of an alert from the server."""
+    error = ssl.SSLError(1, f"[SSL: {reason}] {reason.lower()}")
+    error.reason = reason
+    return error
+
+
+FAULTS: list[tuple[ssl.SSLError, TlsFault]] = [
+    (verification(9), TlsFault.SERVER_CERTIFICATE_NOT_YET_VALID),
+    (verification(10), TlsFault.SERVER_CERTIFICATE_EXPIRED),
+    (verification(18), TlsFault.SERVER_AUTHORITY_UNKNOWN),
+    (verification(19), TlsFault.SERVER_AUTHORITY_UNKNOWN),
+    (verification(20), TlsFault.SERVER_AUTHORITY_UNKNOWN),
+    (verification(21), TlsFault.SERVER_AUTHORITY_UNKNOWN),
+    (verification(62), TlsFault.SERVER_NAME_MISMATCH),
+    (verification(64), TlsFault.SERVER_NAME_MISMATCH),
+    (verification(26), TlsFault.SERVER_CERTIFICATE_INVALID),
+    (alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"), TlsFault.CLIENT_CERTIFICATE_MISSING),
+    (alert("TLSV1_ALERT_UNKNOWN_CA"), TlsFault.CLIENT_CERTIFICATE_REFUSED),
+    (alert("SSLV3_ALERT_BAD_CERTIFICATE"), TlsFault.CLIENT_CERTIFICATE_REFUSED),
+    (alert("SSLV3_ALERT_CERTIFICATE_EXPIRED"), TlsFault.CLIENT_CERTIFICATE_REFUSED),
+    (alert("TLSV1_ALERT_ACCESS_DENIED"), TlsFault.CLIENT_CERTIFICATE_REFUSED),
+]
+
+
+def caused(outer: Exception, cause: Exception) -> Exception:
+    """Chain two exceptions as httpx does."""
+    outer.__cause__ = cause
+    return outer
+
+
+@pytest.mark.parametrize("outer", [httpx.ConnectError, httpx.ReadError])
+@pytest.mark.parametrize(("cause", "fault"), FAULTS)
+def test_a_refused_certificate_is_a_tls_error_wherever_it_shows(
+    connect: Connect, outer: type[httpx.TransportError], cause: ssl.SSLError, fault: TlsFault
+) -> None:
+    with pytest.raises(TlsError) as caught:
+        refresh(connect(Platform(caused(outer(str(cause)), cause))))
+    assert caught.value.fault is fault
+    assert caught.value.outcome is Outcome.NOT_EXECUTED
+    assert not caught.value.retryable
+    assert caught.value.correlation_id == FIRST_ID
+
+
+def test_a_handshake_that_fails_otherwise_is_a_tls_error_too(connect: Connect) -> None:
+    broken = caused(httpx.ConnectError("ssl"), alert("WRONG_VERSION_NUMBER"))
+    with pytest.raises(TlsError) as caught:
+        refresh(connect(Platform(broken)))
+    assert caught.value.fault is TlsFault.HANDSHAKE_FAILED
+
+
+def test_a_tls_failure_after_the_request_left_proves_nothing(connect: Connect) -> None:
+    broken = caused(httpx.ReadError("ssl"), alert("DECRYPTION_FAILED_OR_BAD_RECORD_MAC"))
+    with pytest.raises(ConnectionLostError) as caught:
+        refresh(connect(Platform(broken)))
+    assert caught.value.outcome is Outcome.UNCERTAIN

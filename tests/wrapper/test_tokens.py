@@ -1,0 +1,149 @@
+"""Secrets do not show, and a token knows when it ends."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from datetime import timedelta
+from typing import Any
+
+import attrs
+import httpx
+import pytest
+
+from blink_oauth import BlinkOAuth, InvalidInputError, Secret, Token, TokenKind
+from wrapper.stage import (
+    ACCESS_TOKEN,
+    NOW,
+    REFRESH_TOKEN,
+    SETTINGS,
+    TOKEN_BODY,
+    Connect,
+    Platform,
+    refresh,
+    reply,
+)
+
+SECRET = Secret(ACCESS_TOKEN)
+
+
+def test_a_secret_gives_its_text_only_to_those_who_ask() -> None:
+    assert SECRET.reveal() == ACCESS_TOKEN
+    assert repr(SECRET) == str(SECRET) == f"{SECRET}" == "Secret(***)"
+
+
+@pytest.mark.parametrize("form", ["{:>40}", "{!s:>40}"])
+def test_a_secret_does_not_show_in_a_format_either(form: str) -> None:
+    try:
+        text = form.format(SECRET)
+    except TypeError as exc:
+        text = str(exc)
+    assert ACCESS_TOKEN not in text
+
+
+def test_a_secret_of_a_secret_is_the_same_secret() -> None:
+    assert Secret(SECRET) == SECRET
+    assert Secret(SECRET).reveal() == ACCESS_TOKEN
+
+
+def test_secrets_are_equal_when_their_texts_are_and_never_equal_to_a_text() -> None:
+    assert Secret("fake-ä") == Secret("fake-ä")
+    assert hash(Secret("fake-ä")) == hash(Secret("fake-ä"))
+    assert Secret("fake-a") != Secret("fake-b")
+    assert SECRET != ACCESS_TOKEN
+
+
+@pytest.mark.parametrize("value", ["", None, 5, b"fake-secret", ["fake-secret"], "fake\ud800"])
+def test_only_a_text_that_can_be_sent_is_a_secret_and_the_refusal_does_not_show_it(
+    value: object,
+) -> None:
+    with pytest.raises(InvalidInputError, match="The key passphrase") as caught:
+        Secret(value, what="key passphrase")  # type: ignore[arg-type]
+    assert "fake" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("value", [SECRET, Token(access_token=SECRET)], ids=["secret", "token"])
+def test_neither_a_secret_nor_a_token_is_ever_pickled(value: object, protocol: int) -> None:
+    with pytest.raises(TypeError, match="never pickled") as caught:
+        pickle.dumps(value, protocol)
+    assert ACCESS_TOKEN not in str(caught.value)
+
+
+def test_copies_keep_the_secret_and_hide_it_too() -> None:
+    token = Token(access_token=SECRET, refresh_token=REFRESH_TOKEN)
+    for twin in (copy.copy(token), copy.deepcopy(token), attrs.evolve(token)):
+        assert twin == token
+        assert twin.access_token.reveal() == ACCESS_TOKEN
+        assert ACCESS_TOKEN not in repr(twin)
+
+
+def test_a_secret_cannot_be_given_further_attributes() -> None:
+    with pytest.raises(AttributeError):
+        SECRET.note = "x"  # type: ignore[attr-defined]
+
+
+def test_a_token_takes_plain_texts_and_hides_them() -> None:
+    token = Token(access_token=ACCESS_TOKEN, refresh_token=REFRESH_TOKEN, extra={"id": "fake-id"})
+    assert token.access_token == Secret(ACCESS_TOKEN)
+    assert token.refresh_token == Secret(REFRESH_TOKEN)
+    assert "fake" not in repr(token)
+
+
+def test_a_token_of_ones_own_needs_nothing_but_the_access_token() -> None:
+    token = Token(access_token=ACCESS_TOKEN)
+    assert (token.refresh_token, token.expires_at, token.scope, token.meta) == (None,) * 4
+    assert token.oddities == frozenset()
+    assert token.seconds_left(NOW) is None
+
+
+def test_a_token_without_text_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInputError, match="access token must not be empty"):
+        Token(access_token="")
+    with pytest.raises(InvalidInputError, match="refresh token must not be empty"):
+        Token(access_token=ACCESS_TOKEN, refresh_token="")
+
+
+@pytest.mark.parametrize("seconds", [3600.0, 0.0, -1.5])
+def test_the_seconds_left_are_counted_to_the_expiry_and_below_zero(seconds: float) -> None:
+    token = Token(access_token=ACCESS_TOKEN, expires_at=NOW + timedelta(seconds=seconds))
+    assert token.seconds_left(NOW) == seconds
+
+
+def test_a_token_is_a_value_that_can_be_a_key_whatever_came_with_it() -> None:
+    token = Token(access_token=ACCESS_TOKEN, extra={"list": [1]})
+    assert hash(token) == hash(Token(access_token=ACCESS_TOKEN))
+    assert token != Token(access_token=ACCESS_TOKEN)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        token.extra = {}  # type: ignore[misc]
+
+
+def test_the_kinds_of_token_are_the_hints_of_rfc_7009() -> None:
+    assert [kind.value for kind in TokenKind] == ["access_token", "refresh_token"]
+    assert TokenKind.REFRESH_TOKEN.label == "refresh token"
+
+
+def test_the_expiry_is_counted_from_the_start_of_the_request() -> None:
+    clock = [NOW]
+
+    def answer_slowly(_request: httpx.Request) -> httpx.Response:
+        clock.append(NOW + timedelta(seconds=15))
+        return reply()
+
+    transport = httpx.MockTransport(answer_slowly)
+    with BlinkOAuth(SETTINGS, clock=lambda: clock[-1], transport=transport) as blink:
+        token = refresh(blink)
+    assert token.expires_at == NOW + timedelta(seconds=3600)
+    assert token.expires_at.utcoffset() == timedelta(0)
+    assert token.seconds_left(clock[-1]) == 3585
+
+
+def test_what_the_response_said_is_all_on_the_token(connect: Connect) -> None:
+    token = refresh(connect(Platform(reply(body=TOKEN_BODY | {"id_token": "fake-id", "n": 1}))))
+    expected: dict[str, Any] = {
+        "token_type": "bearer",
+        "scope": frozenset({"accounts", "payments"}),
+        "extra": {"id_token": "fake-id", "n": 1},
+    }
+    assert {name: getattr(token, name) for name in expected} == expected
+    assert attrs.fields(Token).extra.repr is False
