@@ -102,7 +102,7 @@ def engine_for(database: str | URL | Engine) -> Engine | InvalidInputError:
         )
     except ImportError:
         problem = InvalidInputError(
-            "The driver for this database is missing: pip install 'psycopg[binary]'."
+            "PostgreSQL needs psycopg: pip install 'blink-oauth[postgresql]'."
         )
     return problem.with_traceback(None)
 
