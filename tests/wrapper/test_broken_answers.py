@@ -297,3 +297,32 @@ def test_no_more_than_a_mebibyte_of_a_body_is_read(connect: Connect) -> None:
     with pytest.raises(UnreadableResponseError, match="cut short"):
         refresh(connect(Platform(answer)))
     assert endless.taken == 17
+
+
+class Unclosable(Chunks):
+    """A body that arrives whole, on a connection that cannot be closed."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(json.dumps(TOKEN_BODY).encode())
+        self._error = error
+
+    def close(self) -> None:
+        """Fail."""
+        raise self._error
+
+    async def aclose(self) -> None:
+        """Fail."""
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error", [httpx.CloseError("reset"), httpx.ReadError("reset"), OSError("gone"), ValueError("?")]
+)
+def test_a_connection_that_cannot_be_closed_costs_no_token(
+    connect: Connect, error: Exception
+) -> None:
+    blink = connect(lambda request: httpx.Response(200, stream=Unclosable(error)))
+    token = refresh(blink)
+    assert token.access_token.reveal() == ACCESS_TOKEN
+    assert token.refresh_token is not None
+    assert token.refresh_token.reveal() == REFRESH_TOKEN

@@ -67,8 +67,6 @@ KEPT_HEADERS = {
 }
 STATUS_LINE = re.compile(rb"HTTP/\d\.\d ([1-5]\d\d)")
 ALL_BUSY = "all connections were busy for too long"
-PARSER_ERRORS = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What a parser may raise about a body that it does not expect."""
 
 HTTPX_ERRORS: dict[type[Exception], type[httpx.TransportError]] = {
     httpcore.ConnectTimeout: httpx.ConnectTimeout,
@@ -131,11 +129,12 @@ class Exchange:
         _current.reset(self._outer)
         if error is None:
             return False
+        if self.answer is not None and isinstance(error, Exception):
+            # The parser did not expect the body, or the connection could not be closed.
+            return True
         if isinstance(error, httpx.TransportError):
             refused = _refused(bytes(self.received))
             self.failure = no_answer(error, sent=self.sent, refused=refused)
-            return True
-        if self.answer is not None and isinstance(error, PARSER_ERRORS):
             return True
         # The frames below hold the secrets of the call in plain text: none may stay in a traceback.
         raise error.with_traceback(None)
@@ -256,9 +255,9 @@ class KeepingTransport(httpx.BaseTransport):
                 for chunk in response.stream:
                     if received.add(chunk):
                         break
+            return received.note()
         finally:
             response.close()
-        return received.note()
 
     def close(self) -> None:
         """Close the transport below."""
@@ -281,9 +280,9 @@ class AsyncKeepingTransport(httpx.AsyncBaseTransport):
                 async for chunk in response.stream:
                     if received.add(chunk):
                         break
+            return received.note()
         finally:
             await response.aclose()
-        return received.note()
 
     async def aclose(self) -> None:
         """Close the transport below."""
@@ -410,7 +409,7 @@ class Connections(httpx.BaseTransport):
                 for chunk in response.iter_stream():
                     if received.add(chunk):
                         break
-        return received.note()
+            return received.note()
 
     def close(self) -> None:
         """Close the idle connections, and the others as soon as they are idle."""
@@ -472,7 +471,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
                     async for chunk in response.aiter_stream():
                         if received.add(chunk):
                             break
-        return received.note()
+                return received.note()
 
     async def aclose(self) -> None:
         """Close the idle connections, and the others as soon as they are idle."""
