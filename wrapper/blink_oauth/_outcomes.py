@@ -89,34 +89,30 @@ def outcome_of(status: int, source: Source) -> Outcome:
 
 def no_response(call: Call, reply: NoAnswer) -> NoResponseError:
     """Build the error for a call without a response."""
-    outcome = reply.error.outcome
-    facts: dict[str, Any] = {
-        "correlation_id": call.correlation_id,
-        "network_fault": reply.network_fault,
-        "reason": reply.reason,
-    }
+    what, facts = _without_response(reply)
+    outcome, advice = reply.error.outcome, ""
     if reply.fault is None:
-        what = f"no response, {reply.reason}"
         # Repeating a revocation is harmless (RFC 7009 section 2.2).
         facts["retryable"] = reply.error.retryable or call.operation is Operation.REVOKE
         advice = _advice(call, outcome, retryable=facts["retryable"])
-    else:
-        facts["fault"] = reply.fault
-        what = f"{reply.fault.finding}. {reply.fault.remedy} ({reply.reason})"
-        advice = ""
+    facts["correlation_id"] = call.correlation_id
     return reply.error(_message(call, what, outcome, advice), **facts)
 
 
 def no_probe(reply: NoAnswer) -> NoResponseError:
     """Build the error for a probe without a response."""
-    what = f"no response, {reply.reason}"
-    facts: dict[str, Any] = {"network_fault": reply.network_fault, "reason": reply.reason}
-    if reply.fault is not None:
-        what = f"{reply.fault.finding}. {reply.fault.remedy} ({reply.reason})"
-        facts["fault"] = reply.fault
+    what, facts = _without_response(reply)
     # Whatever came of it: a probe carries nothing that could be spent.
     facts |= {"outcome": Outcome.NOT_EXECUTED, "retryable": True}
     return reply.error(f"The platform could not be reached: {what}. Nothing was spent.", **facts)
+
+
+def _without_response(reply: NoAnswer) -> tuple[str, dict[str, Any]]:
+    facts: dict[str, Any] = {"network_fault": reply.network_fault, "reason": reply.reason}
+    if reply.fault is None:
+        return f"no response, {reply.reason}", facts
+    what = f"{reply.fault.finding}. {reply.fault.remedy} ({reply.reason})"
+    return what, facts | {"fault": reply.fault}
 
 
 def response_error(
