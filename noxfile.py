@@ -149,7 +149,7 @@ def build(session: nox.Session) -> None:
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
     """Show the whole journey of a token against the local platform, over mutual TLS."""
-    session.install("--quiet", "--constraint", "requirements/test.txt", ".[testing]")
+    session.install("--quiet", "--constraint", "requirements/test.txt", ".[sql,testing]")
     session.run("python", "demo/tour.py", *session.posargs)
 
 
