@@ -233,13 +233,11 @@ class App:
     """One run of the command.
 
     Attributes:
-        flags: What the command line says, by the names of the variables.
-        environ: The process's environment.
+        said: What flags and variables say, by the keys of the file.
         screen: Where it prints.
     """
 
-    flags: Mapping[str, str]
-    environ: Mapping[str, str]
+    said: Mapping[str, str] = field(repr=False)
     screen: Screen
 
     @cached_property
@@ -252,7 +250,7 @@ class App:
         from platformdirs import user_config_path
 
         folder = user_config_path("blink-oauth", appauthor=False)
-        return configure(self.flags, self.environ, folder=Path.cwd(), user_folder=folder)
+        return configure(self.said, folder=Path.cwd(), user_folder=folder)
 
     @property
     def data_folder(self) -> Path:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Configuration", "Environment", "configure", "environment_of", "variable"]
 
 Environment = Literal["test", "production"]
+ENVIRONMENTS: Mapping[str | None, Environment] = {"test": "test", "production": "production"}
+"""What the name of a profile says of its environment."""
 
 _PREFIXES: dict[str, Environment] = {
     "CIDX": "test",
@@ -39,11 +41,6 @@ def environment_of(identity: str) -> Environment | None:
     Source: bLink custom headers (the shapes); their meaning is inferred.
     """
     return _PREFIXES.get(identity[:4])
-
-
-def is_environment(text: object) -> bool:
-    """Say whether a text names an environment."""
-    return isinstance(text, str) and text in {"test", "production"}
 
 
 PATHS = ("certificate", "key", "key_passphrase_file", "ca", "store_keys_file")
@@ -77,15 +74,6 @@ class Profile:
     values: Mapping[str, str] = field(factory=dict)
     targets: Mapping[str, Mapping[str, Any]] = field(factory=dict)
 
-    def of_target(self, target_id: str) -> Mapping[str, Any]:
-        """Return what is known of a target."""
-        return self.targets.get(target_id, {})
-
-
-def no_profile(name: str | None) -> Profile:
-    """Return the profile that holds without a file: only its name can say something."""
-    return Profile(name=name, environment=_environment(name))
-
 
 def read_profile(path: Path, wanted: str | None) -> Profile:
     """Read one profile.
@@ -114,8 +102,8 @@ def read_profile(path: Path, wanted: str | None) -> Profile:
     targets = table.pop("targets", {})
     if not isinstance(targets, dict) or not all(isinstance(t, dict) for t in targets.values()):
         raise _unusable(path, f"[profiles.{name}.targets] must hold a table for each target")
-    environment = table.pop("environment", _environment(name))
-    if environment is not None and not is_environment(environment):
+    environment = table.pop("environment", ENVIRONMENTS.get(name))
+    if environment not in (None, *ENVIRONMENTS):
         raise _unusable(path, f"the environment of {name} must be test or production")
     for target_id in targets:
         if environment is not None and environment_of(target_id) not in {None, environment}:
@@ -134,12 +122,6 @@ def _document(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         problem = str(error)
     raise _unusable(path, problem)
-
-
-def _environment(name: str | None) -> Environment | None:
-    if name == "test":
-        return "test"
-    return "production" if name == "production" else None
 
 
 def _text(path: Path, profile: str, key: str, value: object) -> str:
@@ -173,8 +155,8 @@ LEASE = 25.0
 
 
 def variable(name: str) -> str:
-    """Return the name of the variable that a key of the file or a flag stands for."""
-    return f"BLINK_{name.upper().replace('-', '_')}"
+    """Return the name of the variable that says the same as a key of the file."""
+    return f"BLINK_{name.upper()}"
 
 
 @frozen(kw_only=True)
@@ -192,11 +174,6 @@ class Configuration:
     def get(self, name: str) -> str | None:
         """Return a value by its key in the file, or None."""
         return self.values.get(variable(name)) or None
-
-    @property
-    def environment(self) -> Environment | None:
-        """Which environment of the platform is meant, or None if nobody said."""
-        return self.profile.environment
 
     @property
     def client_id(self) -> str:
@@ -235,28 +212,26 @@ class Configuration:
         self._guard("client id", settings.client_id)
         return settings
 
-    def grant(self, text: str | None, target: str | None, username: str | None) -> Grant:
+    def grant(self, text: str | None) -> Grant:
         """Return the grant that a command is about.
 
         Args:
-            text: `TARGET/USERNAME`, or None.
-            target: The id of the target, or None.
-            username: The customer's user name, or None.
+            text: `TARGET/USERNAME`, or None for the target and the username that are said apart.
 
         Raises:
             TroubleError: It is not said which, or it belongs to another environment.
             InvalidInputError: It is no grant.
         """
+        target, username = self.get("target"), self.get("username")
         if text is not None:
-            target, slash, username = text.partition("/")
-            if not (target and slash and username):
+            target, _, username = text.partition("/")
+            if not (target and username):
                 raise TroubleError(
                     f"“{text}” names no grant.",
                     "Write TARGET/USERNAME, such as IIDX99999/u-4711. blink-oauth status lists "
                     "the grants.",
                     ExitCode.USAGE,
                 )
-        target, username = target or self.get("target"), username or self.get("username")
         if target is None or username is None:
             raise TroubleError(
                 "It is not said which grant is meant.",
@@ -272,7 +247,9 @@ class Configuration:
         Raises:
             TroubleError: Nobody told it.
         """
-        url = self.get("authorize_url") or self.profile.of_target(target_id).get("authorize_url")
+        url = self.get("authorize_url") or self.profile.targets.get(target_id, {}).get(
+            "authorize_url"
+        )
         if url is None:
             raise _missing(
                 f"authorize URL of {target_id} (bLink's directory has it)",
@@ -302,49 +279,46 @@ class Configuration:
         return profiles
 
     def _guard(self, what: str, identity: str) -> None:
-        looks_like = environment_of(identity)
-        if self.environment is not None and looks_like not in {None, self.environment}:
+        looks_like, meant = environment_of(identity), self.profile.environment
+        if meant is not None and looks_like not in {None, meant}:
             raise TroubleError(
                 f"The {what} {identity} looks like one of {looks_like}, but the profile "
-                f"{self.profile.name} is for {self.environment}. Nothing was sent.",
+                f"{self.profile.name} is for {meant}. Nothing was sent.",
                 f"Choose another profile with --profile, or correct the {what}.",
                 ExitCode.USAGE,
             )
 
 
-def configure(
-    flags: Mapping[str, str], environ: Mapping[str, str], *, folder: Path, user_folder: Path
-) -> Configuration:
-    """Put the sources together.
+def configure(said: Mapping[str, str], *, folder: Path, user_folder: Path) -> Configuration:
+    """Put the file under what flags and variables say.
 
     Args:
-        flags: What the command line says, by the names of the variables.
-        environ: The process's environment.
+        said: What they say, by the keys of the file; nothing empty.
         folder: The working folder, the first where a file is looked for.
         user_folder: The user's folder for configuration, the second.
 
     Raises:
         TroubleError: The file cannot be used, or there is no such profile.
     """
-    told = {name: value for name, value in environ.items() if name.startswith("BLINK_")}
-    told = {**{name: value for name, value in told.items() if value}, **flags}
-    named = told.get("BLINK_CONFIG")
+    named, wanted = said.get("config"), said.get("profile")
     places = [Path(named)] if named else [f / "blink-oauth.toml" for f in (folder, user_folder)]
     path = next((place for place in places if place.exists()), None)
     if named and path is None:
         raise TroubleError(
             f"There is no file {named}.", "Correct --config (BLINK_CONFIG).", ExitCode.USAGE
         )
-    wanted = told.get("BLINK_PROFILE")
-    profile = read_profile(path, wanted) if path else no_profile(wanted)
-    if path is None and wanted and not is_environment(wanted):
+    if path is None and wanted and wanted not in ENVIRONMENTS:
         raise TroubleError(
             f"There is no profile {wanted}: no blink-oauth.toml was found.",
             f"Write one to {folder} or {user_folder}, or name it with --config.",
             ExitCode.USAGE,
         )
-    from_file = {variable(name): value for name, value in profile.values.items()}
-    return Configuration(profile=profile, values={**from_file, **told})
+    # Without a file, the name alone says which environment is meant.
+    profile = Profile(name=wanted, environment=ENVIRONMENTS.get(wanted))
+    if path is not None:
+        profile = read_profile(path, wanted)
+    values = {variable(name): value for name, value in {**profile.values, **said}.items()}
+    return Configuration(profile=profile, values=values)
 
 
 def _missing(what: str, where: str) -> TroubleError:

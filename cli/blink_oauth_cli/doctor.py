@@ -19,11 +19,9 @@ from .app import App
 from .check import Check, Level
 from .configuration import Environment
 from .errors import ExitCode, TroubleError, trouble_with
-from .options import configured
+from .options import configured, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from blink_oauth_keeper import TokenStore
 
 __all__ = ["doctor", "examine"]
@@ -101,10 +99,10 @@ blink-oauth doctor --target IIDX99999
 blink-oauth doctor --json | jq '.[] | select(.level != "ok")'
 """
 )
-@click.option("--target", metavar="ID", help="The id of a bank to try client id and headers at.")
+@setting("--target", metavar="ID", help="The id of a bank to try client id and headers at.")
 @click.option("--json", "json_", is_flag=True, help="Print a JSON array of the checks.")
 @click.pass_context
-def doctor(ctx: click.Context, target: str | None, json_: bool) -> None:
+def doctor(ctx: click.Context, json_: bool) -> None:
     """Find out what is wrong, and what to do about it.
 
     It looks at the certificate, asks the platform with and without it, compares clocks, and tries
@@ -115,7 +113,7 @@ def doctor(ctx: click.Context, target: str | None, json_: bool) -> None:
     app: App = ctx.obj
     failed = False
     found = []
-    for check in _checks(app, target):
+    for check in _checks(app):
         failed = failed or check.level == "fail"
         found.append(check)
         if not json_:
@@ -126,8 +124,7 @@ def doctor(ctx: click.Context, target: str | None, json_: bool) -> None:
         ctx.exit(ExitCode.FAILED)
 
 
-def _checks(app: App, target: str | None) -> Iterator[Check]:
-
+def _checks(app: App) -> Iterator[Check]:
     try:
         configuration = app.configuration
         # Not configuration.settings(): an id of another environment is one finding among others.
@@ -141,8 +138,8 @@ def _checks(app: App, target: str | None) -> Iterator[Check]:
     yield Check("configuration", Level.OK, f"Complete; read from {origin}.", None)
     yield from examine(
         settings,
-        environment=configuration.environment,
-        target_id=target or configuration.get("target"),
+        environment=configuration.profile.environment,
+        target_id=configuration.get("target"),
         username=configuration.get("username"),
         lease=lease,
         open_store=app.open_store,

@@ -11,7 +11,7 @@ from blink_oauth.tokens import Secret
 
 from .app import App
 from .errors import ExitCode, TroubleError
-from .options import configured, the_grant
+from .options import configured, setting, the_grant
 from .output import ahead, name_of
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ blink-oauth login IIDX99999/u-4711 --redirect-uri https://app.example/callback -
 """
 )
 @the_grant
-@click.option("--authorize-url", metavar="URL", help="The bank's; {target_id} is filled in.")
-@click.option("--redirect-uri", metavar="URI", help="As registered with bLink; on loopback here.")
+@setting("--authorize-url", metavar="URL", help="The bank's; {target_id} is filled in.")
+@setting("--redirect-uri", metavar="URI", help="As registered with bLink; on loopback here.")
 @click.option(
     "--parameter",
     "parameters",
@@ -43,7 +43,11 @@ blink-oauth login IIDX99999/u-4711 --redirect-uri https://app.example/callback -
 )
 @click.option("--no-browser", is_flag=True, help="Print the URL instead of opening it.")
 @click.option("--code", metavar="CODE", help="The code that came elsewhere; - asks for it.")
-@click.option("--psu-ip", metavar="IP", help="The customer's address, if not that of this machine.")
+@setting(
+    "--psu-ip",
+    metavar="IP",
+    help="The customer's address, if not that of this machine.",
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
@@ -53,7 +57,7 @@ blink-oauth login IIDX99999/u-4711 --redirect-uri https://app.example/callback -
     help="How long to wait for the customer.",
 )
 @click.pass_obj
-def login(app: App, /, *, grant: Grant, **options: Any) -> None:
+def login(app: App, /, *, grant: Grant, code: str | None, **options: Any) -> None:
     """Log a customer in at the bank, and store the token.
 
     The bank's page opens in your browser. Where it sends the browser back, this command listens
@@ -67,14 +71,13 @@ def login(app: App, /, *, grant: Grant, **options: Any) -> None:
 
     from .login_authorization import LoginRefusedError
 
-    code = options.pop("code")
     if code == "-":
         code = click.prompt("Code", hide_input=True, err=True)
     try:
         if code is None:
             token = _with_browser(app, grant, **options)
         else:
-            token = _with_code(app, grant, Secret(code), **options)
+            token = _with_code(app, grant, Secret(code))
     except LoginRefusedError as error:
         raise TroubleError(error.what, error.do) from None
     left = ahead(token.expires_at, utc_now())
@@ -82,15 +85,7 @@ def login(app: App, /, *, grant: Grant, **options: Any) -> None:
 
 
 def _with_browser(
-    app: App,
-    grant: Grant,
-    *,
-    authorize_url: str | None,
-    redirect_uri: str | None,
-    parameters: tuple[str, ...],
-    no_browser: bool,
-    psu_ip: str | None,
-    timeout: float,
+    app: App, grant: Grant, *, parameters: tuple[str, ...], no_browser: bool, timeout: float
 ) -> Token:
     from blink_oauth_keeper.store.protocol import GrantKey
 
@@ -98,7 +93,7 @@ def _with_browser(
 
     configuration = app.configuration
     settings = configuration.settings()
-    template = authorize_url or configuration.authorize_url(grant.target_id)
+    template = configuration.authorize_url(grant.target_id)
     with app.store() as store:
         # Nobody is asked for a consent that could not be stored.
         store.load(GrantKey(settings.client_id, grant))
@@ -108,29 +103,27 @@ def _with_browser(
             client_id=settings.client_id,
             grant=grant,
             authorize_template=template,
-            redirect_uri=redirect_uri or configuration.get("redirect_uri") or ON_LOOPBACK,
+            redirect_uri=configuration.get("redirect_uri") or ON_LOOPBACK,
             extra=dict(map(_parameter, parameters)),
             open_browser=None if no_browser else _open,
             tell=app.screen.note,
             timeout=timeout,
-            psu_ip=psu_ip or configuration.get("psu_ip") or own_address(settings.base_url),
+            psu_ip=configuration.get("psu_ip") or own_address(settings.base_url),
         )
 
 
-def _with_code(
-    app: App, grant: Grant, code: Secret, *, redirect_uri: str | None, psu_ip: str | None, **_: Any
-) -> Token:
+def _with_code(app: App, grant: Grant, code: Secret) -> Token:
     from .login_flow import log_in_with_code
 
     configuration = app.configuration
-    redirect_uri = redirect_uri or configuration.get("redirect_uri")
+    redirect_uri = configuration.get("redirect_uri")
     if redirect_uri is None:
         raise TroubleError(
             "The redirect URI that the code was sent to is not known. The code is not spent.",
             "Give it unchanged with --redirect-uri; a code lives 30 s.",
             ExitCode.USAGE,
         )
-    address = psu_ip or configuration.get("psu_ip") or Psu.AUTOMATIC
+    address = configuration.get("psu_ip") or Psu.AUTOMATIC
     with app.manager() as manager:
         return log_in_with_code(
             manager,

@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import click
 
-from .configuration import variable
+from .app import App
+from .configuration import KEYS, SECRETS, variable
 from .output import Screen
 
-__all__ = ["Command", "configured", "the_grant"]
+__all__ = ["Command", "Setting", "configured", "said_by", "setting", "the_grant"]
 
 _FLAGS = {
     "profile": ("NAME", "The profile of blink-oauth.toml, such as test or production."),
     "config": ("FILE", "The file to read instead of blink-oauth.toml here or in your settings."),
-    "base-url": ("URL", "Where the consent-flow module of the platform is."),
-    "client-id": ("ID", "Your id in bLink's directory, such as CIDX0000000002."),
-    "user-agent": ("TEXT", "Name and version of your software, such as acme-books/3.2."),
+    "base_url": ("URL", "Where the consent-flow module of the platform is."),
+    "client_id": ("ID", "Your id in bLink's directory, such as CIDX0000000002."),
+    "user_agent": ("TEXT", "Name and version of your software, such as acme-books/3.2."),
     "certificate": ("FILE", "PEM of your certificate, then its intermediates."),
     "key": ("FILE", "PEM of its key."),
-    "key-passphrase-file": ("FILE", "The file that holds the passphrase of the key."),
+    "key_passphrase_file": ("FILE", "The file that holds the passphrase of the key."),
     "ca": ("FILE", "PEM of the authorities that may issue the server's certificate."),
     "store": ("URL", "Database of the tokens: a file, sqlite:///… or postgresql+psycopg://…"),
-    "store-keys-file": ("FILE", "The keys that seal the tokens, one to a line."),
+    "store_keys_file": ("FILE", "The keys that seal the tokens, one to a line."),
 }
+_SETTINGS = _FLAGS.keys() | KEYS | SECRETS
+_COMMON = _FLAGS.keys() | {"no_color", "debug"}
 
 
-_GRANT = {"grant", "target", "username"}
+class Setting(click.Option):
+    """A key of the file that a variable may say too and, where a help text is given, a flag."""
+
+    def __init__(self, declarations: list[str], **attributes: Any) -> None:
+        super().__init__(declarations, **attributes)
+        assert self.name is not None
+        self.envvar, self.hidden = variable(self.name), self.help is None
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Offer no flag for what has no help text: a secret would show in a list of processes."""
+        if not self.hidden:
+            super().add_to_parser(parser, ctx)
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> Any:
+        """Take an empty flag as click takes an empty variable: it says nothing."""
+        return super().consume_value(ctx, {name: value for name, value in opts.items() if value})
+
+
+setting = partial(click.option, cls=Setting)
+
+
+def said_by(ctx: click.Context) -> dict[str, str]:
+    """Return what flags and variables say, the flags first, by the keys of the file."""
+    return {name: value for name, value in ctx.params.items() if value and name in _SETTINGS}
 
 
 class Command(click.Command):
@@ -38,10 +64,11 @@ class Command(click.Command):
         lines = "\n".join(f"  $ {line}" for line in examples.strip().splitlines())
         options.setdefault("epilog", f"\b\nExamples:\n{lines}" if lines else None)
         super().__init__(*arguments, **options)
-        self.params += [
-            click.Option([f"--{name}"], metavar=metavar, help=text)
-            for name, (metavar, text) in _FLAGS.items()
-        ]
+        others = _SETTINGS - _FLAGS.keys() - {each.name for each in self.params}
+        for name in [*_FLAGS, *sorted(others)]:
+            metavar, text = _FLAGS.get(name, (None, None))
+            flag = f"--{name.replace('_', '-')}"
+            self.params.append(Setting([flag], metavar=metavar, help=text))
         self.params += [
             click.Option(["--no-color"], is_flag=True, help="Print no colours (NO_COLOR)."),
             click.Option(["--debug"], is_flag=True, help="Show where in the code an error arose."),
@@ -49,27 +76,18 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command with what it works with in place of the flags."""
-        from .app import App
-
-        names = {name: name.replace("-", "_") for name in _FLAGS}
-        given = {name: ctx.params.pop(parameter, None) for name, parameter in names.items()}
-        ctx.params.pop("debug")
-        ctx.obj = App(
-            flags={variable(name): value for name, value in given.items() if value},
-            environ=os.environ,
-            screen=Screen(colour=not ctx.params.pop("no_color")),
-        )
-        if ctx.params.keys() >= _GRANT:
-            named = [ctx.params.pop(name) for name in ("target", "username")]
-            ctx.params["grant"] = ctx.obj.configuration.grant(ctx.params["grant"], *named)
+        ctx.obj = App(said=said_by(ctx), screen=Screen(colour=not ctx.params["no_color"]))
+        for name in _SETTINGS | _COMMON:
+            ctx.params.pop(name)
+        if "grant" in ctx.params:
+            ctx.params["grant"] = ctx.obj.configuration.grant(ctx.params["grant"])
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options of this command first, and apart what all commands have."""
         records = [(p, p.get_help_record(ctx)) for p in self.get_params(ctx)]
-        shared = {name.replace("-", "_") for name in _FLAGS} | {"no_color", "debug"}
-        own = [record for p, record in records if record and p.name not in shared]
-        common = [record for p, record in records if record and p.name in shared]
+        own = [record for p, record in records if record and p.name not in _COMMON]
+        common = [record for p, record in records if record and p.name in _COMMON]
         with formatter.section("Options"):
             formatter.write_dl(own)
         with formatter.section("Configuration, over BLINK_* variables and blink-oauth.toml"):
@@ -91,8 +109,8 @@ def configured(
 def the_grant(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command say in either way which grant it is about; the function gets the `Grant`."""
     for decorate in (
-        click.option("--username", metavar="NAME", help="The customer's user name."),
-        click.option("--target", metavar="ID", help="The id of the bank, such as IIDX99999."),
+        setting("--username", metavar="NAME", help="The customer's user name."),
+        setting("--target", metavar="ID", help="The id of the bank, such as IIDX99999."),
         click.argument("grant", required=False, metavar="[TARGET/USERNAME]"),
     ):
         function = decorate(function)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from blink_oauth import Grant
 from blink_oauth_cli.app import place_of
 from blink_oauth_cli.configuration import Configuration, configure
 from blink_oauth_cli.errors import ExitCode, TroubleError
+from blink_oauth_cli.options import configured, said_by, the_grant
 from blink_oauth_keeper import TargetProfile
 
 Configure = Callable[..., Configuration]
@@ -18,17 +19,18 @@ TEST_ID, PRODUCTION_ID = "CIDX0000000002", "CIDP0000000002"
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Configure:
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
     """Return what puts the sources together, with the text of a file as the last of them."""
 
-    def act(
-        file: str | None = None, *, flags: dict[str, str] | None = None, **environ: str
-    ) -> Configuration:
+    def act(file: str | None = None, *, flags: Sequence[str] = (), **environ: str) -> Configuration:
         if file is not None:
             (tmp_path / "blink-oauth.toml").write_text(file, "utf-8")
-        variables = {f"BLINK_{name.upper()}": value for name, value in environ.items()}
-        user_folder = tmp_path / "user"
-        return configure(flags or {}, variables, folder=tmp_path, user_folder=user_folder)
+        with monkeypatch.context() as variables:
+            for name, value in environ.items():
+                variables.setenv(f"BLINK_{name.upper()}", value)
+            command = configured("")(the_grant(lambda: None))
+            said = said_by(command.make_context("any", list(flags)))
+        return configure(said, folder=tmp_path, user_folder=tmp_path / "user")
 
     return act
 
@@ -45,8 +47,9 @@ def refused(act: Callable[[], object], what: str) -> TroubleError:
 
 def test_flags_count_more_than_variables_and_these_more_than_the_file(told: Configure) -> None:
     file = '[profiles.test]\nuser_agent = "file/1"\nusername = "file"\ntarget = "IIDX00001"'
-    flags = {"BLINK_USER_AGENT": "flag/1"}
-    found = told(file, flags=flags, user_agent="variable/1", username="variable")
+    found = told(
+        file, flags=["--user-agent", "flag/1"], user_agent="variable/1", username="variable"
+    )
     assert [found.get(n) for n in ("user_agent", "username", "target", "ca")] == [
         "flag/1",
         "variable",
@@ -111,7 +114,7 @@ def test_paths_count_from_the_file_that_names_them(tmp_path: Path) -> None:
     (folder / "blink-oauth.toml").write_text(
         '[profiles.test]\ncertificate = "c.pem"\nkey = "/k.pem"\nstore = "t.db"', "utf-8"
     )
-    found = configure({}, {}, folder=tmp_path, user_folder=folder)
+    found = configure({}, folder=tmp_path, user_folder=folder)
     assert found.get("certificate") == str(folder / "c.pem")
     assert found.get("key") == str(Path("/k.pem"))
     assert place_of(found, tmp_path).file == folder / "t.db"
@@ -171,10 +174,10 @@ def test_the_guard_keeps_the_environments_apart(
     file = f"[profiles.{profile}]\n{said}" if in_file or environment else None
     ours = told(file, profile=profile, client_id=f"CID{own}0000000002")
     assert ours.client_id == f"CID{own}0000000002"
-    assert ours.grant(f"IID{own}00001/u", None, None) == Grant(f"IID{own}00001", "u")
+    assert ours.grant(f"IID{own}00001/u") == Grant(f"IID{own}00001", "u")
     theirs = told(file, profile=profile, client_id=f"CID{foreign}0000000002")
     refused(lambda: theirs.client_id, f"for {meant}. Nothing was sent")
-    refused(lambda: theirs.grant(f"IID{foreign}00001/u", None, None), "The target")
+    refused(lambda: theirs.grant(f"IID{foreign}00001/u"), "The target")
 
 
 def test_without_a_profile_nothing_is_guarded(told: Configure) -> None:
@@ -224,11 +227,13 @@ def test_a_lease_is_a_number(told: Configure) -> None:
 def test_a_grant_is_named_in_either_way(
     told: Configure, text: str | None, target: str | None, username: str | None, expected: str
 ) -> None:
-    found = told(username="from the variable").grant(text, target, username)
+    given = {"--target": target, "--username": username}
+    flags = [word for flag, value in given.items() if value for word in (flag, value)]
+    found = told(flags=flags, username="from the variable").grant(text)
     assert found == Grant("IIDX00001", expected)
 
 
 @pytest.mark.parametrize("text", ["IIDX00001", "/u", "IIDX00001/", ""])
 def test_half_a_grant_is_none(told: Configure, text: str) -> None:
-    refused(lambda: told().grant(text, None, None), "names no grant")
-    refused(lambda: told().grant(None, None, None), "not said which grant")
+    refused(lambda: told().grant(text), "names no grant")
+    refused(lambda: told().grant(None), "not said which grant")
