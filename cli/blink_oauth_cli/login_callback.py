@@ -17,8 +17,7 @@ from concurrent.futures import Future, InvalidStateError
 from html import escape
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from attrs import define, field
@@ -50,11 +49,6 @@ _NOT_CALLBACK: Mapping[int, str] = {
 }
 
 
-def spent(outcome: Outcome) -> str:
-    """Say what is known of the code after an exchange that failed."""
-    return _SPENT[outcome]
-
-
 def succeeded_page(grant: Grant) -> bytes:
     """Say that the token is stored."""
     who = f"User {grant.username} at {grant.target_id}"
@@ -73,7 +67,7 @@ def foreign_page(refusal: Refusal) -> bytes:
 
 def failed_page(error: BlinkError) -> bytes:
     """Say why the code could not be exchanged, and whether it is spent."""
-    lines = [printable(str(error), 500), spent(error.outcome), START_AGAIN]
+    lines = [printable(str(error), 500), _SPENT[error.outcome], START_AGAIN]
     if error.correlation_id:
         lines.append(f"Correlation id: {error.correlation_id}")
     return _page(NOT_LOGGED_IN, *lines)
@@ -153,37 +147,32 @@ class Callback:
     Attributes:
         query: The query as it was received. It may hold a code.
         user_agent: What the browser calls itself, or nothing.
+        answer: The status and the page, once they are decided on.
+        sent: Set when the page has left, or never will.
     """
 
     query: str = field(repr=False)
     user_agent: str
-    _answer: Future[tuple[int, bytes]] = field(init=False, factory=Future, repr=False)
-    _sent: threading.Event = field(init=False, factory=threading.Event, repr=False)
+    answer: Future[tuple[int, bytes]] = field(init=False, factory=Future, repr=False)
+    sent: threading.Event = field(init=False, factory=threading.Event, repr=False)
 
     def respond(self, page: bytes, status: int = 200) -> None:
         """Send a page to the browser and return once it is on its way; later ones are ignored."""
         self.settle(page, status)
-        self._sent.wait(SILENCE)
+        self.sent.wait(SILENCE)
 
     def settle(self, page: bytes, status: int) -> None:
         """Decide on the page without waiting for it to leave."""
         with contextlib.suppress(InvalidStateError):
-            self._answer.set_result((status, page))
-
-    def answered(self) -> tuple[int, bytes]:
-        """Wait for the decision."""
-        return self._answer.result()
-
-    def sent(self) -> None:
-        """Tell that the page has left, or never will."""
-        self._sent.set()
+            self.answer.set_result((status, page))
 
 
-class Listener:
+class Listener(ThreadingTCPServer):
     """Listen on a loopback redirect URI, in a thread of its own, for as long as it is entered.
 
     What is not the callback is answered at once and changes nothing: another path, another method,
-    another host in the `Host` header (a page that had its own name resolved to loopback).
+    another host in the `Host` header (a page that had its own name resolved to loopback). It is no
+    `HTTPServer`, as that looks its own name up in the DNS.
 
     Args:
         redirect_uri: Where to listen. Without a port, or with port 0, any free one is taken.
@@ -198,11 +187,16 @@ class Listener:
     Source: RFC 8252 sections 7.3 and 8.3.
     """
 
+    daemon_threads = True
+    # Elsewhere it would let another process take the port over.
+    allow_reuse_address = os.name == "posix"
+
     def __init__(self, redirect_uri: str) -> None:
         parts = _on_loopback(redirect_uri)
         address = str(parts.hostname)
+        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
-            self._server = _Server(address, parts.port or 0, self._take)
+            super().__init__((address, parts.port or 0), _Handler)
         except OSError as error:
             raise LoginRefusedError(
                 f"Port {parts.port or 0} of {address} cannot be listened on: "
@@ -210,32 +204,27 @@ class Listener:
                 "End what uses the port, or give a redirect URI with another one.",
             ) from None
         literal = f"[{address}]" if ":" in address else address
-        port = self._server.server_address[1]
-        self._server.hosts = {f"{literal}:{port}"} | ({literal} if port == 80 else set[str]())
-        self._server.path = parts.path or "/"
+        port = self.server_address[1]
+        self.hosts = {f"{literal}:{port}"} | ({literal} if port == 80 else set[str]())
+        self.path = parts.path or "/"
         self.redirect_uri = urlunsplit(parts._replace(netloc=f"{literal}:{port}"))
         self._lock = threading.Lock()
         self._late: tuple[bytes, int] | None = None
         self._waiting: queue.SimpleQueue[Callback] = queue.SimpleQueue()
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.02,), name="blink-oauth-login", daemon=True
+            target=self.serve_forever, args=(0.02,), name="blink-oauth-login", daemon=True
         )
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._late is None:
             self.close_to_others(ended_page("The login has ended."), 410)
-        self._server.shutdown()
+        self.shutdown()
         self._thread.join()
-        self._server.server_close()
+        self.server_close()
 
     def wait(self, timeout: float) -> Callback | None:
         """Return the next callback, or None if none came.
@@ -255,12 +244,16 @@ class Listener:
             while not self._waiting.empty():
                 self._waiting.get().settle(page, status)
 
-    def _take(self, callback: Callback) -> None:
+    def take(self, callback: Callback) -> None:
+        """Keep a callback for `wait`, or answer it at once where that is over."""
         with self._lock:
             if self._late is None:
                 self._waiting.put(callback)
             else:
                 callback.settle(*self._late)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print nothing: a browser that hangs up is no news, and a traceback may hold a code."""
 
 
 def _on_loopback(redirect_uri: str) -> SplitResult:
@@ -285,27 +278,9 @@ def _on_loopback(redirect_uri: str) -> SplitResult:
     return parts
 
 
-class _Server(ThreadingTCPServer):
-    """Plain TCP, as the HTTP one looks its own name up in the DNS."""
-
-    daemon_threads = True
-    # Elsewhere it would let another process take the port over.
-    allow_reuse_address = os.name == "posix"
-
-    def __init__(self, address: str, port: int, take: Any) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.take = take
-        self.hosts: set[str] = set()
-        self.path = "/"
-        super().__init__((address, port), _Handler)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Print nothing: a browser that hangs up is no news, and a traceback may hold a code."""
-
-
 class _Handler(BaseHTTPRequestHandler):
     timeout = SILENCE
-    server: _Server
+    server: Listener
     raw_requestline: bytes
 
     def do_GET(self) -> None:
@@ -319,9 +294,9 @@ class _Handler(BaseHTTPRequestHandler):
             callback = Callback(query, self.headers.get("User-Agent") or "")
             self.server.take(callback)
             try:
-                self._send(*callback.answered())
+                self._send(*callback.answer.result())
             finally:
-                callback.sent()
+                callback.sent.set()
 
     def parse_request(self) -> bool:
         if len(self.raw_requestline) > MAX_REQUEST_LINE:
