@@ -6,7 +6,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,13 +94,13 @@ def open_store(place: Place) -> tuple[SqlTokenStore, list[str]]:
         # Also `doctor` shows it as what is wrong with the store.
         raise trouble_without(error.name) or error from None
     made: list[str] = []
-    keys = place.keys
-    if not keys:
-        keys = tuple(_keys_of(place, SqlTokenStore.new_key, made))
+    keys = place.keys or _keys_of(place, made)
     return SqlTokenStore(place.url, keys=keys), made
 
 
-def _keys_of(place: Place, new_key: object, made: list[str]) -> Sequence[Secret]:
+def _keys_of(place: Place, made: list[str]) -> Sequence[Secret]:
+    from blink_oauth_keeper.store.sealing import new_key
+
     file = place.keys_file
     if file is None:
         raise TroubleError(
@@ -116,7 +116,6 @@ def _keys_of(place: Place, new_key: object, made: list[str]) -> Sequence[Secret]
             "Put the file back; another key cannot open what is stored.",
             ExitCode.USAGE,
         )
-    assert callable(new_key)
     make_private_folder(place.file.parent)
     make_private_folder(file.parent)
     write_keys(file, [new_key()], replace=False)
@@ -133,14 +132,11 @@ def make_private_folder(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        problem = error.strerror
-    else:
-        return
-    raise TroubleError(
-        f"The folder {folder} cannot be made: {problem}. Nothing was changed.",
-        "Name another place with --store (BLINK_STORE).",
-        ExitCode.USAGE,
-    )
+        raise TroubleError(
+            f"The folder {folder} cannot be made: {error.strerror}. Nothing was changed.",
+            "Name another place with --store (BLINK_STORE).",
+            ExitCode.USAGE,
+        ) from None
 
 
 def read_keys(file: Path) -> list[Secret]:
@@ -182,27 +178,18 @@ def write_keys(file: Path, keys: Sequence[Secret], *, replace: bool) -> None:
                 os.fsync(stream.fileno())
             if replace:
                 Path(name).replace(file)
-            elif not file.exists():
-                _link(Path(name), file)
+            else:
+                # Of two commands that make the first key at once, one wins and both use its key.
+                with suppress(FileExistsError):
+                    os.link(name, file)
         finally:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
-        problem = error.strerror
-    else:
-        return
-    raise TroubleError(
-        f"The file {file} cannot be written: {problem}. The store is as it was.",
-        "Name another file with --store-keys-file (BLINK_STORE_KEYS_FILE).",
-        ExitCode.USAGE,
-    )
-
-
-def _link(new: Path, file: Path) -> None:
-    # Of two commands that make the first key at once, one wins and both use its key.
-    try:
-        os.link(new, file)
-    except FileExistsError:
-        return
+        raise TroubleError(
+            f"The file {file} cannot be written: {error.strerror}. The store is as it was.",
+            "Name another file with --store-keys-file (BLINK_STORE_KEYS_FILE).",
+            ExitCode.USAGE,
+        ) from None
 
 
 PULSE = 0.2
@@ -279,11 +266,8 @@ class App:
     @contextmanager
     def store(self) -> Iterator[SqlTokenStore]:
         """Open the store, and close it in the end."""
-        store = self.open_store()
-        try:
+        with closing(self.open_store()) as store:
             yield store
-        finally:
-            store.close()
 
     @contextmanager
     def manager(self, on_event: Listener | None = None) -> Iterator[TokenManager]:

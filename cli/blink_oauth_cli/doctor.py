@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["doctor", "examine"]
 
 
-def _free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
-
-
 def examine(
     settings: Settings,
     *,
@@ -43,7 +39,7 @@ def examine(
     keys_file: Path | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     new_name: Callable[[], str] = secrets.token_hex,
-    free_bytes: Callable[[Path], int] = _free_bytes,
+    free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
 ) -> Iterator[Check]:
     """Make every check, and yield what each found as soon as it is known.
 

@@ -76,6 +76,8 @@ def rotate(app: App, drop_old: bool) -> None:
     it. Give it to them first, or let all of them read the same file and start them anew. Drop the
     old keys only when no process has one of them as its first.
     """
+    from blink_oauth_keeper.store.sealing import new_key
+
     file = app.place.keys_file
     with app.store() as store:
         # Tables and keys are tried before a new key makes it harder to see what is wrong.
@@ -88,7 +90,7 @@ def rotate(app: App, drop_old: bool) -> None:
     older = 0
     if not app.place.keys:
         assert file is not None
-        _add_key(file)
+        write_keys(file, [new_key(), *read_keys(file)], replace=True)
         app.screen.note(f"A new key is the first one in {file}. Back it up.")
         with app.store() as store:
             count, older = store.rotate_keys(), store.count_older_seals()
@@ -102,9 +104,3 @@ def rotate(app: App, drop_old: bool) -> None:
         assert file is not None
         write_keys(file, read_keys(file)[:1], replace=True)
         app.screen.note(f"The older keys are gone from {file}.")
-
-
-def _add_key(file: Path) -> None:
-    from blink_oauth_keeper.store.sealing import new_key
-
-    write_keys(file, [new_key(), *read_keys(file)], replace=True)

@@ -69,17 +69,12 @@ def login(app: App, /, *, grant: Grant, code: str | None, **options: Any) -> Non
     """
     from blink_oauth.tokens import utc_now
 
-    from .login_authorization import LoginRefusedError
-
     if code == "-":
         code = click.prompt("Code", hide_input=True, err=True)
-    try:
-        if code is None:
-            token = _with_browser(app, grant, **options)
-        else:
-            token = _with_code(app, grant, Secret(code))
-    except LoginRefusedError as error:
-        raise TroubleError(error.what, error.do) from None
+    if code is None:
+        token = _with_browser(app, grant, **options)
+    else:
+        token = _with_code(app, grant, Secret(code))
     left = ahead(token.expires_at, utc_now())
     app.screen.line(f"{name_of(grant)}: logged in and stored. The access token expires in {left}.")
 
@@ -87,6 +82,8 @@ def login(app: App, /, *, grant: Grant, code: str | None, **options: Any) -> Non
 def _with_browser(
     app: App, grant: Grant, *, parameters: tuple[str, ...], no_browser: bool, timeout: float
 ) -> Token:
+    import webbrowser
+
     from blink_oauth_keeper.store.protocol import GrantKey
 
     from .login_flow import log_in, own_address
@@ -105,7 +102,7 @@ def _with_browser(
             authorize_template=template,
             redirect_uri=configuration.get("redirect_uri") or ON_LOOPBACK,
             extra=dict(map(_parameter, parameters)),
-            open_browser=None if no_browser else _open,
+            open_browser=None if no_browser else webbrowser.open,
             tell=app.screen.note,
             timeout=timeout,
             psu_ip=configuration.get("psu_ip") or own_address(settings.base_url),
@@ -113,8 +110,6 @@ def _with_browser(
 
 
 def _with_code(app: App, grant: Grant, code: Secret) -> Token:
-    from .login_flow import log_in_with_code
-
     configuration = app.configuration
     redirect_uri = configuration.get("redirect_uri")
     if redirect_uri is None:
@@ -125,20 +120,8 @@ def _with_code(app: App, grant: Grant, code: Secret) -> Token:
         )
     address = configuration.get("psu_ip") or Psu.AUTOMATIC
     with app.manager() as manager:
-        return log_in_with_code(
-            manager,
-            grant=grant,
-            code=code,
-            redirect_uri=redirect_uri,
-            psu=Psu(address, Psu.AUTOMATIC),
-        )
-
-
-def _open(url: str) -> bool:
-    """Open a page in the browser; say whether one was found."""
-    import webbrowser
-
-    return webbrowser.open(url)
+        psu = Psu(address, Psu.AUTOMATIC)
+        return manager.authorize(grant, code=code, redirect_uri=redirect_uri, psu=psu)
 
 
 def _parameter(text: str) -> tuple[str, str]:

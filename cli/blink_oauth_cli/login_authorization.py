@@ -17,6 +17,8 @@ from blink_oauth.errors import InvalidInputError
 from blink_oauth.headers import is_visible_ascii
 from blink_oauth.tokens import Secret
 
+from .errors import TroubleError
+
 __all__ = [
     "START_AGAIN",
     "Attempt",
@@ -36,17 +38,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _NONCE_BYTES = 16
 
 
-class LoginRefusedError(Exception):
-    """A login ended before a code was sent to the platform.
-
-    Args:
-        what: What happened, and whether anything was spent.
-        do: What to do next.
-    """
-
-    def __init__(self, what: str, do: str) -> None:
-        super().__init__(what)
-        self.what, self.do = what, do
+class LoginRefusedError(TroubleError):
+    """A login ended before a code was sent to the platform."""
 
 
 @frozen

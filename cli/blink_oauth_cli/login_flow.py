@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 from blink_oauth.context import Grant, Psu
 from blink_oauth.errors import BlinkError, InvalidInputError
-from blink_oauth.tokens import Secret
 
 from .login_authorization import (
     Attempt,
@@ -37,10 +36,10 @@ from .login_callback import (
 )
 
 if TYPE_CHECKING:
-    from blink_oauth.tokens import Token
+    from blink_oauth.tokens import Secret, Token
     from blink_oauth_keeper import TokenManager
 
-__all__ = ["log_in", "log_in_with_code", "own_address"]
+__all__ = ["log_in", "own_address"]
 
 PULSE = 0.2
 """Seconds after which a wait looks up: not every system lets Ctrl-C through to one that sleeps."""
@@ -94,9 +93,8 @@ def log_in(
         tell(f"Waiting for the bank's answer at {listener.redirect_uri}, {timeout:.0f} s at most.")
         callback, code = _code(listener, attempt, tell, monotonic() + timeout, monotonic)
         try:
-            token = log_in_with_code(
-                manager,
-                grant=grant,
+            token = manager.authorize(
+                grant,
                 code=code,
                 redirect_uri=attempt.redirect_uri,
                 psu=_psu_of(callback, psu),
@@ -109,24 +107,6 @@ def log_in(
             raise
         callback.respond(succeeded_page(grant))
         return token
-
-
-def log_in_with_code(
-    manager: TokenManager, *, grant: Grant, code: Secret, redirect_uri: str, psu: Psu
-) -> Token:
-    """Exchange a code at once, and store the token.
-
-    Args:
-        manager: Who exchanges the code and stores the token.
-        grant: What the customer has consented to.
-        code: The authorization code. It lives 30 s.
-        redirect_uri: The redirect URI that the code was sent to, unchanged.
-        psu: The customer.
-
-    Raises:
-        BlinkError: The exchange failed; `outcome` says whether the code may be spent.
-    """
-    return manager.authorize(grant, code=code, redirect_uri=redirect_uri, psu=psu)
 
 
 def _show(

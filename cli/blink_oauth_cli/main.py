@@ -129,13 +129,12 @@ def _trouble(error: BaseException) -> TroubleError:
         return error
     if isinstance(error, BlinkError):
         return trouble_with(error)
-    if isinstance(error, click.UsageError):
-        where = error.ctx.command_path if error.ctx else NAME
-        what = " ".join(error.format_message().split())
-        return TroubleError(what, f"{where} --help shows how.", ExitCode.USAGE)
     if isinstance(error, click.ClickException):
         what = " ".join(error.format_message().split())
-        return TroubleError(what, "Correct it and run the command again.", ExitCode.USAGE)
+        do = "Correct it and run the command again."
+        if isinstance(error, click.UsageError):
+            do = f"{error.ctx.command_path if error.ctx else NAME} --help shows how."
+        return TroubleError(what, do, ExitCode.USAGE)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return TroubleError(
             "Interrupted; nothing was under way.",

@@ -16,15 +16,10 @@ from blink_oauth.context import Grant
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Screen", "ahead", "as_json", "name_of", "parse_duration"]
+__all__ = ["Screen", "ahead", "name_of", "parse_duration"]
 
 PIPED_WIDTH = 1_000
 """Columns where no terminal is: lines are not to be broken for a program that reads them."""
-
-
-def as_json(content: object) -> str:
-    """Return a value as one line of JSON, times in ISO 8601."""
-    return json.dumps(content, default=str, ensure_ascii=False)
 
 
 @define(eq=False)
@@ -47,8 +42,8 @@ class Screen:
         print(text, flush=True)  # noqa: T201 - this is the place
 
     def json(self, content: object) -> None:
-        """Print one line of JSON."""
-        self.line(as_json(content))
+        """Print one line of JSON, times in ISO 8601."""
+        self.line(json.dumps(content, default=str, ensure_ascii=False))
 
     def note(self, text: str) -> None:
         """Tell something that is no result."""

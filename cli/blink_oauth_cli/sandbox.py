@@ -110,9 +110,8 @@ def _read(note: Path) -> str:
     try:
         return note.read_text("utf-8").rstrip("\n")
     except OSError:
-        pass
-    raise TroubleError(
-        "No sandbox runs in another terminal.",
-        "Start one there: blink-oauth sandbox.",
-        ExitCode.USAGE,
-    )
+        raise TroubleError(
+            "No sandbox runs in another terminal.",
+            "Start one there: blink-oauth sandbox.",
+            ExitCode.USAGE,
+        ) from None

@@ -236,6 +236,7 @@ def test_a_login_with_a_code_from_elsewhere(configured: Run, sandbox: Sandbox) -
     assert done == 0
     assert "logged in and stored" in out
     assert code not in out
+    assert configured("token")[0] == 0
     done, _, errors = configured("login", "--code", code, "--redirect-uri", sandbox.redirect_uri)
     assert done == ExitCode.PERSON_NEEDED
     require_two_lines(errors, "blink-oauth login")

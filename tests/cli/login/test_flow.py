@@ -24,7 +24,7 @@ from blink_oauth.errors import (
 )
 from blink_oauth.tokens import Secret
 from blink_oauth_cli.login_authorization import LoginRefusedError
-from blink_oauth_cli.login_flow import log_in, log_in_with_code, own_address
+from blink_oauth_cli.login_flow import log_in, own_address
 from blink_oauth_keeper import MemoryTokenStore, TokenManager
 from blink_oauth_testing.sandbox import Sandbox
 from cli.login.browser import AGENT, Browser, ask
@@ -363,14 +363,6 @@ def test_a_wrong_argument_is_refused_before_the_browser_opens(
     with pytest.raises(InvalidInputError):
         desk.log_in(**wrong)
     assert (desk.browser.url, desk.told) == ("", [])
-
-
-def test_a_code_from_elsewhere_is_exchanged(desk: Desk) -> None:
-    manager = desk.manager()
-    code = Secret(desk.sandbox.issue_code(desk.grant))
-    uri = desk.sandbox.redirect_uri
-    token = log_in_with_code(manager, grant=desk.grant, code=code, redirect_uri=uri, psu=Psu.AUTO)
-    assert manager.get(desk.grant).access_token == token.access_token
 
 
 def test_the_own_address_is_that_on_the_way_to_the_platform() -> None:
