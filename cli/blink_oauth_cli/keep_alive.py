@@ -26,21 +26,16 @@ if TYPE_CHECKING:
 __all__ = ["keep_alive"]
 
 
-class _Duration(click.ParamType[timedelta]):
-    name = "duration"
+def duration(text: str) -> timedelta:
+    """Read a length of time as click's types do.
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        try:
-            return parse_duration(str(value))
-        except ValueError as error:
-            self.fail(f"{value!r}: {error}", param, ctx)
-
-
-DURATION = _Duration()
+    Raises:
+        click.BadParameter: It is none.
+    """
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: {error}") from None
 
 
 @frozen(kw_only=True)
@@ -64,13 +59,13 @@ blink-oauth keep-alive | tee -a keep-alive.jsonl
 )
 @click.option(
     "--within",
-    type=DURATION,
+    type=duration,
     default="10d",
     show_default=True,
     metavar="TIME",
     help="Refresh the grants whose refresh token has no longer than this to live unused.",
 )
-@click.option("--every", type=DURATION, metavar="TIME", help="Do it again and again, as a daemon.")
+@click.option("--every", type=duration, metavar="TIME", help="Do it again and again, as a daemon.")
 @click.option(
     "--limit", type=click.IntRange(min=1), default=10_000, help="Grants to a run at most."
 )
