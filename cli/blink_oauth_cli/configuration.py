@@ -21,7 +21,15 @@ from .errors import ExitCode, TroubleError
 if TYPE_CHECKING:
     from blink_oauth_keeper import TargetProfile
 
-__all__ = ["Configuration", "Environment", "configure", "environment_of", "variable"]
+__all__ = [
+    "KEYS",
+    "SECRETS",
+    "Configuration",
+    "Environment",
+    "configure",
+    "environment_of",
+    "variable",
+]
 
 Environment = Literal["test", "production"]
 ENVIRONMENTS: Mapping[str | None, Environment] = {"test": "test", "production": "production"}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import click
 import pytest
 
 from blink_oauth import Grant
 from blink_oauth_cli.app import place_of
-from blink_oauth_cli.configuration import Configuration, configure
+from blink_oauth_cli.configuration import KEYS, SECRETS, Configuration, configure
 from blink_oauth_cli.errors import ExitCode, TroubleError
 from blink_oauth_cli.options import configured, said_by, the_grant
 from blink_oauth_keeper import TargetProfile
@@ -60,6 +61,22 @@ def test_flags_count_more_than_variables_and_these_more_than_the_file(told: Conf
 
 def test_an_empty_variable_says_nothing(told: Configure) -> None:
     assert told('[profiles.test]\nusername = "file"', username="").get("username") == "file"
+
+
+def test_an_empty_flag_says_nothing(told: Configure) -> None:
+    found = told(flags=["--username", "", "--target", ""], username="variable")
+    assert (found.get("username"), found.get("target")) == ("variable", None)
+
+
+@pytest.mark.parametrize("key", sorted(KEYS | SECRETS))
+def test_every_key_has_a_variable(told: Configure, key: str) -> None:
+    assert told(**{key: "fake-value"}).get(key) == "fake-value"
+
+
+@pytest.mark.parametrize("flag", ["--key-passphrase", "--store-keys", "--lease"])
+def test_what_is_secret_or_rare_has_no_flag(told: Configure, flag: str) -> None:
+    with pytest.raises(click.NoSuchOption, match=flag):
+        told(flags=[flag, "fake-value"])
 
 
 def test_numbers_and_switches_reach_the_settings_as_text(told: Configure) -> None:
