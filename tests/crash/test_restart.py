@@ -13,7 +13,7 @@ from blink_oauth_keeper.store.protocol import Record, State
 from blink_oauth_testing.sandbox import BankPolicy, Sandbox
 from blink_oauth_testing.sandbox.banks import Bank
 from crash.renewer import main
-from keeper.store.databases import PostgreSQL
+from postgresql import PostgreSQL
 from storm.crowd import wait_until
 from storm.places import Place, ShiftedClock, authorize
 from storm.processes import CONTEXT, working

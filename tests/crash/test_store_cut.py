@@ -13,7 +13,7 @@ from blink_oauth_keeper import EventName, SqlTokenStore, StoreError, TokenManage
 from blink_oauth_keeper.store.protocol import GrantKey, State
 from blink_oauth_testing.sandbox import Sandbox
 from blink_oauth_testing.sandbox.banks import Bank
-from keeper.store.databases import PostgreSQL
+from postgresql import PostgreSQL
 from storm.crowd import Answer, Gathering, Threads, wait_until
 from storm.places import DAYS, Place, ShiftedClock, authorize
 

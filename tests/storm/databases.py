@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from keeper.store.databases import running_server
+from postgresql import running_server
 
 __all__ = ["database", "empty_database"]
 

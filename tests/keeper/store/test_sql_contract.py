@@ -11,7 +11,7 @@ from sqlalchemy import URL, Engine, create_engine, delete
 from blink_oauth_keeper import SqlTokenStore, TokenStore
 from blink_oauth_keeper.store.sql_tables import grants, history, journal
 from blink_oauth_testing.store_contract import Clock, TokenStoreContract
-from keeper.store.databases import PostgreSQL
+from postgresql import PostgreSQL
 
 KEY = SqlTokenStore.new_key()
 

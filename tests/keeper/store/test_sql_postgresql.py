@@ -23,9 +23,9 @@ from blink_oauth_testing.store_contract.stage import (
     origins,
     pair,
 )
-from keeper.store.databases import PostgreSQL
 from keeper.store.pooler import Pooler, pooling
 from keeper.store.programs import finish, start
+from postgresql import PostgreSQL
 
 FERNET_KEY = SqlTokenStore.new_key()
 
