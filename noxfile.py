@@ -95,8 +95,11 @@ def style(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Prove that all code is typed strictly, so that a change of the contract is noticed."""
-    install(session, "types")
+    install(session, "types", project=True)
     session.run("mypy", "generated", *HAND_WRITTEN)
+    # What users import has to mean the same to every checker, so nothing is left to be inferred.
+    for package in ("blink_oauth", "blink_oauth_api"):
+        session.run("basedpyright", "--verifytypes", package, "--ignoreexternal", silent=True)
     session.run("pytest", "tests/changes", *session.posargs)
 
 
@@ -168,6 +171,19 @@ def build(session: nox.Session) -> None:
     (wheel,) = map(str, out.glob("*.whl"))
     programs = fresh(session, wheel, "pytest")
     session.run(str(programs / "python"), "tools/check_bare.py", external=True)
+
+
+@nox.session(default=False)
+def api(session: nox.Session) -> None:
+    """Prove that nothing public went away or changed its meaning since the last release."""
+    listed = ("git", "tag", "--list", "v*", "--sort=-version:refname")
+    tags = str(session.run(*listed, external=True, silent=True) or "").split()
+    if not tags:
+        session.skip("there is no release yet to compare with")
+    install(session, "build")
+    searched = [f"--search={folder}" for folder in PACKAGES]
+    for package in ("blink_oauth", "blink_oauth_keeper", "blink_oauth_testing"):
+        session.run("griffe", "check", package, "--against", tags[0], *searched)
 
 
 @nox.session(default=False)
