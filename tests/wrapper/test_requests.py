@@ -132,6 +132,9 @@ def test_by_default_correlation_ids_are_fresh_uuids_of_at_most_64_characters() -
         ("https://blink.invalid/a/v2", "https://blink.invalid/a/v2/oauth/token"),
         ("https://blink.invalid/a/v2/", "https://blink.invalid/a/v2/oauth/token"),
         ("https://blink.invalid:8443/a%20b", "https://blink.invalid:8443/a%20b/oauth/token"),
+        # What is written in another way than it is read stays as it is written.
+        ("https://h.invalid/a%2Fb/v2", "https://h.invalid/a%2Fb/v2/oauth/token"),
+        ("https://h.invalid//other.invalid/v2", "https://h.invalid//other.invalid/v2/oauth/token"),
     ],
 )
 @pytest.mark.parametrize("flavour", ["sync", "async"])

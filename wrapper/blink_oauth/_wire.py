@@ -518,7 +518,7 @@ if hasattr(os, "register_at_fork"):
 
 
 async def _aclose(pool: httpcore.AsyncConnectionPool) -> None:
-    # Whoever is cancelled waits for it, but not for long: no farewell is exchanged.
+    # A cancelled caller waits for it, but not for long: no close_notify of TLS is exchanged.
     with anyio.CancelScope(shield=True):
         await pool.aclose()
 
@@ -724,7 +724,8 @@ class AsyncHttpClient(httpx.AsyncClient):
 
 @cache
 def _joined(base: httpx.URL, path: httpx.URL | str) -> httpx.URL:
-    return base.join(f"{base.path.rstrip('/')}{path}")
+    # Not `join`: it reads a base path that begins with two slashes as another host.
+    return base.copy_with(raw_path=base.raw_path.rstrip(b"/") + str(path).encode())
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
