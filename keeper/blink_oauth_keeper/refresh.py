@@ -264,7 +264,7 @@ def refresh_claimed(job: Job, claim: Record, claimed_at: float) -> Steps:
     """Refresh a grant whose lease is taken already.
 
     Args:
-        job: What the flight is job.
+        job: What the flight is about, and what it is given.
         claim: What the store returned for the claim.
         claimed_at: The monotonic time just before the store was asked for it.
     """
