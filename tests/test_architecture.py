@@ -240,7 +240,7 @@ RULES: dict[Callable[[str, str], bool], list[tuple[str, str]]] = {
     is_of_the_testing_kit: [("blink_oauth_cli.login", "blink_oauth_testing.sandbox.page")],
     is_of_an_extra_elsewhere: [
         ("blink_oauth_keeper.manager", "sqlalchemy.select"),
-        ("blink_oauth_testing.store_contract.stage", "pytest"),
+        ("blink_oauth_testing.store_contract.harness", "pytest"),
         ("blink_oauth_cli.main", "requests"),
     ],
     is_of_a_client_in_a_store: [

@@ -10,9 +10,9 @@ from attrs import define, field
 from blink_oauth.errors import BlinkError, InvalidInputError, Outcome
 
 from .policy import backoff, retry_after
-from .processes import renew_after_fork
+from .processes import reset_after_fork
 from .profile import TargetProfile
-from .steps import Clearance
+from .steps import Permit
 
 __all__ = ["Breakers"]
 
@@ -52,27 +52,27 @@ class Breakers:
     _lock: threading.Lock = field(init=False, factory=threading.Lock)
 
     def __attrs_post_init__(self) -> None:
-        renew_after_fork(self, Breakers.renew)
+        reset_after_fork(self, Breakers.reset)
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Go on with a lock that no thread of a parent process holds."""
         self._lock = threading.Lock()
 
-    def clearance(self, target_id: str, profile: TargetProfile) -> Clearance:
+    def acquire(self, target_id: str, profile: TargetProfile) -> Permit:
         """Say whether a target may be called now; a clear answer takes the turn."""
         with self._lock:
             now = self.monotonic()
             breaker = self._breakers.setdefault(target_id, _Breaker())
             hold_off = breaker.hold_off(now)
             if hold_off > 0:
-                return Clearance(hold_off=hold_off)
+                return Permit(hold_off=hold_off)
             if profile.rate is not None:
                 if now < breaker.next_turn:
-                    return Clearance(queue=breaker.next_turn - now)
+                    return Permit(queue=breaker.next_turn - now)
                 breaker.next_turn = now + 1 / profile.rate
             if breaker.failures >= PATIENCE:
                 breaker.leave_until = now + PROBE
-            return Clearance()
+            return Permit()
 
     def answered(self, target_id: str) -> None:
         """Note that a target works."""

@@ -10,13 +10,13 @@ from attrs import define, field
 from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
 
-from .policy import Need, still_good, windows
+from .policy import Need, is_usable, windows
 from .profile import TargetProfile
 from .steps import Result
 from .store.protocol import Record, State
 from .store.rules import same_second
 
-__all__ = ["Cache", "Held"]
+__all__ = ["Cache", "CachedToken"]
 
 RECHECK = timedelta(minutes=5)
 """How long a token is served without a look at what other processes have stored."""
@@ -27,7 +27,7 @@ YOUTH = timedelta(minutes=1)
 
 
 @define(eq=False, weakref_slot=False)
-class Held:
+class CachedToken:
     """A token at hand.
 
     Attributes:
@@ -64,18 +64,18 @@ class Cache:
 
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
-    tokens: dict[Grant, Held] = field(factory=dict)
+    tokens: dict[Grant, CachedToken] = field(factory=dict)
     refused: dict[Grant, int] = field(factory=dict)
     failures: dict[Grant, int] = field(factory=dict)
     _failed: dict[Grant, _Failure] = field(init=False, factory=dict)
 
-    def servable(self, grant: Grant, need: Need, profile: TargetProfile) -> Held | None:
+    def get(self, grant: Grant, need: Need, profile: TargetProfile) -> CachedToken | None:
         """Return what is at hand if it can be served without waiting."""
         held = self.tokens.get(grant)
         if held is None or need.forced:
             return None
         now = self.now()
-        if not still_good(held.record, need, profile, now):
+        if not is_usable(held.record, need, profile, now):
             return None
         over = now >= windows(held.record, held.token, profile).mandatory_at
         return None if over else held
@@ -91,15 +91,15 @@ class Cache:
         """Take in how a flight ended."""
         if result.error is None:
             self._failed.pop(grant, None)
-            if result.fresh:
+            if result.obtained:
                 self.failures.pop(grant, None)
         else:
             self.failures[grant] = self.failures.get(grant, 0) + 1
-            self._failed[grant] = _Failure(result, self.monotonic() + result.memory)
+            self._failed[grant] = _Failure(result, self.monotonic() + result.shared_for)
         if result.record is not None:
             self._hold(grant, result.record, profile)
 
-    def knows_newer(self, record: Record) -> bool:
+    def has_newer(self, record: Record) -> bool:
         """Say whether a newer pair is at hand than a record has."""
         held = self.tokens.get(record.key.grant)
         return held is not None and held.record.generation > record.generation
@@ -131,7 +131,7 @@ class Cache:
         now = self.now()
         fresh_until = min(max(span.advisory_at, now + BREATH), span.mandatory_at, now + RECHECK)
         # The record's own grant, so that memory has it once.
-        self.tokens[record.key.grant] = Held(token, same_second(fresh_until), record)
+        self.tokens[record.key.grant] = CachedToken(token, same_second(fresh_until), record)
 
     def _drop(self, grant: Grant, generation: int) -> None:
         self.refused[grant] = max(generation, self.refused.get(grant, 0))

@@ -12,10 +12,11 @@ from blink_oauth.errors import BlinkError
 
 from .errors import ConsentNeededError, StoreError, UnknownGrantError
 from .events import EventName
-from .refresh import keep
+from .refresh import retry_until_stored
 from .steps import (
+    Emit,
     Erase,
-    Exchange,
+    ExchangeCode,
     Job,
     Journal,
     JournalEntries,
@@ -27,7 +28,6 @@ from .steps import (
     Revoke,
     Step,
     Steps,
-    Tell,
 )
 from .store.protocol import Note, Origin, Record, State
 
@@ -35,7 +35,7 @@ __all__ = ["authorize", "revoke"]
 
 
 def authorize(job: Job) -> Steps:
-    """Exchange a code and store the pair.
+    """ExchangeCode a code and store the pair.
 
     The store is asked first: a code is good for one call, and must not be spent in vain.
     """
@@ -45,11 +45,11 @@ def authorize(job: Job) -> Steps:
         return Result(None, error)
     issued_at, began = job.now(), job.monotonic()
     try:
-        token = yield Exchange()
+        token = yield ExchangeCode()
     except BlinkError as error:
         if error.token is None:
             seconds = job.monotonic() - began
-            yield Tell(EventName.AUTHORIZATION_FAILED, before, error, seconds=seconds)
+            yield Emit(EventName.AUTHORIZATION_FAILED, before, error, seconds=seconds)
             return Result(before, error)
         token = error.token
     seconds = job.monotonic() - began
@@ -69,14 +69,14 @@ def authorize(job: Job) -> Steps:
         correlation_id=correlation_id,
         updated_at=issued_at,
     )
-    result = Result(known, fresh=True)
+    result = Result(known, obtained=True)
     record = yield from _store(known, Put(token, issued_at, idle_until, note), result)
     if record is None:
         return result
-    yield Tell(EventName.AUTHORIZED, record, correlation_id=correlation_id, seconds=seconds)
+    yield Emit(EventName.AUTHORIZED, record, correlation_id=correlation_id, seconds=seconds)
     if record.state is State.REVOKED:
         return Result(record, ConsentNeededError("The grant was revoked. Authorize it anew."))
-    return Result(record, fresh=True)
+    return Result(record, obtained=True)
 
 
 def _store(known: Record, put: Put, result: Result) -> Generator[Step, Any, Record | None]:
@@ -85,12 +85,12 @@ def _store(known: Record, put: Put, result: Result) -> Generator[Step, Any, Reco
     def is_done(record: Record | None) -> bool:
         return record is not None and record.consent >= known.consent
 
-    record: Record | None = yield from keep(put, result, is_done)
+    record: Record | None = yield from retry_until_stored(put, result, is_done)
     if record is None:
         return None
     if record.token is None or record.token.access_token != put.token.access_token:
         before = evolve(known, generation=known.generation - 1)
-        yield from keep(Journal(before, put.token, Origin.REPLACED), result)
+        yield from retry_until_stored(Journal(before, put.token, Origin.REPLACED), result)
     return record
 
 
@@ -116,9 +116,9 @@ def revoke(job: Job) -> Steps:
         except BlinkError as error:
             failure = failure or error
     if failure is not None:
-        yield Tell(EventName.REVOCATION_FAILED, record, failure)
+        yield Emit(EventName.REVOCATION_FAILED, record, failure)
         return Result(record, failure)
     result = Result(evolve(record, token=None))
-    yield from keep(Erase(record), result)
-    yield Tell(EventName.REVOKED, record)
+    yield from retry_until_stored(Erase(record), result)
+    yield Emit(EventName.REVOKED, record)
     return result

@@ -17,15 +17,17 @@ from .breaker import Breakers
 from .errors import StoreError
 from .events import LEVELS, Event, Listener
 from .steps import (
+    AcquirePermit,
     Claim,
-    Clearance,
+    Emit,
     Erase,
-    Exchange,
+    ExchangeCode,
     Job,
     Journal,
     JournalEntries,
     Load,
     MarkRevoked,
+    Permit,
     Put,
     Release,
     Revoke,
@@ -33,8 +35,6 @@ from .steps import (
     Send,
     Settle,
     Step,
-    Tell,
-    Turn,
 )
 from .store.protocol import GrantKey, TokenStore
 
@@ -83,11 +83,11 @@ class StepExecutor:
             match step:
                 case Load():
                     return store.load(key)
-                case Turn():
-                    return self._clearance(job)
+                case AcquirePermit():
+                    return self._permit(job)
                 case Claim():
                     return store.claim(step.seen, owner=step.owner, ttl=self.lease)
-                case Send() | Exchange():
+                case Send() | ExchangeCode():
                     return self._call(job, step)
                 case Settle():
                     return store.settle(
@@ -127,7 +127,7 @@ class StepExecutor:
                     return self.blink.revoke(key.grant, step.token, psu=job.psu)
                 case Erase():
                     return store.erase(step.record)
-                case Tell():
+                case Emit():
                     return self._tell(key, step)
         except BlinkError:
             raise
@@ -137,13 +137,13 @@ class StepExecutor:
             raise StoreError(f"The store failed with a {type(error).__name__}.") from error
         raise AssertionError(f"{type(step).__name__} is for those who drive the protocol.")
 
-    def _clearance(self, job: Job) -> Clearance:
+    def _permit(self, job: Job) -> Permit:
         if self.unsettled(job.key.grant):
             # What the store has is spent; this process has the living pair, and is writing it.
-            return Clearance(queue=SETTLING)
-        return self.breakers.clearance(job.key.grant.target_id, job.profile)
+            return Permit(queue=SETTLING)
+        return self.breakers.acquire(job.key.grant.target_id, job.profile)
 
-    def _call(self, job: Job, step: Send | Exchange) -> Token:
+    def _call(self, job: Job, step: Send | ExchangeCode) -> Token:
         grant = job.key.grant
         try:
             if isinstance(step, Send):
@@ -159,7 +159,7 @@ class StepExecutor:
         self.breakers.answered(grant.target_id)
         return token
 
-    def _tell(self, key: GrantKey, told: Tell) -> None:
+    def _tell(self, key: GrantKey, told: Emit) -> None:
         """Make an event of what happened, log it, and tell the listener."""
         grant, record, error = key.grant, told.record, told.error
         try:
@@ -184,7 +184,7 @@ class StepExecutor:
             logger.exception("The event %s could not be told to everybody.", told.name)
 
 
-AT_THE_BANK = (Send, Exchange, Revoke)
+AT_THE_BANK = (Send, ExchangeCode, Revoke)
 
 
 def log_event(event: Event) -> None:

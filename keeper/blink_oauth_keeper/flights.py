@@ -27,10 +27,10 @@ from . import consent
 from .cache import Cache
 from .errors import RefreshPendingError
 from .executor import SETTLING, StepExecutor
-from .policy import Need, still_good
-from .processes import close_at_exit, renew_after_fork
+from .policy import Need, is_usable
+from .processes import close_at_exit, reset_after_fork
 from .profile import TargetProfile
-from .refresh import new_owner, refresh, refresh_claimed, unspent
+from .refresh import new_owner, refresh, refresh_claimed, release_unspent
 from .steps import Job, Publish, Result, Step, Steps, Wait
 from .store.protocol import GrantKey, Record
 from .timers import Timers, Wakeups
@@ -106,11 +106,11 @@ class Flights:
     _out_of_time: bool = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.renew()
-        renew_after_fork(self, Flights.renew)
+        self.reset()
+        reset_after_fork(self, Flights.reset)
         close_at_exit(self)
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Begin with nothing in progress; what a parent process has is the parent's."""
         self._lock = threading.Lock()
         self._all_over = threading.Condition(self._lock)
@@ -293,9 +293,9 @@ def answer(result: Result, need: Need, profile: TargetProfile, now: datetime) ->
     """
     record = result.record
     if record is not None:
-        brought = result.fresh and record.generation > need.beyond
+        brought = result.obtained and record.generation > need.newer_than
         enough = result.newer or not need.forced
-        if brought or (enough and still_good(record, need, profile, now)):
+        if brought or (enough and is_usable(record, need, profile, now)):
             return record.token
     # Many callers share the error; each raises a copy, since raising changes it.
     require_no_error(result)
@@ -432,8 +432,8 @@ class SingleFlight:
 
     def refresh_claimed(self, claim: Record, claimed_at: float) -> Future[Result]:
         """Start the refresh of a record whose lease is taken."""
-        if self.cache.knows_newer(claim):
-            self.give_back(claim, pause=SETTLING)
+        if self.cache.has_newer(claim):
+            self.release(claim, pause=SETTLING)
             over: Future[Result] = Future()
             over.set_result(Result(claim))
             return over
@@ -441,14 +441,14 @@ class SingleFlight:
         flight = self._flight(job, refresh_claimed(job, claim, claimed_at))
         return self.flights.start(flight, joinable=True)
 
-    def give_back(self, claim: Record, *, pause: float = 0.0) -> None:
+    def release(self, claim: Record, *, pause: float = 0.0) -> None:
         """Give a lease back under which nothing was begun."""
         job = self._job(claim.key.grant, Psu.AUTO)
-        self.executor.perform(job, evolve(unspent(job, claim), pause=pause))
+        self.executor.perform(job, evolve(release_unspent(job, claim), pause=pause))
 
     def _ask(self, grant: Grant, wanted: Need, psu: Psu) -> Token | Future[Result]:
         job = self._job(grant, psu, wanted)
-        held = self.cache.servable(grant, job.need, job.profile)
+        held = self.cache.get(grant, job.need, job.profile)
         failed = self.cache.failure(grant)
         if held is not None:
             if failed is None and self.now() >= held.fresh_until:
@@ -470,7 +470,7 @@ class SingleFlight:
     def _refresh_in_background(self, grant: Grant) -> None:
         # Not if everything is closing.
         with suppress(InvalidInputError):
-            self._share(self._job(grant, Psu.AUTO, Need(eager=True)))
+            self._share(self._job(grant, Psu.AUTO, Need(early=True)))
 
     def _share(self, job: Job) -> Future[Result]:
         return self.flights.share(job.key.grant, lambda: self._flight(job, refresh(job)))
@@ -480,12 +480,12 @@ class SingleFlight:
         return Job(
             key=key,
             profile=self.profile_of(grant.target_id),
-            need=evolve(wanted or Need(), beyond=self.cache.refused.get(grant, 0)),
+            need=evolve(wanted or Need(), newer_than=self.cache.refused.get(grant, 0)),
             psu=psu,
             actor="auto" if psu == Psu.AUTO else "psu",
             lease=self.lease,
             deadline=self.deadline,
-            patience=self.lease + MARGIN,
+            max_wait=self.lease + MARGIN,
             failures=self.cache.failures.get(grant, 0),
             now=self.now,
             monotonic=self.monotonic,
@@ -500,5 +500,5 @@ class SingleFlight:
     def _finished(self, job: Job, result: Result) -> None:
         grant = job.key.grant
         self.cache.remember(grant, result, job.profile)
-        if result.again_in is not None:
-            self.flights.later(result.again_in, partial(self._refresh_in_background, grant))
+        if result.refresh_in is not None:
+            self.flights.later(result.refresh_in, partial(self._refresh_in_background, grant))

@@ -60,7 +60,7 @@ def tallied(report: Report, flight: Future[Result]) -> Report:
         return evolve(report, failed=report.failed + 1)
     result = flight.result()
     error = result.error
-    if result.fresh:
+    if result.obtained:
         return evolve(report, refreshed=report.refreshed + 1)
     if error is None:
         return evolve(report, left=report.left + 1)
@@ -142,13 +142,13 @@ class KeepAlive:
                 # A turn is taken only if there is somebody to use it.
                 if free == 0 or not self.store.due(due, limit=1):
                     continue
-                clearance = self.breakers.clearance(target_id, profile)
-                if clearance.hold_off > 0:
+                permit = self.breakers.acquire(target_id, profile)
+                if permit.hold_off > 0:
                     continue
                 if profile.rate is not None:
-                    turn = clearance.queue or 1 / profile.rate
+                    turn = permit.queue or 1 / profile.rate
                     queue = min(turn, queue or turn)
-                allowed = 0 if clearance.queue > 0 else 1
+                allowed = 0 if permit.queue > 0 else 1
             free -= self._start(due, allowed)
         self._start(self._rest(singled_out), free)
         return queue
@@ -172,7 +172,7 @@ class KeepAlive:
                 self._in_progress.add(self.flights.refresh_claimed(claim, claimed_at))
             except InvalidInputError:
                 for rest in claims[number:]:
-                    self.flights.give_back(rest)
+                    self.flights.release(rest)
                 raise
         return len(claims)
 

@@ -1,6 +1,6 @@
 """Every decision about a grant, from its record, its profile and the time. Pure.
 
-`judge` decides what to do; then come the windows of freshness, and the pauses after failures.
+`decide` decides what to do; then come the windows of freshness, and the pauses after failures.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from .store.protocol import GrantKey, Record, State
 
 __all__ = [
     "Attempt",
+    "AwaitLease",
+    "Decision",
     "Need",
     "Refuse",
     "Serve",
-    "Verdict",
-    "Wait",
     "Windows",
     "backoff",
+    "decide",
+    "is_usable",
     "jitter",
-    "judge",
     "pause_after",
-    "pending",
-    "poll",
-    "replay_soon",
+    "pending_error",
+    "poll_delay",
     "retry_after",
-    "still_good",
+    "should_replay",
     "windows",
 ]
 
@@ -54,14 +54,14 @@ class Need:
 
     Attributes:
         validity: Seconds that it must still live.
-        beyond: A generation that was refused at a bank's API: only a newer one will do.
-        eager: Refresh it early if it is time, although it can still be served.
+        newer_than: A generation that was refused at a bank's API: only a newer one will do.
+        early: Refresh it early if it is time, although it can still be served.
         forced: Only a newer one than the store has now will do, however good that is.
     """
 
     validity: float = 0.0
-    beyond: int = 0
-    eager: bool = False
+    newer_than: int = 0
+    early: bool = False
     forced: bool = False
 
 
@@ -98,13 +98,13 @@ def windows(record: Record, token: Token, profile: TargetProfile) -> Windows:
     )
 
 
-def still_good(record: Record, need: Need, profile: TargetProfile, now: datetime) -> bool:
+def is_usable(record: Record, need: Need, profile: TargetProfile, now: datetime) -> bool:
     """Say whether the stored access token can be served at all.
 
     `need.validity` counts as at most half the lifetime, as the windows do.
     """
     token = record.token
-    if token is None or record.state is State.REVOKED or record.generation <= need.beyond:
+    if token is None or record.state is State.REVOKED or record.generation <= need.newer_than:
         return False
     expires_at = windows(record, token, profile).expires_at
     half = (expires_at - record.issued_at) / 2
@@ -122,7 +122,7 @@ class Attempt:
 
 
 @frozen
-class Wait:
+class AwaitLease:
     """Somebody else is refreshing."""
 
 
@@ -133,12 +133,12 @@ class Refuse:
     error: NoTokenError
 
 
-Verdict = Serve | Attempt | Wait | Refuse
+Decision = Serve | Attempt | AwaitLease | Refuse
 
 
-def judge(
+def decide(
     record: Record | None, need: Need, profile: TargetProfile, now: datetime, hold_off: float = 0.0
-) -> Verdict:
+) -> Decision:
     """Decide what to do about a grant.
 
     Args:
@@ -152,14 +152,14 @@ def judge(
         return Refuse(UnknownGrantError("No token is stored for this grant. Authorize it first."))
     if record.state is State.REVOKED or record.token is None:
         return Refuse(ConsentNeededError("The grant was revoked. Authorize it anew."))
-    good = still_good(record, need, profile, now)
+    good = is_usable(record, need, profile, now)
     span = windows(record, record.token, profile)
     due = not good or now >= span.mandatory_at
-    early = need.eager and (now >= span.advisory_at or _in_doubt(record))
+    early = need.early and (now >= span.advisory_at or _in_doubt(record))
     if not due and not early and not need.forced:
         return Serve()
     if record.state is State.REFRESHING and record.lease_left > 0:
-        return Wait() if due or need.forced else Serve()
+        return AwaitLease() if due or need.forced else Serve()
     error = _obstacle(record, profile, hold_off, due=due)
     if error is None:
         return Attempt()
@@ -212,7 +212,7 @@ def _obstacle(
     return None
 
 
-def pending(record: Record) -> RefreshPendingError:
+def pending_error(record: Record) -> RefreshPendingError:
     """Build the error for somebody who waited long enough for somebody else's refresh."""
     return RefreshPendingError(
         "Somebody else is refreshing this grant, and the wait is over. Try again. Nothing was "
@@ -271,7 +271,7 @@ def retry_after(error: BlinkError) -> float | None:
     return None if asked is None else min(asked, LONGEST_RETRY_AFTER)
 
 
-def replay_soon(error: BlinkError, profile: TargetProfile) -> bool:
+def should_replay(error: BlinkError, profile: TargetProfile) -> bool:
     """Say whether to present a doubtful refresh token again as soon as the pause is over.
 
     If the bank rotated and its answer was lost, only a prompt replay can help. A server that says
@@ -282,7 +282,7 @@ def replay_soon(error: BlinkError, profile: TargetProfile) -> bool:
     return error.outcome is Outcome.UNCERTAIN and not unavailable and not hold
 
 
-def poll(look: int, spread: float) -> float:
+def poll_delay(look: int, spread: float) -> float:
     """Return the seconds until the next look at a record that somebody else is refreshing."""
     first, longest = POLL
     return float(min(longest, first * 2 ** min(look, 8)) * (0.75 + 0.5 * spread))

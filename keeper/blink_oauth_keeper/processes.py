@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["close_at_exit", "renew_after_fork"]
+__all__ = ["close_at_exit", "reset_after_fork"]
 
 T = TypeVar("T")
 
@@ -20,18 +20,18 @@ class Closeable(Protocol):
         """Bring it to an end."""
 
 
-_renewed: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
+_resets: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
 _closed: weakref.WeakSet[Closeable] = weakref.WeakSet()
 
 
-def renew_after_fork(thing: T, renew: Callable[[T], None]) -> None:
+def reset_after_fork(thing: T, reset: Callable[[T], None]) -> None:
     """Renew a thing in each forked child, as long as it exists.
 
     Args:
         thing: What has threads, locks or connections that a child cannot go on with.
-        renew: Is called with the thing, in the child.
+        reset: Is called with the thing, in the child.
     """
-    _renewed[thing] = renew
+    _resets[thing] = reset
 
 
 def close_at_exit(thing: Closeable) -> None:
@@ -39,9 +39,9 @@ def close_at_exit(thing: Closeable) -> None:
     _closed.add(thing)
 
 
-def _renew_all() -> None:
-    for thing, renew in list(_renewed.items()):
-        renew(thing)
+def _reset_all() -> None:
+    for thing, reset in list(_resets.items()):
+        reset(thing)
 
 
 def _close_all() -> None:
@@ -51,5 +51,5 @@ def _close_all() -> None:
 
 # Windows has no fork.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_all)
+    os.register_at_fork(after_in_child=_reset_all)
 atexit.register(_close_all)

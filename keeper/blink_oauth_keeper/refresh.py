@@ -26,11 +26,13 @@ from .errors import StoreError
 from .events import EventName
 from .policy import Attempt, Refuse, Serve
 from .steps import (
+    AcquirePermit,
     Claim,
-    Clearance,
+    Emit,
     Job,
     Journal,
     Load,
+    Permit,
     Publish,
     Release,
     Result,
@@ -40,13 +42,11 @@ from .steps import (
     Settle,
     Step,
     Steps,
-    Tell,
-    Turn,
     Wait,
 )
 from .store.protocol import Note, Origin, Record, Settlement, State, state_before
 
-__all__ = ["keep", "new_owner", "refresh", "refresh_claimed", "unspent"]
+__all__ = ["new_owner", "refresh", "refresh_claimed", "release_unspent", "retry_until_stored"]
 
 SETTLE_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between the attempts to write a result; the last pause is repeated."""
@@ -70,22 +70,23 @@ def settle(
     note = Note(event=EventName.REFRESHED, correlation_id=correlation_id, actor=job.actor)
     step = Settle(claim, token, issued_at, idle_until, state, note)
     known = _renewed(step)
-    settlement: Settlement | None = yield from keep(step, Result(known, fresh=True))
+    received = Result(known, obtained=True)
+    settlement: Settlement | None = yield from retry_until_stored(step, received)
     if settlement is None:
-        return Result(known, fresh=True)
+        return received
     record = settlement.record
     # A result that is written late may find that the grant was revoked since.
     gone = record is None or record.state is State.REVOKED
     if settlement.stored and not gone:
-        yield Tell(EventName.REFRESHED, record, correlation_id=correlation_id, seconds=seconds)
-        return Result(record, fresh=True)
-    yield Tell(EventName.SUPERSEDED, record, correlation_id=correlation_id, seconds=seconds)
+        yield Emit(EventName.REFRESHED, record, correlation_id=correlation_id, seconds=seconds)
+        return Result(record, obtained=True)
+    yield Emit(EventName.SUPERSEDED, record, correlation_id=correlation_id, seconds=seconds)
     if gone:
         # [6] What was revoked stays revoked: the pair that came too late goes as well.
         try:
             yield Revoke(token)
         except BlinkError as error:
-            yield Tell(EventName.REVOCATION_FAILED, record, error)
+            yield Emit(EventName.REVOCATION_FAILED, record, error)
     return None
 
 
@@ -111,12 +112,14 @@ def settle_failure(
     """Write a failure down; return the claim on another pair to try, or a result."""
     note = _note(job, error)
     if error.token is not None and error.token.refresh_token is not None:
-        yield from keep(Journal(claim, error.token, Origin.ERROR))
+        yield from retry_until_stored(Journal(claim, error.token, Origin.ERROR))
     if error.needs_consent:
         # [7] A pair that came too late may be the one that is alive.
-        salvaged = yield from keep(Salvage(claim, evolve(note, event=EventName.SALVAGED)))
+        salvaged = yield from retry_until_stored(
+            Salvage(claim, evolve(note, event=EventName.SALVAGED))
+        )
         if salvaged is not None:
-            yield Tell(EventName.SALVAGED, salvaged, error, seconds=seconds)
+            yield Emit(EventName.SALVAGED, salvaged, error, seconds=seconds)
             return salvaged, None
     # If the bank rotated, only a prompt replay helps, however often anything failed before.
     in_doubt = error.outcome is Outcome.UNCERTAIN
@@ -124,7 +127,7 @@ def settle_failure(
     pause = policy.pause_after(
         error, failures=failures, spread=job.random(), lease_left=max(0.0, lease_left)
     )
-    release = _verdict(job, claim, error, pause)
+    release = _release_after(job, claim, error, pause)
     known = evolve(
         claim,
         state=release.state,
@@ -134,12 +137,12 @@ def settle_failure(
         error=release.error,
         correlation_id=error.correlation_id,
     )
-    again = policy.replay_soon(error, job.profile) and (
+    again = policy.should_replay(error, job.profile) and (
         release.attempts < 2 or not job.profile.rotates
     )
-    result = Result(known, error, memory=pause, again_in=pause if again else None)
-    ours = yield from keep(release, result)
-    yield Tell(EventName(note.event), known, error, seconds=seconds)
+    result = Result(known, error, shared_for=pause, refresh_in=pause if again else None)
+    ours = yield from retry_until_stored(release, result)
+    yield Emit(EventName(note.event), known, error, seconds=seconds)
     # [8] If the lease or the generation is not ours any more, somebody else knows better.
     return None, None if ours is False else result
 
@@ -160,7 +163,7 @@ def _note(job: Job, error: BlinkError) -> Note:
     )
 
 
-def _verdict(job: Job, claim: Record, error: BlinkError, pause: float) -> Release:
+def _release_after(job: Job, claim: Record, error: BlinkError, pause: float) -> Release:
     note = _note(job, error)
     if error.needs_consent:
         state, attempts, pause = State.NEEDS_CONSENT, claim.attempts, 0.0
@@ -172,13 +175,13 @@ def _verdict(job: Job, claim: Record, error: BlinkError, pause: float) -> Releas
     return Release(claim, state, attempts, pause, type(error).__name__, note)
 
 
-def unspent(job: Job, claim: Record) -> Release:
+def release_unspent(job: Job, claim: Record) -> Release:
     """Build the step that gives a lease back under which nothing was sent."""
     note = Note(event=EventName.ABANDONED, outcome=Outcome.NOT_EXECUTED, actor=job.actor)
     return Release(claim, state_before(claim), claim.attempts - 1, 0.0, claim.error, note)
 
 
-def keep(
+def retry_until_stored(
     step: Step,
     interim: Result | None = None,
     done: Callable[[Record | None], bool] | None = None,
@@ -201,15 +204,15 @@ def keep(
             if tries and done is not None:
                 record = yield Load()
                 if done(record):
-                    yield Tell(EventName.SETTLED_LATE)
+                    yield Emit(EventName.SETTLED_LATE)
                     return record
             returned = yield step
         except StoreError as error:
             if not tries:
-                yield Tell(EventName.UNSETTLED, error=error)
+                yield Emit(EventName.UNSETTLED, error=error)
                 yield Publish(interim or Result(None, error))
             if not going_on:
-                yield Tell(EventName.LOST, error=error)
+                yield Emit(EventName.LOST, error=error)
                 return None
             # [10] What was received is stored sooner or later.
             pause = SETTLE_PAUSES[min(tries, len(SETTLE_PAUSES) - 1)]
@@ -217,13 +220,13 @@ def keep(
             tries += 1
         else:
             if tries:
-                yield Tell(EventName.SETTLED_LATE)
+                yield Emit(EventName.SETTLED_LATE)
             return returned
 
 
-STORE_MEMORY = 0.5
+STORE_FAILURE_SHARED_FOR = 0.5
 """Seconds for which a failure of the store is shared with others who ask."""
-VERDICT_MEMORY = 1.0
+REFUSAL_SHARED_FOR = 1.0
 """Seconds for which the word that a customer is needed is shared with others who ask."""
 
 
@@ -235,21 +238,21 @@ def refresh(job: Job) -> Steps:
         try:
             record = yield Load()
         except StoreError as error:
-            return Result(None, error, memory=STORE_MEMORY)
+            return Result(None, error, shared_for=STORE_FAILURE_SHARED_FOR)
         generation = record.generation if record else 0
         found = generation if found is None else found
         newer = generation > found
         if newer:
             # Whoever brought it: it is what a forced refresh is for.
             job = evolve(job, need=evolve(job.need, forced=False))
-        verdict, pause = yield from _decide(job, record, looks)
-        if isinstance(verdict, Serve):
+        decision, pause = yield from _decide(job, record, looks)
+        if isinstance(decision, Serve):
             return Result(record, newer=newer)
-        if isinstance(verdict, Refuse):
-            memory = verdict.error.retry_after or VERDICT_MEMORY
-            return Result(record, verdict.error, memory=memory)
-        left = started + job.patience - job.monotonic()
-        if isinstance(verdict, Attempt) and pause == 0 and left > 0:
+        if isinstance(decision, Refuse):
+            memory = decision.error.retry_after or REFUSAL_SHARED_FOR
+            return Result(record, decision.error, shared_for=memory)
+        left = started + job.max_wait - job.monotonic()
+        if isinstance(decision, Attempt) and pause == 0 and left > 0:
             result = yield from _claim_and_attempt(job, record)
             if result is not None:
                 return result
@@ -257,7 +260,7 @@ def refresh(job: Job) -> Steps:
         # [1] Whoever waits goes on waiting or gives up; it never refreshes without the lease.
         looks += 1
         if left <= 0 or not (yield Wait(min(pause, left))):
-            return Result(record, policy.pending(record))
+            return Result(record, policy.pending_error(record))
 
 
 def refresh_claimed(job: Job, claim: Record, claimed_at: float) -> Steps:
@@ -274,17 +277,17 @@ def refresh_claimed(job: Job, claim: Record, claimed_at: float) -> Steps:
 
 def _decide(
     job: Job, record: Record | None, looks: int
-) -> Generator[Step, Any, tuple[policy.Verdict, float]]:
-    verdict = policy.judge(record, job.need, job.profile, job.now())
-    if isinstance(verdict, policy.Wait):
-        return verdict, policy.poll(looks, job.random())
-    if not isinstance(verdict, Attempt):
-        return verdict, 0.0
-    clearance: Clearance = yield Turn()
-    hold_off = clearance.hold_off
+) -> Generator[Step, Any, tuple[policy.Decision, float]]:
+    decision = policy.decide(record, job.need, job.profile, job.now())
+    if isinstance(decision, policy.AwaitLease):
+        return decision, policy.poll_delay(looks, job.random())
+    if not isinstance(decision, Attempt):
+        return decision, 0.0
+    permit: Permit = yield AcquirePermit()
+    hold_off = permit.hold_off
     if hold_off > 0:
-        verdict = policy.judge(record, job.need, job.profile, job.now(), hold_off=hold_off)
-    return verdict, clearance.queue
+        decision = policy.decide(record, job.need, job.profile, job.now(), hold_off=hold_off)
+    return decision, permit.queue
 
 
 def _claim_and_attempt(job: Job, record: Record) -> Generator[Step, Any, Result | None]:
@@ -295,7 +298,7 @@ def _claim_and_attempt(job: Job, record: Record) -> Generator[Step, Any, Result 
         claim = yield Claim(record, owner)
     except StoreError as error:
         yield from _give_up_claim(job, evolve(record, owner=owner))
-        return Result(record, error, memory=STORE_MEMORY)
+        return Result(record, error, shared_for=STORE_FAILURE_SHARED_FOR)
     # [3] Of many, the store lets one go on.
     if claim is None:
         return None
@@ -305,7 +308,7 @@ def _claim_and_attempt(job: Job, record: Record) -> Generator[Step, Any, Result 
 def _give_up_claim(job: Job, claim: Record) -> Generator[Step, Any, None]:
     # The store may have written the claim all the same; nothing was sent under it.
     try:
-        yield unspent(job, evolve(claim, attempts=claim.attempts + 1))
+        yield release_unspent(job, evolve(claim, attempts=claim.attempts + 1))
     except StoreError:
         return
 
@@ -317,11 +320,11 @@ def _attempt(job: Job, claim: Record, claimed_at: float) -> Generator[Step, Any,
         assert claim.token.refresh_token is not None
         # [4] A call that could outlast the lease is not begun.
         if job.monotonic() - claimed_at + job.deadline > job.lease:
-            yield from keep(unspent(job, claim))
-            yield Tell(EventName.ABANDONED, claim)
+            yield from retry_until_stored(release_unspent(job, claim))
+            yield Emit(EventName.ABANDONED, claim)
             return None
         if claim.attempts > 1:
-            yield Tell(EventName.REPLAYED, claim)
+            yield Emit(EventName.REPLAYED, claim)
         issued_at, began = job.now(), job.monotonic()
         try:
             token = yield Send(claim.token.refresh_token)

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from blink_oauth.context import Grant
 
-from .policy import Need, still_good, windows
+from .policy import Need, is_usable, windows
 from .profile import TargetProfile
 from .store.protocol import Record, State, TokenStore
 
@@ -71,7 +71,7 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
     return GrantStatus(
         grant=record.key.grant,
         state=record.state,
-        usable=still_good(record, Need(), profile, now),
+        usable=is_usable(record, Need(), profile, now),
         needs_consent=over or spent or token is None or token.refresh_token is None,
         expires_at=span.expires_at if span else None,
         refresh_at=span.advisory_at if span else None,

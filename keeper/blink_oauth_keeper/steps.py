@@ -22,15 +22,17 @@ from .profile import TargetProfile
 from .store.protocol import GrantKey, Note, Origin, Record, State
 
 __all__ = [
+    "AcquirePermit",
     "Claim",
-    "Clearance",
+    "Emit",
     "Erase",
-    "Exchange",
+    "ExchangeCode",
     "Job",
     "Journal",
     "JournalEntries",
     "Load",
     "MarkRevoked",
+    "Permit",
     "Publish",
     "Put",
     "Release",
@@ -41,8 +43,6 @@ __all__ = [
     "Settle",
     "Step",
     "Steps",
-    "Tell",
-    "Turn",
     "Wait",
 ]
 
@@ -54,22 +54,22 @@ class Result:
     Attributes:
         record: The record as it was known at the end, or None.
         error: What went wrong, or None.
-        fresh: Whether the flight itself got the record's token from the bank.
+        obtained: Whether the flight itself got the record's token from the bank.
         newer: Whether another stored the record's token after the flight's first look.
-        memory: Seconds for which this answer is good enough for others who ask.
-        again_in: Seconds after which another refresh should be started, or None.
+        shared_for: Seconds for which this answer is good enough for others who ask.
+        refresh_in: Seconds after which another refresh should be started, or None.
     """
 
     record: Record | None = None
     error: BlinkError | None = None
-    fresh: bool = False
+    obtained: bool = False
     newer: bool = False
-    memory: float = 0.0
-    again_in: float | None = None
+    shared_for: float = 0.0
+    refresh_in: float | None = None
 
 
 @frozen
-class Clearance:
+class Permit:
     """Whether a target may be called.
 
     Attributes:
@@ -87,8 +87,8 @@ class Load:
 
 
 @frozen
-class Turn:
-    """Ask for a turn at the target. Returns a Clearance."""
+class AcquirePermit:
+    """Ask for a turn at the target. Returns a Permit."""
 
 
 @frozen
@@ -107,7 +107,7 @@ class Send:
 
 
 @frozen
-class Exchange:
+class ExchangeCode:
     """Exchange the authorization code, once. Returns a Token."""
 
 
@@ -216,7 +216,7 @@ class Publish:
 
 
 @frozen
-class Tell:
+class Emit:
     """Say what happened."""
 
     name: EventName
@@ -228,10 +228,10 @@ class Tell:
 
 Step = (
     Load
-    | Turn
+    | AcquirePermit
     | Claim
     | Send
-    | Exchange
+    | ExchangeCode
     | Settle
     | Put
     | Release
@@ -243,7 +243,7 @@ Step = (
     | Erase
     | Wait
     | Publish
-    | Tell
+    | Emit
 )
 
 
@@ -265,7 +265,7 @@ class Job:
         redirect_uri: The redirect URI of the code.
         lease: Seconds that a lease lasts.
         deadline: Seconds that one call to the bank takes at most.
-        patience: Seconds to wait for somebody else's refresh.
+        max_wait: Seconds to wait for somebody else's refresh.
         failures: Failures of this grant in a row before this flight.
         now: Tells the time, aware UTC.
         monotonic: Tells the seconds, never backwards.
@@ -282,7 +282,7 @@ class Job:
     redirect_uri: str = ""
     lease: float
     deadline: float
-    patience: float
+    max_wait: float
     failures: int = 0
     now: Callable[[], datetime]
     monotonic: Callable[[], float]

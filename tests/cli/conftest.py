@@ -11,7 +11,7 @@ import pytest
 
 from blink_oauth.tls import ssl_context
 from blink_oauth_testing.sandbox import Sandbox
-from cli.cli_stage import CLIENT, OTHER_CLIENT, Desk
+from cli.cli_harness import CLIENT, OTHER_CLIENT, Desk
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from blink_oauth_cli.errors import ExitCode
 from blink_oauth_keeper import TokenManager
 from blink_oauth_keeper.store import sql_engine as engines
-from cli.cli_stage import (
+from cli.cli_harness import (
     CODE,
     ESCAPE,
     OTHER_CLIENT,

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import pytest
 from attrs import evolve
 
-from cli.cli_stage import TARGET, Desk, Seen, require_no_secret, require_two_lines
+from cli.cli_harness import TARGET, Desk, Seen, require_no_secret, require_two_lines
 
 PATIENCE = 30.0
 """Seconds; longer than anything takes: it ends a test that hangs."""

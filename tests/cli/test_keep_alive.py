@@ -12,7 +12,7 @@ from blink_oauth_cli.errors import ExitCode
 from blink_oauth_cli.keep_alive import exit_code
 from blink_oauth_cli.output import parse_duration
 from blink_oauth_keeper import Report
-from cli.cli_stage import TARGET, Desk, plain, require_no_secret, require_two_lines
+from cli.cli_harness import TARGET, Desk, plain, require_no_secret, require_two_lines
 
 SOON = 29 * 86_400.0
 DUE = ("keep-alive", "--within", "30d")

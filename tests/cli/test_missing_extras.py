@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from blink_oauth_cli.errors import ExitCode
-from cli.cli_stage import Desk, Seen, require_two_lines
+from cli.cli_harness import Desk, Seen, require_two_lines
 
 POSTGRESQL = "postgresql+psycopg://user:fake-password@127.0.0.1:1/tokens"
 

@@ -13,7 +13,7 @@ import pytest
 from blink_oauth_cli.errors import ExitCode, trouble_with
 from blink_oauth_cli.main import run
 from blink_oauth_keeper.errors import UnknownGrantError
-from cli.cli_stage import ESCAPE, GRANT, Desk, plain, require_no_secret
+from cli.cli_harness import ESCAPE, GRANT, Desk, plain, require_no_secret
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7]|4[0-8]|10[0-7])(?:;\d+)*m")
 SHELLS = [shell for shell in ("bash", "zsh", "fish") if shutil.which(shell)]

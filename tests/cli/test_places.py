@@ -10,7 +10,7 @@ import pytest
 from blink_oauth_cli.app import read_keys, write_keys
 from blink_oauth_cli.errors import ExitCode
 from blink_oauth_keeper import SqlTokenStore
-from cli.cli_stage import Desk, require_two_lines
+from cli.cli_harness import Desk, require_two_lines
 
 
 @pytest.fixture

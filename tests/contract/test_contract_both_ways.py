@@ -13,7 +13,7 @@ from blink_oauth_testing.sandbox import Fault, Sandbox
 from blink_oauth_testing.sandbox.messages import Reply, Source, oauth_error, problem
 from contract.judge import Judge, Message, Recorder
 from flavours import FLAVOURS, Caller, Flavour, calling
-from wire.stage import LENIENT, PERSON, STRICT, exchange, refresh_token
+from wire.harness import LENIENT, PERSON, STRICT, exchange, refresh_token
 
 STATUSES = {200, 400, 401, 403, 406, 415, 500, 502, 504}
 SOURCES: tuple[Source, ...] = ("PLATFORM", "PROVIDER")

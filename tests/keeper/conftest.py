@@ -1,4 +1,4 @@
-"""A stage for each test of this folder."""
+"""A harness for each test of this folder."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from keeper.stage import Stage
+from keeper.harness import Harness
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
+def harness() -> Iterator[Harness]:
     """Set up banks, a store and a client; afterwards nothing may have been spent twice."""
-    with Stage() as set_up:
+    with Harness() as set_up:
         yield set_up

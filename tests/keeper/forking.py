@@ -22,7 +22,7 @@ from blink_oauth import BlinkError, Grant
 from blink_oauth_keeper import MemoryTokenStore, TokenManager
 from blink_oauth_keeper.store.protocol import Note, Record
 from blink_oauth_keeper.timers import Wakeups
-from keeper.stage import DAY, PATIENCE, Gate, Stage, Workers
+from keeper.harness import DAY, PATIENCE, Gate, Harness, Workers
 
 SECONDS = 30
 
@@ -63,10 +63,10 @@ class Halts:
 
         return halting
 
-    def halt_next(self, name: str, stage: Stage, work: Callable[[], object]) -> None:
+    def halt_next(self, name: str, harness: Harness, work: Callable[[], object]) -> None:
         """Do some work in another thread, and return once it is halted in a callback."""
         self.left[name] = 1
-        stage.aside(work)
+        harness.aside(work)
         assert self._halted.acquire(timeout=PATIENCE), name
 
     def end(self) -> None:
@@ -83,9 +83,9 @@ def outcome(manager: TokenManager, grant: Grant) -> str:
     return "token"
 
 
-def store_with(record: Record, stage: Stage) -> MemoryTokenStore:
+def store_with(record: Record, harness: Harness) -> MemoryTokenStore:
     """Make a store of the process's own that holds a pair."""
-    store = MemoryTokenStore(clock=stage.time.now)
+    store = MemoryTokenStore(clock=harness.time.now)
     assert record.token is not None
     store.put(
         record.key,
@@ -99,40 +99,40 @@ def store_with(record: Record, stage: Stage) -> MemoryTokenStore:
 
 def main() -> None:
     """Fork while one grant is being refreshed and every lock is held."""
-    halts, stage = Halts(), Stage()
-    stage.memory = MemoryTokenStore(clock=halts.callback("store", stage.time.now))
-    stage.shaky.inner = stage.memory
-    manager = stage.make(
+    halts, harness = Halts(), Harness()
+    harness.memory = MemoryTokenStore(clock=halts.callback("store", harness.time.now))
+    harness.shaky.inner = harness.memory
+    manager = harness.make(
         real_waits=True,
         # Both are at work when the process is forked.
         threads=2,
-        monotonic=halts.callback("targets", stage.time.monotonic),
+        monotonic=halts.callback("targets", harness.time.monotonic),
         timers=partial(Wakeups, halts.callback("timers", time.monotonic)),
     )
-    beginner = stage.make(real_waits=True, executor=halts.callback("flights", Workers))
-    closed = stage.make(real_waits=True)
+    beginner = harness.make(real_waits=True, executor=halts.callback("flights", Workers))
+    closed = harness.make(real_waits=True)
     closed.close()
-    flying, expired, waiting = (stage.authorize(f"u-{number}") for number in range(1, 4))
-    stage.advance(DAY + 1)
-    fresh, record = stage.authorize("u-4"), stage.record(expired)
+    flying, expired, waiting = (harness.authorize(f"u-{number}") for number in range(1, 4))
+    harness.advance(DAY + 1)
+    fresh, record = harness.authorize("u-4"), harness.record(expired)
     gate = Gate()
-    stage.banks.answer(gate)
-    caller = stage.aside(lambda: manager.get(flying))
+    harness.banks.answer(gate)
+    caller = harness.aside(lambda: manager.get(flying))
     gate.wait()
-    assert stage.memory.claim(stage.record(waiting), owner="another", ttl=25)
-    halts.halt_next("timers", stage, lambda: manager.get(waiting))
-    halts.halt_next("targets", stage, manager.refresh_due)
-    halts.halt_next("flights", stage, lambda: beginner.get(expired))
-    halts.halt_next("store", stage, lambda: stage.memory.load(record.key))
+    assert harness.memory.claim(harness.record(waiting), owner="another", ttl=25)
+    halts.halt_next("timers", harness, lambda: manager.get(waiting))
+    halts.halt_next("targets", harness, manager.refresh_due)
+    halts.halt_next("flights", harness, lambda: beginner.get(expired))
+    halts.halt_next("store", harness, lambda: harness.memory.load(record.key))
     if child := fork():
         os.waitpid(child, 0)
         halts.end()
         gate.open()
         told: dict[str, object] = {
             "who": "parent",
-            "token": caller.result(PATIENCE) == stage.record(flying).token,
+            "token": caller.result(PATIENCE) == harness.record(flying).token,
             "expired": outcome(manager, expired),
-            "posts": len(stage.banks.presented()),
+            "posts": len(harness.banks.presented()),
         }
     else:
         # A store in memory is the parent's; the child gets another one in its place.
@@ -140,10 +140,10 @@ def main() -> None:
             "who": "child",
             "fresh": outcome(manager, fresh),
             "expired": outcome(manager, expired),
-            "posts": len(stage.banks.presented()),
+            "posts": len(harness.banks.presented()),
         }
-        stage.shaky.inner = store_with(record, stage)
-        stage.time.pass_by(1)
+        harness.shaky.inner = store_with(record, harness)
+        harness.time.pass_by(1)
         told["own store"] = outcome(manager, expired)
         told["the one that just began"] = outcome(beginner, expired)
         told["the closed one"] = outcome(closed, expired)
@@ -152,7 +152,7 @@ def main() -> None:
     if not child:
         # The parent's other threads are not here to be waited for.
         os._exit(0)
-    stage.__exit__(None, None, None)
+    harness.__exit__(None, None, None)
 
 
 if __name__ == "__main__":

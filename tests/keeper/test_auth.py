@@ -15,7 +15,7 @@ from blink_oauth import BlinkError, Grant, InvalidGrantError, NotConnectedError
 from blink_oauth_keeper import ConsentNeededError, StoreError, UnknownGrantError
 from flavours import FLAVOURS, Flavour
 from keeper.bank_api import URL, Answer, BankApi, redirect, refuse, request
-from keeper.stage import PSU, TARGET, Stage, says, unreachable
+from keeper.harness import PSU, TARGET, Harness, says, unreachable
 
 BOTH = pytest.mark.parametrize("flavour", FLAVOURS)
 OLD_ENOUGH = 120.0
@@ -23,13 +23,13 @@ OLD_ENOUGH = 120.0
 ELSEWHERE = "https://elsewhere.invalid/accounts"
 
 
-def nothing(stage: Stage, grant: Grant) -> None:
+def nothing(harness: Harness, grant: Grant) -> None:
     """Let nothing happen meanwhile."""
 
 
-def refreshed_by_another_process(stage: Stage, grant: Grant) -> None:
+def refreshed_by_another_process(harness: Harness, grant: Grant) -> None:
     """Let another manager on the same store bring a new token."""
-    other = stage.make()
+    other = harness.make()
     other.invalidate(grant, other.get(grant))
     other.get(grant)
 
@@ -55,7 +55,7 @@ class Case:
     refreshes: int = 0
     options: dict[str, Any] = field(factory=dict)
     age: float = OLD_ENOUGH
-    meanwhile: Callable[[Stage, Grant], None] = nothing
+    meanwhile: Callable[[Harness, Grant], None] = nothing
     next_refreshes: int = 0
 
 
@@ -156,33 +156,35 @@ TABLE: dict[str, Callable[[], Case]] = {
 @BOTH
 @pytest.mark.parametrize("name", TABLE)
 def test_an_answer_is_dealt_with_as_the_table_says(
-    name: str, flavour: Flavour, stage: Stage
+    name: str, flavour: Flavour, harness: Harness
 ) -> None:
     case = TABLE[name]()
-    manager, grant = stage.manager, stage.authorize()
+    manager, grant = harness.manager, harness.authorize()
     manager.get(grant)
-    stage.advance(case.age)
-    case.meanwhile(stage, grant)
+    harness.advance(case.age)
+    case.meanwhile(harness, grant)
     api, auth = BankApi(case.answers), manager.auth(grant, psu=PSU)
 
     response = request(flavour, auth, api, **case.options)
 
     assert response.status_code == case.status
     assert len(api.seen) == case.requests
-    assert len(stage.banks.presented()) == case.refreshes
+    assert len(harness.banks.presented()) == case.refreshes
     assert len({seen.bearer for seen in api.seen if seen.bearer}) == 1 + (case.refreshes > 0)
     assert response.read() is not None
     assert request(flavour, auth, api).status_code == 200
-    assert len(stage.banks.presented()) == case.refreshes + case.next_refreshes
-    assert stage.record(grant).generation == 1 + case.refreshes + case.next_refreshes
+    assert len(harness.banks.presented()) == case.refreshes + case.next_refreshes
+    assert harness.record(grant).generation == 1 + case.refreshes + case.next_refreshes
 
 
 @BOTH
-def test_every_attempt_has_an_id_of_its_own_and_keeps_it(flavour: Flavour, stage: Stage) -> None:
-    grant = stage.authorize()
-    stage.advance(OLD_ENOUGH)
+def test_every_attempt_has_an_id_of_its_own_and_keeps_it(
+    flavour: Flavour, harness: Harness
+) -> None:
+    grant = harness.authorize()
+    harness.advance(OLD_ENOUGH)
     api = BankApi([refuse(text="no")])
-    response = request(flavour, stage.manager.auth(grant, psu=PSU), api)
+    response = request(flavour, harness.manager.auth(grant, psu=PSU), api)
     (refused,) = response.history
     attempts = [refused.request.headers, response.request.headers]
     assert [one["X-Correlation-ID"] for one in attempts] == [s.correlation_id for s in api.seen]
@@ -192,13 +194,13 @@ def test_every_attempt_has_an_id_of_its_own_and_keeps_it(flavour: Flavour, stage
 
 
 @BOTH
-def test_what_was_refused_is_sent_again_as_it_was(flavour: Flavour, stage: Stage) -> None:
-    grant = stage.authorize()
-    stage.advance(OLD_ENOUGH)
+def test_what_was_refused_is_sent_again_as_it_was(flavour: Flavour, harness: Harness) -> None:
+    grant = harness.authorize()
+    harness.advance(OLD_ENOUGH)
     api = BankApi([refuse()])
     response = request(
         flavour,
-        stage.manager.auth(grant, psu=PSU),
+        harness.manager.auth(grant, psu=PSU),
         api,
         method="PUT",
         json={"amount": "1.00"},
@@ -219,22 +221,22 @@ def test_what_was_refused_is_sent_again_as_it_was(flavour: Flavour, stage: Stage
 
 @BOTH
 def test_of_a_redirected_post_only_what_was_refused_is_sent_again(
-    flavour: Flavour, stage: Stage
+    flavour: Flavour, harness: Harness
 ) -> None:
-    grant = stage.authorize()
-    stage.advance(OLD_ENOUGH)
+    grant = harness.authorize()
+    harness.advance(OLD_ENOUGH)
     api = BankApi([redirect("/payments/1", 303), refuse()])
-    request(flavour, stage.manager.auth(grant, psu=PSU), api, **POST)
+    request(flavour, harness.manager.auth(grant, psu=PSU), api, **POST)
     assert [seen.method for seen in api.seen] == ["POST", "GET", "GET"]
 
 
 @BOTH
 def test_a_redirect_to_another_origin_takes_the_token_off_and_nothing_else(
-    flavour: Flavour, stage: Stage
+    flavour: Flavour, harness: Harness
 ) -> None:
     # httpx asks no auth on the way to another origin: this is what it does, and what we document.
     api = BankApi([redirect(ELSEWHERE)])
-    request(flavour, stage.manager.auth(stage.authorize(), psu=PSU), api)
+    request(flavour, harness.manager.auth(harness.authorize(), psu=PSU), api)
     first, second = api.seen
     assert first.bearer
     assert not second.bearer
@@ -244,35 +246,35 @@ def test_a_redirect_to_another_origin_takes_the_token_off_and_nothing_else(
 
 
 @BOTH
-def test_without_being_asked_httpx_follows_no_redirect(flavour: Flavour, stage: Stage) -> None:
+def test_without_being_asked_httpx_follows_no_redirect(flavour: Flavour, harness: Harness) -> None:
     api = BankApi([redirect(ELSEWHERE)])
-    auth = stage.manager.auth(stage.authorize(), psu=PSU)
+    auth = harness.manager.auth(harness.authorize(), psu=PSU)
     response = request(flavour, auth, api, follow_redirects=False)
     assert response.status_code == 307
     assert len(api.seen) == 1
 
 
-def unknown(stage: Stage) -> Grant:
+def unknown(harness: Harness) -> Grant:
     return Grant(TARGET, "u-unknown")
 
 
-def revoked(stage: Stage) -> Grant:
-    grant = stage.authorize()
-    stage.manager.revoke(grant)
+def revoked(harness: Harness) -> Grant:
+    grant = harness.authorize()
+    harness.manager.revoke(grant)
     return grant
 
 
-def unrefreshable(stage: Stage) -> Grant:
-    stage.banks.always(unreachable)
-    return stage.expired()
+def unrefreshable(harness: Harness) -> Grant:
+    harness.banks.always(unreachable)
+    return harness.expired()
 
 
-def unstored(stage: Stage) -> Grant:
-    stage.shaky.go_down()
+def unstored(harness: Harness) -> Grant:
+    harness.shaky.go_down()
     return Grant(TARGET, "u-4711")
 
 
-NO_TOKEN: dict[str, tuple[Callable[[Stage], Grant], type[BlinkError]]] = {
+NO_TOKEN: dict[str, tuple[Callable[[Harness], Grant], type[BlinkError]]] = {
     "none was ever stored": (unknown, UnknownGrantError),
     "the grant is revoked": (revoked, ConsentNeededError),
     "it has expired, and the refresh fails": (unrefreshable, NotConnectedError),
@@ -282,9 +284,9 @@ NO_TOKEN: dict[str, tuple[Callable[[Stage], Grant], type[BlinkError]]] = {
 
 @BOTH
 @pytest.mark.parametrize("name", NO_TOKEN)
-def test_without_a_token_nothing_is_sent(name: str, flavour: Flavour, stage: Stage) -> None:
+def test_without_a_token_nothing_is_sent(name: str, flavour: Flavour, harness: Harness) -> None:
     prepare, expected = NO_TOKEN[name]
-    auth, api = stage.manager.auth(prepare(stage), psu=PSU), BankApi()
+    auth, api = harness.manager.auth(prepare(harness), psu=PSU), BankApi()
     with pytest.raises(expected) as caught:
         request(flavour, auth, api)
     assert api.seen == []
@@ -293,13 +295,13 @@ def test_without_a_token_nothing_is_sent(name: str, flavour: Flavour, stage: Sta
 
 @BOTH
 def test_an_expired_token_is_refreshed_before_the_request_leaves(
-    flavour: Flavour, stage: Stage
+    flavour: Flavour, harness: Harness
 ) -> None:
-    grant, api = stage.expired(), BankApi()
-    assert request(flavour, stage.manager.auth(grant, psu=PSU), api).status_code == 200
+    grant, api = harness.expired(), BankApi()
+    assert request(flavour, harness.manager.auth(grant, psu=PSU), api).status_code == 200
     (seen,) = api.seen
-    assert seen.bearer == stage.manager.get(grant).access_token.reveal()
-    assert [post.psu_ip for post in stage.banks.posts] == [PSU.ip, PSU.ip]
+    assert seen.bearer == harness.manager.get(grant).access_token.reveal()
+    assert [post.psu_ip for post in harness.banks.posts] == [PSU.ip, PSU.ip]
 
 
 UNHELPED: dict[str, tuple[Any, type[BlinkError], bool]] = {
@@ -311,13 +313,13 @@ UNHELPED: dict[str, tuple[Any, type[BlinkError], bool]] = {
 @BOTH
 @pytest.mark.parametrize("name", UNHELPED)
 def test_if_there_is_no_other_token_after_a_401_its_error_is_raised_and_says_so(
-    name: str, flavour: Flavour, stage: Stage
+    name: str, flavour: Flavour, harness: Harness
 ) -> None:
     answer, expected, needs_consent = UNHELPED[name]
-    grant = stage.authorize()
-    stage.advance(OLD_ENOUGH)
-    stage.banks.always(answer)
-    api, auth = BankApi([refuse(), refuse()]), stage.manager.auth(grant, psu=PSU)
+    grant = harness.authorize()
+    harness.advance(OLD_ENOUGH)
+    harness.banks.always(answer)
+    api, auth = BankApi([refuse(), refuse()]), harness.manager.auth(grant, psu=PSU)
     with pytest.raises(expected) as caught:
         request(flavour, auth, api)
     assert caught.value.needs_consent is needs_consent
@@ -329,24 +331,26 @@ def test_if_there_is_no_other_token_after_a_401_its_error_is_raised_and_says_so(
 
 @BOTH
 def test_after_a_failed_refresh_the_refused_token_is_not_sent_again(
-    flavour: Flavour, stage: Stage
+    flavour: Flavour, harness: Harness
 ) -> None:
-    grant = stage.authorize()
-    stage.advance(OLD_ENOUGH)
-    stage.banks.always(says(429, Retry_After="600"))
-    api, auth = BankApi([refuse()]), stage.manager.auth(grant, psu=PSU)
+    grant = harness.authorize()
+    harness.advance(OLD_ENOUGH)
+    harness.banks.always(says(429, Retry_After="600"))
+    api, auth = BankApi([refuse()]), harness.manager.auth(grant, psu=PSU)
     for _ in range(3):
         with pytest.raises(BlinkError):
             request(flavour, auth, api)
-    assert len(api.seen) == len(stage.banks.presented()) == 1
+    assert len(api.seen) == len(harness.banks.presented()) == 1
 
 
 @BOTH
 @pytest.mark.parametrize("streams", [False, True])
-def test_a_401_that_is_returned_can_be_read(flavour: Flavour, streams: bool, stage: Stage) -> None:
-    grant = stage.authorize()
+def test_a_401_that_is_returned_can_be_read(
+    flavour: Flavour, streams: bool, harness: Harness
+) -> None:
+    grant = harness.authorize()
     api = BankApi([refuse(problem="/problems/OTHER")])
-    auth = stage.manager.auth(grant, psu=PSU)
+    auth = harness.manager.auth(grant, psu=PSU)
     assert read(flavour, auth, api, streams)["type"] == "/problems/OTHER"
 
 
@@ -371,9 +375,9 @@ def read(flavour: Flavour, auth: Any, api: BankApi, streams: bool) -> dict[str, 
         return dict(json.loads(b"".join(response.iter_bytes())))
 
 
-def test_a_streamed_401_that_is_no_problem_is_not_touched(stage: Stage) -> None:
+def test_a_streamed_401_that_is_no_problem_is_not_touched(harness: Harness) -> None:
     transport = BankApi([refuse(content=b"raw")])
-    auth = stage.manager.auth(stage.authorize(), psu=PSU)
+    auth = harness.manager.auth(harness.authorize(), psu=PSU)
     with (
         httpx.Client(auth=auth, transport=transport) as client,
         client.stream("GET", URL) as response,
@@ -381,12 +385,12 @@ def test_a_streamed_401_that_is_no_problem_is_not_touched(stage: Stage) -> None:
         assert b"".join(response.iter_raw()) == b"raw"
 
 
-def test_the_auth_of_another_manager_takes_what_the_first_one_brought(stage: Stage) -> None:
-    grant = stage.authorize()
-    first, second = stage.manager, stage.make()
+def test_the_auth_of_another_manager_takes_what_the_first_one_brought(harness: Harness) -> None:
+    grant = harness.authorize()
+    first, second = harness.manager, harness.make()
     assert second.get(grant) == first.get(grant)
-    stage.advance(OLD_ENOUGH)
+    harness.advance(OLD_ENOUGH)
     for manager in (first, second):
         api = BankApi([refuse()])
         assert request("sync", manager.auth(grant, psu=PSU), api).status_code == 200
-    assert len(stage.banks.presented()) == 1
+    assert len(harness.banks.presented()) == 1

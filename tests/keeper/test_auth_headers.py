@@ -17,18 +17,18 @@ from blink_oauth_keeper import NoTokenError, TokenManager
 from blink_oauth_keeper.auth import Signer
 from flavours import FLAVOURS, Flavour
 from keeper.bank_api import URL, BankApi, refuse, request
-from keeper.stage import PSU, SETTINGS, TARGET, Stage, unreachable, with_members
+from keeper.harness import PSU, SETTINGS, TARGET, Harness, unreachable, with_members
 from wrapper.leaks import found, texts_of, texts_of_error
 
 BOTH = pytest.mark.parametrize("flavour", FLAVOURS)
 
 
 @BOTH
-def test_a_request_bears_the_token_and_the_five_headers(flavour: Flavour, stage: Stage) -> None:
-    grant, api = stage.authorize(), BankApi()
-    request(flavour, stage.manager.auth(grant, psu=PSU), api)
+def test_a_request_bears_the_token_and_the_five_headers(flavour: Flavour, harness: Harness) -> None:
+    grant, api = harness.authorize(), BankApi()
+    request(flavour, harness.manager.auth(grant, psu=PSU), api)
     (seen,) = api.seen
-    assert seen.bearer == stage.manager.get(grant).access_token.reveal()
+    assert seen.bearer == harness.manager.get(grant).access_token.reveal()
     assert seen.headers["User-Agent"] == SETTINGS.user_agent
     assert seen.headers["X-CorAPI-Target-ID"] == TARGET
     assert seen.headers["X-PSU-IP-Address"] == PSU.ip
@@ -38,55 +38,55 @@ def test_a_request_bears_the_token_and_the_five_headers(flavour: Flavour, stage:
     assert len(names) == len(set(names))
 
 
-def test_a_request_that_nobody_waits_for_says_so(stage: Stage) -> None:
+def test_a_request_that_nobody_waits_for_says_so(harness: Harness) -> None:
     api = BankApi()
-    request("sync", stage.manager.auth(stage.authorize(), psu=Psu.AUTO), api)
+    request("sync", harness.manager.auth(harness.authorize(), psu=Psu.AUTO), api)
     assert api.seen[0].headers["X-PSU-IP-Address"] == "AUTO"
     assert api.seen[0].headers["X-PSU-User-Agent"] == "AUTO"
 
 
 @BOTH
 def test_the_headers_of_the_same_name_on_the_request_are_replaced(
-    flavour: Flavour, stage: Stage
+    flavour: Flavour, harness: Harness
 ) -> None:
     api = BankApi()
     theirs = {name.upper(): "theirs" for name in (*REQUEST_HEADERS, "Authorization")}
-    auth = stage.manager.auth(stage.authorize(), psu=PSU)
+    auth = harness.manager.auth(harness.authorize(), psu=PSU)
     request(flavour, auth, api, headers=theirs | {"X-Other": "theirs"})
     (seen,) = api.seen
     assert [name for name, value in seen.headers.items() if value == "theirs"] == ["x-other"]
 
 
 @BOTH
-def test_each_correlation_id_is_made_by_the_client(flavour: Flavour, stage: Stage) -> None:
-    grant = stage.authorize()
+def test_each_correlation_id_is_made_by_the_client(flavour: Flavour, harness: Harness) -> None:
+    grant = harness.authorize()
     numbers = iter(range(100))
     api = BankApi()
-    with maker(stage, lambda: f"corr-{next(numbers)}") as manager:
+    with maker(harness, lambda: f"corr-{next(numbers)}") as manager:
         auth = manager.auth(grant, psu=PSU)
         for _ in range(3):
             request(flavour, auth, api)
     assert [seen.correlation_id for seen in api.seen] == ["corr-0", "corr-1", "corr-2"]
 
 
-def maker(stage: Stage, new_correlation_id: Callable[[], str]) -> TokenManager:
+def maker(harness: Harness, new_correlation_id: Callable[[], str]) -> TokenManager:
     """Return a manager whose client makes ids in a way of its own."""
     blink = BlinkOAuth(
         SETTINGS,
-        clock=stage.time.now,
+        clock=harness.time.now,
         new_correlation_id=new_correlation_id,
-        transport=httpx.MockTransport(stage.banks),
+        transport=httpx.MockTransport(harness.banks),
     )
-    return TokenManager(blink, stage.memory, clock=stage.time.now)
+    return TokenManager(blink, harness.memory, clock=harness.time.now)
 
 
 @BOTH
 @pytest.mark.parametrize("bad", ["", "a\r\nX-PSU-IP-Address: 198.51.100.1", "é", "x" * 65])
 def test_an_id_that_cannot_be_sent_is_refused_before_anything_is_sent(
-    bad: str, flavour: Flavour, stage: Stage
+    bad: str, flavour: Flavour, harness: Harness
 ) -> None:
-    grant, api = stage.authorize(), BankApi()
-    with maker(stage, lambda: bad) as manager, pytest.raises(InvalidInputError):
+    grant, api = harness.authorize(), BankApi()
+    with maker(harness, lambda: bad) as manager, pytest.raises(InvalidInputError):
         request(flavour, manager.auth(grant, psu=PSU), api)
     assert api.seen == []
 
@@ -96,20 +96,22 @@ def test_an_id_that_cannot_be_sent_is_refused_before_anything_is_sent(
     "url",
     ["http://bank.invalid/", "http://203.0.113.7/", "http://localhost.bank.invalid/", "ftp://a/"],
 )
-def test_no_token_goes_out_in_the_clear(url: str, flavour: Flavour, stage: Stage) -> None:
-    grant, api = stage.authorize(), BankApi()
-    before = len(stage.shaky.calls)
+def test_no_token_goes_out_in_the_clear(url: str, flavour: Flavour, harness: Harness) -> None:
+    grant, api = harness.authorize(), BankApi()
+    before = len(harness.shaky.calls)
     with pytest.raises(InvalidInputError, match="Nothing was sent"):
-        request(flavour, stage.manager.auth(grant, psu=PSU), api, url=url)
+        request(flavour, harness.manager.auth(grant, psu=PSU), api, url=url)
     assert api.seen == []
-    assert len(stage.shaky.calls) == before
+    assert len(harness.shaky.calls) == before
 
 
 @BOTH
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9:8080", "[::1]:8080"])
-def test_plain_http_to_this_very_machine_will_do(host: str, flavour: Flavour, stage: Stage) -> None:
+def test_plain_http_to_this_very_machine_will_do(
+    host: str, flavour: Flavour, harness: Harness
+) -> None:
     api = BankApi()
-    auth = stage.manager.auth(stage.authorize(), psu=PSU)
+    auth = harness.manager.auth(harness.authorize(), psu=PSU)
     assert request(flavour, auth, api, url=f"http://{host}/accounts").status_code == 200
     assert api.seen[0].bearer
 
@@ -124,15 +126,15 @@ BAD_ARGUMENTS: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("grant", "psu"), BAD_ARGUMENTS)
-def test_an_auth_is_for_a_grant_and_a_psu(grant: Any, psu: Any, stage: Stage) -> None:
+def test_an_auth_is_for_a_grant_and_a_psu(grant: Any, psu: Any, harness: Harness) -> None:
     with pytest.raises(InvalidInputError, match="a Grant and a Psu"):
-        stage.manager.auth(grant, psu=psu)
+        harness.manager.auth(grant, psu=psu)
 
 
-def test_an_auth_shows_its_grant_and_no_secret(stage: Stage) -> None:
-    grant = stage.authorize()
-    auth = stage.manager.auth(grant, psu=PSU)
-    token = stage.manager.get(grant)
+def test_an_auth_shows_its_grant_and_no_secret(harness: Harness) -> None:
+    grant = harness.authorize()
+    auth = harness.manager.auth(grant, psu=PSU)
+    token = harness.manager.get(grant)
     request("sync", auth, BankApi())
     assert repr(auth) == f"GrantAuth({grant!r})"
     assert found(secrets_of(token), [("repr", repr(auth)), ("vars", repr(vars(auth)))]) == []
@@ -142,10 +144,10 @@ def secrets_of(token: Any) -> list[str]:
     return [token.access_token.reveal(), token.refresh_token.reveal()]
 
 
-def test_a_signed_request_shows_no_secret(stage: Stage) -> None:
-    grant = stage.authorize()
+def test_a_signed_request_shows_no_secret(harness: Harness) -> None:
+    grant = harness.authorize()
     api = BankApi()
-    response = request("sync", stage.manager.auth(grant, psu=PSU), api)
+    response = request("sync", harness.manager.auth(grant, psu=PSU), api)
     headers = response.request.headers
     assert api.seen[0].bearer
     texts = [("request", repr(response.request)), ("headers", repr(headers)), ("s", str(headers))]
@@ -158,35 +160,35 @@ ODD_TOKENS = ["fake token", "fake-token\r\nX-Forged: 1", "fake-tökén", "fake-t
 @BOTH
 @pytest.mark.parametrize("odd", ODD_TOKENS)
 def test_a_token_that_no_header_can_carry_is_neither_sent_nor_shown(
-    odd: str, flavour: Flavour, stage: Stage
+    odd: str, flavour: Flavour, harness: Harness
 ) -> None:
-    grant, api = stage.authorize(answer=with_members(access_token=odd)), BankApi()
+    grant, api = harness.authorize(answer=with_members(access_token=odd)), BankApi()
     with pytest.raises(NoTokenError, match="visible ASCII") as caught:
-        request(flavour, stage.manager.auth(grant, psu=PSU), api)
+        request(flavour, harness.manager.auth(grant, psu=PSU), api)
     assert api.seen == []
     assert found([odd, repr(odd)[1:-1]], texts_of_error(caught.value)) == []
 
 
 @BOTH
-def test_an_error_after_a_401_shows_no_secret(flavour: Flavour, stage: Stage) -> None:
-    grant = stage.authorize()
-    token = stage.manager.get(grant)
-    stage.advance(120)
-    stage.banks.always(unreachable)
+def test_an_error_after_a_401_shows_no_secret(flavour: Flavour, harness: Harness) -> None:
+    grant = harness.authorize()
+    token = harness.manager.get(grant)
+    harness.advance(120)
+    harness.banks.always(unreachable)
     with pytest.raises(BlinkError) as caught:
-        request(flavour, stage.manager.auth(grant, psu=PSU), BankApi([refuse()]))
+        request(flavour, harness.manager.auth(grant, psu=PSU), BankApi([refuse()]))
     assert found(secrets_of(token), texts_of_error(caught.value)) == []
     assert found(secrets_of(token), texts_of(caught.value)) == []
 
 
-def test_an_error_of_the_network_goes_through_and_shows_no_secret(stage: Stage) -> None:
+def test_an_error_of_the_network_goes_through_and_shows_no_secret(harness: Harness) -> None:
     def broken(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused", request=request)
 
-    grant = stage.authorize()
-    token = stage.manager.get(grant)
+    grant = harness.authorize()
+    token = harness.manager.get(grant)
     with pytest.raises(httpx.ConnectError) as caught:
-        request("sync", stage.manager.auth(grant, psu=PSU), BankApi([broken]))
+        request("sync", harness.manager.auth(grant, psu=PSU), BankApi([broken]))
     assert found(secrets_of(token), texts_of_error(caught.value)) == []
 
 
@@ -215,11 +217,11 @@ def echo() -> Iterator[str]:
         thread.join()
 
 
-def test_it_works_without_a_client_and_over_a_socket(echo: str, stage: Stage) -> None:
-    grant = stage.authorize()
-    auth = stage.manager.auth(grant, psu=PSU)
+def test_it_works_without_a_client_and_over_a_socket(echo: str, harness: Harness) -> None:
+    grant = harness.authorize()
+    auth = harness.manager.auth(grant, psu=PSU)
     lines = httpx.get(echo, auth=auth, trust_env=False).text.splitlines()
-    assert f"Authorization: Bearer {stage.manager.get(grant).access_token.reveal()}" in lines
+    assert f"Authorization: Bearer {harness.manager.get(grant).access_token.reveal()}" in lines
     assert {line.partition(":")[0] for line in lines} >= REQUEST_HEADERS
     assert f"X-PSU-User-Agent: {PSU.user_agent}" in lines
 
@@ -295,12 +297,12 @@ def test_signed_headers_are_like_any_others(before: str, change: str) -> None:
         quick["missing"]
 
 
-def test_what_a_hook_changes_after_the_signature_is_sent(stage: Stage) -> None:
+def test_what_a_hook_changes_after_the_signature_is_sent(harness: Harness) -> None:
     def hook(request: httpx.Request) -> None:
         request.headers["X-Trace"] = "trace-1"
 
     api = BankApi()
-    auth = stage.manager.auth(stage.authorize(), psu=PSU)
+    auth = harness.manager.auth(harness.authorize(), psu=PSU)
     with httpx.Client(auth=auth, transport=api, event_hooks={"request": [hook]}) as client:
         client.get(URL)
     assert api.seen[0].headers["X-Trace"] == "trace-1"

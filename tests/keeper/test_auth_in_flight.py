@@ -14,7 +14,7 @@ from blink_oauth import Grant, Psu
 from blink_oauth_keeper import EventName
 from blink_oauth_keeper.auth import GrantAuth
 from keeper.bank_api import URL, BankApi, refuse
-from keeper.stage import PSU, TARGET, Gate, Stage, eventually
+from keeper.harness import PSU, TARGET, Gate, Harness, eventually
 
 PATIENCE = 10.0
 """Real seconds after which a test gives up on what should have happened at once."""
@@ -56,62 +56,64 @@ def api() -> Iterator[SlowApi]:
     api.go_on.set()
 
 
-def everybody_else_goes_on(stage: Stage, grant: Grant, auth: GrantAuth) -> None:
+def everybody_else_goes_on(harness: Harness, grant: Grant, auth: GrantAuth) -> None:
     """See that in this thread, another and another event loop all is as if nothing happened."""
     other = httpx.Client(auth=auth, transport=BankApi())
     assert other.get(QUICK).status_code == 200
-    assert stage.aside(lambda: stage.manager.get(grant)).result(PATIENCE)
+    assert harness.aside(lambda: harness.manager.get(grant)).result(PATIENCE)
 
     async def in_a_loop() -> int:
         async with httpx.AsyncClient(auth=auth, transport=BankApi()) as client:
-            await stage.manager.aget(grant)
+            await harness.manager.aget(grant)
             return (await client.get(QUICK)).status_code
 
-    assert stage.aside(lambda: asyncio.run(in_a_loop())).result(PATIENCE) == 200
+    assert harness.aside(lambda: asyncio.run(in_a_loop())).result(PATIENCE) == 200
 
 
-def test_a_request_in_flight_holds_nothing(stage: Stage, api: SlowApi) -> None:
-    grant = stage.authorize()
-    auth = stage.manager.auth(grant, psu=PSU)
+def test_a_request_in_flight_holds_nothing(harness: Harness, api: SlowApi) -> None:
+    grant = harness.authorize()
+    auth = harness.manager.auth(grant, psu=PSU)
     with httpx.Client(auth=auth, transport=api) as client:
-        slow = stage.aside(lambda: client.get(SLOW))
+        slow = harness.aside(lambda: client.get(SLOW))
         assert api.waiting.wait(PATIENCE)
         assert client.get(QUICK).status_code == 200
-        everybody_else_goes_on(stage, grant, auth)
+        everybody_else_goes_on(harness, grant, auth)
         assert not slow.done()
         api.go_on.set()
         assert slow.result(PATIENCE).status_code == 200
 
 
 def test_while_a_request_is_in_flight_another_can_have_the_token_refreshed(
-    stage: Stage, api: SlowApi
+    harness: Harness, api: SlowApi
 ) -> None:
-    grant = stage.authorize()
-    stage.advance(120)
-    auth = stage.manager.auth(grant, psu=PSU)
+    grant = harness.authorize()
+    harness.advance(120)
+    auth = harness.manager.auth(grant, psu=PSU)
     with httpx.Client(auth=auth, transport=api) as client:
-        slow = stage.aside(lambda: client.get(SLOW))
+        slow = harness.aside(lambda: client.get(SLOW))
         assert api.waiting.wait(PATIENCE)
         api.refusals = 1
         assert client.get(QUICK).status_code == 200
-        assert stage.record(grant).generation == 2
+        assert harness.record(grant).generation == 2
         # The slow one bore the old token. It takes the new one, and brings no third.
         api.refusals = 1
         api.go_on.set()
         assert slow.result(PATIENCE).status_code == 200
-    assert stage.record(grant).generation == 2
+    assert harness.record(grant).generation == 2
 
 
 @pytest.mark.anyio
-async def test_a_request_in_flight_holds_nothing_of_its_loop(stage: Stage, api: SlowApi) -> None:
-    grant = stage.authorize()
-    auth = stage.manager.auth(grant, psu=PSU)
+async def test_a_request_in_flight_holds_nothing_of_its_loop(
+    harness: Harness, api: SlowApi
+) -> None:
+    grant = harness.authorize()
+    auth = harness.manager.auth(grant, psu=PSU)
     async with httpx.AsyncClient(auth=auth, transport=api) as client:
         slow = asyncio.create_task(client.get(SLOW))
         assert await asyncio.to_thread(api.waiting.wait, PATIENCE)
         assert (await client.get(QUICK)).status_code == 200
-        assert await stage.manager.aget(grant)
-        await asyncio.to_thread(everybody_else_goes_on, stage, grant, auth)
+        assert await harness.manager.aget(grant)
+        await asyncio.to_thread(everybody_else_goes_on, harness, grant, auth)
         assert not slow.done()
         api.go_on.set()
         assert (await slow).status_code == 200
@@ -127,9 +129,9 @@ async def async_endless() -> AsyncIterator[bytes]:
         yield b"more"
 
 
-def test_a_streaming_response_holds_nothing(stage: Stage) -> None:
-    grant = stage.authorize()
-    auth = stage.manager.auth(grant, psu=PSU)
+def test_a_streaming_response_holds_nothing(harness: Harness) -> None:
+    grant = harness.authorize()
+    auth = harness.manager.auth(grant, psu=PSU)
     api = BankApi([lambda _: httpx.Response(200, content=endless())])
     with (
         httpx.Client(auth=auth, transport=api) as client,
@@ -137,13 +139,13 @@ def test_a_streaming_response_holds_nothing(stage: Stage) -> None:
     ):
         assert next(response.iter_raw()) == b"more"
         assert client.get(QUICK).status_code == 200
-        everybody_else_goes_on(stage, grant, auth)
+        everybody_else_goes_on(harness, grant, auth)
 
 
 @pytest.mark.anyio
-async def test_an_asynchronous_streaming_response_holds_nothing(stage: Stage) -> None:
-    grant = stage.authorize()
-    auth = stage.manager.auth(grant, psu=PSU)
+async def test_an_asynchronous_streaming_response_holds_nothing(harness: Harness) -> None:
+    grant = harness.authorize()
+    auth = harness.manager.auth(grant, psu=PSU)
     api = BankApi([lambda _: httpx.Response(200, content=async_endless())])
     async with (
         httpx.AsyncClient(auth=auth, transport=api) as client,
@@ -152,7 +154,7 @@ async def test_an_asynchronous_streaming_response_holds_nothing(stage: Stage) ->
         pieces = response.aiter_raw()
         assert await anext(pieces) == b"more"
         assert (await client.get(QUICK)).status_code == 200
-        await asyncio.to_thread(everybody_else_goes_on, stage, grant, auth)
+        await asyncio.to_thread(everybody_else_goes_on, harness, grant, auth)
         await pieces.aclose()  # type: ignore[attr-defined]
 
 
@@ -165,52 +167,52 @@ async def cancel(task: asyncio.Task[httpx.Response]) -> None:
 
 @pytest.mark.anyio
 async def test_a_request_that_is_cancelled_in_flight_leaves_nothing_behind(
-    stage: Stage, api: SlowApi
+    harness: Harness, api: SlowApi
 ) -> None:
-    grant = stage.authorize()
-    auth = stage.manager.auth(grant, psu=PSU)
+    grant = harness.authorize()
+    auth = harness.manager.auth(grant, psu=PSU)
     async with httpx.AsyncClient(auth=auth, transport=api) as client:
         slow = asyncio.create_task(client.get(SLOW))
         assert await asyncio.to_thread(api.waiting.wait, PATIENCE)
         await cancel(slow)
         assert not api.go_on.is_set()
         assert (await client.get(QUICK)).status_code == 200
-    await asyncio.to_thread(everybody_else_goes_on, stage, grant, auth)
-    assert stage.banks.presented() == []
+    await asyncio.to_thread(everybody_else_goes_on, harness, grant, auth)
+    assert harness.banks.presented() == []
     api.go_on.set()
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("refused", [False, True])
 async def test_a_refresh_lands_although_the_request_that_asked_for_it_is_cancelled(
-    refused: bool, stage: Stage
+    refused: bool, harness: Harness
 ) -> None:
-    grant = stage.authorize() if refused else stage.expired()
+    grant = harness.authorize() if refused else harness.expired()
     if refused:
-        stage.advance(120)
+        harness.advance(120)
     gate, api = Gate(), BankApi([refuse()] if refused else [])
-    stage.banks.answer(gate)
-    auth = stage.manager.auth(grant, psu=PSU)
+    harness.banks.answer(gate)
+    auth = harness.manager.auth(grant, psu=PSU)
     async with httpx.AsyncClient(auth=auth, transport=api) as client:
         request = asyncio.create_task(client.get(URL))
         await asyncio.to_thread(gate.wait)
         await cancel(request)
         assert len(api.seen) == refused
         gate.open()
-        await asyncio.to_thread(eventually, lambda: EventName.REFRESHED in stage.names())
+        await asyncio.to_thread(eventually, lambda: EventName.REFRESHED in harness.names())
         assert (await client.get(URL)).status_code == 200
-    stage.calm()
-    assert stage.record(grant).generation == 2
-    assert len(stage.banks.presented()) == 1
+    harness.calm()
+    assert harness.record(grant).generation == 2
+    assert len(harness.banks.presented()) == 1
 
 
-def test_the_headers_of_two_grants_never_mix(stage: Stage) -> None:
+def test_the_headers_of_two_grants_never_mix(harness: Harness) -> None:
     people = {
         name: Psu(f"203.0.113.{number}", f"browser of {name}")
         for number, name in enumerate(("u-1", "u-2"))
     }
-    grants = {name: stage.authorize(name, f"{TARGET}{name}") for name in people}
-    auths = {name: stage.manager.auth(grants[name], psu=psu) for name, psu in people.items()}
+    grants = {name: harness.authorize(name, f"{TARGET}{name}") for name in people}
+    auths = {name: harness.manager.auth(grants[name], psu=psu) for name, psu in people.items()}
     ready = threading.Barrier(64)
     ids: list[str] = []
     wrong: list[str] = []
@@ -230,7 +232,7 @@ def test_the_headers_of_two_grants_never_mix(stage: Stage) -> None:
 
     expected = {
         name: (
-            f"Bearer {stage.manager.get(grant).access_token.reveal()}",
+            f"Bearer {harness.manager.get(grant).access_token.reveal()}",
             grant.target_id,
             people[name].ip,
             people[name].user_agent,

@@ -20,11 +20,11 @@ from blink_oauth import (
 )
 from blink_oauth_keeper import TargetProfile
 from blink_oauth_keeper.breaker import PROBE, Breakers
-from blink_oauth_keeper.steps import Clearance
-from keeper.stage import PATIENCE, Time
+from blink_oauth_keeper.steps import Permit
+from keeper.harness import PATIENCE, Time
 
 PLAIN = TargetProfile()
-FREE = Clearance()
+FREE = Permit()
 OTHER = "IIDX00002"
 BANK = "IIDX00001"
 DOWN = NotConnectedError("Down.")
@@ -56,13 +56,13 @@ def breakers(time: Time) -> Breakers:
 
 
 def test_a_target_of_which_nothing_is_known_may_be_called(breakers: Breakers) -> None:
-    assert breakers.clearance(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, PLAIN) == FREE
     assert breakers.failing() == frozenset()
 
 
 def test_one_failure_is_an_accident(breakers: Breakers) -> None:
     breakers.failed(BANK, DOWN)
-    assert breakers.clearance(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, PLAIN) == FREE
     assert breakers.failing() == frozenset()
 
 
@@ -71,7 +71,7 @@ def test_a_failing_target_is_left_alone_for_growing_whiles(breakers: Breakers, t
     breakers.failed(BANK, DOWN)
     for _ in range(4):
         breakers.failed(BANK, DOWN)
-        waits.append(breakers.clearance(BANK, PLAIN).hold_off)
+        waits.append(breakers.acquire(BANK, PLAIN).hold_off)
         time.pass_by(waits[-1])
     assert waits == pytest.approx([1.5, 3, 6, 12])
 
@@ -79,7 +79,7 @@ def test_a_failing_target_is_left_alone_for_growing_whiles(breakers: Breakers, t
 def test_another_target_does_not_suffer(breakers: Breakers) -> None:
     for _ in range(5):
         breakers.failed(BANK, DOWN)
-    assert breakers.clearance(OTHER, PLAIN) == FREE
+    assert breakers.acquire(OTHER, PLAIN) == FREE
     assert breakers.failing() == {BANK}
 
 
@@ -88,32 +88,32 @@ def test_one_grant_at_a_time_tries_a_failing_target_out(breakers: Breakers, time
     breakers.failed(BANK, DOWN)
     time.pass_by(1.5)
     assert breakers.failing() == {BANK}
-    assert breakers.clearance(BANK, PLAIN) == FREE
-    assert breakers.clearance(BANK, PLAIN).hold_off == PROBE
+    assert breakers.acquire(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, PLAIN).hold_off == PROBE
     time.pass_by(PROBE)
-    assert breakers.clearance(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, PLAIN) == FREE
 
 
 def test_an_answer_ends_the_outage(breakers: Breakers) -> None:
     breakers.failed(BANK, DOWN)
     breakers.failed(BANK, DOWN)
     breakers.answered(BANK)
-    assert breakers.clearance(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, PLAIN) == FREE
     breakers.failed(BANK, DOWN)
-    assert breakers.clearance(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, PLAIN) == FREE
 
 
 def test_the_refusal_of_one_grant_is_an_answer(breakers: Breakers) -> None:
     breakers.failed(BANK, DOWN)
     breakers.failed(BANK, DOWN)
     breakers.failed(BANK, InvalidGrantError("No.", status=400, outcome=Outcome.REJECTED))
-    assert breakers.clearance(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, PLAIN) == FREE
 
 
 def test_what_never_left_this_process_says_nothing_of_the_target(breakers: Breakers) -> None:
     for _ in range(5):
         breakers.failed(BANK, InvalidInputError("The redirect_uri must be a str."))
-    assert breakers.clearance(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, PLAIN) == FREE
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -121,40 +121,40 @@ def test_a_retry_after_is_kept_from_the_first_one_on(
     breakers: Breakers, time: Time, status: int
 ) -> None:
     breakers.failed(BANK, asks_for_time(status, 40))
-    assert breakers.clearance(BANK, PLAIN).hold_off == 40
+    assert breakers.acquire(BANK, PLAIN).hold_off == 40
     assert breakers.failing() == {BANK}
     time.pass_by(40)
-    assert breakers.clearance(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, PLAIN) == FREE
     assert breakers.failing() == frozenset()
 
 
 def test_a_retry_after_is_not_cut_short_by_calls_that_were_under_way(breakers: Breakers) -> None:
     breakers.failed(BANK, asks_for_time(429, 40))
     breakers.failed(BANK, ConnectionLostError("Gone."))
-    assert breakers.clearance(BANK, PLAIN).hold_off == 40
+    assert breakers.acquire(BANK, PLAIN).hold_off == 40
     breakers.failed(BANK, asks_for_time(429, 10))
-    assert breakers.clearance(BANK, PLAIN).hold_off == 40
+    assert breakers.acquire(BANK, PLAIN).hold_off == 40
     breakers.answered(BANK)
-    assert breakers.clearance(BANK, PLAIN).hold_off == 40
+    assert breakers.acquire(BANK, PLAIN).hold_off == 40
 
 
 def test_a_rate_lets_one_call_through_per_turn(breakers: Breakers, time: Time) -> None:
     limited = TargetProfile(rate=4)
-    assert breakers.clearance(BANK, limited) == FREE
-    assert breakers.clearance(BANK, limited).queue == 0.25
+    assert breakers.acquire(BANK, limited) == FREE
+    assert breakers.acquire(BANK, limited).queue == 0.25
     time.pass_by(0.1)
-    assert breakers.clearance(BANK, limited).queue == pytest.approx(0.15)
+    assert breakers.acquire(BANK, limited).queue == pytest.approx(0.15)
     time.pass_by(0.15)
-    assert breakers.clearance(BANK, limited) == FREE
-    assert breakers.clearance(OTHER, limited) == FREE
+    assert breakers.acquire(BANK, limited) == FREE
+    assert breakers.acquire(OTHER, limited) == FREE
 
 
 def test_who_is_held_off_takes_no_turn(breakers: Breakers, time: Time) -> None:
     limited = TargetProfile(rate=1)
     breakers.failed(BANK, asks_for_time(429, 40))
-    assert breakers.clearance(BANK, limited) == Clearance(hold_off=40)
+    assert breakers.acquire(BANK, limited) == Permit(hold_off=40)
     time.pass_by(40)
-    assert breakers.clearance(BANK, limited) == FREE
+    assert breakers.acquire(BANK, limited) == FREE
 
 
 def test_a_lock_that_a_parent_process_holds_does_not_stop_a_child() -> None:
@@ -168,9 +168,9 @@ def test_a_lock_that_a_parent_process_holds_does_not_stop_a_child() -> None:
 
     breakers = Breakers(monotonic, lambda: 0.5)
     with ThreadPoolExecutor(1) as aside:
-        holder = aside.submit(breakers.clearance, OTHER, PLAIN)
+        holder = aside.submit(breakers.acquire, OTHER, PLAIN)
         assert held.wait(PATIENCE)
-        breakers.renew()
-        assert breakers.clearance(BANK, PLAIN) == FREE
+        breakers.reset()
+        assert breakers.acquire(BANK, PLAIN) == FREE
         assert not holder.done()
         done.set()

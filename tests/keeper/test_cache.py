@@ -10,11 +10,11 @@ from attrs import evolve
 
 from blink_oauth import Grant, NotConnectedError, Token
 from blink_oauth_keeper import TargetProfile
-from blink_oauth_keeper.cache import BREATH, RECHECK, YOUTH, Cache, Held
+from blink_oauth_keeper.cache import BREATH, RECHECK, YOUTH, Cache, CachedToken
 from blink_oauth_keeper.policy import Need
 from blink_oauth_keeper.steps import Result
 from blink_oauth_keeper.store.protocol import GrantKey, Record, State
-from keeper.stage import CLIENT_ID, DAY, START, TARGET, Time
+from keeper.harness import CLIENT_ID, DAY, START, TARGET, Time
 
 GRANT = Grant(TARGET, "u-4711")
 DOWN = NotConnectedError("Down.")
@@ -53,14 +53,14 @@ def cache(time: Time) -> Cache:
     return Cache(time.now, time.monotonic)
 
 
-def held(cache: Cache) -> Held:
+def held(cache: Cache) -> CachedToken:
     return cache.tokens[GRANT]
 
 
 def test_a_result_puts_the_token_at_hand(cache: Cache) -> None:
-    assert cache.servable(GRANT, Need(), PROFILE) is None
-    cache.remember(GRANT, Result(record(), fresh=True), PROFILE)
-    found = cache.servable(GRANT, Need(), PROFILE)
+    assert cache.get(GRANT, Need(), PROFILE) is None
+    cache.remember(GRANT, Result(record(), obtained=True), PROFILE)
+    found = cache.get(GRANT, Need(), PROFILE)
     assert found is not None
     assert found.token == pair()
 
@@ -82,16 +82,16 @@ def test_a_token_is_never_fresh_beyond_its_mandatory_window(cache: Cache, time: 
     time.pass_by(DAY - 62)
     cache.remember(GRANT, Result(record()), PROFILE)
     assert held(cache).fresh_until == START + timedelta(seconds=DAY - 60)
-    assert cache.servable(GRANT, Need(), PROFILE) is not None
+    assert cache.get(GRANT, Need(), PROFILE) is not None
     time.pass_by(2)
-    assert cache.servable(GRANT, Need(), PROFILE) is None
+    assert cache.get(GRANT, Need(), PROFILE) is None
 
 
 def test_more_validity_than_is_left_cannot_be_served(cache: Cache, time: Time) -> None:
     cache.remember(GRANT, Result(record()), PROFILE)
     time.pass_by(DAY - 3600)
-    assert cache.servable(GRANT, Need(3599), PROFILE) is not None
-    assert cache.servable(GRANT, Need(3600), PROFILE) is None
+    assert cache.get(GRANT, Need(3599), PROFILE) is not None
+    assert cache.get(GRANT, Need(3600), PROFILE) is None
 
 
 def test_an_older_generation_never_takes_the_place_of_a_newer_one(cache: Cache) -> None:
@@ -126,7 +126,7 @@ def test_a_revocation_that_is_told_late_does_not_touch_a_new_consent(cache: Cach
 
 
 def test_a_failure_is_remembered_for_as_long_as_it_says(cache: Cache, time: Time) -> None:
-    result = Result(None, DOWN, memory=2.0)
+    result = Result(None, DOWN, shared_for=2.0)
     assert cache.failure(GRANT) is None
     cache.remember(GRANT, result, PROFILE)
     time.pass_by(1.9)
@@ -138,7 +138,7 @@ def test_a_failure_is_remembered_for_as_long_as_it_says(cache: Cache, time: Time
 def test_a_jump_of_the_wall_clock_does_not_change_the_memory_of_a_failure(
     cache: Cache, time: Time
 ) -> None:
-    cache.remember(GRANT, Result(None, DOWN, memory=2.0), PROFILE)
+    cache.remember(GRANT, Result(None, DOWN, shared_for=2.0), PROFILE)
     time.jump(3600)
     assert cache.failure(GRANT) is not None
     time.jump(-7200)
@@ -148,16 +148,16 @@ def test_a_jump_of_the_wall_clock_does_not_change_the_memory_of_a_failure(
 
 def test_failures_are_counted_until_a_refresh_succeeds(cache: Cache) -> None:
     for _ in range(3):
-        cache.remember(GRANT, Result(record(), DOWN, memory=5.0), PROFILE)
+        cache.remember(GRANT, Result(record(), DOWN, shared_for=5.0), PROFILE)
     assert cache.failures.get(GRANT, 0) == 3
     cache.remember(GRANT, Result(record()), PROFILE)
     assert (cache.failures.get(GRANT, 0), cache.failure(GRANT)) == (3, None)
-    cache.remember(GRANT, Result(record(2), fresh=True), PROFILE)
+    cache.remember(GRANT, Result(record(2), obtained=True), PROFILE)
     assert cache.failures.get(GRANT, 0) == 0
 
 
 def test_a_failure_can_bring_a_record_all_the_same(cache: Cache) -> None:
-    cache.remember(GRANT, Result(record(), DOWN, memory=5.0), PROFILE)
+    cache.remember(GRANT, Result(record(), DOWN, shared_for=5.0), PROFILE)
     assert held(cache).token == pair()
 
 

@@ -14,7 +14,7 @@ from blink_oauth import BlinkError, Grant
 from blink_oauth_keeper import Event, EventName
 from blink_oauth_keeper.events import LEVELS
 from blink_oauth_keeper.executor import log_event
-from keeper.stage import (
+from keeper.harness import (
     CLIENT_ID,
     PSU,
     REDIRECT_URI,
@@ -22,7 +22,7 @@ from keeper.stage import (
     TARGET,
     Execute,
     Gate,
-    Stage,
+    Harness,
     lost,
     says,
     unreachable,
@@ -74,75 +74,75 @@ def test_the_fields_are_those_that_alerts_hang_on() -> None:
     assert {field.name for field in attrs.fields(Event)} == FIELDS
 
 
-def authorized(stage: Stage) -> None:
-    stage.authorize()
+def authorized(harness: Harness) -> None:
+    harness.authorize()
 
 
-def not_authorized(stage: Stage) -> None:
-    stage.banks.answer(says(400, {"error": "invalid_grant"}), kind="authorization_code")
+def not_authorized(harness: Harness) -> None:
+    harness.banks.answer(says(400, {"error": "invalid_grant"}), kind="authorization_code")
     with pytest.raises(BlinkError):
-        stage.manager.authorize(
+        harness.manager.authorize(
             Grant(TARGET, "u-4711"), code="fake-code", redirect_uri=REDIRECT_URI, psu=PSU
         )
 
 
-def refreshed(stage: Stage) -> None:
-    stage.manager.get(stage.expired())
+def refreshed(harness: Harness) -> None:
+    harness.manager.get(harness.expired())
 
 
-def failed(stage: Stage) -> None:
-    stage.banks.answer(unreachable)
+def failed(harness: Harness) -> None:
+    harness.banks.answer(unreachable)
     with pytest.raises(BlinkError):
-        stage.manager.get(stage.expired())
+        harness.manager.get(harness.expired())
 
 
-def uncertain_then_replayed(stage: Stage) -> None:
-    stage.replays = 1
-    stage.banks.set_policy(replay_window=60.0)
-    stage.banks.answer(lost)
-    grant = stage.expired()
+def uncertain_then_replayed(harness: Harness) -> None:
+    harness.replays = 1
+    harness.banks.set_policy(replay_window=60.0)
+    harness.banks.answer(lost)
+    grant = harness.expired()
     with pytest.raises(BlinkError):
-        stage.manager.get(grant)
-    stage.advance(60)
+        harness.manager.get(grant)
+    harness.advance(60)
 
 
-def consent_needed(stage: Stage) -> None:
-    stage.banks.answer(says(400, {"error": "invalid_grant", "error_description": "over"}))
+def consent_needed(harness: Harness) -> None:
+    harness.banks.answer(says(400, {"error": "invalid_grant", "error_description": "over"}))
     with pytest.raises(BlinkError):
-        stage.manager.get(stage.expired())
+        harness.manager.get(harness.expired())
 
 
-def superseded(stage: Stage) -> None:
-    grant = stage.expired()
+def superseded(harness: Harness) -> None:
+    grant = harness.expired()
     gate = Gate()
-    stage.banks.answer(gate)
-    waiting = stage.aside(lambda: stage.manager.get(grant))
+    harness.banks.answer(gate)
+    waiting = harness.aside(lambda: harness.manager.get(grant))
     gate.wait()
-    stage.authorize(manager=stage.make())
+    harness.authorize(manager=harness.make())
     gate.open()
     waiting.result(10)
 
 
-def revoked(stage: Stage) -> None:
-    stage.manager.revoke(stage.authorize())
+def revoked(harness: Harness) -> None:
+    harness.manager.revoke(harness.authorize())
 
 
-def not_revoked(stage: Stage) -> None:
-    grant = stage.authorize()
-    stage.banks.always(unreachable, kind="revoke")
+def not_revoked(harness: Harness) -> None:
+    grant = harness.authorize()
+    harness.banks.always(unreachable, kind="revoke")
     with pytest.raises(BlinkError):
-        stage.manager.revoke(grant)
+        harness.manager.revoke(grant)
 
 
-def settled_late(stage: Stage) -> None:
-    grant = stage.expired()
-    stage.shaky.go_down("settle")
-    stage.manager.get(grant)
-    stage.shaky.come_back()
-    stage.advance(5)
+def settled_late(harness: Harness) -> None:
+    grant = harness.expired()
+    harness.shaky.go_down("settle")
+    harness.manager.get(grant)
+    harness.shaky.come_back()
+    harness.advance(5)
 
 
-HAPPENINGS: dict[str, tuple[Callable[[Stage], None], list[str]]] = {
+HAPPENINGS: dict[str, tuple[Callable[[Harness], None], list[str]]] = {
     "a code is exchanged": (authorized, ["grant.authorized"]),
     "a code is refused": (not_authorized, ["grant.authorization_failed"]),
     "a token is refreshed": (refreshed, ["grant.authorized", "refresh.succeeded"]),
@@ -166,18 +166,18 @@ HAPPENINGS: dict[str, tuple[Callable[[Stage], None], list[str]]] = {
 EACH = pytest.mark.parametrize("name", HAPPENINGS)
 
 
-def happened(name: str, stage: Stage) -> list[Event]:
+def happened(name: str, harness: Harness) -> list[Event]:
     """Let something happen and return what is told of it."""
-    HAPPENINGS[name][0](stage)
-    stage.calm()
-    return stage.events
+    HAPPENINGS[name][0](harness)
+    harness.calm()
+    return harness.events
 
 
-def secrets_of(stage: Stage) -> set[str]:
+def secrets_of(harness: Harness) -> set[str]:
     """Return every code and token that was sent, stored or journalled, and the usernames."""
-    secrets = {post.secret for post in stage.banks.posts} | {"u-4711"}
-    for record in stage.memory.records(CLIENT_ID):
-        pairs = [entry.token for entry in stage.memory.journal_entries(record.key)]
+    secrets = {post.secret for post in harness.banks.posts} | {"u-4711"}
+    for record in harness.memory.records(CLIENT_ID):
+        pairs = [entry.token for entry in harness.memory.journal_entries(record.key)]
         if record.token is not None:
             pairs.append(record.token)
         for pair in pairs:
@@ -194,17 +194,17 @@ def texts_of_record(record: logging.LogRecord) -> Iterator[tuple[str, str]]:
 
 
 @EACH
-def test_what_happens_is_told_in_its_order(name: str, stage: Stage) -> None:
-    assert [event.name.value for event in happened(name, stage)] == HAPPENINGS[name][1]
+def test_what_happens_is_told_in_its_order(name: str, harness: Harness) -> None:
+    assert [event.name.value for event in happened(name, harness)] == HAPPENINGS[name][1]
 
 
 @EACH
 def test_no_event_and_no_log_record_holds_a_secret_or_a_username(
-    name: str, stage: Stage, caplog: pytest.LogCaptureFixture
+    name: str, harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    events = happened(name, stage)
-    secrets = secrets_of(stage)
+    events = happened(name, harness)
+    secrets = secrets_of(harness)
     assert len(secrets) > 1
     assert events
     texts = [text for event in events for text in texts_of(event)]
@@ -214,10 +214,10 @@ def test_no_event_and_no_log_record_holds_a_secret_or_a_username(
 
 @EACH
 def test_each_event_is_logged_with_its_level_and_all_its_fields(
-    name: str, stage: Stage, caplog: pytest.LogCaptureFixture
+    name: str, harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, LOGGER)
-    events = happened(name, stage)
+    events = happened(name, harness)
     records = [record for record in caplog.records if record.name == LOGGER]
     assert len(records) == len(events)
     for event, record in zip(events, records, strict=True):
@@ -227,58 +227,60 @@ def test_each_event_is_logged_with_its_level_and_all_its_fields(
         assert fields == {f"blink_{key}": value for key, value in attrs.asdict(event).items()}
 
 
-def test_an_event_says_which_grant_call_and_generation_and_how_long_it_took(stage: Stage) -> None:
+def test_an_event_says_which_grant_call_and_generation_and_how_long_it_took(
+    harness: Harness,
+) -> None:
     def slowly(execute: Execute) -> httpx.Response:
-        stage.time.pass_by(1.5)
+        harness.time.pass_by(1.5)
         return execute()
 
-    stage.banks.always(slowly)
-    grant = stage.expired()
-    stage.manager.get(grant)
-    authorization, refresh = stage.events
+    harness.banks.always(slowly)
+    grant = harness.expired()
+    harness.manager.get(grant)
+    authorization, refresh = harness.events
     assert refresh.grant == authorization.grant
     assert refresh.target_id == TARGET
     assert (authorization.generation, refresh.generation) == (1, 2)
     assert refresh.state == "active"
-    assert refresh.correlation_id == stage.record(grant).correlation_id
+    assert refresh.correlation_id == harness.record(grant).correlation_id
     assert refresh.correlation_id != authorization.correlation_id
     assert (refresh.outcome, refresh.error, refresh.status) == ("done", None, None)
     assert refresh.seconds == 1.5
-    assert refresh.at == stage.time.now()
+    assert refresh.at == harness.time.now()
 
 
-def test_the_event_of_an_error_says_what_is_known_of_it(stage: Stage) -> None:
-    stage.banks.answer(says(503))
+def test_the_event_of_an_error_says_what_is_known_of_it(harness: Harness) -> None:
+    harness.banks.answer(says(503))
     with pytest.raises(BlinkError) as caught:
-        stage.manager.get(stage.expired())
-    event = stage.events[-1]
+        harness.manager.get(harness.expired())
+    event = harness.events[-1]
     assert (event.error, event.status) == ("StatusError", 503)
     assert event.outcome == caught.value.outcome
     assert event.correlation_id == caught.value.correlation_id
     assert event.seconds is not None
 
 
-def test_the_fingerprint_tells_grants_apart_and_hides_them(stage: Stage) -> None:
+def test_the_fingerprint_tells_grants_apart_and_hides_them(harness: Harness) -> None:
     for username in ("u-1", "u-2", "u-1"):
-        stage.authorize(username)
-    first, second, third = [event.grant for event in stage.events]
+        harness.authorize(username)
+    first, second, third = [event.grant for event in harness.events]
     assert first == third != second
     assert len(first) >= 16
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
 def test_a_listener_that_stumbles_disturbs_nothing(
-    error: BaseException, stage: Stage, caplog: pytest.LogCaptureFixture
+    error: BaseException, harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     def stumble(event: Event) -> None:
         raise error
 
-    manager = stage.make(on_event=stumble)
-    grant = stage.authorize(manager=manager)
+    manager = harness.make(on_event=stumble)
+    grant = harness.authorize(manager=manager)
     token = manager.get(grant)
-    stage.advance(25 * 3600)
+    harness.advance(25 * 3600)
     assert manager.get(grant).access_token != token.access_token
-    assert stage.record(grant).generation == 2
+    assert harness.record(grant).generation == 2
     stumbles = [record for record in caplog.records if record.exc_info]
     assert len(stumbles) == 2
     assert all(record.levelno == logging.ERROR for record in stumbles)
@@ -300,6 +302,6 @@ def test_an_event_is_logged_under_the_name_of_the_lifecycle(
     )
 
 
-def test_events_are_told_in_the_time_of_the_manager(stage: Stage) -> None:
-    stage.authorize(answer=with_members(expires_in=None))
-    assert stage.events[0].at == START
+def test_events_are_told_in_the_time_of_the_manager(harness: Harness) -> None:
+    harness.authorize(answer=with_members(expires_in=None))
+    assert harness.events[0].at == START

@@ -14,14 +14,14 @@ import pytest
 from blink_oauth import BlinkError, Grant, InvalidInputError
 from blink_oauth_keeper import StoreError
 from blink_oauth_keeper.flights import Flight, Flights, thread_pool
-from blink_oauth_keeper.steps import Load, Publish, Result, Step, Turn, Wait
+from blink_oauth_keeper.steps import AcquirePermit, Load, Publish, Result, Step, Wait
 from blink_oauth_keeper.timers import Wakeups
-from keeper.stage import PATIENCE, TARGET, Time, TimedWakeups, eventually
+from keeper.harness import PATIENCE, TARGET, Time, TimedWakeups, eventually
 
 GRANT = Grant(TARGET, "u-4711")
 OTHER = Grant(TARGET, "u-4712")
-DONE = Result(memory=1.0)
-EARLY = Result(memory=2.0)
+DONE = Result(shared_for=1.0)
+EARLY = Result(shared_for=2.0)
 
 Made = Generator[Step, Any, Result]
 
@@ -107,11 +107,11 @@ def test_a_flight_does_its_steps_in_a_thread_of_its_own(flights: Flights, fly: F
 
     def protocol() -> Made:
         assert (yield Load()) == "done"
-        assert (yield Turn()) == "done"
+        assert (yield AcquirePermit()) == "done"
         return DONE
 
     assert result(flights.start(fly(protocol(), do), joinable=False)) == DONE
-    assert [step for step, _ in seen] == [Load(), Turn()]
+    assert [step for step, _ in seen] == [Load(), AcquirePermit()]
     assert all(name.startswith("blink-oauth-flight") for _, name in seen)
 
 
@@ -321,11 +321,11 @@ def test_a_step_is_done_once_where_no_more_threads_can_be_started(
 
     def protocol() -> Made:
         assert (yield Load()) == "done"
-        assert (yield Turn()) == "done"
+        assert (yield AcquirePermit()) == "done"
         return DONE
 
     assert result(flights.share(GRANT, lambda: fly(protocol(), do))) == DONE
-    assert seen == [Load(), Turn()]
+    assert seen == [Load(), AcquirePermit()]
     assert len(pool.kept) == 1
     close(flights)
 
@@ -341,7 +341,7 @@ def test_a_flight_lands_in_the_thread_that_asks_once_the_pool_takes_no_work(
     def do(step: Step) -> None:
         names.append(threading.current_thread().name)
 
-    future = flights.share(GRANT, lambda: fly(straight(Load(), Wait(1), Turn()), do))
+    future = flights.share(GRANT, lambda: fly(straight(Load(), Wait(1), AcquirePermit()), do))
     assert not future.done()
     next_call(time)()
     assert future.done()

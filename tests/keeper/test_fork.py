@@ -15,7 +15,7 @@ from pathlib import Path
 from blink_oauth import Grant
 from blink_oauth_keeper.flights import Flight, Flights
 from blink_oauth_keeper.steps import Load, Result, Steps
-from keeper.stage import PATIENCE, TARGET
+from keeper.harness import PATIENCE, TARGET
 
 GRANT = Grant(TARGET, "u-4711")
 PROGRAM = Path(__file__).with_name("forking.py")
@@ -75,7 +75,7 @@ def test_after_a_fork_nothing_is_in_the_air_and_all_is_open() -> None:
     held, done = threading.Event(), threading.Event()
     flights = Flights(1)
     flights.close()
-    flights.renew()
+    flights.reset()
 
     def make() -> Flight:
         # Whoever makes a flight holds the lock.
@@ -86,7 +86,7 @@ def test_after_a_fork_nothing_is_in_the_air_and_all_is_open() -> None:
     with ThreadPoolExecutor(1) as aside:
         holder = aside.submit(flights.share, GRANT, make)
         assert held.wait(PATIENCE)
-        flights.renew()
+        flights.reset()
         flight = Flight(GRANT, land(), lambda step: None, lambda _: None)
         assert flights.share(GRANT, lambda: flight) is flight.future
         assert flight.future.result(PATIENCE) == Result()

@@ -20,12 +20,12 @@ from blink_oauth_keeper import (
     TokenManager,
 )
 from blink_oauth_keeper.store.protocol import State
-from keeper.stage import (
+from keeper.harness import (
     DAY,
     PATIENCE,
     TARGET,
     Gate,
-    Stage,
+    Harness,
     eventually,
     honest,
     never_arrived,
@@ -38,116 +38,116 @@ MONTH = timedelta(days=30)
 HOLD = TargetProfile(after_uncertainty=AfterUncertainty.HOLD)
 
 
-def authorize(stage: Stage, count: int, target_id: str = TARGET, first: int = 0) -> list[Grant]:
+def authorize(harness: Harness, count: int, target_id: str = TARGET, first: int = 0) -> list[Grant]:
     """Authorize some grants, one a second."""
     grants = []
     for number in range(first, first + count):
-        grants.append(stage.authorize(f"u-{number:03}", target_id))
-        stage.time.pass_by(1)
+        grants.append(harness.authorize(f"u-{number:03}", target_id))
+        harness.time.pass_by(1)
     return grants
 
 
-def refresh_all(stage: Stage, *, manager: TokenManager | None = None, **options: Any) -> Report:
+def refresh_all(harness: Harness, *, manager: TokenManager | None = None, **options: Any) -> Report:
     """Refresh everything that has a refresh token."""
-    return (manager or stage.manager).refresh_due(within=MONTH, **options)
+    return (manager or harness.manager).refresh_due(within=MONTH, **options)
 
 
-def generations(stage: Stage, grants: list[Grant]) -> list[int]:
-    return [stage.record(grant).generation for grant in grants]
+def generations(harness: Harness, grants: list[Grant]) -> list[int]:
+    return [harness.record(grant).generation for grant in grants]
 
 
 # What is due
 
 
-def test_nothing_is_due_for_weeks_after_a_consent(stage: Stage) -> None:
-    authorize(stage, 3)
-    assert stage.manager.refresh_due() == Report()
-    assert stage.banks.presented() == []
+def test_nothing_is_due_for_weeks_after_a_consent(harness: Harness) -> None:
+    authorize(harness, 3)
+    assert harness.manager.refresh_due() == Report()
+    assert harness.banks.presented() == []
 
 
 def test_what_nobody_uses_is_refreshed_ten_days_before_its_refresh_token_dies(
-    stage: Stage,
+    harness: Harness,
 ) -> None:
-    (grant,) = authorize(stage, 1)
-    stage.advance(20 * DAY - 2)
-    assert stage.manager.refresh_due().due == 0
-    stage.advance(3)
-    assert stage.manager.refresh_due() == Report(due=1, refreshed=1)
-    assert stage.manager.refresh_due().due == 0
-    assert stage.record(grant).idle_until == stage.time.now() + MONTH
-    assert stage.manager.get(grant) == stage.record(grant).token
+    (grant,) = authorize(harness, 1)
+    harness.advance(20 * DAY - 2)
+    assert harness.manager.refresh_due().due == 0
+    harness.advance(3)
+    assert harness.manager.refresh_due() == Report(due=1, refreshed=1)
+    assert harness.manager.refresh_due().due == 0
+    assert harness.record(grant).idle_until == harness.time.now() + MONTH
+    assert harness.manager.get(grant) == harness.record(grant).token
 
 
-def test_a_grant_that_is_never_used_is_kept_alive_for_a_year(stage: Stage) -> None:
-    (grant,) = authorize(stage, 1)
+def test_a_grant_that_is_never_used_is_kept_alive_for_a_year(harness: Harness) -> None:
+    (grant,) = authorize(harness, 1)
     for _ in range(365):
-        stage.advance(DAY)
-        stage.manager.refresh_due()
-    assert 12 <= len(stage.banks.presented()) <= 20
-    assert stage.banks.is_alive(grant, stage.manager.get(grant))
+        harness.advance(DAY)
+        harness.manager.refresh_due()
+    assert 12 <= len(harness.banks.presented()) <= 20
+    assert harness.banks.is_alive(grant, harness.manager.get(grant))
 
 
-def test_those_are_refreshed_first_that_are_due_first(stage: Stage) -> None:
-    grants = authorize(stage, 6)
-    assert refresh_all(stage, limit=2) == Report(due=2, refreshed=2)
-    assert generations(stage, grants) == [2, 2, 1, 1, 1, 1]
+def test_those_are_refreshed_first_that_are_due_first(harness: Harness) -> None:
+    grants = authorize(harness, 6)
+    assert refresh_all(harness, limit=2) == Report(due=2, refreshed=2)
+    assert generations(harness, grants) == [2, 2, 1, 1, 1, 1]
 
 
 def test_a_run_refreshes_a_grant_once_however_long_before_the_end_it_is_due(
-    stage: Stage,
+    harness: Harness,
 ) -> None:
-    grants = authorize(stage, 3)
-    report = stage.manager.refresh_due(within=timedelta(days=365))
+    grants = authorize(harness, 3)
+    report = harness.manager.refresh_due(within=timedelta(days=365))
     assert report == Report(due=3, refreshed=3)
-    assert generations(stage, grants) == [2] * 3
+    assert generations(harness, grants) == [2] * 3
 
 
-def test_calls_that_no_person_made_say_so(stage: Stage) -> None:
-    authorize(stage, 1)
-    refresh_all(stage)
-    assert stage.banks.posts[-1].psu_ip == "AUTO"
-    assert stage.manager.history(Grant(TARGET, "u-000"))[0].note.actor == "auto"
+def test_calls_that_no_person_made_say_so(harness: Harness) -> None:
+    authorize(harness, 1)
+    refresh_all(harness)
+    assert harness.banks.posts[-1].psu_ip == "AUTO"
+    assert harness.manager.history(Grant(TARGET, "u-000"))[0].note.actor == "auto"
 
 
-def test_a_dry_run_counts_and_changes_nothing(stage: Stage) -> None:
-    stage.make(profiles={OTHER: TargetProfile(rate=1)})
-    grants = authorize(stage, 3) + authorize(stage, 2, OTHER)
-    before = [stage.record(grant) for grant in grants]
-    assert refresh_all(stage, dry_run=True) == Report(due=5)
-    assert refresh_all(stage, dry_run=True, limit=4) == Report(due=4)
-    assert [stage.record(grant) for grant in grants] == before
-    assert stage.banks.presented() == []
-    assert "purge" not in stage.shaky.calls
+def test_a_dry_run_counts_and_changes_nothing(harness: Harness) -> None:
+    harness.make(profiles={OTHER: TargetProfile(rate=1)})
+    grants = authorize(harness, 3) + authorize(harness, 2, OTHER)
+    before = [harness.record(grant) for grant in grants]
+    assert refresh_all(harness, dry_run=True) == Report(due=5)
+    assert refresh_all(harness, dry_run=True, limit=4) == Report(due=4)
+    assert [harness.record(grant) for grant in grants] == before
+    assert harness.banks.presented() == []
+    assert "purge" not in harness.shaky.calls
 
 
-def test_revoked_and_refused_grants_are_not_due(stage: Stage) -> None:
-    first, second, _ = authorize(stage, 3)
-    stage.manager.revoke(first)
-    stage.banks.answer(says(400, {"error": "invalid_grant"}))
-    assert refresh_all(stage, limit=1) == Report(due=1, consent_needed=1)
-    assert stage.record(second).state is State.NEEDS_CONSENT
-    assert refresh_all(stage) == Report(due=1, refreshed=1)
+def test_revoked_and_refused_grants_are_not_due(harness: Harness) -> None:
+    first, second, _ = authorize(harness, 3)
+    harness.manager.revoke(first)
+    harness.banks.answer(says(400, {"error": "invalid_grant"}))
+    assert refresh_all(harness, limit=1) == Report(due=1, consent_needed=1)
+    assert harness.record(second).state is State.NEEDS_CONSENT
+    assert refresh_all(harness) == Report(due=1, refreshed=1)
 
 
-def test_old_entries_are_deleted_by_the_way(stage: Stage) -> None:
-    (grant,) = authorize(stage, 1)
-    stage.authorize(grant.username)
-    assert len(stage.memory.journal_entries(stage.key(grant))) == 1
-    stage.advance(8 * DAY)
-    stage.manager.refresh_due()
-    assert stage.memory.journal_entries(stage.key(grant)) == ()
+def test_old_entries_are_deleted_by_the_way(harness: Harness) -> None:
+    (grant,) = authorize(harness, 1)
+    harness.authorize(grant.username)
+    assert len(harness.memory.journal_entries(harness.key(grant))) == 1
+    harness.advance(8 * DAY)
+    harness.manager.refresh_due()
+    assert harness.memory.journal_entries(harness.key(grant)) == ()
 
 
 # How it goes about it
 
 
-def test_the_report_sums_up_and_progress_is_told_after_each_grant(stage: Stage) -> None:
-    authorize(stage, 6)
-    stage.banks.answer(
+def test_the_report_sums_up_and_progress_is_told_after_each_grant(harness: Harness) -> None:
+    authorize(harness, 6)
+    harness.banks.answer(
         unreachable, honest, never_arrived, honest, says(400, {"error": "invalid_grant"}), honest
     )
     told: list[Report] = []
-    report = refresh_all(stage, concurrency=1, on_progress=told.append)
+    report = refresh_all(harness, concurrency=1, on_progress=told.append)
     assert report == Report(due=6, refreshed=3, failed=1, uncertain=1, consent_needed=1)
     assert told[-1] == report
     sums = [each.refreshed + each.failed + each.uncertain + each.consent_needed for each in told]
@@ -155,43 +155,43 @@ def test_the_report_sums_up_and_progress_is_told_after_each_grant(stage: Stage) 
     assert all(each.due >= number for each, number in zip(told, sums, strict=True))
 
 
-def test_as_many_are_in_the_air_as_are_allowed(stage: Stage) -> None:
-    authorize(stage, 12)
+def test_as_many_are_in_the_air_as_are_allowed(harness: Harness) -> None:
+    authorize(harness, 12)
     gate = Gate()
-    stage.banks.always(gate)
-    run = stage.aside(lambda: refresh_all(stage, concurrency=4))
+    harness.banks.always(gate)
+    run = harness.aside(lambda: refresh_all(harness, concurrency=4))
     gate.wait(4)
-    stage.calm()
-    assert len(stage.banks.presented()) == 4
+    harness.calm()
+    assert len(harness.banks.presented()) == 4
     gate.open()
     assert run.result(PATIENCE) == Report(due=12, refreshed=12)
 
 
-def test_no_more_are_claimed_than_there_are_threads(stage: Stage) -> None:
-    stage.make(threads=2)
-    grants = authorize(stage, 6)
+def test_no_more_are_claimed_than_there_are_threads(harness: Harness) -> None:
+    harness.make(threads=2)
+    grants = authorize(harness, 6)
     gate = Gate()
-    stage.banks.always(gate)
-    run = stage.aside(lambda: refresh_all(stage))
+    harness.banks.always(gate)
+    run = harness.aside(lambda: refresh_all(harness))
     gate.wait(2)
-    assert [stage.record(grant).state for grant in grants].count(State.REFRESHING) == 2
+    assert [harness.record(grant).state for grant in grants].count(State.REFRESHING) == 2
     gate.open()
     assert run.result(PATIENCE).refreshed == 6
 
 
-def test_grants_are_claimed_in_batches_that_are_worth_a_transaction(stage: Stage) -> None:
-    authorize(stage, 10)
+def test_grants_are_claimed_in_batches_that_are_worth_a_transaction(harness: Harness) -> None:
+    authorize(harness, 10)
     gates = [Gate() for _ in range(8)]
-    stage.banks.answer(*gates)
-    claim, limits = stage.memory.claim_due, []
+    harness.banks.answer(*gates)
+    claim, limits = harness.memory.claim_due, []
 
     def noted(*args: Any, **options: Any) -> object:
         limits.append(options["limit"])
         return claim(*args, **options)
 
-    stage.shaky.instead["claim_due"] = noted
+    harness.shaky.instead["claim_due"] = noted
     told: list[Report] = []
-    run = stage.aside(lambda: refresh_all(stage, concurrency=8, on_progress=told.append))
+    run = harness.aside(lambda: refresh_all(harness, concurrency=8, on_progress=told.append))
     eventually(lambda: all(gate.held for gate in gates))
     # A single free place is not worth it, two are.
     for number, gate in enumerate(gates, 1):
@@ -201,333 +201,337 @@ def test_grants_are_claimed_in_batches_that_are_worth_a_transaction(stage: Stage
     assert limits[:2] == [8, 2]
 
 
-def test_who_asks_for_a_token_meanwhile_joins_the_flight(stage: Stage) -> None:
-    (grant,) = authorize(stage, 1)
-    stage.advance(DAY + 1)
+def test_who_asks_for_a_token_meanwhile_joins_the_flight(harness: Harness) -> None:
+    (grant,) = authorize(harness, 1)
+    harness.advance(DAY + 1)
     gate = Gate()
-    stage.banks.answer(gate)
-    run = stage.aside(lambda: refresh_all(stage))
+    harness.banks.answer(gate)
+    run = harness.aside(lambda: refresh_all(harness))
     gate.wait()
-    caller = stage.aside(lambda: stage.manager.get(grant))
+    caller = harness.aside(lambda: harness.manager.get(grant))
     gate.open()
     assert run.result(PATIENCE).refreshed == 1
-    assert caller.result(PATIENCE) == stage.record(grant).token
-    assert len(stage.banks.presented()) == 1
+    assert caller.result(PATIENCE) == harness.record(grant).token
+    assert len(harness.banks.presented()) == 1
 
 
-def test_a_grant_that_is_being_refreshed_already_is_skipped(stage: Stage) -> None:
-    (grant,) = authorize(stage, 1)
-    stage.advance(DAY + 1)
+def test_a_grant_that_is_being_refreshed_already_is_skipped(harness: Harness) -> None:
+    (grant,) = authorize(harness, 1)
+    harness.advance(DAY + 1)
     gate = Gate()
-    stage.banks.answer(gate)
-    caller = stage.aside(lambda: stage.manager.get(grant))
+    harness.banks.answer(gate)
+    caller = harness.aside(lambda: harness.manager.get(grant))
     gate.wait()
-    assert refresh_all(stage) == Report()
+    assert refresh_all(harness) == Report()
     gate.open()
     caller.result(PATIENCE)
 
 
-def test_two_managers_at_once_do_each_grant_once(stage: Stage) -> None:
-    first, second = stage.make(real_waits=True), stage.make(real_waits=True)
-    grants = authorize(stage, 60)
+def test_two_managers_at_once_do_each_grant_once(harness: Harness) -> None:
+    first, second = harness.make(real_waits=True), harness.make(real_waits=True)
+    grants = authorize(harness, 60)
     runs = [
-        stage.aside(partial(refresh_all, stage, manager=each, concurrency=4))
+        harness.aside(partial(refresh_all, harness, manager=each, concurrency=4))
         for each in (first, second)
     ]
     reports = [run.result(PATIENCE) for run in runs]
     assert sum(report.refreshed for report in reports) == 60
     assert sum(report.due for report in reports) == 60
-    assert generations(stage, grants) == [2] * 60
+    assert generations(harness, grants) == [2] * 60
 
 
-def test_a_consent_during_the_run_counts_as_left_and_wins(stage: Stage) -> None:
-    (grant,) = authorize(stage, 1)
+def test_a_consent_during_the_run_counts_as_left_and_wins(harness: Harness) -> None:
+    (grant,) = authorize(harness, 1)
     gate = Gate()
-    stage.banks.answer(gate)
-    run = stage.aside(lambda: refresh_all(stage))
+    harness.banks.answer(gate)
+    run = harness.aside(lambda: refresh_all(harness))
     gate.wait()
-    stage.authorize(grant.username)
+    harness.authorize(grant.username)
     gate.open()
     assert run.result(PATIENCE) == Report(due=1, left=1)
-    assert stage.record(grant).consent == 2
+    assert harness.record(grant).consent == 2
 
 
-def test_a_lease_whose_time_has_become_too_short_is_given_back(stage: Stage) -> None:
-    (grant,) = authorize(stage, 1)
-    claim = stage.memory.claim_due
+def test_a_lease_whose_time_has_become_too_short_is_given_back(harness: Harness) -> None:
+    (grant,) = authorize(harness, 1)
+    claim = harness.memory.claim_due
 
     def slowly(*args: Any, **options: Any) -> Any:
         claims = claim(*args, **options)
-        stage.time.pass_by(16)
+        harness.time.pass_by(16)
         return claims
 
-    stage.shaky.instead["claim_due"] = slowly
-    assert refresh_all(stage, limit=1) == Report(due=1, left=1)
-    record = stage.record(grant)
+    harness.shaky.instead["claim_due"] = slowly
+    assert refresh_all(harness, limit=1) == Report(due=1, left=1)
+    record = harness.record(grant)
     assert (record.state, record.attempts, record.lease_left) == (State.ACTIVE, 0, 0)
-    assert stage.banks.presented() == []
-    assert stage.names()[-1] is EventName.ABANDONED
+    assert harness.banks.presented() == []
+    assert harness.names()[-1] is EventName.ABANDONED
 
 
 # When something is wrong
 
 
-def test_a_doubtful_refresh_token_is_replayed_at_most_once(stage: Stage) -> None:
-    stage.banks.always(says(503))
-    (grant,) = authorize(stage, 1)
-    assert refresh_all(stage) == Report(due=1, uncertain=1)
-    assert refresh_all(stage) == Report()
-    stage.advance(120)
-    assert refresh_all(stage) == Report(due=1, uncertain=1)
-    stage.advance(7200)
-    assert refresh_all(stage) == Report()
-    assert stage.record(grant).attempts == 2
-    assert len(stage.banks.presented()) == 2
-    stage.replays = 1
+def test_a_doubtful_refresh_token_is_replayed_at_most_once(harness: Harness) -> None:
+    harness.banks.always(says(503))
+    (grant,) = authorize(harness, 1)
+    assert refresh_all(harness) == Report(due=1, uncertain=1)
+    assert refresh_all(harness) == Report()
+    harness.advance(120)
+    assert refresh_all(harness) == Report(due=1, uncertain=1)
+    harness.advance(7200)
+    assert refresh_all(harness) == Report()
+    assert harness.record(grant).attempts == 2
+    assert len(harness.banks.presented()) == 2
+    harness.replays = 1
 
 
-def test_a_bank_that_is_known_to_be_strict_gets_no_replay_in_the_background(stage: Stage) -> None:
-    stage.make(profile=HOLD)
-    authorize(stage, 1)
-    stage.banks.always(never_arrived)
-    assert refresh_all(stage) == Report(due=1, uncertain=1)
-    stage.advance(7200)
-    assert refresh_all(stage) == Report()
+def test_a_bank_that_is_known_to_be_strict_gets_no_replay_in_the_background(
+    harness: Harness,
+) -> None:
+    harness.make(profile=HOLD)
+    authorize(harness, 1)
+    harness.banks.always(never_arrived)
+    assert refresh_all(harness) == Report(due=1, uncertain=1)
+    harness.advance(7200)
+    assert refresh_all(harness) == Report()
 
 
-def test_a_bank_that_never_rotates_is_asked_again_and_again(stage: Stage) -> None:
-    stage.make(profile=TargetProfile(rotates=False))
-    authorize(stage, 1)
-    stage.banks.always(says(503))
+def test_a_bank_that_never_rotates_is_asked_again_and_again(harness: Harness) -> None:
+    harness.make(profile=TargetProfile(rotates=False))
+    authorize(harness, 1)
+    harness.banks.always(says(503))
     for _ in range(4):
-        assert refresh_all(stage) == Report(due=1, uncertain=1)
-        stage.advance(7200)
-    stage.replays = 3
+        assert refresh_all(harness) == Report(due=1, uncertain=1)
+        harness.advance(7200)
+    harness.replays = 3
 
 
-def test_a_failing_target_is_left_alone_and_tried_out_by_one_grant(stage: Stage) -> None:
-    grants = authorize(stage, 20)
-    stage.banks.always(unreachable)
-    report = refresh_all(stage, concurrency=2)
+def test_a_failing_target_is_left_alone_and_tried_out_by_one_grant(harness: Harness) -> None:
+    grants = authorize(harness, 20)
+    harness.banks.always(unreachable)
+    report = refresh_all(harness, concurrency=2)
     assert report.failed <= 4
-    tried = len(stage.banks.presented())
-    assert refresh_all(stage, concurrency=8) == Report()
+    tried = len(harness.banks.presented())
+    assert refresh_all(harness, concurrency=8) == Report()
     # The outage goes on: of all that are due, one tries it out.
-    stage.advance(61)
-    assert refresh_all(stage, concurrency=8) == Report(due=1, failed=1)
-    assert len(stage.banks.presented()) == tried + 1
-    stage.banks.always(honest)
-    stage.advance(61)
-    assert refresh_all(stage, concurrency=8) == Report(due=20, refreshed=20)
-    assert generations(stage, grants) == [2] * 20
-    stage.replays = 3
+    harness.advance(61)
+    assert refresh_all(harness, concurrency=8) == Report(due=1, failed=1)
+    assert len(harness.banks.presented()) == tried + 1
+    harness.banks.always(honest)
+    harness.advance(61)
+    assert refresh_all(harness, concurrency=8) == Report(due=20, refreshed=20)
+    assert generations(harness, grants) == [2] * 20
+    harness.replays = 3
 
 
-def test_a_failing_target_does_not_keep_the_others_from_being_refreshed(stage: Stage) -> None:
-    left = authorize(stage, 2, OTHER, 20)
-    authorize(stage, 20)
-    stage.let_fail(OTHER)
-    assert refresh_all(stage, concurrency=4) == Report(due=20, refreshed=20)
-    assert generations(stage, left) == [1, 1]
+def test_a_failing_target_does_not_keep_the_others_from_being_refreshed(harness: Harness) -> None:
+    left = authorize(harness, 2, OTHER, 20)
+    authorize(harness, 20)
+    harness.let_fail(OTHER)
+    assert refresh_all(harness, concurrency=4) == Report(due=20, refreshed=20)
+    assert generations(harness, left) == [1, 1]
 
 
-def test_nobody_tries_a_failing_target_out_where_nothing_is_due(stage: Stage) -> None:
-    (grant,) = authorize(stage, 1, OTHER)
-    stage.let_fail(OTHER)
-    stage.advance(60)
-    assert stage.manager.refresh_due() == Report()
+def test_nobody_tries_a_failing_target_out_where_nothing_is_due(harness: Harness) -> None:
+    (grant,) = authorize(harness, 1, OTHER)
+    harness.let_fail(OTHER)
+    harness.advance(60)
+    assert harness.manager.refresh_due() == Report()
     # Otherwise the target would be left alone until it is known what came of the attempt.
-    assert stage.manager.refresh(grant)
+    assert harness.manager.refresh(grant)
 
 
-def test_a_store_that_is_away_ends_the_run_and_what_was_begun_lands(stage: Stage) -> None:
-    grants = authorize(stage, 8)
+def test_a_store_that_is_away_ends_the_run_and_what_was_begun_lands(harness: Harness) -> None:
+    grants = authorize(harness, 8)
     gate = Gate()
-    stage.banks.always(gate)
-    run = stage.aside(lambda: refresh_all(stage, concurrency=4))
+    harness.banks.always(gate)
+    run = harness.aside(lambda: refresh_all(harness, concurrency=4))
     gate.wait(4)
-    stage.shaky.go_down("claim_due")
+    harness.shaky.go_down("claim_due")
     gate.open()
     with pytest.raises(StoreError):
         run.result(PATIENCE)
-    stage.calm()
-    assert sorted(generations(stage, grants)) == [1] * 4 + [2] * 4
+    harness.calm()
+    assert sorted(generations(harness, grants)) == [1] * 4 + [2] * 4
 
 
 def test_a_flight_that_breaks_counts_as_failed_and_the_run_goes_on(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    authorize(stage, 3)
+    authorize(harness, 3)
 
     def broken(execute: object) -> Any:
         raise MemoryError
 
-    stage.banks.answer(honest, broken, honest)
-    assert refresh_all(stage, concurrency=1) == Report(due=3, refreshed=2, failed=1)
+    harness.banks.answer(honest, broken, honest)
+    assert refresh_all(harness, concurrency=1) == Report(due=3, refreshed=2, failed=1)
     assert "A flight broke" in caplog.text
 
 
-def test_a_closed_manager_refreshes_nothing_and_keeps_no_lease(stage: Stage) -> None:
-    grants = authorize(stage, 3)
-    stage.manager.close()
+def test_a_closed_manager_refreshes_nothing_and_keeps_no_lease(harness: Harness) -> None:
+    grants = authorize(harness, 3)
+    harness.manager.close()
     with pytest.raises(InvalidInputError, match="closed"):
-        refresh_all(stage)
+        refresh_all(harness)
     for grant in grants:
-        record = stage.record(grant)
+        record = harness.record(grant)
         assert (record.state, record.attempts, record.lease_left) == (State.ACTIVE, 0, 0)
-    assert stage.banks.presented() == []
+    assert harness.banks.presented() == []
 
 
-def test_a_pair_that_waits_for_the_store_is_not_refreshed_with_the_old_token(stage: Stage) -> None:
-    (grant,) = authorize(stage, 1)
-    stage.advance(DAY + 1)
-    stage.shaky.go_down("settle")
-    token = stage.manager.get(grant)
+def test_a_pair_that_waits_for_the_store_is_not_refreshed_with_the_old_token(
+    harness: Harness,
+) -> None:
+    (grant,) = authorize(harness, 1)
+    harness.advance(DAY + 1)
+    harness.shaky.go_down("settle")
+    token = harness.manager.get(grant)
     # The lease runs out, while nothing but the storing of pairs fails.
-    stage.advance(30)
-    assert refresh_all(stage) == Report(due=1, left=1)
-    assert stage.record(grant).pause_left > 0
-    stage.shaky.come_back()
-    stage.advance(1.1)
-    record = stage.record(grant)
+    harness.advance(30)
+    assert refresh_all(harness) == Report(due=1, left=1)
+    assert harness.record(grant).pause_left > 0
+    harness.shaky.come_back()
+    harness.advance(1.1)
+    record = harness.record(grant)
     assert record.token is not None
     assert record.token.access_token == token.access_token
-    assert len(stage.banks.presented()) == 1
+    assert len(harness.banks.presented()) == 1
 
 
 # Rates
 
 
-def test_a_rate_spaces_the_refreshes_of_its_target_alone(stage: Stage) -> None:
-    stage.make(profiles={TARGET: TargetProfile(rate=2)})
-    authorize(stage, 5)
-    authorize(stage, 10, OTHER, 5)
-    began, moments = stage.time.seconds, []
+def test_a_rate_spaces_the_refreshes_of_its_target_alone(harness: Harness) -> None:
+    harness.make(profiles={TARGET: TargetProfile(rate=2)})
+    authorize(harness, 5)
+    authorize(harness, 10, OTHER, 5)
+    began, moments = harness.time.seconds, []
 
     def noted(execute: Any) -> Any:
-        moments.append(stage.time.seconds - began)
+        moments.append(harness.time.seconds - began)
         return execute()
 
-    stage.banks.always(noted)
-    report = refresh_all(stage, concurrency=8)
+    harness.banks.always(noted)
+    report = refresh_all(harness, concurrency=8)
     assert report == Report(due=15, refreshed=15)
     assert moments.count(0) == 11
     assert sorted(moments)[11:] == [0.5, 1, 1.5, 2]
 
 
-def test_a_rate_for_all_targets_is_kept_by_each_of_them(stage: Stage) -> None:
-    stage.make(profile=TargetProfile(rate=1))
-    authorize(stage, 3)
-    authorize(stage, 3, OTHER, 3)
-    began, moments = stage.time.seconds, Counter[float]()
+def test_a_rate_for_all_targets_is_kept_by_each_of_them(harness: Harness) -> None:
+    harness.make(profile=TargetProfile(rate=1))
+    authorize(harness, 3)
+    authorize(harness, 3, OTHER, 3)
+    began, moments = harness.time.seconds, Counter[float]()
 
     def noted(execute: Any) -> Any:
-        moments[stage.time.seconds - began] += 1
+        moments[harness.time.seconds - began] += 1
         return execute()
 
-    stage.banks.always(noted)
-    assert refresh_all(stage, concurrency=8) == Report(due=6, refreshed=6)
+    harness.banks.always(noted)
+    assert refresh_all(harness, concurrency=8) == Report(due=6, refreshed=6)
     assert moments == {0: 2, 1: 2, 2: 2}
 
 
-def test_a_limit_ends_a_run_that_waits_for_turns(stage: Stage) -> None:
-    stage.make(profiles={TARGET: TargetProfile(rate=1)})
-    authorize(stage, 5)
-    began = stage.time.seconds
-    assert refresh_all(stage, concurrency=8, limit=2) == Report(due=2, refreshed=2)
-    assert stage.time.seconds - began == 1
+def test_a_limit_ends_a_run_that_waits_for_turns(harness: Harness) -> None:
+    harness.make(profiles={TARGET: TargetProfile(rate=1)})
+    authorize(harness, 5)
+    began = harness.time.seconds
+    assert refresh_all(harness, concurrency=8, limit=2) == Report(due=2, refreshed=2)
+    assert harness.time.seconds - began == 1
 
 
-def test_a_limited_target_that_asks_for_time_is_left_alone(stage: Stage) -> None:
-    stage.make(profiles={TARGET: TargetProfile(rate=10)})
-    authorize(stage, 5)
-    stage.banks.answer(says(429, Retry_After="600"))
-    assert refresh_all(stage, concurrency=8) == Report(due=1, failed=1)
-    assert len(stage.banks.presented()) == 1
+def test_a_limited_target_that_asks_for_time_is_left_alone(harness: Harness) -> None:
+    harness.make(profiles={TARGET: TargetProfile(rate=10)})
+    authorize(harness, 5)
+    harness.banks.answer(says(429, Retry_After="600"))
+    assert refresh_all(harness, concurrency=8) == Report(due=1, failed=1)
+    assert len(harness.banks.presented()) == 1
 
 
 def test_a_target_with_a_profile_of_its_own_and_no_rate_is_claimed_in_batches(
-    stage: Stage,
+    harness: Harness,
 ) -> None:
-    stage.make(profiles={TARGET: HOLD})
-    authorize(stage, 12)
-    stage.shaky.calls.clear()
-    assert refresh_all(stage, concurrency=12) == Report(due=12, refreshed=12)
-    assert stage.shaky.calls.count("due") == 0
+    harness.make(profiles={TARGET: HOLD})
+    authorize(harness, 12)
+    harness.shaky.calls.clear()
+    assert refresh_all(harness, concurrency=12) == Report(due=12, refreshed=12)
+    assert harness.shaky.calls.count("due") == 0
 
 
-def test_while_others_are_in_the_air_a_run_comes_back_for_the_next_turn(stage: Stage) -> None:
-    stage.make(profiles={TARGET: TargetProfile(rate=50)})
-    authorize(stage, 2)
-    authorize(stage, 1, OTHER, 2)
+def test_while_others_are_in_the_air_a_run_comes_back_for_the_next_turn(harness: Harness) -> None:
+    harness.make(profiles={TARGET: TargetProfile(rate=50)})
+    authorize(harness, 2)
+    authorize(harness, 1, OTHER, 2)
     gate = Gate()
-    stage.banks.always(gate)
-    run = stage.aside(lambda: refresh_all(stage, concurrency=4))
+    harness.banks.always(gate)
+    run = harness.aside(lambda: refresh_all(harness, concurrency=4))
     gate.wait(2)
-    stage.time.pass_by(0.1)
+    harness.time.pass_by(0.1)
     gate.wait(3)
     gate.open()
     assert run.result(PATIENCE) == Report(due=3, refreshed=3)
-    stage.calm()
+    harness.calm()
 
 
 # Ending it early
 
 
-def test_a_run_that_is_stopped_begins_nothing_new_and_keeps_no_lease(stage: Stage) -> None:
-    grants = authorize(stage, 4)
+def test_a_run_that_is_stopped_begins_nothing_new_and_keeps_no_lease(harness: Harness) -> None:
+    grants = authorize(harness, 4)
     told: list[Report] = []
-    stage.shaky.calls.clear()
-    report = refresh_all(stage, concurrency=1, on_progress=told.append, stop=lambda: bool(told))
+    harness.shaky.calls.clear()
+    report = refresh_all(harness, concurrency=1, on_progress=told.append, stop=lambda: bool(told))
     assert report == Report(due=1, refreshed=1)
-    assert generations(stage, grants) == [2, 1, 1, 1]
-    records = [stage.record(grant) for grant in grants]
+    assert generations(harness, grants) == [2, 1, 1, 1]
+    records = [harness.record(grant) for grant in grants]
     assert {(each.state, each.attempts, each.lease_left) for each in records} == {
         (State.ACTIVE, 0, 0)
     }
-    assert stage.shaky.calls.count("claim_due") == 1
-    assert "purge" not in stage.shaky.calls
-    assert refresh_all(stage) == Report(due=3, refreshed=3)
+    assert harness.shaky.calls.count("claim_due") == 1
+    assert "purge" not in harness.shaky.calls
+    assert refresh_all(harness) == Report(due=3, refreshed=3)
 
 
-def test_what_is_in_the_air_when_a_run_is_stopped_lands_and_is_counted(stage: Stage) -> None:
-    grants = authorize(stage, 12)
+def test_what_is_in_the_air_when_a_run_is_stopped_lands_and_is_counted(harness: Harness) -> None:
+    grants = authorize(harness, 12)
     gate, stop, told = Gate(), threading.Event(), list[Report]()
-    stage.banks.answer(Gate(unreachable), says(400, {"error": "invalid_grant"}))
-    stage.banks.always(gate)
-    run = stage.aside(
-        lambda: refresh_all(stage, concurrency=8, on_progress=told.append, stop=stop.is_set)
+    harness.banks.answer(Gate(unreachable), says(400, {"error": "invalid_grant"}))
+    harness.banks.always(gate)
+    run = harness.aside(
+        lambda: refresh_all(harness, concurrency=8, on_progress=told.append, stop=stop.is_set)
     )
     gate.wait(6)
     stop.set()
-    for each in stage.banks.gates:
+    for each in harness.banks.gates:
         each.open()
     assert run.result(PATIENCE) == Report(due=8, refreshed=6, failed=1, consent_needed=1)
     assert len(told) == 8
-    assert State.REFRESHING not in {stage.record(grant).state for grant in grants}
-    assert len(stage.banks.presented()) == 8
+    assert State.REFRESHING not in {harness.record(grant).state for grant in grants}
+    assert len(harness.banks.presented()) == 8
 
 
-def test_a_run_that_is_stopped_before_it_begins_touches_nothing(stage: Stage) -> None:
-    authorize(stage, 3)
-    stage.shaky.calls.clear()
-    assert refresh_all(stage, stop=lambda: True) == Report()
-    assert stage.shaky.calls == []
-    assert stage.banks.presented() == []
+def test_a_run_that_is_stopped_before_it_begins_touches_nothing(harness: Harness) -> None:
+    authorize(harness, 3)
+    harness.shaky.calls.clear()
+    assert refresh_all(harness, stop=lambda: True) == Report()
+    assert harness.shaky.calls == []
+    assert harness.banks.presented() == []
 
 
-def test_a_run_may_be_stopped_between_two_claims(stage: Stage) -> None:
-    stage.make(profiles={TARGET: HOLD, OTHER: HOLD})
-    first, second = authorize(stage, 2), authorize(stage, 2, OTHER, 2)
-    report = refresh_all(stage, stop=lambda: "claim_due" in stage.shaky.calls)
+def test_a_run_may_be_stopped_between_two_claims(harness: Harness) -> None:
+    harness.make(profiles={TARGET: HOLD, OTHER: HOLD})
+    first, second = authorize(harness, 2), authorize(harness, 2, OTHER, 2)
+    report = refresh_all(harness, stop=lambda: "claim_due" in harness.shaky.calls)
     assert report == Report(due=2, refreshed=2)
-    assert generations(stage, first + second) == [2, 2, 1, 1]
+    assert generations(harness, first + second) == [2, 2, 1, 1]
 
 
-def test_who_has_said_stop_is_not_asked_again(stage: Stage) -> None:
-    grants = authorize(stage, 4)
+def test_who_has_said_stop_is_not_asked_again(harness: Harness) -> None:
+    grants = authorize(harness, 4)
     gate, told, said = Gate(), list[Report](), list[bool]()
-    stage.banks.answer(honest, gate)
+    harness.banks.answer(honest, gate)
 
     def stop() -> bool:
         said.append(bool(told))
@@ -535,25 +539,25 @@ def test_who_has_said_stop_is_not_asked_again(stage: Stage) -> None:
             gate.open()
         return said.count(True) == 1
 
-    report = refresh_all(stage, concurrency=2, on_progress=told.append, stop=stop)
+    report = refresh_all(harness, concurrency=2, on_progress=told.append, stop=stop)
     assert report == Report(due=2, refreshed=2)
     assert said.count(True) == 1
-    assert generations(stage, grants) == [2, 2, 1, 1]
+    assert generations(harness, grants) == [2, 2, 1, 1]
 
 
-def test_a_run_that_waits_for_a_turn_is_stopped_within_a_second(stage: Stage) -> None:
-    stage.make(profiles={TARGET: TargetProfile(rate=0.01)})
-    grants = authorize(stage, 3)
-    began = stage.time.seconds
-    report = refresh_all(stage, concurrency=8, stop=lambda: stage.time.seconds - began >= 20.2)
+def test_a_run_that_waits_for_a_turn_is_stopped_within_a_second(harness: Harness) -> None:
+    harness.make(profiles={TARGET: TargetProfile(rate=0.01)})
+    grants = authorize(harness, 3)
+    began = harness.time.seconds
+    report = refresh_all(harness, concurrency=8, stop=lambda: harness.time.seconds - began >= 20.2)
     assert report == Report(due=1, refreshed=1)
-    assert 20.2 <= stage.time.seconds - began < 21.2
-    assert generations(stage, grants) == [2, 1, 1]
+    assert 20.2 <= harness.time.seconds - began < 21.2
+    assert generations(harness, grants) == [2, 1, 1]
 
 
-def test_a_run_that_is_not_stopped_waits_for_its_whole_turn(stage: Stage) -> None:
-    stage.make(profiles={TARGET: TargetProfile(rate=0.3)})
-    authorize(stage, 3)
-    began = stage.time.seconds
-    assert refresh_all(stage, concurrency=8) == Report(due=3, refreshed=3)
-    assert stage.time.seconds - began == pytest.approx(2 / 0.3)
+def test_a_run_that_is_not_stopped_waits_for_its_whole_turn(harness: Harness) -> None:
+    harness.make(profiles={TARGET: TargetProfile(rate=0.3)})
+    authorize(harness, 3)
+    began = harness.time.seconds
+    assert refresh_all(harness, concurrency=8) == Report(due=3, refreshed=3)
+    assert harness.time.seconds - began == pytest.approx(2 / 0.3)

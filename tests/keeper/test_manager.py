@@ -36,13 +36,13 @@ from blink_oauth_keeper import (
     UnknownGrantError,
 )
 from blink_oauth_keeper.flights import remaining
-from keeper.stage import (
+from keeper.harness import (
     DAY,
     PATIENCE,
     PSU,
     SETTINGS,
     Gate,
-    Stage,
+    Harness,
     begun,
     eventually,
     says,
@@ -67,24 +67,24 @@ def tokens_of(results: list[Any]) -> set[Token]:
 # Making one
 
 
-def test_a_manager_takes_a_blocking_client_only(stage: Stage) -> None:
+def test_a_manager_takes_a_blocking_client_only(harness: Harness) -> None:
     client: Any = AsyncBlinkOAuth(PLAIN)
     with pytest.raises(InvalidInputError, match="takes a BlinkOAuth"):
-        TokenManager(client, stage.store)
+        TokenManager(client, harness.store)
     asyncio.run(client.close())
 
 
 @pytest.mark.parametrize("lease", [10.0, 5.0, 30.1])
 def test_a_lease_outlasts_a_call_and_stays_within_what_banks_allow(
-    stage: Stage, lease: float
+    harness: Harness, lease: float
 ) -> None:
     with pytest.raises(InvalidInputError, match=r"total timeout \(10 s\) and at most 30 s"):
-        stage.make(lease=lease)
+        harness.make(lease=lease)
 
 
 @pytest.mark.parametrize("lease", [10.1, 30.0])
-def test_a_lease_that_fits_is_taken(stage: Stage, lease: float) -> None:
-    assert stage.make(lease=lease)
+def test_a_lease_that_fits_is_taken(harness: Harness, lease: float) -> None:
+    assert harness.make(lease=lease)
 
 
 def test_a_manager_works_by_the_clocks_of_the_machine_unless_told() -> None:
@@ -96,10 +96,10 @@ def test_a_manager_works_by_the_clocks_of_the_machine_unless_told() -> None:
         manager.get(Grant("IIDX00001", "nobody"), timeout=PATIENCE)
 
 
-def test_no_secret_is_in_what_a_manager_shows_of_itself(stage: Stage) -> None:
-    grant = stage.expired()
-    token = stage.manager.get(grant)
-    shown = repr(stage.manager)
+def test_no_secret_is_in_what_a_manager_shows_of_itself(harness: Harness) -> None:
+    grant = harness.expired()
+    token = harness.manager.get(grant)
+    shown = repr(harness.manager)
     assert shown.startswith("TokenManager(BlinkOAuth(")
     assert token.access_token.reveal() not in shown
 
@@ -107,278 +107,278 @@ def test_no_secret_is_in_what_a_manager_shows_of_itself(stage: Stage) -> None:
 # Serving
 
 
-def test_a_fresh_token_is_served_from_memory(stage: Stage) -> None:
-    grant = stage.authorize()
-    stage.shaky.calls.clear()
-    tokens = {stage.manager.get(grant) for _ in range(50)}
-    assert tokens == {stage.record(grant).token}
-    assert stage.shaky.calls == []
-    assert stage.banks.presented() == []
+def test_a_fresh_token_is_served_from_memory(harness: Harness) -> None:
+    grant = harness.authorize()
+    harness.shaky.calls.clear()
+    tokens = {harness.manager.get(grant) for _ in range(50)}
+    assert tokens == {harness.record(grant).token}
+    assert harness.shaky.calls == []
+    assert harness.banks.presented() == []
 
 
-def test_a_grant_that_nobody_knows_needs_consent(stage: Stage) -> None:
+def test_a_grant_that_nobody_knows_needs_consent(harness: Harness) -> None:
     with pytest.raises(UnknownGrantError, match="Authorize it first"):
-        stage.manager.get(Grant("IIDX00001", "nobody"))
+        harness.manager.get(Grant("IIDX00001", "nobody"))
 
 
 @pytest.mark.parametrize("grant", ["u-4711", None, ("IIDX00001", "u-4711")])
-def test_what_is_no_grant_is_refused(stage: Stage, grant: Any) -> None:
+def test_what_is_no_grant_is_refused(harness: Harness, grant: Any) -> None:
     with pytest.raises(InvalidInputError, match="must be a Grant"):
-        stage.manager.get(grant)
+        harness.manager.get(grant)
 
 
-def test_an_expired_token_is_refreshed_once_and_the_new_one_stored(stage: Stage) -> None:
-    grant = stage.expired()
-    token = stage.manager.get(grant)
-    record = stage.record(grant)
+def test_an_expired_token_is_refreshed_once_and_the_new_one_stored(harness: Harness) -> None:
+    grant = harness.expired()
+    token = harness.manager.get(grant)
+    record = harness.record(grant)
     assert (record.generation, record.token) == (2, token)
-    assert stage.banks.is_alive(grant, token)
-    assert len(stage.banks.presented()) == 1
+    assert harness.banks.is_alive(grant, token)
+    assert len(harness.banks.presented()) == 1
 
 
-def test_the_person_who_waits_stands_in_the_call(stage: Stage) -> None:
-    stage.manager.get(stage.expired("u-1"), psu=PSU)
-    stage.manager.get(stage.expired("u-2"))
-    refreshes = [post for post in stage.banks.posts if post.kind == "refresh_token"]
+def test_the_person_who_waits_stands_in_the_call(harness: Harness) -> None:
+    harness.manager.get(harness.expired("u-1"), psu=PSU)
+    harness.manager.get(harness.expired("u-2"))
+    refreshes = [post for post in harness.banks.posts if post.kind == "refresh_token"]
     assert [post.psu_ip for post in refreshes] == [PSU.ip, "AUTO"]
     actors = [
-        stage.manager.history(Grant("IIDX00001", name))[0].note.actor for name in ("u-1", "u-2")
+        harness.manager.history(Grant("IIDX00001", name))[0].note.actor for name in ("u-1", "u-2")
     ]
     assert actors == ["psu", "auto"]
 
 
-def test_in_the_advisory_window_the_old_token_is_served_and_one_refreshes(stage: Stage) -> None:
-    grant = stage.authorize()
-    old = stage.manager.get(grant)
-    stage.advance(ADVISED)
+def test_in_the_advisory_window_the_old_token_is_served_and_one_refreshes(harness: Harness) -> None:
+    grant = harness.authorize()
+    old = harness.manager.get(grant)
+    harness.advance(ADVISED)
     gate = Gate()
-    stage.banks.answer(gate)
-    assert tokens_of(storm(lambda: stage.manager.get(grant), 32)) == {old}
+    harness.banks.answer(gate)
+    assert tokens_of(storm(lambda: harness.manager.get(grant), 32)) == {old}
     gate.wait()
-    assert stage.manager.get(grant) == old
+    assert harness.manager.get(grant) == old
     gate.open()
-    stage.calm()
-    assert stage.manager.get(grant) != old
-    assert len(stage.banks.presented()) == 1
+    harness.calm()
+    assert harness.manager.get(grant) != old
+    assert len(harness.banks.presented()) == 1
 
 
-def test_the_refresh_in_the_background_is_not_the_callers(stage: Stage) -> None:
-    grant = stage.authorize()
-    stage.advance(ADVISED)
-    stage.manager.get(grant, psu=PSU)
-    stage.calm()
-    assert [post.psu_ip for post in stage.banks.posts[1:]] == ["AUTO"]
+def test_the_refresh_in_the_background_is_not_the_callers(harness: Harness) -> None:
+    grant = harness.authorize()
+    harness.advance(ADVISED)
+    harness.manager.get(grant, psu=PSU)
+    harness.calm()
+    assert [post.psu_ip for post in harness.banks.posts[1:]] == ["AUTO"]
 
 
 def test_a_token_that_was_stored_by_another_process_is_found_without_a_refresh(
-    stage: Stage,
+    harness: Harness,
 ) -> None:
-    grant = stage.authorize()
-    stage.manager.get(grant)
-    other = stage.make()
-    stage.advance(ADVISED)
+    grant = harness.authorize()
+    harness.manager.get(grant)
+    other = harness.make()
+    harness.advance(ADVISED)
     other.get(grant)
-    stage.advance(6)
+    harness.advance(6)
     other.get(grant)
-    stage.calm()
-    renewed = stage.record(grant).token
-    assert len(stage.banks.presented()) == 1
-    stage.manager.get(grant)
-    stage.calm()
-    assert stage.manager.get(grant) == renewed
-    assert len(stage.banks.presented()) == 1
+    harness.calm()
+    renewed = harness.record(grant).token
+    assert len(harness.banks.presented()) == 1
+    harness.manager.get(grant)
+    harness.calm()
+    assert harness.manager.get(grant) == renewed
+    assert len(harness.banks.presented()) == 1
 
 
-def test_in_the_mandatory_window_callers_wait_for_the_new_token(stage: Stage) -> None:
-    grant = stage.authorize()
-    old = stage.manager.get(grant)
-    stage.advance(DUE)
-    assert stage.manager.get(grant) != old
+def test_in_the_mandatory_window_callers_wait_for_the_new_token(harness: Harness) -> None:
+    grant = harness.authorize()
+    old = harness.manager.get(grant)
+    harness.advance(DUE)
+    assert harness.manager.get(grant) != old
 
 
-def test_more_validity_than_is_left_is_refreshed_for(stage: Stage) -> None:
-    grant = stage.authorize()
-    old = stage.manager.get(grant)
-    stage.advance(DAY / 2)
-    assert stage.manager.get(grant, min_validity=DAY / 2 - 1) == old
-    stage.advance(3600)
-    renewed = stage.manager.get(grant, min_validity=DAY / 2 - 1)
+def test_more_validity_than_is_left_is_refreshed_for(harness: Harness) -> None:
+    grant = harness.authorize()
+    old = harness.manager.get(grant)
+    harness.advance(DAY / 2)
+    assert harness.manager.get(grant, min_validity=DAY / 2 - 1) == old
+    harness.advance(3600)
+    renewed = harness.manager.get(grant, min_validity=DAY / 2 - 1)
     assert renewed != old
-    assert stage.manager.get(grant, min_validity=DAY / 2 - 1) == renewed
+    assert harness.manager.get(grant, min_validity=DAY / 2 - 1) == renewed
 
 
 def test_who_wants_more_than_the_flight_that_it_joins_gets_a_flight_of_its_own(
-    stage: Stage,
+    harness: Harness,
 ) -> None:
-    grant = stage.authorize()
-    old = stage.manager.get(grant)
-    stage.advance(DAY / 2 + 3600)
-    other = stage.make()
+    grant = harness.authorize()
+    old = harness.manager.get(grant)
+    harness.advance(DAY / 2 + 3600)
+    other = harness.make()
     looking, go = threading.Event(), threading.Event()
-    load = stage.memory.load
+    load = harness.memory.load
 
     def slowly(key: Any) -> object:
         looking.set()
         assert go.wait(PATIENCE)
         return load(key)
 
-    stage.shaky.instead["load"] = slowly
-    modest = stage.aside(lambda: other.get(grant))
+    harness.shaky.instead["load"] = slowly
+    modest = harness.aside(lambda: other.get(grant))
     assert looking.wait(PATIENCE)
 
     async def join() -> Token:
         greedy = await begun(other.aget(grant, min_validity=DAY / 2))
-        assert stage.in_progress() == 1
+        assert harness.in_progress() == 1
         go.set()
         return await greedy
 
-    assert asyncio.run(join()) == stage.record(grant).token != old
+    assert asyncio.run(join()) == harness.record(grant).token != old
     assert modest.result(PATIENCE) == old
-    assert len(stage.banks.presented()) == 1
+    assert len(harness.banks.presented()) == 1
 
 
-def test_wanting_more_validity_than_a_token_has_does_not_refresh_for_ever(stage: Stage) -> None:
-    grant = stage.authorize()
-    tokens = {stage.manager.get(grant, min_validity=7 * DAY) for _ in range(10)}
+def test_wanting_more_validity_than_a_token_has_does_not_refresh_for_ever(harness: Harness) -> None:
+    grant = harness.authorize()
+    tokens = {harness.manager.get(grant, min_validity=7 * DAY) for _ in range(10)}
     assert len(tokens) == 1
-    assert stage.banks.presented() == []
+    assert harness.banks.presented() == []
 
 
-def test_a_token_without_a_lifetime_lives_for_the_default_of_the_profile(stage: Stage) -> None:
-    stage.make(profile=TargetProfile(default_lifetime=1200, mandatory=60))
-    grant = stage.authorize(answer=with_members(expires_in=None))
-    old = stage.manager.get(grant)
+def test_a_token_without_a_lifetime_lives_for_the_default_of_the_profile(harness: Harness) -> None:
+    harness.make(profile=TargetProfile(default_lifetime=1200, mandatory=60))
+    grant = harness.authorize(answer=with_members(expires_in=None))
+    old = harness.manager.get(grant)
     assert old.expires_at is None
-    stage.advance(1100)
-    assert stage.manager.get(grant) == old
-    stage.calm()
-    stage.banks.answer(with_members(expires_in=None))
-    stage.advance(1201)
-    assert stage.manager.get(grant) != old
+    harness.advance(1100)
+    assert harness.manager.get(grant) == old
+    harness.calm()
+    harness.banks.answer(with_members(expires_in=None))
+    harness.advance(1201)
+    assert harness.manager.get(grant) != old
 
 
-def test_a_token_that_lives_for_no_time_is_brought_to_all_who_waited(stage: Stage) -> None:
-    grant = stage.expired()
+def test_a_token_that_lives_for_no_time_is_brought_to_all_who_waited(harness: Harness) -> None:
+    grant = harness.expired()
     gate = Gate(with_members(expires_in=0))
-    stage.banks.answer(gate)
-    callers = [stage.aside(lambda: stage.manager.get(grant)) for _ in range(8)]
+    harness.banks.answer(gate)
+    callers = [harness.aside(lambda: harness.manager.get(grant)) for _ in range(8)]
     gate.wait()
     gate.open()
     tokens = {caller.result(PATIENCE) for caller in callers}
-    assert len(tokens) == len(stage.banks.presented())
-    assert stage.record(grant).token in tokens
+    assert len(tokens) == len(harness.banks.presented())
+    assert harness.record(grant).token in tokens
 
 
 # A failed refresh
 
 
-def test_a_failed_early_refresh_serves_the_valid_token(stage: Stage) -> None:
-    grant = stage.authorize()
-    old = stage.manager.get(grant)
-    stage.advance(ADVISED)
-    stage.banks.always(says(503))
+def test_a_failed_early_refresh_serves_the_valid_token(harness: Harness) -> None:
+    grant = harness.authorize()
+    old = harness.manager.get(grant)
+    harness.advance(ADVISED)
+    harness.banks.always(says(503))
     for _ in range(10):
-        assert stage.manager.get(grant) == old
-        stage.calm()
-    assert len(stage.banks.presented()) == 1
+        assert harness.manager.get(grant) == old
+        harness.calm()
+    assert len(harness.banks.presented()) == 1
 
 
-def test_while_a_failure_is_remembered_the_store_is_not_asked_for_nothing(stage: Stage) -> None:
-    grant = stage.authorize()
-    old = stage.manager.get(grant)
-    stage.advance(ADVISED)
-    stage.banks.answer(says(503))
-    stage.manager.get(grant)
-    stage.calm()
-    stage.shaky.calls.clear()
+def test_while_a_failure_is_remembered_the_store_is_not_asked_for_nothing(harness: Harness) -> None:
+    grant = harness.authorize()
+    old = harness.manager.get(grant)
+    harness.advance(ADVISED)
+    harness.banks.answer(says(503))
+    harness.manager.get(grant)
+    harness.calm()
+    harness.shaky.calls.clear()
     for _ in range(9):
-        stage.advance(6)
-        assert stage.manager.get(grant) == old
-        stage.calm()
-    assert stage.shaky.calls == []
-    stage.advance(7)
-    stage.manager.get(grant)
-    stage.calm()
-    assert stage.record(grant).generation == 2
-    stage.replays = 1
+        harness.advance(6)
+        assert harness.manager.get(grant) == old
+        harness.calm()
+    assert harness.shaky.calls == []
+    harness.advance(7)
+    harness.manager.get(grant)
+    harness.calm()
+    assert harness.record(grant).generation == 2
+    harness.replays = 1
 
 
 def test_a_failed_refresh_in_the_mandatory_window_still_serves_the_valid_token(
-    stage: Stage,
+    harness: Harness,
 ) -> None:
-    grant = stage.authorize()
-    old = stage.manager.get(grant)
-    stage.advance(DUE)
-    stage.banks.always(unreachable)
-    assert stage.manager.get(grant) == old
-    assert stage.manager.get(grant) == old
-    assert len(stage.banks.presented()) == 1
-    stage.advance(31)
+    grant = harness.authorize()
+    old = harness.manager.get(grant)
+    harness.advance(DUE)
+    harness.banks.always(unreachable)
+    assert harness.manager.get(grant) == old
+    assert harness.manager.get(grant) == old
+    assert len(harness.banks.presented()) == 1
+    harness.advance(31)
     with pytest.raises(BlinkError):
-        stage.manager.get(grant)
-    stage.banks.always(with_members())
-    stage.advance(60)
-    assert stage.manager.get(grant) != old
-    stage.replays = len(stage.banks.presented())
+        harness.manager.get(grant)
+    harness.banks.always(with_members())
+    harness.advance(60)
+    assert harness.manager.get(grant) != old
+    harness.replays = len(harness.banks.presented())
 
 
-def test_a_failure_is_shared_for_a_growing_while(stage: Stage) -> None:
-    grant = stage.expired()
-    stage.banks.always(unreachable)
+def test_a_failure_is_shared_for_a_growing_while(harness: Harness) -> None:
+    grant = harness.expired()
+    harness.banks.always(unreachable)
     moments: list[float] = []
     for _ in range(400):
-        before = len(stage.banks.presented())
+        before = len(harness.banks.presented())
         with pytest.raises(BlinkError):
-            stage.manager.get(grant)
-        if len(stage.banks.presented()) > before:
-            moments.append(stage.time.seconds)
-        stage.advance(0.25)
+            harness.manager.get(grant)
+        if len(harness.banks.presented()) > before:
+            moments.append(harness.time.seconds)
+        harness.advance(0.25)
     waits = [after - before for before, after in pairwise(moments)]
     assert waits == sorted(waits)
     assert waits[0] < 1
     assert waits[-1] > 20
-    stage.replays = len(stage.banks.presented())
+    harness.replays = len(harness.banks.presented())
 
 
-def test_each_caller_gets_an_exception_of_its_own(stage: Stage) -> None:
-    grant = stage.expired()
-    stage.banks.always(unreachable)
-    errors = storm(lambda: stage.manager.get(grant), 8)
+def test_each_caller_gets_an_exception_of_its_own(harness: Harness) -> None:
+    grant = harness.expired()
+    harness.banks.always(unreachable)
+    errors = storm(lambda: harness.manager.get(grant), 8)
     assert all(isinstance(error, BlinkError) for error in errors)
     assert len({id(error) for error in errors}) == 8
 
 
 @pytest.mark.parametrize("as_date", [False, True])
-def test_a_retry_after_is_kept_by_all_grants_of_the_target(stage: Stage, as_date: bool) -> None:
-    first, second = stage.authorize("u-1"), stage.authorize("u-2")
-    elsewhere = stage.authorize("u-3", "IIDX00002")
-    stage.advance(DAY + 1)
-    date = format_datetime(stage.time.now() + timedelta(seconds=40), usegmt=True)
-    stage.banks.answer(says(429, Retry_After=date if as_date else "40"))
+def test_a_retry_after_is_kept_by_all_grants_of_the_target(harness: Harness, as_date: bool) -> None:
+    first, second = harness.authorize("u-1"), harness.authorize("u-2")
+    elsewhere = harness.authorize("u-3", "IIDX00002")
+    harness.advance(DAY + 1)
+    date = format_datetime(harness.time.now() + timedelta(seconds=40), usegmt=True)
+    harness.banks.answer(says(429, Retry_After=date if as_date else "40"))
     with pytest.raises(StatusError):
-        stage.manager.get(first)
-    stage.advance(15)
+        harness.manager.get(first)
+    harness.advance(15)
     with pytest.raises(RefreshPausedError) as paused:
-        stage.manager.get(second)
+        harness.manager.get(second)
     assert paused.value.retry_after == 25
-    assert stage.manager.get(elsewhere)
-    assert len(stage.banks.presented()) == 2
-    stage.advance(26)
-    assert stage.manager.get(second)
-    assert stage.manager.get(first)
-    stage.replays = 1
+    assert harness.manager.get(elsewhere)
+    assert len(harness.banks.presented()) == 2
+    harness.advance(26)
+    assert harness.manager.get(second)
+    assert harness.manager.get(first)
+    harness.replays = 1
 
 
 # Storms
 
 
-def test_a_storm_of_threads_costs_one_refresh_a_round(stage: Stage) -> None:
-    grant = stage.authorize()
+def test_a_storm_of_threads_costs_one_refresh_a_round(harness: Harness) -> None:
+    grant = harness.authorize()
     for number in range(1, ROUNDS + 1):
-        stage.advance(DAY + 1)
-        assert len(tokens_of(storm(lambda: stage.manager.get(grant), 64))) == 1
-        assert len(stage.banks.presented()) == number
-    assert stage.banks.of().reuses == 0
+        harness.advance(DAY + 1)
+        assert len(tokens_of(storm(lambda: harness.manager.get(grant), 64))) == 1
+        assert len(harness.banks.presented()) == number
+    assert harness.banks.of().reuses == 0
 
 
 def in_loops(call: Callable[[], Coroutine[Any, Any, Any]], count: int, loops: int) -> list[Any]:
@@ -395,71 +395,73 @@ def in_loops(call: Callable[[], Coroutine[Any, Any, Any]], count: int, loops: in
         return [result for run in runs for result in run.result()]
 
 
-def test_a_storm_of_coroutines_on_three_loops_costs_one_refresh_a_round(stage: Stage) -> None:
-    grant = stage.authorize()
+def test_a_storm_of_coroutines_on_three_loops_costs_one_refresh_a_round(harness: Harness) -> None:
+    grant = harness.authorize()
     for number in range(1, ROUNDS + 1):
-        stage.advance(DAY + 1)
-        results = in_loops(lambda: stage.manager.aget(grant), 500, 3)
+        harness.advance(DAY + 1)
+        results = in_loops(lambda: harness.manager.aget(grant), 500, 3)
         assert len(results) == 500
         assert len(tokens_of(results)) == 1
-        assert len(stage.banks.presented()) == number
+        assert len(harness.banks.presented()) == number
 
 
-def test_threads_and_loops_share_one_flight(stage: Stage) -> None:
-    grant = stage.expired()
+def test_threads_and_loops_share_one_flight(harness: Harness) -> None:
+    grant = harness.expired()
     gate = Gate()
-    stage.banks.answer(gate)
-    threads = [stage.aside(lambda: stage.manager.get(grant)) for _ in range(4)]
-    loops = stage.aside(lambda: in_loops(lambda: stage.manager.aget(grant), 30, 3))
+    harness.banks.answer(gate)
+    threads = [harness.aside(lambda: harness.manager.get(grant)) for _ in range(4)]
+    loops = harness.aside(lambda: in_loops(lambda: harness.manager.aget(grant), 30, 3))
     gate.wait()
     gate.open()
     results = [thread.result(PATIENCE) for thread in threads] + loops.result(PATIENCE)
     assert len(tokens_of(results)) == 1
-    assert len(stage.banks.presented()) == 1
+    assert len(harness.banks.presented()) == 1
 
 
-def test_two_managers_on_one_store_refresh_once(stage: Stage) -> None:
-    first, second = stage.make(real_waits=True), stage.make(real_waits=True)
-    grant = stage.authorize()
+def test_two_managers_on_one_store_refresh_once(harness: Harness) -> None:
+    first, second = harness.make(real_waits=True), harness.make(real_waits=True)
+    grant = harness.authorize()
     for number in range(1, 6):
-        stage.advance(DAY + 1)
+        harness.advance(DAY + 1)
         gate = Gate()
-        stage.banks.answer(gate)
-        mine = stage.aside(lambda: storm(lambda: first.get(grant), 16))
-        theirs = stage.aside(lambda: storm(lambda: second.get(grant), 16))
+        harness.banks.answer(gate)
+        mine = harness.aside(lambda: storm(lambda: first.get(grant), 16))
+        theirs = harness.aside(lambda: storm(lambda: second.get(grant), 16))
         gate.wait()
         gate.open()
         results = mine.result(PATIENCE) + theirs.result(PATIENCE)
         assert len({token.access_token for token in tokens_of(results)}) == 1
-        assert len(stage.banks.presented()) == number
+        assert len(harness.banks.presented()) == number
 
 
 def test_a_storm_at_a_failing_endpoint_sends_one_request_and_shares_its_failure(
-    stage: Stage,
+    harness: Harness,
 ) -> None:
-    grant = stage.expired()
+    grant = harness.expired()
     gate = Gate(says(503, Retry_After="120"), first=True)
-    stage.banks.answer(gate)
-    callers = stage.aside(lambda: storm(lambda: stage.manager.get(grant), 64))
+    harness.banks.answer(gate)
+    callers = harness.aside(lambda: storm(lambda: harness.manager.get(grant), 64))
     gate.wait()
     gate.open()
     errors = callers.result(PATIENCE)
     assert {type(error) for error in errors} == {StatusError}
-    assert len(stage.banks.presented()) == 1
+    assert len(harness.banks.presented()) == 1
     # Nor does anybody get a turn later, as long as the server wants to be left alone.
-    stage.advance(119)
-    assert all(isinstance(each, BlinkError) for each in storm(lambda: stage.manager.get(grant), 64))
-    assert len(stage.banks.presented()) == 1
-    stage.advance(2)
-    assert len(tokens_of(storm(lambda: stage.manager.get(grant), 64))) == 1
-    stage.replays = 1
+    harness.advance(119)
+    assert all(
+        isinstance(each, BlinkError) for each in storm(lambda: harness.manager.get(grant), 64)
+    )
+    assert len(harness.banks.presented()) == 1
+    harness.advance(2)
+    assert len(tokens_of(storm(lambda: harness.manager.get(grant), 64))) == 1
+    harness.replays = 1
 
 
 @pytest.mark.anyio
-async def test_a_loop_stays_responsive_while_500_coroutines_wait(stage: Stage) -> None:
-    grant = stage.expired()
+async def test_a_loop_stays_responsive_while_500_coroutines_wait(harness: Harness) -> None:
+    grant = harness.expired()
     gate = Gate(says(503), first=True)
-    stage.banks.answer(gate)
+    harness.banks.answer(gate)
     ticks = 0
 
     async def tick() -> None:
@@ -469,7 +471,7 @@ async def test_a_loop_stays_responsive_while_500_coroutines_wait(stage: Stage) -
             await asyncio.sleep(0)
 
     ticker = asyncio.create_task(tick())
-    waiting = [asyncio.create_task(stage.manager.aget(grant)) for _ in range(500)]
+    waiting = [asyncio.create_task(harness.manager.aget(grant)) for _ in range(500)]
     await gate.held_up()
     seen = ticks
     for _ in range(100):
@@ -481,59 +483,59 @@ async def test_a_loop_stays_responsive_while_500_coroutines_wait(stage: Stage) -
     errors = await asyncio.gather(*waiting, return_exceptions=True)
     ticker.cancel()
     assert {type(error) for error in errors} == {StatusError}
-    assert len(stage.banks.presented()) == 1
+    assert len(harness.banks.presented()) == 1
 
 
 # Callers who leave
 
 
-def test_a_caller_whose_time_is_over_leaves_and_the_flight_lands(stage: Stage) -> None:
-    grant = stage.expired()
+def test_a_caller_whose_time_is_over_leaves_and_the_flight_lands(harness: Harness) -> None:
+    grant = harness.expired()
     gate = Gate()
-    stage.banks.answer(gate)
+    harness.banks.answer(gate)
     with pytest.raises(RefreshPendingError, match="It goes on") as caught:
-        stage.manager.get(grant, timeout=0)
+        harness.manager.get(grant, timeout=0)
     assert caught.value.retryable
     gate.wait()
     gate.open()
-    stage.calm()
-    assert stage.record(grant).generation == 2
-    assert stage.manager.get(grant, timeout=0) == stage.record(grant).token
-    assert len(stage.banks.presented()) == 1
+    harness.calm()
+    assert harness.record(grant).generation == 2
+    assert harness.manager.get(grant, timeout=0) == harness.record(grant).token
+    assert len(harness.banks.presented()) == 1
 
 
 @pytest.mark.anyio
-async def test_a_coroutine_whose_time_is_over_leaves_and_the_flight_lands(stage: Stage) -> None:
-    grant = stage.expired()
+async def test_a_coroutine_whose_time_is_over_leaves_and_the_flight_lands(harness: Harness) -> None:
+    grant = harness.expired()
     gate = Gate()
-    stage.banks.answer(gate)
+    harness.banks.answer(gate)
     with pytest.raises(RefreshPendingError):
-        await stage.manager.aget(grant, timeout=0)
+        await harness.manager.aget(grant, timeout=0)
     gate.wait()
     gate.open()
-    assert (await stage.manager.aget(grant)).access_token
-    assert len(stage.banks.presented()) == 1
+    assert (await harness.manager.aget(grant)).access_token
+    assert len(harness.banks.presented()) == 1
 
 
-def test_a_callers_time_is_counted_once_however_many_flights_it_joins(stage: Stage) -> None:
-    left = remaining(5.0, stage.time.monotonic)
-    stage.time.pass_by(3)
+def test_a_callers_time_is_counted_once_however_many_flights_it_joins(harness: Harness) -> None:
+    left = remaining(5.0, harness.time.monotonic)
+    harness.time.pass_by(3)
     assert left() == 2
-    stage.time.jump(3600)
+    harness.time.jump(3600)
     assert left() == 2
-    stage.time.pass_by(3)
+    harness.time.pass_by(3)
     assert left() == 0
-    assert remaining(None, stage.time.monotonic)() is None
+    assert remaining(None, harness.time.monotonic)() is None
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_leader_leaves_and_the_others_get_the_token(stage: Stage) -> None:
-    grant = stage.expired()
+async def test_a_cancelled_leader_leaves_and_the_others_get_the_token(harness: Harness) -> None:
+    grant = harness.expired()
     gate = Gate()
-    stage.banks.answer(gate)
-    leader = asyncio.create_task(stage.manager.aget(grant))
+    harness.banks.answer(gate)
+    leader = asyncio.create_task(harness.manager.aget(grant))
     await gate.held_up()
-    followers = [asyncio.create_task(stage.manager.aget(grant)) for _ in range(3)]
+    followers = [asyncio.create_task(harness.manager.aget(grant)) for _ in range(3)]
     await asyncio.sleep(0)
     leader.cancel()
     followers[0].cancel()
@@ -541,38 +543,38 @@ async def test_a_cancelled_leader_leaves_and_the_others_get_the_token(stage: Sta
     results = await asyncio.gather(leader, *followers, return_exceptions=True)
     assert [type(result) for result in results[:2]] == [asyncio.CancelledError] * 2
     assert len(tokens_of(results[2:])) == 1
-    assert len(stage.banks.presented()) == 1
+    assert len(harness.banks.presented()) == 1
 
 
 @pytest.mark.anyio
-async def test_a_flight_lands_although_all_who_waited_are_gone(stage: Stage) -> None:
-    grant = stage.expired()
+async def test_a_flight_lands_although_all_who_waited_are_gone(harness: Harness) -> None:
+    grant = harness.expired()
     gate = Gate()
-    stage.banks.answer(gate)
-    tasks = [asyncio.create_task(stage.manager.aget(grant)) for _ in range(3)]
+    harness.banks.answer(gate)
+    tasks = [asyncio.create_task(harness.manager.aget(grant)) for _ in range(3)]
     await gate.held_up()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     gate.open()
-    stage.calm()
-    assert stage.record(grant).generation == 2
-    assert stage.names()[-1] is EventName.REFRESHED
+    harness.calm()
+    assert harness.record(grant).generation == 2
+    assert harness.names()[-1] is EventName.REFRESHED
 
 
-def test_a_flight_lands_although_the_loop_that_asked_is_closed(stage: Stage) -> None:
-    grant = stage.expired()
+def test_a_flight_lands_although_the_loop_that_asked_is_closed(harness: Harness) -> None:
+    grant = harness.expired()
     gate = Gate()
-    stage.banks.answer(gate)
+    harness.banks.answer(gate)
 
     async def ask_and_leave() -> None:
-        task = asyncio.create_task(stage.manager.aget(grant))
+        task = asyncio.create_task(harness.manager.aget(grant))
         await gate.held_up()
         task.cancel()
 
     asyncio.run(ask_and_leave())
     gate.open()
-    assert asyncio.run(stage.manager.aget(grant)) == stage.record(grant).token
+    assert asyncio.run(harness.manager.aget(grant)) == harness.record(grant).token
 
 
 # Clocks that jump
@@ -580,76 +582,76 @@ def test_a_flight_lands_although_the_loop_that_asked_is_closed(stage: Stage) -> 
 
 @pytest.mark.parametrize("seconds", [3600.0, -3600.0])
 def test_a_jump_of_the_wall_clock_costs_at_most_one_refresh_and_no_caller(
-    stage: Stage, seconds: float
+    harness: Harness, seconds: float
 ) -> None:
-    grant = stage.authorize()
-    stage.advance(DAY - 7200)
-    stage.calm()
+    grant = harness.authorize()
+    harness.advance(DAY - 7200)
+    harness.calm()
     for _ in range(20):
-        stage.manager.get(grant)
-        stage.calm()
-    before = len(stage.banks.presented())
-    stage.time.jump(seconds)
-    assert len(tokens_of(storm(lambda: stage.manager.get(grant), 16))) == 1
-    stage.calm()
-    assert len(stage.banks.presented()) - before <= 1
-    assert stage.banks.is_alive(grant, stage.manager.get(grant))
+        harness.manager.get(grant)
+        harness.calm()
+    before = len(harness.banks.presented())
+    harness.time.jump(seconds)
+    assert len(tokens_of(storm(lambda: harness.manager.get(grant), 16))) == 1
+    harness.calm()
+    assert len(harness.banks.presented()) - before <= 1
+    assert harness.banks.is_alive(grant, harness.manager.get(grant))
 
 
 @pytest.mark.parametrize("seconds", [3600.0, -3600.0])
-def test_a_jump_during_a_flight_changes_nothing(stage: Stage, seconds: float) -> None:
-    grant = stage.expired()
+def test_a_jump_during_a_flight_changes_nothing(harness: Harness, seconds: float) -> None:
+    grant = harness.expired()
     gate = Gate()
-    stage.banks.answer(gate)
-    callers = [stage.aside(lambda: stage.manager.get(grant)) for _ in range(4)]
+    harness.banks.answer(gate)
+    callers = [harness.aside(lambda: harness.manager.get(grant)) for _ in range(4)]
     gate.wait()
-    stage.time.jump(seconds)
+    harness.time.jump(seconds)
     gate.open()
     assert len({caller.result(PATIENCE) for caller in callers}) == 1
-    assert len(stage.banks.presented()) == 1
-    assert stage.names().count(EventName.REFRESHED) == 1
+    assert len(harness.banks.presented()) == 1
+    assert harness.names().count(EventName.REFRESHED) == 1
 
 
 # Profiles
 
 
-def test_a_rate_spaces_the_refreshes_of_a_target(stage: Stage) -> None:
-    stage.make(profiles={"IIDX00001": TargetProfile(rate=2)})
-    grants = [stage.authorize(f"u-{number}") for number in range(3)]
-    elsewhere = stage.authorize("u-9", "IIDX00002")
-    stage.advance(DAY + 1)
-    callers = [stage.aside(partial(stage.manager.get, grant)) for grant in grants]
-    eventually(lambda: stage.waiting() == 2)
-    assert stage.manager.get(elsewhere)
-    assert len(stage.banks.presented()) == 2
-    stage.advance(0.5)
-    assert len(stage.banks.presented()) == 3
-    stage.advance(0.5)
+def test_a_rate_spaces_the_refreshes_of_a_target(harness: Harness) -> None:
+    harness.make(profiles={"IIDX00001": TargetProfile(rate=2)})
+    grants = [harness.authorize(f"u-{number}") for number in range(3)]
+    elsewhere = harness.authorize("u-9", "IIDX00002")
+    harness.advance(DAY + 1)
+    callers = [harness.aside(partial(harness.manager.get, grant)) for grant in grants]
+    eventually(lambda: harness.waiting() == 2)
+    assert harness.manager.get(elsewhere)
+    assert len(harness.banks.presented()) == 2
+    harness.advance(0.5)
+    assert len(harness.banks.presented()) == 3
+    harness.advance(0.5)
     assert len({caller.result(PATIENCE) for caller in callers}) == 3
 
 
-def test_a_target_of_a_profile_is_treated_by_it_and_others_as_usual(stage: Stage) -> None:
-    stage.make(profiles={"IIDX00002": TargetProfile(mandatory=DAY / 4)})
-    usual, special = stage.authorize(), stage.authorize("u-2", "IIDX00002")
-    old = stage.manager.get(usual), stage.manager.get(special)
-    stage.advance(DAY - 10_000)
-    assert stage.manager.get(special) != old[1]
-    assert stage.manager.get(usual) == old[0]
+def test_a_target_of_a_profile_is_treated_by_it_and_others_as_usual(harness: Harness) -> None:
+    harness.make(profiles={"IIDX00002": TargetProfile(mandatory=DAY / 4)})
+    usual, special = harness.authorize(), harness.authorize("u-2", "IIDX00002")
+    old = harness.manager.get(usual), harness.manager.get(special)
+    harness.advance(DAY - 10_000)
+    assert harness.manager.get(special) != old[1]
+    assert harness.manager.get(usual) == old[0]
 
 
-def test_many_steps_at_once_are_bounded_by_the_threads(stage: Stage) -> None:
-    stage.make(threads=2)
-    grants = [stage.expired(f"u-{number}") for number in range(4)]
+def test_many_steps_at_once_are_bounded_by_the_threads(harness: Harness) -> None:
+    harness.make(threads=2)
+    grants = [harness.expired(f"u-{number}") for number in range(4)]
     gate = Gate()
-    stage.banks.always(gate)
+    harness.banks.always(gate)
 
     async def many() -> list[Token]:
-        callers = [await begun(stage.manager.aget(grant)) for grant in grants]
+        callers = [await begun(harness.manager.aget(grant)) for grant in grants]
         gate.wait(2)
-        assert stage.busy() == 4
+        assert harness.busy() == 4
         names = [thread.name for thread in threading.enumerate()]
         assert len([name for name in names if name.startswith("blink-oauth-flight")]) == 2
-        assert len(stage.banks.presented()) == 2
+        assert len(harness.banks.presented()) == 2
         gate.open()
         return await asyncio.gather(*callers)
 
@@ -659,65 +661,65 @@ def test_many_steps_at_once_are_bounded_by_the_threads(stage: Stage) -> None:
 # A refused access token
 
 
-def test_a_refused_token_is_replaced_by_the_next_call(stage: Stage) -> None:
-    grant = stage.authorize()
-    old = stage.manager.get(grant)
-    stage.advance(3600)
-    assert stage.manager.invalidate(grant, old)
-    tokens = tokens_of(storm(lambda: stage.manager.get(grant), 16))
-    assert tokens == {stage.record(grant).token}
+def test_a_refused_token_is_replaced_by_the_next_call(harness: Harness) -> None:
+    grant = harness.authorize()
+    old = harness.manager.get(grant)
+    harness.advance(3600)
+    assert harness.manager.invalidate(grant, old)
+    tokens = tokens_of(storm(lambda: harness.manager.get(grant), 16))
+    assert tokens == {harness.record(grant).token}
     assert old not in tokens
-    assert len(stage.banks.presented()) == 1
+    assert len(harness.banks.presented()) == 1
 
 
-def test_many_who_were_refused_with_the_same_token_cost_one_refresh(stage: Stage) -> None:
-    grant = stage.authorize()
-    old = stage.manager.get(grant)
-    stage.advance(3600)
+def test_many_who_were_refused_with_the_same_token_cost_one_refresh(harness: Harness) -> None:
+    grant = harness.authorize()
+    old = harness.manager.get(grant)
+    harness.advance(3600)
 
     def refused() -> Token:
-        stage.manager.invalidate(grant, old)
-        return stage.manager.get(grant)
+        harness.manager.invalidate(grant, old)
+        return harness.manager.get(grant)
 
     assert old not in tokens_of(storm(refused, 32))
-    assert len(stage.banks.presented()) == 1
+    assert len(harness.banks.presented()) == 1
 
 
-def test_a_very_young_token_is_not_replaced(stage: Stage) -> None:
-    grant = stage.authorize()
-    token = stage.manager.get(grant)
-    assert not stage.manager.invalidate(grant, token)
-    assert stage.manager.get(grant) == token
+def test_a_very_young_token_is_not_replaced(harness: Harness) -> None:
+    grant = harness.authorize()
+    token = harness.manager.get(grant)
+    assert not harness.manager.invalidate(grant, token)
+    assert harness.manager.get(grant) == token
 
 
-def test_a_refused_token_is_not_served_although_the_refresh_fails(stage: Stage) -> None:
-    grant = stage.authorize()
-    old = stage.manager.get(grant)
-    stage.advance(3600)
-    stage.manager.invalidate(grant, old)
-    stage.banks.always(unreachable)
+def test_a_refused_token_is_not_served_although_the_refresh_fails(harness: Harness) -> None:
+    grant = harness.authorize()
+    old = harness.manager.get(grant)
+    harness.advance(3600)
+    harness.manager.invalidate(grant, old)
+    harness.banks.always(unreachable)
     with pytest.raises(BlinkError):
-        stage.manager.get(grant)
+        harness.manager.get(grant)
     with pytest.raises(BlinkError):
-        stage.manager.get(grant, psu=Psu.AUTO)
+        harness.manager.get(grant, psu=Psu.AUTO)
 
 
 # What is told
 
 
-def test_nobody_need_listen(stage: Stage) -> None:
-    stage.make(on_event=None)
-    assert stage.manager.get(stage.expired())
-    assert stage.events == []
+def test_nobody_need_listen(harness: Harness) -> None:
+    harness.make(on_event=None)
+    assert harness.manager.get(harness.expired())
+    assert harness.events == []
 
 
 def test_events_are_logged_with_fields_and_without_secrets(
-    stage: Stage, caplog: pytest.LogCaptureFixture
+    harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    token = stage.manager.get(stage.expired())
+    token = harness.manager.get(harness.expired())
     assert token.refresh_token is not None
     told = [record for record in caplog.records if record.name == "blink_oauth_keeper"]
-    assert [record.__dict__["blink_name"] for record in told] == stage.names()
+    assert [record.__dict__["blink_name"] for record in told] == harness.names()
     for secret in (token.access_token.reveal(), token.refresh_token.reveal()):
         assert secret not in caplog.text

@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from blink_oauth import BlinkError, Grant
 from blink_oauth_keeper import Event, EventName, TokenManager
 from blink_oauth_keeper.otel import otel_listener
-from keeper.stage import PSU, REDIRECT_URI, START, TARGET, Execute, Stage, says, unreachable
+from keeper.harness import PSU, REDIRECT_URI, START, TARGET, Execute, Harness, says, unreachable
 
 CALL_SECONDS = 1.5
 
@@ -77,15 +77,15 @@ def telemetry() -> Iterator[Telemetry]:
 
 
 @pytest.fixture
-def manager(stage: Stage, telemetry: Telemetry) -> TokenManager:
+def manager(harness: Harness, telemetry: Telemetry) -> TokenManager:
     """Return a manager that tells an SDK, at banks that take their time."""
 
     def slowly(execute: Execute) -> httpx.Response:
-        stage.time.pass_by(CALL_SECONDS)
+        harness.time.pass_by(CALL_SECONDS)
         return execute()
 
-    stage.banks.always(slowly)
-    return stage.make(on_event=telemetry.listener)
+    harness.banks.always(slowly)
+    return harness.make(on_event=telemetry.listener)
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
@@ -97,12 +97,12 @@ def nanoseconds(seconds: float) -> int:
 
 
 def test_events_are_counted_by_name_target_and_outcome(
-    stage: Stage, manager: TokenManager, telemetry: Telemetry
+    harness: Harness, manager: TokenManager, telemetry: Telemetry
 ) -> None:
-    first = stage.authorize("u-1")
-    other = stage.authorize("u-1", "IIDX00002")
-    stage.advance(25 * 3600)
-    stage.banks.answer(unreachable)
+    first = harness.authorize("u-1")
+    other = harness.authorize("u-1", "IIDX00002")
+    harness.advance(25 * 3600)
+    harness.banks.answer(unreachable)
     with pytest.raises(BlinkError):
         manager.get(first)
     manager.get(other)
@@ -115,11 +115,11 @@ def test_events_are_counted_by_name_target_and_outcome(
 
 
 def test_the_duration_of_each_call_is_recorded(
-    stage: Stage, manager: TokenManager, telemetry: Telemetry
+    harness: Harness, manager: TokenManager, telemetry: Telemetry
 ) -> None:
     for number in range(3):
-        stage.authorize(f"u-{number}")
-    stage.advance(25 * 3600)
+        harness.authorize(f"u-{number}")
+    harness.advance(25 * 3600)
     for number in range(3):
         manager.get(Grant(TARGET, f"u-{number}"))
     points = {
@@ -135,23 +135,23 @@ def test_the_duration_of_each_call_is_recorded(
 
 
 def test_a_refresh_is_a_span_as_long_as_the_call(
-    stage: Stage, manager: TokenManager, telemetry: Telemetry
+    harness: Harness, manager: TokenManager, telemetry: Telemetry
 ) -> None:
-    grant = stage.authorize()
-    stage.advance(25 * 3600)
+    grant = harness.authorize()
+    harness.advance(25 * 3600)
     manager.get(grant)
     _, span = telemetry.spans()
     assert span.name == "blink_oauth.refresh"
     assert span.kind is SpanKind.CLIENT
     assert span.status.status_code is StatusCode.UNSET
-    assert span.end_time == nanoseconds(stage.time.now().timestamp())
+    assert span.end_time == nanoseconds(harness.time.now().timestamp())
     assert span.start_time == span.end_time - nanoseconds(CALL_SECONDS)
-    record = stage.record(grant)
+    record = harness.record(grant)
     assert attributes(span) == {
         "blink.event": "refresh.succeeded",
         "blink.target_id": TARGET,
         "blink.outcome": "done",
-        "blink.grant": stage.memory.fingerprint(
+        "blink.grant": harness.memory.fingerprint(
             f"{record.key.client_id} {TARGET} {grant.username}"
         ),
         "blink.generation": 2,
@@ -161,10 +161,10 @@ def test_a_refresh_is_a_span_as_long_as_the_call(
 
 
 def test_an_authorization_is_a_span_whether_it_succeeds_or_not(
-    stage: Stage, manager: TokenManager, telemetry: Telemetry
+    harness: Harness, manager: TokenManager, telemetry: Telemetry
 ) -> None:
-    grant = stage.authorize()
-    stage.banks.answer(says(400, {"error": "invalid_grant"}), kind="authorization_code")
+    grant = harness.authorize()
+    harness.banks.answer(says(400, {"error": "invalid_grant"}), kind="authorization_code")
     with pytest.raises(BlinkError):
         manager.authorize(grant, code="fake-code", redirect_uri=REDIRECT_URI, psu=PSU)
     succeeded, failed = telemetry.spans()
@@ -176,11 +176,11 @@ def test_an_authorization_is_a_span_whether_it_succeeds_or_not(
 
 
 def test_the_span_of_a_failed_refresh_says_what_went_wrong(
-    stage: Stage, manager: TokenManager, telemetry: Telemetry
+    harness: Harness, manager: TokenManager, telemetry: Telemetry
 ) -> None:
-    grant = stage.authorize()
-    stage.advance(25 * 3600)
-    stage.banks.answer(says(502, b"<html>"))
+    grant = harness.authorize()
+    harness.advance(25 * 3600)
+    harness.banks.answer(says(502, b"<html>"))
     with pytest.raises(BlinkError):
         manager.get(grant)
     span = telemetry.spans()[-1]
@@ -215,32 +215,32 @@ def test_a_moment_is_exact_to_the_microsecond(telemetry: Telemetry) -> None:
 
 
 def test_neither_secret_nor_username_leaves_the_process(
-    stage: Stage, manager: TokenManager, telemetry: Telemetry
+    harness: Harness, manager: TokenManager, telemetry: Telemetry
 ) -> None:
-    grant = stage.authorize("u-of-the-customer")
-    stage.advance(25 * 3600)
+    grant = harness.authorize("u-of-the-customer")
+    harness.advance(25 * 3600)
     manager.get(grant)
     manager.revoke(grant)
     texts = telemetry.texts()
     assert "grant.revoked" in texts
-    secrets = {post.secret for post in stage.banks.posts} | {grant.username}
+    secrets = {post.secret for post in harness.banks.posts} | {grant.username}
     assert len(secrets) > 3
     assert [secret for secret in secrets if secret in texts] == []
 
 
 def test_metrics_know_nothing_of_single_grants(
-    stage: Stage, manager: TokenManager, telemetry: Telemetry
+    harness: Harness, manager: TokenManager, telemetry: Telemetry
 ) -> None:
     for number in range(5):
-        stage.authorize(f"u-{number}")
+        harness.authorize(f"u-{number}")
     for name in ("blink_oauth.events", "blink_oauth.call.duration"):
         (point,) = telemetry.points(name)
         assert point.attributes.keys() == {"blink.event", "blink.target_id", "blink.outcome"}
 
 
-def test_without_a_provider_it_does_nothing_and_does_no_harm(stage: Stage) -> None:
+def test_without_a_provider_it_does_nothing_and_does_no_harm(harness: Harness) -> None:
     assert isinstance(metrics.get_meter_provider(), metrics.MeterProvider)
     assert isinstance(trace.get_tracer_provider(), trace.TracerProvider)
-    manager = stage.make(on_event=otel_listener())
-    grant = stage.authorize(manager=manager)
+    manager = harness.make(on_event=otel_listener())
+    grant = harness.authorize(manager=manager)
     assert manager.get(grant)

@@ -38,31 +38,31 @@ from blink_oauth_keeper.policy import (
     LONGEST_RETRY_AFTER,
     POLL,
     Attempt,
+    AwaitLease,
+    Decision,
     Need,
     Refuse,
     Serve,
-    Verdict,
-    Wait,
     Windows,
     backoff,
+    decide,
+    is_usable,
     jitter,
-    judge,
     pause_after,
-    pending,
-    poll,
-    replay_soon,
+    pending_error,
+    poll_delay,
     retry_after,
-    still_good,
+    should_replay,
     windows,
 )
 from blink_oauth_keeper.steps import Result
 from blink_oauth_keeper.store.protocol import GrantKey, Record, State
-from keeper.stage import CLIENT_ID, DAY, START, TARGET
+from keeper.harness import CLIENT_ID, DAY, START, TARGET
 
 PLAIN = TargetProfile()
 HOLD = TargetProfile(after_uncertainty=AfterUncertainty.HOLD)
 KEEPS = TargetProfile(rotates=False)
-EAGER = Need(eager=True)
+EAGER = Need(early=True)
 FORCED = Need(forced=True)
 KEY = GrantKey(CLIENT_ID, Grant(TARGET, "u-4711"))
 
@@ -96,7 +96,7 @@ def spans(known: Record, profile: TargetProfile = PLAIN) -> Windows:
     return windows(known, known.token, profile)
 
 
-def refusal(verdict: Verdict) -> Exception:
+def refusal(verdict: Decision) -> Exception:
     assert isinstance(verdict, Refuse)
     return verdict.error
 
@@ -130,8 +130,8 @@ def test_a_token_that_lives_shorter_than_the_window_is_fresh_for_half_its_life(
     lifetime: float,
 ) -> None:
     known = record(lifetime)
-    assert judge(known, Need(), PLAIN, after(lifetime * 0.49)) == Serve()
-    assert judge(known, Need(), PLAIN, after(lifetime * 0.51)) == Attempt()
+    assert decide(known, Need(), PLAIN, after(lifetime * 0.49)) == Serve()
+    assert decide(known, Need(), PLAIN, after(lifetime * 0.51)) == Attempt()
 
 
 def test_a_token_that_expired_before_it_came_has_no_negative_window() -> None:
@@ -142,7 +142,7 @@ def test_a_token_that_expired_before_it_came_has_no_negative_window() -> None:
 def test_a_missing_lifetime_counts_as_the_default_of_the_profile() -> None:
     profile = TargetProfile(default_lifetime=600)
     assert spans(record(None), profile).expires_at == after(600)
-    assert judge(record(None), Need(), profile, after(601)) == Attempt()
+    assert decide(record(None), Need(), profile, after(601)) == Attempt()
 
 
 def test_the_jitter_of_a_grant_is_the_same_on_every_machine() -> None:
@@ -183,8 +183,8 @@ def test_the_jitter_only_shortens_the_advisory_window() -> None:
         # More than half the lifetime cannot be wanted: a new token would not have it for long.
         ({}, Need(2 * DAY), DAY / 2 - 1, True),
         ({}, Need(2 * DAY), DAY / 2 + 1, False),
-        ({}, Need(beyond=2), 1, True),
-        ({}, Need(beyond=3), 1, False),
+        ({}, Need(newer_than=2), 1, True),
+        ({}, Need(newer_than=3), 1, False),
         ({"state": State.REVOKED}, Need(), 1, False),
         ({"state": State.NEEDS_CONSENT}, Need(), 1, True),
         ({"state": State.UNCERTAIN}, Need(), 1, True),
@@ -194,21 +194,21 @@ def test_the_jitter_only_shortens_the_advisory_window() -> None:
 def test_a_token_can_be_served_or_not(
     facts: dict[str, Any], need: Need, moment: float, good: bool
 ) -> None:
-    assert still_good(record(**facts), need, PLAIN, after(moment)) is good
+    assert is_usable(record(**facts), need, PLAIN, after(moment)) is good
 
 
 # What to do about a grant
 
 
 def test_nobody_knows_a_grant_without_a_record() -> None:
-    error = refusal(judge(None, Need(), PLAIN, START))
+    error = refusal(decide(None, Need(), PLAIN, START))
     assert isinstance(error, UnknownGrantError)
     assert error.needs_consent
 
 
 @pytest.mark.parametrize("facts", [{"state": State.REVOKED}, {"token": None}])
 def test_a_revoked_grant_is_over(facts: dict[str, Any]) -> None:
-    assert isinstance(refusal(judge(record(**facts), Need(), PLAIN, after(1))), ConsentNeededError)
+    assert isinstance(refusal(decide(record(**facts), Need(), PLAIN, after(1))), ConsentNeededError)
 
 
 LEASED: dict[str, Any] = {"state": State.REFRESHING, "attempts": 1, "lease_left": 9.0}
@@ -233,8 +233,8 @@ YOUNG, ADVISED, DUE, OVER = 10.0, DAY - 1800, DAY - 30, DAY + 1
         # Somebody else holds the lease.
         (LEASED, EAGER, PLAIN, YOUNG, Serve),
         (LEASED, EAGER, PLAIN, ADVISED, Serve),
-        (LEASED, Need(), PLAIN, DUE, Wait),
-        (LEASED, Need(), PLAIN, OVER, Wait),
+        (LEASED, Need(), PLAIN, DUE, AwaitLease),
+        (LEASED, Need(), PLAIN, OVER, AwaitLease),
         # The lease has run out: its holder is gone.
         (CRASHED, Need(), PLAIN, YOUNG, Serve),
         (CRASHED, EAGER, PLAIN, YOUNG, Attempt),
@@ -244,7 +244,7 @@ YOUNG, ADVISED, DUE, OVER = 10.0, DAY - 1800, DAY - 30, DAY + 1
         (DOUBTFUL, Need(), PLAIN, OVER, Attempt),
         # A doubt that no attempt can clear: the new refresh token could not be read.
         (UNREADABLE, EAGER, PLAIN, YOUNG, Serve),
-        # Held back until the access token is about to expire, then presented once more.
+        # CachedToken back until the access token is about to expire, then presented once more.
         (DOUBTFUL, EAGER, HOLD, YOUNG, Serve),
         (DOUBTFUL, EAGER, HOLD, ADVISED, Serve),
         (DOUBTFUL, Need(), HOLD, DUE, Attempt),
@@ -265,7 +265,7 @@ YOUNG, ADVISED, DUE, OVER = 10.0, DAY - 1800, DAY - 30, DAY + 1
         ({"state": State.NEEDS_CONSENT}, Need(), PLAIN, OVER, Refuse),
         # However good the token is: what stands in the way of a refresh is said.
         ({}, FORCED, PLAIN, YOUNG, Attempt),
-        (LEASED, FORCED, PLAIN, YOUNG, Wait),
+        (LEASED, FORCED, PLAIN, YOUNG, AwaitLease),
         (CRASHED, FORCED, PLAIN, YOUNG, Attempt),
         (DOUBTFUL, FORCED, PLAIN, YOUNG, Attempt),
         (DOUBTFUL, FORCED, HOLD, YOUNG, Refuse),
@@ -282,14 +282,14 @@ def test_a_grant_is_judged(
     need: Need,
     profile: TargetProfile,
     moment: float,
-    verdict: type[Verdict],
+    verdict: type[Decision],
 ) -> None:
-    assert type(judge(record(**facts), need, profile, after(moment))) is verdict
+    assert type(decide(record(**facts), need, profile, after(moment))) is verdict
 
 
 def test_a_failing_target_is_left_alone_and_the_valid_token_served() -> None:
-    assert judge(record(), EAGER, PLAIN, after(ADVISED), hold_off=3) == Serve()
-    error = refusal(judge(record(), Need(), PLAIN, after(OVER), hold_off=3))
+    assert decide(record(), EAGER, PLAIN, after(ADVISED), hold_off=3) == Serve()
+    error = refusal(decide(record(), Need(), PLAIN, after(OVER), hold_off=3))
     assert isinstance(error, RefreshPausedError)
     assert error.retry_after == 3
     assert error.retryable
@@ -297,7 +297,7 @@ def test_a_failing_target_is_left_alone_and_the_valid_token_served() -> None:
 
 
 def test_the_longer_of_two_pauses_counts() -> None:
-    error = refusal(judge(record(**PAUSED), Need(), PLAIN, after(OVER), hold_off=3))
+    error = refusal(decide(record(**PAUSED), Need(), PLAIN, after(OVER), hold_off=3))
     assert isinstance(error, RefreshPausedError)
     assert error.retry_after == 5
     assert "NotConnectedError" in str(error)
@@ -307,8 +307,8 @@ def test_without_a_refresh_token_only_the_customer_can_help() -> None:
     known = record()
     assert known.token is not None
     lone = evolve(known, token=evolve(known.token, refresh_token=None))
-    assert judge(lone, Need(), PLAIN, after(DUE)) == Serve()
-    assert isinstance(refusal(judge(lone, Need(), PLAIN, after(OVER))), ConsentNeededError)
+    assert decide(lone, Need(), PLAIN, after(DUE)) == Serve()
+    assert isinstance(refusal(decide(lone, Need(), PLAIN, after(OVER))), ConsentNeededError)
 
 
 def test_a_refusal_says_why_and_names_the_call() -> None:
@@ -317,42 +317,42 @@ def test_a_refusal_says_why_and_names_the_call() -> None:
         "error": "InvalidGrantError",
         "correlation_id": "c-9",
     }
-    error = refusal(judge(record(**facts), Need(), PLAIN, after(OVER)))
+    error = refusal(decide(record(**facts), Need(), PLAIN, after(OVER)))
     assert isinstance(error, ConsentNeededError)
     assert "InvalidGrantError" in str(error)
     assert error.correlation_id == "c-9"
 
 
 def test_doubt_that_is_final_says_so() -> None:
-    error = refusal(judge(record(**SPENT), Need(), PLAIN, after(OVER)))
+    error = refusal(decide(record(**SPENT), Need(), PLAIN, after(OVER)))
     assert isinstance(error, RefreshUncertainError)
     assert (error.needs_consent, error.outcome) == (True, Outcome.UNCERTAIN)
 
 
 def test_a_token_that_was_refused_elsewhere_ends_the_holding_back() -> None:
-    assert judge(record(**DOUBTFUL), Need(beyond=3), HOLD, after(YOUNG)) == Attempt()
+    assert decide(record(**DOUBTFUL), Need(newer_than=3), HOLD, after(YOUNG)) == Attempt()
 
 
 def test_whoever_waited_long_enough_is_told_when_to_come_back() -> None:
-    error = pending(record(**LEASED))
+    error = pending_error(record(**LEASED))
     assert (error.retry_after, error.retryable) == (9.0, True)
-    assert pending(record()).retry_after is None
+    assert pending_error(record()).retry_after is None
 
 
 # What those get who waited
 
 
 def test_what_a_flight_brought_is_served_however_short_it_lives() -> None:
-    brought = Result(record(lifetime=0), fresh=True)
+    brought = Result(record(lifetime=0), obtained=True)
     assert answer(brought, Need(), PLAIN, after(5)) == record(lifetime=0).token
     found = Result(record(lifetime=0))
     assert answer(found, Need(), PLAIN, after(5)) is None
 
 
 def test_what_a_flight_brought_is_not_served_if_it_was_refused_meanwhile() -> None:
-    brought = Result(record(), fresh=True)
-    assert answer(brought, Need(beyond=2), PLAIN, after(5)) is not None
-    assert answer(brought, Need(beyond=3), PLAIN, after(5)) is None
+    brought = Result(record(), obtained=True)
+    assert answer(brought, Need(newer_than=2), PLAIN, after(5)) is not None
+    assert answer(brought, Need(newer_than=3), PLAIN, after(5)) is None
 
 
 def test_a_token_that_is_still_good_is_served_whatever_went_wrong() -> None:
@@ -365,7 +365,7 @@ def test_a_token_that_is_still_good_is_served_whatever_went_wrong() -> None:
 def test_who_forced_a_refresh_gets_only_what_came_meanwhile() -> None:
     assert answer(Result(record()), FORCED, PLAIN, after(5)) is None
     assert answer(Result(record(), newer=True), FORCED, PLAIN, after(5)) is not None
-    assert answer(Result(record(), fresh=True), FORCED, PLAIN, after(5)) is not None
+    assert answer(Result(record(), obtained=True), FORCED, PLAIN, after(5)) is not None
     with pytest.raises(NotConnectedError):
         answer(Result(record(), NotConnectedError("Down.")), FORCED, PLAIN, after(5))
 
@@ -379,9 +379,9 @@ def test_pauses_double_up_to_a_minute_and_half_of_each_is_spread() -> None:
 
 
 def test_looks_at_what_others_do_become_rarer_but_never_rare() -> None:
-    assert [poll(look, 0.5) for look in range(5)] == [0.05, 0.1, 0.2, 0.25, 0.25]
-    assert poll(0, 0) == pytest.approx(0.0375)
-    assert poll(10_000, 1) == pytest.approx(POLL[1] * 1.25)
+    assert [poll_delay(look, 0.5) for look in range(5)] == [0.05, 0.1, 0.2, 0.25, 0.25]
+    assert poll_delay(0, 0) == pytest.approx(0.0375)
+    assert poll_delay(10_000, 1) == pytest.approx(POLL[1] * 1.25)
 
 
 def meta(status: int, wait: float | None = None) -> ResponseMeta:
@@ -443,13 +443,13 @@ def test_an_unavailable_server_and_a_flat_refusal_get_a_minute() -> None:
 def test_only_a_lost_answer_is_worth_a_prompt_replay(
     error: Any, profile: TargetProfile, soon: bool
 ) -> None:
-    assert replay_soon(error, profile) is soon
+    assert should_replay(error, profile) is soon
 
 
 def test_holding_back_means_nothing_at_a_bank_that_never_rotates() -> None:
     profile = TargetProfile(rotates=False, after_uncertainty=AfterUncertainty.HOLD)
-    assert replay_soon(ConnectionLostError("Gone."), profile)
-    assert judge(record(**DOUBTFUL), EAGER, profile, after(YOUNG)) == Attempt()
+    assert should_replay(ConnectionLostError("Gone."), profile)
+    assert decide(record(**DOUBTFUL), EAGER, profile, after(YOUNG)) == Attempt()
 
 
 # The profile

@@ -17,9 +17,9 @@ from .chance import SCENARIOS
 from .chance import play as play_seed
 from .exhaustion import FAMILIES, Choices, paths
 from .exhaustion import play as play_path
+from .harness import BANKS
 from .invariants import broken
 from .mutants import MUTANTS, seeds_until_broken
-from .stage import BANKS
 
 MOST_FINDINGS = 3
 

@@ -1,6 +1,6 @@
 """Random schedules: a seed says everything, so that each can be played again.
 
-A scenario is a family of schedules: which banks, which errands, and how often what goes wrong.
+A scenario is a family of schedules: which banks, which tasks, and how often what goes wrong.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from attrs import define, field, frozen
 
-from blink_oauth_keeper.steps import Clearance
+from blink_oauth_keeper.steps import Permit
 
+from .harness import BANKS, REAL, BankKind, Code
 from .network import Fate
 from .schedule import finish, let_time_pass
-from .stage import BANKS, REAL, BankKind, Code
-from .worker import Errand, Phase, Worker
+from .worker import Phase, Task, Worker
 from .world import StoreFate, World
 
 __all__ = ["SCENARIOS", "Scenario", "play"]
@@ -35,8 +35,8 @@ class Scenario:
     Attributes:
         banks: The names of the banks.
         workers: The least and the most workers.
-        errands: The most errands of a worker.
-        kinds: What the errands are.
+        tasks: The most tasks of a worker.
+        kinds: What the tasks are.
         fates: What may become of a request, other than an answer.
         mishap: That a request meets one of these fates.
         once: Whether a mishap that leaves a doubt happens to one request of a schedule only.
@@ -54,7 +54,7 @@ class Scenario:
 
     banks: tuple[str, ...] = tuple(BANKS)
     workers: tuple[int, int] = (2, 5)
-    errands: int = 2
+    tasks: int = 2
     kinds: tuple[str, ...] = ("refresh",)
     fates: tuple[Fate, ...] = DOUBTLESS
     mishap: float = 0.0
@@ -83,18 +83,18 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "mishaps": Scenario(fates=MISHAPS, mishap=0.4, jump=0.02, skew=30.0),
     "crashes": Scenario(crash=0.03, jump=0.02, fates=LOSSES, mishap=0.05),
-    "pauses": Scenario(jump=0.08, hold=0.3, errands=3),
-    "outages": Scenario(store=0.1, outage=0.03, jump=0.02, hold=0.2, errands=3),
+    "pauses": Scenario(jump=0.08, hold=0.3, tasks=3),
+    "outages": Scenario(store=0.1, outage=0.03, jump=0.02, hold=0.2, tasks=3),
     "consents": Scenario(
         kinds=(*MOSTLY_REFRESH, "authorize", "authorize"), store=0.05, jump=0.03, hold=0.2
     ),
     "revocations": Scenario(
-        kinds=(*MOSTLY_REFRESH, "authorize", "revoke", "revoke"), hold=0.3, errands=3
+        kinds=(*MOSTLY_REFRESH, "authorize", "revoke", "revoke"), hold=0.3, tasks=3
     ),
-    "withdrawals": Scenario(store=0.2, withdraw=0.02, jump=0.05, hold=0.4, errands=4),
+    "withdrawals": Scenario(store=0.2, withdraw=0.02, jump=0.05, hold=0.4, tasks=4),
     "wild": Scenario(
         kinds=(*MOSTLY_REFRESH, "authorize", "revoke"),
-        errands=3,
+        tasks=3,
         fates=MISHAPS,
         mishap=0.2,
         store=0.05,
@@ -128,10 +128,10 @@ class _ByChance:
     def number(self) -> float:
         return self.dice()
 
-    def clearance(self) -> Clearance:
+    def permit(self) -> Permit:
         if self.peace or self.dice() >= self.scenario.held_off:
-            return Clearance()
-        return Clearance(hold_off=3.0) if self.dice() < 0.5 else Clearance(queue=0.5)
+            return Permit()
+        return Permit(hold_off=3.0) if self.dice() < 0.5 else Permit(queue=0.5)
 
     def send_fate(self, worker: Worker) -> Fate:
         scenario = self.scenario
@@ -215,10 +215,10 @@ class _ByChance:
         world.say("time passes")
 
 
-def _errands(scenario: Scenario, dice: Callable[[], float]) -> list[Errand]:
-    count = 1 + int(dice() * scenario.errands)
+def _tasks(scenario: Scenario, dice: Callable[[], float]) -> list[Task]:
+    count = 1 + int(dice() * scenario.tasks)
     kinds = [scenario.kinds[int(dice() * len(scenario.kinds))] for _ in range(count)]
-    return [Errand(kind, newer=dice() < 0.3, eager=dice() < 0.3) for kind in kinds]
+    return [Task(kind, newer=dice() < 0.3, early=dice() < 0.3) for kind in kinds]
 
 
 def play(
@@ -237,14 +237,14 @@ def play(
         Worker(
             name,
             world,
-            _errands(scenario, dice),
+            _tasks(scenario, dice),
             skew=(2 * dice() - 1) * scenario.skew,
             failures=int(dice() * (1 + scenario.failures)),
         )
         for name in "ABCDE"[: least + int(dice() * (most - least + 1))]
     ]
     world.facts.plain = kind.policy.access_token_lifetime > AN_HOUR_NEARLY < age and all(
-        one == Errand() for worker in workers for one in worker.errands
+        one == Task() for worker in workers for one in worker.tasks
     )
     world.say(f"bank {kind.name}, {len(workers)} workers")
     director.run(workers)

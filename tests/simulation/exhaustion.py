@@ -13,12 +13,12 @@ from typing import TypeVar
 
 from attrs import define, field, frozen
 
-from blink_oauth_keeper.steps import Clearance
+from blink_oauth_keeper.steps import Permit
 
+from .harness import REAL, BankKind, Code
 from .network import Fate
 from .schedule import finish, let_time_pass
-from .stage import REAL, BankKind, Code
-from .worker import Errand, Phase, Worker
+from .worker import Phase, Task, Worker
 from .world import StoreFate, World
 
 __all__ = ["FAMILIES", "Choices", "Disturbances", "paths", "play"]
@@ -113,8 +113,8 @@ class _EveryWay:
     def number(self) -> float:
         return 0.5
 
-    def clearance(self) -> Clearance:
-        return Clearance()
+    def permit(self) -> Permit:
+        return Permit()
 
     def send_fate(self, worker: Worker) -> Fate:
         return self._one_of(Fate.ANSWERED, self.allowed.fates)
@@ -217,7 +217,7 @@ def play(
     director.world = world
     world.authorize_at_the_start(age=2 * kind.policy.access_token_lifetime)
     world.facts.plain = True
-    everybody = [Worker(name, world, [Errand()]) for name in "ABC"[:workers]]
+    everybody = [Worker(name, world, [Task()]) for name in "ABC"[:workers]]
     for one in everybody:
         one.move()
     while director.next(everybody):

@@ -16,8 +16,8 @@ from blink_oauth_keeper.errors import StoreError
 from blink_oauth_keeper.store.protocol import State
 
 from .facts import Facts, Presentation
+from .harness import BankKind
 from .network import Fate
-from .stage import BankKind
 
 __all__ = ["ALWAYS", "Invariant", "broken"]
 

@@ -22,13 +22,13 @@ LATE_PAIRS = evolve(
     SCENARIOS["pauses"], banks=("last lives", "refusing"), jump=0.15, hold=0.4, kinds=("refresh",)
 )
 BAD_STORE = evolve(SCENARIOS["outages"], store=0.25, outage=0.0)
-LATE_AND_BAD_STORE = evolve(LATE_PAIRS, banks=("last lives",), store=0.3, errands=4)
+LATE_AND_BAD_STORE = evolve(LATE_PAIRS, banks=("last lives",), store=0.3, tasks=4)
 REVOKING = evolve(SCENARIOS["revocations"], banks=("refusing", "last lives"))
 UNCERTAIN = evolve(
     SCENARIOS["mishaps"], banks=("strict", "windowed"), fates=(Fate.REQUEST_LOST,), mishap=0.9
 )
 STORED_ONCE = evolve(SCENARIOS["withdrawals"], store=0.3, jump=0.08)
-QUIET = Scenario(banks=("strict",), errands=1)
+QUIET = Scenario(banks=("strict",), tasks=1)
 LATE_CONSENTS = evolve(SCENARIOS["consents"], store=0.2)
 
 
@@ -57,7 +57,8 @@ MUTANTS = (
     Mutant(
         line="[1] whoever waited long enough refreshes without the lease",
         module=REFRESH,
-        old="            return Result(record, policy.pending(record))\n\n\ndef refresh_claimed",
+        old="            return Result(record, policy.pending_error(record))\n"
+        "\n\ndef refresh_claimed",
         new="            return (\n"
         "                yield from _attempt(job, record, job.monotonic())\n"
         "            ) or Result(record)\n\n\n"
@@ -69,7 +70,7 @@ MUTANTS = (
         line="[2] it goes on although the claim failed",
         module=REFRESH,
         old="        yield from _give_up_claim(job, evolve(record, owner=owner))\n"
-        "        return Result(record, error, memory=STORE_MEMORY)\n",
+        "        return Result(record, error, shared_for=STORE_FAILURE_SHARED_FOR)\n",
         new="        claim = evolve(record, owner=owner, attempts=record.attempts + 1)\n",
         breaks="nobody_sends_without_a_lease",
         scenario=BAD_STORE,
@@ -149,10 +150,10 @@ MUTANTS = (
         scenario=BAD_STORE,
     ),
     Mutant(
-        line="keep: the second try of a new consent's pair does not look first",
+        line="retry_until_stored: the second try of a new consent's pair does not look first",
         module=CONSENT,
-        old="yield from keep(put, result, is_done)",
-        new="yield from keep(put, result)",
+        old="yield from retry_until_stored(put, result, is_done)",
+        new="yield from retry_until_stored(put, result)",
         breaks="a_live_pair_is_never_overwritten_by_a_dead_one",
         scenario=LATE_CONSENTS,
     ),
@@ -162,7 +163,7 @@ MUTANTS = (
         old=" if entry.consent <= record.consent]",
         new="]",
         breaks="a_new_consent_survives_the_revocation_of_the_old",
-        scenario=evolve(SCENARIOS["revocations"], jump=0.08, errands=5, hold=0.5),
+        scenario=evolve(SCENARIOS["revocations"], jump=0.08, tasks=5, hold=0.5),
     ),
     Mutant(
         line="settle: a result that is written late serves a revoked grant",
@@ -189,7 +190,7 @@ MUTANTS = (
         scenario=evolve(UNCERTAIN, fates=(Fate.REJECTED_WITH_PAIR,)),
     ),
     Mutant(
-        line="judge: a third presentation is allowed",
+        line="decide: a third presentation is allowed",
         module=POLICY,
         old="    if doubtful > 1:\n",
         new="    if False:\n",
@@ -197,7 +198,7 @@ MUTANTS = (
         scenario=UNCERTAIN,
     ),
     Mutant(
-        line="judge: a running lease is not waited for",
+        line="decide: a running lease is not waited for",
         module=POLICY,
         old="    if record.state is State.REFRESHING and record.lease_left > 0:\n",
         new="    if False:\n",
@@ -205,7 +206,7 @@ MUTANTS = (
         scenario=SCENARIOS["crashes"],
     ),
     Mutant(
-        line="judge: a revoked grant is not refused",
+        line="decide: a revoked grant is not refused",
         module=POLICY,
         old="    if record.state is State.REVOKED or record.token is None:\n",
         new="    if record.token is None:\n",
@@ -299,7 +300,7 @@ MUTANTS = (
         new="",
         breaks="an_old_consent_never_comes_back",
         scenario=evolve(
-            SCENARIOS["consents"], banks=("last lives", "refusing"), jump=0.1, hold=0.4, errands=4
+            SCENARIOS["consents"], banks=("last lives", "refusing"), jump=0.1, hold=0.4, tasks=4
         ),
     ),
     Mutant(

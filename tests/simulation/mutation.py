@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from .stage import Code
+from .harness import Code
 
 __all__ = ["mutant", "source_of"]
 

@@ -19,7 +19,7 @@ from blink_oauth.headers import ResponseMeta, Source
 from blink_oauth.tokens import Token
 from blink_oauth_testing.sandbox.banks import Issued, Refusal
 
-from .stage import moment
+from .harness import moment
 
 __all__ = ["UNREACHED", "Fate", "certainly_unspent", "reply", "timed_out", "told", "unreached"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from .worker import Errand, Phase, Worker
+from .worker import Phase, Task, Worker
 from .world import Director, World
 
 __all__ = ["Peacemaker", "finish", "let_time_pass"]
@@ -45,7 +45,7 @@ def finish(world: World, workers: Sequence[Worker], director: Peacemaker) -> Non
     _run(world, workers)
     for number in range(LATE_CALLERS):
         at = max(world.time, world.quiet_until)
-        caller = Worker(f"late{number}-", world, [Errand(eager=True, at=at)])
+        caller = Worker(f"late{number}-", world, [Task(early=True, at=at)])
         _run(world, [caller])
         if world.facts.finished[-1].error is None:
             break
@@ -53,7 +53,7 @@ def finish(world: World, workers: Sequence[Worker], director: Peacemaker) -> Non
 
 
 def _run(world: World, workers: Sequence[Worker]) -> None:
-    limits = {one.name: one.moves + MOST_MOVES * (1 + len(one.errands)) for one in workers}
+    limits = {one.name: one.moves + MOST_MOVES * (1 + len(one.tasks)) for one in workers}
     while any(one.phase is not Phase.OVER for one in workers):
         ready = [one for one in workers if one.is_ready()]
         for one in ready:

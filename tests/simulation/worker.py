@@ -16,35 +16,35 @@ from blink_oauth_keeper.steps import Job, Steps
 from blink_oauth_keeper.store.protocol import Record
 
 from .facts import Finished, Flight, Lease, Presentation, Received
+from .harness import KEY, moment
 from .network import UNREACHED, Fate, certainly_unspent, reply, timed_out, told, unreached
-from .stage import KEY, moment
 from .words import words
 from .world import DEADLINE, LEASE, PATIENCE, World
 
-__all__ = ["Errand", "Phase", "Worker"]
+__all__ = ["Phase", "Task", "Worker"]
 
 
 @frozen
-class Errand:
+class Task:
     """What a worker wants.
 
     Attributes:
         kind: `refresh`, `authorize` or `revoke`.
         newer: Only a newer token than the one it has seen will do.
-        eager: Refresh early if it is time.
+        early: Refresh early if it is time.
         at: Not before this time.
     """
 
     kind: str = "refresh"
     newer: bool = False
-    eager: bool = False
+    early: bool = False
     at: float = 0.0
 
 
 class Phase(Enum):
     """What a worker does at its next move."""
 
-    IDLE = "begin the next errand"
+    IDLE = "begin the next task"
     STEP = "do the step"
     WIRE = "the request comes to the bank"
     RESULT = "be told the result"
@@ -62,7 +62,7 @@ class Worker:
     Attributes:
         name: Its name.
         world: Its world.
-        errands: What it wants, in this order.
+        tasks: What it wants, in this order.
         skew: Seconds that its wall clock is ahead of the world's.
         failures: How many of its flights have failed in a row.
         wake: When it wants to wake up.
@@ -77,7 +77,7 @@ class Worker:
 
     name: str
     world: World
-    errands: list[Errand]
+    tasks: list[Task]
     skew: float = 0.0
     failures: int = 0
     phase: Phase = Phase.IDLE
@@ -108,7 +108,7 @@ class Worker:
     def is_ready(self) -> bool:
         """Say whether it can move without time passing."""
         phase = self.phase
-        if phase is Phase.IDLE and self.errands[0].kind == "authorize":
+        if phase is Phase.IDLE and self.tasks[0].kind == "authorize":
             other = self.world.authorizing
             if other is not None and other.is_authorizing():
                 return False
@@ -149,40 +149,40 @@ class Worker:
             self.world.orphans.append(self.step.refresh_token.reveal())
         if self.protocol is not None:
             self.protocol.close()
-        self.protocol, self.errands, self.phase = None, [], Phase.OVER
+        self.protocol, self.tasks, self.phase = None, [], Phase.OVER
 
     def _rest(self) -> None:
-        self.phase = Phase.IDLE if self.errands else Phase.OVER
-        self.wake = self.errands[0].at if self.errands else 0.0
+        self.phase = Phase.IDLE if self.tasks else Phase.OVER
+        self.wake = self.tasks[0].at if self.tasks else 0.0
 
     def _begin(self) -> None:
-        errand, self.errands = self.errands[0], self.errands[1:]
+        task, self.tasks = self.tasks[0], self.tasks[1:]
         world = self.world
         self.flights += 1
-        self.flight = Flight(f"{self.name}{self.flights}", errand.kind)
+        self.flight = Flight(f"{self.name}{self.flights}", task.kind)
         self.stored = self.record = self.presentation = None
         self.lost = self.erased = False
-        job = self._job(errand)
+        job = self._job(task)
         code = world.code
-        if errand.kind == "refresh":
+        if task.kind == "refresh":
             self.protocol = code.refresh(job)
-        elif errand.kind == "authorize":
+        elif task.kind == "authorize":
             self.protocol = code.authorize(job)
             world.authorizing = self
         else:
             self.protocol = code.revoke(job)
-        world.say(f"{self.flight.name} begins to {errand.kind}")
+        world.say(f"{self.flight.name} begins to {task.kind}")
         self._resume(None)
 
-    def _job(self, errand: Errand) -> Job:
+    def _job(self, task: Task) -> Job:
         world = self.world
         return Job(
             key=KEY,
-            need=Need(beyond=self.seen if errand.newer else 0, eager=errand.eager),
+            need=Need(newer_than=self.seen if task.newer else 0, early=task.early),
             profile=world.kind.profile,
             lease=LEASE,
             deadline=DEADLINE,
-            patience=PATIENCE,
+            max_wait=PATIENCE,
             failures=self.failures,
             now=lambda: moment(world.time + self.skew),
             monotonic=lambda: world.time,
@@ -191,7 +191,7 @@ class Worker:
         )
 
     def _resume(self, result: Any) -> None:
-        if self.phase is Phase.RESULT and isinstance(self.step, steps.Send | steps.Exchange):
+        if self.phase is Phase.RESULT and isinstance(self.step, steps.Send | steps.ExchangeCode):
             result = self._received(result)
         protocol = self.protocol
         assert protocol is not None
@@ -213,13 +213,13 @@ class Worker:
     def _local(self, step: steps.Step) -> tuple[Any] | None:
         """Return the result of a step that touches nothing shared, or None."""
         kind = type(step)
-        if kind is steps.Tell:
-            assert isinstance(step, steps.Tell)
+        if kind is steps.Emit:
+            assert isinstance(step, steps.Emit)
             self.lost = self.lost or step.name == "store.lost"
             self.world.say(f"{self.flight.name} tells {step.name}")
             return (None,)
-        if kind is steps.Turn:
-            return (self.world.director.clearance(),)
+        if kind is steps.AcquirePermit:
+            return (self.world.director.permit(),)
         return (None,) if kind is steps.Publish else None
 
     def _take(self, step: steps.Step) -> None:
@@ -250,7 +250,7 @@ class Worker:
     def _do(self) -> None:
         step, world = self.step, self.world
         kind = type(step)
-        if kind is steps.Send or kind is steps.Exchange:
+        if kind is steps.Send or kind is steps.ExchangeCode:
             self._send()
             return
         try:
@@ -288,7 +288,7 @@ class Worker:
     def _send(self) -> None:
         world = self.world
         fate = world.director.send_fate(self)
-        if fate is Fate.UNREADABLE and isinstance(self.step, steps.Exchange):
+        if fate is Fate.UNREADABLE and isinstance(self.step, steps.ExchangeCode):
             fate = Fate.ANSWERED
         self.fate = fate
         self.remember(fate)
@@ -349,10 +349,10 @@ class Worker:
             world.facts.revocations.append(self.record.consent)
         if result.error is not None:
             self.failures += 1
-        elif result.fresh:
+        elif result.obtained:
             self.failures = 0
-        if result.again_in is not None and self.again:
-            at = world.time + result.again_in
-            self.errands = [Errand(eager=True, at=at), *self.errands]
+        if result.refresh_in is not None and self.again:
+            at = world.time + result.refresh_in
+            self.tasks = [Task(early=True, at=at), *self.tasks]
         self.protocol = None
         self._rest()

@@ -18,8 +18,8 @@ from blink_oauth_keeper.store.protocol import Note, Origin, Record, State
 from blink_oauth_testing.sandbox.banks import Issued, Refusal
 
 from .facts import Facts, Lease, Written
+from .harness import CLIENT_ID, KEY, USERNAME, BankKind, Code, SimulatedBank, moment, new_bank
 from .network import Fate
-from .stage import CLIENT_ID, KEY, USERNAME, BankKind, Code, SimulatedBank, moment, new_bank
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -45,7 +45,7 @@ class Director(Protocol):
     def number(self) -> float:
         """Return a number from 0 to below 1."""
 
-    def clearance(self) -> steps.Clearance:
+    def permit(self) -> steps.Permit:
         """Say whether the target may be called."""
 
     def send_fate(self, worker: Worker) -> Fate:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from blink_oauth import BlinkError, Grant, ResponseMeta, RevocationError, Token, TokenKind
 from blink_oauth_testing.sandbox import Sandbox
 from flavours import Caller
-from wire.stage import PERSON, exchange, refresh_token
+from wire.harness import PERSON, exchange, refresh_token
 
 Operation = Literal["exchange_code", "refresh", "revoke"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)

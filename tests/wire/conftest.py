@@ -14,7 +14,7 @@ from blink_oauth import Settings
 from blink_oauth.tls import ssl_context
 from blink_oauth_testing.sandbox import Sandbox
 from flavours import FLAVOURS, Caller, Flavour, calling
-from wire.stage import Connect
+from wire.harness import Connect
 
 
 @pytest.fixture(params=FLAVOURS)

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from blink_oauth import Grant, Secret, Settings, Token
-from wire.stage import wait_until
+from wire.harness import wait_until
 
 GRANT = Grant(target_id="IIDX00002", username="u-4711")
 REFRESH_TOKEN, ACCESS_TOKEN = "fake-refresh-token-", "fake-access-token-"

@@ -26,7 +26,7 @@ from attrs import evolve
 import blink_oauth
 from blink_oauth import AsyncBlinkOAuth, BlinkOAuth, Settings
 from wire.counting import GRANT, refresh_token_of
-from wire.stage import wait_until
+from wire.harness import wait_until
 from wire.together import WaitingThreads
 
 SECONDS = 30

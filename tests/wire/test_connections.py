@@ -38,8 +38,8 @@ from blink_oauth_testing.sandbox import Sandbox
 from flavours import Flavour
 from wire.connect_proxy import proxying
 from wire.counting import GRANT, counting, name_of, refresh_token_of
+from wire.harness import Connect, exchange, wait_until
 from wire.loopback import listening, url_of
-from wire.stage import Connect, exchange, wait_until
 from wire.together import WaitingThreads, together
 
 PATIENCE = 30.0

@@ -26,8 +26,8 @@ from blink_oauth import (
 )
 from blink_oauth_testing.sandbox import Fault, Sandbox, Wire
 from flavours import Caller
+from wire.harness import STRICT, Connect, exchange, refresh_token
 from wire.loopback import full_queue, listening, url_of
-from wire.stage import STRICT, Connect, exchange, refresh_token
 
 SHORT = 0.2
 """Seconds; long enough for loopback, short enough to wait for."""

@@ -15,7 +15,7 @@ from blink_oauth_testing.sandbox.faults import slow_body, slow_headers
 from flavours import Caller
 from wire.attempts import OPERATIONS, Operation, attempt, of_the_faulty_call
 from wire.fault_table import TABLE, Failure, Success, expectation
-from wire.stage import LENIENT, STRICT, exchange
+from wire.harness import LENIENT, STRICT, exchange
 
 # The pace of a slow reply does not matter here, only that it comes in pieces.
 QUICKER = {"slow-body": slow_body(0.005), "slow-headers": slow_headers(0.005)}

@@ -26,7 +26,7 @@ from blink_oauth import (
 from blink_oauth.context import request_headers
 from blink_oauth_testing.sandbox import Exchange, Sandbox
 from flavours import Caller
-from wire.stage import LENIENT, PERSON, STRICT, Connect, exchange, refresh_token
+from wire.harness import LENIENT, PERSON, STRICT, Connect, exchange, refresh_token
 
 Read = Callable[[Grant, Token], httpx.Response]
 

@@ -21,8 +21,8 @@ from blink_oauth import (
 )
 from blink_oauth_testing.sandbox import Sandbox
 from flavours import Caller
+from wire.harness import Connect
 from wire.loopback import listening, server_that, url_of
-from wire.stage import Connect
 
 
 def test_any_response_proves_that_the_connection_works(

@@ -20,8 +20,8 @@ from blink_oauth import (
 )
 from blink_oauth_testing.sandbox import Sandbox
 from wire.connect_proxy import GONE, SILENCE, proxying
+from wire.harness import Connect, exchange
 from wire.loopback import listening, url_of
-from wire.stage import Connect, exchange
 
 USER = "books:fake-proxy-password@"
 

@@ -21,7 +21,7 @@ from blink_oauth_testing.sandbox import Fault, Sandbox, Wire
 from blink_oauth_testing.sandbox.messages import oauth_error, problem
 from flavours import Caller
 from wire.attempts import OPERATIONS, Operation, attempt, of_the_faulty_call
-from wire.stage import STRICT, Connect, exchange, refresh_token
+from wire.harness import STRICT, Connect, exchange, refresh_token
 
 BOTH = frozenset(TokenKind)
 REFRESH, ACCESS = (frozenset({kind}) for kind in (TokenKind.REFRESH_TOKEN, TokenKind.ACCESS_TOKEN))

@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from blink_oauth import ConnectionLostError, Grant, Oddity, Outcome, Settings
+from wire.harness import Connect
 from wire.loopback import server_that
-from wire.stage import Connect
 
 GRANT = Grant("IIDX00001", "fake-user")
 PAIR = {

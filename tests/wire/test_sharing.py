@@ -25,8 +25,8 @@ from blink_oauth import (
 from blink_oauth_testing.sandbox import Fault, Sandbox, Wire
 from blink_oauth_testing.sandbox.messages import Reply
 from flavours import Caller
+from wire.harness import PERSON, Connect, exchange, wait_until
 from wire.relay import Relay, relaying
-from wire.stage import PERSON, Connect, exchange, wait_until
 
 THREADS, TASKS = 64, 500
 # The sandbox serves one request after the other, so the last of many waits for all of them.

@@ -27,8 +27,8 @@ from blink_oauth_testing.sandbox import CertificateAuthority, Credentials, Sandb
 from blink_oauth_testing.sandbox.certificates import shared_authority
 from wire import certificates
 from wire.certificates import DAY
+from wire.harness import Connect, exchange
 from wire.loopback import server_that
-from wire.stage import Connect, exchange
 
 NOW = datetime.now(UTC)
 TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3

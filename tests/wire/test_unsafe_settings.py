@@ -13,7 +13,7 @@ from attrs import evolve
 from blink_oauth import Grant, InvalidInputError, NotConnectedError, Outcome, Settings, StatusError
 from blink_oauth_testing.sandbox import Sandbox
 from flavours import Flavour, calling
-from wire.stage import Connect, exchange
+from wire.harness import Connect, exchange
 
 URL = "https://platform.invalid/consent-flow/v2"
 

@@ -16,7 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from blink_oauth import AsyncBlinkOAuth, BlinkOAuth, Settings
 from flavours import Flavour
 from wire.counting import GRANT, name_of, refresh_token_of
-from wire.stage import wait_until
+from wire.harness import wait_until
 
 LOCK = type(threading.Lock())
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from flavours import FLAVOURS, Caller
-from wrapper.stage import App, Connect, connected
+from wrapper.harness import App, Connect, connected
 
 
 @pytest.fixture(params=FLAVOURS)

@@ -10,13 +10,13 @@ import httpx
 from attrs import field, frozen
 from hypothesis import strategies as st
 
-from wrapper.leaks import small_escapes
-from wrapper.stage import (
+from wrapper.harness import (
     FIRST_ID,
     SECRETS,
     TOKEN_BODY,
     Chunks,
 )
+from wrapper.leaks import small_escapes
 
 STATUSES = st.one_of(
     st.sampled_from([200, 200, 200, 201, 204, 299, 302, 400, 404, 408, 429, 499]),

@@ -21,8 +21,7 @@ from blink_oauth import (
     Secret,
     UnreadableResponseError,
 )
-from wrapper.leaks import found, texts_of_error
-from wrapper.stage import (
+from wrapper.harness import (
     ACCESS_TOKEN,
     FIRST_ID,
     REFRESH_TOKEN,
@@ -39,6 +38,7 @@ from wrapper.stage import (
     reply,
     revoke_access,
 )
+from wrapper.leaks import found, texts_of_error
 
 PAIR = json.dumps(TOKEN_BODY)
 LONE = json.dumps({"access_token": ACCESS_TOKEN, "token_type": "bearer", "expires_in": 3600})

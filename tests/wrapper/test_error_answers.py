@@ -18,8 +18,7 @@ from blink_oauth import (
     StatusError,
     TokenKind,
 )
-from wrapper.leaks import found, texts_of_error
-from wrapper.stage import (
+from wrapper.harness import (
     ACCESS_TOKEN,
     FIRST_ID,
     REFRESH_TOKEN,
@@ -34,6 +33,7 @@ from wrapper.stage import (
     reply,
     revoke_access,
 )
+from wrapper.leaks import found, texts_of_error
 
 PLATFORM = "PLATFORM"
 PROVIDER = "PROVIDER"

@@ -16,7 +16,7 @@ import yaml
 from blink_oauth import Grant, Psu, ResponseMeta, Source
 from blink_oauth.context import request_headers
 from blink_oauth.headers import MAX_CORRELATION_ID, REQUEST_HEADERS, RESPONSE_HEADERS, read_meta
-from wrapper.stage import (
+from wrapper.harness import (
     FIRST_ID,
     GRANT,
     NOW,

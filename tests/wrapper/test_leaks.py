@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from blink_oauth import Grant, InvalidInputError, RevocationError, StatusError, TokenKind
+from wrapper.harness import CODE, REFRESH_TOKEN
 from wrapper.leaks import SPELLINGS, found, locals_of, texts_of, texts_of_error
-from wrapper.stage import CODE, REFRESH_TOKEN
 
 
 @pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS.keys())

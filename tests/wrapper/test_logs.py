@@ -15,9 +15,7 @@ from attrs import evolve
 
 from blink_oauth import BlinkError, NotConnectedError, RevocationError, Secret, Settings
 from flavours import FLAVOURS, Caller, Flavour
-from wrapper.leaks import found, texts_of_error
-from wrapper.loopback import Loopback, listening
-from wrapper.stage import (
+from wrapper.harness import (
     ACCESS_TOKEN,
     CODE,
     REFRESH_TOKEN,
@@ -33,6 +31,8 @@ from wrapper.stage import (
     revoke_access,
     revoke_pair,
 )
+from wrapper.leaks import found, texts_of_error
+from wrapper.loopback import Loopback, listening
 
 PROXY_PASSWORD = "fake-proxy-password"
 CREDENTIALS = b64encode(f"user:{PROXY_PASSWORD}".encode()).decode()

@@ -12,9 +12,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 
 from blink_oauth import BlinkError, Outcome, ResponseError, RevocationError, Token, TokenKind
 from flavours import FLAVOURS, Flavour
-from wrapper.leaks import found, texts_of, texts_of_error
-from wrapper.mutations import Mutant, mutants
-from wrapper.stage import (
+from wrapper.harness import (
     ACCESS_TOKEN,
     CODE,
     FIRST_ID,
@@ -26,6 +24,8 @@ from wrapper.stage import (
     refresh,
     revoke_access,
 )
+from wrapper.leaks import found, texts_of, texts_of_error
+from wrapper.mutations import Mutant, mutants
 
 EXAMPLES = 700
 MUTATED = settings(

@@ -19,8 +19,7 @@ from blink_oauth import (
     TlsFault,
     TokenKind,
 )
-from wrapper.leaks import found, texts_of_error
-from wrapper.stage import (
+from wrapper.harness import (
     FIRST_ID,
     SECRETS,
     Call,
@@ -31,6 +30,7 @@ from wrapper.stage import (
     reply,
     revoke_access,
 )
+from wrapper.leaks import found, texts_of_error
 
 EXPECTED: dict[type[httpx.TransportError], type[NoResponseError]] = {
     httpx.ConnectError: NotConnectedError,

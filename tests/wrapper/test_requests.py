@@ -9,7 +9,7 @@ import pytest
 
 from blink_oauth import AsyncBlinkOAuth, BlinkOAuth, Grant, InvalidInputError, Psu, Secret, Token
 from flavours import Flavour
-from wrapper.stage import (
+from wrapper.harness import (
     ACCESS_TOKEN,
     BASE_URL,
     CODE,

@@ -15,7 +15,7 @@ from blink_oauth import (
     Token,
     TokenKind,
 )
-from wrapper.stage import ACCESS_TOKEN, GRANT, Connect, Platform, reply, revoke_pair
+from wrapper.harness import ACCESS_TOKEN, GRANT, Connect, Platform, reply, revoke_pair
 
 ACCESS, REFRESH = TokenKind.ACCESS_TOKEN, TokenKind.REFRESH_TOKEN
 DONE = "revoked"

@@ -27,8 +27,7 @@ from blink_oauth import (
     UnreadableResponseError,
 )
 from blink_oauth.headers import RESPONSE_HEADERS
-from wrapper.leaks import SPELLINGS, found, texts_of, texts_of_error
-from wrapper.stage import (
+from wrapper.harness import (
     ACCESS_TOKEN,
     CODE,
     GRANT,
@@ -46,6 +45,7 @@ from wrapper.stage import (
     reply,
     revoke_access,
 )
+from wrapper.leaks import SPELLINGS, found, texts_of, texts_of_error
 
 PASSPHRASE = "fake-passphrase/of+the%key"
 PROXY_PASSWORD = "fake-proxy-password"

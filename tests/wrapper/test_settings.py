@@ -20,8 +20,8 @@ from blink_oauth import (
     Settings,
     Timeouts,
 )
+from wrapper.harness import SETTINGS
 from wrapper.leaks import found, texts_of_error
-from wrapper.stage import SETTINGS
 
 PASSPHRASE = " fake-passphrase ä+%2B "
 PROXY = "http://user:fake-proxy-password@proxy.invalid:3128"

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from blink_oauth import BlinkOAuth, InvalidInputError, Secret, Token, TokenKind
-from wrapper.stage import (
+from wrapper.harness import (
     ACCESS_TOKEN,
     NOW,
     REFRESH_TOKEN,

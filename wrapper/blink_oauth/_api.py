@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from .context import MAX_USERNAME
     from .headers import CACHE_CONTROL, LANGUAGE, PRAGMA, SOURCE, SourceName
 
-__all__ = ["Api", "AsyncApi", "Call", "Calls", "Operation"]
+__all__ = ["Api", "AsyncApi", "Call", "CallBuilder", "Operation"]
 
 
 class Operation(Enum):
@@ -98,7 +98,7 @@ class Call:
 
 
 @frozen(eq=False)
-class Calls:
+class CallBuilder:
     """Makes the calls of one client, and refuses bad input before there is one."""
 
     settings: Settings
@@ -288,11 +288,11 @@ class AsyncApi:
         await self._transport.aclose()
 
 
-def _exchange(settings: Settings, monotonic: Callable[[], float], closed: bool) -> _wire.Exchange:
+def _exchange(settings: Settings, monotonic: Callable[[], float], closed: bool) -> _wire.RoundTrip:
     if closed:
         raise InvalidInputError("The client is closed: make a new one. Nothing was sent.")
     secure = settings.base_url.startswith("https:")
-    return _wire.Exchange(settings.timeouts.total, monotonic, secure)
+    return _wire.RoundTrip(settings.timeouts.total, monotonic, secure)
 
 
 def _probing(settings: Settings) -> dict[str, str]:

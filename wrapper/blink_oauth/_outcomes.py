@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 from ._api import Call, Operation
-from ._reply import Answer, Body, ErrorMember, NoAnswer
+from ._reply import Body, ErrorMember, NoResponse, RawResponse
 from .errors import (
     SPENT_CREDENTIAL,
     BlinkError,
@@ -87,7 +87,7 @@ def outcome_of(status: int, source: Source) -> Outcome:
     return Outcome.UNCERTAIN
 
 
-def no_response(call: Call, reply: NoAnswer) -> NoResponseError:
+def no_response(call: Call, reply: NoResponse) -> NoResponseError:
     """Build the error for a call without a response."""
     what, facts = _without_response(reply)
     outcome, advice = reply.error.outcome, ""
@@ -99,7 +99,7 @@ def no_response(call: Call, reply: NoAnswer) -> NoResponseError:
     return reply.error(_message(call, what, outcome, advice), **facts)
 
 
-def no_probe(reply: NoAnswer) -> NoResponseError:
+def no_probe(reply: NoResponse) -> NoResponseError:
     """Build the error for a probe without a response."""
     what, facts = _without_response(reply)
     # Whatever came of it: a probe carries nothing that could be spent.
@@ -107,7 +107,7 @@ def no_probe(reply: NoAnswer) -> NoResponseError:
     return reply.error(f"The platform could not be reached: {what}. Nothing was spent.", **facts)
 
 
-def _without_response(reply: NoAnswer) -> tuple[str, dict[str, Any]]:
+def _without_response(reply: NoResponse) -> tuple[str, dict[str, Any]]:
     facts: dict[str, Any] = {"network_fault": reply.network_fault, "reason": reply.reason}
     if reply.fault is None:
         return f"no response, {reply.reason}", facts
@@ -116,7 +116,7 @@ def _without_response(reply: NoAnswer) -> tuple[str, dict[str, Any]]:
 
 
 def response_error(
-    call: Call, answer: Answer, body: Body, meta: ResponseMeta, token: Token | None
+    call: Call, answer: RawResponse, body: Body, meta: ResponseMeta, token: Token | None
 ) -> ResponseError:
     """Build the error for a response that is no success, or holds no usable token."""
     status = answer.status
@@ -180,7 +180,7 @@ def revocation_error(
 
 
 def _kind(
-    answer: Answer, body: Body, redact: _Redactor
+    answer: RawResponse, body: Body, redact: _Redactor
 ) -> tuple[type[ResponseError], dict[str, str | None]]:
     code = body.text("error")
     if code is not None:

@@ -20,7 +20,7 @@ from attrs import evolve
 
 from ._api import Call, Operation
 from ._outcomes import no_probe, no_response, response_error, revocation_error
-from ._reply import Answer, Body, NoAnswer, Reply, TokenMember
+from ._reply import Body, NoResponse, RawResponse, Reply, TokenMember
 from .errors import BlinkError
 from .headers import Probe, ResponseMeta, read_date, read_meta
 from .tokens import Oddity, Secret, Token, TokenKind
@@ -37,7 +37,7 @@ It looks ahead only: the wreck of a member must not swallow the sound one behind
 """
 
 
-def read_body(answer: Answer) -> Body:
+def read_body(answer: RawResponse) -> Body:
     """Read a body; nothing in it can make this fail."""
     text = _decode(answer.content)
     members = _members(answer, text)
@@ -56,7 +56,7 @@ def read_body(answer: Answer) -> Body:
     return body
 
 
-def _members(answer: Answer, text: str) -> Mapping[str, object] | None:
+def _members(answer: RawResponse, text: str) -> Mapping[str, object] | None:
     # The generated parser takes a list of pairs for an object.
     if answer.members is not None and text.lstrip().startswith("{"):
         return answer.members
@@ -92,7 +92,7 @@ def _complete_members(text: str) -> Iterator[tuple[str, Any]]:
             continue
 
 
-def _describe(answer: Answer, text: str, *, whole: bool) -> str:
+def _describe(answer: RawResponse, text: str, *, whole: bool) -> str:
     size = f"{len(answer.content)} bytes"
     if answer.cut is not None:
         return f"a body that was cut short after {size}"
@@ -106,7 +106,7 @@ def _describe(answer: Answer, text: str, *, whole: bool) -> str:
 
 
 def read_token(
-    answer: Answer, body: Body, meta: ResponseMeta, started_at: datetime
+    answer: RawResponse, body: Body, meta: ResponseMeta, started_at: datetime
 ) -> Token | None:
     """Find the token in a response, or return None if it holds none.
 
@@ -137,7 +137,7 @@ def read_token(
     )
 
 
-def _form_oddities(answer: Answer, body: Body) -> Iterator[Oddity]:
+def _form_oddities(answer: RawResponse, body: Body) -> Iterator[Oddity]:
     if answer.status != 200:
         yield Oddity.STATUS_UNDOCUMENTED
     if body.broken:
@@ -237,23 +237,23 @@ def probe_from(reply: Reply, before: datetime, after: datetime) -> Probe:
     Raises:
         NoResponseError: No response came.
     """
-    if isinstance(reply, NoAnswer):
+    if isinstance(reply, NoResponse):
         raise no_probe(reply)
     date = read_date(reply.headers.get("Date", ""))
     return Probe(status=reply.status, date=date, before=before, after=after)
 
 
 def _token_or_error(call: Call, reply: Reply, now: datetime) -> Token | BlinkError:
-    answer = reply.refused if isinstance(reply, NoAnswer) else reply
+    answer = reply.refused if isinstance(reply, NoResponse) else reply
     if answer is None:
-        assert isinstance(reply, NoAnswer)
+        assert isinstance(reply, NoResponse)
         return no_response(call, reply)
     meta = read_meta(answer.status, answer.headers, correlation_id=call.correlation_id, now=now)
     body = read_body(answer)
     token = read_token(answer, body, meta, call.started_at)
     if token is not None and answer.succeeded:
         return _with_lasting_refresh_token(call, token)
-    if isinstance(reply, NoAnswer):
+    if isinstance(reply, NoResponse):
         return no_response(call, reply)
     return response_error(call, answer, body, meta, token)
 
@@ -271,7 +271,7 @@ def _with_lasting_refresh_token(call: Call, token: Token) -> Token:
 
 
 def _meta_or_error(call: Call, reply: Reply, now: datetime) -> ResponseMeta | BlinkError:
-    if isinstance(reply, NoAnswer):
+    if isinstance(reply, NoResponse):
         return no_response(call, reply)
     meta = read_meta(reply.status, reply.headers, correlation_id=call.correlation_id, now=now)
     # The body of a success says nothing (RFC 7009 section 2.2).

@@ -22,14 +22,14 @@ from .errors import (
 )
 
 __all__ = [
-    "Answer",
     "Body",
     "DocumentedStatus",
     "ErrorMember",
-    "NoAnswer",
+    "NoResponse",
+    "RawResponse",
     "Reply",
     "TokenMember",
-    "no_answer",
+    "no_response_from",
 ]
 
 DocumentedStatus = Literal[200, 400, 401, 403, 406, 415, 500, 502, 504]
@@ -43,7 +43,7 @@ ErrorMember = Literal[
 
 
 @frozen(eq=False)
-class Answer:
+class RawResponse:
     """A response, as far as it arrived.
 
     Attributes:
@@ -68,7 +68,7 @@ class Answer:
 
 
 @frozen(eq=False)
-class NoAnswer:
+class NoResponse:
     """What happened instead of a response.
 
     Attributes:
@@ -83,7 +83,7 @@ class NoAnswer:
     reason: str
     network_fault: NetworkFault
     fault: TlsFault | None = None
-    refused: Answer | None = None
+    refused: RawResponse | None = None
 
 
 @frozen(eq=False)
@@ -116,7 +116,7 @@ class Body:
         return tuple(filter(None, (self.text("access_token"), self.text("refresh_token"))))
 
 
-Reply = Answer | NoAnswer
+Reply = RawResponse | NoResponse
 
 
 BEFORE_SENDING = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
@@ -161,9 +161,9 @@ NOTHING_SAID = (
 """The other side still had to speak, or hung up: no statement about a certificate."""
 
 
-def no_answer(
-    exc: httpx.TransportError, *, sent: bool | None, refused: Answer | None = None
-) -> NoAnswer:
+def no_response_from(
+    exc: httpx.TransportError, *, sent: bool | None, refused: RawResponse | None = None
+) -> NoResponse:
     """Tell from an exception whether the request left, and whose fault it was.
 
     Args:
@@ -173,7 +173,7 @@ def no_answer(
     """
     fault = _tls_fault(exc)
     error, reason = _error(exc, sent, fault), str(exc) or type(exc).__name__
-    return NoAnswer(error, reason, _network_fault(exc), fault, refused)
+    return NoResponse(error, reason, _network_fault(exc), fault, refused)
 
 
 def _error(

@@ -39,7 +39,7 @@ import httpcore
 import httpx
 from attrs import define, field
 
-from ._reply import Answer, NoAnswer, Reply, no_answer
+from ._reply import NoResponse, RawResponse, Reply, no_response_from
 from .errors import InvalidInputError
 from .headers import RESPONSE_HEADERS
 from .settings import Settings
@@ -47,8 +47,8 @@ from .tls import ClientCertificate, require_verifying, ssl_context
 
 __all__ = [
     "AsyncHttpClient",
-    "Exchange",
     "HttpClient",
+    "RoundTrip",
     "client_options",
     "new_async_transport",
     "new_transport",
@@ -85,7 +85,7 @@ NETWORK_ERRORS: tuple[type[Exception], ...] = (httpx.TransportError, *HTTPX_ERRO
 
 
 @define(eq=False)
-class Exchange:
+class RoundTrip:
     """One call in progress, as a context: what is sent in it is under its deadline.
 
     Its end decides what came of the call: an answer, even if nobody could parse it, or none.
@@ -108,11 +108,11 @@ class Exchange:
     secure: bool
     sent: bool | None = None
     received: bytearray = field(factory=bytearray, repr=False)
-    answer: Answer | None = None
+    answer: RawResponse | None = None
     members: Mapping[str, object] | None = field(default=None, repr=False)
-    failure: NoAnswer | None = None
+    failure: NoResponse | None = None
     _ends_at: float = field(init=False, default=0.0)
-    _outer: Token[Exchange] | None = field(init=False, default=None)
+    _outer: Token[RoundTrip] | None = field(init=False, default=None)
 
     def __enter__(self) -> Self:
         self._ends_at = self.monotonic() + self.total
@@ -134,7 +134,7 @@ class Exchange:
             return True
         if isinstance(error, httpx.TransportError):
             refused = _refused(bytes(self.received))
-            self.failure = no_answer(error, sent=self.sent, refused=refused)
+            self.failure = no_response_from(error, sent=self.sent, refused=refused)
             return True
         # The frames below hold the secrets of the call in plain text: none may stay in a traceback.
         raise error.with_traceback(None)
@@ -145,7 +145,7 @@ class Exchange:
             return self.failure
         assert self.answer is not None
         answer = self.answer
-        return Answer(answer.status, answer.headers, answer.content, answer.cut, self.members)
+        return RawResponse(answer.status, answer.headers, answer.content, answer.cut, self.members)
 
     def left(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float:
         """Return how many seconds a step may take, or raise that the call is too late for it."""
@@ -170,7 +170,7 @@ class Exchange:
         return data
 
 
-_current: ContextVar[Exchange] = ContextVar("blink_oauth_exchange")
+_current: ContextVar[RoundTrip] = ContextVar("blink_oauth_exchange")
 
 
 class Received:
@@ -200,7 +200,7 @@ class Received:
         """Note the answer in the exchange, and return what the parser gets of it."""
         kept, encoding = _kept(self._headers)
         content = _decoded(bytes(self._bytes), encoding)
-        _current.get().answer = Answer(self._status, kept, content, self._cut)
+        _current.get().answer = RawResponse(self._status, kept, content, self._cut)
         return httpx.Response(self._status, content=content)
 
 
@@ -218,7 +218,7 @@ def _kept(headers: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], str]:
     return kept, encoding
 
 
-def _refused(received: bytes) -> Answer | None:
+def _refused(received: bytes) -> RawResponse | None:
     """Read a response that the HTTP parser refused, if its head arrived as a whole."""
     head, blank, content = received.partition(b"\r\n\r\n")
     status = STATUS_LINE.match(head)
@@ -226,7 +226,7 @@ def _refused(received: bytes) -> Answer | None:
         return None
     lines = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
     kept, encoding = _kept([(name.strip(), value.strip()) for name, _, value in lines])
-    return Answer(int(status[1]), kept, _decoded(content, encoding), "its head is malformed")
+    return RawResponse(int(status[1]), kept, _decoded(content, encoding), "its head is malformed")
 
 
 def _decoded(content: bytes, encoding: str) -> bytes:
@@ -239,7 +239,7 @@ def _decoded(content: bytes, encoding: str) -> bytes:
         return content
 
 
-class KeepingTransport(httpx.BaseTransport):
+class RecordingTransport(httpx.BaseTransport):
     """Reads a response of a transport as far as it comes, and hands on a whole one."""
 
     def __init__(self, transport: httpx.BaseTransport) -> None:
@@ -264,7 +264,7 @@ class KeepingTransport(httpx.BaseTransport):
         self._transport.close()
 
 
-class AsyncKeepingTransport(httpx.AsyncBaseTransport):
+class AsyncRecordingTransport(httpx.AsyncBaseTransport):
     """Reads a response of a transport as far as it comes, and hands on a whole one."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
@@ -289,7 +289,7 @@ class AsyncKeepingTransport(httpx.AsyncBaseTransport):
         await self._transport.aclose()
 
 
-class Turns:
+class FairSemaphore:
     """As many turns at once as there may be connections. The caller that waits longest is next.
 
     A `threading.Semaphore` lets a thread that ends one call and begins another overtake all those
@@ -301,7 +301,7 @@ class Turns:
         self._waiting: deque[Future[None]] = deque()
         self._lock = Lock()
 
-    def take(self, timeout: float | None) -> None:
+    def acquire(self, timeout: float | None) -> None:
         """Wait for a turn, for some seconds at most; raise httpx.PoolTimeout if none came."""
         with self._lock:
             if self._free:
@@ -314,12 +314,12 @@ class Turns:
         except BaseException as exc:
             # If it came at the last moment, it goes to the next one.
             if not turn.cancel():
-                self.give()
+                self.release()
             if isinstance(exc, TimeoutError):
                 raise httpx.PoolTimeout(ALL_BUSY) from None
             raise
 
-    def give(self) -> None:
+    def release(self) -> None:
         """End a turn."""
         with self._lock:
             while self._waiting:
@@ -333,7 +333,7 @@ class Turns:
 Pool = TypeVar("Pool", httpcore.ConnectionPool, httpcore.AsyncConnectionPool)
 
 
-class Idle(Generic[Pool]):
+class IdleConnections(Generic[Pool]):
     """The connections that nobody uses. The one that was used last is used next."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -392,14 +392,14 @@ class Connections(httpx.BaseTransport):
         _everywhere.add(self)
 
     def _begin(self) -> None:
-        self._idle: Idle[httpcore.ConnectionPool] = Idle(self._monotonic)
-        self._turns = Turns(self._limit)
+        self._idle: IdleConnections[httpcore.ConnectionPool] = IdleConnections(self._monotonic)
+        self._turns = FairSemaphore(self._limit)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a connection of its own, and return what arrived."""
         with _as_httpx_errors(), ExitStack() as ending:
-            self._turns.take(_patience(request))
-            ending.callback(self._turns.give)
+            self._turns.acquire(_pool_timeout(request))
+            ending.callback(self._turns.release)
             pool = self._reusable() or self._new_pool()
             ending.callback(self._put_back, pool)
             response = pool.handle_request(_for_httpcore(request))
@@ -453,14 +453,14 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         _everywhere.add(self)
 
     def _begin(self) -> None:
-        self._idle: Idle[httpcore.AsyncConnectionPool] = Idle(self._monotonic)
+        self._idle: IdleConnections[httpcore.AsyncConnectionPool] = IdleConnections(self._monotonic)
         self._turns = anyio.Semaphore(self._limit)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a connection of its own, and return what arrived."""
         with _as_httpx_errors():
             async with AsyncExitStack() as ending:
-                await self._turn(_patience(request))
+                await self._turn(_pool_timeout(request))
                 ending.callback(self._turns.release)
                 pool = await self._reusable() or self._new_pool()
                 ending.push_async_callback(self._put_back, pool)
@@ -523,7 +523,7 @@ async def _aclose(pool: httpcore.AsyncConnectionPool) -> None:
         await pool.aclose()
 
 
-def _patience(request: httpx.Request) -> float | None:
+def _pool_timeout(request: httpx.Request) -> float | None:
     timeouts: dict[str, float | None] = request.extensions.get("timeout", {})
     return timeouts.get("pool")
 
@@ -676,7 +676,7 @@ def new_transport(
         InvalidInputError: The certificate or the proxy cannot be used.
     """
     if given is not None:
-        return KeepingTransport(given)
+        return RecordingTransport(given)
     pool, proxy = _pool_options(settings, now)
     kind = httpcore.HTTPProxy if proxy else httpcore.ConnectionPool
     backend = _Backend()
@@ -697,7 +697,7 @@ def new_async_transport(
         InvalidInputError: The certificate or the proxy cannot be used.
     """
     if given is not None:
-        return AsyncKeepingTransport(given)
+        return AsyncRecordingTransport(given)
     pool, proxy = _pool_options(settings, now)
     kind = httpcore.AsyncHTTPProxy if proxy else httpcore.AsyncConnectionPool
     backend = _AsyncBackend()

@@ -13,7 +13,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ._api import Api, AsyncApi, Calls
+from ._api import Api, AsyncApi, CallBuilder
 from ._reading import probe_from, revocation_from, token_from
 from .context import Grant, Psu
 from .headers import Probe, ResponseMeta
@@ -65,7 +65,7 @@ class BlinkOAuth:
     ) -> None:
         self.settings = settings
         self._clock = clock
-        self._calls = Calls(settings, clock, new_correlation_id)
+        self._calls = CallBuilder(settings, clock, new_correlation_id)
         self._api = Api(settings, clock(), monotonic, transport)
 
     def __repr__(self) -> str:
@@ -222,7 +222,7 @@ class AsyncBlinkOAuth:
     ) -> None:
         self.settings = settings
         self._clock = clock
-        self._calls = Calls(settings, clock, new_correlation_id)
+        self._calls = CallBuilder(settings, clock, new_correlation_id)
         self._api = AsyncApi(settings, clock(), monotonic, transport)
 
     def __repr__(self) -> str:

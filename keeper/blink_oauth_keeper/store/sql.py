@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret, Token
-from blink_oauth_keeper.processes import renew_after_fork
+from blink_oauth_keeper.processes import reset_after_fork
 
 from . import sql_statements
 from .protocol import (
@@ -125,7 +125,7 @@ class SqlBase:
             raise sealer
         # The query of a URL may hold a password, too.
         self._shown = engine.url.set(query={}).render_as_string()
-        renew_after_fork(engine, forget_connections)
+        reset_after_fork(engine, forget_connections)
         if not self._is_ours:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._engine, self._database = engine, Database(engine, clock)

@@ -14,7 +14,7 @@ Run it with pytest: each test is a sentence on what `TokenStore` promises, on a 
 from .claims import Claims, Settling
 from .consents import Consents, Salvaging
 from .finding import Finding, Listing
-from .stage import Clock
+from .harness import Clock
 from .values import Values
 
 __all__ = ["Clock", "TokenStoreContract"]

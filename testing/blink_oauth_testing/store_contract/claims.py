@@ -11,12 +11,12 @@ from attrs import evolve
 
 from blink_oauth_keeper.store.protocol import Origin, Record, State
 
-from .stage import ISSUED, KEY, Stage, at_rest, days, grant_key, note, origins, pair, texts
+from .harness import ISSUED, KEY, Harness, at_rest, days, grant_key, note, origins, pair, texts
 
 __all__ = ["Claims", "Settling"]
 
 
-class Claims(Stage):
+class Claims(Harness):
     """What `load` and `claim` promise."""
 
     def test_an_unknown_grant_has_no_record_and_cannot_be_claimed(self) -> None:
@@ -152,7 +152,7 @@ class Claims(Stage):
             assert self.loses(self.seen(key)), key.grant.username
 
 
-class Settling(Stage):
+class Settling(Harness):
     """What `settle` and `release` promise."""
 
     def test_a_settled_pair_is_the_record_of_the_next_generation(self) -> None:

@@ -10,12 +10,12 @@ from attrs import evolve
 from blink_oauth.tokens import Token
 from blink_oauth_keeper.store.protocol import Origin, Record, State
 
-from .stage import ISSUED, KEY, Stage, at_rest, days, grant_key, note, origins, pair, texts
+from .harness import ISSUED, KEY, Harness, at_rest, days, grant_key, note, origins, pair, texts
 
 __all__ = ["Consents", "Salvaging"]
 
 
-class Consents(Stage):
+class Consents(Harness):
     """What `put`, `revoke` and `erase` promise."""
 
     def test_the_first_pair_is_the_first_generation_of_the_first_consent(self) -> None:
@@ -194,7 +194,7 @@ class Consents(Stage):
         assert (again.state, self.journal()) == (State.ACTIVE, [])
 
 
-class Salvaging(Stage):
+class Salvaging(Harness):
     """What `journal`, `journal_entries` and `salvage` promise."""
 
     def superseded(self, *names: str) -> Record:

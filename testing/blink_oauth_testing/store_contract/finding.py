@@ -10,7 +10,19 @@ from attrs import evolve
 
 from blink_oauth_keeper.store.protocol import Due, Note, Origin, Record, State
 
-from .stage import CLIENT, ISSUED, KEY, Stage, at_rest, due, grant_key, is_utc, note, origins, pair
+from .harness import (
+    CLIENT,
+    ISSUED,
+    KEY,
+    Harness,
+    at_rest,
+    due,
+    grant_key,
+    is_utc,
+    note,
+    origins,
+    pair,
+)
 
 __all__ = ["Finding", "Listing"]
 
@@ -23,7 +35,7 @@ def names(records: Sequence[Record]) -> list[str]:
     return [record.key.grant.username for record in records]
 
 
-class Finding(Stage):
+class Finding(Harness):
     """What `due` and `claim_due` promise."""
 
     def put_idle(self, **idle: float) -> None:
@@ -153,7 +165,7 @@ class Finding(Stage):
             assert {self.seen(record.key).owner for record in batch} <= {f"owner-{number}"}
 
 
-class Listing(Stage):
+class Listing(Harness):
     """What `records`, `history`, `purge` and the dates in them promise."""
 
     def test_records_are_sorted_by_target_and_username(self) -> None:

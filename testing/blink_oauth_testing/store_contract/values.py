@@ -11,7 +11,7 @@ from blink_oauth.headers import ResponseMeta, Source
 from blink_oauth.tokens import Oddity, Token
 from blink_oauth_keeper.store.protocol import GrantKey, Origin
 
-from .stage import CLIENT, ISSUED, KEY, Stage, days, due, grant_key, is_utc, note, pair
+from .harness import CLIENT, ISSUED, KEY, Harness, days, due, grant_key, is_utc, note, pair
 
 __all__ = ["Values"]
 
@@ -19,7 +19,7 @@ LARGE = 16_384
 NEPAL = timezone(timedelta(hours=5, minutes=45))
 
 
-class Values(Stage):
+class Values(Harness):
     """What records, pairs and keys promise."""
 
     def comes_back(self, token: Token, key: GrantKey = KEY) -> Token:

@@ -12,7 +12,7 @@ import pytest
 
 from blink_oauth.tls import ssl_context
 from blink_oauth_testing.sandbox import Sandbox
-from cli.doctor.stage import Stage
+from cli.doctor.harness import Harness
 
 
 @pytest.fixture(scope="session")
@@ -22,14 +22,14 @@ def contexts() -> dict[str, ssl.SSLContext]:
 
 
 @pytest.fixture
-def stage(
+def harness(
     blink_sandbox: Sandbox, tmp_path: Path, contexts: dict[str, ssl.SSLContext]
-) -> Iterator[Stage]:
+) -> Iterator[Harness]:
     """Return a healthy setup with a token in its store."""
     url = blink_sandbox.base_url
     if url not in contexts:
         contexts[url] = ssl_context(blink_sandbox.client_certificate(), now=datetime.now(UTC))
     with ExitStack() as stack:
-        stage = Stage(blink_sandbox, tmp_path, contexts[url], stack)
-        stage.fill_store()
-        yield stage
+        harness = Harness(blink_sandbox, tmp_path, contexts[url], stack)
+        harness.fill_store()
+        yield harness

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from attrs import frozen
 
 from blink_oauth_cli.check import Level
+from cli.doctor.harness import Harness
 from cli.doctor.planting import Changes
-from cli.doctor.stage import Stage
 
 OK, WARN, FAIL = Level
 UNREACHED = frozenset({"clock", "call", "without_certificate"})
@@ -22,14 +22,14 @@ class Fault:
     """A fault and what must be found.
 
     Attributes:
-        plant: Breaks a healthy stage, and returns the arguments of `examine` to change.
+        plant: Breaks a healthy harness, and returns the arguments of `examine` to change.
         name: The check that must find it.
         level: How bad it is.
         remedy: A part of the remedy.
         besides: The other checks that cannot pass because of it, and no more.
     """
 
-    plant: Callable[[Stage], Changes]
+    plant: Callable[[Harness], Changes]
     name: str
     level: Level
     remedy: str

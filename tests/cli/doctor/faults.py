@@ -5,8 +5,8 @@ from __future__ import annotations
 from blink_oauth import Timeouts
 from cli.doctor import planting
 from cli.doctor.fault import FAIL, UNUSABLE, WARN, Fault
+from cli.doctor.harness import OTHER_KEY
 from cli.doctor.planting import arguments, certificate_of, certificate_with, settings_with
-from cli.doctor.stage import OTHER_KEY
 from wire import certificates
 
 CERTIFICATE_FAULTS: dict[str, Fault] = {
@@ -134,14 +134,14 @@ STORE_FAULTS: dict[str, Fault] = {
     "schema newer": Fault(planting.newer_schema, "store_schema", FAIL, "Update blink-oauth"),
     "no database": Fault(planting.no_database, "store", FAIL, "no SQLite database"),
     "key missing": Fault(
-        lambda stage: {"open_store": stage.opening(OTHER_KEY)},
+        lambda harness: {"open_store": harness.opening(OTHER_KEY)},
         "store_keys",
         FAIL,
         "Give the missing key back",
     ),
     "older seals": Fault(planting.rotated, "store_keys", WARN, "blink-oauth keys rotate"),
     "no key": Fault(
-        lambda stage: {"open_store": stage.opening("fake-no-key")}, "store", FAIL, "its keys"
+        lambda harness: {"open_store": harness.opening("fake-no-key")}, "store", FAIL, "its keys"
     ),
     "keys unreadable": Fault(
         arguments(open_store=planting.unreadable_keys), "store", FAIL, "Correct what is named"

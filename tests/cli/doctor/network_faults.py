@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cli.doctor import planting
 from cli.doctor.fault import FAIL, UNREACHED, WARN, Fault
+from cli.doctor.harness import HURRY
 from cli.doctor.planting import arguments, certificate_of, certificate_with, settings_with
-from cli.doctor.stage import HURRY
 
 NETWORK_FAULTS: dict[str, Fault] = {
     "certificate of a stranger": Fault(

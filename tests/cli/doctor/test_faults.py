@@ -6,14 +6,14 @@ import pytest
 
 from blink_oauth_cli.check import Level
 from cli.doctor.faults import CERTIFICATE_FAULTS, SETTINGS_FAULTS, STORE_FAULTS
+from cli.doctor.harness import Harness
 from cli.doctor.network_faults import NETWORK_FAULTS
-from cli.doctor.stage import Stage
 
 FAULTS = CERTIFICATE_FAULTS | SETTINGS_FAULTS | STORE_FAULTS | NETWORK_FAULTS
 
 
-def test_a_healthy_setup_is_ok_on_every_line(stage: Stage) -> None:
-    checks = stage.checks(settings=stage.sandbox.settings())
+def test_a_healthy_setup_is_ok_on_every_line(harness: Harness) -> None:
+    checks = harness.checks(settings=harness.sandbox.settings())
     assert [check for check in checks.values() if check.level is not Level.OK] == []
     assert list(checks) == [
         "client_id",
@@ -40,9 +40,9 @@ def test_a_healthy_setup_is_ok_on_every_line(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_found_with_its_remedy(stage: Stage, name: str) -> None:
+def test_a_planted_fault_is_found_with_its_remedy(harness: Harness, name: str) -> None:
     fault = FAULTS[name]
-    checks = stage.checks(**fault.plant(stage))
+    checks = harness.checks(**fault.plant(harness))
     found = checks[fault.name]
     assert found.level is fault.level, found
     assert found.remedy is not None

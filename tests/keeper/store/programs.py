@@ -13,7 +13,7 @@ OPENING = """
 import json, os, sys
 from sqlalchemy import Engine, event
 from blink_oauth_keeper import SqlTokenStore
-from blink_oauth_testing.store_contract.stage import *
+from blink_oauth_testing.store_contract.harness import *
 store = SqlTokenStore(sys.stdin.readline().strip(), keys=[sys.stdin.readline().strip()])
 opened = []
 event.listen(Engine, "connect", lambda connection, _: opened.append(connection))

@@ -15,7 +15,7 @@ from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret
 from blink_oauth_keeper.errors import SealError
 from blink_oauth_keeper.store.sealing import Key, Place, Sealed, Sealer, new_key, sealer_for
-from blink_oauth_testing.store_contract.stage import grant_key, pair
+from blink_oauth_testing.store_contract.harness import grant_key, pair
 
 HERE = Place(grant_key(), generation=7, consent=2)
 ELSEWHERE = {

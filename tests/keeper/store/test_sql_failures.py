@@ -18,7 +18,7 @@ from blink_oauth.errors import InvalidInputError
 from blink_oauth_keeper import Origin, Record, SqlTokenStore, State
 from blink_oauth_keeper.errors import StoreError
 from blink_oauth_keeper.store.sql_tables import Database
-from blink_oauth_testing.store_contract.stage import ISSUED, KEY, note, origins, pair
+from blink_oauth_testing.store_contract.harness import ISSUED, KEY, note, origins, pair
 from postgresql import PostgreSQL
 
 FERNET_KEY = SqlTokenStore.new_key()

@@ -18,7 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from blink_oauth.errors import InvalidInputError
 from blink_oauth_keeper import Record, SqlTokenStore
 from blink_oauth_keeper.errors import StoreError
-from blink_oauth_testing.store_contract.stage import (
+from blink_oauth_testing.store_contract.harness import (
     CLIENT,
     ISSUED,
     KEY,

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 
 from blink_oauth_keeper import Origin, Record, SqlTokenStore, State
 from blink_oauth_keeper.errors import StoreError
-from blink_oauth_testing.store_contract.stage import (
+from blink_oauth_testing.store_contract.harness import (
     CLIENT,
     ISSUED,
     KEY,

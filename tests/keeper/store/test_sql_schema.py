@@ -27,7 +27,7 @@ from blink_oauth_keeper import SqlTokenStore
 from blink_oauth_keeper.errors import SchemaError, StoreError
 from blink_oauth_keeper.store import sql_tables as tables
 from blink_oauth_keeper.store.sql import metadata
-from blink_oauth_testing.store_contract.stage import ISSUED, KEY, at_once, note, pair
+from blink_oauth_testing.store_contract.harness import ISSUED, KEY, at_once, note, pair
 
 FERNET_KEY = SqlTokenStore.new_key()
 NAMES = ["blink_oauth_grants", "blink_oauth_history", "blink_oauth_journal", "blink_oauth_schema"]

@@ -15,7 +15,7 @@ from blink_oauth.tokens import Secret
 from blink_oauth_keeper import Origin, Record, SqlTokenStore, State
 from blink_oauth_keeper.errors import SealError
 from blink_oauth_keeper.store.sql_tables import grants, history, journal
-from blink_oauth_testing.store_contract.stage import (
+from blink_oauth_testing.store_contract.harness import (
     CLIENT,
     ISSUED,
     Clock,

@@ -1,7 +1,7 @@
-"""The stage of the lifecycle tests: strict banks in memory, and a time that passes when told.
+"""The harness of the lifecycle tests: strict banks in memory, and a time that passes when told.
 
 Nothing on it waits by the real clock. `Banks` play the platform for a real `BlinkOAuth`, and every
-manager's wake-ups hang on `Time`, which a test moves with `Stage.advance`.
+manager's wake-ups hang on `Time`, which a test moves with `Harness.advance`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from blink_oauth_keeper import (
 from blink_oauth_keeper.flights import thread_pool
 from blink_oauth_keeper.store.protocol import GrantKey, Record, TokenStore
 from blink_oauth_testing.sandbox.banks import Bank, BankPolicy, Issued
-from wrapper.stage import PSU, REDIRECT_URI, form, reply
+from wrapper.harness import PSU, REDIRECT_URI, form, reply
 
 __all__ = [
     "CLIENT_ID",
@@ -56,8 +56,8 @@ __all__ = [
     "Banks",
     "Execute",
     "Gate",
+    "Harness",
     "ShakyStore",
-    "Stage",
     "Time",
     "TimedWakeups",
     "Workers",
@@ -498,7 +498,7 @@ class ShakyStore:
         self.down = frozenset()
 
 
-class Stage:
+class Harness:
     """Banks, a store, a client, and managers on them; a test closes none of it.
 
     Attributes:

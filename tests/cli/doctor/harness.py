@@ -29,7 +29,7 @@ HURRY = Timeouts(connect=0.2, read=0.2, write=0.2, total=0.5)
 
 
 @frozen
-class Stage:
+class Harness:
     """A sandbox, a folder and a store with one token in it.
 
     Args:

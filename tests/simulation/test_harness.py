@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blink_oauth_testing.sandbox.banks import Issued, Refusal
-from simulation.stage import BANKS, CLIENT_ID, USERNAME, SimulatedBank, new_bank
+from simulation.harness import BANKS, CLIENT_ID, USERNAME, SimulatedBank, new_bank
 
 CALLBACK = "https://app.example/callback"
 

@@ -30,7 +30,7 @@ __all__ = [
     "ISSUED",
     "KEY",
     "Clock",
-    "Stage",
+    "Harness",
     "at_once",
     "at_rest",
     "days",
@@ -150,7 +150,7 @@ def origins(entries: list[JournalEntry]) -> list[tuple[str, Token, int, int]]:
     return [(entry.origin, entry.token, entry.generation, entry.consent) for entry in entries]
 
 
-class Stage:
+class Harness:
     """The hooks of the contract, and the usual steps in a store."""
 
     journal_retention: timedelta = timedelta(days=7)
