@@ -23,6 +23,10 @@ WITHOUT_SERVER = (
     # These start a PostgreSQL.
     *("--ignore", "tests/keeper/store/test_sql_failures.py", "-k", "not postgres"),
 )
+# CI has two cores. The tests of a file share what is slow to start, so they stay together.
+PARALLEL = ("--numprocesses=2", "--dist=loadfile")
+# One file of slow tests that share nothing.
+PARALLEL_IN_FILE = ("--numprocesses=2", "--dist=worksteal")
 PACKAGES = ("wrapper", "keeper", "cli", "testing")
 HAND_WRITTEN = (*PACKAGES, "tests", "tools", "demo", "benchmarks", "noxfile.py")
 
@@ -58,7 +62,7 @@ def quick(session: nox.Session) -> None:
     session.install("--quiet", "--no-deps", "--editable", ".")
     style(session)
     session.run("mypy", "generated", *HAND_WRITTEN)
-    session.run("pytest", *(session.posargs or WITHOUT_SERVER))
+    session.run("pytest", *PARALLEL, *(session.posargs or WITHOUT_SERVER))
 
 
 @nox.session(default=False)
@@ -83,7 +87,8 @@ def drift(session: nox.Session) -> None:
     install(session, "generate")
     session.run("python", "tools/generation.py", "drift")
     # The shared conftest.py wants libraries that this environment has no need of.
-    session.run("pytest", "--confcutdir", "tests/generation", "tests/generation", *session.posargs)
+    folder = "tests/generation"
+    session.run("pytest", *PARALLEL_IN_FILE, "--confcutdir", folder, folder, *session.posargs)
 
 
 @nox.session
@@ -109,7 +114,7 @@ def types(session: nox.Session) -> None:
     # What users import has to mean the same to every checker, so nothing is left to be inferred.
     for package in ("blink_oauth", "blink_oauth_api"):
         session.run("basedpyright", "--verifytypes", package, "--ignoreexternal", silent=True)
-    session.run("pytest", "tests/changes", *session.posargs)
+    session.run("pytest", *PARALLEL_IN_FILE, "tests/changes", *session.posargs)
 
 
 @nox.session
@@ -117,13 +122,7 @@ def tests(session: nox.Session) -> None:
     """Prove that the installed wheel does what it promises, and that the tests reach all of it."""
     install(session, "test", project=True)
     session.run("coverage", "erase")
-    session.run(
-        "coverage",
-        "run",
-        "-m",
-        "pytest",
-        *(session.posargs or TESTS),
-    )
+    session.run("coverage", "run", "-m", "pytest", *PARALLEL, *(session.posargs or TESTS))
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
 
@@ -166,7 +165,7 @@ def contract(session: nox.Session) -> None:
     """Prove that the contract is valid, and that client and sandbox keep it, as others judge."""
     # The tests of `spec` run here too: an environment for them alone takes longer than they do.
     install(session, "test", project=True)
-    session.run("pytest", "tests/spec", "tests/contract", *session.posargs)
+    session.run("pytest", *PARALLEL, "tests/spec", "tests/contract", *session.posargs)
 
 
 @nox.session
