@@ -1,4 +1,4 @@
-"""The API of a bank for the tests of the auth: it plays prepared answers and remembers requests."""
+"""A bank's API for the tests of `GrantAuth`: prepared responses, and a record of the requests."""
 
 from __future__ import annotations
 
@@ -12,17 +12,26 @@ from attrs import define, field, frozen
 from blink_oauth_keeper.auth import GrantAuth
 from flavours import Flavour
 
-__all__ = ["URL", "Answer", "BankApi", "Seen", "calmly", "redirect", "refuse", "request"]
+__all__ = [
+    "URL",
+    "ApiRequest",
+    "BankApi",
+    "PreparedResponse",
+    "redirect",
+    "request",
+    "unauthorized",
+    "unread",
+]
 
 URL = "https://bank.invalid/accounts"
 CHUNKS = (b"fake ", b"payment")
 
-Answer = httpx.Response | Callable[[httpx.Request], httpx.Response]
+PreparedResponse = httpx.Response | Callable[[httpx.Request], httpx.Response]
 
 
 @frozen
-class Seen:
-    """A request as it came over the wire."""
+class ApiRequest:
+    """A request as the bank's API received it."""
 
     method: str
     url: str
@@ -31,22 +40,24 @@ class Seen:
 
     @property
     def bearer(self) -> str:
-        """The token that it bore, or nothing."""
+        """The bearer token, or an empty string."""
         return str(self.headers.get("Authorization", "")).removeprefix("Bearer ")
 
     @property
     def correlation_id(self) -> str:
-        """The id of the attempt."""
+        """The correlation id."""
         return str(self.headers["X-Correlation-ID"])
 
 
-def refuse(challenge: str | None = None, problem: str | None = None, **body: Any) -> httpx.Response:
+def unauthorized(
+    challenge: str | None = None, problem: str | None = None, **body: Any
+) -> httpx.Response:
     """Make a 401.
 
     Args:
-        challenge: The `WWW-Authenticate`, or none.
-        problem: The type of a problem in the body, or none.
-        **body: The content of another body.
+        challenge: The `WWW-Authenticate` header, if any.
+        problem: The type of an RFC 9457 problem in the body, if any.
+        **body: The body of a response without a problem, as `httpx.Response` takes it.
     """
     headers = {} if challenge is None else {"WWW-Authenticate": challenge}
     if problem is None:
@@ -56,12 +67,12 @@ def refuse(challenge: str | None = None, problem: str | None = None, **body: Any
 
 
 def redirect(url: str, status: int = 307) -> httpx.Response:
-    """Make a redirect."""
+    """Make a redirect to a URL."""
     return httpx.Response(status, headers={"Location": url})
 
 
-def calmly(response: httpx.Response) -> httpx.Response:
-    """Return a response whose body is still on its way, as it is from a socket."""
+def unread(response: httpx.Response) -> httpx.Response:
+    """Return a response whose body has not been read yet, like one from a socket."""
     content = response.read()
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -79,27 +90,28 @@ def calmly(response: httpx.Response) -> httpx.Response:
 
 @define(eq=False)
 class BankApi(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """A bank's API: gives the prepared answers in turn, then 200 for good.
+    """A bank's API: the prepared responses in turn, then always 200.
 
-    It reads a streamed body as a socket does: afterwards it is gone.
+    It consumes a streamed request body, as a socket does.
     """
 
-    answers: list[Answer] = field(factory=list)
-    seen: list[Seen] = field(init=False, factory=list)
+    responses: list[PreparedResponse] = field(factory=list)
+    requests: list[ApiRequest] = field(init=False, factory=list)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.SyncByteStream)
-        return self._answer(request, b"".join(request.stream))
+        return self._respond(request, b"".join(request.stream))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)
-        return self._answer(request, b"".join([chunk async for chunk in request.stream]))
+        return self._respond(request, b"".join([chunk async for chunk in request.stream]))
 
-    def _answer(self, request: httpx.Request, body: bytes) -> httpx.Response:
+    def _respond(self, request: httpx.Request, body: bytes) -> httpx.Response:
         headers = httpx.Headers(request.headers.raw)
-        self.seen.append(Seen(request.method, str(request.url), headers, body))
-        answer = self.answers.pop(0) if self.answers else httpx.Response(200, json={"accounts": []})
-        return answer(request) if callable(answer) else calmly(answer)
+        self.requests.append(ApiRequest(request.method, str(request.url), headers, body))
+        default = httpx.Response(200, json={"accounts": []})
+        response = self.responses.pop(0) if self.responses else default
+        return response(request) if callable(response) else unread(response)
 
 
 async def async_chunks() -> AsyncIterator[bytes]:
@@ -110,14 +122,14 @@ async def async_chunks() -> AsyncIterator[bytes]:
 def request(
     flavour: Flavour, auth: GrantAuth, api: BankApi, *, streaming: bool = False, **options: Any
 ) -> httpx.Response:
-    """Make one request with a client of a flavour, following redirects.
+    """Send a request with a blocking or an asynchronous client that follows redirects.
 
     Args:
         flavour: `sync` or `async`.
-        auth: What signs it.
-        api: Who answers.
-        streaming: Whether its body is a stream.
-        **options: What `httpx.Client.request` takes.
+        auth: The auth that signs the request.
+        api: The bank's API.
+        streaming: Whether the body of the request is a stream.
+        **options: Further arguments of `httpx.Client.request`.
     """
     arguments: dict[str, Any] = {"method": "GET", "url": URL} | options
     if flavour == "sync":

@@ -1,4 +1,4 @@
-"""A harness for each test of this folder."""
+"""The harness of each test in this folder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from keeper.harness import Harness
 
 @pytest.fixture
 def harness() -> Iterator[Harness]:
-    """Set up banks, a store and a client; afterwards nothing may have been spent twice."""
-    with Harness() as set_up:
-        yield set_up
+    """Yield a harness, then check that no refresh token was presented more often than allowed."""
+    with Harness() as harness:
+        yield harness

@@ -1,6 +1,6 @@
-"""A program that ends without closing its managers, while there is still something to bring home.
+"""A program that ends without closing its manager, while refreshes are in progress.
 
-It is started by a test of its own, which reads the line of JSON that it prints at the very end.
+`test_closing` starts it, and reads the line of JSON that it prints last.
 """
 
 from __future__ import annotations
@@ -14,50 +14,50 @@ from typing import Any
 
 import httpx
 
-AT_THE_VERY_END: list[Callable[[], None]] = []
-# What is registered first is called last, after whatever the library does at the end.
-atexit.register(lambda: [call() for call in AT_THE_VERY_END])
+LAST_CALLS: list[Callable[[], None]] = []
+# Exit handlers run in reverse order: this one runs after the keeper's own.
+atexit.register(lambda: [call() for call in LAST_CALLS])
 
 from blink_oauth import Grant  # noqa: E402
 from blink_oauth_keeper import RefreshPendingError  # noqa: E402
-from keeper.harness import DAY, PATIENCE, Answer, Execute, Harness, eventually  # noqa: E402
+from keeper.harness import DAY, TIMEOUT, Execute, Harness, Responder, wait_until  # noqa: E402
 
-TOLD: dict[str, object] = {}
+REPORT: dict[str, object] = {}
 
 
-def answer_after(ended: threading.Event) -> Answer:
-    """Answer only once the interpreter has come to its end."""
+def respond_after(ending: threading.Event) -> Responder:
+    """Respond only once the interpreter ends."""
 
-    def answer(execute: Execute) -> httpx.Response:
-        ended.wait(PATIENCE)
+    def respond(execute: Execute) -> httpx.Response:
+        ending.wait(TIMEOUT)
         return execute()
 
-    return answer
+    return respond
 
 
-def leave(harness: Harness, grant: Grant) -> None:
-    """Start a refresh, and do not wait for it."""
+def start_refresh(harness: Harness, grant: Grant) -> None:
+    """Start a refresh without waiting for it."""
     try:
         harness.manager.get(grant, timeout=0)
     except RefreshPendingError:
-        TOLD[grant.username] = "left"
+        REPORT[grant.username] = "pending"
 
 
-def stumble_twice(harness: Harness) -> None:
-    """Let the store refuse the pair of one grant two times."""
-    settle, left = harness.memory.settle, [None, None]
+def fail_to_store_twice(harness: Harness, username: str) -> None:
+    """Let the store fail twice to store the new pair of a customer."""
+    settle, failures = harness.memory.settle, [None, None]
 
-    def reluctantly(claim: Any, *args: Any, **options: Any) -> object:
-        if claim.key.grant.username == "u-2" and left:
-            left.pop()
-            raise harness.shaky.error()
+    def failing(claim: Any, *args: Any, **options: Any) -> object:
+        if claim.key.grant.username == username and failures:
+            failures.pop()
+            raise harness.faulty.error()
         return settle(claim, *args, **options)
 
-    harness.shaky.instead["settle"] = reluctantly
+    harness.faulty.replacements["settle"] = failing
 
 
-def takes_no_work(pool: ThreadPoolExecutor) -> bool:
-    """Say whether the interpreter has come to its end, and no pool takes any more work."""
+def is_shut_down(pool: ThreadPoolExecutor) -> bool:
+    """Return whether a pool refuses work because the interpreter ends."""
     try:
         pool.submit(int)
     except RuntimeError:
@@ -65,37 +65,37 @@ def takes_no_work(pool: ThreadPoolExecutor) -> bool:
     return False
 
 
-def come_late(harness: Harness, grant: Grant, ended: threading.Event) -> None:
-    """Ask for a token once the interpreter ends and no pool takes any more work."""
+def get_while_ending(harness: Harness, grant: Grant, ending: threading.Event) -> None:
+    """Get a token after the interpreter has shut the thread pools down."""
     pool = ThreadPoolExecutor(1)
-    eventually(lambda: takes_no_work(pool))
-    ended.set()
-    TOLD["late"] = harness.manager.get(grant, timeout=PATIENCE) == harness.record(grant).token
+    wait_until(lambda: is_shut_down(pool))
+    ending.set()
+    REPORT["late"] = harness.manager.get(grant, timeout=TIMEOUT) == harness.record(grant).token
 
 
-def tell(harness: Harness, grants: list[Grant]) -> None:
-    """Print what is stored; it is called after everything that the library does at the end."""
-    TOLD["generations"] = [harness.record(grant).generation for grant in grants]
-    TOLD["posts"] = len(harness.banks.presented())
-    TOLD["events"] = sorted(set(harness.names()))
-    print(json.dumps(TOLD), flush=True)  # noqa: T201  what the test reads
+def print_report(harness: Harness, grants: list[Grant]) -> None:
+    """Print what is stored after the keeper's exit handlers have run."""
+    REPORT["generations"] = [harness.record(grant).generation for grant in grants]
+    REPORT["requests"] = len(harness.banks.presented())
+    REPORT["events"] = sorted(set(harness.event_names()))
+    print(json.dumps(REPORT), flush=True)  # noqa: T201  the test reads it
 
 
 def main() -> None:
-    """End with one flight in the air, one that the store does not take at once, and a late one."""
+    """End during one refresh, one that the store fails to take, and one that starts too late."""
     harness = Harness()
     grants = [Grant("IIDX00001", f"u-{number}") for number in range(1, 4)]
-    AT_THE_VERY_END.append(lambda: tell(harness, grants))
-    harness.make(real_waits=True)
+    LAST_CALLS.append(lambda: print_report(harness, grants))
+    harness.make_manager(real_waits=True)
     for grant in grants:
         harness.authorize(grant.username)
     harness.advance(DAY + 1)
-    stumble_twice(harness)
-    ended = threading.Event()
-    harness.banks.answer(answer_after(ended), answer_after(ended))
-    leave(harness, grants[0])
-    leave(harness, grants[1])
-    threading.Thread(target=come_late, args=(harness, grants[2], ended)).start()
+    fail_to_store_twice(harness, grants[1].username)
+    ending = threading.Event()
+    harness.banks.respond_next(respond_after(ending), respond_after(ending))
+    start_refresh(harness, grants[0])
+    start_refresh(harness, grants[1])
+    threading.Thread(target=get_while_ending, args=(harness, grants[2], ending)).start()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A program that forks while its managers are in use, and tells what both processes did.
+"""A program that forks while its managers are in use, and prints the outcomes in both processes.
 
-It is started by a test of its own: a fork copies whatever the other threads of a process hold. Each
-process prints one line of JSON.
+`test_fork` starts it in a process of its own, since a fork copies the locks that other threads
+hold. Each process prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from blink_oauth import BlinkError, Grant
 from blink_oauth_keeper import MemoryTokenStore, TokenManager
 from blink_oauth_keeper.store.protocol import Note, Record
 from blink_oauth_keeper.timers import Wakeups
-from keeper.harness import DAY, PATIENCE, Gate, Harness, Workers
+from keeper.harness import DAY, TIMEOUT, CountingExecutor, Gate, Harness
 
 SECONDS = 30
 
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 def fork() -> int:
     """Fork, and end the child if it hangs."""
     with warnings.catch_warnings():
-        # Newer versions of Python warn of what is tested here.
+        # Newer versions of Python warn of a fork in a process with threads.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
@@ -42,7 +42,7 @@ def fork() -> int:
 
 @define(eq=False)
 class Halts:
-    """Halts threads inside a callback, where whoever called it holds a lock.
+    """Halts threads inside callbacks, while the calling code holds a lock.
 
     Attributes:
         left: How many threads are still to be halted, by the name of the callback.
@@ -53,7 +53,7 @@ class Halts:
     _over: threading.Event = field(init=False, factory=threading.Event)
 
     def callback(self, name: str, call: Callable[..., Result]) -> Callable[..., Result]:
-        """Return a callback that halts the next thread if `halt_next` was asked for it."""
+        """Return a callback that halts one thread after each `halt_next` with its name."""
 
         def halting(*args: object) -> Result:
             if self.left.pop(name, 0):
@@ -64,28 +64,28 @@ class Halts:
         return halting
 
     def halt_next(self, name: str, harness: Harness, work: Callable[[], object]) -> None:
-        """Do some work in another thread, and return once it is halted in a callback."""
+        """Start some work in another thread, and return once a callback has halted it."""
         self.left[name] = 1
-        harness.aside(work)
-        assert self._halted.acquire(timeout=PATIENCE), name
+        harness.in_thread(work)
+        assert self._halted.acquire(timeout=TIMEOUT), name
 
     def end(self) -> None:
-        """Let all go on."""
+        """Let the halted threads go on."""
         self._over.set()
 
 
 def outcome(manager: TokenManager, grant: Grant) -> str:
-    """Ask for a token, and return what came of it in a word."""
+    """Get a token, and return `token` or the name of the error."""
     try:
-        manager.get(grant, timeout=PATIENCE)
+        manager.get(grant, timeout=TIMEOUT)
     except BlinkError as error:
         return type(error).__name__
     return "token"
 
 
 def store_with(record: Record, harness: Harness) -> MemoryTokenStore:
-    """Make a store of the process's own that holds a pair."""
-    store = MemoryTokenStore(clock=harness.time.now)
+    """Make a store for the child that holds the pair of a record."""
+    store = MemoryTokenStore(clock=harness.clock.now)
     assert record.token is not None
     store.put(
         record.key,
@@ -100,57 +100,59 @@ def store_with(record: Record, harness: Harness) -> MemoryTokenStore:
 def main() -> None:
     """Fork while one grant is being refreshed and every lock is held."""
     halts, harness = Halts(), Harness()
-    harness.memory = MemoryTokenStore(clock=halts.callback("store", harness.time.now))
-    harness.shaky.inner = harness.memory
-    manager = harness.make(
+    harness.memory = MemoryTokenStore(clock=halts.callback("store", harness.clock.now))
+    harness.faulty.inner = harness.memory
+    manager = harness.make_manager(
         real_waits=True,
-        # Both are at work when the process is forked.
+        # Both threads are busy when the process forks.
         threads=2,
-        monotonic=halts.callback("targets", harness.time.monotonic),
+        monotonic=halts.callback("breakers", harness.clock.monotonic),
         timers=partial(Wakeups, halts.callback("timers", time.monotonic)),
     )
-    beginner = harness.make(real_waits=True, executor=halts.callback("flights", Workers))
-    closed = harness.make(real_waits=True)
+    first_use = harness.make_manager(
+        real_waits=True, executor=halts.callback("flights", CountingExecutor)
+    )
+    closed = harness.make_manager(real_waits=True)
     closed.close()
-    flying, expired, waiting = (harness.authorize(f"u-{number}") for number in range(1, 4))
+    refreshing, expired, leased = (harness.authorize(f"u-{number}") for number in range(1, 4))
     harness.advance(DAY + 1)
     fresh, record = harness.authorize("u-4"), harness.record(expired)
     gate = Gate()
-    harness.banks.answer(gate)
-    caller = harness.aside(lambda: manager.get(flying))
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: manager.get(refreshing))
     gate.wait()
-    assert harness.memory.claim(harness.record(waiting), owner="another", ttl=25)
-    halts.halt_next("timers", harness, lambda: manager.get(waiting))
-    halts.halt_next("targets", harness, manager.refresh_due)
-    halts.halt_next("flights", harness, lambda: beginner.get(expired))
+    assert harness.memory.claim(harness.record(leased), owner="another owner", ttl=25)
+    halts.halt_next("timers", harness, lambda: manager.get(leased))
+    halts.halt_next("breakers", harness, manager.refresh_due)
+    halts.halt_next("flights", harness, lambda: first_use.get(expired))
     halts.halt_next("store", harness, lambda: harness.memory.load(record.key))
     if child := fork():
         os.waitpid(child, 0)
         halts.end()
         gate.open()
-        told: dict[str, object] = {
-            "who": "parent",
-            "token": caller.result(PATIENCE) == harness.record(flying).token,
+        report: dict[str, object] = {
+            "process": "parent",
+            "refreshed": caller.result(TIMEOUT) == harness.record(refreshing).token,
             "expired": outcome(manager, expired),
-            "posts": len(harness.banks.presented()),
+            "requests": len(harness.banks.presented()),
         }
     else:
-        # A store in memory is the parent's; the child gets another one in its place.
-        told = {
-            "who": "child",
+        # The store in memory belongs to the parent; the child gets a store of its own.
+        report = {
+            "process": "child",
             "fresh": outcome(manager, fresh),
             "expired": outcome(manager, expired),
-            "posts": len(harness.banks.presented()),
+            "requests": len(harness.banks.presented()),
         }
-        harness.shaky.inner = store_with(record, harness)
-        harness.time.pass_by(1)
-        told["own store"] = outcome(manager, expired)
-        told["the one that just began"] = outcome(beginner, expired)
-        told["the closed one"] = outcome(closed, expired)
+        harness.faulty.inner = store_with(record, harness)
+        harness.clock.elapse(1)
+        report["expired, with a store of the child"] = outcome(manager, expired)
+        report["first use of a manager"] = outcome(first_use, expired)
+        report["closed manager"] = outcome(closed, expired)
     manager.close()
-    print(json.dumps(told), flush=True)  # noqa: T201  what the test reads
+    print(json.dumps(report), flush=True)  # noqa: T201  the test reads it
     if not child:
-        # The parent's other threads are not here to be waited for.
+        # The parent's other threads do not exist here, so nothing can wait for them.
         os._exit(0)
     harness.__exit__(None, None, None)
 

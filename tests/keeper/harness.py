@@ -1,7 +1,7 @@
-"""The harness of the lifecycle tests: strict banks in memory, and a time that passes when told.
+"""The harness of the keeper's tests: strict banks in memory, and clocks that a test moves.
 
-Nothing on it waits by the real clock. `Banks` play the platform for a real `BlinkOAuth`, and every
-manager's wake-ups hang on `Time`, which a test moves with `Harness.advance`.
+No test waits for the real clock. `Banks` plays the platform for a real `BlinkOAuth`, and every
+manager takes its time from a `ManualClock`, which a test moves with `Harness.advance`.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ __all__ = [
     "SETTINGS",
     "START",
     "TARGET",
-    "Answer",
     "Banks",
+    "CountingExecutor",
     "Execute",
+    "FaultyStore",
     "Gate",
     "Harness",
-    "ShakyStore",
-    "Time",
-    "TimedWakeups",
-    "Workers",
-    "begun",
-    "eventually",
-    "honest",
-    "lost",
-    "never_arrived",
-    "says",
-    "storm",
-    "unreachable",
+    "ManualClock",
+    "ManualTimers",
+    "Responder",
+    "bank_response",
+    "concurrently",
+    "connection_refused",
+    "request_lost",
+    "response_lost",
+    "start_task",
+    "status_response",
+    "wait_until",
     "with_members",
 ]
 
@@ -76,11 +76,11 @@ START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 CLIENT_ID = "CIDX0000000002"
 TARGET = "IIDX00001"
 DAY = 86_400.0
-NOBODY = Grant(TARGET, "u-nobody")
-"""Somebody of whom nothing was ever stored."""
+UNKNOWN_GRANT = Grant(TARGET, "u-unknown")
+"""A grant that no test stores."""
 STRICT = BankPolicy(TARGET, "Musterbank Streng")
-PATIENCE = 10.0
-"""Real seconds after which a test gives up on what should have happened at once."""
+TIMEOUT = 10.0
+"""Real seconds after which a test fails that waits for another thread."""
 
 SETTINGS = Settings(
     base_url="https://blink.invalid/consent-flow/v2",
@@ -92,25 +92,25 @@ SETTINGS = Settings(
 Result = TypeVar("Result")
 
 
-async def begun(call: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
-    """Begin a call, and return once it waits for something."""
+async def start_task(call: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+    """Start a task, and return it once it waits for the first time."""
     task = asyncio.create_task(call)
     await asyncio.sleep(0)
     return task
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    """Return once something is the case that other threads are about to bring about."""
-    give_up = time.monotonic() + PATIENCE
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until other threads have made a condition true, or fail after `TIMEOUT`."""
+    give_up = time.monotonic() + TIMEOUT
     pause = threading.Event()
     while not condition():
-        assert time.monotonic() < give_up, "it did not happen"
+        assert time.monotonic() < give_up, "the condition did not become true"
         pause.wait(0.0005)
 
 
 @define(eq=False)
-class Time:
-    """A wall clock and a monotonic one that stand still until they are moved."""
+class ManualClock:
+    """A wall clock and a monotonic clock that move only when a test moves them."""
 
     wall: datetime = START
     seconds: float = 1_000.0
@@ -124,51 +124,51 @@ class Time:
     def monotonic(self) -> float:
         return self.seconds
 
-    def pass_by(self, seconds: float) -> None:
-        """Let time pass, and wake nobody."""
+    def elapse(self, seconds: float) -> None:
+        """Move both clocks forward without making the calls that become due."""
         self.wall += timedelta(seconds=seconds)
         self.seconds += seconds
 
-    def jump(self, seconds: float) -> None:
-        """Set the wall clock, as an operator or NTP would; no time passes."""
+    def shift_wall_clock(self, seconds: float) -> None:
+        """Set the wall clock forward or back, as NTP does; the monotonic clock stands still."""
         self.wall += timedelta(seconds=seconds)
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call back when so much time has passed."""
+        """Schedule a call by the monotonic clock."""
         with self._lock:
             heapq.heappush(self._heap, (self.seconds + seconds, next(self._order), call))
 
     def move_to_next(self, latest: float) -> Callable[[], None] | None:
-        """Move to the next call that is due by then, and return it."""
+        """Move to the next scheduled call and return it, or None if none is due by `latest`."""
         with self._lock:
             if not self._heap or self._heap[0][0] > latest:
                 return None
             moment, _, call = heapq.heappop(self._heap)
-        self.pass_by(max(0.0, moment - self.seconds))
+        self.elapse(max(0.0, moment - self.seconds))
         return call
 
 
 @define(eq=False)
-class TimedWakeups:
-    """Timers that go off when a test lets the time pass.
+class ManualTimers:
+    """The timers of a manager, driven by a `ManualClock`.
 
     Attributes:
-        pending: The calls that are still to come.
+        pending: The scheduled calls.
     """
 
-    time: Time
+    clock: ManualClock
     pending: list[Callable[[], None]] = field(init=False, factory=list)
     _closed: bool = field(init=False, default=False)
     _lock: threading.Lock = field(init=False, factory=threading.Lock)
 
     def start(self) -> None:
-        """Start no thread."""
+        """Do nothing: these timers need no thread."""
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
         with self._lock:
             if not self._closed:
                 self.pending.append(call)
-                self.time.after(seconds, lambda: self._go_off(call))
+                self.clock.after(seconds, lambda: self._call_if_pending(call))
                 return
         call()
 
@@ -179,7 +179,7 @@ class TimedWakeups:
         for call in calls:
             call()
 
-    def _go_off(self, call: Callable[[], None]) -> None:
+    def _call_if_pending(self, call: Callable[[], None]) -> None:
         with self._lock:
             if call not in self.pending:
                 return
@@ -188,11 +188,11 @@ class TimedWakeups:
 
 
 @define(eq=False)
-class Workers(Executor):
-    """The threads of a manager, as it makes them itself, with a look at how busy they are.
+class CountingExecutor(Executor):
+    """The keeper's own thread pool, with a count of the unfinished calls.
 
     Attributes:
-        busy: How many pieces of work are done now or wait for a thread.
+        busy: The calls that run now or wait for a thread.
     """
 
     threads: int
@@ -208,7 +208,7 @@ class Workers(Executor):
     ) -> Future[Result]:
         self._count(1)
         try:
-            return self._pool.submit(self._work, partial(fn, *args, **options))
+            return self._pool.submit(self._run, partial(fn, *args, **options))
         except RuntimeError:
             self._count(-1)
             raise
@@ -216,7 +216,7 @@ class Workers(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
-    def _work(self, call: Callable[[], Result]) -> Result:
+    def _run(self, call: Callable[[], Result]) -> Result:
         try:
             return call()
         finally:
@@ -228,96 +228,101 @@ class Workers(Executor):
 
 
 Execute = Callable[[], httpx.Response]
-"""Lets the bank do what it was asked for, and returns its answer."""
-Answer = Callable[[Execute], httpx.Response]
-"""What comes back for a call."""
+"""Lets the bank execute the request, and returns the bank's response."""
+Responder = Callable[[Execute], httpx.Response]
+"""Returns the response to a request, or raises the error of a broken connection."""
 
 
-def honest(execute: Execute) -> httpx.Response:
-    """Answer as the bank does."""
+def bank_response(execute: Execute) -> httpx.Response:
+    """Respond as the bank does."""
     return execute()
 
 
-def lost(execute: Execute) -> httpx.Response:
-    """Let the bank execute the call, and lose its answer."""
+def response_lost(execute: Execute) -> httpx.Response:
+    """Let the bank execute the request, and lose its response."""
     execute()
     raise httpx.ReadError("connection reset by peer")
 
 
-def never_arrived(execute: Execute) -> httpx.Response:
-    """Lose the request, so that nobody knows that the bank never saw it."""
+def request_lost(execute: Execute) -> httpx.Response:
+    """Lose the request; the client cannot know that the bank never received it."""
     raise httpx.ReadTimeout("timed out")
 
 
-def unreachable(execute: Execute) -> httpx.Response:
-    """Make no connection: certainly nothing happened."""
+def connection_refused(execute: Execute) -> httpx.Response:
+    """Refuse the connection; the client knows that nothing was executed."""
     raise httpx.ConnectError("connection refused")
 
 
-def says(status: int, body: object = b"", *, source: str = "PROVIDER", **headers: str) -> Answer:
-    """Answer with a status, without asking the bank."""
+def status_response(
+    status: int, body: object = b"", *, source: str = "PROVIDER", **headers: str
+) -> Responder:
+    """Respond with a status, without letting the bank execute the request."""
     fields = {"X-CorAPI-Source": source} | {
         name.replace("_", "-"): value for name, value in headers.items()
     }
     return lambda execute: reply(status, body, fields)
 
 
-def with_members(status: int = 200, **members: object) -> Answer:
-    """Answer as the bank does, but with other members; None leaves one out."""
+def with_members(status: int = 200, **members: object) -> Responder:
+    """Respond as the bank does, with some members replaced, or left out where they are None."""
 
-    def answer(execute: Execute) -> httpx.Response:
+    def respond(execute: Execute) -> httpx.Response:
         body = members_of(execute()) | members
         kept = {name: value for name, value in body.items() if value is not None}
         return reply(status, kept, HEADERS)
 
-    return answer
+    return respond
 
 
 @define(eq=False)
 class Gate:
-    """Holds answers back until it is opened.
+    """Holds responses back until it is opened.
 
     Args:
-        answer: What to answer then.
-        first: Whether the bank is asked only when the gate opens.
+        responder: Makes the response.
+        holds_request: Whether the bank executes the request only after the gate is opened.
+
+    Attributes:
+        held: The requests that are held now.
     """
 
-    answer: Answer = honest
-    first: bool = False
+    responder: Responder = bank_response
+    holds_request: bool = False
     held: int = field(init=False, default=0)
     _opened: threading.Event = field(init=False, factory=threading.Event)
     _lock: threading.Lock = field(init=False, factory=threading.Lock)
 
     def __call__(self, execute: Execute) -> httpx.Response:
-        if self.first:
-            self._hold()
-            return self.answer(execute)
+        if self.holds_request:
+            self._wait_until_opened()
+            return self.responder(execute)
         try:
-            return self.answer(execute)
+            return self.responder(execute)
         finally:
-            self._hold()
+            self._wait_until_opened()
 
     def wait(self, count: int = 1) -> None:
-        """Wait until so many calls are held."""
-        eventually(lambda: self.held >= count)
+        """Wait until so many requests are held."""
+        wait_until(lambda: self.held >= count)
 
-    async def held_up(self) -> None:
-        """Wait in a coroutine until a call is held."""
-        while not self.held:  # noqa: ASYNC110  another thread brings it about
+    async def async_wait(self) -> None:
+        """Wait in a coroutine until a request is held."""
+        while not self.held:  # noqa: ASYNC110  another thread changes it
             await asyncio.sleep(0)
 
     def open(self) -> None:
-        """Let all go on, those that come later too."""
+        """Let the held requests and all later ones pass."""
         with self._lock:
             self.held = 0
             self._opened.set()
 
-    def _hold(self) -> None:
+    def _wait_until_opened(self) -> None:
         with self._lock:
             if self._opened.is_set():
                 return
             self.held += 1
-        assert self._opened.wait(PATIENCE), "nobody opened the gate"
+        assert self._opened.wait(TIMEOUT), "the test did not open the gate"
 
 
 HEADERS = {
@@ -335,8 +340,16 @@ def members_of(response: httpx.Response) -> dict[str, object]:
 
 
 @frozen
-class Post:
-    """A request that reached the platform: what for, at which bank, with which secret."""
+class PlatformRequest:
+    """A request that reached the platform.
+
+    Attributes:
+        kind: The grant type, or `revoke`.
+        target_id: The target.
+        username: The customer.
+        secret: The code or the token that was sent.
+        psu_ip: The IP address of the PSU, or `AUTO`.
+    """
 
     kind: str
     target_id: str
@@ -347,21 +360,26 @@ class Post:
 
 @define(eq=False)
 class Banks:
-    """The platform with its banks: rotating ones that revoke a consent on reuse, unless told."""
+    """The platform and its banks, which rotate refresh tokens and revoke a consent on reuse.
 
-    time: Time
+    Attributes:
+        requests: The requests that reached the platform, in their order.
+        gates: The gates among the responders.
+    """
+
+    clock: ManualClock
     policy: BankPolicy = STRICT
-    posts: list[Post] = field(init=False, factory=list)
+    requests: list[PlatformRequest] = field(init=False, factory=list)
     gates: list[Gate] = field(init=False, factory=list)
     _banks: dict[str, Bank] = field(init=False, factory=dict)
-    _answers: dict[str, deque[Answer]] = field(init=False, factory=dict)
-    _always: dict[str, Answer] = field(init=False, factory=dict)
+    _next: dict[str, deque[Responder]] = field(init=False, factory=dict)
+    _always: dict[str, Responder] = field(init=False, factory=dict)
     _secrets: Iterator[int] = field(init=False, factory=itertools.count)
     _lock: threading.Lock = field(init=False, factory=threading.Lock)
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         fields, headers = form(request), request.headers
-        post = Post(
+        received = PlatformRequest(
             kind=fields.get("grant_type", "revoke"),
             target_id=headers["X-CorAPI-Target-ID"],
             username=fields["username"],
@@ -369,55 +387,55 @@ class Banks:
             psu_ip=headers["X-PSU-IP-Address"],
         )
         with self._lock:
-            self.posts.append(post)
-            waiting = self._answers.get(post.kind)
-            answer = waiting.popleft() if waiting else self._always.get(post.kind, honest)
-        return answer(lambda: self._execute(post, fields))
+            self.requests.append(received)
+            queued = self._next.get(received.kind)
+            respond = queued.popleft() if queued else self._always.get(received.kind, bank_response)
+        return respond(lambda: self._execute(received, fields))
 
-    def answer(self, *answers: Answer, kind: str = "refresh_token") -> None:
-        """Prepare the answers to the next calls of a kind, one each."""
-        self.gates += [answer for answer in answers if isinstance(answer, Gate)]
+    def respond_next(self, *responders: Responder, kind: str = "refresh_token") -> None:
+        """Set the responders of the next requests of a kind, one for each."""
+        self.gates += [responder for responder in responders if isinstance(responder, Gate)]
         with self._lock:
-            self._answers.setdefault(kind, deque()).extend(answers)
+            self._next.setdefault(kind, deque()).extend(responders)
 
-    def always(self, answer: Answer, kind: str = "refresh_token") -> None:
-        """Prepare the answer to all calls of a kind for which no other one is prepared."""
-        if isinstance(answer, Gate):
-            self.gates.append(answer)
-        self._always[kind] = answer
+    def respond_always(self, responder: Responder, kind: str = "refresh_token") -> None:
+        """Set the responder of all requests of a kind for which `respond_next` set none."""
+        if isinstance(responder, Gate):
+            self.gates.append(responder)
+        self._always[kind] = responder
 
-    def of(self, target_id: str = TARGET) -> Bank:
+    def bank(self, target_id: str = TARGET) -> Bank:
         """Return a bank."""
         with self._lock:
             if target_id not in self._banks:
                 policy = evolve(self.policy, target_id=target_id)
-                self._banks[target_id] = Bank(policy, self.time.monotonic, self._new_secret)
+                self._banks[target_id] = Bank(policy, self.clock.monotonic, self._new_secret)
             return self._banks[target_id]
 
     def set_policy(self, target_id: str = TARGET, **changes: Any) -> None:
-        """Change how a bank behaves."""
-        bank = self.of(target_id)
+        """Change the policy of a bank."""
+        bank = self.bank(target_id)
         bank.policy = evolve(bank.policy, **changes)
 
     def issue_code(self, grant: Grant) -> str:
         """Issue a code, as after the customer's consent."""
-        return self.of(grant.target_id).issue_code(CLIENT_ID, REDIRECT_URI, grant.username)
+        return self.bank(grant.target_id).issue_code(CLIENT_ID, REDIRECT_URI, grant.username)
 
     def presented(self, kind: str = "refresh_token") -> list[str]:
-        """Return the secrets of all calls of a kind, in their order."""
-        return [post.secret for post in self.posts if post.kind == kind]
+        """Return the secrets of all requests of a kind, in their order."""
+        return [request.secret for request in self.requests if request.kind == kind]
 
     def presented_twice(self) -> list[int]:
-        """Return how often those refresh tokens were presented that came more than once."""
+        """Return the counts of those refresh tokens that were presented more than once."""
         return [count for count in Counter(self.presented()).values() if count > 1]
 
     def held(self) -> int:
-        """Return how many calls are held back now."""
+        """Return how many requests are held now."""
         return sum(gate.held for gate in self.gates)
 
-    def is_alive(self, grant: Grant, token: Token) -> bool:
-        """Tell whether a bank would still accept both halves of a pair."""
-        bank = self.of(grant.target_id)
+    def accepts(self, grant: Grant, token: Token) -> bool:
+        """Return whether a bank would accept both tokens of a pair."""
+        bank = self.bank(grant.target_id)
         assert token.refresh_token is not None
         secrets = (token.access_token.reveal(), token.refresh_token.reveal())
         return all(bank.is_alive(secret) for secret in secrets)
@@ -425,16 +443,16 @@ class Banks:
     def _new_secret(self, kind: str) -> str:
         return f"fake-{kind}-{next(self._secrets)}"
 
-    def _execute(self, post: Post, fields: dict[str, str]) -> httpx.Response:
-        bank = self.of(post.target_id)
-        if post.kind == "revoke":
-            refused = bank.revoke(CLIENT_ID, post.secret, post.username)
+    def _execute(self, request: PlatformRequest, fields: dict[str, str]) -> httpx.Response:
+        bank = self.bank(request.target_id)
+        if request.kind == "revoke":
+            refused = bank.revoke(CLIENT_ID, request.secret, request.username)
             return reply(200, b"", HEADERS) if refused is None else _refusal(refused.error)
-        if post.kind == "refresh_token":
-            result = bank.refresh(CLIENT_ID, post.secret, post.username)
+        if request.kind == "refresh_token":
+            result = bank.refresh(CLIENT_ID, request.secret, request.username)
         else:
             uri = fields["redirect_uri"]
-            result = bank.exchange_code(CLIENT_ID, post.secret, uri, post.username)
+            result = bank.exchange_code(CLIENT_ID, request.secret, uri, request.username)
         if not isinstance(result, Issued):
             return _refusal(result.error)
         members = {
@@ -451,74 +469,82 @@ def _refusal(error: str) -> httpx.Response:
     return reply(400, {"error": error}, HEADERS)
 
 
-EVERY_CALL = frozenset(
+EVERY_METHOD = frozenset(
     name for name in vars(TokenStore) if not name.startswith("_") and name != "fingerprint"
 )
 
 
-class ShakyStore:
-    """A store in memory that can be told to fail.
+class FaultyStore:
+    """A store whose methods fail when a test says so.
 
     Attributes:
-        down: The methods that fail and do nothing.
-        deaf: The methods whose next call is done, and its result is lost.
-        instead: What is called in place of a method.
-        calls: The names of all calls.
+        inner: The store that executes the calls.
+        failing: The methods that raise without being executed.
+        lost_results: The methods whose next call is executed and raises all the same.
+        replacements: The functions that are called instead of methods.
+        calls: The names of the called methods, in their order.
+        error: Makes the exception that is raised.
     """
 
     def __init__(self, inner: TokenStore) -> None:
         self.inner = inner
-        self.down: frozenset[str] = frozenset()
-        self.deaf: set[str] = set()
-        self.instead: dict[str, Callable[..., object]] = {}
+        self.failing: frozenset[str] = frozenset()
+        self.lost_results: set[str] = set()
+        self.replacements: dict[str, Callable[..., object]] = {}
         self.calls: list[str] = []
-        self.error: Callable[[], Exception] = lambda: StoreError("The store is away.")
+        self.error: Callable[[], Exception] = lambda: StoreError("The store is unavailable.")
 
     def __getattr__(self, name: str) -> Callable[..., object]:
         method = getattr(self.inner, name)
 
         def call(*args: object, **options: object) -> object:
             self.calls.append(name)
-            if name in self.down:
+            if name in self.failing:
                 raise self.error()
-            result = self.instead.get(name, method)(*args, **options)
-            if name in self.deaf:
-                self.deaf.discard(name)
+            result = self.replacements.get(name, method)(*args, **options)
+            if name in self.lost_results:
+                self.lost_results.discard(name)
                 raise self.error()
             return result
 
         return call
 
-    def go_down(self, *names: str) -> None:
-        """Fail in some methods, or in all."""
-        self.down = frozenset(names) or EVERY_CALL - {"close"}
+    def fail(self, *names: str) -> None:
+        """Let some methods fail, or all but `close` if none is named."""
+        self.failing = frozenset(names) or EVERY_METHOD - {"close"}
 
-    def come_back(self) -> None:
-        """Work again."""
-        self.down = frozenset()
+    def recover(self) -> None:
+        """Let no method fail any more."""
+        self.failing = frozenset()
 
 
 class Harness:
-    """Banks, a store, a client, and managers on them; a test closes none of it.
+    """Banks, a store, a client and the managers of a test; all of it is closed at the end.
 
     Attributes:
-        replays: How often a refresh token may be presented again in this test.
+        clock: The clocks of everything.
+        banks: The platform.
+        memory: The store in memory.
+        faulty: The same store as the managers use it.
+        blink: The client of the managers.
+        events: The events of the managers, in their order.
+        allowed_replays: How many times this test may present one refresh token again.
     """
 
     def __init__(self) -> None:
-        self.time = Time()
-        self.banks = Banks(self.time)
-        self.memory = MemoryTokenStore(clock=self.time.now)
-        self.shaky = ShakyStore(self.memory)
+        self.clock = ManualClock()
+        self.banks = Banks(self.clock)
+        self.memory = MemoryTokenStore(clock=self.clock.now)
+        self.faulty = FaultyStore(self.memory)
         self.blink = BlinkOAuth(
-            SETTINGS, clock=self.time.now, transport=httpx.MockTransport(self.banks)
+            SETTINGS, clock=self.clock.now, transport=httpx.MockTransport(self.banks)
         )
         self.events: list[Event] = []
-        self.replays = 0
+        self.allowed_replays = 0
         self._managers: list[TokenManager] = []
-        self._timers: list[TimedWakeups] = []
-        self._workers: list[Workers] = []
-        self._aside = ThreadPoolExecutor(32)
+        self._timers: list[ManualTimers] = []
+        self._executors: list[CountingExecutor] = []
+        self._threads = ThreadPoolExecutor(32)
 
     def __enter__(self) -> Self:
         return self
@@ -529,153 +555,154 @@ class Harness:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.shaky.come_back()
+        self.faulty.recover()
         for gate in self.banks.gates:
             gate.open()
         if exc is None:
-            # What waits for the store is written; nobody waits for that by the real clock.
+            # Unsaved results are stored now, so that closing does not wait in real time.
             self.advance(1.1)
         for manager in self._managers:
             manager.close()
-        self._aside.shutdown()
+        self._threads.shutdown()
         self.blink.close()
         if exc is None:
-            assert all(count <= 1 + self.replays for count in self.banks.presented_twice())
+            counts = self.banks.presented_twice()
+            assert all(count <= 1 + self.allowed_replays for count in counts)
 
     @property
     def store(self) -> TokenStore:
         """The store of all managers."""
-        return cast("TokenStore", self.shaky)
+        return cast("TokenStore", self.faulty)
 
     @property
     def manager(self) -> TokenManager:
-        """The first manager, with defaults unless `make` was called before."""
-        return self._managers[0] if self._managers else self.make()
+        """The first manager; it has the defaults unless a test called `make_manager` before."""
+        return self._managers[0] if self._managers else self.make_manager()
 
-    def make(self, *, real_waits: bool = False, **options: Any) -> TokenManager:
+    def make_manager(self, *, real_waits: bool = False, **options: Any) -> TokenManager:
         """Make a manager.
 
         Args:
-            real_waits: Whether its waits pass by the real clock: for two that race each other.
+            real_waits: Whether its waits take real time, for managers that race each other.
             **options: Further arguments of the manager.
         """
         defaults: dict[str, Any] = {
-            "clock": self.time.now,
-            "monotonic": self.time.monotonic,
+            "clock": self.clock.now,
+            "monotonic": self.clock.monotonic,
             "random": lambda: 0.5,
             "on_event": self.events.append,
-            "executor": self._new_workers,
+            "executor": self._new_executor,
         }
         if real_waits:
             defaults["monotonic"] = time.monotonic
         else:
-            defaults |= {"timers": self._new_timers, "sleep": self.time.pass_by}
+            defaults |= {"timers": self._new_timers, "sleep": self.clock.elapse}
         manager = TokenManager(self.blink, self.store, **(defaults | options))
         self._managers.append(manager)
         return manager
 
-    def refuses(self, manager: TokenManager | None = None) -> bool:
-        """Say whether a manager begins nothing new any more."""
+    def is_closed(self, manager: TokenManager | None = None) -> bool:
+        """Return whether a manager refuses new calls because it is closed."""
         try:
-            (manager or self.manager).revoke(NOBODY)
+            (manager or self.manager).revoke(UNKNOWN_GRANT)
         except InvalidInputError as error:
             return "The manager is closed" in str(error)
         except UnknownGrantError:
             return False
-        raise AssertionError("there is nothing to revoke")
+        raise AssertionError("an unknown grant was revoked")
 
-    def let_fail(self, target_id: str = TARGET) -> None:
-        """Let a target be unreachable so often that it counts as failing; no grant suffers."""
+    def open_breaker(self, target_id: str = TARGET) -> None:
+        """Fail a target until its circuit breaker opens, by code exchanges of another grant."""
         for _ in range(2):
             try:
-                self.authorize("u-in-vain", target_id, answer=unreachable)
+                self.authorize("u-in-vain", target_id, responder=connection_refused)
             except NotConnectedError:
                 continue
-            raise AssertionError("it can be reached")
+            raise AssertionError("the target is available")
 
     def authorize(
         self,
         username: str = "u-4711",
         target_id: str = TARGET,
         *,
-        answer: Answer = honest,
+        responder: Responder = bank_response,
         manager: TokenManager | None = None,
     ) -> Grant:
-        """Take a customer through the consent, and store the pair."""
+        """Exchange a new code of a customer, and store the pair."""
         grant = Grant(target_id, username)
-        self.banks.answer(answer, kind="authorization_code")
+        self.banks.respond_next(responder, kind="authorization_code")
         (manager or self.manager).authorize(
             grant, code=self.banks.issue_code(grant), redirect_uri=REDIRECT_URI, psu=PSU
         )
         return grant
 
-    def expired(self, username: str = "u-4711", target_id: str = TARGET) -> Grant:
+    def expired_grant(self, username: str = "u-4711", target_id: str = TARGET) -> Grant:
         """Authorize a grant, and let its access token expire."""
         grant = self.authorize(username, target_id)
-        self.advance(self.banks.of(target_id).policy.access_token_lifetime + 1)
+        self.advance(self.banks.bank(target_id).policy.access_token_lifetime + 1)
         return grant
 
     def record(self, grant: Grant) -> Record:
-        """Return what the store knows of a grant."""
+        """Return the record of a grant."""
         record = self.memory.load(self.key(grant))
         assert record is not None
         return record
 
     def key(self, grant: Grant) -> GrantKey:
-        """Return the identity of a grant."""
+        """Return the key of a grant in the store."""
         return GrantKey(CLIENT_ID, grant)
 
-    def names(self) -> list[EventName]:
+    def event_names(self) -> list[EventName]:
         """Return the names of the events so far."""
         return [event.name for event in self.events]
 
-    def aside(self, call: Callable[[], Result]) -> Future[Result]:
+    def in_thread(self, call: Callable[[], Result]) -> Future[Result]:
         """Make a call in another thread."""
-        return self._aside.submit(call)
+        return self._threads.submit(call)
 
-    def calm(self) -> None:
-        """Wait until every flight has landed, waits for the time, or is held at a bank."""
-        eventually(lambda: self.busy() == self.banks.held())
+    def wait_until_idle(self) -> None:
+        """Wait until every flight has finished, waits for the clock, or is held at a gate."""
+        wait_until(lambda: self.busy() == self.banks.held())
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; whoever waits for it wakes up in turn and goes on."""
-        end = self.time.seconds + seconds
-        self.calm()
-        while (call := self.time.move_to_next(end)) is not None:
+        """Move the clocks forward, and make the calls that become due, each at its time."""
+        end = self.clock.seconds + seconds
+        self.wait_until_idle()
+        while (call := self.clock.move_to_next(end)) is not None:
             call()
-            self.calm()
-        self.time.pass_by(end - self.time.seconds)
+            self.wait_until_idle()
+        self.clock.elapse(end - self.clock.seconds)
 
     def waiting(self) -> int:
-        """Return how many wait for the time to pass."""
+        """Return how many scheduled calls wait for the clock."""
         return sum(len(timers.pending) for timers in self._timers)
 
     def busy(self) -> int:
-        """Return how many are at work, wait for a thread, or are held at a bank."""
-        return sum(workers.busy for workers in self._workers)
+        """Return how many flights run, wait for a thread, or are held at a gate."""
+        return sum(executor.busy for executor in self._executors)
 
     def in_progress(self) -> int:
-        """Return how many are at work, held at a bank, or wait for anything."""
+        """Return the sum of `busy` and `waiting`."""
         return self.busy() + self.waiting()
 
-    def _new_timers(self) -> TimedWakeups:
-        self._timers.append(TimedWakeups(self.time))
+    def _new_timers(self) -> ManualTimers:
+        self._timers.append(ManualTimers(self.clock))
         return self._timers[-1]
 
-    def _new_workers(self, threads: int) -> Workers:
-        self._workers.append(Workers(threads))
-        return self._workers[-1]
+    def _new_executor(self, threads: int) -> CountingExecutor:
+        self._executors.append(CountingExecutor(threads))
+        return self._executors[-1]
 
 
-def storm(call: Callable[[], Result], count: int) -> list[Result | Exception]:
-    """Make a call in many threads at the same moment; return what each got or raised."""
+def concurrently(call: Callable[[], Result], count: int) -> list[Result | Exception]:
+    """Make a call in many threads at the same moment, and return their results or errors."""
     ready = threading.Barrier(count)
 
     def one() -> Result | Exception:
-        ready.wait(PATIENCE)
+        ready.wait(TIMEOUT)
         try:
             return call()
-        except Exception as error:  # noqa: BLE001 - it is what this caller got
+        except Exception as error:  # noqa: BLE001 - it is the outcome of this thread
             return error
 
     with ThreadPoolExecutor(count) as pool:

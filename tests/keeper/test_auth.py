@@ -14,8 +14,8 @@ from attrs import field, frozen
 from blink_oauth import BlinkError, Grant, InvalidGrantError, NotConnectedError
 from blink_oauth_keeper import ConsentNeededError, StoreError, UnknownGrantError
 from flavours import FLAVOURS, Flavour
-from keeper.bank_api import URL, Answer, BankApi, redirect, refuse, request
-from keeper.harness import PSU, TARGET, Harness, says, unreachable
+from keeper.bank_api import URL, BankApi, PreparedResponse, redirect, request, unauthorized
+from keeper.harness import PSU, TARGET, Harness, connection_refused, status_response
 
 BOTH = pytest.mark.parametrize("flavour", FLAVOURS)
 OLD_ENOUGH = 120.0
@@ -29,7 +29,7 @@ def nothing(harness: Harness, grant: Grant) -> None:
 
 def refreshed_by_another_process(harness: Harness, grant: Grant) -> None:
     """Let another manager on the same store bring a new token."""
-    other = harness.make()
+    other = harness.make_manager()
     other.invalidate(grant, other.get(grant))
     other.get(grant)
 
@@ -49,7 +49,7 @@ class Case:
         next_refreshes: How many refreshes the next request costs, which the bank accepts.
     """
 
-    answers: list[Answer]
+    responses: list[PreparedResponse]
     status: int = 200
     requests: int = 1
     refreshes: int = 0
@@ -65,53 +65,55 @@ STREAM: dict[str, Any] = {"method": "POST", "streaming": True}
 
 TABLE: dict[str, Callable[[], Case]] = {
     "the token is accepted": lambda: Case([]),
-    "401 once": lambda: Case([refuse()], requests=2, refreshes=1),
+    "401 once": lambda: Case([unauthorized()], requests=2, refreshes=1),
     "401 once, the request has a body": lambda: Case(
-        [refuse()], requests=2, refreshes=1, options=POST
+        [unauthorized()], requests=2, refreshes=1, options=POST
     ),
-    "401 always": lambda: Case([refuse(), refuse()], status=401, requests=2, refreshes=1),
-    "401 to a token that is very young": lambda: Case([refuse()], status=401, age=10),
+    "401 always": lambda: Case(
+        [unauthorized(), unauthorized()], status=401, requests=2, refreshes=1
+    ),
+    "401 to a token that is very young": lambda: Case([unauthorized()], status=401, age=10),
     "403": lambda: Case([httpx.Response(403)], status=403),
     "403 that speaks of the token": lambda: Case(
         [httpx.Response(403, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})],
         status=403,
     ),
     "401 invalid_token": lambda: Case(
-        [refuse('Bearer realm="bank", error="invalid_token", error_description="expired"')],
+        [unauthorized('Bearer realm="bank", error="invalid_token", error_description="expired"')],
         requests=2,
         refreshes=1,
     ),
     "401 invalid_token in a challenge among others": lambda: Case(
-        [refuse('Basic realm="a, b", Bearer Error=Invalid_Token')], requests=2, refreshes=1
+        [unauthorized('Basic realm="a, b", Bearer Error=Invalid_Token')], requests=2, refreshes=1
     ),
     "401 insufficient_scope": lambda: Case(
-        [refuse('Bearer error="insufficient_scope"')], status=401
+        [unauthorized('Bearer error="insufficient_scope"')], status=401
     ),
     "401 that gives another reason and mentions the token": lambda: Case(
         [
-            refuse(
+            unauthorized(
                 'Bearer error="invalid_request", error_description="no error=\\"invalid_token\\""'
             )
         ],
         status=401,
     ),
     "401 with a challenge that gives no reason": lambda: Case(
-        [refuse('Bearer realm="error=none"')], requests=2, refreshes=1
+        [unauthorized('Bearer realm="error=none"')], requests=2, refreshes=1
     ),
     "401 with the problem EXPIRED_TOKEN": lambda: Case(
-        [refuse(problem="/problems/EXPIRED_TOKEN")], requests=2, refreshes=1
+        [unauthorized(problem="/problems/EXPIRED_TOKEN")], requests=2, refreshes=1
     ),
     "401 with the problem INVALID_TOKEN in small letters": lambda: Case(
-        [refuse(problem="/problems/invalid_token")], requests=2, refreshes=1
+        [unauthorized(problem="/problems/invalid_token")], requests=2, refreshes=1
     ),
     "401 with another problem": lambda: Case(
-        [refuse(problem="/problems/INSUFFICIENT_PRIVILEGES")], status=401
+        [unauthorized(problem="/problems/INSUFFICIENT_PRIVILEGES")], status=401
     ),
     "401 with a blank problem": lambda: Case(
-        [refuse(problem="about:blank")], requests=2, refreshes=1
+        [unauthorized(problem="about:blank")], requests=2, refreshes=1
     ),
     "401 with another problem, yet invalid_token": lambda: Case(
-        [refuse('Bearer error="invalid_token"', problem="/problems/OTHER")],
+        [unauthorized('Bearer error="invalid_token"', problem="/problems/OTHER")],
         requests=2,
         refreshes=1,
     ),
@@ -129,26 +131,26 @@ TABLE: dict[str, Callable[[], Case]] = {
         refreshes=1,
     ),
     "401 with a type in a body of another kind": lambda: Case(
-        [refuse(json={"type": "error", "message": "expired"})], requests=2, refreshes=1
+        [unauthorized(json={"type": "error", "message": "expired"})], requests=2, refreshes=1
     ),
     "401 to a streamed body": lambda: Case(
-        [refuse()], status=401, options=STREAM, next_refreshes=1
+        [unauthorized()], status=401, options=STREAM, next_refreshes=1
     ),
     "a streamed body that is accepted": lambda: Case([], options=STREAM),
     "401, and another process has refreshed meanwhile": lambda: Case(
-        [refuse()], requests=2, refreshes=1, meanwhile=refreshed_by_another_process
+        [unauthorized()], requests=2, refreshes=1, meanwhile=refreshed_by_another_process
     ),
     "401 after a redirect within the origin": lambda: Case(
-        [redirect("/v2/accounts"), refuse()], requests=3, refreshes=1
+        [redirect("/v2/accounts"), unauthorized()], requests=3, refreshes=1
     ),
     "401 after a redirect to another origin": lambda: Case(
-        [redirect(ELSEWHERE), refuse()], status=401, requests=2
+        [redirect(ELSEWHERE), unauthorized()], status=401, requests=2
     ),
     "401 after a redirect to another origin and back": lambda: Case(
-        [redirect(ELSEWHERE), redirect(URL), refuse()], status=401, requests=3
+        [redirect(ELSEWHERE), redirect(URL), unauthorized()], status=401, requests=3
     ),
     "401 after a redirect that turned a POST into a GET": lambda: Case(
-        [redirect("/payments/1", 303), refuse()], requests=3, refreshes=1, options=POST
+        [redirect("/payments/1", 303), unauthorized()], requests=3, refreshes=1, options=POST
     ),
 }
 
@@ -163,14 +165,14 @@ def test_an_answer_is_dealt_with_as_the_table_says(
     manager.get(grant)
     harness.advance(case.age)
     case.meanwhile(harness, grant)
-    api, auth = BankApi(case.answers), manager.auth(grant, psu=PSU)
+    api, auth = BankApi(case.responses), manager.auth(grant, psu=PSU)
 
     response = request(flavour, auth, api, **case.options)
 
     assert response.status_code == case.status
-    assert len(api.seen) == case.requests
+    assert len(api.requests) == case.requests
     assert len(harness.banks.presented()) == case.refreshes
-    assert len({seen.bearer for seen in api.seen if seen.bearer}) == 1 + (case.refreshes > 0)
+    assert len({sent.bearer for sent in api.requests if sent.bearer}) == 1 + (case.refreshes > 0)
     assert response.read() is not None
     assert request(flavour, auth, api).status_code == 200
     assert len(harness.banks.presented()) == case.refreshes + case.next_refreshes
@@ -183,13 +185,15 @@ def test_every_attempt_has_an_id_of_its_own_and_keeps_it(
 ) -> None:
     grant = harness.authorize()
     harness.advance(OLD_ENOUGH)
-    api = BankApi([refuse(text="no")])
+    api = BankApi([unauthorized(text="no")])
     response = request(flavour, harness.manager.auth(grant, psu=PSU), api)
     (refused,) = response.history
     attempts = [refused.request.headers, response.request.headers]
-    assert [one["X-Correlation-ID"] for one in attempts] == [s.correlation_id for s in api.seen]
-    assert [one["Authorization"] for one in attempts] == [f"Bearer {s.bearer}" for s in api.seen]
-    assert len({seen.correlation_id for seen in api.seen}) == 2
+    assert [one["X-Correlation-ID"] for one in attempts] == [s.correlation_id for s in api.requests]
+    assert [one["Authorization"] for one in attempts] == [
+        f"Bearer {s.bearer}" for s in api.requests
+    ]
+    assert len({sent.correlation_id for sent in api.requests}) == 2
     assert refused.text == "no"
 
 
@@ -197,7 +201,7 @@ def test_every_attempt_has_an_id_of_its_own_and_keeps_it(
 def test_what_was_refused_is_sent_again_as_it_was(flavour: Flavour, harness: Harness) -> None:
     grant = harness.authorize()
     harness.advance(OLD_ENOUGH)
-    api = BankApi([refuse()])
+    api = BankApi([unauthorized()])
     response = request(
         flavour,
         harness.manager.auth(grant, psu=PSU),
@@ -208,7 +212,7 @@ def test_what_was_refused_is_sent_again_as_it_was(flavour: Flavour, harness: Har
         params={"page": "2"},
         timeout=1.25,
     )
-    first, second = api.seen
+    first, second = api.requests
     ours = {"authorization", "x-correlation-id"}
     assert first.headers.keys() == second.headers.keys()
     for name in first.headers.keys() - ours:
@@ -225,9 +229,9 @@ def test_of_a_redirected_post_only_what_was_refused_is_sent_again(
 ) -> None:
     grant = harness.authorize()
     harness.advance(OLD_ENOUGH)
-    api = BankApi([redirect("/payments/1", 303), refuse()])
+    api = BankApi([redirect("/payments/1", 303), unauthorized()])
     request(flavour, harness.manager.auth(grant, psu=PSU), api, **POST)
-    assert [seen.method for seen in api.seen] == ["POST", "GET", "GET"]
+    assert [sent.method for sent in api.requests] == ["POST", "GET", "GET"]
 
 
 @BOTH
@@ -237,7 +241,7 @@ def test_a_redirect_to_another_origin_takes_the_token_off_and_nothing_else(
     # httpx asks no auth on the way to another origin: this is what it does, and what we document.
     api = BankApi([redirect(ELSEWHERE)])
     request(flavour, harness.manager.auth(harness.authorize(), psu=PSU), api)
-    first, second = api.seen
+    first, second = api.requests
     assert first.bearer
     assert not second.bearer
     assert "Authorization" not in second.headers
@@ -251,7 +255,7 @@ def test_without_being_asked_httpx_follows_no_redirect(flavour: Flavour, harness
     auth = harness.manager.auth(harness.authorize(), psu=PSU)
     response = request(flavour, auth, api, follow_redirects=False)
     assert response.status_code == 307
-    assert len(api.seen) == 1
+    assert len(api.requests) == 1
 
 
 def unknown(harness: Harness) -> Grant:
@@ -265,12 +269,12 @@ def revoked(harness: Harness) -> Grant:
 
 
 def unrefreshable(harness: Harness) -> Grant:
-    harness.banks.always(unreachable)
-    return harness.expired()
+    harness.banks.respond_always(connection_refused)
+    return harness.expired_grant()
 
 
 def unstored(harness: Harness) -> Grant:
-    harness.shaky.go_down()
+    harness.faulty.fail()
     return Grant(TARGET, "u-4711")
 
 
@@ -289,7 +293,7 @@ def test_without_a_token_nothing_is_sent(name: str, flavour: Flavour, harness: H
     auth, api = harness.manager.auth(prepare(harness), psu=PSU), BankApi()
     with pytest.raises(expected) as caught:
         request(flavour, auth, api)
-    assert api.seen == []
+    assert api.requests == []
     assert not hasattr(caught.value, "__notes__")
 
 
@@ -297,16 +301,20 @@ def test_without_a_token_nothing_is_sent(name: str, flavour: Flavour, harness: H
 def test_an_expired_token_is_refreshed_before_the_request_leaves(
     flavour: Flavour, harness: Harness
 ) -> None:
-    grant, api = harness.expired(), BankApi()
+    grant, api = harness.expired_grant(), BankApi()
     assert request(flavour, harness.manager.auth(grant, psu=PSU), api).status_code == 200
-    (seen,) = api.seen
-    assert seen.bearer == harness.manager.get(grant).access_token.reveal()
-    assert [post.psu_ip for post in harness.banks.posts] == [PSU.ip, PSU.ip]
+    (sent,) = api.requests
+    assert sent.bearer == harness.manager.get(grant).access_token.reveal()
+    assert [request.psu_ip for request in harness.banks.requests] == [PSU.ip, PSU.ip]
 
 
 UNHELPED: dict[str, tuple[Any, type[BlinkError], bool]] = {
-    "the customer is needed": (says(400, {"error": "invalid_grant"}), InvalidGrantError, True),
-    "the platform cannot be reached": (unreachable, NotConnectedError, False),
+    "the customer is needed": (
+        status_response(400, {"error": "invalid_grant"}),
+        InvalidGrantError,
+        True,
+    ),
+    "the platform cannot be reached": (connection_refused, NotConnectedError, False),
 }
 
 
@@ -318,15 +326,15 @@ def test_if_there_is_no_other_token_after_a_401_its_error_is_raised_and_says_so(
     answer, expected, needs_consent = UNHELPED[name]
     grant = harness.authorize()
     harness.advance(OLD_ENOUGH)
-    harness.banks.always(answer)
-    api, auth = BankApi([refuse(), refuse()]), harness.manager.auth(grant, psu=PSU)
+    harness.banks.respond_always(answer)
+    api, auth = BankApi([unauthorized(), unauthorized()]), harness.manager.auth(grant, psu=PSU)
     with pytest.raises(expected) as caught:
         request(flavour, auth, api)
     assert caught.value.needs_consent is needs_consent
     (note,) = caught.value.__notes__
     assert "401" in note
     assert "not executed" in note
-    assert len(api.seen) == 1
+    assert len(api.requests) == 1
 
 
 @BOTH
@@ -335,12 +343,12 @@ def test_after_a_failed_refresh_the_refused_token_is_not_sent_again(
 ) -> None:
     grant = harness.authorize()
     harness.advance(OLD_ENOUGH)
-    harness.banks.always(says(429, Retry_After="600"))
-    api, auth = BankApi([refuse()]), harness.manager.auth(grant, psu=PSU)
+    harness.banks.respond_always(status_response(429, Retry_After="600"))
+    api, auth = BankApi([unauthorized()]), harness.manager.auth(grant, psu=PSU)
     for _ in range(3):
         with pytest.raises(BlinkError):
             request(flavour, auth, api)
-    assert len(api.seen) == len(harness.banks.presented()) == 1
+    assert len(api.requests) == len(harness.banks.presented()) == 1
 
 
 @BOTH
@@ -349,7 +357,7 @@ def test_a_401_that_is_returned_can_be_read(
     flavour: Flavour, streams: bool, harness: Harness
 ) -> None:
     grant = harness.authorize()
-    api = BankApi([refuse(problem="/problems/OTHER")])
+    api = BankApi([unauthorized(problem="/problems/OTHER")])
     auth = harness.manager.auth(grant, psu=PSU)
     assert read(flavour, auth, api, streams)["type"] == "/problems/OTHER"
 
@@ -376,7 +384,7 @@ def read(flavour: Flavour, auth: Any, api: BankApi, streams: bool) -> dict[str, 
 
 
 def test_a_streamed_401_that_is_no_problem_is_not_touched(harness: Harness) -> None:
-    transport = BankApi([refuse(content=b"raw")])
+    transport = BankApi([unauthorized(content=b"raw")])
     auth = harness.manager.auth(harness.authorize(), psu=PSU)
     with (
         httpx.Client(auth=auth, transport=transport) as client,
@@ -387,10 +395,10 @@ def test_a_streamed_401_that_is_no_problem_is_not_touched(harness: Harness) -> N
 
 def test_the_auth_of_another_manager_takes_what_the_first_one_brought(harness: Harness) -> None:
     grant = harness.authorize()
-    first, second = harness.manager, harness.make()
+    first, second = harness.manager, harness.make_manager()
     assert second.get(grant) == first.get(grant)
     harness.advance(OLD_ENOUGH)
     for manager in (first, second):
-        api = BankApi([refuse()])
+        api = BankApi([unauthorized()])
         assert request("sync", manager.auth(grant, psu=PSU), api).status_code == 200
     assert len(harness.banks.presented()) == 1

@@ -16,8 +16,8 @@ from blink_oauth.tokens import Secret
 from blink_oauth_keeper import NoTokenError, TokenManager
 from blink_oauth_keeper.auth import Signer
 from flavours import FLAVOURS, Flavour
-from keeper.bank_api import URL, BankApi, refuse, request
-from keeper.harness import PSU, SETTINGS, TARGET, Harness, unreachable, with_members
+from keeper.bank_api import URL, BankApi, request, unauthorized
+from keeper.harness import PSU, SETTINGS, TARGET, Harness, connection_refused, with_members
 from wrapper.leaks import found, texts_of, texts_of_error
 
 BOTH = pytest.mark.parametrize("flavour", FLAVOURS)
@@ -27,22 +27,22 @@ BOTH = pytest.mark.parametrize("flavour", FLAVOURS)
 def test_a_request_bears_the_token_and_the_five_headers(flavour: Flavour, harness: Harness) -> None:
     grant, api = harness.authorize(), BankApi()
     request(flavour, harness.manager.auth(grant, psu=PSU), api)
-    (seen,) = api.seen
-    assert seen.bearer == harness.manager.get(grant).access_token.reveal()
-    assert seen.headers["User-Agent"] == SETTINGS.user_agent
-    assert seen.headers["X-CorAPI-Target-ID"] == TARGET
-    assert seen.headers["X-PSU-IP-Address"] == PSU.ip
-    assert seen.headers["X-PSU-User-Agent"] == PSU.user_agent
-    assert seen.headers["Host"] == "bank.invalid"
-    names = [name.decode().lower() for name, _ in seen.headers.raw]
+    (sent,) = api.requests
+    assert sent.bearer == harness.manager.get(grant).access_token.reveal()
+    assert sent.headers["User-Agent"] == SETTINGS.user_agent
+    assert sent.headers["X-CorAPI-Target-ID"] == TARGET
+    assert sent.headers["X-PSU-IP-Address"] == PSU.ip
+    assert sent.headers["X-PSU-User-Agent"] == PSU.user_agent
+    assert sent.headers["Host"] == "bank.invalid"
+    names = [name.decode().lower() for name, _ in sent.headers.raw]
     assert len(names) == len(set(names))
 
 
 def test_a_request_that_nobody_waits_for_says_so(harness: Harness) -> None:
     api = BankApi()
     request("sync", harness.manager.auth(harness.authorize(), psu=Psu.AUTO), api)
-    assert api.seen[0].headers["X-PSU-IP-Address"] == "AUTO"
-    assert api.seen[0].headers["X-PSU-User-Agent"] == "AUTO"
+    assert api.requests[0].headers["X-PSU-IP-Address"] == "AUTO"
+    assert api.requests[0].headers["X-PSU-User-Agent"] == "AUTO"
 
 
 @BOTH
@@ -53,8 +53,8 @@ def test_the_headers_of_the_same_name_on_the_request_are_replaced(
     theirs = {name.upper(): "theirs" for name in (*REQUEST_HEADERS, "Authorization")}
     auth = harness.manager.auth(harness.authorize(), psu=PSU)
     request(flavour, auth, api, headers=theirs | {"X-Other": "theirs"})
-    (seen,) = api.seen
-    assert [name for name, value in seen.headers.items() if value == "theirs"] == ["x-other"]
+    (sent,) = api.requests
+    assert [name for name, value in sent.headers.items() if value == "theirs"] == ["x-other"]
 
 
 @BOTH
@@ -66,18 +66,18 @@ def test_each_correlation_id_is_made_by_the_client(flavour: Flavour, harness: Ha
         auth = manager.auth(grant, psu=PSU)
         for _ in range(3):
             request(flavour, auth, api)
-    assert [seen.correlation_id for seen in api.seen] == ["corr-0", "corr-1", "corr-2"]
+    assert [sent.correlation_id for sent in api.requests] == ["corr-0", "corr-1", "corr-2"]
 
 
 def maker(harness: Harness, new_correlation_id: Callable[[], str]) -> TokenManager:
     """Return a manager whose client makes ids in a way of its own."""
     blink = BlinkOAuth(
         SETTINGS,
-        clock=harness.time.now,
+        clock=harness.clock.now,
         new_correlation_id=new_correlation_id,
         transport=httpx.MockTransport(harness.banks),
     )
-    return TokenManager(blink, harness.memory, clock=harness.time.now)
+    return TokenManager(blink, harness.memory, clock=harness.clock.now)
 
 
 @BOTH
@@ -88,7 +88,7 @@ def test_an_id_that_cannot_be_sent_is_refused_before_anything_is_sent(
     grant, api = harness.authorize(), BankApi()
     with maker(harness, lambda: bad) as manager, pytest.raises(InvalidInputError):
         request(flavour, manager.auth(grant, psu=PSU), api)
-    assert api.seen == []
+    assert api.requests == []
 
 
 @BOTH
@@ -98,11 +98,11 @@ def test_an_id_that_cannot_be_sent_is_refused_before_anything_is_sent(
 )
 def test_no_token_goes_out_in_the_clear(url: str, flavour: Flavour, harness: Harness) -> None:
     grant, api = harness.authorize(), BankApi()
-    before = len(harness.shaky.calls)
+    before = len(harness.faulty.calls)
     with pytest.raises(InvalidInputError, match="Nothing was sent"):
         request(flavour, harness.manager.auth(grant, psu=PSU), api, url=url)
-    assert api.seen == []
-    assert len(harness.shaky.calls) == before
+    assert api.requests == []
+    assert len(harness.faulty.calls) == before
 
 
 @BOTH
@@ -113,7 +113,7 @@ def test_plain_http_to_this_very_machine_will_do(
     api = BankApi()
     auth = harness.manager.auth(harness.authorize(), psu=PSU)
     assert request(flavour, auth, api, url=f"http://{host}/accounts").status_code == 200
-    assert api.seen[0].bearer
+    assert api.requests[0].bearer
 
 
 BAD_ARGUMENTS: list[tuple[Any, Any]] = [
@@ -149,9 +149,9 @@ def test_a_signed_request_shows_no_secret(harness: Harness) -> None:
     api = BankApi()
     response = request("sync", harness.manager.auth(grant, psu=PSU), api)
     headers = response.request.headers
-    assert api.seen[0].bearer
+    assert api.requests[0].bearer
     texts = [("request", repr(response.request)), ("headers", repr(headers)), ("s", str(headers))]
-    assert found([api.seen[0].bearer], texts) == []
+    assert found([api.requests[0].bearer], texts) == []
 
 
 ODD_TOKENS = ["fake token", "fake-token\r\nX-Forged: 1", "fake-tökén", "fake-token\x00"]
@@ -162,10 +162,10 @@ ODD_TOKENS = ["fake token", "fake-token\r\nX-Forged: 1", "fake-tökén", "fake-t
 def test_a_token_that_no_header_can_carry_is_neither_sent_nor_shown(
     odd: str, flavour: Flavour, harness: Harness
 ) -> None:
-    grant, api = harness.authorize(answer=with_members(access_token=odd)), BankApi()
+    grant, api = harness.authorize(responder=with_members(access_token=odd)), BankApi()
     with pytest.raises(NoTokenError, match="visible ASCII") as caught:
         request(flavour, harness.manager.auth(grant, psu=PSU), api)
-    assert api.seen == []
+    assert api.requests == []
     assert found([odd, repr(odd)[1:-1]], texts_of_error(caught.value)) == []
 
 
@@ -174,9 +174,9 @@ def test_an_error_after_a_401_shows_no_secret(flavour: Flavour, harness: Harness
     grant = harness.authorize()
     token = harness.manager.get(grant)
     harness.advance(120)
-    harness.banks.always(unreachable)
+    harness.banks.respond_always(connection_refused)
     with pytest.raises(BlinkError) as caught:
-        request(flavour, harness.manager.auth(grant, psu=PSU), BankApi([refuse()]))
+        request(flavour, harness.manager.auth(grant, psu=PSU), BankApi([unauthorized()]))
     assert found(secrets_of(token), texts_of_error(caught.value)) == []
     assert found(secrets_of(token), texts_of(caught.value)) == []
 
@@ -305,5 +305,5 @@ def test_what_a_hook_changes_after_the_signature_is_sent(harness: Harness) -> No
     auth = harness.manager.auth(harness.authorize(), psu=PSU)
     with httpx.Client(auth=auth, transport=api, event_hooks={"request": [hook]}) as client:
         client.get(URL)
-    assert api.seen[0].headers["X-Trace"] == "trace-1"
-    assert api.seen[0].bearer
+    assert api.requests[0].headers["X-Trace"] == "trace-1"
+    assert api.requests[0].bearer

@@ -13,10 +13,10 @@ from attrs import define, field
 from blink_oauth import Grant, Psu
 from blink_oauth_keeper import EventName
 from blink_oauth_keeper.auth import GrantAuth
-from keeper.bank_api import URL, BankApi, refuse
-from keeper.harness import PSU, TARGET, Gate, Harness, eventually
+from keeper.bank_api import URL, BankApi, unauthorized
+from keeper.harness import PSU, TARGET, Gate, Harness, wait_until
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Real seconds after which a test gives up on what should have happened at once."""
 SLOW, QUICK = f"{URL}?slow", URL
 
@@ -32,19 +32,19 @@ class SlowApi(httpx.BaseTransport, httpx.AsyncBaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         if "slow" in str(request.url):
             self.waiting.set()
-            assert self.go_on.wait(PATIENCE), "nobody let it go on"
+            assert self.go_on.wait(TIMEOUT), "nobody let it go on"
         return self._answer()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if "slow" in str(request.url):
             self.waiting.set()
-            assert await asyncio.to_thread(self.go_on.wait, PATIENCE), "nobody let it go on"
+            assert await asyncio.to_thread(self.go_on.wait, TIMEOUT), "nobody let it go on"
         return self._answer()
 
     def _answer(self) -> httpx.Response:
         if self.refusals:
             self.refusals -= 1
-            return refuse()
+            return unauthorized()
         return httpx.Response(200)
 
 
@@ -60,27 +60,27 @@ def everybody_else_goes_on(harness: Harness, grant: Grant, auth: GrantAuth) -> N
     """See that in this thread, another and another event loop all is as if nothing happened."""
     other = httpx.Client(auth=auth, transport=BankApi())
     assert other.get(QUICK).status_code == 200
-    assert harness.aside(lambda: harness.manager.get(grant)).result(PATIENCE)
+    assert harness.in_thread(lambda: harness.manager.get(grant)).result(TIMEOUT)
 
     async def in_a_loop() -> int:
         async with httpx.AsyncClient(auth=auth, transport=BankApi()) as client:
             await harness.manager.aget(grant)
             return (await client.get(QUICK)).status_code
 
-    assert harness.aside(lambda: asyncio.run(in_a_loop())).result(PATIENCE) == 200
+    assert harness.in_thread(lambda: asyncio.run(in_a_loop())).result(TIMEOUT) == 200
 
 
 def test_a_request_in_flight_holds_nothing(harness: Harness, api: SlowApi) -> None:
     grant = harness.authorize()
     auth = harness.manager.auth(grant, psu=PSU)
     with httpx.Client(auth=auth, transport=api) as client:
-        slow = harness.aside(lambda: client.get(SLOW))
-        assert api.waiting.wait(PATIENCE)
+        slow = harness.in_thread(lambda: client.get(SLOW))
+        assert api.waiting.wait(TIMEOUT)
         assert client.get(QUICK).status_code == 200
         everybody_else_goes_on(harness, grant, auth)
         assert not slow.done()
         api.go_on.set()
-        assert slow.result(PATIENCE).status_code == 200
+        assert slow.result(TIMEOUT).status_code == 200
 
 
 def test_while_a_request_is_in_flight_another_can_have_the_token_refreshed(
@@ -90,15 +90,15 @@ def test_while_a_request_is_in_flight_another_can_have_the_token_refreshed(
     harness.advance(120)
     auth = harness.manager.auth(grant, psu=PSU)
     with httpx.Client(auth=auth, transport=api) as client:
-        slow = harness.aside(lambda: client.get(SLOW))
-        assert api.waiting.wait(PATIENCE)
+        slow = harness.in_thread(lambda: client.get(SLOW))
+        assert api.waiting.wait(TIMEOUT)
         api.refusals = 1
         assert client.get(QUICK).status_code == 200
         assert harness.record(grant).generation == 2
         # The slow one bore the old token. It takes the new one, and brings no third.
         api.refusals = 1
         api.go_on.set()
-        assert slow.result(PATIENCE).status_code == 200
+        assert slow.result(TIMEOUT).status_code == 200
     assert harness.record(grant).generation == 2
 
 
@@ -110,7 +110,7 @@ async def test_a_request_in_flight_holds_nothing_of_its_loop(
     auth = harness.manager.auth(grant, psu=PSU)
     async with httpx.AsyncClient(auth=auth, transport=api) as client:
         slow = asyncio.create_task(client.get(SLOW))
-        assert await asyncio.to_thread(api.waiting.wait, PATIENCE)
+        assert await asyncio.to_thread(api.waiting.wait, TIMEOUT)
         assert (await client.get(QUICK)).status_code == 200
         assert await harness.manager.aget(grant)
         await asyncio.to_thread(everybody_else_goes_on, harness, grant, auth)
@@ -173,7 +173,7 @@ async def test_a_request_that_is_cancelled_in_flight_leaves_nothing_behind(
     auth = harness.manager.auth(grant, psu=PSU)
     async with httpx.AsyncClient(auth=auth, transport=api) as client:
         slow = asyncio.create_task(client.get(SLOW))
-        assert await asyncio.to_thread(api.waiting.wait, PATIENCE)
+        assert await asyncio.to_thread(api.waiting.wait, TIMEOUT)
         await cancel(slow)
         assert not api.go_on.is_set()
         assert (await client.get(QUICK)).status_code == 200
@@ -187,21 +187,21 @@ async def test_a_request_that_is_cancelled_in_flight_leaves_nothing_behind(
 async def test_a_refresh_lands_although_the_request_that_asked_for_it_is_cancelled(
     refused: bool, harness: Harness
 ) -> None:
-    grant = harness.authorize() if refused else harness.expired()
+    grant = harness.authorize() if refused else harness.expired_grant()
     if refused:
         harness.advance(120)
-    gate, api = Gate(), BankApi([refuse()] if refused else [])
-    harness.banks.answer(gate)
+    gate, api = Gate(), BankApi([unauthorized()] if refused else [])
+    harness.banks.respond_next(gate)
     auth = harness.manager.auth(grant, psu=PSU)
     async with httpx.AsyncClient(auth=auth, transport=api) as client:
         request = asyncio.create_task(client.get(URL))
         await asyncio.to_thread(gate.wait)
         await cancel(request)
-        assert len(api.seen) == refused
+        assert len(api.requests) == refused
         gate.open()
-        await asyncio.to_thread(eventually, lambda: EventName.REFRESHED in harness.names())
+        await asyncio.to_thread(wait_until, lambda: EventName.REFRESHED in harness.event_names())
         assert (await client.get(URL)).status_code == 200
-    harness.calm()
+    harness.wait_until_idle()
     assert harness.record(grant).generation == 2
     assert len(harness.banks.presented()) == 1
 
@@ -241,7 +241,7 @@ def test_the_headers_of_two_grants_never_mix(harness: Harness) -> None:
     }
 
     def calls(name: str) -> None:
-        ready.wait(PATIENCE)
+        ready.wait(TIMEOUT)
         for _ in range(5):
             client.get(URL, params={"name": name}, auth=auths[name])
 

@@ -21,7 +21,7 @@ from blink_oauth import (
 from blink_oauth_keeper import TargetProfile
 from blink_oauth_keeper.breaker import PROBE, Breakers
 from blink_oauth_keeper.steps import Permit
-from keeper.harness import PATIENCE, Time
+from keeper.harness import TIMEOUT, ManualClock
 
 PLAIN = TargetProfile()
 FREE = Permit()
@@ -46,13 +46,13 @@ def asks_for_time(status: int, seconds: float) -> BlinkError:
 
 
 @pytest.fixture
-def time() -> Time:
-    return Time()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def breakers(time: Time) -> Breakers:
-    return Breakers(time.monotonic, lambda: 0.5)
+def breakers(clock: ManualClock) -> Breakers:
+    return Breakers(clock.monotonic, lambda: 0.5)
 
 
 def test_a_target_of_which_nothing_is_known_may_be_called(breakers: Breakers) -> None:
@@ -66,13 +66,15 @@ def test_one_failure_is_an_accident(breakers: Breakers) -> None:
     assert breakers.failing() == frozenset()
 
 
-def test_a_failing_target_is_left_alone_for_growing_whiles(breakers: Breakers, time: Time) -> None:
+def test_a_failing_target_is_left_alone_for_growing_whiles(
+    breakers: Breakers, clock: ManualClock
+) -> None:
     waits = []
     breakers.failed(BANK, DOWN)
     for _ in range(4):
         breakers.failed(BANK, DOWN)
         waits.append(breakers.acquire(BANK, PLAIN).hold_off)
-        time.pass_by(waits[-1])
+        clock.elapse(waits[-1])
     assert waits == pytest.approx([1.5, 3, 6, 12])
 
 
@@ -83,14 +85,16 @@ def test_another_target_does_not_suffer(breakers: Breakers) -> None:
     assert breakers.failing() == {BANK}
 
 
-def test_one_grant_at_a_time_tries_a_failing_target_out(breakers: Breakers, time: Time) -> None:
+def test_one_grant_at_a_time_tries_a_failing_target_out(
+    breakers: Breakers, clock: ManualClock
+) -> None:
     breakers.failed(BANK, DOWN)
     breakers.failed(BANK, DOWN)
-    time.pass_by(1.5)
+    clock.elapse(1.5)
     assert breakers.failing() == {BANK}
     assert breakers.acquire(BANK, PLAIN) == FREE
     assert breakers.acquire(BANK, PLAIN).hold_off == PROBE
-    time.pass_by(PROBE)
+    clock.elapse(PROBE)
     assert breakers.acquire(BANK, PLAIN) == FREE
 
 
@@ -118,12 +122,12 @@ def test_what_never_left_this_process_says_nothing_of_the_target(breakers: Break
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_retry_after_is_kept_from_the_first_one_on(
-    breakers: Breakers, time: Time, status: int
+    breakers: Breakers, clock: ManualClock, status: int
 ) -> None:
     breakers.failed(BANK, asks_for_time(status, 40))
     assert breakers.acquire(BANK, PLAIN).hold_off == 40
     assert breakers.failing() == {BANK}
-    time.pass_by(40)
+    clock.elapse(40)
     assert breakers.acquire(BANK, PLAIN) == FREE
     assert breakers.failing() == frozenset()
 
@@ -138,22 +142,22 @@ def test_a_retry_after_is_not_cut_short_by_calls_that_were_under_way(breakers: B
     assert breakers.acquire(BANK, PLAIN).hold_off == 40
 
 
-def test_a_rate_lets_one_call_through_per_turn(breakers: Breakers, time: Time) -> None:
+def test_a_rate_lets_one_call_through_per_turn(breakers: Breakers, clock: ManualClock) -> None:
     limited = TargetProfile(rate=4)
     assert breakers.acquire(BANK, limited) == FREE
     assert breakers.acquire(BANK, limited).queue == 0.25
-    time.pass_by(0.1)
+    clock.elapse(0.1)
     assert breakers.acquire(BANK, limited).queue == pytest.approx(0.15)
-    time.pass_by(0.15)
+    clock.elapse(0.15)
     assert breakers.acquire(BANK, limited) == FREE
     assert breakers.acquire(OTHER, limited) == FREE
 
 
-def test_who_is_held_off_takes_no_turn(breakers: Breakers, time: Time) -> None:
+def test_who_is_held_off_takes_no_turn(breakers: Breakers, clock: ManualClock) -> None:
     limited = TargetProfile(rate=1)
     breakers.failed(BANK, asks_for_time(429, 40))
     assert breakers.acquire(BANK, limited) == Permit(hold_off=40)
-    time.pass_by(40)
+    clock.elapse(40)
     assert breakers.acquire(BANK, limited) == FREE
 
 
@@ -163,13 +167,13 @@ def test_a_lock_that_a_parent_process_holds_does_not_stop_a_child() -> None:
     def monotonic() -> float:
         if threading.current_thread() is not threading.main_thread():
             held.set()
-            assert done.wait(PATIENCE)
+            assert done.wait(TIMEOUT)
         return 1_000.0
 
     breakers = Breakers(monotonic, lambda: 0.5)
-    with ThreadPoolExecutor(1) as aside:
-        holder = aside.submit(breakers.acquire, OTHER, PLAIN)
-        assert held.wait(PATIENCE)
+    with ThreadPoolExecutor(1) as pool:
+        holder = pool.submit(breakers.acquire, OTHER, PLAIN)
+        assert held.wait(TIMEOUT)
         breakers.reset()
         assert breakers.acquire(BANK, PLAIN) == FREE
         assert not holder.done()

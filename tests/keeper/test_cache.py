@@ -14,7 +14,7 @@ from blink_oauth_keeper.cache import BREATH, RECHECK, YOUTH, Cache, CachedToken
 from blink_oauth_keeper.policy import Need
 from blink_oauth_keeper.steps import Result
 from blink_oauth_keeper.store.protocol import GrantKey, Record, State
-from keeper.harness import CLIENT_ID, DAY, START, TARGET, Time
+from keeper.harness import CLIENT_ID, DAY, START, TARGET, ManualClock
 
 GRANT = Grant(TARGET, "u-4711")
 DOWN = NotConnectedError("Down.")
@@ -44,13 +44,13 @@ def record(generation: int = 1, **facts: Any) -> Record:
 
 
 @pytest.fixture
-def time() -> Time:
-    return Time()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def cache(time: Time) -> Cache:
-    return Cache(time.now, time.monotonic)
+def cache(clock: ManualClock) -> Cache:
+    return Cache(clock.now, clock.monotonic)
 
 
 def held(cache: Cache) -> CachedToken:
@@ -72,24 +72,28 @@ def test_a_token_is_served_without_a_look_at_the_store_for_some_minutes_only(
     assert held(cache).fresh_until == START + RECHECK
 
 
-def test_in_the_advisory_window_nothing_new_is_begun_for_a_breath(cache: Cache, time: Time) -> None:
-    time.pass_by(DAY - 1800)
+def test_in_the_advisory_window_nothing_new_is_begun_for_a_breath(
+    cache: Cache, clock: ManualClock
+) -> None:
+    clock.elapse(DAY - 1800)
     cache.remember(GRANT, Result(record()), PROFILE)
-    assert held(cache).fresh_until == time.now() + BREATH
+    assert held(cache).fresh_until == clock.now() + BREATH
 
 
-def test_a_token_is_never_fresh_beyond_its_mandatory_window(cache: Cache, time: Time) -> None:
-    time.pass_by(DAY - 62)
+def test_a_token_is_never_fresh_beyond_its_mandatory_window(
+    cache: Cache, clock: ManualClock
+) -> None:
+    clock.elapse(DAY - 62)
     cache.remember(GRANT, Result(record()), PROFILE)
     assert held(cache).fresh_until == START + timedelta(seconds=DAY - 60)
     assert cache.get(GRANT, Need(), PROFILE) is not None
-    time.pass_by(2)
+    clock.elapse(2)
     assert cache.get(GRANT, Need(), PROFILE) is None
 
 
-def test_more_validity_than_is_left_cannot_be_served(cache: Cache, time: Time) -> None:
+def test_more_validity_than_is_left_cannot_be_served(cache: Cache, clock: ManualClock) -> None:
     cache.remember(GRANT, Result(record()), PROFILE)
-    time.pass_by(DAY - 3600)
+    clock.elapse(DAY - 3600)
     assert cache.get(GRANT, Need(3599), PROFILE) is not None
     assert cache.get(GRANT, Need(3600), PROFILE) is None
 
@@ -125,24 +129,24 @@ def test_a_revocation_that_is_told_late_does_not_touch_a_new_consent(cache: Cach
     assert held(cache).token == pair(3)
 
 
-def test_a_failure_is_remembered_for_as_long_as_it_says(cache: Cache, time: Time) -> None:
+def test_a_failure_is_remembered_for_as_long_as_it_says(cache: Cache, clock: ManualClock) -> None:
     result = Result(None, DOWN, shared_for=2.0)
     assert cache.failure(GRANT) is None
     cache.remember(GRANT, result, PROFILE)
-    time.pass_by(1.9)
+    clock.elapse(1.9)
     assert cache.failure(GRANT) is result
-    time.pass_by(0.1)
+    clock.elapse(0.1)
     assert cache.failure(GRANT) is None
 
 
 def test_a_jump_of_the_wall_clock_does_not_change_the_memory_of_a_failure(
-    cache: Cache, time: Time
+    cache: Cache, clock: ManualClock
 ) -> None:
     cache.remember(GRANT, Result(None, DOWN, shared_for=2.0), PROFILE)
-    time.jump(3600)
+    clock.shift_wall_clock(3600)
     assert cache.failure(GRANT) is not None
-    time.jump(-7200)
-    time.pass_by(2)
+    clock.shift_wall_clock(-7200)
+    clock.elapse(2)
     assert cache.failure(GRANT) is None
 
 
@@ -161,9 +165,11 @@ def test_a_failure_can_bring_a_record_all_the_same(cache: Cache) -> None:
     assert held(cache).token == pair()
 
 
-def test_a_refused_token_is_let_go_and_only_a_newer_one_will_do(cache: Cache, time: Time) -> None:
+def test_a_refused_token_is_let_go_and_only_a_newer_one_will_do(
+    cache: Cache, clock: ManualClock
+) -> None:
     cache.remember(GRANT, Result(record(4)), PROFILE)
-    time.pass_by(3600)
+    clock.elapse(3600)
     assert cache.refuse(GRANT, pair(4))
     assert cache.tokens == {}
     assert cache.refused[GRANT] == 4
@@ -171,17 +177,19 @@ def test_a_refused_token_is_let_go_and_only_a_newer_one_will_do(cache: Cache, ti
     assert cache.tokens == {}
 
 
-def test_refusing_a_token_that_has_been_replaced_changes_nothing(cache: Cache, time: Time) -> None:
+def test_refusing_a_token_that_has_been_replaced_changes_nothing(
+    cache: Cache, clock: ManualClock
+) -> None:
     cache.remember(GRANT, Result(record(4)), PROFILE)
-    time.pass_by(3600)
+    clock.elapse(3600)
     assert cache.refuse(GRANT, pair(3))
     assert held(cache).token == pair(4)
     assert GRANT not in cache.refused
 
 
-def test_refusing_is_by_value(cache: Cache, time: Time) -> None:
+def test_refusing_is_by_value(cache: Cache, clock: ManualClock) -> None:
     cache.remember(GRANT, Result(record(4)), PROFILE)
-    time.pass_by(3600)
+    clock.elapse(3600)
     assert cache.refuse(GRANT, evolve(pair(4), expires_at=None))
     assert cache.tokens == {}
 
@@ -192,19 +200,19 @@ def test_refusing_what_is_not_at_hand_changes_nothing(cache: Cache) -> None:
 
 
 def test_another_token_does_not_help_where_a_very_young_one_is_refused(
-    cache: Cache, time: Time
+    cache: Cache, clock: ManualClock
 ) -> None:
     cache.remember(GRANT, Result(record()), PROFILE)
-    time.pass_by(YOUTH.total_seconds() - 1)
+    clock.elapse(YOUTH.total_seconds() - 1)
     assert not cache.refuse(GRANT, pair())
     assert held(cache).token == pair()
-    time.pass_by(1)
+    clock.elapse(1)
     assert cache.refuse(GRANT, pair())
 
 
-def test_the_last_refused_generation_counts(cache: Cache, time: Time) -> None:
+def test_the_last_refused_generation_counts(cache: Cache, clock: ManualClock) -> None:
     cache.remember(GRANT, Result(record(7)), PROFILE)
-    time.pass_by(3600)
+    clock.elapse(3600)
     cache.refuse(GRANT, pair(7))
     cache.remember(GRANT, Result(record(2, state=State.REVOKED)), PROFILE)
     assert cache.refused[GRANT] == 7

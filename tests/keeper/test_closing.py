@@ -15,63 +15,63 @@ from blink_oauth_keeper import EventName, RefreshPendingError
 from blink_oauth_keeper.store.protocol import State
 from keeper.harness import (
     DAY,
-    PATIENCE,
     PSU,
     REDIRECT_URI,
+    TIMEOUT,
     Gate,
     Harness,
-    eventually,
-    lost,
+    response_lost,
+    wait_until,
 )
 
 PROGRAM = Path(__file__).with_name("ending.py")
 
 
 def test_closing_waits_for_the_flight_that_is_in_the_air(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
-    caller = harness.aside(lambda: harness.manager.get(grant))
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: harness.manager.get(grant))
     gate.wait()
-    closing = harness.aside(harness.manager.close)
-    eventually(harness.refuses)
+    closing = harness.in_thread(harness.manager.close)
+    wait_until(harness.is_closed)
     assert not closing.done()
     gate.open()
-    closing.result(PATIENCE)
-    assert caller.result(PATIENCE)
+    closing.result(TIMEOUT)
+    assert caller.result(TIMEOUT)
     assert harness.record(grant).generation == 2
-    assert harness.shaky.calls[-1] == "close"
+    assert harness.faulty.calls[-1] == "close"
 
 
 def test_closing_lets_those_go_who_wait_for_another_process(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     harness.memory.claim(harness.record(grant), owner="another", ttl=25)
-    caller = harness.aside(lambda: harness.manager.get(grant))
-    eventually(lambda: harness.waiting() > 0)
+    caller = harness.in_thread(lambda: harness.manager.get(grant))
+    wait_until(lambda: harness.waiting() > 0)
     harness.manager.close()
     with pytest.raises(RefreshPendingError):
-        caller.result(PATIENCE)
+        caller.result(TIMEOUT)
     assert harness.banks.presented() == []
 
 
 def test_a_closed_manager_refuses_clearly_and_nothing_is_sent(harness: Harness) -> None:
-    expired, unknown = harness.expired(), harness.authorize("u-2")
+    expired, unknown = harness.expired_grant(), harness.authorize("u-2")
     manager = harness.manager
     manager.close()
     code = harness.banks.issue_code(expired)
-    posts = len(harness.banks.posts)
+    posts = len(harness.banks.requests)
     with pytest.raises(InvalidInputError, match="The manager is closed"):
         manager.get(expired)
     with pytest.raises(InvalidInputError, match="The manager is closed"):
         manager.authorize(expired, code=code, redirect_uri=REDIRECT_URI, psu=PSU)
     with pytest.raises(InvalidInputError, match="The manager is closed"):
         manager.revoke(unknown)
-    assert len(harness.banks.posts) == posts
+    assert len(harness.banks.requests) == posts
 
 
 @pytest.mark.anyio
 async def test_a_closed_manager_refuses_coroutines_too(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     harness.manager.close()
     with pytest.raises(InvalidInputError, match="The manager is closed"):
         await harness.manager.aget(grant)
@@ -89,33 +89,33 @@ def test_a_token_that_is_at_hand_is_served_although_nothing_new_can_begin(harnes
 
 
 def test_closing_twice_does_no_harm(harness: Harness) -> None:
-    harness.manager.get(harness.expired())
+    harness.manager.get(harness.expired_grant())
     harness.manager.close()
     harness.manager.close()
 
 
 def test_a_manager_that_was_never_used_can_be_closed(harness: Harness) -> None:
-    harness.make().close()
-    assert harness.shaky.calls == ["close"]
+    harness.make_manager().close()
+    assert harness.faulty.calls == ["close"]
 
 
 def test_a_block_closes_its_manager(harness: Harness) -> None:
-    with harness.make() as manager:
-        manager.get(harness.expired())
+    with harness.make_manager() as manager:
+        manager.get(harness.expired_grant())
     with pytest.raises(InvalidInputError, match="closed"):
-        manager.get(harness.authorize("u-2", manager=harness.make()), min_validity=1)
+        manager.get(harness.authorize("u-2", manager=harness.make_manager()), min_validity=1)
 
 
 def test_the_client_stays_the_callers_to_close(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     token = harness.manager.get(grant)
     harness.manager.close()
     assert harness.blink.refresh(grant, token.refresh_token)
 
 
 def test_a_replay_that_is_planned_is_left_to_other_processes(harness: Harness) -> None:
-    grant = harness.expired()
-    harness.banks.answer(lost)
+    grant = harness.expired_grant()
+    harness.banks.respond_next(response_lost)
     with pytest.raises(BlinkError):
         harness.manager.get(grant)
     harness.manager.close()
@@ -127,46 +127,46 @@ def test_a_replay_that_is_planned_is_left_to_other_processes(harness: Harness) -
 def test_closing_gives_a_store_that_is_away_some_time_and_then_says_what_is_lost(
     harness: Harness,
 ) -> None:
-    grant = harness.expired()
-    harness.shaky.go_down("settle")
+    grant = harness.expired_grant()
+    harness.faulty.fail("settle")
     harness.manager.get(grant)
-    eventually(lambda: harness.waiting() > 0)
+    wait_until(lambda: harness.waiting() > 0)
     harness.manager.close(timeout=0.05)
-    assert harness.names()[-2:] == [EventName.UNSETTLED, EventName.LOST]
+    assert harness.event_names()[-2:] == [EventName.UNSETTLED, EventName.LOST]
     # What stands in the store says that the refresh token may be spent.
     assert harness.record(grant).state is State.REFRESHING
 
 
 def test_a_new_consent_that_cannot_be_stored_before_the_end_is_told_too(harness: Harness) -> None:
-    harness.shaky.go_down("put")
+    harness.faulty.fail("put")
     harness.authorize()
-    eventually(lambda: harness.waiting() > 0)
+    wait_until(lambda: harness.waiting() > 0)
     harness.manager.close(timeout=0.05)
-    assert harness.names() == [EventName.UNSETTLED, EventName.LOST]
+    assert harness.event_names() == [EventName.UNSETTLED, EventName.LOST]
 
 
 def test_a_doubt_that_cannot_be_stored_before_the_end_is_told_too(harness: Harness) -> None:
-    grant = harness.expired()
-    harness.banks.answer(lost)
-    harness.shaky.go_down("release")
+    grant = harness.expired_grant()
+    harness.banks.respond_next(response_lost)
+    harness.faulty.fail("release")
     with pytest.raises(BlinkError):
         harness.manager.get(grant)
-    eventually(lambda: harness.waiting() > 0)
+    wait_until(lambda: harness.waiting() > 0)
     harness.manager.close(timeout=0.05)
-    assert EventName.LOST in harness.names()
+    assert EventName.LOST in harness.event_names()
     assert harness.record(grant).state is State.REFRESHING
 
 
 def test_a_store_that_returns_while_all_is_closing_takes_what_is_unsaved(harness: Harness) -> None:
-    grant = harness.expired()
-    harness.shaky.go_down("settle")
+    grant = harness.expired_grant()
+    harness.faulty.fail("settle")
     token = harness.manager.get(grant)
-    eventually(lambda: harness.waiting() > 0)
-    closing = harness.aside(harness.manager.close)
-    eventually(harness.refuses)
-    harness.shaky.come_back()
+    wait_until(lambda: harness.waiting() > 0)
+    closing = harness.in_thread(harness.manager.close)
+    wait_until(harness.is_closed)
+    harness.faulty.recover()
     harness.advance(1.1)
-    closing.result(PATIENCE)
+    closing.result(TIMEOUT)
     record = harness.record(grant)
     assert record.token is not None
     assert record.token.access_token == token.access_token
@@ -183,11 +183,11 @@ def test_a_program_that_ends_without_closing_brings_its_flights_home() -> None:
     )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == {
-        "u-1": "left",
-        "u-2": "left",
+        "u-1": "pending",
+        "u-2": "pending",
         "late": True,
         "generations": [2, 2, 2],
-        "posts": 3,
+        "requests": 3,
         "events": [
             EventName.AUTHORIZED,
             EventName.REFRESHED,

@@ -20,18 +20,18 @@ from blink_oauth_keeper import ConsentNeededError, EventName, MemoryTokenStore, 
 from blink_oauth_keeper.store.protocol import Origin, State
 from keeper.harness import (
     DAY,
-    PATIENCE,
     PSU,
     REDIRECT_URI,
-    Answer,
+    TIMEOUT,
     Gate,
     Harness,
-    eventually,
-    honest,
-    lost,
-    never_arrived,
-    says,
-    unreachable,
+    Responder,
+    bank_response,
+    connection_refused,
+    request_lost,
+    response_lost,
+    status_response,
+    wait_until,
     with_members,
 )
 
@@ -60,9 +60,9 @@ def test_a_code_is_exchanged_and_the_pair_stored(harness: Harness) -> None:
     record = harness.record(GRANT)
     assert (record.generation, record.consent, record.state) == (1, 1, State.ACTIVE)
     assert harness.manager.get(GRANT).access_token == token.access_token
-    assert harness.banks.is_alive(GRANT, token)
-    assert harness.banks.posts[0].psu_ip == PSU.ip
-    assert harness.names() == [EventName.AUTHORIZED]
+    assert harness.banks.accepts(GRANT, token)
+    assert harness.banks.requests[0].psu_ip == PSU.ip
+    assert harness.event_names() == [EventName.AUTHORIZED]
 
 
 @pytest.mark.anyio
@@ -75,17 +75,17 @@ async def test_a_coroutine_exchanges_a_code(harness: Harness) -> None:
 @pytest.mark.anyio
 async def test_the_pair_is_stored_although_the_coroutine_is_cancelled(harness: Harness) -> None:
     gate = Gate()
-    harness.banks.answer(gate, kind="authorization_code")
+    harness.banks.respond_next(gate, kind="authorization_code")
     code = harness.banks.issue_code(GRANT)
     task = asyncio.create_task(
         harness.manager.aauthorize(GRANT, code=code, redirect_uri=REDIRECT_URI, psu=PSU)
     )
-    await gate.held_up()
+    await gate.async_wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     gate.open()
-    harness.calm()
+    harness.wait_until_idle()
     assert harness.record(GRANT).generation == 1
 
 
@@ -94,13 +94,13 @@ def test_a_code_that_the_bank_refuses_stores_nothing(harness: Harness) -> None:
         authorize(harness, "fake-code-that-nobody-issued")
     assert caught.value.needs_consent
     assert harness.memory.load(harness.key(GRANT)) is None
-    assert harness.names() == [EventName.AUTHORIZATION_FAILED]
+    assert harness.event_names() == [EventName.AUTHORIZATION_FAILED]
     assert isinstance(refused(harness), UnknownGrantError)
 
 
 def test_a_failed_consent_leaves_the_one_before_as_it_is(harness: Harness) -> None:
     token = authorize(harness)
-    harness.banks.answer(never_arrived, kind="authorization_code")
+    harness.banks.respond_next(request_lost, kind="authorization_code")
     with pytest.raises(BlinkError) as caught:
         authorize(harness)
     assert caught.value.outcome is Outcome.UNCERTAIN
@@ -109,7 +109,7 @@ def test_a_failed_consent_leaves_the_one_before_as_it_is(harness: Harness) -> No
 
 
 def test_a_code_is_never_sent_twice(harness: Harness) -> None:
-    harness.banks.answer(lost, kind="authorization_code")
+    harness.banks.respond_next(response_lost, kind="authorization_code")
     with pytest.raises(BlinkError):
         authorize(harness)
     harness.advance(120)
@@ -117,14 +117,14 @@ def test_a_code_is_never_sent_twice(harness: Harness) -> None:
 
 
 def test_a_pair_in_an_answer_that_says_it_failed_is_a_pair(harness: Harness) -> None:
-    harness.banks.answer(with_members(status=500), kind="authorization_code")
+    harness.banks.respond_next(with_members(status=500), kind="authorization_code")
     token = authorize(harness)
-    assert harness.banks.is_alive(GRANT, token)
+    assert harness.banks.accepts(GRANT, token)
     assert harness.record(GRANT).generation == 1
 
 
 def test_a_pair_without_a_refresh_token_lives_as_long_as_its_access_token(harness: Harness) -> None:
-    harness.banks.answer(with_members(refresh_token=None), kind="authorization_code")
+    harness.banks.respond_next(with_members(refresh_token=None), kind="authorization_code")
     token = authorize(harness)
     assert harness.record(GRANT).idle_until is None
     harness.advance(DAY - 30)
@@ -138,7 +138,7 @@ def test_a_pair_without_a_refresh_token_lives_as_long_as_its_access_token(harnes
 def test_what_is_no_code_is_refused_before_anything_is_sent(harness: Harness, code: Any) -> None:
     with pytest.raises(InvalidInputError, match="authorization code"):
         harness.manager.authorize(GRANT, code=code, redirect_uri=REDIRECT_URI, psu=PSU)
-    assert harness.banks.posts == []
+    assert harness.banks.requests == []
 
 
 def test_a_callback_that_cannot_be_sent_does_not_spend_the_code(harness: Harness) -> None:
@@ -146,7 +146,7 @@ def test_a_callback_that_cannot_be_sent_does_not_spend_the_code(harness: Harness
     for _ in range(3):
         with pytest.raises(InvalidInputError, match="redirect_uri"):
             harness.manager.authorize(GRANT, code=code, redirect_uri="no url", psu=PSU)
-    assert harness.banks.posts == []
+    assert harness.banks.requests == []
     authorize(harness, code)
     # Nor is the bank held to be out of order for it.
     harness.advance(DAY + 1)
@@ -166,46 +166,46 @@ def test_a_new_consent_takes_the_place_of_the_one_before(harness: Harness) -> No
 
 
 def test_a_consent_during_a_refresh_wins_and_the_late_pair_is_kept(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
-    caller = harness.aside(lambda: harness.manager.get(grant))
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: harness.manager.get(grant))
     gate.wait()
     token = authorize(harness)
     gate.open()
-    assert caller.result(PATIENCE).access_token == token.access_token
-    harness.calm()
+    assert caller.result(TIMEOUT).access_token == token.access_token
+    harness.wait_until_idle()
     record = harness.record(grant)
     assert (record.generation, record.consent, record.state) == (2, 2, State.ACTIVE)
     assert harness.manager.get(grant).access_token == token.access_token
     origins = {entry.origin for entry in harness.memory.journal_entries(harness.key(grant))}
     assert origins == {Origin.REPLACED, Origin.SUPERSEDED}
-    assert EventName.SUPERSEDED in harness.names()
+    assert EventName.SUPERSEDED in harness.event_names()
 
 
 def test_a_refresh_that_fails_during_a_new_consent_does_not_harm_it(harness: Harness) -> None:
-    grant = harness.expired()
-    gate = Gate(says(400, {"error": "invalid_grant"}))
-    harness.banks.answer(gate)
-    caller = harness.aside(lambda: harness.manager.get(grant))
+    grant = harness.expired_grant()
+    gate = Gate(status_response(400, {"error": "invalid_grant"}))
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: harness.manager.get(grant))
     gate.wait()
     token = authorize(harness)
     gate.open()
-    assert caller.result(PATIENCE).access_token == token.access_token
+    assert caller.result(TIMEOUT).access_token == token.access_token
     assert harness.record(grant).state is State.ACTIVE
 
 
 def test_a_pair_of_an_older_consent_is_never_tried_for_a_newer_one(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
-    caller = harness.aside(lambda: harness.manager.get(grant))
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: harness.manager.get(grant))
     gate.wait()
     authorize(harness)
     gate.open()
-    caller.result(PATIENCE)
+    caller.result(TIMEOUT)
     harness.advance(DAY + 1)
-    harness.banks.answer(says(400, {"error": "invalid_grant"}))
+    harness.banks.respond_next(status_response(400, {"error": "invalid_grant"}))
     assert refused(harness).needs_consent
     assert len(harness.banks.presented()) == 2
 
@@ -219,11 +219,11 @@ def test_a_revocation_ends_both_tokens_at_the_bank_and_here(harness: Harness) ->
     harness.manager.revoke(GRANT)
     revoked = harness.banks.presented("revoke")
     assert revoked == [token.refresh_token.reveal(), token.access_token.reveal()]
-    assert not harness.banks.of().is_alive(token.access_token.reveal())
+    assert not harness.banks.bank().is_alive(token.access_token.reveal())
     record = harness.record(GRANT)
     assert (record.state, record.token) == (State.REVOKED, None)
     assert isinstance(refused(harness), ConsentNeededError)
-    assert harness.names()[-1] is EventName.REVOKED
+    assert harness.event_names()[-1] is EventName.REVOKED
 
 
 @pytest.mark.anyio
@@ -233,7 +233,7 @@ async def test_a_coroutine_revokes(harness: Harness) -> None:
     await harness.manager.arevoke(GRANT, psu=PSU)
     with pytest.raises(ConsentNeededError):
         await harness.manager.aget(GRANT)
-    assert {post.psu_ip for post in harness.banks.posts} == {PSU.ip}
+    assert {request.psu_ip for request in harness.banks.requests} == {PSU.ip}
 
 
 def test_what_is_not_known_cannot_be_revoked(harness: Harness) -> None:
@@ -255,43 +255,43 @@ def test_every_pair_of_the_grant_is_revoked(harness: Harness) -> None:
 
 def test_nobody_gets_the_token_while_the_bank_is_being_told(harness: Harness) -> None:
     authorize(harness)
-    gate = Gate(first=True)
-    harness.banks.answer(gate, kind="revoke")
-    revoking = harness.aside(lambda: harness.manager.revoke(GRANT))
+    gate = Gate(holds_request=True)
+    harness.banks.respond_next(gate, kind="revoke")
+    revoking = harness.in_thread(lambda: harness.manager.revoke(GRANT))
     gate.wait()
     assert isinstance(refused(harness), ConsentNeededError)
     assert not revoking.done()
     gate.open()
-    revoking.result(PATIENCE)
+    revoking.result(TIMEOUT)
 
 
-@pytest.mark.parametrize("answer", [unreachable, lost, says(503)])
+@pytest.mark.parametrize("answer", [connection_refused, response_lost, status_response(503)])
 def test_a_revocation_that_fails_at_the_bank_is_told_and_can_be_repeated(
-    harness: Harness, answer: Answer
+    harness: Harness, answer: Responder
 ) -> None:
     token = authorize(harness)
-    harness.banks.always(answer, kind="revoke")
+    harness.banks.respond_always(answer, kind="revoke")
     with pytest.raises(RevocationError, match="alive"):
         harness.manager.revoke(GRANT)
-    assert harness.names()[-1] is EventName.REVOCATION_FAILED
+    assert harness.event_names()[-1] is EventName.REVOCATION_FAILED
     assert harness.record(GRANT).state is State.REVOKED
     assert harness.record(GRANT).token is not None
     assert isinstance(refused(harness), ConsentNeededError)
-    harness.banks.always(honest, kind="revoke")
+    harness.banks.respond_always(bank_response, kind="revoke")
     harness.manager.revoke(GRANT)
     assert harness.record(GRANT).token is None
-    assert not harness.banks.of().is_alive(token.access_token.reveal())
+    assert not harness.banks.bank().is_alive(token.access_token.reveal())
 
 
 def test_one_pair_that_cannot_be_revoked_does_not_keep_the_others_alive(harness: Harness) -> None:
     first = authorize(harness)
     harness.advance(3600)
     authorize(harness)
-    harness.banks.answer(unreachable, unreachable, kind="revoke")
+    harness.banks.respond_next(connection_refused, connection_refused, kind="revoke")
     with pytest.raises(RevocationError):
         harness.manager.revoke(GRANT)
     assert first.access_token.reveal() in harness.banks.presented("revoke")
-    assert not harness.banks.of().is_alive(first.access_token.reveal())
+    assert not harness.banks.bank().is_alive(first.access_token.reveal())
     assert len(harness.memory.journal_entries(harness.key(GRANT))) == 1
 
 
@@ -312,16 +312,16 @@ def test_after_a_revocation_a_new_consent_begins_anew(harness: Harness) -> None:
 
 
 def test_a_pair_that_comes_home_after_the_revocation_is_revoked_too(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
-    caller = harness.aside(lambda: refused(harness))
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: refused(harness))
     gate.wait()
     harness.manager.revoke(grant)
     before = len(harness.banks.presented("revoke"))
     gate.open()
-    assert isinstance(caller.result(PATIENCE), ConsentNeededError)
-    harness.calm()
+    assert isinstance(caller.result(TIMEOUT), ConsentNeededError)
+    harness.wait_until_idle()
     assert len(harness.banks.presented("revoke")) == before + 2
     assert harness.record(grant).state is State.REVOKED
 
@@ -330,55 +330,55 @@ def test_a_pair_that_comes_home_after_the_revocation_is_revoked_too(harness: Har
 def test_a_late_pair_that_cannot_be_revoked_is_told_and_kept(
     harness: Harness, closed: bool
 ) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
-    caller = harness.aside(lambda: refused(harness))
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: refused(harness))
     gate.wait()
     harness.manager.revoke(grant)
-    harness.banks.always(unreachable, kind="revoke")
+    harness.banks.respond_always(connection_refused, kind="revoke")
     if closed:
         harness.blink.close()
     gate.open()
-    assert isinstance(caller.result(PATIENCE), ConsentNeededError)
-    assert harness.names()[-2:] == [EventName.SUPERSEDED, EventName.REVOCATION_FAILED]
+    assert isinstance(caller.result(TIMEOUT), ConsentNeededError)
+    assert harness.event_names()[-2:] == [EventName.SUPERSEDED, EventName.REVOCATION_FAILED]
     (entry,) = harness.memory.journal_entries(harness.key(grant))
     assert entry.origin is Origin.SUPERSEDED
 
 
 def test_a_grant_that_vanished_from_the_store_leaves_nothing_alive(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
-    caller = harness.aside(lambda: refused(harness))
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: refused(harness))
     gate.wait()
-    harness.shaky.inner = MemoryTokenStore(clock=harness.time.now)
+    harness.faulty.inner = MemoryTokenStore(clock=harness.clock.now)
     gate.open()
-    assert isinstance(caller.result(PATIENCE), UnknownGrantError)
+    assert isinstance(caller.result(TIMEOUT), UnknownGrantError)
     assert len(harness.banks.presented("revoke")) == 2
     assert harness.store.load(harness.key(grant)) is None
 
 
 def test_a_journal_that_cannot_be_read_stops_a_revocation(harness: Harness) -> None:
     authorize(harness)
-    harness.shaky.go_down("journal_entries")
+    harness.faulty.fail("journal_entries")
     with pytest.raises(BlinkError):
         harness.manager.revoke(GRANT)
     assert isinstance(refused(harness), ConsentNeededError)
-    harness.shaky.come_back()
+    harness.faulty.recover()
     harness.manager.revoke(GRANT)
     assert len(harness.banks.presented("revoke")) == 2
 
 
 def test_a_revocation_that_the_bank_confirmed_does_not_wait_for_the_store(harness: Harness) -> None:
     authorize(harness)
-    harness.shaky.go_down("erase")
+    harness.faulty.fail("erase")
     harness.manager.revoke(GRANT)
     assert harness.record(GRANT).token is not None
-    harness.shaky.come_back()
+    harness.faulty.recover()
     harness.advance(1)
-    eventually(lambda: harness.record(GRANT).token is None)
-    assert harness.names()[-3:] == [
+    wait_until(lambda: harness.record(GRANT).token is None)
+    assert harness.event_names()[-3:] == [
         EventName.UNSETTLED,
         EventName.SETTLED_LATE,
         EventName.REVOKED,

@@ -23,9 +23,9 @@ from keeper.harness import (
     Execute,
     Gate,
     Harness,
-    lost,
-    says,
-    unreachable,
+    connection_refused,
+    response_lost,
+    status_response,
     with_members,
 )
 from wrapper.leaks import found, texts_of
@@ -79,7 +79,9 @@ def authorized(harness: Harness) -> None:
 
 
 def not_authorized(harness: Harness) -> None:
-    harness.banks.answer(says(400, {"error": "invalid_grant"}), kind="authorization_code")
+    harness.banks.respond_next(
+        status_response(400, {"error": "invalid_grant"}), kind="authorization_code"
+    )
     with pytest.raises(BlinkError):
         harness.manager.authorize(
             Grant(TARGET, "u-4711"), code="fake-code", redirect_uri=REDIRECT_URI, psu=PSU
@@ -87,38 +89,40 @@ def not_authorized(harness: Harness) -> None:
 
 
 def refreshed(harness: Harness) -> None:
-    harness.manager.get(harness.expired())
+    harness.manager.get(harness.expired_grant())
 
 
 def failed(harness: Harness) -> None:
-    harness.banks.answer(unreachable)
+    harness.banks.respond_next(connection_refused)
     with pytest.raises(BlinkError):
-        harness.manager.get(harness.expired())
+        harness.manager.get(harness.expired_grant())
 
 
 def uncertain_then_replayed(harness: Harness) -> None:
-    harness.replays = 1
+    harness.allowed_replays = 1
     harness.banks.set_policy(replay_window=60.0)
-    harness.banks.answer(lost)
-    grant = harness.expired()
+    harness.banks.respond_next(response_lost)
+    grant = harness.expired_grant()
     with pytest.raises(BlinkError):
         harness.manager.get(grant)
     harness.advance(60)
 
 
 def consent_needed(harness: Harness) -> None:
-    harness.banks.answer(says(400, {"error": "invalid_grant", "error_description": "over"}))
+    harness.banks.respond_next(
+        status_response(400, {"error": "invalid_grant", "error_description": "over"})
+    )
     with pytest.raises(BlinkError):
-        harness.manager.get(harness.expired())
+        harness.manager.get(harness.expired_grant())
 
 
 def superseded(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
-    waiting = harness.aside(lambda: harness.manager.get(grant))
+    harness.banks.respond_next(gate)
+    waiting = harness.in_thread(lambda: harness.manager.get(grant))
     gate.wait()
-    harness.authorize(manager=harness.make())
+    harness.authorize(manager=harness.make_manager())
     gate.open()
     waiting.result(10)
 
@@ -129,16 +133,16 @@ def revoked(harness: Harness) -> None:
 
 def not_revoked(harness: Harness) -> None:
     grant = harness.authorize()
-    harness.banks.always(unreachable, kind="revoke")
+    harness.banks.respond_always(connection_refused, kind="revoke")
     with pytest.raises(BlinkError):
         harness.manager.revoke(grant)
 
 
 def settled_late(harness: Harness) -> None:
-    grant = harness.expired()
-    harness.shaky.go_down("settle")
+    grant = harness.expired_grant()
+    harness.faulty.fail("settle")
     harness.manager.get(grant)
-    harness.shaky.come_back()
+    harness.faulty.recover()
     harness.advance(5)
 
 
@@ -169,13 +173,13 @@ EACH = pytest.mark.parametrize("name", HAPPENINGS)
 def happened(name: str, harness: Harness) -> list[Event]:
     """Let something happen and return what is told of it."""
     HAPPENINGS[name][0](harness)
-    harness.calm()
+    harness.wait_until_idle()
     return harness.events
 
 
 def secrets_of(harness: Harness) -> set[str]:
     """Return every code and token that was sent, stored or journalled, and the usernames."""
-    secrets = {post.secret for post in harness.banks.posts} | {"u-4711"}
+    secrets = {request.secret for request in harness.banks.requests} | {"u-4711"}
     for record in harness.memory.records(CLIENT_ID):
         pairs = [entry.token for entry in harness.memory.journal_entries(record.key)]
         if record.token is not None:
@@ -231,11 +235,11 @@ def test_an_event_says_which_grant_call_and_generation_and_how_long_it_took(
     harness: Harness,
 ) -> None:
     def slowly(execute: Execute) -> httpx.Response:
-        harness.time.pass_by(1.5)
+        harness.clock.elapse(1.5)
         return execute()
 
-    harness.banks.always(slowly)
-    grant = harness.expired()
+    harness.banks.respond_always(slowly)
+    grant = harness.expired_grant()
     harness.manager.get(grant)
     authorization, refresh = harness.events
     assert refresh.grant == authorization.grant
@@ -246,13 +250,13 @@ def test_an_event_says_which_grant_call_and_generation_and_how_long_it_took(
     assert refresh.correlation_id != authorization.correlation_id
     assert (refresh.outcome, refresh.error, refresh.status) == ("done", None, None)
     assert refresh.seconds == 1.5
-    assert refresh.at == harness.time.now()
+    assert refresh.at == harness.clock.now()
 
 
 def test_the_event_of_an_error_says_what_is_known_of_it(harness: Harness) -> None:
-    harness.banks.answer(says(503))
+    harness.banks.respond_next(status_response(503))
     with pytest.raises(BlinkError) as caught:
-        harness.manager.get(harness.expired())
+        harness.manager.get(harness.expired_grant())
     event = harness.events[-1]
     assert (event.error, event.status) == ("StatusError", 503)
     assert event.outcome == caught.value.outcome
@@ -275,7 +279,7 @@ def test_a_listener_that_stumbles_disturbs_nothing(
     def stumble(event: Event) -> None:
         raise error
 
-    manager = harness.make(on_event=stumble)
+    manager = harness.make_manager(on_event=stumble)
     grant = harness.authorize(manager=manager)
     token = manager.get(grant)
     harness.advance(25 * 3600)
@@ -303,5 +307,5 @@ def test_an_event_is_logged_under_the_name_of_the_lifecycle(
 
 
 def test_events_are_told_in_the_time_of_the_manager(harness: Harness) -> None:
-    harness.authorize(answer=with_members(expires_in=None))
+    harness.authorize(responder=with_members(expires_in=None))
     assert harness.events[0].at == START

@@ -16,7 +16,7 @@ from blink_oauth_keeper import StoreError
 from blink_oauth_keeper.flights import Flight, Flights, thread_pool
 from blink_oauth_keeper.steps import AcquirePermit, Load, Publish, Result, Step, Wait
 from blink_oauth_keeper.timers import Wakeups
-from keeper.harness import PATIENCE, TARGET, Time, TimedWakeups, eventually
+from keeper.harness import TARGET, TIMEOUT, ManualClock, ManualTimers, wait_until
 
 GRANT = Grant(TARGET, "u-4711")
 OTHER = Grant(TARGET, "u-4712")
@@ -27,17 +27,17 @@ Made = Generator[Step, Any, Result]
 
 
 @pytest.fixture
-def time() -> Time:
-    return Time()
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture
-def timers(time: Time) -> TimedWakeups:
-    return TimedWakeups(time)
+def timers(clock: ManualClock) -> ManualTimers:
+    return ManualTimers(clock)
 
 
 @pytest.fixture
-def flights(timers: TimedWakeups) -> Iterator[Flights]:
+def flights(timers: ManualTimers) -> Iterator[Flights]:
     made = Flights(4, timers=lambda: timers)
     yield made
     close(made)
@@ -71,14 +71,14 @@ def straight(*steps: Step) -> Made:
 
 
 def result(future: Future[Result]) -> Result:
-    return future.result(PATIENCE)
+    return future.result(TIMEOUT)
 
 
 def close(flights: Flights) -> None:
     """Close, and fail where a flight never comes to its end."""
     closing = threading.Thread(target=flights.close, daemon=True)
     closing.start()
-    closing.join(PATIENCE)
+    closing.join(TIMEOUT)
     assert not closing.is_alive()
 
 
@@ -91,9 +91,9 @@ def refuses(flights: Flights) -> bool:
     return False
 
 
-def next_call(time: Time) -> Callable[[], None]:
+def next_call(clock: ManualClock) -> Callable[[], None]:
     """Return the next call that waits for the time."""
-    call = time.move_to_next(1e9)
+    call = clock.move_to_next(1e9)
     assert call is not None
     return call
 
@@ -122,7 +122,7 @@ def test_the_result_is_known_before_those_who_wait_go_on(
     known: list[Result] = []
     future.add_done_callback(lambda _: known.extend(results))
     assert result(future) == DONE
-    eventually(lambda: known == [DONE])
+    wait_until(lambda: known == [DONE])
 
 
 def test_an_error_of_a_step_is_thrown_into_the_protocol(flights: Flights, fly: Fly) -> None:
@@ -145,7 +145,7 @@ def test_of_a_grant_one_flight_is_in_the_air_and_all_share_it(flights: Flights, 
     made: list[Flight] = []
 
     def make() -> Flight:
-        made.append(fly(straight(Load()), lambda step: go.wait(PATIENCE)))
+        made.append(fly(straight(Load()), lambda step: go.wait(TIMEOUT)))
         return made[-1]
 
     futures = [flights.share(GRANT, make) for _ in range(10)]
@@ -165,8 +165,8 @@ def test_after_a_result_the_next_one_starts_anew(flights: Flights, fly: Fly) -> 
 
 def test_who_asks_joins_a_flight_that_may_be_joined(flights: Flights, fly: Fly) -> None:
     go = threading.Event()
-    joinable = fly(straight(Load()), lambda step: go.wait(PATIENCE))
-    alone = fly(straight(Load()), lambda step: go.wait(PATIENCE), OTHER)
+    joinable = fly(straight(Load()), lambda step: go.wait(TIMEOUT))
+    alone = fly(straight(Load()), lambda step: go.wait(TIMEOUT), OTHER)
     flights.start(joinable, joinable=True)
     flights.start(alone, joinable=False)
     assert flights.share(GRANT, lambda: fly(straight())) is joinable.future
@@ -178,7 +178,7 @@ def test_a_second_joinable_flight_does_not_take_the_place_of_the_first(
     flights: Flights, fly: Fly
 ) -> None:
     go = threading.Event()
-    first, second = (fly(straight(Load()), lambda step: go.wait(PATIENCE)) for _ in range(2))
+    first, second = (fly(straight(Load()), lambda step: go.wait(TIMEOUT)) for _ in range(2))
     flights.start(first, joinable=True)
     flights.start(second, joinable=True)
     assert flights.share(GRANT, lambda: fly(straight())) is first.future
@@ -188,29 +188,29 @@ def test_a_second_joinable_flight_does_not_take_the_place_of_the_first(
 
 def test_nobody_who_waits_can_cancel_a_flight(flights: Flights, fly: Fly) -> None:
     go = threading.Event()
-    future = flights.start(fly(straight(Load()), lambda step: go.wait(PATIENCE)), joinable=False)
+    future = flights.start(fly(straight(Load()), lambda step: go.wait(TIMEOUT)), joinable=False)
     assert not future.cancel()
     go.set()
     assert result(future) == DONE
 
 
 def test_a_flight_that_waits_holds_no_thread(
-    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups
+    flights: Flights, fly: Fly, clock: ManualClock, timers: ManualTimers
 ) -> None:
     futures = [
         flights.start(fly(straight(Wait(5)), grant=Grant(TARGET, f"u-{number}")), joinable=False)
         for number in range(20)
     ]
-    eventually(lambda: len(timers.pending) == 20)
+    wait_until(lambda: len(timers.pending) == 20)
     assert result(flights.share(GRANT, lambda: fly(straight()))) == DONE
     for _ in futures:
-        next_call(time)()
+        next_call(clock)()
     assert [result(future) for future in futures] == [DONE] * 20
-    assert time.seconds == 1_005
+    assert clock.seconds == 1_005
 
 
 def test_those_who_wait_may_go_on_before_the_flight_is_over(
-    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups, results: list[Result]
+    flights: Flights, fly: Fly, clock: ManualClock, timers: ManualTimers, results: list[Result]
 ) -> None:
     def protocol() -> Made:
         yield Publish(EARLY)
@@ -218,21 +218,21 @@ def test_those_who_wait_may_go_on_before_the_flight_is_over(
         return DONE
 
     assert result(flights.share(GRANT, lambda: fly(protocol()))) == EARLY
-    eventually(lambda: len(timers.pending) == 1)
+    wait_until(lambda: len(timers.pending) == 1)
     assert result(flights.share(GRANT, lambda: fly(straight()))) == DONE
-    next_call(time)()
+    next_call(clock)()
     close(flights)
     assert results == [EARLY, DONE]
 
 
 def test_what_is_to_be_remembered_lets_nobody_go(
-    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups, results: list[Result]
+    flights: Flights, fly: Fly, clock: ManualClock, timers: ManualTimers, results: list[Result]
 ) -> None:
     future = flights.start(fly(straight(Publish(EARLY, done=False), Wait(5))), joinable=False)
-    eventually(lambda: len(timers.pending) == 1)
+    wait_until(lambda: len(timers.pending) == 1)
     assert results == [EARLY]
     assert not future.done()
-    next_call(time)()
+    next_call(clock)()
     assert result(future) == DONE
     assert results == [EARLY, DONE]
 
@@ -245,7 +245,7 @@ def test_a_flight_that_breaks_lets_nobody_wait_for_ever(
         raise error
 
     future = flights.share(GRANT, lambda: fly(straight(Load()), do))
-    assert future.exception(PATIENCE) is error
+    assert future.exception(TIMEOUT) is error
     assert "A flight broke" in caplog.text
     assert result(flights.share(GRANT, lambda: fly(straight()))) == DONE
     close(flights)
@@ -271,7 +271,7 @@ def test_what_breaks_when_the_result_is_told_lets_nobody_wait_for_ever(
 
     flight = Flight(GRANT, straight(), lambda step: None, finished)
     future = flights.share(GRANT, lambda: flight)
-    assert isinstance(future.exception(PATIENCE), RuntimeError)
+    assert isinstance(future.exception(TIMEOUT), RuntimeError)
     close(flights)
 
 
@@ -287,7 +287,7 @@ def test_an_unknown_error_is_not_thrown_into_the_protocol(flights: Flights, fly:
         return EARLY
 
     future = flights.start(fly(protocol(), do), joinable=False)
-    assert isinstance(future.exception(PATIENCE), ValueError)
+    assert isinstance(future.exception(TIMEOUT), ValueError)
 
 
 # Threads may run out, and interpreters end
@@ -306,7 +306,7 @@ class NoMoreThreads(ThreadPoolExecutor):
 
 
 def test_a_step_is_done_once_where_no_more_threads_can_be_started(
-    fly: Fly, timers: TimedWakeups
+    fly: Fly, timers: ManualTimers
 ) -> None:
     pool = NoMoreThreads(2)
     flights = Flights(2, lambda threads: pool, lambda: timers)
@@ -331,7 +331,7 @@ def test_a_step_is_done_once_where_no_more_threads_can_be_started(
 
 
 def test_a_flight_lands_in_the_thread_that_asks_once_the_pool_takes_no_work(
-    fly: Fly, time: Time, timers: TimedWakeups
+    fly: Fly, clock: ManualClock, timers: ManualTimers
 ) -> None:
     pool = thread_pool(2)
     flights = Flights(2, lambda threads: pool, lambda: timers)
@@ -343,7 +343,7 @@ def test_a_flight_lands_in_the_thread_that_asks_once_the_pool_takes_no_work(
 
     future = flights.share(GRANT, lambda: fly(straight(Load(), Wait(1), AcquirePermit()), do))
     assert not future.done()
-    next_call(time)()
+    next_call(clock)()
     assert future.done()
     assert names == [threading.current_thread().name] * 2
     close(flights)
@@ -353,26 +353,26 @@ def test_a_flight_lands_in_the_thread_that_asks_once_the_pool_takes_no_work(
 
 
 def test_closing_wakes_those_who_wait_in_vain(
-    flights: Flights, fly: Fly, timers: TimedWakeups
+    flights: Flights, fly: Fly, timers: ManualTimers
 ) -> None:
     def protocol() -> Made:
         assert (yield Wait(1000)) is False
         return DONE
 
     future = flights.share(GRANT, lambda: fly(protocol()))
-    eventually(lambda: len(timers.pending) == 1)
+    wait_until(lambda: len(timers.pending) == 1)
     close(flights)
     assert future.done()
 
 
 def test_who_begins_to_wait_while_all_is_closing_does_not_wait(
-    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups
+    flights: Flights, fly: Fly, clock: ManualClock, timers: ManualTimers
 ) -> None:
     go, asked = threading.Event(), threading.Event()
 
     def do(step: Step) -> None:
         asked.set()
-        assert go.wait(PATIENCE)
+        assert go.wait(TIMEOUT)
 
     def protocol() -> Made:
         yield Load()
@@ -380,20 +380,20 @@ def test_who_begins_to_wait_while_all_is_closing_does_not_wait(
         return DONE
 
     future = flights.share(GRANT, lambda: fly(protocol(), do))
-    assert asked.wait(PATIENCE)
-    with ThreadPoolExecutor(1) as aside:
-        closing = aside.submit(flights.close)
-        eventually(lambda: refuses(flights))
+    assert asked.wait(TIMEOUT)
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(flights.close)
+        wait_until(lambda: refuses(flights))
         go.set()
-        eventually(lambda: len(timers.pending) == 1)
-        next_call(time)()
-        closing.result(PATIENCE)
+        wait_until(lambda: len(timers.pending) == 1)
+        next_call(clock)()
+        closing.result(TIMEOUT)
     assert result(future) == DONE
-    assert time.seconds == 1_000
+    assert clock.seconds == 1_000
 
 
 def test_closing_waits_for_what_is_unsaved_but_not_for_ever(
-    flights: Flights, fly: Fly, timers: TimedWakeups
+    flights: Flights, fly: Fly, timers: ManualTimers
 ) -> None:
     answers: list[bool] = []
 
@@ -402,15 +402,15 @@ def test_closing_waits_for_what_is_unsaved_but_not_for_ever(
         return DONE
 
     flights.share(GRANT, lambda: fly(protocol()))
-    eventually(lambda: len(timers.pending) == 1)
-    with ThreadPoolExecutor(1) as aside:
-        closing = aside.submit(flights.close, 0.05)
-        closing.result(PATIENCE)
+    wait_until(lambda: len(timers.pending) == 1)
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(flights.close, 0.05)
+        closing.result(TIMEOUT)
     assert answers == [False]
 
 
 def test_what_is_unsaved_goes_on_while_all_is_closing(
-    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups
+    flights: Flights, fly: Fly, clock: ManualClock, timers: ManualTimers
 ) -> None:
     answers: list[bool] = []
 
@@ -420,15 +420,15 @@ def test_what_is_unsaved_goes_on_while_all_is_closing(
         return DONE
 
     flights.share(GRANT, lambda: fly(protocol()))
-    eventually(lambda: len(timers.pending) == 1)
-    with ThreadPoolExecutor(1) as aside:
-        closing = aside.submit(flights.close)
-        eventually(lambda: refuses(flights))
+    wait_until(lambda: len(timers.pending) == 1)
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(flights.close)
+        wait_until(lambda: refuses(flights))
         for count in (1, 2):
-            eventually(lambda: len(timers.pending) == 1)
-            next_call(time)()
-            eventually(lambda count=count: len(answers) == count)  # type: ignore[misc]
-        closing.result(PATIENCE)
+            wait_until(lambda: len(timers.pending) == 1)
+            next_call(clock)()
+            wait_until(lambda count=count: len(answers) == count)  # type: ignore[misc]
+        closing.result(TIMEOUT)
     assert answers == [True, True]
 
 
@@ -447,11 +447,11 @@ def test_after_closing_nothing_starts_and_nothing_is_called_later(
 
 
 def test_a_wakeup_that_comes_after_the_flight_has_been_woken_does_nothing(
-    flights: Flights, fly: Fly, time: Time, timers: TimedWakeups
+    flights: Flights, fly: Fly, clock: ManualClock, timers: ManualTimers
 ) -> None:
     future = flights.share(GRANT, lambda: fly(straight(Wait(1))))
-    eventually(lambda: len(timers.pending) == 1)
-    call = next_call(time)
+    wait_until(lambda: len(timers.pending) == 1)
+    call = next_call(clock)
     call()
     assert result(future) == DONE
     call()
@@ -474,7 +474,7 @@ def test_calls_come_in_the_order_of_their_time(wakeups: Wakeups) -> None:
     wakeups.after(0.03, lambda: seen.append("early"))
     wakeups.after(0.0, lambda: seen.append("at once"))
     wakeups.after(0.0, lambda: seen.append("at once, but second"))
-    eventually(lambda: len(seen) == 4)
+    wait_until(lambda: len(seen) == 4)
     assert seen == ["at once", "at once, but second", "early", "late"]
 
 
@@ -504,7 +504,7 @@ def test_the_thread_of_the_wakeups_keeps_no_process_alive() -> None:
         [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

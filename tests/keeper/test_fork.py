@@ -15,7 +15,7 @@ from pathlib import Path
 from blink_oauth import Grant
 from blink_oauth_keeper.flights import Flight, Flights
 from blink_oauth_keeper.steps import Load, Result, Steps
-from keeper.harness import PATIENCE, TARGET
+from keeper.harness import TARGET, TIMEOUT
 
 GRANT = Grant(TARGET, "u-4711")
 PROGRAM = Path(__file__).with_name("forking.py")
@@ -33,17 +33,16 @@ def test_a_child_gets_tokens_and_its_parent_is_not_disturbed() -> None:
     assert (run.returncode, run.stderr) == (0, "")
     child, parent = (json.loads(line) for line in run.stdout.splitlines())
     assert child == {
-        "who": "child",
+        "process": "child",
         "fresh": "token",
-        # A store in memory is the parent's: both would spend the same refresh token.
+        # Two processes with one store in memory would both spend the same refresh token.
         "expired": "StoreError",
-        "posts": 1,
-        "own store": "token",
-        # Its first flight was about to begin.
-        "the one that just began": "token",
-        "the closed one": "token",
+        "requests": 1,
+        "expired, with a store of the child": "token",
+        "first use of a manager": "token",
+        "closed manager": "token",
     }
-    assert parent == {"who": "parent", "token": True, "expired": "token", "posts": 2}
+    assert parent == {"process": "parent", "refreshed": True, "expired": "token", "requests": 2}
 
 
 def test_where_there_is_no_fork_the_keeper_works_without_it() -> None:
@@ -80,16 +79,16 @@ def test_after_a_fork_nothing_is_in_the_air_and_all_is_open() -> None:
     def make() -> Flight:
         # Whoever makes a flight holds the lock.
         held.set()
-        assert done.wait(PATIENCE)
+        assert done.wait(TIMEOUT)
         raise InterruptedError
 
-    with ThreadPoolExecutor(1) as aside:
-        holder = aside.submit(flights.share, GRANT, make)
-        assert held.wait(PATIENCE)
+    with ThreadPoolExecutor(1) as pool:
+        holder = pool.submit(flights.share, GRANT, make)
+        assert held.wait(TIMEOUT)
         flights.reset()
         flight = Flight(GRANT, land(), lambda step: None, lambda _: None)
         assert flights.share(GRANT, lambda: flight) is flight.future
-        assert flight.future.result(PATIENCE) == Result()
+        assert flight.future.result(TIMEOUT) == Result()
         assert not holder.done()
         done.set()
     flights.close()

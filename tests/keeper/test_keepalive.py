@@ -22,15 +22,15 @@ from blink_oauth_keeper import (
 from blink_oauth_keeper.store.protocol import State
 from keeper.harness import (
     DAY,
-    PATIENCE,
     TARGET,
+    TIMEOUT,
     Gate,
     Harness,
-    eventually,
-    honest,
-    never_arrived,
-    says,
-    unreachable,
+    bank_response,
+    connection_refused,
+    request_lost,
+    status_response,
+    wait_until,
 )
 
 OTHER = "IIDX00002"
@@ -43,7 +43,7 @@ def authorize(harness: Harness, count: int, target_id: str = TARGET, first: int 
     grants = []
     for number in range(first, first + count):
         grants.append(harness.authorize(f"u-{number:03}", target_id))
-        harness.time.pass_by(1)
+        harness.clock.elapse(1)
     return grants
 
 
@@ -74,7 +74,7 @@ def test_what_nobody_uses_is_refreshed_ten_days_before_its_refresh_token_dies(
     harness.advance(3)
     assert harness.manager.refresh_due() == Report(due=1, refreshed=1)
     assert harness.manager.refresh_due().due == 0
-    assert harness.record(grant).idle_until == harness.time.now() + MONTH
+    assert harness.record(grant).idle_until == harness.clock.now() + MONTH
     assert harness.manager.get(grant) == harness.record(grant).token
 
 
@@ -84,7 +84,7 @@ def test_a_grant_that_is_never_used_is_kept_alive_for_a_year(harness: Harness) -
         harness.advance(DAY)
         harness.manager.refresh_due()
     assert 12 <= len(harness.banks.presented()) <= 20
-    assert harness.banks.is_alive(grant, harness.manager.get(grant))
+    assert harness.banks.accepts(grant, harness.manager.get(grant))
 
 
 def test_those_are_refreshed_first_that_are_due_first(harness: Harness) -> None:
@@ -105,25 +105,25 @@ def test_a_run_refreshes_a_grant_once_however_long_before_the_end_it_is_due(
 def test_calls_that_no_person_made_say_so(harness: Harness) -> None:
     authorize(harness, 1)
     refresh_all(harness)
-    assert harness.banks.posts[-1].psu_ip == "AUTO"
+    assert harness.banks.requests[-1].psu_ip == "AUTO"
     assert harness.manager.history(Grant(TARGET, "u-000"))[0].note.actor == "auto"
 
 
 def test_a_dry_run_counts_and_changes_nothing(harness: Harness) -> None:
-    harness.make(profiles={OTHER: TargetProfile(rate=1)})
+    harness.make_manager(profiles={OTHER: TargetProfile(rate=1)})
     grants = authorize(harness, 3) + authorize(harness, 2, OTHER)
     before = [harness.record(grant) for grant in grants]
     assert refresh_all(harness, dry_run=True) == Report(due=5)
     assert refresh_all(harness, dry_run=True, limit=4) == Report(due=4)
     assert [harness.record(grant) for grant in grants] == before
     assert harness.banks.presented() == []
-    assert "purge" not in harness.shaky.calls
+    assert "purge" not in harness.faulty.calls
 
 
 def test_revoked_and_refused_grants_are_not_due(harness: Harness) -> None:
     first, second, _ = authorize(harness, 3)
     harness.manager.revoke(first)
-    harness.banks.answer(says(400, {"error": "invalid_grant"}))
+    harness.banks.respond_next(status_response(400, {"error": "invalid_grant"}))
     assert refresh_all(harness, limit=1) == Report(due=1, consent_needed=1)
     assert harness.record(second).state is State.NEEDS_CONSENT
     assert refresh_all(harness) == Report(due=1, refreshed=1)
@@ -143,8 +143,13 @@ def test_old_entries_are_deleted_by_the_way(harness: Harness) -> None:
 
 def test_the_report_sums_up_and_progress_is_told_after_each_grant(harness: Harness) -> None:
     authorize(harness, 6)
-    harness.banks.answer(
-        unreachable, honest, never_arrived, honest, says(400, {"error": "invalid_grant"}), honest
+    harness.banks.respond_next(
+        connection_refused,
+        bank_response,
+        request_lost,
+        bank_response,
+        status_response(400, {"error": "invalid_grant"}),
+        bank_response,
     )
     told: list[Report] = []
     report = refresh_all(harness, concurrency=1, on_progress=told.append)
@@ -158,46 +163,46 @@ def test_the_report_sums_up_and_progress_is_told_after_each_grant(harness: Harne
 def test_as_many_are_in_the_air_as_are_allowed(harness: Harness) -> None:
     authorize(harness, 12)
     gate = Gate()
-    harness.banks.always(gate)
-    run = harness.aside(lambda: refresh_all(harness, concurrency=4))
+    harness.banks.respond_always(gate)
+    run = harness.in_thread(lambda: refresh_all(harness, concurrency=4))
     gate.wait(4)
-    harness.calm()
+    harness.wait_until_idle()
     assert len(harness.banks.presented()) == 4
     gate.open()
-    assert run.result(PATIENCE) == Report(due=12, refreshed=12)
+    assert run.result(TIMEOUT) == Report(due=12, refreshed=12)
 
 
 def test_no_more_are_claimed_than_there_are_threads(harness: Harness) -> None:
-    harness.make(threads=2)
+    harness.make_manager(threads=2)
     grants = authorize(harness, 6)
     gate = Gate()
-    harness.banks.always(gate)
-    run = harness.aside(lambda: refresh_all(harness))
+    harness.banks.respond_always(gate)
+    run = harness.in_thread(lambda: refresh_all(harness))
     gate.wait(2)
     assert [harness.record(grant).state for grant in grants].count(State.REFRESHING) == 2
     gate.open()
-    assert run.result(PATIENCE).refreshed == 6
+    assert run.result(TIMEOUT).refreshed == 6
 
 
 def test_grants_are_claimed_in_batches_that_are_worth_a_transaction(harness: Harness) -> None:
     authorize(harness, 10)
     gates = [Gate() for _ in range(8)]
-    harness.banks.answer(*gates)
+    harness.banks.respond_next(*gates)
     claim, limits = harness.memory.claim_due, []
 
     def noted(*args: Any, **options: Any) -> object:
         limits.append(options["limit"])
         return claim(*args, **options)
 
-    harness.shaky.instead["claim_due"] = noted
+    harness.faulty.replacements["claim_due"] = noted
     told: list[Report] = []
-    run = harness.aside(lambda: refresh_all(harness, concurrency=8, on_progress=told.append))
-    eventually(lambda: all(gate.held for gate in gates))
+    run = harness.in_thread(lambda: refresh_all(harness, concurrency=8, on_progress=told.append))
+    wait_until(lambda: all(gate.held for gate in gates))
     # A single free place is not worth it, two are.
     for number, gate in enumerate(gates, 1):
         gate.open()
-        eventually(lambda number=number: len(told) >= number)  # type: ignore[misc]
-    assert run.result(PATIENCE) == Report(due=10, refreshed=10)
+        wait_until(lambda number=number: len(told) >= number)  # type: ignore[misc]
+    assert run.result(TIMEOUT) == Report(due=10, refreshed=10)
     assert limits[:2] == [8, 2]
 
 
@@ -205,13 +210,13 @@ def test_who_asks_for_a_token_meanwhile_joins_the_flight(harness: Harness) -> No
     (grant,) = authorize(harness, 1)
     harness.advance(DAY + 1)
     gate = Gate()
-    harness.banks.answer(gate)
-    run = harness.aside(lambda: refresh_all(harness))
+    harness.banks.respond_next(gate)
+    run = harness.in_thread(lambda: refresh_all(harness))
     gate.wait()
-    caller = harness.aside(lambda: harness.manager.get(grant))
+    caller = harness.in_thread(lambda: harness.manager.get(grant))
     gate.open()
-    assert run.result(PATIENCE).refreshed == 1
-    assert caller.result(PATIENCE) == harness.record(grant).token
+    assert run.result(TIMEOUT).refreshed == 1
+    assert caller.result(TIMEOUT) == harness.record(grant).token
     assert len(harness.banks.presented()) == 1
 
 
@@ -219,22 +224,22 @@ def test_a_grant_that_is_being_refreshed_already_is_skipped(harness: Harness) ->
     (grant,) = authorize(harness, 1)
     harness.advance(DAY + 1)
     gate = Gate()
-    harness.banks.answer(gate)
-    caller = harness.aside(lambda: harness.manager.get(grant))
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: harness.manager.get(grant))
     gate.wait()
     assert refresh_all(harness) == Report()
     gate.open()
-    caller.result(PATIENCE)
+    caller.result(TIMEOUT)
 
 
 def test_two_managers_at_once_do_each_grant_once(harness: Harness) -> None:
-    first, second = harness.make(real_waits=True), harness.make(real_waits=True)
+    first, second = harness.make_manager(real_waits=True), harness.make_manager(real_waits=True)
     grants = authorize(harness, 60)
     runs = [
-        harness.aside(partial(refresh_all, harness, manager=each, concurrency=4))
+        harness.in_thread(partial(refresh_all, harness, manager=each, concurrency=4))
         for each in (first, second)
     ]
-    reports = [run.result(PATIENCE) for run in runs]
+    reports = [run.result(TIMEOUT) for run in runs]
     assert sum(report.refreshed for report in reports) == 60
     assert sum(report.due for report in reports) == 60
     assert generations(harness, grants) == [2] * 60
@@ -243,12 +248,12 @@ def test_two_managers_at_once_do_each_grant_once(harness: Harness) -> None:
 def test_a_consent_during_the_run_counts_as_left_and_wins(harness: Harness) -> None:
     (grant,) = authorize(harness, 1)
     gate = Gate()
-    harness.banks.answer(gate)
-    run = harness.aside(lambda: refresh_all(harness))
+    harness.banks.respond_next(gate)
+    run = harness.in_thread(lambda: refresh_all(harness))
     gate.wait()
     harness.authorize(grant.username)
     gate.open()
-    assert run.result(PATIENCE) == Report(due=1, left=1)
+    assert run.result(TIMEOUT) == Report(due=1, left=1)
     assert harness.record(grant).consent == 2
 
 
@@ -258,22 +263,22 @@ def test_a_lease_whose_time_has_become_too_short_is_given_back(harness: Harness)
 
     def slowly(*args: Any, **options: Any) -> Any:
         claims = claim(*args, **options)
-        harness.time.pass_by(16)
+        harness.clock.elapse(16)
         return claims
 
-    harness.shaky.instead["claim_due"] = slowly
+    harness.faulty.replacements["claim_due"] = slowly
     assert refresh_all(harness, limit=1) == Report(due=1, left=1)
     record = harness.record(grant)
     assert (record.state, record.attempts, record.lease_left) == (State.ACTIVE, 0, 0)
     assert harness.banks.presented() == []
-    assert harness.names()[-1] is EventName.ABANDONED
+    assert harness.event_names()[-1] is EventName.ABANDONED
 
 
 # When something is wrong
 
 
 def test_a_doubtful_refresh_token_is_replayed_at_most_once(harness: Harness) -> None:
-    harness.banks.always(says(503))
+    harness.banks.respond_always(status_response(503))
     (grant,) = authorize(harness, 1)
     assert refresh_all(harness) == Report(due=1, uncertain=1)
     assert refresh_all(harness) == Report()
@@ -283,33 +288,33 @@ def test_a_doubtful_refresh_token_is_replayed_at_most_once(harness: Harness) -> 
     assert refresh_all(harness) == Report()
     assert harness.record(grant).attempts == 2
     assert len(harness.banks.presented()) == 2
-    harness.replays = 1
+    harness.allowed_replays = 1
 
 
 def test_a_bank_that_is_known_to_be_strict_gets_no_replay_in_the_background(
     harness: Harness,
 ) -> None:
-    harness.make(profile=HOLD)
+    harness.make_manager(profile=HOLD)
     authorize(harness, 1)
-    harness.banks.always(never_arrived)
+    harness.banks.respond_always(request_lost)
     assert refresh_all(harness) == Report(due=1, uncertain=1)
     harness.advance(7200)
     assert refresh_all(harness) == Report()
 
 
 def test_a_bank_that_never_rotates_is_asked_again_and_again(harness: Harness) -> None:
-    harness.make(profile=TargetProfile(rotates=False))
+    harness.make_manager(profile=TargetProfile(rotates=False))
     authorize(harness, 1)
-    harness.banks.always(says(503))
+    harness.banks.respond_always(status_response(503))
     for _ in range(4):
         assert refresh_all(harness) == Report(due=1, uncertain=1)
         harness.advance(7200)
-    harness.replays = 3
+    harness.allowed_replays = 3
 
 
 def test_a_failing_target_is_left_alone_and_tried_out_by_one_grant(harness: Harness) -> None:
     grants = authorize(harness, 20)
-    harness.banks.always(unreachable)
+    harness.banks.respond_always(connection_refused)
     report = refresh_all(harness, concurrency=2)
     assert report.failed <= 4
     tried = len(harness.banks.presented())
@@ -318,24 +323,24 @@ def test_a_failing_target_is_left_alone_and_tried_out_by_one_grant(harness: Harn
     harness.advance(61)
     assert refresh_all(harness, concurrency=8) == Report(due=1, failed=1)
     assert len(harness.banks.presented()) == tried + 1
-    harness.banks.always(honest)
+    harness.banks.respond_always(bank_response)
     harness.advance(61)
     assert refresh_all(harness, concurrency=8) == Report(due=20, refreshed=20)
     assert generations(harness, grants) == [2] * 20
-    harness.replays = 3
+    harness.allowed_replays = 3
 
 
 def test_a_failing_target_does_not_keep_the_others_from_being_refreshed(harness: Harness) -> None:
     left = authorize(harness, 2, OTHER, 20)
     authorize(harness, 20)
-    harness.let_fail(OTHER)
+    harness.open_breaker(OTHER)
     assert refresh_all(harness, concurrency=4) == Report(due=20, refreshed=20)
     assert generations(harness, left) == [1, 1]
 
 
 def test_nobody_tries_a_failing_target_out_where_nothing_is_due(harness: Harness) -> None:
     (grant,) = authorize(harness, 1, OTHER)
-    harness.let_fail(OTHER)
+    harness.open_breaker(OTHER)
     harness.advance(60)
     assert harness.manager.refresh_due() == Report()
     # Otherwise the target would be left alone until it is known what came of the attempt.
@@ -345,14 +350,14 @@ def test_nobody_tries_a_failing_target_out_where_nothing_is_due(harness: Harness
 def test_a_store_that_is_away_ends_the_run_and_what_was_begun_lands(harness: Harness) -> None:
     grants = authorize(harness, 8)
     gate = Gate()
-    harness.banks.always(gate)
-    run = harness.aside(lambda: refresh_all(harness, concurrency=4))
+    harness.banks.respond_always(gate)
+    run = harness.in_thread(lambda: refresh_all(harness, concurrency=4))
     gate.wait(4)
-    harness.shaky.go_down("claim_due")
+    harness.faulty.fail("claim_due")
     gate.open()
     with pytest.raises(StoreError):
-        run.result(PATIENCE)
-    harness.calm()
+        run.result(TIMEOUT)
+    harness.wait_until_idle()
     assert sorted(generations(harness, grants)) == [1] * 4 + [2] * 4
 
 
@@ -364,7 +369,7 @@ def test_a_flight_that_breaks_counts_as_failed_and_the_run_goes_on(
     def broken(execute: object) -> Any:
         raise MemoryError
 
-    harness.banks.answer(honest, broken, honest)
+    harness.banks.respond_next(bank_response, broken, bank_response)
     assert refresh_all(harness, concurrency=1) == Report(due=3, refreshed=2, failed=1)
     assert "A flight broke" in caplog.text
 
@@ -385,13 +390,13 @@ def test_a_pair_that_waits_for_the_store_is_not_refreshed_with_the_old_token(
 ) -> None:
     (grant,) = authorize(harness, 1)
     harness.advance(DAY + 1)
-    harness.shaky.go_down("settle")
+    harness.faulty.fail("settle")
     token = harness.manager.get(grant)
     # The lease runs out, while nothing but the storing of pairs fails.
     harness.advance(30)
     assert refresh_all(harness) == Report(due=1, left=1)
     assert harness.record(grant).pause_left > 0
-    harness.shaky.come_back()
+    harness.faulty.recover()
     harness.advance(1.1)
     record = harness.record(grant)
     assert record.token is not None
@@ -403,16 +408,16 @@ def test_a_pair_that_waits_for_the_store_is_not_refreshed_with_the_old_token(
 
 
 def test_a_rate_spaces_the_refreshes_of_its_target_alone(harness: Harness) -> None:
-    harness.make(profiles={TARGET: TargetProfile(rate=2)})
+    harness.make_manager(profiles={TARGET: TargetProfile(rate=2)})
     authorize(harness, 5)
     authorize(harness, 10, OTHER, 5)
-    began, moments = harness.time.seconds, []
+    began, moments = harness.clock.seconds, []
 
     def noted(execute: Any) -> Any:
-        moments.append(harness.time.seconds - began)
+        moments.append(harness.clock.seconds - began)
         return execute()
 
-    harness.banks.always(noted)
+    harness.banks.respond_always(noted)
     report = refresh_all(harness, concurrency=8)
     assert report == Report(due=15, refreshed=15)
     assert moments.count(0) == 11
@@ -420,32 +425,32 @@ def test_a_rate_spaces_the_refreshes_of_its_target_alone(harness: Harness) -> No
 
 
 def test_a_rate_for_all_targets_is_kept_by_each_of_them(harness: Harness) -> None:
-    harness.make(profile=TargetProfile(rate=1))
+    harness.make_manager(profile=TargetProfile(rate=1))
     authorize(harness, 3)
     authorize(harness, 3, OTHER, 3)
-    began, moments = harness.time.seconds, Counter[float]()
+    began, moments = harness.clock.seconds, Counter[float]()
 
     def noted(execute: Any) -> Any:
-        moments[harness.time.seconds - began] += 1
+        moments[harness.clock.seconds - began] += 1
         return execute()
 
-    harness.banks.always(noted)
+    harness.banks.respond_always(noted)
     assert refresh_all(harness, concurrency=8) == Report(due=6, refreshed=6)
     assert moments == {0: 2, 1: 2, 2: 2}
 
 
 def test_a_limit_ends_a_run_that_waits_for_turns(harness: Harness) -> None:
-    harness.make(profiles={TARGET: TargetProfile(rate=1)})
+    harness.make_manager(profiles={TARGET: TargetProfile(rate=1)})
     authorize(harness, 5)
-    began = harness.time.seconds
+    began = harness.clock.seconds
     assert refresh_all(harness, concurrency=8, limit=2) == Report(due=2, refreshed=2)
-    assert harness.time.seconds - began == 1
+    assert harness.clock.seconds - began == 1
 
 
 def test_a_limited_target_that_asks_for_time_is_left_alone(harness: Harness) -> None:
-    harness.make(profiles={TARGET: TargetProfile(rate=10)})
+    harness.make_manager(profiles={TARGET: TargetProfile(rate=10)})
     authorize(harness, 5)
-    harness.banks.answer(says(429, Retry_After="600"))
+    harness.banks.respond_next(status_response(429, Retry_After="600"))
     assert refresh_all(harness, concurrency=8) == Report(due=1, failed=1)
     assert len(harness.banks.presented()) == 1
 
@@ -453,26 +458,26 @@ def test_a_limited_target_that_asks_for_time_is_left_alone(harness: Harness) -> 
 def test_a_target_with_a_profile_of_its_own_and_no_rate_is_claimed_in_batches(
     harness: Harness,
 ) -> None:
-    harness.make(profiles={TARGET: HOLD})
+    harness.make_manager(profiles={TARGET: HOLD})
     authorize(harness, 12)
-    harness.shaky.calls.clear()
+    harness.faulty.calls.clear()
     assert refresh_all(harness, concurrency=12) == Report(due=12, refreshed=12)
-    assert harness.shaky.calls.count("due") == 0
+    assert harness.faulty.calls.count("due") == 0
 
 
 def test_while_others_are_in_the_air_a_run_comes_back_for_the_next_turn(harness: Harness) -> None:
-    harness.make(profiles={TARGET: TargetProfile(rate=50)})
+    harness.make_manager(profiles={TARGET: TargetProfile(rate=50)})
     authorize(harness, 2)
     authorize(harness, 1, OTHER, 2)
     gate = Gate()
-    harness.banks.always(gate)
-    run = harness.aside(lambda: refresh_all(harness, concurrency=4))
+    harness.banks.respond_always(gate)
+    run = harness.in_thread(lambda: refresh_all(harness, concurrency=4))
     gate.wait(2)
-    harness.time.pass_by(0.1)
+    harness.clock.elapse(0.1)
     gate.wait(3)
     gate.open()
-    assert run.result(PATIENCE) == Report(due=3, refreshed=3)
-    harness.calm()
+    assert run.result(TIMEOUT) == Report(due=3, refreshed=3)
+    harness.wait_until_idle()
 
 
 # Ending it early
@@ -481,7 +486,7 @@ def test_while_others_are_in_the_air_a_run_comes_back_for_the_next_turn(harness:
 def test_a_run_that_is_stopped_begins_nothing_new_and_keeps_no_lease(harness: Harness) -> None:
     grants = authorize(harness, 4)
     told: list[Report] = []
-    harness.shaky.calls.clear()
+    harness.faulty.calls.clear()
     report = refresh_all(harness, concurrency=1, on_progress=told.append, stop=lambda: bool(told))
     assert report == Report(due=1, refreshed=1)
     assert generations(harness, grants) == [2, 1, 1, 1]
@@ -489,24 +494,26 @@ def test_a_run_that_is_stopped_begins_nothing_new_and_keeps_no_lease(harness: Ha
     assert {(each.state, each.attempts, each.lease_left) for each in records} == {
         (State.ACTIVE, 0, 0)
     }
-    assert harness.shaky.calls.count("claim_due") == 1
-    assert "purge" not in harness.shaky.calls
+    assert harness.faulty.calls.count("claim_due") == 1
+    assert "purge" not in harness.faulty.calls
     assert refresh_all(harness) == Report(due=3, refreshed=3)
 
 
 def test_what_is_in_the_air_when_a_run_is_stopped_lands_and_is_counted(harness: Harness) -> None:
     grants = authorize(harness, 12)
     gate, stop, told = Gate(), threading.Event(), list[Report]()
-    harness.banks.answer(Gate(unreachable), says(400, {"error": "invalid_grant"}))
-    harness.banks.always(gate)
-    run = harness.aside(
+    harness.banks.respond_next(
+        Gate(connection_refused), status_response(400, {"error": "invalid_grant"})
+    )
+    harness.banks.respond_always(gate)
+    run = harness.in_thread(
         lambda: refresh_all(harness, concurrency=8, on_progress=told.append, stop=stop.is_set)
     )
     gate.wait(6)
     stop.set()
     for each in harness.banks.gates:
         each.open()
-    assert run.result(PATIENCE) == Report(due=8, refreshed=6, failed=1, consent_needed=1)
+    assert run.result(TIMEOUT) == Report(due=8, refreshed=6, failed=1, consent_needed=1)
     assert len(told) == 8
     assert State.REFRESHING not in {harness.record(grant).state for grant in grants}
     assert len(harness.banks.presented()) == 8
@@ -514,16 +521,16 @@ def test_what_is_in_the_air_when_a_run_is_stopped_lands_and_is_counted(harness: 
 
 def test_a_run_that_is_stopped_before_it_begins_touches_nothing(harness: Harness) -> None:
     authorize(harness, 3)
-    harness.shaky.calls.clear()
+    harness.faulty.calls.clear()
     assert refresh_all(harness, stop=lambda: True) == Report()
-    assert harness.shaky.calls == []
+    assert harness.faulty.calls == []
     assert harness.banks.presented() == []
 
 
 def test_a_run_may_be_stopped_between_two_claims(harness: Harness) -> None:
-    harness.make(profiles={TARGET: HOLD, OTHER: HOLD})
+    harness.make_manager(profiles={TARGET: HOLD, OTHER: HOLD})
     first, second = authorize(harness, 2), authorize(harness, 2, OTHER, 2)
-    report = refresh_all(harness, stop=lambda: "claim_due" in harness.shaky.calls)
+    report = refresh_all(harness, stop=lambda: "claim_due" in harness.faulty.calls)
     assert report == Report(due=2, refreshed=2)
     assert generations(harness, first + second) == [2, 2, 1, 1]
 
@@ -531,7 +538,7 @@ def test_a_run_may_be_stopped_between_two_claims(harness: Harness) -> None:
 def test_who_has_said_stop_is_not_asked_again(harness: Harness) -> None:
     grants = authorize(harness, 4)
     gate, told, said = Gate(), list[Report](), list[bool]()
-    harness.banks.answer(honest, gate)
+    harness.banks.respond_next(bank_response, gate)
 
     def stop() -> bool:
         said.append(bool(told))
@@ -546,18 +553,18 @@ def test_who_has_said_stop_is_not_asked_again(harness: Harness) -> None:
 
 
 def test_a_run_that_waits_for_a_turn_is_stopped_within_a_second(harness: Harness) -> None:
-    harness.make(profiles={TARGET: TargetProfile(rate=0.01)})
+    harness.make_manager(profiles={TARGET: TargetProfile(rate=0.01)})
     grants = authorize(harness, 3)
-    began = harness.time.seconds
-    report = refresh_all(harness, concurrency=8, stop=lambda: harness.time.seconds - began >= 20.2)
+    began = harness.clock.seconds
+    report = refresh_all(harness, concurrency=8, stop=lambda: harness.clock.seconds - began >= 20.2)
     assert report == Report(due=1, refreshed=1)
-    assert 20.2 <= harness.time.seconds - began < 21.2
+    assert 20.2 <= harness.clock.seconds - began < 21.2
     assert generations(harness, grants) == [2, 1, 1]
 
 
 def test_a_run_that_is_not_stopped_waits_for_its_whole_turn(harness: Harness) -> None:
-    harness.make(profiles={TARGET: TargetProfile(rate=0.3)})
+    harness.make_manager(profiles={TARGET: TargetProfile(rate=0.3)})
     authorize(harness, 3)
-    began = harness.time.seconds
+    began = harness.clock.seconds
     assert refresh_all(harness, concurrency=8) == Report(due=3, refreshed=3)
-    assert harness.time.seconds - began == pytest.approx(2 / 0.3)
+    assert harness.clock.seconds - began == pytest.approx(2 / 0.3)

@@ -38,16 +38,16 @@ from blink_oauth_keeper import (
 from blink_oauth_keeper.flights import remaining
 from keeper.harness import (
     DAY,
-    PATIENCE,
     PSU,
     SETTINGS,
+    TIMEOUT,
     Gate,
     Harness,
-    begun,
-    eventually,
-    says,
-    storm,
-    unreachable,
+    concurrently,
+    connection_refused,
+    start_task,
+    status_response,
+    wait_until,
     with_members,
 )
 
@@ -79,12 +79,12 @@ def test_a_lease_outlasts_a_call_and_stays_within_what_banks_allow(
     harness: Harness, lease: float
 ) -> None:
     with pytest.raises(InvalidInputError, match=r"total timeout \(10 s\) and at most 30 s"):
-        harness.make(lease=lease)
+        harness.make_manager(lease=lease)
 
 
 @pytest.mark.parametrize("lease", [10.1, 30.0])
 def test_a_lease_that_fits_is_taken(harness: Harness, lease: float) -> None:
-    assert harness.make(lease=lease)
+    assert harness.make_manager(lease=lease)
 
 
 def test_a_manager_works_by_the_clocks_of_the_machine_unless_told() -> None:
@@ -93,11 +93,11 @@ def test_a_manager_works_by_the_clocks_of_the_machine_unless_told() -> None:
         TokenManager(blink, MemoryTokenStore()) as manager,
         pytest.raises(UnknownGrantError),
     ):
-        manager.get(Grant("IIDX00001", "nobody"), timeout=PATIENCE)
+        manager.get(Grant("IIDX00001", "nobody"), timeout=TIMEOUT)
 
 
 def test_no_secret_is_in_what_a_manager_shows_of_itself(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     token = harness.manager.get(grant)
     shown = repr(harness.manager)
     assert shown.startswith("TokenManager(BlinkOAuth(")
@@ -109,10 +109,10 @@ def test_no_secret_is_in_what_a_manager_shows_of_itself(harness: Harness) -> Non
 
 def test_a_fresh_token_is_served_from_memory(harness: Harness) -> None:
     grant = harness.authorize()
-    harness.shaky.calls.clear()
+    harness.faulty.calls.clear()
     tokens = {harness.manager.get(grant) for _ in range(50)}
     assert tokens == {harness.record(grant).token}
-    assert harness.shaky.calls == []
+    assert harness.faulty.calls == []
     assert harness.banks.presented() == []
 
 
@@ -128,19 +128,19 @@ def test_what_is_no_grant_is_refused(harness: Harness, grant: Any) -> None:
 
 
 def test_an_expired_token_is_refreshed_once_and_the_new_one_stored(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     token = harness.manager.get(grant)
     record = harness.record(grant)
     assert (record.generation, record.token) == (2, token)
-    assert harness.banks.is_alive(grant, token)
+    assert harness.banks.accepts(grant, token)
     assert len(harness.banks.presented()) == 1
 
 
 def test_the_person_who_waits_stands_in_the_call(harness: Harness) -> None:
-    harness.manager.get(harness.expired("u-1"), psu=PSU)
-    harness.manager.get(harness.expired("u-2"))
-    refreshes = [post for post in harness.banks.posts if post.kind == "refresh_token"]
-    assert [post.psu_ip for post in refreshes] == [PSU.ip, "AUTO"]
+    harness.manager.get(harness.expired_grant("u-1"), psu=PSU)
+    harness.manager.get(harness.expired_grant("u-2"))
+    refreshes = [request for request in harness.banks.requests if request.kind == "refresh_token"]
+    assert [request.psu_ip for request in refreshes] == [PSU.ip, "AUTO"]
     actors = [
         harness.manager.history(Grant("IIDX00001", name))[0].note.actor for name in ("u-1", "u-2")
     ]
@@ -152,12 +152,12 @@ def test_in_the_advisory_window_the_old_token_is_served_and_one_refreshes(harnes
     old = harness.manager.get(grant)
     harness.advance(ADVISED)
     gate = Gate()
-    harness.banks.answer(gate)
-    assert tokens_of(storm(lambda: harness.manager.get(grant), 32)) == {old}
+    harness.banks.respond_next(gate)
+    assert tokens_of(concurrently(lambda: harness.manager.get(grant), 32)) == {old}
     gate.wait()
     assert harness.manager.get(grant) == old
     gate.open()
-    harness.calm()
+    harness.wait_until_idle()
     assert harness.manager.get(grant) != old
     assert len(harness.banks.presented()) == 1
 
@@ -166,8 +166,8 @@ def test_the_refresh_in_the_background_is_not_the_callers(harness: Harness) -> N
     grant = harness.authorize()
     harness.advance(ADVISED)
     harness.manager.get(grant, psu=PSU)
-    harness.calm()
-    assert [post.psu_ip for post in harness.banks.posts[1:]] == ["AUTO"]
+    harness.wait_until_idle()
+    assert [request.psu_ip for request in harness.banks.requests[1:]] == ["AUTO"]
 
 
 def test_a_token_that_was_stored_by_another_process_is_found_without_a_refresh(
@@ -175,16 +175,16 @@ def test_a_token_that_was_stored_by_another_process_is_found_without_a_refresh(
 ) -> None:
     grant = harness.authorize()
     harness.manager.get(grant)
-    other = harness.make()
+    other = harness.make_manager()
     harness.advance(ADVISED)
     other.get(grant)
     harness.advance(6)
     other.get(grant)
-    harness.calm()
+    harness.wait_until_idle()
     renewed = harness.record(grant).token
     assert len(harness.banks.presented()) == 1
     harness.manager.get(grant)
-    harness.calm()
+    harness.wait_until_idle()
     assert harness.manager.get(grant) == renewed
     assert len(harness.banks.presented()) == 1
 
@@ -213,27 +213,27 @@ def test_who_wants_more_than_the_flight_that_it_joins_gets_a_flight_of_its_own(
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.advance(DAY / 2 + 3600)
-    other = harness.make()
+    other = harness.make_manager()
     looking, go = threading.Event(), threading.Event()
     load = harness.memory.load
 
     def slowly(key: Any) -> object:
         looking.set()
-        assert go.wait(PATIENCE)
+        assert go.wait(TIMEOUT)
         return load(key)
 
-    harness.shaky.instead["load"] = slowly
-    modest = harness.aside(lambda: other.get(grant))
-    assert looking.wait(PATIENCE)
+    harness.faulty.replacements["load"] = slowly
+    modest = harness.in_thread(lambda: other.get(grant))
+    assert looking.wait(TIMEOUT)
 
     async def join() -> Token:
-        greedy = await begun(other.aget(grant, min_validity=DAY / 2))
+        greedy = await start_task(other.aget(grant, min_validity=DAY / 2))
         assert harness.in_progress() == 1
         go.set()
         return await greedy
 
     assert asyncio.run(join()) == harness.record(grant).token != old
-    assert modest.result(PATIENCE) == old
+    assert modest.result(TIMEOUT) == old
     assert len(harness.banks.presented()) == 1
 
 
@@ -245,26 +245,26 @@ def test_wanting_more_validity_than_a_token_has_does_not_refresh_for_ever(harnes
 
 
 def test_a_token_without_a_lifetime_lives_for_the_default_of_the_profile(harness: Harness) -> None:
-    harness.make(profile=TargetProfile(default_lifetime=1200, mandatory=60))
-    grant = harness.authorize(answer=with_members(expires_in=None))
+    harness.make_manager(profile=TargetProfile(default_lifetime=1200, mandatory=60))
+    grant = harness.authorize(responder=with_members(expires_in=None))
     old = harness.manager.get(grant)
     assert old.expires_at is None
     harness.advance(1100)
     assert harness.manager.get(grant) == old
-    harness.calm()
-    harness.banks.answer(with_members(expires_in=None))
+    harness.wait_until_idle()
+    harness.banks.respond_next(with_members(expires_in=None))
     harness.advance(1201)
     assert harness.manager.get(grant) != old
 
 
 def test_a_token_that_lives_for_no_time_is_brought_to_all_who_waited(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate(with_members(expires_in=0))
-    harness.banks.answer(gate)
-    callers = [harness.aside(lambda: harness.manager.get(grant)) for _ in range(8)]
+    harness.banks.respond_next(gate)
+    callers = [harness.in_thread(lambda: harness.manager.get(grant)) for _ in range(8)]
     gate.wait()
     gate.open()
-    tokens = {caller.result(PATIENCE) for caller in callers}
+    tokens = {caller.result(TIMEOUT) for caller in callers}
     assert len(tokens) == len(harness.banks.presented())
     assert harness.record(grant).token in tokens
 
@@ -276,10 +276,10 @@ def test_a_failed_early_refresh_serves_the_valid_token(harness: Harness) -> None
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.advance(ADVISED)
-    harness.banks.always(says(503))
+    harness.banks.respond_always(status_response(503))
     for _ in range(10):
         assert harness.manager.get(grant) == old
-        harness.calm()
+        harness.wait_until_idle()
     assert len(harness.banks.presented()) == 1
 
 
@@ -287,20 +287,20 @@ def test_while_a_failure_is_remembered_the_store_is_not_asked_for_nothing(harnes
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.advance(ADVISED)
-    harness.banks.answer(says(503))
+    harness.banks.respond_next(status_response(503))
     harness.manager.get(grant)
-    harness.calm()
-    harness.shaky.calls.clear()
+    harness.wait_until_idle()
+    harness.faulty.calls.clear()
     for _ in range(9):
         harness.advance(6)
         assert harness.manager.get(grant) == old
-        harness.calm()
-    assert harness.shaky.calls == []
+        harness.wait_until_idle()
+    assert harness.faulty.calls == []
     harness.advance(7)
     harness.manager.get(grant)
-    harness.calm()
+    harness.wait_until_idle()
     assert harness.record(grant).generation == 2
-    harness.replays = 1
+    harness.allowed_replays = 1
 
 
 def test_a_failed_refresh_in_the_mandatory_window_still_serves_the_valid_token(
@@ -309,41 +309,41 @@ def test_a_failed_refresh_in_the_mandatory_window_still_serves_the_valid_token(
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.advance(DUE)
-    harness.banks.always(unreachable)
+    harness.banks.respond_always(connection_refused)
     assert harness.manager.get(grant) == old
     assert harness.manager.get(grant) == old
     assert len(harness.banks.presented()) == 1
     harness.advance(31)
     with pytest.raises(BlinkError):
         harness.manager.get(grant)
-    harness.banks.always(with_members())
+    harness.banks.respond_always(with_members())
     harness.advance(60)
     assert harness.manager.get(grant) != old
-    harness.replays = len(harness.banks.presented())
+    harness.allowed_replays = len(harness.banks.presented())
 
 
 def test_a_failure_is_shared_for_a_growing_while(harness: Harness) -> None:
-    grant = harness.expired()
-    harness.banks.always(unreachable)
+    grant = harness.expired_grant()
+    harness.banks.respond_always(connection_refused)
     moments: list[float] = []
     for _ in range(400):
         before = len(harness.banks.presented())
         with pytest.raises(BlinkError):
             harness.manager.get(grant)
         if len(harness.banks.presented()) > before:
-            moments.append(harness.time.seconds)
+            moments.append(harness.clock.seconds)
         harness.advance(0.25)
     waits = [after - before for before, after in pairwise(moments)]
     assert waits == sorted(waits)
     assert waits[0] < 1
     assert waits[-1] > 20
-    harness.replays = len(harness.banks.presented())
+    harness.allowed_replays = len(harness.banks.presented())
 
 
 def test_each_caller_gets_an_exception_of_its_own(harness: Harness) -> None:
-    grant = harness.expired()
-    harness.banks.always(unreachable)
-    errors = storm(lambda: harness.manager.get(grant), 8)
+    grant = harness.expired_grant()
+    harness.banks.respond_always(connection_refused)
+    errors = concurrently(lambda: harness.manager.get(grant), 8)
     assert all(isinstance(error, BlinkError) for error in errors)
     assert len({id(error) for error in errors}) == 8
 
@@ -353,8 +353,8 @@ def test_a_retry_after_is_kept_by_all_grants_of_the_target(harness: Harness, as_
     first, second = harness.authorize("u-1"), harness.authorize("u-2")
     elsewhere = harness.authorize("u-3", "IIDX00002")
     harness.advance(DAY + 1)
-    date = format_datetime(harness.time.now() + timedelta(seconds=40), usegmt=True)
-    harness.banks.answer(says(429, Retry_After=date if as_date else "40"))
+    date = format_datetime(harness.clock.now() + timedelta(seconds=40), usegmt=True)
+    harness.banks.respond_next(status_response(429, Retry_After=date if as_date else "40"))
     with pytest.raises(StatusError):
         harness.manager.get(first)
     harness.advance(15)
@@ -366,7 +366,7 @@ def test_a_retry_after_is_kept_by_all_grants_of_the_target(harness: Harness, as_
     harness.advance(26)
     assert harness.manager.get(second)
     assert harness.manager.get(first)
-    harness.replays = 1
+    harness.allowed_replays = 1
 
 
 # Storms
@@ -376,9 +376,9 @@ def test_a_storm_of_threads_costs_one_refresh_a_round(harness: Harness) -> None:
     grant = harness.authorize()
     for number in range(1, ROUNDS + 1):
         harness.advance(DAY + 1)
-        assert len(tokens_of(storm(lambda: harness.manager.get(grant), 64))) == 1
+        assert len(tokens_of(concurrently(lambda: harness.manager.get(grant), 64))) == 1
         assert len(harness.banks.presented()) == number
-    assert harness.banks.of().reuses == 0
+    assert harness.banks.bank().reuses == 0
 
 
 def in_loops(call: Callable[[], Coroutine[Any, Any, Any]], count: int, loops: int) -> list[Any]:
@@ -386,7 +386,7 @@ def in_loops(call: Callable[[], Coroutine[Any, Any, Any]], count: int, loops: in
     ready = threading.Barrier(loops)
 
     async def many(share: int) -> list[Any]:
-        ready.wait(PATIENCE)
+        ready.wait(TIMEOUT)
         return await asyncio.gather(*(call() for _ in range(share)), return_exceptions=True)
 
     shares = [count // loops + (number < count % loops) for number in range(loops)]
@@ -406,30 +406,30 @@ def test_a_storm_of_coroutines_on_three_loops_costs_one_refresh_a_round(harness:
 
 
 def test_threads_and_loops_share_one_flight(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
-    threads = [harness.aside(lambda: harness.manager.get(grant)) for _ in range(4)]
-    loops = harness.aside(lambda: in_loops(lambda: harness.manager.aget(grant), 30, 3))
+    harness.banks.respond_next(gate)
+    threads = [harness.in_thread(lambda: harness.manager.get(grant)) for _ in range(4)]
+    loops = harness.in_thread(lambda: in_loops(lambda: harness.manager.aget(grant), 30, 3))
     gate.wait()
     gate.open()
-    results = [thread.result(PATIENCE) for thread in threads] + loops.result(PATIENCE)
+    results = [thread.result(TIMEOUT) for thread in threads] + loops.result(TIMEOUT)
     assert len(tokens_of(results)) == 1
     assert len(harness.banks.presented()) == 1
 
 
 def test_two_managers_on_one_store_refresh_once(harness: Harness) -> None:
-    first, second = harness.make(real_waits=True), harness.make(real_waits=True)
+    first, second = harness.make_manager(real_waits=True), harness.make_manager(real_waits=True)
     grant = harness.authorize()
     for number in range(1, 6):
         harness.advance(DAY + 1)
         gate = Gate()
-        harness.banks.answer(gate)
-        mine = harness.aside(lambda: storm(lambda: first.get(grant), 16))
-        theirs = harness.aside(lambda: storm(lambda: second.get(grant), 16))
+        harness.banks.respond_next(gate)
+        mine = harness.in_thread(lambda: concurrently(lambda: first.get(grant), 16))
+        theirs = harness.in_thread(lambda: concurrently(lambda: second.get(grant), 16))
         gate.wait()
         gate.open()
-        results = mine.result(PATIENCE) + theirs.result(PATIENCE)
+        results = mine.result(TIMEOUT) + theirs.result(TIMEOUT)
         assert len({token.access_token for token in tokens_of(results)}) == 1
         assert len(harness.banks.presented()) == number
 
@@ -437,31 +437,32 @@ def test_two_managers_on_one_store_refresh_once(harness: Harness) -> None:
 def test_a_storm_at_a_failing_endpoint_sends_one_request_and_shares_its_failure(
     harness: Harness,
 ) -> None:
-    grant = harness.expired()
-    gate = Gate(says(503, Retry_After="120"), first=True)
-    harness.banks.answer(gate)
-    callers = harness.aside(lambda: storm(lambda: harness.manager.get(grant), 64))
+    grant = harness.expired_grant()
+    gate = Gate(status_response(503, Retry_After="120"), holds_request=True)
+    harness.banks.respond_next(gate)
+    callers = harness.in_thread(lambda: concurrently(lambda: harness.manager.get(grant), 64))
     gate.wait()
     gate.open()
-    errors = callers.result(PATIENCE)
+    errors = callers.result(TIMEOUT)
     assert {type(error) for error in errors} == {StatusError}
     assert len(harness.banks.presented()) == 1
     # Nor does anybody get a turn later, as long as the server wants to be left alone.
     harness.advance(119)
     assert all(
-        isinstance(each, BlinkError) for each in storm(lambda: harness.manager.get(grant), 64)
+        isinstance(each, BlinkError)
+        for each in concurrently(lambda: harness.manager.get(grant), 64)
     )
     assert len(harness.banks.presented()) == 1
     harness.advance(2)
-    assert len(tokens_of(storm(lambda: harness.manager.get(grant), 64))) == 1
-    harness.replays = 1
+    assert len(tokens_of(concurrently(lambda: harness.manager.get(grant), 64))) == 1
+    harness.allowed_replays = 1
 
 
 @pytest.mark.anyio
 async def test_a_loop_stays_responsive_while_500_coroutines_wait(harness: Harness) -> None:
-    grant = harness.expired()
-    gate = Gate(says(503), first=True)
-    harness.banks.answer(gate)
+    grant = harness.expired_grant()
+    gate = Gate(status_response(503), holds_request=True)
+    harness.banks.respond_next(gate)
     ticks = 0
 
     async def tick() -> None:
@@ -472,7 +473,7 @@ async def test_a_loop_stays_responsive_while_500_coroutines_wait(harness: Harnes
 
     ticker = asyncio.create_task(tick())
     waiting = [asyncio.create_task(harness.manager.aget(grant)) for _ in range(500)]
-    await gate.held_up()
+    await gate.async_wait()
     seen = ticks
     for _ in range(100):
         await asyncio.sleep(0)
@@ -490,15 +491,15 @@ async def test_a_loop_stays_responsive_while_500_coroutines_wait(harness: Harnes
 
 
 def test_a_caller_whose_time_is_over_leaves_and_the_flight_lands(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
+    harness.banks.respond_next(gate)
     with pytest.raises(RefreshPendingError, match="It goes on") as caught:
         harness.manager.get(grant, timeout=0)
     assert caught.value.retryable
     gate.wait()
     gate.open()
-    harness.calm()
+    harness.wait_until_idle()
     assert harness.record(grant).generation == 2
     assert harness.manager.get(grant, timeout=0) == harness.record(grant).token
     assert len(harness.banks.presented()) == 1
@@ -506,9 +507,9 @@ def test_a_caller_whose_time_is_over_leaves_and_the_flight_lands(harness: Harnes
 
 @pytest.mark.anyio
 async def test_a_coroutine_whose_time_is_over_leaves_and_the_flight_lands(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
+    harness.banks.respond_next(gate)
     with pytest.raises(RefreshPendingError):
         await harness.manager.aget(grant, timeout=0)
     gate.wait()
@@ -518,23 +519,23 @@ async def test_a_coroutine_whose_time_is_over_leaves_and_the_flight_lands(harnes
 
 
 def test_a_callers_time_is_counted_once_however_many_flights_it_joins(harness: Harness) -> None:
-    left = remaining(5.0, harness.time.monotonic)
-    harness.time.pass_by(3)
+    left = remaining(5.0, harness.clock.monotonic)
+    harness.clock.elapse(3)
     assert left() == 2
-    harness.time.jump(3600)
+    harness.clock.shift_wall_clock(3600)
     assert left() == 2
-    harness.time.pass_by(3)
+    harness.clock.elapse(3)
     assert left() == 0
-    assert remaining(None, harness.time.monotonic)() is None
+    assert remaining(None, harness.clock.monotonic)() is None
 
 
 @pytest.mark.anyio
 async def test_a_cancelled_leader_leaves_and_the_others_get_the_token(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
+    harness.banks.respond_next(gate)
     leader = asyncio.create_task(harness.manager.aget(grant))
-    await gate.held_up()
+    await gate.async_wait()
     followers = [asyncio.create_task(harness.manager.aget(grant)) for _ in range(3)]
     await asyncio.sleep(0)
     leader.cancel()
@@ -548,28 +549,28 @@ async def test_a_cancelled_leader_leaves_and_the_others_get_the_token(harness: H
 
 @pytest.mark.anyio
 async def test_a_flight_lands_although_all_who_waited_are_gone(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
+    harness.banks.respond_next(gate)
     tasks = [asyncio.create_task(harness.manager.aget(grant)) for _ in range(3)]
-    await gate.held_up()
+    await gate.async_wait()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     gate.open()
-    harness.calm()
+    harness.wait_until_idle()
     assert harness.record(grant).generation == 2
-    assert harness.names()[-1] is EventName.REFRESHED
+    assert harness.event_names()[-1] is EventName.REFRESHED
 
 
 def test_a_flight_lands_although_the_loop_that_asked_is_closed(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
+    harness.banks.respond_next(gate)
 
     async def ask_and_leave() -> None:
         task = asyncio.create_task(harness.manager.aget(grant))
-        await gate.held_up()
+        await gate.async_wait()
         task.cancel()
 
     asyncio.run(ask_and_leave())
@@ -586,52 +587,52 @@ def test_a_jump_of_the_wall_clock_costs_at_most_one_refresh_and_no_caller(
 ) -> None:
     grant = harness.authorize()
     harness.advance(DAY - 7200)
-    harness.calm()
+    harness.wait_until_idle()
     for _ in range(20):
         harness.manager.get(grant)
-        harness.calm()
+        harness.wait_until_idle()
     before = len(harness.banks.presented())
-    harness.time.jump(seconds)
-    assert len(tokens_of(storm(lambda: harness.manager.get(grant), 16))) == 1
-    harness.calm()
+    harness.clock.shift_wall_clock(seconds)
+    assert len(tokens_of(concurrently(lambda: harness.manager.get(grant), 16))) == 1
+    harness.wait_until_idle()
     assert len(harness.banks.presented()) - before <= 1
-    assert harness.banks.is_alive(grant, harness.manager.get(grant))
+    assert harness.banks.accepts(grant, harness.manager.get(grant))
 
 
 @pytest.mark.parametrize("seconds", [3600.0, -3600.0])
 def test_a_jump_during_a_flight_changes_nothing(harness: Harness, seconds: float) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
-    callers = [harness.aside(lambda: harness.manager.get(grant)) for _ in range(4)]
+    harness.banks.respond_next(gate)
+    callers = [harness.in_thread(lambda: harness.manager.get(grant)) for _ in range(4)]
     gate.wait()
-    harness.time.jump(seconds)
+    harness.clock.shift_wall_clock(seconds)
     gate.open()
-    assert len({caller.result(PATIENCE) for caller in callers}) == 1
+    assert len({caller.result(TIMEOUT) for caller in callers}) == 1
     assert len(harness.banks.presented()) == 1
-    assert harness.names().count(EventName.REFRESHED) == 1
+    assert harness.event_names().count(EventName.REFRESHED) == 1
 
 
 # Profiles
 
 
 def test_a_rate_spaces_the_refreshes_of_a_target(harness: Harness) -> None:
-    harness.make(profiles={"IIDX00001": TargetProfile(rate=2)})
+    harness.make_manager(profiles={"IIDX00001": TargetProfile(rate=2)})
     grants = [harness.authorize(f"u-{number}") for number in range(3)]
     elsewhere = harness.authorize("u-9", "IIDX00002")
     harness.advance(DAY + 1)
-    callers = [harness.aside(partial(harness.manager.get, grant)) for grant in grants]
-    eventually(lambda: harness.waiting() == 2)
+    callers = [harness.in_thread(partial(harness.manager.get, grant)) for grant in grants]
+    wait_until(lambda: harness.waiting() == 2)
     assert harness.manager.get(elsewhere)
     assert len(harness.banks.presented()) == 2
     harness.advance(0.5)
     assert len(harness.banks.presented()) == 3
     harness.advance(0.5)
-    assert len({caller.result(PATIENCE) for caller in callers}) == 3
+    assert len({caller.result(TIMEOUT) for caller in callers}) == 3
 
 
 def test_a_target_of_a_profile_is_treated_by_it_and_others_as_usual(harness: Harness) -> None:
-    harness.make(profiles={"IIDX00002": TargetProfile(mandatory=DAY / 4)})
+    harness.make_manager(profiles={"IIDX00002": TargetProfile(mandatory=DAY / 4)})
     usual, special = harness.authorize(), harness.authorize("u-2", "IIDX00002")
     old = harness.manager.get(usual), harness.manager.get(special)
     harness.advance(DAY - 10_000)
@@ -640,13 +641,13 @@ def test_a_target_of_a_profile_is_treated_by_it_and_others_as_usual(harness: Har
 
 
 def test_many_steps_at_once_are_bounded_by_the_threads(harness: Harness) -> None:
-    harness.make(threads=2)
-    grants = [harness.expired(f"u-{number}") for number in range(4)]
+    harness.make_manager(threads=2)
+    grants = [harness.expired_grant(f"u-{number}") for number in range(4)]
     gate = Gate()
-    harness.banks.always(gate)
+    harness.banks.respond_always(gate)
 
     async def many() -> list[Token]:
-        callers = [await begun(harness.manager.aget(grant)) for grant in grants]
+        callers = [await start_task(harness.manager.aget(grant)) for grant in grants]
         gate.wait(2)
         assert harness.busy() == 4
         names = [thread.name for thread in threading.enumerate()]
@@ -666,7 +667,7 @@ def test_a_refused_token_is_replaced_by_the_next_call(harness: Harness) -> None:
     old = harness.manager.get(grant)
     harness.advance(3600)
     assert harness.manager.invalidate(grant, old)
-    tokens = tokens_of(storm(lambda: harness.manager.get(grant), 16))
+    tokens = tokens_of(concurrently(lambda: harness.manager.get(grant), 16))
     assert tokens == {harness.record(grant).token}
     assert old not in tokens
     assert len(harness.banks.presented()) == 1
@@ -681,7 +682,7 @@ def test_many_who_were_refused_with_the_same_token_cost_one_refresh(harness: Har
         harness.manager.invalidate(grant, old)
         return harness.manager.get(grant)
 
-    assert old not in tokens_of(storm(refused, 32))
+    assert old not in tokens_of(concurrently(refused, 32))
     assert len(harness.banks.presented()) == 1
 
 
@@ -697,7 +698,7 @@ def test_a_refused_token_is_not_served_although_the_refresh_fails(harness: Harne
     old = harness.manager.get(grant)
     harness.advance(3600)
     harness.manager.invalidate(grant, old)
-    harness.banks.always(unreachable)
+    harness.banks.respond_always(connection_refused)
     with pytest.raises(BlinkError):
         harness.manager.get(grant)
     with pytest.raises(BlinkError):
@@ -708,8 +709,8 @@ def test_a_refused_token_is_not_served_although_the_refresh_fails(harness: Harne
 
 
 def test_nobody_need_listen(harness: Harness) -> None:
-    harness.make(on_event=None)
-    assert harness.manager.get(harness.expired())
+    harness.make_manager(on_event=None)
+    assert harness.manager.get(harness.expired_grant())
     assert harness.events == []
 
 
@@ -717,9 +718,9 @@ def test_events_are_logged_with_fields_and_without_secrets(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    token = harness.manager.get(harness.expired())
+    token = harness.manager.get(harness.expired_grant())
     assert token.refresh_token is not None
     told = [record for record in caplog.records if record.name == "blink_oauth_keeper"]
-    assert [record.__dict__["blink_name"] for record in told] == harness.names()
+    assert [record.__dict__["blink_name"] for record in told] == harness.event_names()
     for secret in (token.access_token.reveal(), token.refresh_token.reveal()):
         assert secret not in caplog.text

@@ -19,7 +19,16 @@ from opentelemetry.trace import SpanKind, StatusCode
 from blink_oauth import BlinkError, Grant
 from blink_oauth_keeper import Event, EventName, TokenManager
 from blink_oauth_keeper.otel import otel_listener
-from keeper.harness import PSU, REDIRECT_URI, START, TARGET, Execute, Harness, says, unreachable
+from keeper.harness import (
+    PSU,
+    REDIRECT_URI,
+    START,
+    TARGET,
+    Execute,
+    Harness,
+    connection_refused,
+    status_response,
+)
 
 CALL_SECONDS = 1.5
 
@@ -81,11 +90,11 @@ def manager(harness: Harness, telemetry: Telemetry) -> TokenManager:
     """Return a manager that tells an SDK, at banks that take their time."""
 
     def slowly(execute: Execute) -> httpx.Response:
-        harness.time.pass_by(CALL_SECONDS)
+        harness.clock.elapse(CALL_SECONDS)
         return execute()
 
-    harness.banks.always(slowly)
-    return harness.make(on_event=telemetry.listener)
+    harness.banks.respond_always(slowly)
+    return harness.make_manager(on_event=telemetry.listener)
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
@@ -102,7 +111,7 @@ def test_events_are_counted_by_name_target_and_outcome(
     first = harness.authorize("u-1")
     other = harness.authorize("u-1", "IIDX00002")
     harness.advance(25 * 3600)
-    harness.banks.answer(unreachable)
+    harness.banks.respond_next(connection_refused)
     with pytest.raises(BlinkError):
         manager.get(first)
     manager.get(other)
@@ -144,7 +153,7 @@ def test_a_refresh_is_a_span_as_long_as_the_call(
     assert span.name == "blink_oauth.refresh"
     assert span.kind is SpanKind.CLIENT
     assert span.status.status_code is StatusCode.UNSET
-    assert span.end_time == nanoseconds(harness.time.now().timestamp())
+    assert span.end_time == nanoseconds(harness.clock.now().timestamp())
     assert span.start_time == span.end_time - nanoseconds(CALL_SECONDS)
     record = harness.record(grant)
     assert attributes(span) == {
@@ -164,7 +173,9 @@ def test_an_authorization_is_a_span_whether_it_succeeds_or_not(
     harness: Harness, manager: TokenManager, telemetry: Telemetry
 ) -> None:
     grant = harness.authorize()
-    harness.banks.answer(says(400, {"error": "invalid_grant"}), kind="authorization_code")
+    harness.banks.respond_next(
+        status_response(400, {"error": "invalid_grant"}), kind="authorization_code"
+    )
     with pytest.raises(BlinkError):
         manager.authorize(grant, code="fake-code", redirect_uri=REDIRECT_URI, psu=PSU)
     succeeded, failed = telemetry.spans()
@@ -180,7 +191,7 @@ def test_the_span_of_a_failed_refresh_says_what_went_wrong(
 ) -> None:
     grant = harness.authorize()
     harness.advance(25 * 3600)
-    harness.banks.answer(says(502, b"<html>"))
+    harness.banks.respond_next(status_response(502, b"<html>"))
     with pytest.raises(BlinkError):
         manager.get(grant)
     span = telemetry.spans()[-1]
@@ -223,7 +234,7 @@ def test_neither_secret_nor_username_leaves_the_process(
     manager.revoke(grant)
     texts = telemetry.texts()
     assert "grant.revoked" in texts
-    secrets = {post.secret for post in harness.banks.posts} | {grant.username}
+    secrets = {request.secret for request in harness.banks.requests} | {grant.username}
     assert len(secrets) > 3
     assert [secret for secret in secrets if secret in texts] == []
 
@@ -241,6 +252,6 @@ def test_metrics_know_nothing_of_single_grants(
 def test_without_a_provider_it_does_nothing_and_does_no_harm(harness: Harness) -> None:
     assert isinstance(metrics.get_meter_provider(), metrics.MeterProvider)
     assert isinstance(trace.get_tracer_provider(), trace.TracerProvider)
-    manager = harness.make(on_event=otel_listener())
+    manager = harness.make_manager(on_event=otel_listener())
     grant = harness.authorize(manager=manager)
     assert manager.get(grant)

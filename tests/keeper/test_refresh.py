@@ -34,18 +34,18 @@ from blink_oauth_keeper import (
 from blink_oauth_keeper.store.protocol import State
 from keeper.harness import (
     DAY,
-    PATIENCE,
     PSU,
     TARGET,
+    TIMEOUT,
     Execute,
     Gate,
     Harness,
-    begun,
-    eventually,
-    never_arrived,
-    says,
-    storm,
-    unreachable,
+    concurrently,
+    connection_refused,
+    request_lost,
+    start_task,
+    status_response,
+    wait_until,
     with_members,
 )
 
@@ -71,7 +71,7 @@ def refresh(request: pytest.FixtureRequest) -> Refresh:
     return way
 
 
-def posts(harness: Harness) -> int:
+def refresh_count(harness: Harness) -> int:
     """Return how many refreshes reached the platform."""
     return len(harness.banks.presented())
 
@@ -86,42 +86,42 @@ def test_a_fresh_token_is_refreshed_with_one_request(harness: Harness, refresh: 
     assert (harness.record(grant).generation, harness.record(grant).token) == (2, renewed)
     assert renewed != old
     assert harness.manager.get(grant) == renewed
-    assert posts(harness) == 1
+    assert refresh_count(harness) == 1
 
 
 def test_each_call_refreshes_once_more(harness: Harness, refresh: Refresh) -> None:
     grant = harness.authorize()
     assert len({refresh(harness.manager, grant) for _ in range(3)}) == 3
-    assert (harness.record(grant).generation, posts(harness)) == (4, 3)
+    assert (harness.record(grant).generation, refresh_count(harness)) == (4, 3)
 
 
 def test_a_process_that_knows_nothing_yet_refreshes_what_the_store_has(
     harness: Harness, refresh: Refresh
 ) -> None:
     grant = harness.authorize()
-    refresh(harness.make(), grant)
-    assert (harness.record(grant).generation, posts(harness)) == (2, 1)
+    refresh(harness.make_manager(), grant)
+    assert (harness.record(grant).generation, refresh_count(harness)) == (2, 1)
 
 
 def test_an_expired_token_is_refreshed_once(harness: Harness, refresh: Refresh) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     assert refresh(harness.manager, grant) == harness.record(grant).token
-    assert posts(harness) == 1
+    assert refresh_count(harness) == 1
 
 
 def test_a_token_that_lives_for_no_time_is_brought_all_the_same(
     harness: Harness, refresh: Refresh
 ) -> None:
     grant = harness.authorize()
-    harness.banks.answer(with_members(expires_in=0))
+    harness.banks.respond_next(with_members(expires_in=0))
     assert refresh(harness.manager, grant) == harness.record(grant).token
-    assert posts(harness) == 1
+    assert refresh_count(harness) == 1
 
 
 def test_the_person_who_asked_stands_in_the_call(harness: Harness, refresh: Refresh) -> None:
     grant = harness.authorize()
     refresh(harness.manager, grant, psu=PSU)
-    assert harness.banks.posts[-1].psu_ip == PSU.ip
+    assert harness.banks.requests[-1].psu_ip == PSU.ip
     assert harness.manager.history(grant)[0].note.actor == "psu"
 
 
@@ -131,110 +131,110 @@ def test_the_person_who_asked_stands_in_the_call(harness: Harness, refresh: Refr
 def test_threads_that_refresh_at_once_share_one_flight(harness: Harness) -> None:
     grant = harness.authorize()
     gate = Gate()
-    harness.banks.answer(gate)
-    caller = harness.aside(lambda: harness.manager.refresh(grant))
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: harness.manager.refresh(grant))
     gate.wait()
-    told = storm(lambda: harness.manager.refresh(grant, timeout=0), MANY)
+    told = concurrently(lambda: harness.manager.refresh(grant, timeout=0), MANY)
     assert [type(each) for each in told] == [RefreshPendingError] * MANY
     assert harness.in_progress() == 1
     gate.open()
-    assert caller.result(PATIENCE) == harness.record(grant).token
-    assert (harness.record(grant).generation, posts(harness)) == (2, 1)
+    assert caller.result(TIMEOUT) == harness.record(grant).token
+    assert (harness.record(grant).generation, refresh_count(harness)) == (2, 1)
 
 
 def test_coroutines_that_refresh_at_once_share_one_flight(harness: Harness) -> None:
     grant = harness.authorize()
     gate = Gate()
-    harness.banks.answer(gate)
+    harness.banks.respond_next(gate)
 
     async def many() -> list[Token]:
         tasks = [asyncio.create_task(harness.manager.arefresh(grant)) for _ in range(MANY)]
-        await gate.held_up()
+        await gate.async_wait()
         assert harness.in_progress() == 1
         gate.open()
         return await asyncio.gather(*tasks)
 
     assert set(asyncio.run(many())) == {harness.record(grant).token}
-    assert posts(harness) == 1
+    assert refresh_count(harness) == 1
 
 
 def test_a_refresh_joins_one_that_is_in_the_air_in_the_background(harness: Harness) -> None:
     grant = harness.authorize()
     harness.advance(ADVISED)
     gate = Gate()
-    harness.banks.answer(gate)
+    harness.banks.respond_next(gate)
     old = harness.manager.get(grant)
     gate.wait()
 
     async def join() -> Token:
-        caller = await begun(harness.manager.arefresh(grant))
+        caller = await start_task(harness.manager.arefresh(grant))
         assert harness.in_progress() == 1
         gate.open()
         return await caller
 
     assert asyncio.run(join()) == harness.record(grant).token != old
-    assert posts(harness) == 1
+    assert refresh_count(harness) == 1
 
 
 def test_a_flight_that_was_content_with_the_stored_token_is_followed_by_another(
     harness: Harness,
 ) -> None:
     grant = harness.authorize()
-    other = harness.make()
+    other = harness.make_manager()
     looking, go = threading.Event(), threading.Event()
     load = harness.memory.load
 
     def slowly(key: Any) -> object:
         looking.set()
-        assert go.wait(PATIENCE)
+        assert go.wait(TIMEOUT)
         return load(key)
 
-    harness.shaky.instead["load"] = slowly
-    modest = harness.aside(lambda: other.get(grant))
-    assert looking.wait(PATIENCE)
+    harness.faulty.replacements["load"] = slowly
+    modest = harness.in_thread(lambda: other.get(grant))
+    assert looking.wait(TIMEOUT)
 
     async def join() -> Token:
-        caller = await begun(other.arefresh(grant))
+        caller = await start_task(other.arefresh(grant))
         assert harness.in_progress() == 1
         go.set()
         return await caller
 
     assert asyncio.run(join()) == harness.record(grant).token
-    old = modest.result(PATIENCE)
+    old = modest.result(TIMEOUT)
     assert old == harness.manager.get(grant) != harness.record(grant).token
-    assert (harness.record(grant).generation, posts(harness)) == (2, 1)
+    assert (harness.record(grant).generation, refresh_count(harness)) == (2, 1)
 
 
 def test_what_another_process_is_refreshing_is_waited_for(harness: Harness) -> None:
     grant = harness.authorize()
-    other = harness.make()
+    other = harness.make_manager()
     gate = Gate()
-    harness.banks.answer(gate)
-    first = harness.aside(lambda: harness.manager.refresh(grant))
+    harness.banks.respond_next(gate)
+    first = harness.in_thread(lambda: harness.manager.refresh(grant))
     gate.wait()
-    second = harness.aside(lambda: other.refresh(grant))
-    eventually(lambda: harness.waiting() == 1)
+    second = harness.in_thread(lambda: other.refresh(grant))
+    wait_until(lambda: harness.waiting() == 1)
     gate.open()
-    renewed = first.result(PATIENCE)
+    renewed = first.result(TIMEOUT)
     harness.advance(1)
-    assert second.result(PATIENCE) == renewed == harness.record(grant).token
-    assert posts(harness) == 1
+    assert second.result(TIMEOUT) == renewed == harness.record(grant).token
+    assert refresh_count(harness) == 1
 
 
 def test_a_consent_that_comes_meanwhile_is_newer_too(harness: Harness) -> None:
     grant = harness.authorize()
     gate = Gate()
-    harness.banks.answer(gate)
-    caller = harness.aside(lambda: harness.manager.refresh(grant))
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: harness.manager.refresh(grant))
     gate.wait()
     harness.authorize(grant.username)
     gate.open()
-    assert caller.result(PATIENCE) == harness.record(grant).token
-    assert (harness.record(grant).consent, posts(harness)) == (2, 1)
+    assert caller.result(TIMEOUT) == harness.record(grant).token
+    assert (harness.record(grant).consent, refresh_count(harness)) == (2, 1)
 
 
 def test_refreshes_of_many_processes_come_one_after_another(harness: Harness) -> None:
-    managers = [harness.make(real_waits=True) for _ in range(4)]
+    managers = [harness.make_manager(real_waits=True) for _ in range(4)]
     grant = harness.authorize()
     old = harness.record(grant).token
     lock, both = threading.Lock(), []
@@ -248,25 +248,25 @@ def test_refreshes_of_many_processes_come_one_after_another(harness: Harness) ->
             if alone:
                 lock.release()
 
-    harness.banks.always(noted)
+    harness.banks.respond_always(noted)
     shares = iter(managers * 4)
-    results = storm(lambda: next(shares).refresh(grant), 16)
+    results = concurrently(lambda: next(shares).refresh(grant), 16)
     assert all(isinstance(each, Token) and each != old for each in results)
     assert not any(both)
-    assert harness.record(grant).generation == 1 + posts(harness)
-    assert 1 <= posts(harness) <= 16
+    assert harness.record(grant).generation == 1 + refresh_count(harness)
+    assert 1 <= refresh_count(harness) <= 16
 
 
 def test_who_only_wants_a_token_is_served_although_a_refresh_is_forced(harness: Harness) -> None:
     grant = harness.authorize()
-    gate = Gate(unreachable)
-    harness.banks.answer(gate)
-    caller = harness.aside(lambda: harness.manager.refresh(grant))
+    gate = Gate(connection_refused)
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: harness.manager.refresh(grant))
     gate.wait()
     assert harness.manager.get(grant, timeout=0) == harness.record(grant).token
     gate.open()
     with pytest.raises(NotConnectedError):
-        caller.result(PATIENCE)
+        caller.result(TIMEOUT)
 
 
 # When it fails
@@ -277,7 +277,7 @@ def test_a_refresh_that_was_not_executed_raises_and_the_old_token_is_still_serve
 ) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
-    harness.banks.answer(unreachable)
+    harness.banks.respond_next(connection_refused)
     with pytest.raises(NotConnectedError) as caught:
         refresh(harness.manager, grant)
     assert caught.value.outcome is Outcome.NOT_EXECUTED
@@ -289,32 +289,32 @@ def test_a_failure_is_shared_for_a_moment_and_then_tried_again(
     harness: Harness, refresh: Refresh
 ) -> None:
     grant = harness.authorize()
-    harness.banks.answer(unreachable)
+    harness.banks.respond_next(connection_refused)
     for _ in range(3):
         with pytest.raises(NotConnectedError):
             refresh(harness.manager, grant)
-    assert posts(harness) == 1
+    assert refresh_count(harness) == 1
     harness.advance(1)
     refresh(harness.manager, grant)
-    assert (harness.record(grant).generation, posts(harness)) == (2, 2)
-    harness.replays = 1
+    assert (harness.record(grant).generation, refresh_count(harness)) == (2, 2)
+    harness.allowed_replays = 1
 
 
 def test_all_who_share_a_flight_share_its_failure(harness: Harness) -> None:
     grant = harness.authorize()
-    gate = Gate(unreachable)
-    harness.banks.answer(gate)
+    gate = Gate(connection_refused)
+    harness.banks.respond_next(gate)
 
     async def share() -> list[Token | BaseException]:
-        callers = [await begun(harness.manager.arefresh(grant)) for _ in range(4)]
+        callers = [await start_task(harness.manager.arefresh(grant)) for _ in range(4)]
         assert harness.in_progress() == 1
-        await gate.held_up()
+        await gate.async_wait()
         gate.open()
         return await asyncio.gather(*callers, return_exceptions=True)
 
     errors = asyncio.run(share())
     assert [type(error) for error in errors] == [NotConnectedError] * 4
-    assert posts(harness) == 1
+    assert refresh_count(harness) == 1
 
 
 def test_a_pause_that_another_process_has_written_down_is_kept(
@@ -322,24 +322,24 @@ def test_a_pause_that_another_process_has_written_down_is_kept(
 ) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
-    other = harness.make()
-    harness.banks.answer(says(429, Retry_After="7"))
+    other = harness.make_manager()
+    harness.banks.respond_next(status_response(429, Retry_After="7"))
     with pytest.raises(BlinkError):
         harness.manager.refresh(grant)
-    harness.time.pass_by(2)
+    harness.clock.elapse(2)
     with pytest.raises(RefreshPausedError) as caught:
         refresh(other, grant)
     assert caught.value.retry_after == 5
     assert other.get(grant) == old
-    assert posts(harness) == 1
+    assert refresh_count(harness) == 1
 
 
 def test_a_failing_target_is_left_alone(harness: Harness, refresh: Refresh) -> None:
     grant = harness.authorize()
-    harness.let_fail()
+    harness.open_breaker()
     with pytest.raises(RefreshPausedError, match="at the same target"):
         refresh(harness.manager, grant)
-    assert posts(harness) == 0
+    assert refresh_count(harness) == 0
 
 
 def test_a_doubtful_refresh_token_is_replayed_once_and_no_more(
@@ -347,7 +347,7 @@ def test_a_doubtful_refresh_token_is_replayed_once_and_no_more(
 ) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
-    harness.banks.always(says(503))
+    harness.banks.respond_always(status_response(503))
     for _ in range(2):
         with pytest.raises(BlinkError) as caught:
             refresh(harness.manager, grant)
@@ -357,27 +357,27 @@ def test_a_doubtful_refresh_token_is_replayed_once_and_no_more(
         refresh(harness.manager, grant)
     assert final.value.needs_consent
     assert harness.manager.get(grant) == old
-    assert posts(harness) == 2
-    harness.replays = 1
+    assert refresh_count(harness) == 2
+    harness.allowed_replays = 1
 
 
 def test_a_doubtful_refresh_token_is_held_back_while_the_access_token_lives(
     harness: Harness, refresh: Refresh
 ) -> None:
-    harness.make(profile=HOLD)
+    harness.make_manager(profile=HOLD)
     grant = harness.authorize()
     old = harness.manager.get(grant)
-    harness.banks.answer(never_arrived)
+    harness.banks.respond_next(request_lost)
     with pytest.raises(BlinkError):
         refresh(harness.manager, grant)
     harness.advance(120)
     with pytest.raises(RefreshUncertainError, match="held back"):
         refresh(harness.manager, grant)
     assert harness.manager.get(grant) == old
-    assert posts(harness) == 1
+    assert refresh_count(harness) == 1
     harness.advance(DAY)
     assert refresh(harness.manager, grant) == harness.record(grant).token != old
-    harness.replays = 1
+    harness.allowed_replays = 1
 
 
 def test_a_refused_refresh_token_needs_the_customer_and_is_not_sent_again(
@@ -385,24 +385,24 @@ def test_a_refused_refresh_token_needs_the_customer_and_is_not_sent_again(
 ) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
-    harness.banks.answer(says(400, {"error": "invalid_grant"}))
+    harness.banks.respond_next(status_response(400, {"error": "invalid_grant"}))
     with pytest.raises(InvalidGrantError):
         refresh(harness.manager, grant)
     harness.advance(120)
     with pytest.raises(ConsentNeededError, match="refused the refresh token"):
         refresh(harness.manager, grant)
     assert harness.manager.get(grant) == old
-    assert posts(harness) == 1
+    assert refresh_count(harness) == 1
 
 
 def test_without_a_refresh_token_there_is_nothing_to_refresh_with(
     harness: Harness, refresh: Refresh
 ) -> None:
-    grant = harness.authorize(answer=with_members(refresh_token=None))
+    grant = harness.authorize(responder=with_members(refresh_token=None))
     with pytest.raises(ConsentNeededError, match="no refresh token"):
         refresh(harness.manager, grant)
     assert harness.manager.get(grant) == harness.record(grant).token
-    assert posts(harness) == 0
+    assert refresh_count(harness) == 0
 
 
 def test_a_revoked_grant_needs_the_customer(harness: Harness, refresh: Refresh) -> None:
@@ -425,10 +425,10 @@ def test_what_is_no_grant_is_refused(harness: Harness, refresh: Refresh) -> None
 
 def test_nothing_is_sent_while_the_store_is_away(harness: Harness, refresh: Refresh) -> None:
     grant = harness.authorize()
-    harness.shaky.go_down()
+    harness.faulty.fail()
     with pytest.raises(StoreError):
         refresh(harness.manager, grant)
-    assert posts(harness) == 0
+    assert refresh_count(harness) == 0
 
 
 def test_a_closed_manager_refreshes_nothing(harness: Harness, refresh: Refresh) -> None:
@@ -436,7 +436,7 @@ def test_a_closed_manager_refreshes_nothing(harness: Harness, refresh: Refresh) 
     harness.manager.close()
     with pytest.raises(InvalidInputError, match="closed"):
         refresh(harness.manager, grant)
-    assert posts(harness) == 0
+    assert refresh_count(harness) == 0
 
 
 def test_who_runs_out_of_time_leaves_and_the_refresh_lands(
@@ -444,26 +444,26 @@ def test_who_runs_out_of_time_leaves_and_the_refresh_lands(
 ) -> None:
     grant = harness.authorize()
     gate = Gate()
-    harness.banks.answer(gate)
+    harness.banks.respond_next(gate)
     with pytest.raises(RefreshPendingError, match="It goes on"):
         refresh(harness.manager, grant, timeout=0)
     gate.wait()
     gate.open()
-    harness.calm()
+    harness.wait_until_idle()
     assert harness.record(grant).generation == 2
     assert harness.manager.get(grant) == harness.record(grant).token
-    assert posts(harness) == 1
+    assert refresh_count(harness) == 1
 
 
 def test_who_waits_too_long_for_another_process_is_told_so(harness: Harness) -> None:
     grant = harness.authorize()
     assert harness.memory.claim(harness.record(grant), owner="somebody else", ttl=1_000)
-    caller = harness.aside(partial(harness.manager.refresh, grant))
-    eventually(lambda: harness.waiting() == 1)
+    caller = harness.in_thread(partial(harness.manager.refresh, grant))
+    wait_until(lambda: harness.waiting() == 1)
     harness.advance(60)
     with pytest.raises(RefreshPendingError, match="Somebody else is refreshing"):
-        caller.result(PATIENCE)
-    assert posts(harness) == 0
+        caller.result(TIMEOUT)
+    assert refresh_count(harness) == 0
 
 
 def test_both_ways_take_the_same_arguments() -> None:

@@ -12,17 +12,17 @@ from blink_oauth_keeper import status as status_module
 from blink_oauth_keeper.store.protocol import State
 from keeper.harness import (
     DAY,
-    PATIENCE,
     START,
+    TIMEOUT,
     Gate,
     Harness,
-    lost,
-    never_arrived,
-    says,
+    request_lost,
+    response_lost,
+    status_response,
     with_members,
 )
 
-REFUSES = says(400, {"error": "invalid_grant"})
+REFUSES = status_response(400, {"error": "invalid_grant"})
 
 
 def fail(harness: Harness, grant: Grant) -> None:
@@ -47,7 +47,7 @@ def test_a_fresh_grant_is_usable_and_needs_nobody(harness: Harness) -> None:
 
 
 def test_an_expired_grant_is_not_usable_until_it_is_refreshed(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     assert not harness.manager.status(grant).usable
     assert not harness.manager.status(grant).needs_consent
     harness.manager.get(grant)
@@ -56,21 +56,21 @@ def test_an_expired_grant_is_not_usable_until_it_is_refreshed(harness: Harness) 
 
 
 def test_a_grant_that_is_being_refreshed_says_how_long_at_most(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(gate)
-    caller = harness.aside(lambda: harness.manager.get(grant))
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: harness.manager.get(grant))
     gate.wait()
     status = harness.manager.status(grant)
     assert (status.state, status.attempts, status.retry_in) == (State.REFRESHING, 1, 25)
     assert not status.needs_consent
     gate.open()
-    caller.result(PATIENCE)
+    caller.result(TIMEOUT)
 
 
 def test_a_doubtful_grant_says_when_it_is_tried_again(harness: Harness) -> None:
-    grant = harness.expired()
-    harness.banks.answer(never_arrived, never_arrived)
+    grant = harness.expired_grant()
+    harness.banks.respond_next(request_lost, request_lost)
     fail(harness, grant)
     status = harness.manager.status(grant)
     assert (status.state, status.attempts) == (State.UNCERTAIN, 1)
@@ -79,42 +79,42 @@ def test_a_doubtful_grant_says_when_it_is_tried_again(harness: Harness) -> None:
     harness.advance(40)
     status = harness.manager.status(grant)
     assert (status.attempts, status.needs_consent) == (2, True)
-    harness.replays = 1
+    harness.allowed_replays = 1
 
 
 def test_at_a_bank_that_never_rotates_no_doubt_is_final(harness: Harness) -> None:
     harness.banks.set_policy(rotates=False)
-    harness.make(profile=TargetProfile(rotates=False))
-    grant = harness.expired()
-    harness.banks.answer(lost, lost)
+    harness.make_manager(profile=TargetProfile(rotates=False))
+    grant = harness.expired_grant()
+    harness.banks.respond_next(response_lost, response_lost)
     fail(harness, grant)
     harness.advance(30)
     status = harness.manager.status(grant)
     assert (status.attempts, status.needs_consent) == (2, False)
-    harness.replays = 2
+    harness.allowed_replays = 2
 
 
 def test_a_second_attempt_under_way_is_not_a_second_failure(harness: Harness) -> None:
     harness.banks.set_policy(replay_window=60.0)
-    grant = harness.expired()
+    grant = harness.expired_grant()
     gate = Gate()
-    harness.banks.answer(lost, gate)
+    harness.banks.respond_next(response_lost, gate)
     fail(harness, grant)
     harness.advance(30)
     gate.wait()
     status = harness.manager.status(grant)
     assert (status.state, status.attempts, status.needs_consent) == (State.REFRESHING, 2, False)
     gate.open()
-    harness.replays = 1
+    harness.allowed_replays = 1
 
 
 def test_a_refused_grant_needs_the_customer_and_may_still_be_usable(harness: Harness) -> None:
     grant = harness.authorize()
     harness.manager.get(grant)
     harness.advance(DAY - 1800)
-    harness.banks.answer(REFUSES)
+    harness.banks.respond_next(REFUSES)
     harness.manager.get(grant)
-    harness.calm()
+    harness.wait_until_idle()
     status = harness.manager.status(grant)
     assert (status.state, status.usable, status.needs_consent) == (
         State.NEEDS_CONSENT,
@@ -125,7 +125,7 @@ def test_a_refused_grant_needs_the_customer_and_may_still_be_usable(harness: Har
 
 
 def test_a_grant_without_a_refresh_token_will_need_the_customer(harness: Harness) -> None:
-    grant = harness.authorize(answer=with_members(refresh_token=None))
+    grant = harness.authorize(responder=with_members(refresh_token=None))
     status = harness.manager.status(grant)
     assert (status.usable, status.needs_consent, status.idle_until) == (True, True, None)
 
@@ -147,9 +147,9 @@ def test_nothing_can_be_said_of_a_grant_that_nobody_knows(harness: Harness) -> N
 
 def test_the_status_is_what_the_store_knows_now(harness: Harness) -> None:
     grant = harness.authorize()
-    harness.make().revoke(grant)
+    harness.make_manager().revoke(grant)
     assert harness.manager.status(grant).state is State.REVOKED
-    harness.shaky.go_down()
+    harness.faulty.fail()
     with pytest.raises(StoreError):
         harness.manager.status(grant)
 
@@ -174,16 +174,16 @@ def test_all_grants_are_told_page_by_page_each_once(
 
 
 def test_each_grant_is_told_by_the_profile_of_its_target(harness: Harness) -> None:
-    harness.make(profiles={"IIDX00002": TargetProfile(default_lifetime=60)})
+    harness.make_manager(profiles={"IIDX00002": TargetProfile(default_lifetime=60)})
     for target in ("IIDX00001", "IIDX00002"):
-        harness.authorize(target_id=target, answer=with_members(expires_in=None))
+        harness.authorize(target_id=target, responder=with_members(expires_in=None))
     lifetimes = [each.expires_at and each.expires_at - START for each in harness.manager.statuses()]
     assert lifetimes == [timedelta(hours=1), timedelta(seconds=60)]
 
 
 def test_the_history_tells_who_did_what_the_newest_first(harness: Harness) -> None:
-    grant = harness.expired()
-    harness.banks.answer(lost)
+    grant = harness.expired_grant()
+    harness.banks.respond_next(response_lost)
     fail(harness, grant)
     harness.advance(30)
     harness.manager.revoke(grant)
@@ -197,11 +197,11 @@ def test_the_history_tells_who_did_what_the_newest_first(harness: Harness) -> No
     assert [entry.note.outcome for entry in history] == ["done", "rejected", "uncertain", "done"]
     assert len({entry.note.correlation_id for entry in history[1:]}) == 3
     assert harness.manager.history(grant, limit=1) == history[:1]
-    harness.replays = 1
+    harness.allowed_replays = 1
 
 
 def test_neither_status_nor_history_holds_a_secret(harness: Harness) -> None:
-    grant = harness.expired()
+    grant = harness.expired_grant()
     token = harness.manager.get(grant)
     assert token.refresh_token is not None
     shown = repr([*harness.manager.statuses(), *harness.manager.history(grant), *harness.events])
