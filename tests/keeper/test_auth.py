@@ -1,4 +1,4 @@
-"""What the auth does with each answer of a bank's API, in both flavours of httpx."""
+"""What `GrantAuth` does with each response of a bank's API, in both clients of httpx."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from keeper.bank_api import URL, BankApi, PreparedResponse, redirect, request, u
 from keeper.harness import PSU, TARGET, Harness, connection_refused, status_response
 
 BOTH = pytest.mark.parametrize("flavour", FLAVOURS)
-OLD_ENOUGH = 120.0
-"""Seconds after which a refused token may well be helped by another one."""
+REFRESHABLE_AGE = 120.0
+"""Seconds after which a refused token is worth a refresh."""
 ELSEWHERE = "https://elsewhere.invalid/accounts"
 
 
 def nothing(harness: Harness, grant: Grant) -> None:
-    """Let nothing happen meanwhile."""
+    """Do nothing."""
 
 
 def refreshed_by_another_process(harness: Harness, grant: Grant) -> None:
-    """Let another manager on the same store bring a new token."""
+    """Refresh the token with another manager on the same store."""
     other = harness.make_manager()
     other.invalidate(grant, other.get(grant))
     other.get(grant)
@@ -36,17 +36,17 @@ def refreshed_by_another_process(harness: Harness, grant: Grant) -> None:
 
 @frozen
 class Case:
-    """What happens to one request.
+    """The handling of one request.
 
     Attributes:
-        answers: What the bank's API answers in turn; 200 after that.
-        status: What the caller gets.
+        responses: The responses of the bank's API in turn; 200 after that.
+        status: The status that the caller gets.
         requests: How many requests reach the bank's API.
-        refreshes: How many refreshes reach the bank's token endpoint.
-        options: What the request is.
+        refreshes: How many refreshes reach the token endpoint.
+        options: The options of the request.
         age: Seconds since the token was issued.
-        meanwhile: What happens before the request.
-        next_refreshes: How many refreshes the next request costs, which the bank accepts.
+        before: Is called before the request.
+        next_refreshes: How many refreshes the next request costs.
     """
 
     responses: list[PreparedResponse]
@@ -54,8 +54,8 @@ class Case:
     requests: int = 1
     refreshes: int = 0
     options: dict[str, Any] = field(factory=dict)
-    age: float = OLD_ENOUGH
-    meanwhile: Callable[[Harness, Grant], None] = nothing
+    age: float = REFRESHABLE_AGE
+    before: Callable[[Harness, Grant], None] = nothing
     next_refreshes: int = 0
 
 
@@ -66,15 +66,15 @@ STREAM: dict[str, Any] = {"method": "POST", "streaming": True}
 TABLE: dict[str, Callable[[], Case]] = {
     "the token is accepted": lambda: Case([]),
     "401 once": lambda: Case([unauthorized()], requests=2, refreshes=1),
-    "401 once, the request has a body": lambda: Case(
+    "401 once to a request with a body": lambda: Case(
         [unauthorized()], requests=2, refreshes=1, options=POST
     ),
     "401 always": lambda: Case(
         [unauthorized(), unauthorized()], status=401, requests=2, refreshes=1
     ),
-    "401 to a token that is very young": lambda: Case([unauthorized()], status=401, age=10),
+    "401 to a token that was just issued": lambda: Case([unauthorized()], status=401, age=10),
     "403": lambda: Case([httpx.Response(403)], status=403),
-    "403 that speaks of the token": lambda: Case(
+    "403 invalid_token": lambda: Case(
         [httpx.Response(403, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})],
         status=403,
     ),
@@ -83,13 +83,13 @@ TABLE: dict[str, Callable[[], Case]] = {
         requests=2,
         refreshes=1,
     ),
-    "401 invalid_token in a challenge among others": lambda: Case(
+    "401 invalid_token in the second of two challenges": lambda: Case(
         [unauthorized('Basic realm="a, b", Bearer Error=Invalid_Token')], requests=2, refreshes=1
     ),
     "401 insufficient_scope": lambda: Case(
         [unauthorized('Bearer error="insufficient_scope"')], status=401
     ),
-    "401 that gives another reason and mentions the token": lambda: Case(
+    "401 invalid_request with invalid_token in its description": lambda: Case(
         [
             unauthorized(
                 'Bearer error="invalid_request", error_description="no error=\\"invalid_token\\""'
@@ -97,32 +97,32 @@ TABLE: dict[str, Callable[[], Case]] = {
         ],
         status=401,
     ),
-    "401 with a challenge that gives no reason": lambda: Case(
+    "401 with a challenge without an error": lambda: Case(
         [unauthorized('Bearer realm="error=none"')], requests=2, refreshes=1
     ),
     "401 with the problem EXPIRED_TOKEN": lambda: Case(
         [unauthorized(problem="/problems/EXPIRED_TOKEN")], requests=2, refreshes=1
     ),
-    "401 with the problem INVALID_TOKEN in small letters": lambda: Case(
+    "401 with the problem invalid_token in lower case": lambda: Case(
         [unauthorized(problem="/problems/invalid_token")], requests=2, refreshes=1
     ),
     "401 with another problem": lambda: Case(
         [unauthorized(problem="/problems/INSUFFICIENT_PRIVILEGES")], status=401
     ),
-    "401 with a blank problem": lambda: Case(
+    "401 with the problem about:blank": lambda: Case(
         [unauthorized(problem="about:blank")], requests=2, refreshes=1
     ),
-    "401 with another problem, yet invalid_token": lambda: Case(
+    "401 invalid_token with another problem": lambda: Case(
         [unauthorized('Bearer error="invalid_token"', problem="/problems/OTHER")],
         requests=2,
         refreshes=1,
     ),
-    "401 with a problem that is none": lambda: Case(
+    "401 with a problem that is not JSON": lambda: Case(
         [httpx.Response(401, headers=PROBLEM, content=b"<html>")],
         requests=2,
         refreshes=1,
     ),
-    "401 with a problem that is bottomless": lambda: Case(
+    "401 with a problem that is nested too deeply": lambda: Case(
         [httpx.Response(401, headers=PROBLEM, content=b"[" * 100_000)], requests=2, refreshes=1
     ),
     "401 with a problem that is a list": lambda: Case(
@@ -130,15 +130,15 @@ TABLE: dict[str, Callable[[], Case]] = {
         requests=2,
         refreshes=1,
     ),
-    "401 with a type in a body of another kind": lambda: Case(
+    "401 with a member type in a body that is no problem": lambda: Case(
         [unauthorized(json={"type": "error", "message": "expired"})], requests=2, refreshes=1
     ),
-    "401 to a streamed body": lambda: Case(
+    "401 to a request with a streamed body": lambda: Case(
         [unauthorized()], status=401, options=STREAM, next_refreshes=1
     ),
-    "a streamed body that is accepted": lambda: Case([], options=STREAM),
-    "401, and another process has refreshed meanwhile": lambda: Case(
-        [unauthorized()], requests=2, refreshes=1, meanwhile=refreshed_by_another_process
+    "200 to a request with a streamed body": lambda: Case([], options=STREAM),
+    "401 after another process has refreshed": lambda: Case(
+        [unauthorized()], requests=2, refreshes=1, before=refreshed_by_another_process
     ),
     "401 after a redirect within the origin": lambda: Case(
         [redirect("/v2/accounts"), unauthorized()], requests=3, refreshes=1
@@ -157,14 +157,14 @@ TABLE: dict[str, Callable[[], Case]] = {
 
 @BOTH
 @pytest.mark.parametrize("name", TABLE)
-def test_an_answer_is_dealt_with_as_the_table_says(
+def test_each_response_of_the_bank_is_handled_as_the_table_says(
     name: str, flavour: Flavour, harness: Harness
 ) -> None:
     case = TABLE[name]()
     manager, grant = harness.manager, harness.authorize()
     manager.get(grant)
     harness.advance(case.age)
-    case.meanwhile(harness, grant)
+    case.before(harness, grant)
     api, auth = BankApi(case.responses), manager.auth(grant, psu=PSU)
 
     response = request(flavour, auth, api, **case.options)
@@ -180,11 +180,9 @@ def test_an_answer_is_dealt_with_as_the_table_says(
 
 
 @BOTH
-def test_every_attempt_has_an_id_of_its_own_and_keeps_it(
-    flavour: Flavour, harness: Harness
-) -> None:
+def test_each_request_keeps_a_correlation_id_of_its_own(flavour: Flavour, harness: Harness) -> None:
     grant = harness.authorize()
-    harness.advance(OLD_ENOUGH)
+    harness.advance(REFRESHABLE_AGE)
     api = BankApi([unauthorized(text="no")])
     response = request(flavour, harness.manager.auth(grant, psu=PSU), api)
     (refused,) = response.history
@@ -198,9 +196,11 @@ def test_every_attempt_has_an_id_of_its_own_and_keeps_it(
 
 
 @BOTH
-def test_what_was_refused_is_sent_again_as_it_was(flavour: Flavour, harness: Harness) -> None:
+def test_the_second_request_differs_only_in_token_and_correlation_id(
+    flavour: Flavour, harness: Harness
+) -> None:
     grant = harness.authorize()
-    harness.advance(OLD_ENOUGH)
+    harness.advance(REFRESHABLE_AGE)
     api = BankApi([unauthorized()])
     response = request(
         flavour,
@@ -224,21 +224,21 @@ def test_what_was_refused_is_sent_again_as_it_was(flavour: Flavour, harness: Har
 
 
 @BOTH
-def test_of_a_redirected_post_only_what_was_refused_is_sent_again(
+def test_after_a_redirected_post_only_the_refused_get_is_sent_again(
     flavour: Flavour, harness: Harness
 ) -> None:
     grant = harness.authorize()
-    harness.advance(OLD_ENOUGH)
+    harness.advance(REFRESHABLE_AGE)
     api = BankApi([redirect("/payments/1", 303), unauthorized()])
     request(flavour, harness.manager.auth(grant, psu=PSU), api, **POST)
     assert [sent.method for sent in api.requests] == ["POST", "GET", "GET"]
 
 
 @BOTH
-def test_a_redirect_to_another_origin_takes_the_token_off_and_nothing_else(
+def test_a_redirect_to_another_origin_removes_only_the_token(
     flavour: Flavour, harness: Harness
 ) -> None:
-    # httpx asks no auth on the way to another origin: this is what it does, and what we document.
+    # httpx does not call the auth for a redirect; the docstring of GrantAuth promises this.
     api = BankApi([redirect(ELSEWHERE)])
     request(flavour, harness.manager.auth(harness.authorize(), psu=PSU), api)
     first, second = api.requests
@@ -250,7 +250,7 @@ def test_a_redirect_to_another_origin_takes_the_token_off_and_nothing_else(
 
 
 @BOTH
-def test_without_being_asked_httpx_follows_no_redirect(flavour: Flavour, harness: Harness) -> None:
+def test_httpx_follows_no_redirect_unless_asked(flavour: Flavour, harness: Harness) -> None:
     api = BankApi([redirect(ELSEWHERE)])
     auth = harness.manager.auth(harness.authorize(), psu=PSU)
     response = request(flavour, auth, api, follow_redirects=False)
@@ -268,27 +268,27 @@ def revoked(harness: Harness) -> Grant:
     return grant
 
 
-def unrefreshable(harness: Harness) -> Grant:
+def not_refreshable(harness: Harness) -> Grant:
     harness.banks.respond_always(connection_refused)
     return harness.expired_grant()
 
 
-def unstored(harness: Harness) -> Grant:
+def store_unavailable(harness: Harness) -> Grant:
     harness.faulty.fail()
     return Grant(TARGET, "u-4711")
 
 
 NO_TOKEN: dict[str, tuple[Callable[[Harness], Grant], type[BlinkError]]] = {
-    "none was ever stored": (unknown, UnknownGrantError),
+    "no token was ever stored": (unknown, UnknownGrantError),
     "the grant is revoked": (revoked, ConsentNeededError),
-    "it has expired, and the refresh fails": (unrefreshable, NotConnectedError),
-    "the store is down": (unstored, StoreError),
+    "the token has expired and the refresh fails": (not_refreshable, NotConnectedError),
+    "the store is unavailable": (store_unavailable, StoreError),
 }
 
 
 @BOTH
 @pytest.mark.parametrize("name", NO_TOKEN)
-def test_without_a_token_nothing_is_sent(name: str, flavour: Flavour, harness: Harness) -> None:
+def test_nothing_is_sent_without_a_token(name: str, flavour: Flavour, harness: Harness) -> None:
     prepare, expected = NO_TOKEN[name]
     auth, api = harness.manager.auth(prepare(harness), psu=PSU), BankApi()
     with pytest.raises(expected) as caught:
@@ -298,7 +298,7 @@ def test_without_a_token_nothing_is_sent(name: str, flavour: Flavour, harness: H
 
 
 @BOTH
-def test_an_expired_token_is_refreshed_before_the_request_leaves(
+def test_an_expired_token_is_refreshed_before_the_request_is_sent(
     flavour: Flavour, harness: Harness
 ) -> None:
     grant, api = harness.expired_grant(), BankApi()
@@ -308,24 +308,24 @@ def test_an_expired_token_is_refreshed_before_the_request_leaves(
     assert [request.psu_ip for request in harness.banks.requests] == [PSU.ip, PSU.ip]
 
 
-UNHELPED: dict[str, tuple[Any, type[BlinkError], bool]] = {
-    "the customer is needed": (
+NO_NEWER_TOKEN: dict[str, tuple[Any, type[BlinkError], bool]] = {
+    "consent is needed": (
         status_response(400, {"error": "invalid_grant"}),
         InvalidGrantError,
         True,
     ),
-    "the platform cannot be reached": (connection_refused, NotConnectedError, False),
+    "the platform is unavailable": (connection_refused, NotConnectedError, False),
 }
 
 
 @BOTH
-@pytest.mark.parametrize("name", UNHELPED)
-def test_if_there_is_no_other_token_after_a_401_its_error_is_raised_and_says_so(
+@pytest.mark.parametrize("name", NO_NEWER_TOKEN)
+def test_a_failed_refresh_after_a_401_raises_an_error_that_mentions_the_401(
     name: str, flavour: Flavour, harness: Harness
 ) -> None:
-    answer, expected, needs_consent = UNHELPED[name]
+    answer, expected, needs_consent = NO_NEWER_TOKEN[name]
     grant = harness.authorize()
-    harness.advance(OLD_ENOUGH)
+    harness.advance(REFRESHABLE_AGE)
     harness.banks.respond_always(answer)
     api, auth = BankApi([unauthorized(), unauthorized()]), harness.manager.auth(grant, psu=PSU)
     with pytest.raises(expected) as caught:
@@ -342,7 +342,7 @@ def test_after_a_failed_refresh_the_refused_token_is_not_sent_again(
     flavour: Flavour, harness: Harness
 ) -> None:
     grant = harness.authorize()
-    harness.advance(OLD_ENOUGH)
+    harness.advance(REFRESHABLE_AGE)
     harness.banks.respond_always(status_response(429, Retry_After="600"))
     api, auth = BankApi([unauthorized()]), harness.manager.auth(grant, psu=PSU)
     for _ in range(3):
@@ -352,18 +352,18 @@ def test_after_a_failed_refresh_the_refused_token_is_not_sent_again(
 
 
 @BOTH
-@pytest.mark.parametrize("streams", [False, True])
-def test_a_401_that_is_returned_can_be_read(
-    flavour: Flavour, streams: bool, harness: Harness
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_body_of_a_returned_401_can_be_read(
+    flavour: Flavour, streamed: bool, harness: Harness
 ) -> None:
     grant = harness.authorize()
     api = BankApi([unauthorized(problem="/problems/OTHER")])
     auth = harness.manager.auth(grant, psu=PSU)
-    assert read(flavour, auth, api, streams)["type"] == "/problems/OTHER"
+    assert read(flavour, auth, api, streamed)["type"] == "/problems/OTHER"
 
 
-def read(flavour: Flavour, auth: Any, api: BankApi, streams: bool) -> dict[str, Any]:
-    """Read the body of a response, as it comes in pieces or at once."""
+def read(flavour: Flavour, auth: Any, api: BankApi, streamed: bool) -> dict[str, Any]:
+    """Read the body of a response, in pieces or at once."""
 
     async def pieces() -> bytes:
         async with (
@@ -372,7 +372,7 @@ def read(flavour: Flavour, auth: Any, api: BankApi, streams: bool) -> dict[str, 
         ):
             return b"".join([piece async for piece in response.aiter_bytes()])
 
-    if not streams:
+    if not streamed:
         return dict(request(flavour, auth, api).json())
     if flavour == "async":
         return dict(json.loads(asyncio.run(pieces())))
@@ -383,7 +383,7 @@ def read(flavour: Flavour, auth: Any, api: BankApi, streams: bool) -> dict[str, 
         return dict(json.loads(b"".join(response.iter_bytes())))
 
 
-def test_a_streamed_401_that_is_no_problem_is_not_touched(harness: Harness) -> None:
+def test_the_body_of_a_streamed_401_without_a_problem_is_left_unread(harness: Harness) -> None:
     transport = BankApi([unauthorized(content=b"raw")])
     auth = harness.manager.auth(harness.authorize(), psu=PSU)
     with (
@@ -393,11 +393,13 @@ def test_a_streamed_401_that_is_no_problem_is_not_touched(harness: Harness) -> N
         assert b"".join(response.iter_raw()) == b"raw"
 
 
-def test_the_auth_of_another_manager_takes_what_the_first_one_brought(harness: Harness) -> None:
+def test_the_auth_of_a_second_manager_uses_the_token_that_the_first_one_refreshed(
+    harness: Harness,
+) -> None:
     grant = harness.authorize()
     first, second = harness.manager, harness.make_manager()
     assert second.get(grant) == first.get(grant)
-    harness.advance(OLD_ENOUGH)
+    harness.advance(REFRESHABLE_AGE)
     for manager in (first, second):
         api = BankApi([unauthorized()])
         assert request("sync", manager.auth(grant, psu=PSU), api).status_code == 200

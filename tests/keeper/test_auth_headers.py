@@ -1,4 +1,4 @@
-"""What the auth puts on a request, and what it refuses to."""
+"""The headers that `GrantAuth` adds to a request, and the requests that it refuses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ BOTH = pytest.mark.parametrize("flavour", FLAVOURS)
 
 
 @BOTH
-def test_a_request_bears_the_token_and_the_five_headers(flavour: Flavour, harness: Harness) -> None:
+def test_a_request_carries_the_token_and_the_five_headers(
+    flavour: Flavour, harness: Harness
+) -> None:
     grant, api = harness.authorize(), BankApi()
     request(flavour, harness.manager.auth(grant, psu=PSU), api)
     (sent,) = api.requests
@@ -38,7 +40,7 @@ def test_a_request_bears_the_token_and_the_five_headers(flavour: Flavour, harnes
     assert len(names) == len(set(names))
 
 
-def test_a_request_that_nobody_waits_for_says_so(harness: Harness) -> None:
+def test_a_request_without_a_psu_says_auto(harness: Harness) -> None:
     api = BankApi()
     request("sync", harness.manager.auth(harness.authorize(), psu=Psu.AUTO), api)
     assert api.requests[0].headers["X-PSU-IP-Address"] == "AUTO"
@@ -46,31 +48,31 @@ def test_a_request_that_nobody_waits_for_says_so(harness: Harness) -> None:
 
 
 @BOTH
-def test_the_headers_of_the_same_name_on_the_request_are_replaced(
+def test_headers_of_the_same_name_on_the_request_are_replaced(
     flavour: Flavour, harness: Harness
 ) -> None:
     api = BankApi()
-    theirs = {name.upper(): "theirs" for name in (*REQUEST_HEADERS, "Authorization")}
+    callers = {name.upper(): "caller's" for name in (*REQUEST_HEADERS, "Authorization")}
     auth = harness.manager.auth(harness.authorize(), psu=PSU)
-    request(flavour, auth, api, headers=theirs | {"X-Other": "theirs"})
+    request(flavour, auth, api, headers=callers | {"X-Other": "caller's"})
     (sent,) = api.requests
-    assert [name for name, value in sent.headers.items() if value == "theirs"] == ["x-other"]
+    assert [name for name, value in sent.headers.items() if value == "caller's"] == ["x-other"]
 
 
 @BOTH
-def test_each_correlation_id_is_made_by_the_client(flavour: Flavour, harness: Harness) -> None:
+def test_the_client_makes_the_correlation_ids(flavour: Flavour, harness: Harness) -> None:
     grant = harness.authorize()
     numbers = iter(range(100))
     api = BankApi()
-    with maker(harness, lambda: f"corr-{next(numbers)}") as manager:
+    with manager_with_ids(harness, lambda: f"corr-{next(numbers)}") as manager:
         auth = manager.auth(grant, psu=PSU)
         for _ in range(3):
             request(flavour, auth, api)
     assert [sent.correlation_id for sent in api.requests] == ["corr-0", "corr-1", "corr-2"]
 
 
-def maker(harness: Harness, new_correlation_id: Callable[[], str]) -> TokenManager:
-    """Return a manager whose client makes ids in a way of its own."""
+def manager_with_ids(harness: Harness, new_correlation_id: Callable[[], str]) -> TokenManager:
+    """Make a manager whose client takes its correlation ids from a function."""
     blink = BlinkOAuth(
         SETTINGS,
         clock=harness.clock.now,
@@ -82,11 +84,11 @@ def maker(harness: Harness, new_correlation_id: Callable[[], str]) -> TokenManag
 
 @BOTH
 @pytest.mark.parametrize("bad", ["", "a\r\nX-PSU-IP-Address: 198.51.100.1", "é", "x" * 65])
-def test_an_id_that_cannot_be_sent_is_refused_before_anything_is_sent(
+def test_an_invalid_correlation_id_is_refused_before_anything_is_sent(
     bad: str, flavour: Flavour, harness: Harness
 ) -> None:
     grant, api = harness.authorize(), BankApi()
-    with maker(harness, lambda: bad) as manager, pytest.raises(InvalidInputError):
+    with manager_with_ids(harness, lambda: bad) as manager, pytest.raises(InvalidInputError):
         request(flavour, manager.auth(grant, psu=PSU), api)
     assert api.requests == []
 
@@ -96,7 +98,9 @@ def test_an_id_that_cannot_be_sent_is_refused_before_anything_is_sent(
     "url",
     ["http://bank.invalid/", "http://203.0.113.7/", "http://localhost.bank.invalid/", "ftp://a/"],
 )
-def test_no_token_goes_out_in_the_clear(url: str, flavour: Flavour, harness: Harness) -> None:
+def test_no_token_is_sent_over_plain_http_to_another_host(
+    url: str, flavour: Flavour, harness: Harness
+) -> None:
     grant, api = harness.authorize(), BankApi()
     before = len(harness.faulty.calls)
     with pytest.raises(InvalidInputError, match="Nothing was sent"):
@@ -107,9 +111,7 @@ def test_no_token_goes_out_in_the_clear(url: str, flavour: Flavour, harness: Har
 
 @BOTH
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9:8080", "[::1]:8080"])
-def test_plain_http_to_this_very_machine_will_do(
-    host: str, flavour: Flavour, harness: Harness
-) -> None:
+def test_plain_http_to_loopback_is_allowed(host: str, flavour: Flavour, harness: Harness) -> None:
     api = BankApi()
     auth = harness.manager.auth(harness.authorize(), psu=PSU)
     assert request(flavour, auth, api, url=f"http://{host}/accounts").status_code == 200
@@ -126,12 +128,12 @@ BAD_ARGUMENTS: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("grant", "psu"), BAD_ARGUMENTS)
-def test_an_auth_is_for_a_grant_and_a_psu(grant: Any, psu: Any, harness: Harness) -> None:
+def test_auth_requires_a_grant_and_a_psu(grant: Any, psu: Any, harness: Harness) -> None:
     with pytest.raises(InvalidInputError, match="a Grant and a Psu"):
         harness.manager.auth(grant, psu=psu)
 
 
-def test_an_auth_shows_its_grant_and_no_secret(harness: Harness) -> None:
+def test_the_repr_of_an_auth_shows_the_grant_and_no_secret(harness: Harness) -> None:
     grant = harness.authorize()
     auth = harness.manager.auth(grant, psu=PSU)
     token = harness.manager.get(grant)
@@ -150,23 +152,23 @@ def test_a_signed_request_shows_no_secret(harness: Harness) -> None:
     response = request("sync", harness.manager.auth(grant, psu=PSU), api)
     headers = response.request.headers
     assert api.requests[0].bearer
-    texts = [("request", repr(response.request)), ("headers", repr(headers)), ("s", str(headers))]
+    texts = [("request", repr(response.request)), ("headers", repr(headers)), ("str", str(headers))]
     assert found([api.requests[0].bearer], texts) == []
 
 
-ODD_TOKENS = ["fake token", "fake-token\r\nX-Forged: 1", "fake-tökén", "fake-token\x00"]
+INVALID_TOKENS = ["fake token", "fake-token\r\nX-Forged: 1", "fake-tökén", "fake-token\x00"]
 
 
 @BOTH
-@pytest.mark.parametrize("odd", ODD_TOKENS)
-def test_a_token_that_no_header_can_carry_is_neither_sent_nor_shown(
-    odd: str, flavour: Flavour, harness: Harness
+@pytest.mark.parametrize("invalid", INVALID_TOKENS)
+def test_a_token_that_is_not_visible_ascii_is_neither_sent_nor_shown(
+    invalid: str, flavour: Flavour, harness: Harness
 ) -> None:
-    grant, api = harness.authorize(responder=with_members(access_token=odd)), BankApi()
+    grant, api = harness.authorize(responder=with_members(access_token=invalid)), BankApi()
     with pytest.raises(NoTokenError, match="visible ASCII") as caught:
         request(flavour, harness.manager.auth(grant, psu=PSU), api)
     assert api.requests == []
-    assert found([odd, repr(odd)[1:-1]], texts_of_error(caught.value)) == []
+    assert found([invalid, repr(invalid)[1:-1]], texts_of_error(caught.value)) == []
 
 
 @BOTH
@@ -181,7 +183,7 @@ def test_an_error_after_a_401_shows_no_secret(flavour: Flavour, harness: Harness
     assert found(secrets_of(token), texts_of(caught.value)) == []
 
 
-def test_an_error_of_the_network_goes_through_and_shows_no_secret(harness: Harness) -> None:
+def test_a_network_error_is_passed_on_and_shows_no_secret(harness: Harness) -> None:
     def broken(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused", request=request)
 
@@ -193,7 +195,7 @@ def test_an_error_of_the_network_goes_through_and_shows_no_secret(harness: Harne
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers with the headers that came."""
+    """Responds with the headers of the request."""
 
     def do_GET(self) -> None:
         body = "\n".join(f"{name}: {value}" for name, value in self.headers.items()).encode()
@@ -203,12 +205,12 @@ class Echo(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def echo() -> Iterator[str]:
-    """Return the URL of a server that answers with the headers that came."""
+    """Yield the URL of a server that responds with the headers of the request."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -217,7 +219,7 @@ def echo() -> Iterator[str]:
         thread.join()
 
 
-def test_it_works_without_a_client_and_over_a_socket(echo: str, harness: Harness) -> None:
+def test_the_auth_works_with_httpx_get_over_a_socket(echo: str, harness: Harness) -> None:
     grant = harness.authorize()
     auth = harness.manager.auth(grant, psu=PSU)
     lines = httpx.get(echo, auth=auth, trust_env=False).text.splitlines()
@@ -228,24 +230,24 @@ def test_it_works_without_a_client_and_over_a_socket(echo: str, harness: Harness
 
 HEADERS: dict[str, list[tuple[bytes, bytes]]] = {
     "none": [],
-    "ordinary ones": [(b"Host", b"bank.invalid"), (b"Accept", b"*/*")],
-    "one twice": [(b"X-Tag", b"a"), (b"Accept", b"*/*"), (b"x-tag", b"b")],
-    "ours in the middle": [(b"A", b"1"), (b"USER-AGENT", b"httpx"), (b"B", b"2")],
-    "not ASCII": [(b"X-Name", "Zoë".encode())],
-    "not Unicode": [(b"X-Name", b"Zo\xeb")],
+    "other headers": [(b"Host", b"bank.invalid"), (b"Accept", b"*/*")],
+    "a header twice": [(b"X-Tag", b"a"), (b"Accept", b"*/*"), (b"x-tag", b"b")],
+    "one of the signer's in the middle": [(b"A", b"1"), (b"USER-AGENT", b"httpx"), (b"B", b"2")],
+    "a value that is not ASCII": [(b"X-Name", "Zoë".encode())],
+    "a value that is not UTF-8": [(b"X-Name", b"Zo\xeb")],
 }
 
 
 def signed(before: list[tuple[bytes, bytes]]) -> tuple[httpx.Headers, httpx.Headers]:
-    """Return what signing makes of headers, and what setting each would."""
-    ours = Signer(
+    """Return headers as the signer makes them, and as setting one after the other makes them."""
+    signer = Signer(
         Grant(TARGET, "u-4711"), PSU, user_agent="acme-books/3.2", new_correlation_id=lambda: "c-1"
     )
-    quick = httpx.Request("GET", URL, headers=before)
-    quick.headers = httpx.Headers(before)
-    ours.sign(quick, Secret("fake-access-token"))
-    slow = httpx.Headers(before)
-    lasting = {
+    signed_headers = httpx.Request("GET", URL, headers=before)
+    signed_headers.headers = httpx.Headers(before)
+    signer.sign(signed_headers, Secret("fake-access-token"))
+    expected = httpx.Headers(before)
+    values = {
         "User-Agent": "acme-books/3.2",
         "X-CorAPI-Target-ID": TARGET,
         "X-PSU-IP-Address": PSU.ip,
@@ -253,51 +255,53 @@ def signed(before: list[tuple[bytes, bytes]]) -> tuple[httpx.Headers, httpx.Head
         "X-Correlation-ID": "c-1",
         "Authorization": "Bearer fake-access-token",
     }
-    for name in lasting:
-        slow.pop(name, None)
-    for name, value in lasting.items():
-        slow[name] = value
-    return quick.headers, slow
+    for name in values:
+        expected.pop(name, None)
+    for name, value in values.items():
+        expected[name] = value
+    return signed_headers.headers, expected
 
 
 CHANGES: dict[str, Callable[[httpx.Headers], object]] = {
     "none": lambda headers: None,
     "a header is set": lambda headers: headers.__setitem__("X-New", "new"),
-    "a header is set anew": lambda headers: headers.__setitem__("x-correlation-id", "new"),
-    "a header is taken away": lambda headers: headers.pop("Authorization"),
-    "headers are updated": lambda headers: headers.update({"X-New": "new", "USER-AGENT": "new"}),
-    "headers are added": lambda headers: headers.update({"X-New": "new"}),
+    "a header is replaced": lambda headers: headers.__setitem__("x-correlation-id", "new"),
+    "a header is removed": lambda headers: headers.pop("Authorization"),
+    "a header is added and one is replaced": lambda headers: headers.update(
+        {"X-New": "new", "USER-AGENT": "new"}
+    ),
+    "a header is added with update": lambda headers: headers.update({"X-New": "new"}),
     "a header is set if it is missing": lambda headers: headers.setdefault("X-New", "new"),
-    "all are taken away": lambda headers: headers.clear(),
+    "all headers are removed": lambda headers: headers.clear(),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("before", HEADERS)
-def test_signed_headers_are_like_any_others(before: str, change: str) -> None:
-    quick, slow = signed(HEADERS[before])
-    for headers in (quick, slow):
+def test_signed_headers_behave_like_headers_set_one_by_one(before: str, change: str) -> None:
+    signed_headers, expected = signed(HEADERS[before])
+    for headers in (signed_headers, expected):
         CHANGES[change](headers)
-    assert quick.raw == slow.raw
-    assert dict(quick) == dict(slow)
-    assert list(quick) == list(slow)
-    assert quick.keys() == slow.keys()
-    assert quick.items() == slow.items()
-    assert list(quick.values()) == list(slow.values())
-    assert quick.multi_items() == slow.multi_items()
-    assert quick.encoding == slow.encoding
-    assert len(quick) == len(slow)
-    assert quick == slow
-    assert httpx.Headers(quick).raw == quick.copy().raw == slow.raw
+    assert signed_headers.raw == expected.raw
+    assert dict(signed_headers) == dict(expected)
+    assert list(signed_headers) == list(expected)
+    assert signed_headers.keys() == expected.keys()
+    assert signed_headers.items() == expected.items()
+    assert list(signed_headers.values()) == list(expected.values())
+    assert signed_headers.multi_items() == expected.multi_items()
+    assert signed_headers.encoding == expected.encoding
+    assert len(signed_headers) == len(expected)
+    assert signed_headers == expected
+    assert httpx.Headers(signed_headers).raw == signed_headers.copy().raw == expected.raw
     for name in ("Authorization", "x-tag", "X-NAME", "X-New", "missing"):
-        assert quick.get(name) == slow.get(name)
-        assert quick.get_list(name) == slow.get_list(name)
-        assert (name in quick) == (name in slow)
+        assert signed_headers.get(name) == expected.get(name)
+        assert signed_headers.get_list(name) == expected.get_list(name)
+        assert (name in signed_headers) == (name in expected)
     with pytest.raises(KeyError):
-        quick["missing"]
+        signed_headers["missing"]
 
 
-def test_what_a_hook_changes_after_the_signature_is_sent(harness: Harness) -> None:
+def test_a_header_that_a_request_hook_adds_is_sent(harness: Harness) -> None:
     def hook(request: httpx.Request) -> None:
         request.headers["X-Trace"] = "trace-1"
 

@@ -1,4 +1,4 @@
-"""While a request is in flight the auth holds nothing, and whoever leaves spoils nothing."""
+"""`GrantAuth` holds no lock while a request is in progress, and cancelling one is safe."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from blink_oauth import Grant, Psu
 from blink_oauth_keeper import EventName
 from blink_oauth_keeper.auth import GrantAuth
 from keeper.bank_api import URL, BankApi, unauthorized
-from keeper.harness import PSU, TARGET, Gate, Harness, wait_until
+from keeper.harness import PSU, TARGET, TIMEOUT, Gate, Harness, wait_until
 
-TIMEOUT = 10.0
-"""Real seconds after which a test gives up on what should have happened at once."""
-SLOW, QUICK = f"{URL}?slow", URL
+SLOW, FAST = f"{URL}?slow", URL
 
 
 @define(eq=False)
 class SlowApi(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """Answers at once, but to what is slow only when it may."""
+    """Responds at once, but to slow requests only after `go_on` is set."""
 
     waiting: threading.Event = field(factory=threading.Event)
     go_on: threading.Event = field(factory=threading.Event)
@@ -32,16 +30,16 @@ class SlowApi(httpx.BaseTransport, httpx.AsyncBaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         if "slow" in str(request.url):
             self.waiting.set()
-            assert self.go_on.wait(TIMEOUT), "nobody let it go on"
-        return self._answer()
+            assert self.go_on.wait(TIMEOUT), "the test did not set go_on"
+        return self._respond()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if "slow" in str(request.url):
             self.waiting.set()
-            assert await asyncio.to_thread(self.go_on.wait, TIMEOUT), "nobody let it go on"
-        return self._answer()
+            assert await asyncio.to_thread(self.go_on.wait, TIMEOUT), "the test did not set go_on"
+        return self._respond()
 
-    def _answer(self) -> httpx.Response:
+    def _respond(self) -> httpx.Response:
         if self.refusals:
             self.refusals -= 1
             return unauthorized()
@@ -50,40 +48,40 @@ class SlowApi(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
 @pytest.fixture
 def api() -> Iterator[SlowApi]:
-    """Return an API that lets everything go on in the end."""
+    """Yield an API, then let its requests go on."""
     api = SlowApi()
     yield api
     api.go_on.set()
 
 
-def everybody_else_goes_on(harness: Harness, grant: Grant, auth: GrantAuth) -> None:
-    """See that in this thread, another and another event loop all is as if nothing happened."""
+def assert_other_callers_are_served(harness: Harness, grant: Grant, auth: GrantAuth) -> None:
+    """Check that this thread, another thread and another event loop get tokens and responses."""
     other = httpx.Client(auth=auth, transport=BankApi())
-    assert other.get(QUICK).status_code == 200
+    assert other.get(FAST).status_code == 200
     assert harness.in_thread(lambda: harness.manager.get(grant)).result(TIMEOUT)
 
     async def in_a_loop() -> int:
         async with httpx.AsyncClient(auth=auth, transport=BankApi()) as client:
             await harness.manager.aget(grant)
-            return (await client.get(QUICK)).status_code
+            return (await client.get(FAST)).status_code
 
     assert harness.in_thread(lambda: asyncio.run(in_a_loop())).result(TIMEOUT) == 200
 
 
-def test_a_request_in_flight_holds_nothing(harness: Harness, api: SlowApi) -> None:
+def test_a_request_in_progress_blocks_no_other_caller(harness: Harness, api: SlowApi) -> None:
     grant = harness.authorize()
     auth = harness.manager.auth(grant, psu=PSU)
     with httpx.Client(auth=auth, transport=api) as client:
         slow = harness.in_thread(lambda: client.get(SLOW))
         assert api.waiting.wait(TIMEOUT)
-        assert client.get(QUICK).status_code == 200
-        everybody_else_goes_on(harness, grant, auth)
+        assert client.get(FAST).status_code == 200
+        assert_other_callers_are_served(harness, grant, auth)
         assert not slow.done()
         api.go_on.set()
         assert slow.result(TIMEOUT).status_code == 200
 
 
-def test_while_a_request_is_in_flight_another_can_have_the_token_refreshed(
+def test_a_second_request_can_refresh_the_token_while_the_first_is_in_progress(
     harness: Harness, api: SlowApi
 ) -> None:
     grant = harness.authorize()
@@ -93,9 +91,9 @@ def test_while_a_request_is_in_flight_another_can_have_the_token_refreshed(
         slow = harness.in_thread(lambda: client.get(SLOW))
         assert api.waiting.wait(TIMEOUT)
         api.refusals = 1
-        assert client.get(QUICK).status_code == 200
+        assert client.get(FAST).status_code == 200
         assert harness.record(grant).generation == 2
-        # The slow one bore the old token. It takes the new one, and brings no third.
+        # The slow request had the old token. It uses the new one and starts no second refresh.
         api.refusals = 1
         api.go_on.set()
         assert slow.result(TIMEOUT).status_code == 200
@@ -103,7 +101,7 @@ def test_while_a_request_is_in_flight_another_can_have_the_token_refreshed(
 
 
 @pytest.mark.anyio
-async def test_a_request_in_flight_holds_nothing_of_its_loop(
+async def test_a_request_in_progress_does_not_block_its_event_loop(
     harness: Harness, api: SlowApi
 ) -> None:
     grant = harness.authorize()
@@ -111,9 +109,9 @@ async def test_a_request_in_flight_holds_nothing_of_its_loop(
     async with httpx.AsyncClient(auth=auth, transport=api) as client:
         slow = asyncio.create_task(client.get(SLOW))
         assert await asyncio.to_thread(api.waiting.wait, TIMEOUT)
-        assert (await client.get(QUICK)).status_code == 200
+        assert (await client.get(FAST)).status_code == 200
         assert await harness.manager.aget(grant)
-        await asyncio.to_thread(everybody_else_goes_on, harness, grant, auth)
+        await asyncio.to_thread(assert_other_callers_are_served, harness, grant, auth)
         assert not slow.done()
         api.go_on.set()
         assert (await slow).status_code == 200
@@ -129,7 +127,7 @@ async def async_endless() -> AsyncIterator[bytes]:
         yield b"more"
 
 
-def test_a_streaming_response_holds_nothing(harness: Harness) -> None:
+def test_a_streaming_response_blocks_no_other_caller(harness: Harness) -> None:
     grant = harness.authorize()
     auth = harness.manager.auth(grant, psu=PSU)
     api = BankApi([lambda _: httpx.Response(200, content=endless())])
@@ -138,12 +136,12 @@ def test_a_streaming_response_holds_nothing(harness: Harness) -> None:
         client.stream("GET", URL) as response,
     ):
         assert next(response.iter_raw()) == b"more"
-        assert client.get(QUICK).status_code == 200
-        everybody_else_goes_on(harness, grant, auth)
+        assert client.get(FAST).status_code == 200
+        assert_other_callers_are_served(harness, grant, auth)
 
 
 @pytest.mark.anyio
-async def test_an_asynchronous_streaming_response_holds_nothing(harness: Harness) -> None:
+async def test_an_asynchronous_streaming_response_blocks_no_other_caller(harness: Harness) -> None:
     grant = harness.authorize()
     auth = harness.manager.auth(grant, psu=PSU)
     api = BankApi([lambda _: httpx.Response(200, content=async_endless())])
@@ -151,24 +149,22 @@ async def test_an_asynchronous_streaming_response_holds_nothing(harness: Harness
         httpx.AsyncClient(auth=auth, transport=api) as client,
         client.stream("GET", URL) as response,
     ):
-        pieces = response.aiter_raw()
-        assert await anext(pieces) == b"more"
-        assert (await client.get(QUICK)).status_code == 200
-        await asyncio.to_thread(everybody_else_goes_on, harness, grant, auth)
-        await pieces.aclose()  # type: ignore[attr-defined]
+        chunks = response.aiter_raw()
+        assert await anext(chunks) == b"more"
+        assert (await client.get(FAST)).status_code == 200
+        await asyncio.to_thread(assert_other_callers_are_served, harness, grant, auth)
+        await chunks.aclose()  # type: ignore[attr-defined]
 
 
 async def cancel(task: asyncio.Task[httpx.Response]) -> None:
-    """Cancel a task and see that it ends so."""
+    """Cancel a task, and check that it ends with `CancelledError`."""
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
 @pytest.mark.anyio
-async def test_a_request_that_is_cancelled_in_flight_leaves_nothing_behind(
-    harness: Harness, api: SlowApi
-) -> None:
+async def test_a_cancelled_request_blocks_no_other_caller(harness: Harness, api: SlowApi) -> None:
     grant = harness.authorize()
     auth = harness.manager.auth(grant, psu=PSU)
     async with httpx.AsyncClient(auth=auth, transport=api) as client:
@@ -176,15 +172,15 @@ async def test_a_request_that_is_cancelled_in_flight_leaves_nothing_behind(
         assert await asyncio.to_thread(api.waiting.wait, TIMEOUT)
         await cancel(slow)
         assert not api.go_on.is_set()
-        assert (await client.get(QUICK)).status_code == 200
-    await asyncio.to_thread(everybody_else_goes_on, harness, grant, auth)
+        assert (await client.get(FAST)).status_code == 200
+    await asyncio.to_thread(assert_other_callers_are_served, harness, grant, auth)
     assert harness.banks.presented() == []
     api.go_on.set()
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("refused", [False, True])
-async def test_a_refresh_lands_although_the_request_that_asked_for_it_is_cancelled(
+async def test_a_refresh_finishes_although_the_request_that_started_it_is_cancelled(
     refused: bool, harness: Harness
 ) -> None:
     grant = harness.authorize() if refused else harness.expired_grant()
@@ -206,13 +202,13 @@ async def test_a_refresh_lands_although_the_request_that_asked_for_it_is_cancell
     assert len(harness.banks.presented()) == 1
 
 
-def test_the_headers_of_two_grants_never_mix(harness: Harness) -> None:
-    people = {
+def test_concurrent_requests_of_two_grants_never_mix_their_headers(harness: Harness) -> None:
+    psus = {
         name: Psu(f"203.0.113.{number}", f"browser of {name}")
         for number, name in enumerate(("u-1", "u-2"))
     }
-    grants = {name: harness.authorize(name, f"{TARGET}{name}") for name in people}
-    auths = {name: harness.manager.auth(grants[name], psu=psu) for name, psu in people.items()}
+    grants = {name: harness.authorize(name, f"{TARGET}{name}") for name in psus}
+    auths = {name: harness.manager.auth(grants[name], psu=psu) for name, psu in psus.items()}
     ready = threading.Barrier(64)
     ids: list[str] = []
     wrong: list[str] = []
@@ -220,13 +216,13 @@ def test_the_headers_of_two_grants_never_mix(harness: Harness) -> None:
     def check(request: httpx.Request) -> httpx.Response:
         name, headers = str(request.url.params["name"]), request.headers
         ids.append(headers["X-Correlation-ID"])
-        bore = (
+        actual = (
             headers["Authorization"],
             headers["X-CorAPI-Target-ID"],
             headers["X-PSU-IP-Address"],
             headers["X-PSU-User-Agent"],
         )
-        if bore != expected[name]:
+        if actual != expected[name]:
             wrong.append(name)
         return httpx.Response(200)
 
@@ -234,20 +230,20 @@ def test_the_headers_of_two_grants_never_mix(harness: Harness) -> None:
         name: (
             f"Bearer {harness.manager.get(grant).access_token.reveal()}",
             grant.target_id,
-            people[name].ip,
-            people[name].user_agent,
+            psus[name].ip,
+            psus[name].user_agent,
         )
         for name, grant in grants.items()
     }
 
-    def calls(name: str) -> None:
+    def send_requests(name: str) -> None:
         ready.wait(TIMEOUT)
         for _ in range(5):
             client.get(URL, params={"name": name}, auth=auths[name])
 
     with httpx.Client(transport=httpx.MockTransport(check)) as client:
         threads = [
-            threading.Thread(target=calls, args=(name,)) for _ in range(32) for name in people
+            threading.Thread(target=send_requests, args=(name,)) for _ in range(32) for name in psus
         ]
         for thread in threads:
             thread.start()

@@ -1,4 +1,4 @@
-"""How each target fares, as far as one process has seen."""
+"""The circuit breaker and the rate limit of each target in one process."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from blink_oauth_keeper.breaker import PROBE, Breakers
 from blink_oauth_keeper.steps import Permit
 from keeper.harness import TIMEOUT, ManualClock
 
-PLAIN = TargetProfile()
-FREE = Permit()
+DEFAULTS = TargetProfile()
+ALLOWED = Permit()
 OTHER = "IIDX00002"
 BANK = "IIDX00001"
-DOWN = NotConnectedError("Down.")
+FAILURE = NotConnectedError("Not connected.")
 
 
-def asks_for_time(status: int, seconds: float) -> BlinkError:
-    """Make the error of a server that says when to come back."""
+def retry_after_error(status: int, seconds: float) -> BlinkError:
+    """Make the error of a response with a `Retry-After`."""
     meta = ResponseMeta(
         status=status,
         correlation_id="c-1",
@@ -55,113 +55,111 @@ def breakers(clock: ManualClock) -> Breakers:
     return Breakers(clock.monotonic, lambda: 0.5)
 
 
-def test_a_target_of_which_nothing_is_known_may_be_called(breakers: Breakers) -> None:
-    assert breakers.acquire(BANK, PLAIN) == FREE
+def test_a_target_without_a_history_may_be_called(breakers: Breakers) -> None:
+    assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
     assert breakers.failing() == frozenset()
 
 
-def test_one_failure_is_an_accident(breakers: Breakers) -> None:
-    breakers.failed(BANK, DOWN)
-    assert breakers.acquire(BANK, PLAIN) == FREE
+def test_one_failure_does_not_open_the_breaker(breakers: Breakers) -> None:
+    breakers.failed(BANK, FAILURE)
+    assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
     assert breakers.failing() == frozenset()
 
 
-def test_a_failing_target_is_left_alone_for_growing_whiles(
-    breakers: Breakers, clock: ManualClock
-) -> None:
-    waits = []
-    breakers.failed(BANK, DOWN)
+def test_each_further_failure_doubles_the_hold_off(breakers: Breakers, clock: ManualClock) -> None:
+    hold_offs = []
+    breakers.failed(BANK, FAILURE)
     for _ in range(4):
-        breakers.failed(BANK, DOWN)
-        waits.append(breakers.acquire(BANK, PLAIN).hold_off)
-        clock.elapse(waits[-1])
-    assert waits == pytest.approx([1.5, 3, 6, 12])
+        breakers.failed(BANK, FAILURE)
+        hold_offs.append(breakers.acquire(BANK, DEFAULTS).hold_off)
+        clock.elapse(hold_offs[-1])
+    assert hold_offs == pytest.approx([1.5, 3, 6, 12])
 
 
-def test_another_target_does_not_suffer(breakers: Breakers) -> None:
+def test_the_breaker_of_one_target_does_not_affect_another(breakers: Breakers) -> None:
     for _ in range(5):
-        breakers.failed(BANK, DOWN)
-    assert breakers.acquire(OTHER, PLAIN) == FREE
+        breakers.failed(BANK, FAILURE)
+    assert breakers.acquire(OTHER, DEFAULTS) == ALLOWED
     assert breakers.failing() == {BANK}
 
 
-def test_one_grant_at_a_time_tries_a_failing_target_out(
+def test_after_the_hold_off_one_call_probes_the_target(
     breakers: Breakers, clock: ManualClock
 ) -> None:
-    breakers.failed(BANK, DOWN)
-    breakers.failed(BANK, DOWN)
+    breakers.failed(BANK, FAILURE)
+    breakers.failed(BANK, FAILURE)
     clock.elapse(1.5)
     assert breakers.failing() == {BANK}
-    assert breakers.acquire(BANK, PLAIN) == FREE
-    assert breakers.acquire(BANK, PLAIN).hold_off == PROBE
+    assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
+    assert breakers.acquire(BANK, DEFAULTS).hold_off == PROBE
     clock.elapse(PROBE)
-    assert breakers.acquire(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
 
 
-def test_an_answer_ends_the_outage(breakers: Breakers) -> None:
-    breakers.failed(BANK, DOWN)
-    breakers.failed(BANK, DOWN)
+def test_a_response_closes_the_breaker(breakers: Breakers) -> None:
+    breakers.failed(BANK, FAILURE)
+    breakers.failed(BANK, FAILURE)
     breakers.answered(BANK)
-    assert breakers.acquire(BANK, PLAIN) == FREE
-    breakers.failed(BANK, DOWN)
-    assert breakers.acquire(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
+    breakers.failed(BANK, FAILURE)
+    assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
 
 
-def test_the_refusal_of_one_grant_is_an_answer(breakers: Breakers) -> None:
-    breakers.failed(BANK, DOWN)
-    breakers.failed(BANK, DOWN)
+def test_a_refused_grant_closes_the_breaker(breakers: Breakers) -> None:
+    breakers.failed(BANK, FAILURE)
+    breakers.failed(BANK, FAILURE)
     breakers.failed(BANK, InvalidGrantError("No.", status=400, outcome=Outcome.REJECTED))
-    assert breakers.acquire(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
 
 
-def test_what_never_left_this_process_says_nothing_of_the_target(breakers: Breakers) -> None:
+def test_errors_before_sending_do_not_count_as_failures(breakers: Breakers) -> None:
     for _ in range(5):
         breakers.failed(BANK, InvalidInputError("The redirect_uri must be a str."))
-    assert breakers.acquire(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_retry_after_is_kept_from_the_first_one_on(
+def test_a_retry_after_holds_the_target_off_after_a_single_failure(
     breakers: Breakers, clock: ManualClock, status: int
 ) -> None:
-    breakers.failed(BANK, asks_for_time(status, 40))
-    assert breakers.acquire(BANK, PLAIN).hold_off == 40
+    breakers.failed(BANK, retry_after_error(status, 40))
+    assert breakers.acquire(BANK, DEFAULTS).hold_off == 40
     assert breakers.failing() == {BANK}
     clock.elapse(40)
-    assert breakers.acquire(BANK, PLAIN) == FREE
+    assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
     assert breakers.failing() == frozenset()
 
 
-def test_a_retry_after_is_not_cut_short_by_calls_that_were_under_way(breakers: Breakers) -> None:
-    breakers.failed(BANK, asks_for_time(429, 40))
-    breakers.failed(BANK, ConnectionLostError("Gone."))
-    assert breakers.acquire(BANK, PLAIN).hold_off == 40
-    breakers.failed(BANK, asks_for_time(429, 10))
-    assert breakers.acquire(BANK, PLAIN).hold_off == 40
+def test_calls_in_progress_do_not_shorten_a_retry_after(breakers: Breakers) -> None:
+    breakers.failed(BANK, retry_after_error(429, 40))
+    breakers.failed(BANK, ConnectionLostError("Connection lost."))
+    assert breakers.acquire(BANK, DEFAULTS).hold_off == 40
+    breakers.failed(BANK, retry_after_error(429, 10))
+    assert breakers.acquire(BANK, DEFAULTS).hold_off == 40
     breakers.answered(BANK)
-    assert breakers.acquire(BANK, PLAIN).hold_off == 40
+    assert breakers.acquire(BANK, DEFAULTS).hold_off == 40
 
 
-def test_a_rate_lets_one_call_through_per_turn(breakers: Breakers, clock: ManualClock) -> None:
+def test_a_rate_spaces_the_permits_of_its_target(breakers: Breakers, clock: ManualClock) -> None:
     limited = TargetProfile(rate=4)
-    assert breakers.acquire(BANK, limited) == FREE
+    assert breakers.acquire(BANK, limited) == ALLOWED
     assert breakers.acquire(BANK, limited).queue == 0.25
     clock.elapse(0.1)
     assert breakers.acquire(BANK, limited).queue == pytest.approx(0.15)
     clock.elapse(0.15)
-    assert breakers.acquire(BANK, limited) == FREE
-    assert breakers.acquire(OTHER, limited) == FREE
+    assert breakers.acquire(BANK, limited) == ALLOWED
+    assert breakers.acquire(OTHER, limited) == ALLOWED
 
 
-def test_who_is_held_off_takes_no_turn(breakers: Breakers, clock: ManualClock) -> None:
+def test_a_held_off_caller_uses_up_no_rate(breakers: Breakers, clock: ManualClock) -> None:
     limited = TargetProfile(rate=1)
-    breakers.failed(BANK, asks_for_time(429, 40))
+    breakers.failed(BANK, retry_after_error(429, 40))
     assert breakers.acquire(BANK, limited) == Permit(hold_off=40)
     clock.elapse(40)
-    assert breakers.acquire(BANK, limited) == FREE
+    assert breakers.acquire(BANK, limited) == ALLOWED
 
 
-def test_a_lock_that_a_parent_process_holds_does_not_stop_a_child() -> None:
+def test_a_lock_that_the_parent_process_holds_does_not_block_a_forked_child() -> None:
     held, done = threading.Event(), threading.Event()
 
     def monotonic() -> float:
@@ -172,9 +170,9 @@ def test_a_lock_that_a_parent_process_holds_does_not_stop_a_child() -> None:
 
     breakers = Breakers(monotonic, lambda: 0.5)
     with ThreadPoolExecutor(1) as pool:
-        holder = pool.submit(breakers.acquire, OTHER, PLAIN)
+        holder = pool.submit(breakers.acquire, OTHER, DEFAULTS)
         assert held.wait(TIMEOUT)
         breakers.reset()
-        assert breakers.acquire(BANK, PLAIN) == FREE
+        assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
         assert not holder.done()
         done.set()

@@ -1,4 +1,4 @@
-"""What one process remembers of its grants."""
+"""The cache of one process: tokens, refused generations and failures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from blink_oauth_keeper.store.protocol import GrantKey, Record, State
 from keeper.harness import CLIENT_ID, DAY, START, TARGET, ManualClock
 
 GRANT = Grant(TARGET, "u-4711")
-DOWN = NotConnectedError("Down.")
+FAILURE = NotConnectedError("Not connected.")
 PROFILE = TargetProfile()
 
 
@@ -53,11 +53,11 @@ def cache(clock: ManualClock) -> Cache:
     return Cache(clock.now, clock.monotonic)
 
 
-def held(cache: Cache) -> CachedToken:
+def cached(cache: Cache) -> CachedToken:
     return cache.tokens[GRANT]
 
 
-def test_a_result_puts_the_token_at_hand(cache: Cache) -> None:
+def test_the_token_of_a_result_is_cached(cache: Cache) -> None:
     assert cache.get(GRANT, Need(), PROFILE) is None
     cache.remember(GRANT, Result(record(), obtained=True), PROFILE)
     found = cache.get(GRANT, Need(), PROFILE)
@@ -65,53 +65,53 @@ def test_a_result_puts_the_token_at_hand(cache: Cache) -> None:
     assert found.token == pair()
 
 
-def test_a_token_is_served_without_a_look_at_the_store_for_some_minutes_only(
+def test_a_token_is_fresh_no_longer_than_recheck(
     cache: Cache,
 ) -> None:
     cache.remember(GRANT, Result(record()), PROFILE)
-    assert held(cache).fresh_until == START + RECHECK
+    assert cached(cache).fresh_until == START + RECHECK
 
 
-def test_in_the_advisory_window_nothing_new_is_begun_for_a_breath(
+def test_in_the_advisory_window_a_token_counts_as_fresh_for_some_seconds(
     cache: Cache, clock: ManualClock
 ) -> None:
     clock.elapse(DAY - 1800)
     cache.remember(GRANT, Result(record()), PROFILE)
-    assert held(cache).fresh_until == clock.now() + BREATH
+    assert cached(cache).fresh_until == clock.now() + BREATH
 
 
-def test_a_token_is_never_fresh_beyond_its_mandatory_window(
-    cache: Cache, clock: ManualClock
-) -> None:
+def test_a_token_is_never_fresh_in_the_mandatory_window(cache: Cache, clock: ManualClock) -> None:
     clock.elapse(DAY - 62)
     cache.remember(GRANT, Result(record()), PROFILE)
-    assert held(cache).fresh_until == START + timedelta(seconds=DAY - 60)
+    assert cached(cache).fresh_until == START + timedelta(seconds=DAY - 60)
     assert cache.get(GRANT, Need(), PROFILE) is not None
     clock.elapse(2)
     assert cache.get(GRANT, Need(), PROFILE) is None
 
 
-def test_more_validity_than_is_left_cannot_be_served(cache: Cache, clock: ManualClock) -> None:
+def test_a_token_with_too_little_validity_left_is_not_served(
+    cache: Cache, clock: ManualClock
+) -> None:
     cache.remember(GRANT, Result(record()), PROFILE)
     clock.elapse(DAY - 3600)
     assert cache.get(GRANT, Need(3599), PROFILE) is not None
     assert cache.get(GRANT, Need(3600), PROFILE) is None
 
 
-def test_an_older_generation_never_takes_the_place_of_a_newer_one(cache: Cache) -> None:
+def test_an_older_generation_never_replaces_a_newer_one(cache: Cache) -> None:
     cache.remember(GRANT, Result(record(2)), PROFILE)
     cache.remember(GRANT, Result(record(1)), PROFILE)
-    assert held(cache).token == pair(2)
+    assert cached(cache).token == pair(2)
 
 
-def test_the_same_generation_may_bring_news(cache: Cache) -> None:
+def test_a_newer_state_of_the_same_generation_replaces_the_record(cache: Cache) -> None:
     cache.remember(GRANT, Result(record()), PROFILE)
     cache.remember(GRANT, Result(record(state=State.UNCERTAIN)), PROFILE)
-    assert held(cache).record.state is State.UNCERTAIN
+    assert cached(cache).record.state is State.UNCERTAIN
 
 
 @pytest.mark.parametrize("facts", [{"state": State.REVOKED}, {"token": None}])
-def test_what_is_revoked_is_let_go_and_does_not_come_back(
+def test_a_revoked_generation_is_removed_and_never_cached_again(
     cache: Cache, facts: dict[str, Any]
 ) -> None:
     cache.remember(GRANT, Result(record(1)), PROFILE)
@@ -120,17 +120,17 @@ def test_what_is_revoked_is_let_go_and_does_not_come_back(
     cache.remember(GRANT, Result(record(1)), PROFILE)
     assert cache.tokens == {}
     cache.remember(GRANT, Result(record(3)), PROFILE)
-    assert held(cache).token == pair(3)
+    assert cached(cache).token == pair(3)
 
 
-def test_a_revocation_that_is_told_late_does_not_touch_a_new_consent(cache: Cache) -> None:
+def test_a_late_revocation_does_not_remove_the_token_of_a_newer_consent(cache: Cache) -> None:
     cache.remember(GRANT, Result(record(3)), PROFILE)
     cache.remember(GRANT, Result(record(2, state=State.REVOKED)), PROFILE)
-    assert held(cache).token == pair(3)
+    assert cached(cache).token == pair(3)
 
 
-def test_a_failure_is_remembered_for_as_long_as_it_says(cache: Cache, clock: ManualClock) -> None:
-    result = Result(None, DOWN, shared_for=2.0)
+def test_a_failure_is_cached_for_its_shared_for(cache: Cache, clock: ManualClock) -> None:
+    result = Result(None, FAILURE, shared_for=2.0)
     assert cache.failure(GRANT) is None
     cache.remember(GRANT, result, PROFILE)
     clock.elapse(1.9)
@@ -139,10 +139,10 @@ def test_a_failure_is_remembered_for_as_long_as_it_says(cache: Cache, clock: Man
     assert cache.failure(GRANT) is None
 
 
-def test_a_jump_of_the_wall_clock_does_not_change_the_memory_of_a_failure(
+def test_setting_the_wall_clock_does_not_change_how_long_a_failure_is_cached(
     cache: Cache, clock: ManualClock
 ) -> None:
-    cache.remember(GRANT, Result(None, DOWN, shared_for=2.0), PROFILE)
+    cache.remember(GRANT, Result(None, FAILURE, shared_for=2.0), PROFILE)
     clock.shift_wall_clock(3600)
     assert cache.failure(GRANT) is not None
     clock.shift_wall_clock(-7200)
@@ -152,7 +152,7 @@ def test_a_jump_of_the_wall_clock_does_not_change_the_memory_of_a_failure(
 
 def test_failures_are_counted_until_a_refresh_succeeds(cache: Cache) -> None:
     for _ in range(3):
-        cache.remember(GRANT, Result(record(), DOWN, shared_for=5.0), PROFILE)
+        cache.remember(GRANT, Result(record(), FAILURE, shared_for=5.0), PROFILE)
     assert cache.failures.get(GRANT, 0) == 3
     cache.remember(GRANT, Result(record()), PROFILE)
     assert (cache.failures.get(GRANT, 0), cache.failure(GRANT)) == (3, None)
@@ -160,12 +160,12 @@ def test_failures_are_counted_until_a_refresh_succeeds(cache: Cache) -> None:
     assert cache.failures.get(GRANT, 0) == 0
 
 
-def test_a_failure_can_bring_a_record_all_the_same(cache: Cache) -> None:
-    cache.remember(GRANT, Result(record(), DOWN, shared_for=5.0), PROFILE)
-    assert held(cache).token == pair()
+def test_the_record_of_a_failed_result_is_cached(cache: Cache) -> None:
+    cache.remember(GRANT, Result(record(), FAILURE, shared_for=5.0), PROFILE)
+    assert cached(cache).token == pair()
 
 
-def test_a_refused_token_is_let_go_and_only_a_newer_one_will_do(
+def test_a_refused_token_is_removed_and_only_a_newer_one_is_cached(
     cache: Cache, clock: ManualClock
 ) -> None:
     cache.remember(GRANT, Result(record(4)), PROFILE)
@@ -177,40 +177,42 @@ def test_a_refused_token_is_let_go_and_only_a_newer_one_will_do(
     assert cache.tokens == {}
 
 
-def test_refusing_a_token_that_has_been_replaced_changes_nothing(
-    cache: Cache, clock: ManualClock
-) -> None:
+def test_refusing_a_replaced_token_changes_nothing(cache: Cache, clock: ManualClock) -> None:
     cache.remember(GRANT, Result(record(4)), PROFILE)
     clock.elapse(3600)
     assert cache.refuse(GRANT, pair(3))
-    assert held(cache).token == pair(4)
+    assert cached(cache).token == pair(4)
     assert GRANT not in cache.refused
 
 
-def test_refusing_is_by_value(cache: Cache, clock: ManualClock) -> None:
+def test_tokens_are_refused_by_the_value_of_the_access_token(
+    cache: Cache, clock: ManualClock
+) -> None:
     cache.remember(GRANT, Result(record(4)), PROFILE)
     clock.elapse(3600)
     assert cache.refuse(GRANT, evolve(pair(4), expires_at=None))
     assert cache.tokens == {}
 
 
-def test_refusing_what_is_not_at_hand_changes_nothing(cache: Cache) -> None:
+def test_refusing_a_token_that_is_not_cached_changes_nothing(cache: Cache) -> None:
     assert cache.refuse(GRANT, pair())
     assert GRANT not in cache.refused
 
 
-def test_another_token_does_not_help_where_a_very_young_one_is_refused(
+def test_a_token_that_was_just_issued_is_kept_although_it_is_refused(
     cache: Cache, clock: ManualClock
 ) -> None:
     cache.remember(GRANT, Result(record()), PROFILE)
     clock.elapse(YOUTH.total_seconds() - 1)
     assert not cache.refuse(GRANT, pair())
-    assert held(cache).token == pair()
+    assert cached(cache).token == pair()
     clock.elapse(1)
     assert cache.refuse(GRANT, pair())
 
 
-def test_the_last_refused_generation_counts(cache: Cache, clock: ManualClock) -> None:
+def test_an_older_refused_generation_does_not_replace_a_newer_one(
+    cache: Cache, clock: ManualClock
+) -> None:
     cache.remember(GRANT, Result(record(7)), PROFILE)
     clock.elapse(3600)
     cache.refuse(GRANT, pair(7))

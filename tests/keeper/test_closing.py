@@ -1,4 +1,4 @@
-"""Closing a manager, and what happens to one that is never closed."""
+"""Closing a manager, and the end of a program that does not close its manager."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from keeper.harness import (
 PROGRAM = Path(__file__).with_name("ending.py")
 
 
-def test_closing_waits_for_the_flight_that_is_in_the_air(harness: Harness) -> None:
+def test_closing_waits_for_the_flight_in_progress(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -43,9 +43,9 @@ def test_closing_waits_for_the_flight_that_is_in_the_air(harness: Harness) -> No
     assert harness.faulty.calls[-1] == "close"
 
 
-def test_closing_lets_those_go_who_wait_for_another_process(harness: Harness) -> None:
+def test_closing_ends_the_wait_for_the_lease_of_another_process(harness: Harness) -> None:
     grant = harness.expired_grant()
-    harness.memory.claim(harness.record(grant), owner="another", ttl=25)
+    harness.memory.claim(harness.record(grant), owner="another owner", ttl=25)
     caller = harness.in_thread(lambda: harness.manager.get(grant))
     wait_until(lambda: harness.waiting() > 0)
     harness.manager.close()
@@ -54,23 +54,23 @@ def test_closing_lets_those_go_who_wait_for_another_process(harness: Harness) ->
     assert harness.banks.presented() == []
 
 
-def test_a_closed_manager_refuses_clearly_and_nothing_is_sent(harness: Harness) -> None:
+def test_a_closed_manager_raises_and_sends_nothing(harness: Harness) -> None:
     expired, unknown = harness.expired_grant(), harness.authorize("u-2")
     manager = harness.manager
     manager.close()
     code = harness.banks.issue_code(expired)
-    posts = len(harness.banks.requests)
+    before = len(harness.banks.requests)
     with pytest.raises(InvalidInputError, match="The manager is closed"):
         manager.get(expired)
     with pytest.raises(InvalidInputError, match="The manager is closed"):
         manager.authorize(expired, code=code, redirect_uri=REDIRECT_URI, psu=PSU)
     with pytest.raises(InvalidInputError, match="The manager is closed"):
         manager.revoke(unknown)
-    assert len(harness.banks.requests) == posts
+    assert len(harness.banks.requests) == before
 
 
 @pytest.mark.anyio
-async def test_a_closed_manager_refuses_coroutines_too(harness: Harness) -> None:
+async def test_a_closed_manager_raises_in_coroutines_too(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.manager.close()
     with pytest.raises(InvalidInputError, match="The manager is closed"):
@@ -79,7 +79,7 @@ async def test_a_closed_manager_refuses_coroutines_too(harness: Harness) -> None
         await harness.manager.arevoke(grant)
 
 
-def test_a_token_that_is_at_hand_is_served_although_nothing_new_can_begin(harness: Harness) -> None:
+def test_a_closed_manager_still_serves_a_cached_token(harness: Harness) -> None:
     grant = harness.authorize()
     token = harness.manager.get(grant)
     harness.manager.close()
@@ -88,32 +88,32 @@ def test_a_token_that_is_at_hand_is_served_although_nothing_new_can_begin(harnes
     assert harness.banks.presented() == []
 
 
-def test_closing_twice_does_no_harm(harness: Harness) -> None:
+def test_a_manager_can_be_closed_twice(harness: Harness) -> None:
     harness.manager.get(harness.expired_grant())
     harness.manager.close()
     harness.manager.close()
 
 
-def test_a_manager_that_was_never_used_can_be_closed(harness: Harness) -> None:
+def test_an_unused_manager_can_be_closed(harness: Harness) -> None:
     harness.make_manager().close()
     assert harness.faulty.calls == ["close"]
 
 
-def test_a_block_closes_its_manager(harness: Harness) -> None:
+def test_a_with_block_closes_its_manager(harness: Harness) -> None:
     with harness.make_manager() as manager:
         manager.get(harness.expired_grant())
     with pytest.raises(InvalidInputError, match="closed"):
         manager.get(harness.authorize("u-2", manager=harness.make_manager()), min_validity=1)
 
 
-def test_the_client_stays_the_callers_to_close(harness: Harness) -> None:
+def test_closing_a_manager_does_not_close_its_client(harness: Harness) -> None:
     grant = harness.expired_grant()
     token = harness.manager.get(grant)
     harness.manager.close()
     assert harness.blink.refresh(grant, token.refresh_token)
 
 
-def test_a_replay_that_is_planned_is_left_to_other_processes(harness: Harness) -> None:
+def test_a_scheduled_replay_is_not_made_after_closing(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(response_lost)
     with pytest.raises(BlinkError):
@@ -124,7 +124,7 @@ def test_a_replay_that_is_planned_is_left_to_other_processes(harness: Harness) -
     assert harness.record(grant).state is State.UNCERTAIN
 
 
-def test_closing_gives_a_store_that_is_away_some_time_and_then_says_what_is_lost(
+def test_closing_waits_for_an_unavailable_store_and_then_emits_that_the_pair_is_lost(
     harness: Harness,
 ) -> None:
     grant = harness.expired_grant()
@@ -133,11 +133,11 @@ def test_closing_gives_a_store_that_is_away_some_time_and_then_says_what_is_lost
     wait_until(lambda: harness.waiting() > 0)
     harness.manager.close(timeout=0.05)
     assert harness.event_names()[-2:] == [EventName.UNSETTLED, EventName.LOST]
-    # What stands in the store says that the refresh token may be spent.
+    # The record still shows that the refresh token may be spent.
     assert harness.record(grant).state is State.REFRESHING
 
 
-def test_a_new_consent_that_cannot_be_stored_before_the_end_is_told_too(harness: Harness) -> None:
+def test_closing_emits_that_the_pair_of_an_unstored_consent_is_lost(harness: Harness) -> None:
     harness.faulty.fail("put")
     harness.authorize()
     wait_until(lambda: harness.waiting() > 0)
@@ -145,7 +145,7 @@ def test_a_new_consent_that_cannot_be_stored_before_the_end_is_told_too(harness:
     assert harness.event_names() == [EventName.UNSETTLED, EventName.LOST]
 
 
-def test_a_doubt_that_cannot_be_stored_before_the_end_is_told_too(harness: Harness) -> None:
+def test_closing_emits_that_an_unstored_uncertain_outcome_is_lost(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(response_lost)
     harness.faulty.fail("release")
@@ -157,7 +157,7 @@ def test_a_doubt_that_cannot_be_stored_before_the_end_is_told_too(harness: Harne
     assert harness.record(grant).state is State.REFRESHING
 
 
-def test_a_store_that_returns_while_all_is_closing_takes_what_is_unsaved(harness: Harness) -> None:
+def test_a_store_that_recovers_during_closing_receives_the_unsaved_pair(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.faulty.fail("settle")
     token = harness.manager.get(grant)
@@ -172,7 +172,7 @@ def test_a_store_that_returns_while_all_is_closing_takes_what_is_unsaved(harness
     assert record.token.access_token == token.access_token
 
 
-def test_a_program_that_ends_without_closing_brings_its_flights_home() -> None:
+def test_the_flights_of_a_program_that_ends_without_closing_finish() -> None:
     run = subprocess.run(
         [sys.executable, "-W", "error", PROGRAM],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -1,4 +1,4 @@
-"""How a grant begins and ends: authorization, revocation, and both in the middle of a refresh."""
+"""Authorization and revocation, on their own and during a refresh."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ GRANT = Grant("IIDX00001", "u-4711")
 
 
 def authorize(harness: Harness, code: str | None = None) -> Token:
-    """Exchange a new code, or this one."""
+    """Exchange a given code, or a new one."""
     return harness.manager.authorize(
         GRANT, code=code or harness.banks.issue_code(GRANT), redirect_uri=REDIRECT_URI, psu=PSU
     )
 
 
-def refused(harness: Harness) -> BlinkError:
-    """Return the error that a caller gets."""
+def get_error(harness: Harness) -> BlinkError:
+    """Return the error that `get` raises."""
     with pytest.raises(BlinkError) as caught:
         harness.manager.get(GRANT)
     return caught.value
@@ -89,16 +89,16 @@ async def test_the_pair_is_stored_although_the_coroutine_is_cancelled(harness: H
     assert harness.record(GRANT).generation == 1
 
 
-def test_a_code_that_the_bank_refuses_stores_nothing(harness: Harness) -> None:
+def test_after_a_refused_code_nothing_is_stored(harness: Harness) -> None:
     with pytest.raises(InvalidGrantError) as caught:
-        authorize(harness, "fake-code-that-nobody-issued")
+        authorize(harness, "fake-unknown-code")
     assert caught.value.needs_consent
     assert harness.memory.load(harness.key(GRANT)) is None
     assert harness.event_names() == [EventName.AUTHORIZATION_FAILED]
-    assert isinstance(refused(harness), UnknownGrantError)
+    assert isinstance(get_error(harness), UnknownGrantError)
 
 
-def test_a_failed_consent_leaves_the_one_before_as_it_is(harness: Harness) -> None:
+def test_a_failed_code_exchange_leaves_the_previous_consent_unchanged(harness: Harness) -> None:
     token = authorize(harness)
     harness.banks.respond_next(request_lost, kind="authorization_code")
     with pytest.raises(BlinkError) as caught:
@@ -116,44 +116,44 @@ def test_a_code_is_never_sent_twice(harness: Harness) -> None:
     assert len(harness.banks.presented("authorization_code")) == 1
 
 
-def test_a_pair_in_an_answer_that_says_it_failed_is_a_pair(harness: Harness) -> None:
+def test_a_pair_in_an_error_response_is_stored(harness: Harness) -> None:
     harness.banks.respond_next(with_members(status=500), kind="authorization_code")
     token = authorize(harness)
     assert harness.banks.accepts(GRANT, token)
     assert harness.record(GRANT).generation == 1
 
 
-def test_a_pair_without_a_refresh_token_lives_as_long_as_its_access_token(harness: Harness) -> None:
+def test_without_a_refresh_token_a_grant_ends_with_its_access_token(harness: Harness) -> None:
     harness.banks.respond_next(with_members(refresh_token=None), kind="authorization_code")
     token = authorize(harness)
     assert harness.record(GRANT).idle_until is None
     harness.advance(DAY - 30)
     assert harness.manager.get(GRANT).access_token == token.access_token
     harness.advance(31)
-    assert isinstance(refused(harness), ConsentNeededError)
+    assert isinstance(get_error(harness), ConsentNeededError)
     assert harness.banks.presented() == []
 
 
 @pytest.mark.parametrize("code", ["", None, 4711])
-def test_what_is_no_code_is_refused_before_anything_is_sent(harness: Harness, code: Any) -> None:
+def test_an_invalid_code_is_refused_before_anything_is_sent(harness: Harness, code: Any) -> None:
     with pytest.raises(InvalidInputError, match="authorization code"):
         harness.manager.authorize(GRANT, code=code, redirect_uri=REDIRECT_URI, psu=PSU)
     assert harness.banks.requests == []
 
 
-def test_a_callback_that_cannot_be_sent_does_not_spend_the_code(harness: Harness) -> None:
+def test_an_invalid_redirect_uri_does_not_spend_the_code(harness: Harness) -> None:
     code = harness.banks.issue_code(GRANT)
     for _ in range(3):
         with pytest.raises(InvalidInputError, match="redirect_uri"):
             harness.manager.authorize(GRANT, code=code, redirect_uri="no url", psu=PSU)
     assert harness.banks.requests == []
     authorize(harness, code)
-    # Nor is the bank held to be out of order for it.
+    # The attempts do not count as failures of the target either.
     harness.advance(DAY + 1)
     assert harness.manager.get(GRANT)
 
 
-def test_a_new_consent_takes_the_place_of_the_one_before(harness: Harness) -> None:
+def test_a_new_consent_replaces_the_previous_one(harness: Harness) -> None:
     first = authorize(harness)
     harness.advance(3600)
     second = authorize(harness)
@@ -165,7 +165,7 @@ def test_a_new_consent_takes_the_place_of_the_one_before(harness: Harness) -> No
     assert entry.token.access_token == first.access_token
 
 
-def test_a_consent_during_a_refresh_wins_and_the_late_pair_is_kept(harness: Harness) -> None:
+def test_a_consent_during_a_refresh_wins_and_the_late_pair_is_journalled(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -183,7 +183,7 @@ def test_a_consent_during_a_refresh_wins_and_the_late_pair_is_kept(harness: Harn
     assert EventName.SUPERSEDED in harness.event_names()
 
 
-def test_a_refresh_that_fails_during_a_new_consent_does_not_harm_it(harness: Harness) -> None:
+def test_a_refresh_that_fails_during_a_new_consent_does_not_change_it(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate(status_response(400, {"error": "invalid_grant"}))
     harness.banks.respond_next(gate)
@@ -195,7 +195,7 @@ def test_a_refresh_that_fails_during_a_new_consent_does_not_harm_it(harness: Har
     assert harness.record(grant).state is State.ACTIVE
 
 
-def test_a_pair_of_an_older_consent_is_never_tried_for_a_newer_one(harness: Harness) -> None:
+def test_a_pair_of_an_older_consent_is_never_salvaged_for_a_newer_one(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -206,14 +206,14 @@ def test_a_pair_of_an_older_consent_is_never_tried_for_a_newer_one(harness: Harn
     caller.result(TIMEOUT)
     harness.advance(DAY + 1)
     harness.banks.respond_next(status_response(400, {"error": "invalid_grant"}))
-    assert refused(harness).needs_consent
+    assert get_error(harness).needs_consent
     assert len(harness.banks.presented()) == 2
 
 
 # Revocation
 
 
-def test_a_revocation_ends_both_tokens_at_the_bank_and_here(harness: Harness) -> None:
+def test_a_revocation_revokes_both_tokens_and_erases_the_pair(harness: Harness) -> None:
     token = authorize(harness)
     assert token.refresh_token is not None
     harness.manager.revoke(GRANT)
@@ -222,7 +222,7 @@ def test_a_revocation_ends_both_tokens_at_the_bank_and_here(harness: Harness) ->
     assert not harness.banks.bank().is_alive(token.access_token.reveal())
     record = harness.record(GRANT)
     assert (record.state, record.token) == (State.REVOKED, None)
-    assert isinstance(refused(harness), ConsentNeededError)
+    assert isinstance(get_error(harness), ConsentNeededError)
     assert harness.event_names()[-1] is EventName.REVOKED
 
 
@@ -236,7 +236,7 @@ async def test_a_coroutine_revokes(harness: Harness) -> None:
     assert {request.psu_ip for request in harness.banks.requests} == {PSU.ip}
 
 
-def test_what_is_not_known_cannot_be_revoked(harness: Harness) -> None:
+def test_an_unknown_grant_cannot_be_revoked(harness: Harness) -> None:
     with pytest.raises(UnknownGrantError):
         harness.manager.revoke(GRANT)
 
@@ -253,20 +253,20 @@ def test_every_pair_of_the_grant_is_revoked(harness: Harness) -> None:
     assert harness.memory.journal_entries(harness.key(GRANT)) == ()
 
 
-def test_nobody_gets_the_token_while_the_bank_is_being_told(harness: Harness) -> None:
+def test_no_caller_gets_the_token_while_the_bank_revokes_it(harness: Harness) -> None:
     authorize(harness)
     gate = Gate(holds_request=True)
     harness.banks.respond_next(gate, kind="revoke")
     revoking = harness.in_thread(lambda: harness.manager.revoke(GRANT))
     gate.wait()
-    assert isinstance(refused(harness), ConsentNeededError)
+    assert isinstance(get_error(harness), ConsentNeededError)
     assert not revoking.done()
     gate.open()
     revoking.result(TIMEOUT)
 
 
 @pytest.mark.parametrize("answer", [connection_refused, response_lost, status_response(503)])
-def test_a_revocation_that_fails_at_the_bank_is_told_and_can_be_repeated(
+def test_a_revocation_that_fails_at_the_bank_raises_and_can_be_repeated(
     harness: Harness, answer: Responder
 ) -> None:
     token = authorize(harness)
@@ -276,14 +276,16 @@ def test_a_revocation_that_fails_at_the_bank_is_told_and_can_be_repeated(
     assert harness.event_names()[-1] is EventName.REVOCATION_FAILED
     assert harness.record(GRANT).state is State.REVOKED
     assert harness.record(GRANT).token is not None
-    assert isinstance(refused(harness), ConsentNeededError)
+    assert isinstance(get_error(harness), ConsentNeededError)
     harness.banks.respond_always(bank_response, kind="revoke")
     harness.manager.revoke(GRANT)
     assert harness.record(GRANT).token is None
     assert not harness.banks.bank().is_alive(token.access_token.reveal())
 
 
-def test_one_pair_that_cannot_be_revoked_does_not_keep_the_others_alive(harness: Harness) -> None:
+def test_if_one_pair_cannot_be_revoked_the_others_are_revoked_all_the_same(
+    harness: Harness,
+) -> None:
     first = authorize(harness)
     harness.advance(3600)
     authorize(harness)
@@ -295,7 +297,7 @@ def test_one_pair_that_cannot_be_revoked_does_not_keep_the_others_alive(harness:
     assert len(harness.memory.journal_entries(harness.key(GRANT))) == 1
 
 
-def test_a_second_revocation_does_no_harm(harness: Harness) -> None:
+def test_a_second_revocation_sends_nothing(harness: Harness) -> None:
     authorize(harness)
     harness.manager.revoke(GRANT)
     harness.manager.revoke(GRANT)
@@ -303,7 +305,7 @@ def test_a_second_revocation_does_no_harm(harness: Harness) -> None:
     assert harness.record(GRANT).generation == 2
 
 
-def test_after_a_revocation_a_new_consent_begins_anew(harness: Harness) -> None:
+def test_after_a_revocation_a_new_consent_makes_the_grant_usable_again(harness: Harness) -> None:
     authorize(harness)
     harness.manager.revoke(GRANT)
     token = authorize(harness)
@@ -311,11 +313,11 @@ def test_after_a_revocation_a_new_consent_begins_anew(harness: Harness) -> None:
     assert (harness.record(GRANT).state, harness.record(GRANT).consent) == (State.ACTIVE, 2)
 
 
-def test_a_pair_that_comes_home_after_the_revocation_is_revoked_too(harness: Harness) -> None:
+def test_a_pair_that_is_received_after_the_revocation_is_revoked_too(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
-    caller = harness.in_thread(lambda: refused(harness))
+    caller = harness.in_thread(lambda: get_error(harness))
     gate.wait()
     harness.manager.revoke(grant)
     before = len(harness.banks.presented("revoke"))
@@ -327,13 +329,13 @@ def test_a_pair_that_comes_home_after_the_revocation_is_revoked_too(harness: Har
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_a_late_pair_that_cannot_be_revoked_is_told_and_kept(
+def test_a_late_pair_that_cannot_be_revoked_is_reported_and_journalled(
     harness: Harness, closed: bool
 ) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
-    caller = harness.in_thread(lambda: refused(harness))
+    caller = harness.in_thread(lambda: get_error(harness))
     gate.wait()
     harness.manager.revoke(grant)
     harness.banks.respond_always(connection_refused, kind="revoke")
@@ -346,11 +348,11 @@ def test_a_late_pair_that_cannot_be_revoked_is_told_and_kept(
     assert entry.origin is Origin.SUPERSEDED
 
 
-def test_a_grant_that_vanished_from_the_store_leaves_nothing_alive(harness: Harness) -> None:
+def test_a_pair_whose_record_was_deleted_is_revoked(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
-    caller = harness.in_thread(lambda: refused(harness))
+    caller = harness.in_thread(lambda: get_error(harness))
     gate.wait()
     harness.faulty.inner = MemoryTokenStore(clock=harness.clock.now)
     gate.open()
@@ -359,18 +361,20 @@ def test_a_grant_that_vanished_from_the_store_leaves_nothing_alive(harness: Harn
     assert harness.store.load(harness.key(grant)) is None
 
 
-def test_a_journal_that_cannot_be_read_stops_a_revocation(harness: Harness) -> None:
+def test_a_revocation_sends_nothing_if_the_journal_cannot_be_read(harness: Harness) -> None:
     authorize(harness)
     harness.faulty.fail("journal_entries")
     with pytest.raises(BlinkError):
         harness.manager.revoke(GRANT)
-    assert isinstance(refused(harness), ConsentNeededError)
+    assert isinstance(get_error(harness), ConsentNeededError)
     harness.faulty.recover()
     harness.manager.revoke(GRANT)
     assert len(harness.banks.presented("revoke")) == 2
 
 
-def test_a_revocation_that_the_bank_confirmed_does_not_wait_for_the_store(harness: Harness) -> None:
+def test_a_revocation_returns_before_an_unavailable_store_has_erased_the_pair(
+    harness: Harness,
+) -> None:
     authorize(harness)
     harness.faulty.fail("erase")
     harness.manager.revoke(GRANT)

@@ -1,4 +1,4 @@
-"""What the lifecycle tells of itself: stable names and fields, and no secret."""
+"""The events of the keeper: stable names and fields, and no secret."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ NAMES = {
     "store.settled_late": "WARNING",
     "store.unsettled": "CRITICAL",
 }
-"""Alerts hang on these: a name may come, none may go or change."""
+"""Alerts depend on these: a name may be added, but not removed or changed."""
 FIELDS = {
     "at",
     "correlation_id",
@@ -64,13 +64,13 @@ FIELDS = {
 LOGGER = "blink_oauth_keeper"
 
 
-def test_names_and_levels_are_those_that_alerts_hang_on() -> None:
+def test_names_and_levels_of_events_do_not_change() -> None:
     levels = {name.value: logging.getLevelName(LEVELS[name]) for name in EventName}
     assert levels == NAMES
     assert LEVELS.keys() == set(EventName)
 
 
-def test_the_fields_are_those_that_alerts_hang_on() -> None:
+def test_fields_of_events_do_not_change() -> None:
     assert {field.name for field in attrs.fields(Event)} == FIELDS
 
 
@@ -110,7 +110,7 @@ def uncertain_then_replayed(harness: Harness) -> None:
 
 def consent_needed(harness: Harness) -> None:
     harness.banks.respond_next(
-        status_response(400, {"error": "invalid_grant", "error_description": "over"})
+        status_response(400, {"error": "invalid_grant", "error_description": "expired"})
     )
     with pytest.raises(BlinkError):
         harness.manager.get(harness.expired_grant())
@@ -120,11 +120,11 @@ def superseded(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
-    waiting = harness.in_thread(lambda: harness.manager.get(grant))
+    caller = harness.in_thread(lambda: harness.manager.get(grant))
     gate.wait()
     harness.authorize(manager=harness.make_manager())
     gate.open()
-    waiting.result(10)
+    caller.result(10)
 
 
 def revoked(harness: Harness) -> None:
@@ -146,39 +146,39 @@ def settled_late(harness: Harness) -> None:
     harness.advance(5)
 
 
-HAPPENINGS: dict[str, tuple[Callable[[Harness], None], list[str]]] = {
+SCENARIOS: dict[str, tuple[Callable[[Harness], None], list[str]]] = {
     "a code is exchanged": (authorized, ["grant.authorized"]),
     "a code is refused": (not_authorized, ["grant.authorization_failed"]),
     "a token is refreshed": (refreshed, ["grant.authorized", "refresh.succeeded"]),
     "a refresh fails": (failed, ["grant.authorized", "refresh.failed"]),
-    "an answer is lost": (
+    "a response is lost": (
         uncertain_then_replayed,
         ["grant.authorized", "refresh.uncertain", "refresh.replayed", "refresh.succeeded"],
     ),
     "a refresh is refused": (consent_needed, ["grant.authorized", "grant.consent_needed"]),
-    "a consent overtakes a refresh": (
+    "a grant is authorized during a refresh": (
         superseded,
         ["grant.authorized", "grant.authorized", "refresh.superseded"],
     ),
     "a grant is revoked": (revoked, ["grant.authorized", "grant.revoked"]),
-    "a grant is not revoked": (not_revoked, ["grant.authorized", "grant.revocation_failed"]),
+    "a revocation fails": (not_revoked, ["grant.authorized", "grant.revocation_failed"]),
     "the store fails for a while": (
         settled_late,
         ["grant.authorized", "store.unsettled", "store.settled_late", "refresh.succeeded"],
     ),
 }
-EACH = pytest.mark.parametrize("name", HAPPENINGS)
+EACH_SCENARIO = pytest.mark.parametrize("name", SCENARIOS)
 
 
-def happened(name: str, harness: Harness) -> list[Event]:
-    """Let something happen and return what is told of it."""
-    HAPPENINGS[name][0](harness)
+def run_scenario(name: str, harness: Harness) -> list[Event]:
+    """Run a scenario, and return its events."""
+    SCENARIOS[name][0](harness)
     harness.wait_until_idle()
     return harness.events
 
 
 def secrets_of(harness: Harness) -> set[str]:
-    """Return every code and token that was sent, stored or journalled, and the usernames."""
+    """Return every code and token that was sent, stored or journalled, and the username."""
     secrets = {request.secret for request in harness.banks.requests} | {"u-4711"}
     for record in harness.memory.records(CLIENT_ID):
         pairs = [entry.token for entry in harness.memory.journal_entries(record.key)]
@@ -191,23 +191,23 @@ def secrets_of(harness: Harness) -> set[str]:
 
 
 def texts_of_record(record: logging.LogRecord) -> Iterator[tuple[str, str]]:
-    """Yield every text of a log record, its further fields too."""
+    """Yield every text of a log record, with those of its extra fields."""
     yield "message", record.getMessage()
     yield "formatted", logging.Formatter().format(record)
     yield from ((f"field {name}", repr(value)) for name, value in vars(record).items())
 
 
-@EACH
-def test_what_happens_is_told_in_its_order(name: str, harness: Harness) -> None:
-    assert [event.name.value for event in happened(name, harness)] == HAPPENINGS[name][1]
+@EACH_SCENARIO
+def test_each_scenario_emits_its_events_in_order(name: str, harness: Harness) -> None:
+    assert [event.name.value for event in run_scenario(name, harness)] == SCENARIOS[name][1]
 
 
-@EACH
-def test_no_event_and_no_log_record_holds_a_secret_or_a_username(
+@EACH_SCENARIO
+def test_no_event_and_no_log_record_contains_a_secret_or_a_username(
     name: str, harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    events = happened(name, harness)
+    events = run_scenario(name, harness)
     secrets = secrets_of(harness)
     assert len(secrets) > 1
     assert events
@@ -216,12 +216,12 @@ def test_no_event_and_no_log_record_holds_a_secret_or_a_username(
     assert found(secrets, texts) == []
 
 
-@EACH
+@EACH_SCENARIO
 def test_each_event_is_logged_with_its_level_and_all_its_fields(
     name: str, harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, LOGGER)
-    events = happened(name, harness)
+    events = run_scenario(name, harness)
     records = [record for record in caplog.records if record.name == LOGGER]
     assert len(records) == len(events)
     for event, record in zip(events, records, strict=True):
@@ -231,14 +231,14 @@ def test_each_event_is_logged_with_its_level_and_all_its_fields(
         assert fields == {f"blink_{key}": value for key, value in attrs.asdict(event).items()}
 
 
-def test_an_event_says_which_grant_call_and_generation_and_how_long_it_took(
+def test_an_event_names_the_grant_the_request_the_generation_and_the_duration(
     harness: Harness,
 ) -> None:
-    def slowly(execute: Execute) -> httpx.Response:
+    def slow_response(execute: Execute) -> httpx.Response:
         harness.clock.elapse(1.5)
         return execute()
 
-    harness.banks.respond_always(slowly)
+    harness.banks.respond_always(slow_response)
     grant = harness.expired_grant()
     harness.manager.get(grant)
     authorization, refresh = harness.events
@@ -253,7 +253,9 @@ def test_an_event_says_which_grant_call_and_generation_and_how_long_it_took(
     assert refresh.at == harness.clock.now()
 
 
-def test_the_event_of_an_error_says_what_is_known_of_it(harness: Harness) -> None:
+def test_the_event_of_a_failure_names_the_error_the_status_and_the_outcome(
+    harness: Harness,
+) -> None:
     harness.banks.respond_next(status_response(503))
     with pytest.raises(BlinkError) as caught:
         harness.manager.get(harness.expired_grant())
@@ -264,7 +266,7 @@ def test_the_event_of_an_error_says_what_is_known_of_it(harness: Harness) -> Non
     assert event.seconds is not None
 
 
-def test_the_fingerprint_tells_grants_apart_and_hides_them(harness: Harness) -> None:
+def test_fingerprints_of_different_grants_differ(harness: Harness) -> None:
     for username in ("u-1", "u-2", "u-1"):
         harness.authorize(username)
     first, second, third = [event.grant for event in harness.events]
@@ -273,24 +275,24 @@ def test_the_fingerprint_tells_grants_apart_and_hides_them(harness: Harness) -> 
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
-def test_a_listener_that_stumbles_disturbs_nothing(
+def test_an_exception_in_a_listener_is_logged_and_changes_nothing(
     error: BaseException, harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def stumble(event: Event) -> None:
+    def listener(event: Event) -> None:
         raise error
 
-    manager = harness.make_manager(on_event=stumble)
+    manager = harness.make_manager(on_event=listener)
     grant = harness.authorize(manager=manager)
     token = manager.get(grant)
     harness.advance(25 * 3600)
     assert manager.get(grant).access_token != token.access_token
     assert harness.record(grant).generation == 2
-    stumbles = [record for record in caplog.records if record.exc_info]
-    assert len(stumbles) == 2
-    assert all(record.levelno == logging.ERROR for record in stumbles)
+    errors = [record for record in caplog.records if record.exc_info]
+    assert len(errors) == 2
+    assert all(record.levelno == logging.ERROR for record in errors)
 
 
-def test_an_event_is_logged_under_the_name_of_the_lifecycle(
+def test_an_event_is_logged_by_the_logger_of_the_keeper(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, LOGGER)
@@ -306,6 +308,6 @@ def test_an_event_is_logged_under_the_name_of_the_lifecycle(
     )
 
 
-def test_events_are_told_in_the_time_of_the_manager(harness: Harness) -> None:
+def test_events_carry_the_time_of_the_managers_clock(harness: Harness) -> None:
     harness.authorize(responder=with_members(expires_in=None))
     assert harness.events[0].at == START

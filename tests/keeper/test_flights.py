@@ -1,4 +1,4 @@
-"""Flights and wake-ups, with protocols made up for the purpose."""
+"""Flights and wake-ups, with protocols written for these tests."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from keeper.harness import TARGET, TIMEOUT, ManualClock, ManualTimers, wait_unti
 GRANT = Grant(TARGET, "u-4711")
 OTHER = Grant(TARGET, "u-4712")
 DONE = Result(shared_for=1.0)
-EARLY = Result(shared_for=2.0)
+PUBLISHED = Result(shared_for=2.0)
 
-Made = Generator[Step, Any, Result]
+Protocol = Generator[Step, Any, Result]
 
 
 @pytest.fixture
@@ -48,24 +48,24 @@ def results() -> list[Result]:
     return []
 
 
-Fly = Callable[..., Flight]
+MakeFlight = Callable[..., Flight]
 
 
 @pytest.fixture
-def fly(results: list[Result]) -> Fly:
-    """Make flights whose steps come to nothing, unless something is to be done."""
+def flight_of(results: list[Result]) -> MakeFlight:
+    """Return a function that makes flights; their steps do nothing unless `do` is given."""
 
     def make(
-        protocol: Made, do: Callable[[Step], Any] = lambda step: None, grant: Grant = GRANT
+        protocol: Protocol, do: Callable[[Step], Any] = lambda step: None, grant: Grant = GRANT
     ) -> Flight:
         return Flight(grant, protocol, do, results.append)
 
     return make
 
 
-def straight(*steps: Step) -> Made:
-    """Do some steps, and land."""
-    for step in steps:  # noqa: UP028  what is sent in is nobody's business
+def steps_only(*steps: Step) -> Protocol:
+    """Yield some steps, then return `DONE`."""
+    for step in steps:  # noqa: UP028  `yield from` would pass on what is sent in
         yield step
     return DONE
 
@@ -75,238 +75,264 @@ def result(future: Future[Result]) -> Result:
 
 
 def close(flights: Flights) -> None:
-    """Close, and fail where a flight never comes to its end."""
+    """Close, or fail if a flight does not finish in time."""
     closing = threading.Thread(target=flights.close, daemon=True)
     closing.start()
     closing.join(TIMEOUT)
     assert not closing.is_alive()
 
 
-def refuses(flights: Flights) -> bool:
-    """Say whether nothing new begins any more."""
+def is_closed(flights: Flights) -> bool:
+    """Return whether flights refuse to start."""
     try:
-        flights.start(Flight(OTHER, straight(), lambda step: None, lambda _: None), joinable=False)
+        flights.start(
+            Flight(OTHER, steps_only(), lambda step: None, lambda _: None), joinable=False
+        )
     except InvalidInputError:
         return True
     return False
 
 
 def next_call(clock: ManualClock) -> Callable[[], None]:
-    """Return the next call that waits for the time."""
+    """Move the clock to the next scheduled call, and return it."""
     call = clock.move_to_next(1e9)
     assert call is not None
     return call
 
 
-def test_a_flight_does_its_steps_in_a_thread_of_its_own(flights: Flights, fly: Fly) -> None:
+def test_a_flight_performs_its_steps_in_a_thread_of_the_pool(
+    flights: Flights, flight_of: MakeFlight
+) -> None:
     seen: list[tuple[Step, str]] = []
 
     def do(step: Step) -> str:
         seen.append((step, threading.current_thread().name))
         return "done"
 
-    def protocol() -> Made:
+    def protocol() -> Protocol:
         assert (yield Load()) == "done"
         assert (yield AcquirePermit()) == "done"
         return DONE
 
-    assert result(flights.start(fly(protocol(), do), joinable=False)) == DONE
+    assert result(flights.start(flight_of(protocol(), do), joinable=False)) == DONE
     assert [step for step, _ in seen] == [Load(), AcquirePermit()]
     assert all(name.startswith("blink-oauth-flight") for _, name in seen)
 
 
-def test_the_result_is_known_before_those_who_wait_go_on(
-    flights: Flights, fly: Fly, results: list[Result]
+def test_the_finished_callback_runs_before_the_callers_get_the_result(
+    flights: Flights, flight_of: MakeFlight, results: list[Result]
 ) -> None:
-    future = flights.start(fly(straight()), joinable=False)
+    future = flights.start(flight_of(steps_only()), joinable=False)
     known: list[Result] = []
     future.add_done_callback(lambda _: known.extend(results))
     assert result(future) == DONE
     wait_until(lambda: known == [DONE])
 
 
-def test_an_error_of_a_step_is_thrown_into_the_protocol(flights: Flights, fly: Fly) -> None:
+def test_an_error_of_a_step_is_thrown_into_the_protocol(
+    flights: Flights, flight_of: MakeFlight
+) -> None:
     def do(step: Step) -> None:
-        raise StoreError("Away.")
+        raise StoreError("Unavailable.")
 
-    def protocol() -> Made:
+    def protocol() -> Protocol:
         try:
             yield Load()
         except StoreError as error:
             return Result(None, error)
         return DONE
 
-    error = result(flights.start(fly(protocol(), do), joinable=False)).error
+    error = result(flights.start(flight_of(protocol(), do), joinable=False)).error
     assert isinstance(error, StoreError)
 
 
-def test_of_a_grant_one_flight_is_in_the_air_and_all_share_it(flights: Flights, fly: Fly) -> None:
-    go = threading.Event()
+def test_all_callers_of_a_grant_share_one_flight(flights: Flights, flight_of: MakeFlight) -> None:
+    proceed = threading.Event()
     made: list[Flight] = []
 
     def make() -> Flight:
-        made.append(fly(straight(Load()), lambda step: go.wait(TIMEOUT)))
+        made.append(flight_of(steps_only(Load()), lambda step: proceed.wait(TIMEOUT)))
         return made[-1]
 
     futures = [flights.share(GRANT, make) for _ in range(10)]
-    elsewhere = flights.share(OTHER, lambda: fly(straight(), grant=OTHER))
-    assert result(elsewhere) == DONE
+    other = flights.share(OTHER, lambda: flight_of(steps_only(), grant=OTHER))
+    assert result(other) == DONE
     assert len(made) == 1
     assert len(set(futures)) == 1
-    go.set()
+    proceed.set()
     assert result(futures[0]) == DONE
 
 
-def test_after_a_result_the_next_one_starts_anew(flights: Flights, fly: Fly) -> None:
-    first = flights.share(GRANT, lambda: fly(straight()))
+def test_after_a_flight_has_finished_the_next_call_starts_another(
+    flights: Flights, flight_of: MakeFlight
+) -> None:
+    first = flights.share(GRANT, lambda: flight_of(steps_only()))
     result(first)
-    assert flights.share(GRANT, lambda: fly(straight())) is not first
+    assert flights.share(GRANT, lambda: flight_of(steps_only())) is not first
 
 
-def test_who_asks_joins_a_flight_that_may_be_joined(flights: Flights, fly: Fly) -> None:
-    go = threading.Event()
-    joinable = fly(straight(Load()), lambda step: go.wait(TIMEOUT))
-    alone = fly(straight(Load()), lambda step: go.wait(TIMEOUT), OTHER)
+def test_a_caller_joins_a_joinable_flight_only(flights: Flights, flight_of: MakeFlight) -> None:
+    proceed = threading.Event()
+    joinable = flight_of(steps_only(Load()), lambda step: proceed.wait(TIMEOUT))
+    alone = flight_of(steps_only(Load()), lambda step: proceed.wait(TIMEOUT), OTHER)
     flights.start(joinable, joinable=True)
     flights.start(alone, joinable=False)
-    assert flights.share(GRANT, lambda: fly(straight())) is joinable.future
-    assert flights.share(OTHER, lambda: fly(straight(), grant=OTHER)) is not alone.future
-    go.set()
+    assert flights.share(GRANT, lambda: flight_of(steps_only())) is joinable.future
+    assert flights.share(OTHER, lambda: flight_of(steps_only(), grant=OTHER)) is not alone.future
+    proceed.set()
 
 
-def test_a_second_joinable_flight_does_not_take_the_place_of_the_first(
-    flights: Flights, fly: Fly
+def test_a_second_joinable_flight_does_not_replace_the_first(
+    flights: Flights, flight_of: MakeFlight
 ) -> None:
-    go = threading.Event()
-    first, second = (fly(straight(Load()), lambda step: go.wait(TIMEOUT)) for _ in range(2))
+    proceed = threading.Event()
+    first, second = (
+        flight_of(steps_only(Load()), lambda step: proceed.wait(TIMEOUT)) for _ in range(2)
+    )
     flights.start(first, joinable=True)
     flights.start(second, joinable=True)
-    assert flights.share(GRANT, lambda: fly(straight())) is first.future
-    go.set()
+    assert flights.share(GRANT, lambda: flight_of(steps_only())) is first.future
+    proceed.set()
     assert result(second.future) == DONE
 
 
-def test_nobody_who_waits_can_cancel_a_flight(flights: Flights, fly: Fly) -> None:
-    go = threading.Event()
-    future = flights.start(fly(straight(Load()), lambda step: go.wait(TIMEOUT)), joinable=False)
+def test_a_caller_cannot_cancel_a_flight(flights: Flights, flight_of: MakeFlight) -> None:
+    proceed = threading.Event()
+    future = flights.start(
+        flight_of(steps_only(Load()), lambda step: proceed.wait(TIMEOUT)), joinable=False
+    )
     assert not future.cancel()
-    go.set()
+    proceed.set()
     assert result(future) == DONE
 
 
-def test_a_flight_that_waits_holds_no_thread(
-    flights: Flights, fly: Fly, clock: ManualClock, timers: ManualTimers
+def test_a_waiting_flight_occupies_no_thread(
+    flights: Flights, flight_of: MakeFlight, clock: ManualClock, timers: ManualTimers
 ) -> None:
     futures = [
-        flights.start(fly(straight(Wait(5)), grant=Grant(TARGET, f"u-{number}")), joinable=False)
+        flights.start(
+            flight_of(steps_only(Wait(5)), grant=Grant(TARGET, f"u-{number}")), joinable=False
+        )
         for number in range(20)
     ]
     wait_until(lambda: len(timers.pending) == 20)
-    assert result(flights.share(GRANT, lambda: fly(straight()))) == DONE
+    assert result(flights.share(GRANT, lambda: flight_of(steps_only()))) == DONE
     for _ in futures:
         next_call(clock)()
     assert [result(future) for future in futures] == [DONE] * 20
     assert clock.seconds == 1_005
 
 
-def test_those_who_wait_may_go_on_before_the_flight_is_over(
-    flights: Flights, fly: Fly, clock: ManualClock, timers: ManualTimers, results: list[Result]
+def test_publish_gives_the_callers_a_result_before_the_flight_has_finished(
+    flights: Flights,
+    flight_of: MakeFlight,
+    clock: ManualClock,
+    timers: ManualTimers,
+    results: list[Result],
 ) -> None:
-    def protocol() -> Made:
-        yield Publish(EARLY)
+    def protocol() -> Protocol:
+        yield Publish(PUBLISHED)
         assert (yield Wait(5, has_unsaved_result=True)) is True
         return DONE
 
-    assert result(flights.share(GRANT, lambda: fly(protocol()))) == EARLY
+    assert result(flights.share(GRANT, lambda: flight_of(protocol()))) == PUBLISHED
     wait_until(lambda: len(timers.pending) == 1)
-    assert result(flights.share(GRANT, lambda: fly(straight()))) == DONE
+    assert result(flights.share(GRANT, lambda: flight_of(steps_only()))) == DONE
     next_call(clock)()
     close(flights)
-    assert results == [EARLY, DONE]
+    assert results == [PUBLISHED, DONE]
 
 
-def test_what_is_to_be_remembered_lets_nobody_go(
-    flights: Flights, fly: Fly, clock: ManualClock, timers: ManualTimers, results: list[Result]
+def test_publish_without_done_calls_finished_and_lets_the_callers_wait_on(
+    flights: Flights,
+    flight_of: MakeFlight,
+    clock: ManualClock,
+    timers: ManualTimers,
+    results: list[Result],
 ) -> None:
-    future = flights.start(fly(straight(Publish(EARLY, done=False), Wait(5))), joinable=False)
+    future = flights.start(
+        flight_of(steps_only(Publish(PUBLISHED, done=False), Wait(5))), joinable=False
+    )
     wait_until(lambda: len(timers.pending) == 1)
-    assert results == [EARLY]
+    assert results == [PUBLISHED]
     assert not future.done()
     next_call(clock)()
     assert result(future) == DONE
-    assert results == [EARLY, DONE]
+    assert results == [PUBLISHED, DONE]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("defect"), SystemExit(1)])
-def test_a_flight_that_breaks_lets_nobody_wait_for_ever(
-    flights: Flights, fly: Fly, caplog: pytest.LogCaptureFixture, error: BaseException
+def test_an_unexpected_error_in_a_flight_is_raised_by_its_callers(
+    flights: Flights, flight_of: MakeFlight, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     def do(step: Step) -> None:
         raise error
 
-    future = flights.share(GRANT, lambda: fly(straight(Load()), do))
+    future = flights.share(GRANT, lambda: flight_of(steps_only(Load()), do))
     assert future.exception(TIMEOUT) is error
     assert "A flight broke" in caplog.text
-    assert result(flights.share(GRANT, lambda: fly(straight()))) == DONE
+    assert result(flights.share(GRANT, lambda: flight_of(steps_only()))) == DONE
     close(flights)
 
 
-def test_a_flight_that_breaks_after_its_result_is_over_too(
-    flights: Flights, fly: Fly, caplog: pytest.LogCaptureFixture
+def test_an_unexpected_error_after_the_result_ends_the_flight_too(
+    flights: Flights, flight_of: MakeFlight, caplog: pytest.LogCaptureFixture
 ) -> None:
     def do(step: Step) -> None:
         raise RuntimeError("defect")
 
-    future = flights.share(GRANT, lambda: fly(straight(Publish(EARLY), Load()), do))
-    assert result(future) == EARLY
+    future = flights.share(GRANT, lambda: flight_of(steps_only(Publish(PUBLISHED), Load()), do))
+    assert result(future) == PUBLISHED
     close(flights)
     assert "A flight broke" in caplog.text
 
 
-def test_what_breaks_when_the_result_is_told_lets_nobody_wait_for_ever(
+def test_an_error_in_the_finished_callback_is_raised_by_the_callers(
     flights: Flights, caplog: pytest.LogCaptureFixture
 ) -> None:
     def finished(result: Result) -> None:
         raise RuntimeError("defect")
 
-    flight = Flight(GRANT, straight(), lambda step: None, finished)
+    flight = Flight(GRANT, steps_only(), lambda step: None, finished)
     future = flights.share(GRANT, lambda: flight)
     assert isinstance(future.exception(TIMEOUT), RuntimeError)
     close(flights)
 
 
-def test_an_unknown_error_is_not_thrown_into_the_protocol(flights: Flights, fly: Fly) -> None:
+def test_an_unexpected_error_is_not_thrown_into_the_protocol(
+    flights: Flights, flight_of: MakeFlight
+) -> None:
     def do(step: Step) -> None:
         raise ValueError("defect")
 
-    def protocol() -> Made:
+    def protocol() -> Protocol:
         try:
             yield Load()
         except BlinkError:
             return DONE
-        return EARLY
+        return PUBLISHED
 
-    future = flights.start(fly(protocol(), do), joinable=False)
+    future = flights.start(flight_of(protocol(), do), joinable=False)
     assert isinstance(future.exception(TIMEOUT), ValueError)
 
 
-# Threads may run out, and interpreters end
+# No more threads, or the end of the interpreter
 
 
 class NoMoreThreads(ThreadPoolExecutor):
-    """Keeps the work and fails, as the real one does where no more threads can be started."""
+    """Queues the work and raises, as `ThreadPoolExecutor` does when it can start no thread."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
-        self.kept: list[Callable[[], None]] = []
+        self.queued: list[Callable[[], None]] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        self.kept.append(lambda: fn(*args, **kwargs))
+        self.queued.append(lambda: fn(*args, **kwargs))
         raise RuntimeError("can't start new thread")
 
 
-def test_a_step_is_done_once_where_no_more_threads_can_be_started(
-    fly: Fly, timers: ManualTimers
+def test_a_step_is_performed_once_although_no_more_threads_can_be_started(
+    flight_of: MakeFlight, timers: ManualTimers
 ) -> None:
     pool = NoMoreThreads(2)
     flights = Flights(2, lambda threads: pool, lambda: timers)
@@ -314,24 +340,24 @@ def test_a_step_is_done_once_where_no_more_threads_can_be_started(
 
     def do(step: Step) -> str:
         seen.append(step)
-        # A thread that is free comes to the same work.
-        for work in pool.kept:
+        # An idle thread takes the same work from the queue.
+        for work in pool.queued:
             work()
         return "done"
 
-    def protocol() -> Made:
+    def protocol() -> Protocol:
         assert (yield Load()) == "done"
         assert (yield AcquirePermit()) == "done"
         return DONE
 
-    assert result(flights.share(GRANT, lambda: fly(protocol(), do))) == DONE
+    assert result(flights.share(GRANT, lambda: flight_of(protocol(), do))) == DONE
     assert seen == [Load(), AcquirePermit()]
-    assert len(pool.kept) == 1
+    assert len(pool.queued) == 1
     close(flights)
 
 
-def test_a_flight_lands_in_the_thread_that_asks_once_the_pool_takes_no_work(
-    fly: Fly, clock: ManualClock, timers: ManualTimers
+def test_after_the_pool_has_shut_down_a_flight_runs_in_the_calling_thread(
+    flight_of: MakeFlight, clock: ManualClock, timers: ManualTimers
 ) -> None:
     pool = thread_pool(2)
     flights = Flights(2, lambda threads: pool, lambda: timers)
@@ -341,7 +367,9 @@ def test_a_flight_lands_in_the_thread_that_asks_once_the_pool_takes_no_work(
     def do(step: Step) -> None:
         names.append(threading.current_thread().name)
 
-    future = flights.share(GRANT, lambda: fly(straight(Load(), Wait(1), AcquirePermit()), do))
+    future = flights.share(
+        GRANT, lambda: flight_of(steps_only(Load(), Wait(1), AcquirePermit()), do)
+    )
     assert not future.done()
     next_call(clock)()
     assert future.done()
@@ -352,39 +380,39 @@ def test_a_flight_lands_in_the_thread_that_asks_once_the_pool_takes_no_work(
 # Closing
 
 
-def test_closing_wakes_those_who_wait_in_vain(
-    flights: Flights, fly: Fly, timers: ManualTimers
+def test_closing_ends_the_wait_of_a_flight(
+    flights: Flights, flight_of: MakeFlight, timers: ManualTimers
 ) -> None:
-    def protocol() -> Made:
+    def protocol() -> Protocol:
         assert (yield Wait(1000)) is False
         return DONE
 
-    future = flights.share(GRANT, lambda: fly(protocol()))
+    future = flights.share(GRANT, lambda: flight_of(protocol()))
     wait_until(lambda: len(timers.pending) == 1)
     close(flights)
     assert future.done()
 
 
-def test_who_begins_to_wait_while_all_is_closing_does_not_wait(
-    flights: Flights, fly: Fly, clock: ManualClock, timers: ManualTimers
+def test_a_flight_that_starts_to_wait_during_closing_does_not_wait(
+    flights: Flights, flight_of: MakeFlight, clock: ManualClock, timers: ManualTimers
 ) -> None:
-    go, asked = threading.Event(), threading.Event()
+    proceed, asked = threading.Event(), threading.Event()
 
     def do(step: Step) -> None:
         asked.set()
-        assert go.wait(TIMEOUT)
+        assert proceed.wait(TIMEOUT)
 
-    def protocol() -> Made:
+    def protocol() -> Protocol:
         yield Load()
         assert (yield Wait(1000)) is False
         return DONE
 
-    future = flights.share(GRANT, lambda: fly(protocol(), do))
+    future = flights.share(GRANT, lambda: flight_of(protocol(), do))
     assert asked.wait(TIMEOUT)
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(flights.close)
-        wait_until(lambda: refuses(flights))
-        go.set()
+        wait_until(lambda: is_closed(flights))
+        proceed.set()
         wait_until(lambda: len(timers.pending) == 1)
         next_call(clock)()
         closing.result(TIMEOUT)
@@ -392,16 +420,16 @@ def test_who_begins_to_wait_while_all_is_closing_does_not_wait(
     assert clock.seconds == 1_000
 
 
-def test_closing_waits_for_what_is_unsaved_but_not_for_ever(
-    flights: Flights, fly: Fly, timers: ManualTimers
+def test_closing_waits_for_an_unsaved_result_until_its_timeout(
+    flights: Flights, flight_of: MakeFlight, timers: ManualTimers
 ) -> None:
     answers: list[bool] = []
 
-    def protocol() -> Made:
+    def protocol() -> Protocol:
         answers.append((yield Wait(1, has_unsaved_result=True)))
         return DONE
 
-    flights.share(GRANT, lambda: fly(protocol()))
+    flights.share(GRANT, lambda: flight_of(protocol()))
     wait_until(lambda: len(timers.pending) == 1)
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(flights.close, 0.05)
@@ -409,21 +437,21 @@ def test_closing_waits_for_what_is_unsaved_but_not_for_ever(
     assert answers == [False]
 
 
-def test_what_is_unsaved_goes_on_while_all_is_closing(
-    flights: Flights, fly: Fly, clock: ManualClock, timers: ManualTimers
+def test_a_flight_with_an_unsaved_result_goes_on_during_closing(
+    flights: Flights, flight_of: MakeFlight, clock: ManualClock, timers: ManualTimers
 ) -> None:
     answers: list[bool] = []
 
-    def protocol() -> Made:
+    def protocol() -> Protocol:
         answers.append((yield Wait(1, has_unsaved_result=True)))
         answers.append((yield Wait(1, has_unsaved_result=True)))
         return DONE
 
-    flights.share(GRANT, lambda: fly(protocol()))
+    flights.share(GRANT, lambda: flight_of(protocol()))
     wait_until(lambda: len(timers.pending) == 1)
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(flights.close)
-        wait_until(lambda: refuses(flights))
+        wait_until(lambda: is_closed(flights))
         for count in (1, 2):
             wait_until(lambda: len(timers.pending) == 1)
             next_call(clock)()
@@ -432,8 +460,8 @@ def test_what_is_unsaved_goes_on_while_all_is_closing(
     assert answers == [True, True]
 
 
-def test_after_closing_nothing_starts_and_nothing_is_called_later(
-    flights: Flights, fly: Fly
+def test_after_closing_no_flight_starts_and_later_makes_no_call(
+    flights: Flights, flight_of: MakeFlight
 ) -> None:
     flights.close()
     flights.close()
@@ -441,15 +469,15 @@ def test_after_closing_nothing_starts_and_nothing_is_called_later(
     flights.later(0, lambda: called.append(True))
     assert called == []
     with pytest.raises(InvalidInputError, match="closed"):
-        flights.share(GRANT, lambda: fly(straight()))
+        flights.share(GRANT, lambda: flight_of(steps_only()))
     with pytest.raises(InvalidInputError, match="closed"):
-        flights.start(fly(straight()), joinable=True)
+        flights.start(flight_of(steps_only()), joinable=True)
 
 
-def test_a_wakeup_that_comes_after_the_flight_has_been_woken_does_nothing(
-    flights: Flights, fly: Fly, clock: ManualClock, timers: ManualTimers
+def test_a_second_wakeup_of_a_flight_does_nothing(
+    flights: Flights, flight_of: MakeFlight, clock: ManualClock, timers: ManualTimers
 ) -> None:
-    future = flights.share(GRANT, lambda: fly(straight(Wait(1))))
+    future = flights.share(GRANT, lambda: flight_of(steps_only(Wait(1))))
     wait_until(lambda: len(timers.pending) == 1)
     call = next_call(clock)
     call()
@@ -468,24 +496,26 @@ def wakeups() -> Iterator[Wakeups]:
     made.close()
 
 
-def test_calls_come_in_the_order_of_their_time(wakeups: Wakeups) -> None:
+def test_calls_are_made_in_the_order_of_their_time(wakeups: Wakeups) -> None:
     seen: list[str] = []
     wakeups.after(0.06, lambda: seen.append("late"))
     wakeups.after(0.03, lambda: seen.append("early"))
     wakeups.after(0.0, lambda: seen.append("at once"))
-    wakeups.after(0.0, lambda: seen.append("at once, but second"))
+    wakeups.after(0.0, lambda: seen.append("at once, second"))
     wait_until(lambda: len(seen) == 4)
-    assert seen == ["at once", "at once, but second", "early", "late"]
+    assert seen == ["at once", "at once, second", "early", "late"]
 
 
-def test_closing_calls_all_who_wait_and_later_ones_at_once(wakeups: Wakeups) -> None:
+def test_closing_makes_all_scheduled_calls_and_later_ones_are_made_at_once(
+    wakeups: Wakeups,
+) -> None:
     seen: list[str] = []
     wakeups.after(1000, lambda: seen.append("late"))
     wakeups.after(500, lambda: seen.append("early"))
     wakeups.close()
     assert seen == ["early", "late"]
-    wakeups.after(1000, lambda: seen.append("after the end"))
-    assert seen == ["early", "late", "after the end"]
+    wakeups.after(1000, lambda: seen.append("after closing"))
+    assert seen == ["early", "late", "after closing"]
     wakeups.close()
 
 
@@ -493,7 +523,7 @@ def test_wakeups_that_were_never_started_can_be_closed() -> None:
     Wakeups().close()
 
 
-def test_the_thread_of_the_wakeups_keeps_no_process_alive() -> None:
+def test_the_thread_of_the_wakeups_does_not_stop_a_process_from_ending() -> None:
     program = (
         "from blink_oauth_keeper.timers import Wakeups\n"
         "wakeups = Wakeups()\n"

@@ -1,4 +1,4 @@
-"""A process that is forked off goes on with what is at hand, and leaves its parent alone."""
+"""After a fork the child can use its managers, and the parent's flights are not affected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GRANT = Grant(TARGET, "u-4711")
 PROGRAM = Path(__file__).with_name("forking.py")
 
 
-def test_a_child_gets_tokens_and_its_parent_is_not_disturbed() -> None:
+def test_after_a_fork_parent_and_child_both_get_tokens() -> None:
     run = subprocess.run(
         [sys.executable, "-W", "error", PROGRAM],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -45,7 +45,7 @@ def test_a_child_gets_tokens_and_its_parent_is_not_disturbed() -> None:
     assert parent == {"process": "parent", "refreshed": True, "expired": "token", "requests": 2}
 
 
-def test_where_there_is_no_fork_the_keeper_works_without_it() -> None:
+def test_the_keeper_can_be_imported_where_os_has_no_fork() -> None:
     program = (
         "import os\n"
         "del os.fork, os.register_at_fork\n"
@@ -62,39 +62,39 @@ def test_where_there_is_no_fork_the_keeper_works_without_it() -> None:
     assert (run.returncode, run.stdout, run.stderr) == (0, "TokenManager SqlTokenStore\n", "")
 
 
-def test_what_is_to_be_renewed_or_closed_is_not_kept_alive_by_that() -> None:
+def test_the_fork_and_exit_handlers_do_not_keep_flights_in_memory() -> None:
     flights = Flights(1)
-    gone = weakref.ref(flights)
+    reference = weakref.ref(flights)
     del flights
     gc.collect()
-    assert gone() is None
+    assert reference() is None
 
 
-def test_after_a_fork_nothing_is_in_the_air_and_all_is_open() -> None:
-    held, done = threading.Event(), threading.Event()
+def test_reset_reopens_flights_and_replaces_a_held_lock() -> None:
+    lock_held, release = threading.Event(), threading.Event()
     flights = Flights(1)
     flights.close()
     flights.reset()
 
     def make() -> Flight:
-        # Whoever makes a flight holds the lock.
-        held.set()
-        assert done.wait(TIMEOUT)
+        # `share` calls this while it holds the lock.
+        lock_held.set()
+        assert release.wait(TIMEOUT)
         raise InterruptedError
 
     with ThreadPoolExecutor(1) as pool:
         holder = pool.submit(flights.share, GRANT, make)
-        assert held.wait(TIMEOUT)
+        assert lock_held.wait(TIMEOUT)
         flights.reset()
-        flight = Flight(GRANT, land(), lambda step: None, lambda _: None)
+        flight = Flight(GRANT, one_step(), lambda step: None, lambda _: None)
         assert flights.share(GRANT, lambda: flight) is flight.future
         assert flight.future.result(TIMEOUT) == Result()
         assert not holder.done()
-        done.set()
+        release.set()
     flights.close()
 
 
-def land() -> Steps:
-    """Land at once."""
+def one_step() -> Steps:
+    """Yield one step, and return."""
     yield Load()
     return Result()
