@@ -1,4 +1,4 @@
-"""Refreshing what nobody uses, before its refresh token dies of it."""
+"""Refreshing idle grants before their refresh tokens expire."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HOLD = TargetProfile(after_uncertainty=AfterUncertainty.HOLD)
 
 
 def authorize(harness: Harness, count: int, target_id: str = TARGET, first: int = 0) -> list[Grant]:
-    """Authorize some grants, one a second."""
+    """Authorize some grants, one per second."""
     grants = []
     for number in range(first, first + count):
         grants.append(harness.authorize(f"u-{number:03}", target_id))
@@ -48,7 +48,7 @@ def authorize(harness: Harness, count: int, target_id: str = TARGET, first: int 
 
 
 def refresh_all(harness: Harness, *, manager: TokenManager | None = None, **options: Any) -> Report:
-    """Refresh everything that has a refresh token."""
+    """Refresh all grants, as if each were due."""
     return (manager or harness.manager).refresh_due(within=MONTH, **options)
 
 
@@ -56,7 +56,7 @@ def generations(harness: Harness, grants: list[Grant]) -> list[int]:
     return [harness.record(grant).generation for grant in grants]
 
 
-# What is due
+# Due grants
 
 
 def test_nothing_is_due_for_weeks_after_a_consent(harness: Harness) -> None:
@@ -65,7 +65,7 @@ def test_nothing_is_due_for_weeks_after_a_consent(harness: Harness) -> None:
     assert harness.banks.presented() == []
 
 
-def test_what_nobody_uses_is_refreshed_ten_days_before_its_refresh_token_dies(
+def test_an_idle_grant_is_refreshed_ten_days_before_its_refresh_token_expires(
     harness: Harness,
 ) -> None:
     (grant,) = authorize(harness, 1)
@@ -78,7 +78,7 @@ def test_what_nobody_uses_is_refreshed_ten_days_before_its_refresh_token_dies(
     assert harness.manager.get(grant) == harness.record(grant).token
 
 
-def test_a_grant_that_is_never_used_is_kept_alive_for_a_year(harness: Harness) -> None:
+def test_an_idle_grant_stays_usable_for_a_year(harness: Harness) -> None:
     (grant,) = authorize(harness, 1)
     for _ in range(365):
         harness.advance(DAY)
@@ -87,13 +87,13 @@ def test_a_grant_that_is_never_used_is_kept_alive_for_a_year(harness: Harness) -
     assert harness.banks.accepts(grant, harness.manager.get(grant))
 
 
-def test_those_are_refreshed_first_that_are_due_first(harness: Harness) -> None:
+def test_the_grants_that_expire_first_are_refreshed_first(harness: Harness) -> None:
     grants = authorize(harness, 6)
     assert refresh_all(harness, limit=2) == Report(due=2, refreshed=2)
     assert generations(harness, grants) == [2, 2, 1, 1, 1, 1]
 
 
-def test_a_run_refreshes_a_grant_once_however_long_before_the_end_it_is_due(
+def test_a_run_refreshes_a_grant_once_however_long_within_is(
     harness: Harness,
 ) -> None:
     grants = authorize(harness, 3)
@@ -102,7 +102,7 @@ def test_a_run_refreshes_a_grant_once_however_long_before_the_end_it_is_due(
     assert generations(harness, grants) == [2] * 3
 
 
-def test_calls_that_no_person_made_say_so(harness: Harness) -> None:
+def test_a_refresh_by_keep_alive_has_no_psu(harness: Harness) -> None:
     authorize(harness, 1)
     refresh_all(harness)
     assert harness.banks.requests[-1].psu_ip == "AUTO"
@@ -129,7 +129,7 @@ def test_revoked_and_refused_grants_are_not_due(harness: Harness) -> None:
     assert refresh_all(harness) == Report(due=1, refreshed=1)
 
 
-def test_old_entries_are_deleted_by_the_way(harness: Harness) -> None:
+def test_a_run_deletes_old_journal_entries(harness: Harness) -> None:
     (grant,) = authorize(harness, 1)
     harness.authorize(grant.username)
     assert len(harness.memory.journal_entries(harness.key(grant))) == 1
@@ -138,10 +138,12 @@ def test_old_entries_are_deleted_by_the_way(harness: Harness) -> None:
     assert harness.memory.journal_entries(harness.key(grant)) == ()
 
 
-# How it goes about it
+# The course of a run
 
 
-def test_the_report_sums_up_and_progress_is_told_after_each_grant(harness: Harness) -> None:
+def test_the_report_counts_the_outcomes_and_on_progress_is_called_after_each_grant(
+    harness: Harness,
+) -> None:
     authorize(harness, 6)
     harness.banks.respond_next(
         connection_refused,
@@ -151,16 +153,16 @@ def test_the_report_sums_up_and_progress_is_told_after_each_grant(harness: Harne
         status_response(400, {"error": "invalid_grant"}),
         bank_response,
     )
-    told: list[Report] = []
-    report = refresh_all(harness, concurrency=1, on_progress=told.append)
+    reports: list[Report] = []
+    report = refresh_all(harness, concurrency=1, on_progress=reports.append)
     assert report == Report(due=6, refreshed=3, failed=1, uncertain=1, consent_needed=1)
-    assert told[-1] == report
-    sums = [each.refreshed + each.failed + each.uncertain + each.consent_needed for each in told]
+    assert reports[-1] == report
+    sums = [each.refreshed + each.failed + each.uncertain + each.consent_needed for each in reports]
     assert sums == [1, 2, 3, 4, 5, 6]
-    assert all(each.due >= number for each, number in zip(told, sums, strict=True))
+    assert all(each.due >= number for each, number in zip(reports, sums, strict=True))
 
 
-def test_as_many_are_in_the_air_as_are_allowed(harness: Harness) -> None:
+def test_concurrency_limits_the_refreshes_in_progress(harness: Harness) -> None:
     authorize(harness, 12)
     gate = Gate()
     harness.banks.respond_always(gate)
@@ -172,7 +174,7 @@ def test_as_many_are_in_the_air_as_are_allowed(harness: Harness) -> None:
     assert run.result(TIMEOUT) == Report(due=12, refreshed=12)
 
 
-def test_no_more_are_claimed_than_there_are_threads(harness: Harness) -> None:
+def test_no_more_grants_are_claimed_than_there_are_threads(harness: Harness) -> None:
     harness.make_manager(threads=2)
     grants = authorize(harness, 6)
     gate = Gate()
@@ -184,29 +186,31 @@ def test_no_more_are_claimed_than_there_are_threads(harness: Harness) -> None:
     assert run.result(TIMEOUT).refreshed == 6
 
 
-def test_grants_are_claimed_in_batches_that_are_worth_a_transaction(harness: Harness) -> None:
+def test_a_batch_is_claimed_only_when_a_quarter_of_the_concurrency_is_free(
+    harness: Harness,
+) -> None:
     authorize(harness, 10)
     gates = [Gate() for _ in range(8)]
     harness.banks.respond_next(*gates)
     claim, limits = harness.memory.claim_due, []
 
-    def noted(*args: Any, **options: Any) -> object:
+    def recording(*args: Any, **options: Any) -> object:
         limits.append(options["limit"])
         return claim(*args, **options)
 
-    harness.faulty.replacements["claim_due"] = noted
-    told: list[Report] = []
-    run = harness.in_thread(lambda: refresh_all(harness, concurrency=8, on_progress=told.append))
+    harness.faulty.replacements["claim_due"] = recording
+    reports: list[Report] = []
+    run = harness.in_thread(lambda: refresh_all(harness, concurrency=8, on_progress=reports.append))
     wait_until(lambda: all(gate.held for gate in gates))
-    # A single free place is not worth it, two are.
+    # One free place is less than a quarter of the concurrency, two are enough.
     for number, gate in enumerate(gates, 1):
         gate.open()
-        wait_until(lambda number=number: len(told) >= number)  # type: ignore[misc]
+        wait_until(lambda number=number: len(reports) >= number)  # type: ignore[misc]
     assert run.result(TIMEOUT) == Report(due=10, refreshed=10)
     assert limits[:2] == [8, 2]
 
 
-def test_who_asks_for_a_token_meanwhile_joins_the_flight(harness: Harness) -> None:
+def test_a_caller_during_a_run_joins_the_flight(harness: Harness) -> None:
     (grant,) = authorize(harness, 1)
     harness.advance(DAY + 1)
     gate = Gate()
@@ -220,7 +224,7 @@ def test_who_asks_for_a_token_meanwhile_joins_the_flight(harness: Harness) -> No
     assert len(harness.banks.presented()) == 1
 
 
-def test_a_grant_that_is_being_refreshed_already_is_skipped(harness: Harness) -> None:
+def test_a_grant_that_is_already_being_refreshed_is_skipped(harness: Harness) -> None:
     (grant,) = authorize(harness, 1)
     harness.advance(DAY + 1)
     gate = Gate()
@@ -232,7 +236,7 @@ def test_a_grant_that_is_being_refreshed_already_is_skipped(harness: Harness) ->
     caller.result(TIMEOUT)
 
 
-def test_two_managers_at_once_do_each_grant_once(harness: Harness) -> None:
+def test_two_concurrent_runs_refresh_each_grant_once(harness: Harness) -> None:
     first, second = harness.make_manager(real_waits=True), harness.make_manager(real_waits=True)
     grants = authorize(harness, 60)
     runs = [
@@ -245,7 +249,7 @@ def test_two_managers_at_once_do_each_grant_once(harness: Harness) -> None:
     assert generations(harness, grants) == [2] * 60
 
 
-def test_a_consent_during_the_run_counts_as_left_and_wins(harness: Harness) -> None:
+def test_a_consent_during_a_run_wins_and_the_grant_counts_as_left(harness: Harness) -> None:
     (grant,) = authorize(harness, 1)
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -257,16 +261,16 @@ def test_a_consent_during_the_run_counts_as_left_and_wins(harness: Harness) -> N
     assert harness.record(grant).consent == 2
 
 
-def test_a_lease_whose_time_has_become_too_short_is_given_back(harness: Harness) -> None:
+def test_a_lease_that_has_become_too_short_is_released(harness: Harness) -> None:
     (grant,) = authorize(harness, 1)
     claim = harness.memory.claim_due
 
-    def slowly(*args: Any, **options: Any) -> Any:
+    def slow_claim(*args: Any, **options: Any) -> Any:
         claims = claim(*args, **options)
         harness.clock.elapse(16)
         return claims
 
-    harness.faulty.replacements["claim_due"] = slowly
+    harness.faulty.replacements["claim_due"] = slow_claim
     assert refresh_all(harness, limit=1) == Report(due=1, left=1)
     record = harness.record(grant)
     assert (record.state, record.attempts, record.lease_left) == (State.ACTIVE, 0, 0)
@@ -274,10 +278,10 @@ def test_a_lease_whose_time_has_become_too_short_is_given_back(harness: Harness)
     assert harness.event_names()[-1] is EventName.ABANDONED
 
 
-# When something is wrong
+# Failures
 
 
-def test_a_doubtful_refresh_token_is_replayed_at_most_once(harness: Harness) -> None:
+def test_an_uncertain_refresh_token_is_replayed_at_most_once(harness: Harness) -> None:
     harness.banks.respond_always(status_response(503))
     (grant,) = authorize(harness, 1)
     assert refresh_all(harness) == Report(due=1, uncertain=1)
@@ -291,7 +295,7 @@ def test_a_doubtful_refresh_token_is_replayed_at_most_once(harness: Harness) -> 
     harness.allowed_replays = 1
 
 
-def test_a_bank_that_is_known_to_be_strict_gets_no_replay_in_the_background(
+def test_with_the_policy_hold_a_run_makes_no_replay(
     harness: Harness,
 ) -> None:
     harness.make_manager(profile=HOLD)
@@ -302,7 +306,7 @@ def test_a_bank_that_is_known_to_be_strict_gets_no_replay_in_the_background(
     assert refresh_all(harness) == Report()
 
 
-def test_a_bank_that_never_rotates_is_asked_again_and_again(harness: Harness) -> None:
+def test_at_a_bank_that_never_rotates_the_replays_are_not_limited(harness: Harness) -> None:
     harness.make_manager(profile=TargetProfile(rotates=False))
     authorize(harness, 1)
     harness.banks.respond_always(status_response(503))
@@ -312,17 +316,17 @@ def test_a_bank_that_never_rotates_is_asked_again_and_again(harness: Harness) ->
     harness.allowed_replays = 3
 
 
-def test_a_failing_target_is_left_alone_and_tried_out_by_one_grant(harness: Harness) -> None:
+def test_a_failing_target_is_probed_with_one_grant(harness: Harness) -> None:
     grants = authorize(harness, 20)
     harness.banks.respond_always(connection_refused)
     report = refresh_all(harness, concurrency=2)
     assert report.failed <= 4
-    tried = len(harness.banks.presented())
+    presented = len(harness.banks.presented())
     assert refresh_all(harness, concurrency=8) == Report()
-    # The outage goes on: of all that are due, one tries it out.
+    # The target still fails: of all due grants, one probes it.
     harness.advance(61)
     assert refresh_all(harness, concurrency=8) == Report(due=1, failed=1)
-    assert len(harness.banks.presented()) == tried + 1
+    assert len(harness.banks.presented()) == presented + 1
     harness.banks.respond_always(bank_response)
     harness.advance(61)
     assert refresh_all(harness, concurrency=8) == Report(due=20, refreshed=20)
@@ -330,24 +334,28 @@ def test_a_failing_target_is_left_alone_and_tried_out_by_one_grant(harness: Harn
     harness.allowed_replays = 3
 
 
-def test_a_failing_target_does_not_keep_the_others_from_being_refreshed(harness: Harness) -> None:
-    left = authorize(harness, 2, OTHER, 20)
+def test_a_failing_target_does_not_stop_the_refreshes_at_other_targets(harness: Harness) -> None:
+    skipped = authorize(harness, 2, OTHER, 20)
     authorize(harness, 20)
     harness.open_breaker(OTHER)
     assert refresh_all(harness, concurrency=4) == Report(due=20, refreshed=20)
-    assert generations(harness, left) == [1, 1]
+    assert generations(harness, skipped) == [1, 1]
 
 
-def test_nobody_tries_a_failing_target_out_where_nothing_is_due(harness: Harness) -> None:
+def test_a_run_without_due_grants_does_not_use_up_the_probe_of_a_failing_target(
+    harness: Harness,
+) -> None:
     (grant,) = authorize(harness, 1, OTHER)
     harness.open_breaker(OTHER)
     harness.advance(60)
     assert harness.manager.refresh_due() == Report()
-    # Otherwise the target would be left alone until it is known what came of the attempt.
+    # If the run had used up the probe, this refresh would be held off.
     assert harness.manager.refresh(grant)
 
 
-def test_a_store_that_is_away_ends_the_run_and_what_was_begun_lands(harness: Harness) -> None:
+def test_an_unavailable_store_ends_the_run_and_the_refreshes_in_progress_finish(
+    harness: Harness,
+) -> None:
     grants = authorize(harness, 8)
     gate = Gate()
     harness.banks.respond_always(gate)
@@ -361,7 +369,7 @@ def test_a_store_that_is_away_ends_the_run_and_what_was_begun_lands(harness: Har
     assert sorted(generations(harness, grants)) == [1] * 4 + [2] * 4
 
 
-def test_a_flight_that_breaks_counts_as_failed_and_the_run_goes_on(
+def test_an_unexpected_error_counts_as_failed_and_the_run_goes_on(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     authorize(harness, 3)
@@ -374,7 +382,7 @@ def test_a_flight_that_breaks_counts_as_failed_and_the_run_goes_on(
     assert "A flight broke" in caplog.text
 
 
-def test_a_closed_manager_refreshes_nothing_and_keeps_no_lease(harness: Harness) -> None:
+def test_a_closed_manager_refreshes_nothing_and_leaves_no_lease(harness: Harness) -> None:
     grants = authorize(harness, 3)
     harness.manager.close()
     with pytest.raises(InvalidInputError, match="closed"):
@@ -385,14 +393,14 @@ def test_a_closed_manager_refreshes_nothing_and_keeps_no_lease(harness: Harness)
     assert harness.banks.presented() == []
 
 
-def test_a_pair_that_waits_for_the_store_is_not_refreshed_with_the_old_token(
+def test_while_a_new_pair_is_unsaved_the_old_refresh_token_is_not_presented(
     harness: Harness,
 ) -> None:
     (grant,) = authorize(harness, 1)
     harness.advance(DAY + 1)
     harness.faulty.fail("settle")
     token = harness.manager.get(grant)
-    # The lease runs out, while nothing but the storing of pairs fails.
+    # The lease ends while the store takes everything but pairs.
     harness.advance(30)
     assert refresh_all(harness) == Report(due=1, left=1)
     assert harness.record(grant).pause_left > 0
@@ -407,39 +415,39 @@ def test_a_pair_that_waits_for_the_store_is_not_refreshed_with_the_old_token(
 # Rates
 
 
-def test_a_rate_spaces_the_refreshes_of_its_target_alone(harness: Harness) -> None:
+def test_a_rate_spaces_the_refreshes_of_its_target_only(harness: Harness) -> None:
     harness.make_manager(profiles={TARGET: TargetProfile(rate=2)})
     authorize(harness, 5)
     authorize(harness, 10, OTHER, 5)
-    began, moments = harness.clock.seconds, []
+    began, times = harness.clock.seconds, []
 
-    def noted(execute: Any) -> Any:
-        moments.append(harness.clock.seconds - began)
+    def recording(execute: Any) -> Any:
+        times.append(harness.clock.seconds - began)
         return execute()
 
-    harness.banks.respond_always(noted)
+    harness.banks.respond_always(recording)
     report = refresh_all(harness, concurrency=8)
     assert report == Report(due=15, refreshed=15)
-    assert moments.count(0) == 11
-    assert sorted(moments)[11:] == [0.5, 1, 1.5, 2]
+    assert times.count(0) == 11
+    assert sorted(times)[11:] == [0.5, 1, 1.5, 2]
 
 
-def test_a_rate_for_all_targets_is_kept_by_each_of_them(harness: Harness) -> None:
+def test_a_rate_in_the_default_profile_applies_to_each_target_separately(harness: Harness) -> None:
     harness.make_manager(profile=TargetProfile(rate=1))
     authorize(harness, 3)
     authorize(harness, 3, OTHER, 3)
-    began, moments = harness.clock.seconds, Counter[float]()
+    began, times = harness.clock.seconds, Counter[float]()
 
-    def noted(execute: Any) -> Any:
-        moments[harness.clock.seconds - began] += 1
+    def recording(execute: Any) -> Any:
+        times[harness.clock.seconds - began] += 1
         return execute()
 
-    harness.banks.respond_always(noted)
+    harness.banks.respond_always(recording)
     assert refresh_all(harness, concurrency=8) == Report(due=6, refreshed=6)
-    assert moments == {0: 2, 1: 2, 2: 2}
+    assert times == {0: 2, 1: 2, 2: 2}
 
 
-def test_a_limit_ends_a_run_that_waits_for_turns(harness: Harness) -> None:
+def test_a_limit_ends_a_run_that_waits_for_a_rate(harness: Harness) -> None:
     harness.make_manager(profiles={TARGET: TargetProfile(rate=1)})
     authorize(harness, 5)
     began = harness.clock.seconds
@@ -447,7 +455,7 @@ def test_a_limit_ends_a_run_that_waits_for_turns(harness: Harness) -> None:
     assert harness.clock.seconds - began == 1
 
 
-def test_a_limited_target_that_asks_for_time_is_left_alone(harness: Harness) -> None:
+def test_a_retry_after_stops_the_refreshes_at_a_rate_limited_target(harness: Harness) -> None:
     harness.make_manager(profiles={TARGET: TargetProfile(rate=10)})
     authorize(harness, 5)
     harness.banks.respond_next(status_response(429, Retry_After="600"))
@@ -455,7 +463,7 @@ def test_a_limited_target_that_asks_for_time_is_left_alone(harness: Harness) -> 
     assert len(harness.banks.presented()) == 1
 
 
-def test_a_target_with_a_profile_of_its_own_and_no_rate_is_claimed_in_batches(
+def test_a_target_with_a_profile_but_no_rate_is_claimed_in_batches(
     harness: Harness,
 ) -> None:
     harness.make_manager(profiles={TARGET: HOLD})
@@ -465,7 +473,7 @@ def test_a_target_with_a_profile_of_its_own_and_no_rate_is_claimed_in_batches(
     assert harness.faulty.calls.count("due") == 0
 
 
-def test_while_others_are_in_the_air_a_run_comes_back_for_the_next_turn(harness: Harness) -> None:
+def test_a_run_with_refreshes_in_progress_starts_the_next_one_at_its_rate(harness: Harness) -> None:
     harness.make_manager(profiles={TARGET: TargetProfile(rate=50)})
     authorize(harness, 2)
     authorize(harness, 1, OTHER, 2)
@@ -480,14 +488,16 @@ def test_while_others_are_in_the_air_a_run_comes_back_for_the_next_turn(harness:
     harness.wait_until_idle()
 
 
-# Ending it early
+# Stopping a run
 
 
-def test_a_run_that_is_stopped_begins_nothing_new_and_keeps_no_lease(harness: Harness) -> None:
+def test_a_stopped_run_starts_no_refresh_and_leaves_no_lease(harness: Harness) -> None:
     grants = authorize(harness, 4)
-    told: list[Report] = []
+    reports: list[Report] = []
     harness.faulty.calls.clear()
-    report = refresh_all(harness, concurrency=1, on_progress=told.append, stop=lambda: bool(told))
+    report = refresh_all(
+        harness, concurrency=1, on_progress=reports.append, stop=lambda: bool(reports)
+    )
     assert report == Report(due=1, refreshed=1)
     assert generations(harness, grants) == [2, 1, 1, 1]
     records = [harness.record(grant) for grant in grants]
@@ -499,27 +509,29 @@ def test_a_run_that_is_stopped_begins_nothing_new_and_keeps_no_lease(harness: Ha
     assert refresh_all(harness) == Report(due=3, refreshed=3)
 
 
-def test_what_is_in_the_air_when_a_run_is_stopped_lands_and_is_counted(harness: Harness) -> None:
+def test_the_refreshes_in_progress_of_a_stopped_run_finish_and_are_counted(
+    harness: Harness,
+) -> None:
     grants = authorize(harness, 12)
-    gate, stop, told = Gate(), threading.Event(), list[Report]()
+    gate, stop, reports = Gate(), threading.Event(), list[Report]()
     harness.banks.respond_next(
         Gate(connection_refused), status_response(400, {"error": "invalid_grant"})
     )
     harness.banks.respond_always(gate)
     run = harness.in_thread(
-        lambda: refresh_all(harness, concurrency=8, on_progress=told.append, stop=stop.is_set)
+        lambda: refresh_all(harness, concurrency=8, on_progress=reports.append, stop=stop.is_set)
     )
     gate.wait(6)
     stop.set()
     for each in harness.banks.gates:
         each.open()
     assert run.result(TIMEOUT) == Report(due=8, refreshed=6, failed=1, consent_needed=1)
-    assert len(told) == 8
+    assert len(reports) == 8
     assert State.REFRESHING not in {harness.record(grant).state for grant in grants}
     assert len(harness.banks.presented()) == 8
 
 
-def test_a_run_that_is_stopped_before_it_begins_touches_nothing(harness: Harness) -> None:
+def test_a_run_that_is_stopped_before_it_begins_makes_no_store_call(harness: Harness) -> None:
     authorize(harness, 3)
     harness.faulty.calls.clear()
     assert refresh_all(harness, stop=lambda: True) == Report()
@@ -527,7 +539,7 @@ def test_a_run_that_is_stopped_before_it_begins_touches_nothing(harness: Harness
     assert harness.banks.presented() == []
 
 
-def test_a_run_may_be_stopped_between_two_claims(harness: Harness) -> None:
+def test_a_run_can_be_stopped_between_two_claims(harness: Harness) -> None:
     harness.make_manager(profiles={TARGET: HOLD, OTHER: HOLD})
     first, second = authorize(harness, 2), authorize(harness, 2, OTHER, 2)
     report = refresh_all(harness, stop=lambda: "claim_due" in harness.faulty.calls)
@@ -535,24 +547,24 @@ def test_a_run_may_be_stopped_between_two_claims(harness: Harness) -> None:
     assert generations(harness, first + second) == [2, 2, 1, 1]
 
 
-def test_who_has_said_stop_is_not_asked_again(harness: Harness) -> None:
+def test_stop_is_not_called_again_after_it_returned_true(harness: Harness) -> None:
     grants = authorize(harness, 4)
-    gate, told, said = Gate(), list[Report](), list[bool]()
+    gate, reports, returned = Gate(), list[Report](), list[bool]()
     harness.banks.respond_next(bank_response, gate)
 
     def stop() -> bool:
-        said.append(bool(told))
-        if told:
+        returned.append(bool(reports))
+        if reports:
             gate.open()
-        return said.count(True) == 1
+        return returned.count(True) == 1
 
-    report = refresh_all(harness, concurrency=2, on_progress=told.append, stop=stop)
+    report = refresh_all(harness, concurrency=2, on_progress=reports.append, stop=stop)
     assert report == Report(due=2, refreshed=2)
-    assert said.count(True) == 1
+    assert returned.count(True) == 1
     assert generations(harness, grants) == [2, 2, 1, 1]
 
 
-def test_a_run_that_waits_for_a_turn_is_stopped_within_a_second(harness: Harness) -> None:
+def test_a_run_that_waits_for_a_rate_stops_within_a_second(harness: Harness) -> None:
     harness.make_manager(profiles={TARGET: TargetProfile(rate=0.01)})
     grants = authorize(harness, 3)
     began = harness.clock.seconds
@@ -562,7 +574,7 @@ def test_a_run_that_waits_for_a_turn_is_stopped_within_a_second(harness: Harness
     assert generations(harness, grants) == [2, 1, 1]
 
 
-def test_a_run_that_is_not_stopped_waits_for_its_whole_turn(harness: Harness) -> None:
+def test_a_run_waits_exactly_as_long_as_its_rate_requires(harness: Harness) -> None:
     harness.make_manager(profiles={TARGET: TargetProfile(rate=0.3)})
     authorize(harness, 3)
     began = harness.clock.seconds

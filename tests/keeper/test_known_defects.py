@@ -1,7 +1,7 @@
-"""What went wrong in other token clients, one test each: none of it may happen here.
+"""Defects of other token clients, with a test for each that the keeper does not have it.
 
-The docstrings name the project in which it was seen, or where it was reported. What is about HTTP
-signing stands in `test_auth`, what is about databases in the tests of the stores.
+Each docstring names the project, its issue where there is one, and the defect. Defects in signing
+requests are in `test_auth`, those of databases in the tests of the stores.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ INVALID_GRANT = status_response(400, {"error": "invalid_grant"})
 
 
 def refresh_count(harness: Harness) -> int:
-    """Return how many refreshes reached the platform."""
+    """Return how many refresh requests reached the platform."""
     return len(harness.banks.presented())
 
 
-# One refresh, whoever asks
+# One refresh for all callers
 
 
 @pytest.mark.anyio
 async def test_a_lifetime_below_the_leeway_does_not_make_each_coroutine_refresh(
     harness: Harness,
 ) -> None:
-    """Authlib (async): lifetime 30 s, leeway 60 s, 10 coroutines: 10 posts, family revoked."""
+    """Authlib (async): lifetime 30 s, leeway 60 s, 10 coroutines: 10 requests, family revoked."""
     harness.banks.set_policy(access_token_lifetime=30)
     grant = harness.expired_grant()
     tokens = await asyncio.gather(*(harness.manager.aget(grant) for _ in range(10)))
@@ -71,15 +71,15 @@ async def test_a_lifetime_below_the_leeway_does_not_make_each_coroutine_refresh(
 
 
 def test_threads_that_share_an_expired_token_refresh_it_once(harness: Harness) -> None:
-    """Authlib (sync), requests-oauthlib, requests_oauth2client, google-auth, MSAL: 8 posts."""
+    """Authlib (sync), requests-oauthlib, requests_oauth2client, google-auth, MSAL: 8 requests."""
     grant = harness.expired_grant()
     results = concurrently(lambda: harness.manager.get(grant), 8)
     assert len(set(results)) == 1
     assert refresh_count(harness) == 1
 
 
-def test_two_objects_on_one_store_refresh_once(harness: Harness) -> None:
-    """Authlib 673: the lock belongs to the client object, and frameworks make one per request."""
+def test_several_managers_on_one_store_refresh_once(harness: Harness) -> None:
+    """Authlib 673: each client object has its own lock, and frameworks make one per request."""
     managers = [harness.make_manager(real_waits=True) for _ in range(4)]
     grant = harness.expired_grant()
     gate = Gate()
@@ -92,8 +92,8 @@ def test_two_objects_on_one_store_refresh_once(harness: Harness) -> None:
     assert refresh_count(harness) == 1
 
 
-def test_a_straggler_that_read_the_old_token_starts_no_second_refresh(harness: Harness) -> None:
-    """Duende: nothing re-reads the store between reading a token and presenting it."""
+def test_a_late_claim_on_an_old_record_starts_no_second_refresh(harness: Harness) -> None:
+    """Duende: the store is not read again between reading a token and presenting it."""
     first, second = harness.make_manager(real_waits=True), harness.make_manager(real_waits=True)
     grant = harness.expired_grant()
     read, go = threading.Event(), threading.Event()
@@ -106,18 +106,18 @@ def test_a_straggler_that_read_the_old_token_starts_no_second_refresh(harness: H
         return claim(*args, **options)
 
     harness.faulty.replacements["claim"] = late_claim
-    straggler = harness.in_thread(lambda: first.get(grant))
+    late_caller = harness.in_thread(lambda: first.get(grant))
     assert read.wait(TIMEOUT)
     token = second.get(grant)
     go.set()
-    assert straggler.result(TIMEOUT).access_token == token.access_token
+    assert late_caller.result(TIMEOUT).access_token == token.access_token
     assert refresh_count(harness) == 1
 
 
-def test_a_token_that_was_refused_before_the_refresh_landed_is_not_served_again(
+def test_a_token_that_is_refused_during_a_refresh_is_not_served_after_the_refresh_fails(
     harness: Harness,
 ) -> None:
-    """Anthropic 1841: a 401 that arrives while a refresh is in flight is forgotten."""
+    """Anthropic 1841: a 401 during a refresh is forgotten."""
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.advance(DAY - 1800)
@@ -128,7 +128,7 @@ def test_a_token_that_was_refused_before_the_refresh_landed_is_not_served_again(
     harness.manager.invalidate(grant, old)
     caller = harness.in_thread(lambda: harness.manager.get(grant))
     gate.open()
-    # The flight fails, and its record still has the refused token: that one is not brought back.
+    # The record of the failed flight still has the refused token, which must not be cached again.
     with pytest.raises(BlinkError):
         caller.result(TIMEOUT)
     harness.advance(60)
@@ -136,8 +136,10 @@ def test_a_token_that_was_refused_before_the_refresh_landed_is_not_served_again(
     harness.allowed_replays = 1
 
 
-def test_a_result_older_than_the_refusal_is_not_mistaken_for_a_fresh_one(harness: Harness) -> None:
-    """Anthropic 1841, the other order: the refresh that was in flight brings a newer token."""
+def test_a_caller_with_a_refused_token_gets_the_newer_one_of_the_refresh_in_progress(
+    harness: Harness,
+) -> None:
+    """Anthropic 1841, the other order: the refresh in progress receives a newer token."""
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.advance(DAY - 1800)
@@ -153,7 +155,7 @@ def test_a_result_older_than_the_refusal_is_not_mistaken_for_a_fresh_one(harness
 
 
 def test_grants_are_kept_apart_even_with_the_same_refresh_token(harness: Harness) -> None:
-    """Duende 360: keyed by the refresh token, a caller gets the token of another one."""
+    """Duende 360: refreshes are shared by refresh token, so a caller gets another grant's token."""
     harness.banks.set_policy("IIDX00001", rotates=False)
     first, second = harness.expired_grant("u-1"), harness.expired_grant("u-2")
     gate = Gate()
@@ -172,8 +174,8 @@ def test_grants_are_kept_apart_even_with_the_same_refresh_token(harness: Harness
     }
 
 
-def test_waiters_who_failed_together_do_not_queue_for_turns_of_their_own(harness: Harness) -> None:
-    """Authlib (async): 200 requests one after the other; MSAL.NET 4196: a 429 becomes chronic."""
+def test_callers_that_share_a_failed_refresh_start_no_further_ones(harness: Harness) -> None:
+    """Authlib (async): 200 requests one after the other; MSAL.NET 4196: a 429 never ends."""
     grant = harness.expired_grant()
     gate = Gate(status_response(503), holds_request=True)
     harness.banks.respond_next(gate)
@@ -184,8 +186,8 @@ def test_waiters_who_failed_together_do_not_queue_for_turns_of_their_own(harness
     assert refresh_count(harness) == 1
 
 
-def test_a_refused_refresh_token_causes_no_storm_of_refused_ones(harness: Harness) -> None:
-    """MSAL needs a cache of failed answers for this: an `invalid_grant` is not asked for again."""
+def test_a_refused_refresh_token_is_presented_once(harness: Harness) -> None:
+    """MSAL caches failed responses so that an `invalid_grant` is not requested again."""
     grant = harness.expired_grant()
     harness.banks.respond_always(INVALID_GRANT)
     for _ in range(20):
@@ -196,8 +198,8 @@ def test_a_refused_refresh_token_causes_no_storm_of_refused_ones(harness: Harnes
     assert refresh_count(harness) == 1
 
 
-def test_a_fresh_token_that_is_refused_does_not_loop(harness: Harness) -> None:
-    """Spring 10016 and 12309: a 401 to each fresh token, and the same is tried for ever."""
+def test_refusing_each_fresh_token_does_not_cause_a_refresh_loop(harness: Harness) -> None:
+    """Spring 10016 and 12309: a 401 to each fresh token causes endless retries."""
     grant = harness.authorize()
     for _ in range(10):
         harness.manager.invalidate(grant, harness.manager.get(grant))
@@ -208,12 +210,12 @@ def test_a_fresh_token_that_is_refused_does_not_loop(harness: Harness) -> None:
     assert refresh_count(harness) == 1
 
 
-# Who waits may leave, and nobody hangs
+# Callers that stop waiting
 
 
 @pytest.mark.anyio
-async def test_a_flight_does_not_die_with_its_first_caller(harness: Harness) -> None:
-    """Duende, go-sdk 988, openclaw 93952: the flight runs with the first caller's cancellation."""
+async def test_cancelling_the_first_caller_does_not_cancel_the_flight(harness: Harness) -> None:
+    """Duende, go-sdk 988, openclaw 93952: cancelling the first caller cancels the refresh."""
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -228,20 +230,20 @@ async def test_a_flight_does_not_die_with_its_first_caller(harness: Harness) -> 
     assert harness.record(grant).generation == 2
 
 
-def test_waiters_can_give_up(harness: Harness) -> None:
-    """x/oauth2 388: a mutex is held over the network call, and waiters cannot leave."""
+def test_a_caller_can_stop_waiting(harness: Harness) -> None:
+    """x/oauth2 388: a mutex is held during the request, and callers cannot stop waiting."""
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
-    leader = harness.in_thread(lambda: harness.manager.get(grant))
+    first = harness.in_thread(lambda: harness.manager.get(grant))
     gate.wait()
     with pytest.raises(RefreshPendingError):
         harness.manager.get(grant, timeout=0)
     gate.open()
-    assert leader.result(TIMEOUT)
+    assert first.result(TIMEOUT)
 
 
-def test_loops_that_share_a_manager_do_not_block_each_other(harness: Harness) -> None:
+def test_event_loops_that_share_a_manager_do_not_block_each_other(harness: Harness) -> None:
     """deer-flow 4240: one asyncio lock shared by several event loops deadlocks."""
     grant = harness.expired_grant()
     gate = Gate()
@@ -249,7 +251,7 @@ def test_loops_that_share_a_manager_do_not_block_each_other(harness: Harness) ->
     with ThreadPoolExecutor(3) as pool:
         loops = [pool.submit(asyncio.run, harness.manager.aget(grant)) for _ in range(3)]
         gate.wait()
-        # A loop that begins and ends while the others wait.
+        # Another event loop starts and ends during the refresh.
         with pytest.raises(RefreshPendingError):
             asyncio.run(harness.manager.aget(grant, timeout=0))
         gate.open()
@@ -257,26 +259,26 @@ def test_loops_that_share_a_manager_do_not_block_each_other(harness: Harness) ->
     assert refresh_count(harness) == 1
 
 
-def test_nothing_is_locked_while_a_bank_thinks(harness: Harness) -> None:
-    """MCP SDK 1326: a lock is held over the request, and a second one waits for the first."""
-    slow, quick = harness.expired_grant("u-1"), harness.expired_grant("u-2")
+def test_no_lock_is_held_during_a_request_to_a_bank(harness: Harness) -> None:
+    """MCP SDK 1326: a lock is held during the request, and a second request waits for it."""
+    slow, other = harness.expired_grant("u-1"), harness.expired_grant("u-2")
     fresh = harness.authorize("u-3")
     gate = Gate()
     harness.banks.respond_next(gate)
-    waiting = harness.in_thread(lambda: harness.manager.get(slow))
+    caller = harness.in_thread(lambda: harness.manager.get(slow))
     gate.wait()
     assert harness.manager.get(fresh)
-    assert harness.manager.get(quick)
+    assert harness.manager.get(other)
     assert harness.manager.status(slow).state is State.REFRESHING
-    assert not waiting.done()
+    assert not caller.done()
     gate.open()
-    waiting.result(TIMEOUT)
+    caller.result(TIMEOUT)
 
 
-def test_a_flight_that_broke_does_not_stay_for_ever(
+def test_after_an_unexpected_error_in_a_flight_the_next_call_starts_another(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nango 1005: a stuck entry of the in-flight table, and never a refresh again."""
+    """Nango 1005: an entry stays in the table of running refreshes, and blocks all later ones."""
     grant = harness.expired_grant()
 
     def broken(execute: Execute) -> httpx.Response:
@@ -291,13 +293,11 @@ def test_a_flight_that_broke_does_not_stay_for_ever(
     harness.allowed_replays = 1
 
 
-# What the bank has issued is kept
+# Received pairs
 
 
 @pytest.mark.parametrize("lifetime", ["soon", [], {}, -1, "NaN", 1e400, True])
-def test_a_lifetime_that_cannot_be_read_does_not_lose_the_pair(
-    harness: Harness, lifetime: object
-) -> None:
+def test_an_invalid_lifetime_does_not_lose_the_pair(harness: Harness, lifetime: object) -> None:
     """Authlib, httpx-oauth: `int(expires_in)` raises after the server has rotated."""
     grant = harness.expired_grant()
     harness.banks.respond_next(with_members(expires_in=lifetime))
@@ -306,7 +306,7 @@ def test_a_lifetime_that_cannot_be_read_does_not_lose_the_pair(
     assert harness.banks.accepts(grant, token)
 
 
-def test_a_missing_lifetime_does_not_mean_never_refresh(harness: Harness) -> None:
+def test_a_token_without_a_lifetime_is_refreshed_too(harness: Harness) -> None:
     """Authlib 530, requests-oauthlib 434: `is_expired()` is None, and nothing is refreshed."""
     grant = harness.expired_grant()
     harness.banks.respond_next(with_members(expires_in=None))
@@ -330,12 +330,12 @@ def test_a_narrowed_scope_does_not_lose_the_pair(harness: Harness, scope: object
 def test_a_listener_that_raises_loses_nothing(
     harness: Harness, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
-    """Authlib (async): a hook that is no coroutine raises, and the new pair is lost."""
+    """Authlib (async): a hook that is not a coroutine raises, and the new pair is lost."""
 
-    def listen(event: Event) -> None:
+    def listener(event: Event) -> None:
         raise error
 
-    harness.make_manager(on_event=listen)
+    harness.make_manager(on_event=listener)
     grant = harness.expired_grant()
     harness.faulty.fail("settle")
     token = harness.manager.get(grant)
@@ -347,18 +347,18 @@ def test_a_listener_that_raises_loses_nothing(
     assert "could not be told" in caplog.text
 
 
-def test_the_store_has_the_pair_before_anybody_else(harness: Harness) -> None:
-    """x/oauth2 84, Authlib 796: no hook, or one that comes too late and does not say whose."""
+def test_a_pair_is_stored_before_a_caller_gets_it(harness: Harness) -> None:
+    """x/oauth2 84, Authlib 796: no hook, or one that is called too late and names no grant."""
     grant = harness.expired_grant()
     settling, go = threading.Event(), threading.Event()
     settle = harness.memory.settle
 
-    def slowly(*args: Any, **options: Any) -> object:
+    def slow_settle(*args: Any, **options: Any) -> object:
         settling.set()
         assert go.wait(TIMEOUT)
         return settle(*args, **options)
 
-    harness.faulty.replacements["settle"] = slowly
+    harness.faulty.replacements["settle"] = slow_settle
     callers = [harness.in_thread(lambda: harness.manager.get(grant)) for _ in range(4)]
     assert settling.wait(TIMEOUT)
     with pytest.raises(RefreshPendingError):
@@ -369,7 +369,7 @@ def test_the_store_has_the_pair_before_anybody_else(harness: Harness) -> None:
     assert stored == {harness.record(grant).token}
 
 
-def test_a_reply_without_a_refresh_token_keeps_the_old_one(harness: Harness) -> None:
+def test_a_response_without_a_refresh_token_keeps_the_old_one(harness: Harness) -> None:
     """botocore drops it, simple-oauth2 58 sets it to undefined (RFC 6749 section 6)."""
     harness.banks.set_policy(rotates=False)
     grant = harness.authorize()
@@ -382,7 +382,7 @@ def test_a_reply_without_a_refresh_token_keeps_the_old_one(harness: Harness) -> 
 
 
 def test_nothing_is_deleted_before_the_refresh_has_succeeded(harness: Harness) -> None:
-    """httpx_auth: the entry is deleted first; a failure or a second thread finds nothing."""
+    """httpx_auth: the entry is deleted first, so none is left after a failure."""
     grant = harness.expired_grant()
     before = harness.record(grant).token
     gate = Gate(connection_refused)
@@ -396,33 +396,35 @@ def test_nothing_is_deleted_before_the_refresh_has_succeeded(harness: Harness) -
     assert harness.record(grant).token == before
 
 
-def test_the_loser_of_a_race_does_not_harm_the_winners_tokens(harness: Harness) -> None:
-    """Spring: on `invalid_grant` the loser deletes by primary key what the winner has stored."""
+def test_the_refused_replay_of_a_slow_process_does_not_change_the_stored_pair(
+    harness: Harness,
+) -> None:
+    """Spring: on `invalid_grant` the loser of a race deletes the record of the winner."""
     grant = harness.expired_grant()
     late = Gate(holds_request=True)
     harness.banks.respond_next(late)
-    loser = harness.in_thread(lambda: harness.manager.get(grant))
+    slow_caller = harness.in_thread(lambda: harness.manager.get(grant))
     late.wait()
     harness.clock.elapse(26)
-    winner = harness.make_manager().get(grant)
+    stored = harness.make_manager().get(grant)
     harness.banks.set_policy(on_reuse="refuse")
     late.open()
-    assert loser.result(TIMEOUT).access_token == winner.access_token
+    assert slow_caller.result(TIMEOUT).access_token == stored.access_token
     record = harness.record(grant)
     assert (record.state, record.generation) == (State.ACTIVE, 2)
-    assert harness.banks.accepts(grant, winner)
+    assert harness.banks.accepts(grant, stored)
     harness.allowed_replays = 1
 
 
-def test_a_lease_that_was_shorter_than_the_request_keeps_the_live_pair(harness: Harness) -> None:
-    """appstrate 1366, litellm 31493: settled by owner too, and the living pair is thrown away."""
+def test_a_pair_that_arrives_after_the_end_of_its_lease_is_stored(harness: Harness) -> None:
+    """appstrate 1366, litellm 31493: only the owner may settle, and the usable pair is dropped."""
     grant = harness.expired_grant()
     slow = Gate()
     harness.banks.respond_next(slow)
     caller = harness.in_thread(lambda: harness.manager.get(grant))
     slow.wait()
     harness.clock.elapse(26)
-    assert harness.memory.claim(harness.record(grant), owner="another", ttl=25)
+    assert harness.memory.claim(harness.record(grant), owner="another owner", ttl=25)
     slow.open()
     token = caller.result(TIMEOUT)
     assert harness.banks.accepts(grant, token)
@@ -430,40 +432,40 @@ def test_a_lease_that_was_shorter_than_the_request_keeps_the_live_pair(harness: 
     assert harness.record(grant).lease_left == 0
 
 
-def test_a_lock_that_is_gone_is_not_given_back_for_its_next_holder(harness: Harness) -> None:
-    """APIFold 53: a lock without an owner is released by somebody else."""
+def test_a_process_does_not_release_the_lease_of_the_next_owner(harness: Harness) -> None:
+    """APIFold 53: a lock without an owner is released by another process."""
     grant = harness.expired_grant()
     slow = Gate(connection_refused)
     harness.banks.respond_next(slow)
     caller = harness.in_thread(lambda: harness.manager.get(grant, timeout=TIMEOUT))
     slow.wait()
     harness.clock.elapse(26)
-    assert harness.memory.claim(harness.record(grant), owner="another", ttl=25)
+    assert harness.memory.claim(harness.record(grant), owner="another owner", ttl=25)
     slow.open()
     wait_until(lambda: harness.waiting() == 1)
     assert not caller.done()
     record = harness.record(grant)
-    assert (record.owner, record.state) == ("another", State.REFRESHING)
+    assert (record.owner, record.state) == ("another owner", State.REFRESHING)
     assert record.lease_left == 25
     harness.manager.close()
     with pytest.raises(RefreshPendingError):
         caller.result(TIMEOUT)
 
 
-def test_a_pair_is_compared_by_value_and_not_by_its_sealed_text(harness: Harness) -> None:
+def test_settling_the_same_pair_twice_counts_once(harness: Harness) -> None:
     """codex-lb 1254: randomised ciphertext never compares equal, and the new pair is dropped."""
     grant = harness.expired_grant()
     harness.faulty.lost_results = {"settle"}
     harness.manager.get(grant)
     harness.advance(1)
-    # Settled twice with the same pair: once, as far as anybody can see.
+    # The second call stores nothing: neither a generation nor a journal entry.
     assert harness.faulty.calls.count("settle") == 2
     assert harness.record(grant).generation == 2
     assert harness.memory.journal_entries(harness.key(grant)) == ()
 
 
-def test_an_unrelated_write_does_not_make_a_pair_lose(harness: Harness) -> None:
-    """Floway 340: another column changes the version, and a rotated pair loses its swap."""
+def test_other_writes_to_a_record_do_not_make_settling_fail(harness: Harness) -> None:
+    """Floway 340: a write to another column changes the version, and the new pair is dropped."""
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -478,11 +480,11 @@ def test_an_unrelated_write_does_not_make_a_pair_lose(harness: Harness) -> None:
     assert harness.banks.accepts(grant, token)
 
 
-# What may be spent is not spent again
+# Refresh tokens that may be spent
 
 
 @pytest.mark.parametrize("status", [500, 502, 504, 408, 429])
-def test_a_request_for_a_token_is_not_repeated_by_itself(harness: Harness, status: int) -> None:
+def test_a_failed_token_request_is_not_repeated_at_once(harness: Harness, status: int) -> None:
     """google-auth: up to three tries on retryable codes, also after a server has rotated."""
     grant = harness.expired_grant()
 
@@ -500,10 +502,10 @@ def test_a_request_for_a_token_is_not_repeated_by_itself(harness: Harness, statu
     "answer",
     [status_response(400, {"error": "invalid_client"}), status_response(401), response_lost],
 )
-def test_no_error_makes_the_client_send_the_same_token_in_another_way(
+def test_no_error_makes_the_client_send_the_same_refresh_token_again(
     harness: Harness, answer: Responder
 ) -> None:
-    """x/oauth2: any error while it finds out the kind of authentication resends the request."""
+    """x/oauth2: while it detects the authentication style, any error makes it send again."""
     grant = harness.expired_grant()
     harness.banks.respond_next(answer)
     with pytest.raises(BlinkError):
@@ -511,22 +513,22 @@ def test_no_error_makes_the_client_send_the_same_token_in_another_way(
     assert refresh_count(harness) == 1
 
 
-def test_that_a_token_may_be_spent_stands_in_the_store_before_it_leaves(harness: Harness) -> None:
-    """Vault plugin: no durable intent, so a survivor cannot know what a dead process has spent."""
+def test_the_attempt_is_stored_before_the_refresh_token_is_sent(harness: Harness) -> None:
+    """Vault plugin: no attempt is stored, so it is unknown what a crashed process has spent."""
     grant = harness.expired_grant()
     seen: list[tuple[State, int]] = []
 
-    def look(execute: Execute) -> httpx.Response:
+    def recording(execute: Execute) -> httpx.Response:
         record = harness.record(grant)
         seen.append((record.state, record.attempts))
         return execute()
 
-    harness.banks.respond_next(look)
+    harness.banks.respond_next(recording)
     harness.manager.get(grant)
     assert seen == [(State.REFRESHING, 1)]
 
 
-def test_the_store_is_proven_writable_before_a_token_is_spent(harness: Harness) -> None:
+def test_no_refresh_token_is_sent_if_the_claim_cannot_be_stored(harness: Harness) -> None:
     """executor 1377: the write fails after the grant is spent."""
     grant = harness.expired_grant()
     harness.faulty.fail("claim")
@@ -535,23 +537,25 @@ def test_the_store_is_proven_writable_before_a_token_is_spent(harness: Harness) 
     assert refresh_count(harness) == 0
 
 
-def test_who_waited_in_vain_does_not_refresh_without_the_lease(harness: Harness) -> None:
+def test_a_caller_whose_wait_for_the_lease_ends_does_not_refresh_without_it(
+    harness: Harness,
+) -> None:
     """n8n 37828: when waiting for the lock times out, the refresh is made without it."""
     grant = harness.expired_grant()
-    assert harness.memory.claim(harness.record(grant), owner="another", ttl=1000)
-    waiting = harness.in_thread(lambda: harness.manager.get(grant))
+    assert harness.memory.claim(harness.record(grant), owner="another owner", ttl=1000)
+    caller = harness.in_thread(lambda: harness.manager.get(grant))
     wait_until(lambda: harness.waiting() == 1)
     harness.advance(100)
     with pytest.raises(RefreshPendingError) as caught:
-        waiting.result(TIMEOUT)
-    # Nor does it look like an error of the bank (Nango 5648).
+        caller.result(TIMEOUT)
+    # The error must not look like one of the bank (Nango 5648).
     assert caught.value.status is None
     assert caught.value.retryable
     assert refresh_count(harness) == 0
 
 
-def test_an_invalid_grant_that_was_a_race_is_answered_from_the_store(harness: Harness) -> None:
-    """warden 305, Spring: who lost a race is told that the grant is over, and it is not."""
+def test_after_an_invalid_grant_a_newer_pair_in_the_store_is_served(harness: Harness) -> None:
+    """warden 305, Spring: the loser of a race gets an error although the grant is active."""
     grant = harness.expired_grant()
     gate = Gate(INVALID_GRANT)
     harness.banks.respond_next(gate)
@@ -563,8 +567,8 @@ def test_an_invalid_grant_that_was_a_race_is_answered_from_the_store(harness: Ha
     assert harness.record(grant).state is State.ACTIVE
 
 
-def test_a_pair_that_lost_its_swap_is_tried_before_the_customer_is_asked(harness: Harness) -> None:
-    """toolhive 6548: the living token is the one of the last redemption, wherever it is kept."""
+def test_a_superseded_pair_is_salvaged_before_consent_is_needed(harness: Harness) -> None:
+    """toolhive 6548: the usable pair is that of the last redemption, wherever it is stored."""
     harness.banks.set_policy(replay_window=60.0)
     grant = harness.expired_grant()
     late = Gate(holds_request=True)
@@ -583,8 +587,8 @@ def test_a_pair_that_lost_its_swap_is_tried_before_the_customer_is_asked(harness
     harness.allowed_replays = 1
 
 
-def test_a_success_that_looks_odd_is_not_retried_with_the_spent_token(harness: Harness) -> None:
-    """toolhive 6194: validation after the success throws the pair away and presents the old one."""
+def test_an_odd_success_response_is_accepted_and_the_request_not_repeated(harness: Harness) -> None:
+    """toolhive 6194: validation of a success drops the pair, and the old token is presented."""
     grant = harness.expired_grant()
     harness.banks.respond_next(with_members(status=201, token_type="mac", scope=7, expires_in="?"))
     token = harness.manager.get(grant)
@@ -592,7 +596,7 @@ def test_a_success_that_looks_odd_is_not_retried_with_the_spent_token(harness: H
     assert refresh_count(harness) == 1
 
 
-# What is served
+# Served tokens
 
 
 def test_an_expired_token_is_not_served_after_a_failed_refresh(harness: Harness) -> None:
@@ -608,8 +612,8 @@ def test_an_expired_token_is_not_served_after_a_failed_refresh(harness: Harness)
     assert refresh_count(harness) == 1
 
 
-def test_nobody_goes_without_a_token(harness: Harness) -> None:
-    """Duende: where no token can be had, the request is sent without one."""
+def test_a_caller_without_a_usable_token_gets_an_error(harness: Harness) -> None:
+    """Duende: if there is no token, the request is sent without one."""
     grant = harness.expired_grant()
     harness.banks.respond_next(INVALID_GRANT)
     with pytest.raises(InvalidGrantError):
@@ -619,8 +623,8 @@ def test_nobody_goes_without_a_token(harness: Harness) -> None:
         harness.manager.get(grant)
 
 
-def test_a_refresh_that_succeeded_does_not_end_the_consent(harness: Harness) -> None:
-    """fetcher 1249, OpenMeet 414: signed out although the refresh has succeeded."""
+def test_after_a_refused_access_token_a_refresh_keeps_the_grant_active(harness: Harness) -> None:
+    """fetcher 1249, OpenMeet 414: the customer is signed out although the refresh has succeeded."""
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.advance(3600)
@@ -629,7 +633,7 @@ def test_a_refresh_that_succeeded_does_not_end_the_consent(harness: Harness) -> 
     assert harness.record(grant).state is State.ACTIVE
 
 
-def test_the_idle_end_of_a_refresh_token_is_known(harness: Harness) -> None:
+def test_a_refresh_token_is_refreshed_before_its_idle_lifetime_ends(harness: Harness) -> None:
     """Spring 13915: the expiry of the refresh token is ignored until it is too late."""
     grant = harness.authorize()
     harness.advance(25 * DAY)
@@ -638,16 +642,16 @@ def test_the_idle_end_of_a_refresh_token_is_known(harness: Harness) -> None:
     assert harness.manager.get(grant)
 
 
-def test_a_restart_does_not_make_a_fleet_refresh_at_the_same_moment(harness: Harness) -> None:
-    """azure-core draws its jitter anew for each object; here it is the grant's own."""
+def test_the_refresh_times_of_grants_differ_and_survive_a_restart(harness: Harness) -> None:
+    """azure-core draws its jitter for each object; here it is computed from the grant."""
     grants = [harness.authorize(f"u-{number}") for number in range(20)]
     moments = [harness.manager.status(grant).refresh_at for grant in grants]
     assert len(set(moments)) == 20
     assert [harness.make_manager().status(grant).refresh_at for grant in grants] == moments
 
 
-def test_a_server_that_asks_for_time_gets_it_from_all_processes(harness: Harness) -> None:
-    """MSAL.NET 4196, again: others that do not know of the 429 make it last."""
+def test_a_retry_after_applies_to_all_processes(harness: Harness) -> None:
+    """MSAL.NET 4196: processes that do not know of the 429 prolong it."""
     grant = harness.expired_grant()
     harness.banks.respond_next(status_response(429, Retry_After="600"))
     with pytest.raises(StatusError):
@@ -662,7 +666,7 @@ def test_a_server_that_asks_for_time_gets_it_from_all_processes(harness: Harness
 # Secrets
 
 
-def test_secrets_are_in_nothing_that_is_shown(
+def test_no_repr_error_or_log_contains_a_secret(
     harness: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Authlib, httpx-oauth, MSAL, requests_oauth2client, requests-oauthlib 536, x/oauth2."""
@@ -674,7 +678,7 @@ def test_secrets_are_in_nothing_that_is_shown(
     with pytest.raises(BlinkError) as caught:
         harness.manager.get(grant)
     assert token.refresh_token is not None
-    shown = [
+    texts = [
         repr(token),
         repr(harness.manager),
         repr(harness.record(grant)),
@@ -684,13 +688,13 @@ def test_secrets_are_in_nothing_that_is_shown(
         caplog.text,
     ]
     for secret in (token.access_token.reveal(), token.refresh_token.reveal()):
-        assert [text for text in shown if secret in text] == []
+        assert [text for text in texts if secret in text] == []
     with pytest.raises(TypeError, match="never pickled"):
         pickle.dumps(token)
 
 
-def test_a_user_chosen_profile_cannot_switch_the_safety_off(harness: Harness) -> None:
-    """Duende, PR 12: the standing advice is reusable refresh tokens, which users cannot choose."""
+def test_no_profile_makes_a_fresh_token_be_refreshed_on_each_call(harness: Harness) -> None:
+    """Duende, PR 12: the advice is reusable refresh tokens, which a client cannot choose."""
     harness.make_manager(profile=TargetProfile(mandatory=1e9, advisory=1e9))
     grant = harness.authorize()
     tokens = {harness.manager.get(grant) for _ in range(10)}
