@@ -20,7 +20,7 @@ from keeper.harness import PSU, TARGET, Harness, connection_refused, status_resp
 BOTH = pytest.mark.parametrize("flavour", FLAVOURS)
 REFRESHABLE_AGE = 120.0
 """Seconds after which a refused token is worth a refresh."""
-ELSEWHERE = "https://elsewhere.invalid/accounts"
+OTHER_ORIGIN = "https://other.invalid/accounts"
 
 
 def nothing(harness: Harness, grant: Grant) -> None:
@@ -144,10 +144,10 @@ TABLE: dict[str, Callable[[], Case]] = {
         [redirect("/v2/accounts"), unauthorized()], requests=3, refreshes=1
     ),
     "401 after a redirect to another origin": lambda: Case(
-        [redirect(ELSEWHERE), unauthorized()], status=401, requests=2
+        [redirect(OTHER_ORIGIN), unauthorized()], status=401, requests=2
     ),
     "401 after a redirect to another origin and back": lambda: Case(
-        [redirect(ELSEWHERE), redirect(URL), unauthorized()], status=401, requests=3
+        [redirect(OTHER_ORIGIN), redirect(URL), unauthorized()], status=401, requests=3
     ),
     "401 after a redirect that turned a POST into a GET": lambda: Case(
         [redirect("/payments/1", 303), unauthorized()], requests=3, refreshes=1, options=POST
@@ -239,7 +239,7 @@ def test_a_redirect_to_another_origin_removes_only_the_token(
     flavour: Flavour, harness: Harness
 ) -> None:
     # httpx does not call the auth for a redirect; the docstring of GrantAuth promises this.
-    api = BankApi([redirect(ELSEWHERE)])
+    api = BankApi([redirect(OTHER_ORIGIN)])
     request(flavour, harness.manager.auth(harness.authorize(), psu=PSU), api)
     first, second = api.requests
     assert first.bearer
@@ -251,7 +251,7 @@ def test_a_redirect_to_another_origin_removes_only_the_token(
 
 @BOTH
 def test_httpx_follows_no_redirect_unless_asked(flavour: Flavour, harness: Harness) -> None:
-    api = BankApi([redirect(ELSEWHERE)])
+    api = BankApi([redirect(OTHER_ORIGIN)])
     auth = harness.manager.auth(harness.authorize(), psu=PSU)
     response = request(flavour, auth, api, follow_redirects=False)
     assert response.status_code == 307
@@ -323,10 +323,10 @@ NO_NEWER_TOKEN: dict[str, tuple[Any, type[BlinkError], bool]] = {
 def test_a_failed_refresh_after_a_401_raises_an_error_that_mentions_the_401(
     name: str, flavour: Flavour, harness: Harness
 ) -> None:
-    answer, expected, needs_consent = NO_NEWER_TOKEN[name]
+    responder, expected, needs_consent = NO_NEWER_TOKEN[name]
     grant = harness.authorize()
     harness.advance(REFRESHABLE_AGE)
-    harness.banks.respond_always(answer)
+    harness.banks.respond_always(responder)
     api, auth = BankApi([unauthorized(), unauthorized()]), harness.manager.auth(grant, psu=PSU)
     with pytest.raises(expected) as caught:
         request(flavour, auth, api)
@@ -363,19 +363,19 @@ def test_the_body_of_a_returned_401_can_be_read(
 
 
 def read(flavour: Flavour, auth: Any, api: BankApi, streamed: bool) -> dict[str, Any]:
-    """Read the body of a response, in pieces or at once."""
+    """Read the body of a response, in chunks or at once."""
 
-    async def pieces() -> bytes:
+    async def chunks() -> bytes:
         async with (
             httpx.AsyncClient(auth=auth, transport=api) as client,
             client.stream("GET", URL) as response,
         ):
-            return b"".join([piece async for piece in response.aiter_bytes()])
+            return b"".join([chunk async for chunk in response.aiter_bytes()])
 
     if not streamed:
         return dict(request(flavour, auth, api).json())
     if flavour == "async":
-        return dict(json.loads(asyncio.run(pieces())))
+        return dict(json.loads(asyncio.run(chunks())))
     with (
         httpx.Client(auth=auth, transport=api) as client,
         client.stream("GET", URL) as response,

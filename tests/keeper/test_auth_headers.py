@@ -243,9 +243,9 @@ def signed(before: list[tuple[bytes, bytes]]) -> tuple[httpx.Headers, httpx.Head
     signer = Signer(
         Grant(TARGET, "u-4711"), PSU, user_agent="acme-books/3.2", new_correlation_id=lambda: "c-1"
     )
-    signed_headers = httpx.Request("GET", URL, headers=before)
-    signed_headers.headers = httpx.Headers(before)
-    signer.sign(signed_headers, Secret("fake-access-token"))
+    signed_request = httpx.Request("GET", URL, headers=before)
+    signed_request.headers = httpx.Headers(before)
+    signer.sign(signed_request, Secret("fake-access-token"))
     expected = httpx.Headers(before)
     values = {
         "User-Agent": "acme-books/3.2",
@@ -259,7 +259,7 @@ def signed(before: list[tuple[bytes, bytes]]) -> tuple[httpx.Headers, httpx.Head
         expected.pop(name, None)
     for name, value in values.items():
         expected[name] = value
-    return signed_headers.headers, expected
+    return signed_request.headers, expected
 
 
 CHANGES: dict[str, Callable[[httpx.Headers], object]] = {

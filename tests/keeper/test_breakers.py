@@ -42,7 +42,7 @@ def retry_after_error(status: int, seconds: float) -> BlinkError:
         retry_after=seconds,
     )
     outcome = Outcome.REJECTED if status == 429 else Outcome.UNCERTAIN
-    return StatusError("Later.", status=status, outcome=outcome, meta=meta)
+    return StatusError("Try again later.", status=status, outcome=outcome, meta=meta)
 
 
 @pytest.fixture
@@ -160,19 +160,19 @@ def test_a_held_off_caller_uses_up_no_rate(breakers: Breakers, clock: ManualCloc
 
 
 def test_a_lock_that_the_parent_process_holds_does_not_block_a_forked_child() -> None:
-    held, done = threading.Event(), threading.Event()
+    lock_held, release = threading.Event(), threading.Event()
 
     def monotonic() -> float:
         if threading.current_thread() is not threading.main_thread():
-            held.set()
-            assert done.wait(TIMEOUT)
+            lock_held.set()
+            assert release.wait(TIMEOUT)
         return 1_000.0
 
     breakers = Breakers(monotonic, lambda: 0.5)
     with ThreadPoolExecutor(1) as pool:
         holder = pool.submit(breakers.acquire, OTHER, DEFAULTS)
-        assert held.wait(TIMEOUT)
+        assert lock_held.wait(TIMEOUT)
         breakers.reset()
         assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
         assert not holder.done()
-        done.set()
+        release.set()

@@ -24,7 +24,7 @@ from keeper.harness import (
     wait_until,
 )
 
-PROGRAM = Path(__file__).with_name("ending.py")
+PROGRAM = Path(__file__).with_name("exit_without_closing.py")
 
 
 def test_closing_waits_for_the_flight_in_progress(harness: Harness) -> None:

@@ -265,12 +265,12 @@ def test_no_caller_gets_the_token_while_the_bank_revokes_it(harness: Harness) ->
     revoking.result(TIMEOUT)
 
 
-@pytest.mark.parametrize("answer", [connection_refused, response_lost, status_response(503)])
+@pytest.mark.parametrize("responder", [connection_refused, response_lost, status_response(503)])
 def test_a_revocation_that_fails_at_the_bank_raises_and_can_be_repeated(
-    harness: Harness, answer: Responder
+    harness: Harness, responder: Responder
 ) -> None:
     token = authorize(harness)
-    harness.banks.respond_always(answer, kind="revoke")
+    harness.banks.respond_always(responder, kind="revoke")
     with pytest.raises(RevocationError, match="alive"):
         harness.manager.revoke(GRANT)
     assert harness.event_names()[-1] is EventName.REVOCATION_FAILED

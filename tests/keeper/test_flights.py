@@ -52,8 +52,8 @@ MakeFlight = Callable[..., Flight]
 
 
 @pytest.fixture
-def flight_of(results: list[Result]) -> MakeFlight:
-    """Return a function that makes flights; their steps do nothing unless `do` is given."""
+def make_flight(results: list[Result]) -> MakeFlight:
+    """Return a function that makes flights; `do` performs their steps."""
 
     def make(
         protocol: Protocol, do: Callable[[Step], Any] = lambda step: None, grant: Grant = GRANT
@@ -65,7 +65,7 @@ def flight_of(results: list[Result]) -> MakeFlight:
 
 def steps_only(*steps: Step) -> Protocol:
     """Yield some steps, then return `DONE`."""
-    for step in steps:  # noqa: UP028  `yield from` would pass on what is sent in
+    for step in steps:  # noqa: UP028  the iterator of a tuple takes no sent values
         yield step
     return DONE
 
@@ -101,7 +101,7 @@ def next_call(clock: ManualClock) -> Callable[[], None]:
 
 
 def test_a_flight_performs_its_steps_in_a_thread_of_the_pool(
-    flights: Flights, flight_of: MakeFlight
+    flights: Flights, make_flight: MakeFlight
 ) -> None:
     seen: list[tuple[Step, str]] = []
 
@@ -114,15 +114,15 @@ def test_a_flight_performs_its_steps_in_a_thread_of_the_pool(
         assert (yield AcquirePermit()) == "done"
         return DONE
 
-    assert result(flights.start(flight_of(protocol(), do), joinable=False)) == DONE
+    assert result(flights.start(make_flight(protocol(), do), joinable=False)) == DONE
     assert [step for step, _ in seen] == [Load(), AcquirePermit()]
     assert all(name.startswith("blink-oauth-flight") for _, name in seen)
 
 
 def test_the_finished_callback_runs_before_the_callers_get_the_result(
-    flights: Flights, flight_of: MakeFlight, results: list[Result]
+    flights: Flights, make_flight: MakeFlight, results: list[Result]
 ) -> None:
-    future = flights.start(flight_of(steps_only()), joinable=False)
+    future = flights.start(make_flight(steps_only()), joinable=False)
     known: list[Result] = []
     future.add_done_callback(lambda _: known.extend(results))
     assert result(future) == DONE
@@ -130,7 +130,7 @@ def test_the_finished_callback_runs_before_the_callers_get_the_result(
 
 
 def test_an_error_of_a_step_is_thrown_into_the_protocol(
-    flights: Flights, flight_of: MakeFlight
+    flights: Flights, make_flight: MakeFlight
 ) -> None:
     def do(step: Step) -> None:
         raise StoreError("Unavailable.")
@@ -142,20 +142,20 @@ def test_an_error_of_a_step_is_thrown_into_the_protocol(
             return Result(None, error)
         return DONE
 
-    error = result(flights.start(flight_of(protocol(), do), joinable=False)).error
+    error = result(flights.start(make_flight(protocol(), do), joinable=False)).error
     assert isinstance(error, StoreError)
 
 
-def test_all_callers_of_a_grant_share_one_flight(flights: Flights, flight_of: MakeFlight) -> None:
+def test_all_callers_of_a_grant_share_one_flight(flights: Flights, make_flight: MakeFlight) -> None:
     proceed = threading.Event()
     made: list[Flight] = []
 
     def make() -> Flight:
-        made.append(flight_of(steps_only(Load()), lambda step: proceed.wait(TIMEOUT)))
+        made.append(make_flight(steps_only(Load()), lambda step: proceed.wait(TIMEOUT)))
         return made[-1]
 
     futures = [flights.share(GRANT, make) for _ in range(10)]
-    other = flights.share(OTHER, lambda: flight_of(steps_only(), grant=OTHER))
+    other = flights.share(OTHER, lambda: make_flight(steps_only(), grant=OTHER))
     assert result(other) == DONE
     assert len(made) == 1
     assert len(set(futures)) == 1
@@ -164,42 +164,42 @@ def test_all_callers_of_a_grant_share_one_flight(flights: Flights, flight_of: Ma
 
 
 def test_after_a_flight_has_finished_the_next_call_starts_another(
-    flights: Flights, flight_of: MakeFlight
+    flights: Flights, make_flight: MakeFlight
 ) -> None:
-    first = flights.share(GRANT, lambda: flight_of(steps_only()))
+    first = flights.share(GRANT, lambda: make_flight(steps_only()))
     result(first)
-    assert flights.share(GRANT, lambda: flight_of(steps_only())) is not first
+    assert flights.share(GRANT, lambda: make_flight(steps_only())) is not first
 
 
-def test_a_caller_joins_a_joinable_flight_only(flights: Flights, flight_of: MakeFlight) -> None:
+def test_a_caller_joins_a_joinable_flight_only(flights: Flights, make_flight: MakeFlight) -> None:
     proceed = threading.Event()
-    joinable = flight_of(steps_only(Load()), lambda step: proceed.wait(TIMEOUT))
-    alone = flight_of(steps_only(Load()), lambda step: proceed.wait(TIMEOUT), OTHER)
+    joinable = make_flight(steps_only(Load()), lambda step: proceed.wait(TIMEOUT))
+    alone = make_flight(steps_only(Load()), lambda step: proceed.wait(TIMEOUT), OTHER)
     flights.start(joinable, joinable=True)
     flights.start(alone, joinable=False)
-    assert flights.share(GRANT, lambda: flight_of(steps_only())) is joinable.future
-    assert flights.share(OTHER, lambda: flight_of(steps_only(), grant=OTHER)) is not alone.future
+    assert flights.share(GRANT, lambda: make_flight(steps_only())) is joinable.future
+    assert flights.share(OTHER, lambda: make_flight(steps_only(), grant=OTHER)) is not alone.future
     proceed.set()
 
 
 def test_a_second_joinable_flight_does_not_replace_the_first(
-    flights: Flights, flight_of: MakeFlight
+    flights: Flights, make_flight: MakeFlight
 ) -> None:
     proceed = threading.Event()
     first, second = (
-        flight_of(steps_only(Load()), lambda step: proceed.wait(TIMEOUT)) for _ in range(2)
+        make_flight(steps_only(Load()), lambda step: proceed.wait(TIMEOUT)) for _ in range(2)
     )
     flights.start(first, joinable=True)
     flights.start(second, joinable=True)
-    assert flights.share(GRANT, lambda: flight_of(steps_only())) is first.future
+    assert flights.share(GRANT, lambda: make_flight(steps_only())) is first.future
     proceed.set()
     assert result(second.future) == DONE
 
 
-def test_a_caller_cannot_cancel_a_flight(flights: Flights, flight_of: MakeFlight) -> None:
+def test_a_caller_cannot_cancel_a_flight(flights: Flights, make_flight: MakeFlight) -> None:
     proceed = threading.Event()
     future = flights.start(
-        flight_of(steps_only(Load()), lambda step: proceed.wait(TIMEOUT)), joinable=False
+        make_flight(steps_only(Load()), lambda step: proceed.wait(TIMEOUT)), joinable=False
     )
     assert not future.cancel()
     proceed.set()
@@ -207,16 +207,16 @@ def test_a_caller_cannot_cancel_a_flight(flights: Flights, flight_of: MakeFlight
 
 
 def test_a_waiting_flight_occupies_no_thread(
-    flights: Flights, flight_of: MakeFlight, clock: ManualClock, timers: ManualTimers
+    flights: Flights, make_flight: MakeFlight, clock: ManualClock, timers: ManualTimers
 ) -> None:
     futures = [
         flights.start(
-            flight_of(steps_only(Wait(5)), grant=Grant(TARGET, f"u-{number}")), joinable=False
+            make_flight(steps_only(Wait(5)), grant=Grant(TARGET, f"u-{number}")), joinable=False
         )
         for number in range(20)
     ]
     wait_until(lambda: len(timers.pending) == 20)
-    assert result(flights.share(GRANT, lambda: flight_of(steps_only()))) == DONE
+    assert result(flights.share(GRANT, lambda: make_flight(steps_only()))) == DONE
     for _ in futures:
         next_call(clock)()
     assert [result(future) for future in futures] == [DONE] * 20
@@ -225,7 +225,7 @@ def test_a_waiting_flight_occupies_no_thread(
 
 def test_publish_gives_the_callers_a_result_before_the_flight_has_finished(
     flights: Flights,
-    flight_of: MakeFlight,
+    make_flight: MakeFlight,
     clock: ManualClock,
     timers: ManualTimers,
     results: list[Result],
@@ -235,9 +235,9 @@ def test_publish_gives_the_callers_a_result_before_the_flight_has_finished(
         assert (yield Wait(5, has_unsaved_result=True)) is True
         return DONE
 
-    assert result(flights.share(GRANT, lambda: flight_of(protocol()))) == PUBLISHED
+    assert result(flights.share(GRANT, lambda: make_flight(protocol()))) == PUBLISHED
     wait_until(lambda: len(timers.pending) == 1)
-    assert result(flights.share(GRANT, lambda: flight_of(steps_only()))) == DONE
+    assert result(flights.share(GRANT, lambda: make_flight(steps_only()))) == DONE
     next_call(clock)()
     close(flights)
     assert results == [PUBLISHED, DONE]
@@ -245,13 +245,13 @@ def test_publish_gives_the_callers_a_result_before_the_flight_has_finished(
 
 def test_publish_without_done_calls_finished_and_lets_the_callers_wait_on(
     flights: Flights,
-    flight_of: MakeFlight,
+    make_flight: MakeFlight,
     clock: ManualClock,
     timers: ManualTimers,
     results: list[Result],
 ) -> None:
     future = flights.start(
-        flight_of(steps_only(Publish(PUBLISHED, done=False), Wait(5))), joinable=False
+        make_flight(steps_only(Publish(PUBLISHED, done=False), Wait(5))), joinable=False
     )
     wait_until(lambda: len(timers.pending) == 1)
     assert results == [PUBLISHED]
@@ -263,25 +263,28 @@ def test_publish_without_done_calls_finished_and_lets_the_callers_wait_on(
 
 @pytest.mark.parametrize("error", [RuntimeError("defect"), SystemExit(1)])
 def test_an_unexpected_error_in_a_flight_is_raised_by_its_callers(
-    flights: Flights, flight_of: MakeFlight, caplog: pytest.LogCaptureFixture, error: BaseException
+    flights: Flights,
+    make_flight: MakeFlight,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
 ) -> None:
     def do(step: Step) -> None:
         raise error
 
-    future = flights.share(GRANT, lambda: flight_of(steps_only(Load()), do))
+    future = flights.share(GRANT, lambda: make_flight(steps_only(Load()), do))
     assert future.exception(TIMEOUT) is error
     assert "A flight broke" in caplog.text
-    assert result(flights.share(GRANT, lambda: flight_of(steps_only()))) == DONE
+    assert result(flights.share(GRANT, lambda: make_flight(steps_only()))) == DONE
     close(flights)
 
 
 def test_an_unexpected_error_after_the_result_ends_the_flight_too(
-    flights: Flights, flight_of: MakeFlight, caplog: pytest.LogCaptureFixture
+    flights: Flights, make_flight: MakeFlight, caplog: pytest.LogCaptureFixture
 ) -> None:
     def do(step: Step) -> None:
         raise RuntimeError("defect")
 
-    future = flights.share(GRANT, lambda: flight_of(steps_only(Publish(PUBLISHED), Load()), do))
+    future = flights.share(GRANT, lambda: make_flight(steps_only(Publish(PUBLISHED), Load()), do))
     assert result(future) == PUBLISHED
     close(flights)
     assert "A flight broke" in caplog.text
@@ -300,7 +303,7 @@ def test_an_error_in_the_finished_callback_is_raised_by_the_callers(
 
 
 def test_an_unexpected_error_is_not_thrown_into_the_protocol(
-    flights: Flights, flight_of: MakeFlight
+    flights: Flights, make_flight: MakeFlight
 ) -> None:
     def do(step: Step) -> None:
         raise ValueError("defect")
@@ -312,7 +315,7 @@ def test_an_unexpected_error_is_not_thrown_into_the_protocol(
             return DONE
         return PUBLISHED
 
-    future = flights.start(flight_of(protocol(), do), joinable=False)
+    future = flights.start(make_flight(protocol(), do), joinable=False)
     assert isinstance(future.exception(TIMEOUT), ValueError)
 
 
@@ -332,7 +335,7 @@ class NoMoreThreads(ThreadPoolExecutor):
 
 
 def test_a_step_is_performed_once_although_no_more_threads_can_be_started(
-    flight_of: MakeFlight, timers: ManualTimers
+    make_flight: MakeFlight, timers: ManualTimers
 ) -> None:
     pool = NoMoreThreads(2)
     flights = Flights(2, lambda threads: pool, lambda: timers)
@@ -350,14 +353,14 @@ def test_a_step_is_performed_once_although_no_more_threads_can_be_started(
         assert (yield AcquirePermit()) == "done"
         return DONE
 
-    assert result(flights.share(GRANT, lambda: flight_of(protocol(), do))) == DONE
+    assert result(flights.share(GRANT, lambda: make_flight(protocol(), do))) == DONE
     assert seen == [Load(), AcquirePermit()]
     assert len(pool.queued) == 1
     close(flights)
 
 
 def test_after_the_pool_has_shut_down_a_flight_runs_in_the_calling_thread(
-    flight_of: MakeFlight, clock: ManualClock, timers: ManualTimers
+    make_flight: MakeFlight, clock: ManualClock, timers: ManualTimers
 ) -> None:
     pool = thread_pool(2)
     flights = Flights(2, lambda threads: pool, lambda: timers)
@@ -368,7 +371,7 @@ def test_after_the_pool_has_shut_down_a_flight_runs_in_the_calling_thread(
         names.append(threading.current_thread().name)
 
     future = flights.share(
-        GRANT, lambda: flight_of(steps_only(Load(), Wait(1), AcquirePermit()), do)
+        GRANT, lambda: make_flight(steps_only(Load(), Wait(1), AcquirePermit()), do)
     )
     assert not future.done()
     next_call(clock)()
@@ -381,25 +384,25 @@ def test_after_the_pool_has_shut_down_a_flight_runs_in_the_calling_thread(
 
 
 def test_closing_ends_the_wait_of_a_flight(
-    flights: Flights, flight_of: MakeFlight, timers: ManualTimers
+    flights: Flights, make_flight: MakeFlight, timers: ManualTimers
 ) -> None:
     def protocol() -> Protocol:
         assert (yield Wait(1000)) is False
         return DONE
 
-    future = flights.share(GRANT, lambda: flight_of(protocol()))
+    future = flights.share(GRANT, lambda: make_flight(protocol()))
     wait_until(lambda: len(timers.pending) == 1)
     close(flights)
     assert future.done()
 
 
 def test_a_flight_that_starts_to_wait_during_closing_does_not_wait(
-    flights: Flights, flight_of: MakeFlight, clock: ManualClock, timers: ManualTimers
+    flights: Flights, make_flight: MakeFlight, clock: ManualClock, timers: ManualTimers
 ) -> None:
-    proceed, asked = threading.Event(), threading.Event()
+    proceed, performing_step = threading.Event(), threading.Event()
 
     def do(step: Step) -> None:
-        asked.set()
+        performing_step.set()
         assert proceed.wait(TIMEOUT)
 
     def protocol() -> Protocol:
@@ -407,8 +410,8 @@ def test_a_flight_that_starts_to_wait_during_closing_does_not_wait(
         assert (yield Wait(1000)) is False
         return DONE
 
-    future = flights.share(GRANT, lambda: flight_of(protocol(), do))
-    assert asked.wait(TIMEOUT)
+    future = flights.share(GRANT, lambda: make_flight(protocol(), do))
+    assert performing_step.wait(TIMEOUT)
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(flights.close)
         wait_until(lambda: is_closed(flights))
@@ -421,33 +424,33 @@ def test_a_flight_that_starts_to_wait_during_closing_does_not_wait(
 
 
 def test_closing_waits_for_an_unsaved_result_until_its_timeout(
-    flights: Flights, flight_of: MakeFlight, timers: ManualTimers
+    flights: Flights, make_flight: MakeFlight, timers: ManualTimers
 ) -> None:
-    answers: list[bool] = []
+    returned: list[bool] = []
 
     def protocol() -> Protocol:
-        answers.append((yield Wait(1, has_unsaved_result=True)))
+        returned.append((yield Wait(1, has_unsaved_result=True)))
         return DONE
 
-    flights.share(GRANT, lambda: flight_of(protocol()))
+    flights.share(GRANT, lambda: make_flight(protocol()))
     wait_until(lambda: len(timers.pending) == 1)
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(flights.close, 0.05)
         closing.result(TIMEOUT)
-    assert answers == [False]
+    assert returned == [False]
 
 
 def test_a_flight_with_an_unsaved_result_goes_on_during_closing(
-    flights: Flights, flight_of: MakeFlight, clock: ManualClock, timers: ManualTimers
+    flights: Flights, make_flight: MakeFlight, clock: ManualClock, timers: ManualTimers
 ) -> None:
-    answers: list[bool] = []
+    returned: list[bool] = []
 
     def protocol() -> Protocol:
-        answers.append((yield Wait(1, has_unsaved_result=True)))
-        answers.append((yield Wait(1, has_unsaved_result=True)))
+        returned.append((yield Wait(1, has_unsaved_result=True)))
+        returned.append((yield Wait(1, has_unsaved_result=True)))
         return DONE
 
-    flights.share(GRANT, lambda: flight_of(protocol()))
+    flights.share(GRANT, lambda: make_flight(protocol()))
     wait_until(lambda: len(timers.pending) == 1)
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(flights.close)
@@ -455,13 +458,13 @@ def test_a_flight_with_an_unsaved_result_goes_on_during_closing(
         for count in (1, 2):
             wait_until(lambda: len(timers.pending) == 1)
             next_call(clock)()
-            wait_until(lambda count=count: len(answers) == count)  # type: ignore[misc]
+            wait_until(lambda count=count: len(returned) == count)  # type: ignore[misc]
         closing.result(TIMEOUT)
-    assert answers == [True, True]
+    assert returned == [True, True]
 
 
 def test_after_closing_no_flight_starts_and_later_makes_no_call(
-    flights: Flights, flight_of: MakeFlight
+    flights: Flights, make_flight: MakeFlight
 ) -> None:
     flights.close()
     flights.close()
@@ -469,15 +472,15 @@ def test_after_closing_no_flight_starts_and_later_makes_no_call(
     flights.later(0, lambda: called.append(True))
     assert called == []
     with pytest.raises(InvalidInputError, match="closed"):
-        flights.share(GRANT, lambda: flight_of(steps_only()))
+        flights.share(GRANT, lambda: make_flight(steps_only()))
     with pytest.raises(InvalidInputError, match="closed"):
-        flights.start(flight_of(steps_only()), joinable=True)
+        flights.start(make_flight(steps_only()), joinable=True)
 
 
 def test_a_second_wakeup_of_a_flight_does_nothing(
-    flights: Flights, flight_of: MakeFlight, clock: ManualClock, timers: ManualTimers
+    flights: Flights, make_flight: MakeFlight, clock: ManualClock, timers: ManualTimers
 ) -> None:
-    future = flights.share(GRANT, lambda: flight_of(steps_only(Wait(1))))
+    future = flights.share(GRANT, lambda: make_flight(steps_only(Wait(1))))
     wait_until(lambda: len(timers.pending) == 1)
     call = next_call(clock)
     call()

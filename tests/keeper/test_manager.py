@@ -1,4 +1,4 @@
-"""The manager: who gets which token, and how many refreshes that costs."""
+"""The manager: which token each caller gets, and how many refreshes that takes."""
 
 from __future__ import annotations
 
@@ -51,57 +51,55 @@ from keeper.harness import (
     with_members,
 )
 
-PLAIN = evolve(SETTINGS, base_url="http://localhost:9", allow_plain_http=True)
-ADVISED = DAY - 1800
-DUE = DAY - 30
-ROUNDS = 20
+LOOPBACK = evolve(SETTINGS, base_url="http://localhost:9", allow_plain_http=True)
+ADVISORY = DAY - 1800
+MANDATORY = DAY - 30
+EXPIRIES = 20
 
 
 def tokens_of(results: list[Any]) -> set[Token]:
-    """Return the different tokens that callers got; all must have got one."""
+    """Return the distinct tokens of some results, none of which may be an error."""
     failed = [each for each in results if not isinstance(each, Token)]
     assert failed == []
     return set(results)
 
 
-# Making one
+# Making a manager
 
 
-def test_a_manager_takes_a_blocking_client_only(harness: Harness) -> None:
-    client: Any = AsyncBlinkOAuth(PLAIN)
+def test_a_manager_requires_a_blocking_client(harness: Harness) -> None:
+    client: Any = AsyncBlinkOAuth(LOOPBACK)
     with pytest.raises(InvalidInputError, match="takes a BlinkOAuth"):
         TokenManager(client, harness.store)
     asyncio.run(client.close())
 
 
 @pytest.mark.parametrize("lease", [10.0, 5.0, 30.1])
-def test_a_lease_outlasts_a_call_and_stays_within_what_banks_allow(
-    harness: Harness, lease: float
-) -> None:
+def test_a_lease_outside_the_allowed_range_is_refused(harness: Harness, lease: float) -> None:
     with pytest.raises(InvalidInputError, match=r"total timeout \(10 s\) and at most 30 s"):
         harness.make_manager(lease=lease)
 
 
 @pytest.mark.parametrize("lease", [10.1, 30.0])
-def test_a_lease_that_fits_is_taken(harness: Harness, lease: float) -> None:
+def test_a_lease_within_the_allowed_range_is_accepted(harness: Harness, lease: float) -> None:
     assert harness.make_manager(lease=lease)
 
 
-def test_a_manager_works_by_the_clocks_of_the_machine_unless_told() -> None:
+def test_a_manager_uses_the_clocks_of_the_machine_by_default() -> None:
     with (
-        BlinkOAuth(PLAIN) as blink,
+        BlinkOAuth(LOOPBACK) as blink,
         TokenManager(blink, MemoryTokenStore()) as manager,
         pytest.raises(UnknownGrantError),
     ):
-        manager.get(Grant("IIDX00001", "nobody"), timeout=TIMEOUT)
+        manager.get(Grant("IIDX00001", "u-unknown"), timeout=TIMEOUT)
 
 
-def test_no_secret_is_in_what_a_manager_shows_of_itself(harness: Harness) -> None:
+def test_the_repr_of_a_manager_contains_no_secret(harness: Harness) -> None:
     grant = harness.expired_grant()
     token = harness.manager.get(grant)
-    shown = repr(harness.manager)
-    assert shown.startswith("TokenManager(BlinkOAuth(")
-    assert token.access_token.reveal() not in shown
+    text = repr(harness.manager)
+    assert text.startswith("TokenManager(BlinkOAuth(")
+    assert token.access_token.reveal() not in text
 
 
 # Serving
@@ -116,13 +114,13 @@ def test_a_fresh_token_is_served_from_memory(harness: Harness) -> None:
     assert harness.banks.presented() == []
 
 
-def test_a_grant_that_nobody_knows_needs_consent(harness: Harness) -> None:
+def test_an_unknown_grant_raises_an_error(harness: Harness) -> None:
     with pytest.raises(UnknownGrantError, match="Authorize it first"):
-        harness.manager.get(Grant("IIDX00001", "nobody"))
+        harness.manager.get(Grant("IIDX00001", "u-unknown"))
 
 
 @pytest.mark.parametrize("grant", ["u-4711", None, ("IIDX00001", "u-4711")])
-def test_what_is_no_grant_is_refused(harness: Harness, grant: Any) -> None:
+def test_an_argument_that_is_no_grant_is_refused(harness: Harness, grant: Any) -> None:
     with pytest.raises(InvalidInputError, match="must be a Grant"):
         harness.manager.get(grant)
 
@@ -136,7 +134,7 @@ def test_an_expired_token_is_refreshed_once_and_the_new_one_stored(harness: Harn
     assert len(harness.banks.presented()) == 1
 
 
-def test_the_person_who_waits_stands_in_the_call(harness: Harness) -> None:
+def test_the_psu_of_a_caller_is_sent_and_kept_in_the_history(harness: Harness) -> None:
     harness.manager.get(harness.expired_grant("u-1"), psu=PSU)
     harness.manager.get(harness.expired_grant("u-2"))
     refreshes = [request for request in harness.banks.requests if request.kind == "refresh_token"]
@@ -147,10 +145,12 @@ def test_the_person_who_waits_stands_in_the_call(harness: Harness) -> None:
     assert actors == ["psu", "auto"]
 
 
-def test_in_the_advisory_window_the_old_token_is_served_and_one_refreshes(harness: Harness) -> None:
+def test_in_the_advisory_window_the_old_token_is_served_during_one_refresh(
+    harness: Harness,
+) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
-    harness.advance(ADVISED)
+    harness.advance(ADVISORY)
     gate = Gate()
     harness.banks.respond_next(gate)
     assert tokens_of(concurrently(lambda: harness.manager.get(grant), 32)) == {old}
@@ -162,21 +162,21 @@ def test_in_the_advisory_window_the_old_token_is_served_and_one_refreshes(harnes
     assert len(harness.banks.presented()) == 1
 
 
-def test_the_refresh_in_the_background_is_not_the_callers(harness: Harness) -> None:
+def test_a_refresh_in_the_background_has_no_psu(harness: Harness) -> None:
     grant = harness.authorize()
-    harness.advance(ADVISED)
+    harness.advance(ADVISORY)
     harness.manager.get(grant, psu=PSU)
     harness.wait_until_idle()
     assert [request.psu_ip for request in harness.banks.requests[1:]] == ["AUTO"]
 
 
-def test_a_token_that_was_stored_by_another_process_is_found_without_a_refresh(
+def test_a_token_that_another_process_stored_is_served_without_a_refresh(
     harness: Harness,
 ) -> None:
     grant = harness.authorize()
     harness.manager.get(grant)
     other = harness.make_manager()
-    harness.advance(ADVISED)
+    harness.advance(ADVISORY)
     other.get(grant)
     harness.advance(6)
     other.get(grant)
@@ -192,11 +192,11 @@ def test_a_token_that_was_stored_by_another_process_is_found_without_a_refresh(
 def test_in_the_mandatory_window_callers_wait_for_the_new_token(harness: Harness) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
-    harness.advance(DUE)
+    harness.advance(MANDATORY)
     assert harness.manager.get(grant) != old
 
 
-def test_more_validity_than_is_left_is_refreshed_for(harness: Harness) -> None:
+def test_a_token_with_too_little_validity_left_is_refreshed(harness: Harness) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.advance(DAY / 2)
@@ -207,44 +207,46 @@ def test_more_validity_than_is_left_is_refreshed_for(harness: Harness) -> None:
     assert harness.manager.get(grant, min_validity=DAY / 2 - 1) == renewed
 
 
-def test_who_wants_more_than_the_flight_that_it_joins_gets_a_flight_of_its_own(
+def test_a_caller_whose_need_the_joined_flight_does_not_meet_starts_another(
     harness: Harness,
 ) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.advance(DAY / 2 + 3600)
     other = harness.make_manager()
-    looking, go = threading.Event(), threading.Event()
+    loading, proceed = threading.Event(), threading.Event()
     load = harness.memory.load
 
-    def slowly(key: Any) -> object:
-        looking.set()
-        assert go.wait(TIMEOUT)
+    def slow_load(key: Any) -> object:
+        loading.set()
+        assert proceed.wait(TIMEOUT)
         return load(key)
 
-    harness.faulty.replacements["load"] = slowly
-    modest = harness.in_thread(lambda: other.get(grant))
-    assert looking.wait(TIMEOUT)
+    harness.faulty.replacements["load"] = slow_load
+    first_caller = harness.in_thread(lambda: other.get(grant))
+    assert loading.wait(TIMEOUT)
 
     async def join() -> Token:
-        greedy = await start_task(other.aget(grant, min_validity=DAY / 2))
+        second_caller = await start_task(other.aget(grant, min_validity=DAY / 2))
         assert harness.in_progress() == 1
-        go.set()
-        return await greedy
+        proceed.set()
+        return await second_caller
 
     assert asyncio.run(join()) == harness.record(grant).token != old
-    assert modest.result(TIMEOUT) == old
+    assert first_caller.result(TIMEOUT) == old
     assert len(harness.banks.presented()) == 1
 
 
-def test_wanting_more_validity_than_a_token_has_does_not_refresh_for_ever(harness: Harness) -> None:
+def test_requiring_more_validity_than_a_new_token_has_causes_no_refresh_loop(
+    harness: Harness,
+) -> None:
     grant = harness.authorize()
     tokens = {harness.manager.get(grant, min_validity=7 * DAY) for _ in range(10)}
     assert len(tokens) == 1
     assert harness.banks.presented() == []
 
 
-def test_a_token_without_a_lifetime_lives_for_the_default_of_the_profile(harness: Harness) -> None:
+def test_a_token_without_a_lifetime_has_the_default_of_the_profile(harness: Harness) -> None:
     harness.make_manager(profile=TargetProfile(default_lifetime=1200, mandatory=60))
     grant = harness.authorize(responder=with_members(expires_in=None))
     old = harness.manager.get(grant)
@@ -257,7 +259,9 @@ def test_a_token_without_a_lifetime_lives_for_the_default_of_the_profile(harness
     assert harness.manager.get(grant) != old
 
 
-def test_a_token_that_lives_for_no_time_is_brought_to_all_who_waited(harness: Harness) -> None:
+def test_a_token_with_a_lifetime_of_zero_is_served_to_the_callers_that_waited(
+    harness: Harness,
+) -> None:
     grant = harness.expired_grant()
     gate = Gate(with_members(expires_in=0))
     harness.banks.respond_next(gate)
@@ -272,10 +276,10 @@ def test_a_token_that_lives_for_no_time_is_brought_to_all_who_waited(harness: Ha
 # A failed refresh
 
 
-def test_a_failed_early_refresh_serves_the_valid_token(harness: Harness) -> None:
+def test_after_a_failed_early_refresh_the_valid_token_is_served(harness: Harness) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
-    harness.advance(ADVISED)
+    harness.advance(ADVISORY)
     harness.banks.respond_always(status_response(503))
     for _ in range(10):
         assert harness.manager.get(grant) == old
@@ -283,10 +287,10 @@ def test_a_failed_early_refresh_serves_the_valid_token(harness: Harness) -> None
     assert len(harness.banks.presented()) == 1
 
 
-def test_while_a_failure_is_remembered_the_store_is_not_asked_for_nothing(harness: Harness) -> None:
+def test_while_a_failure_is_cached_the_store_is_not_read(harness: Harness) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
-    harness.advance(ADVISED)
+    harness.advance(ADVISORY)
     harness.banks.respond_next(status_response(503))
     harness.manager.get(grant)
     harness.wait_until_idle()
@@ -303,12 +307,12 @@ def test_while_a_failure_is_remembered_the_store_is_not_asked_for_nothing(harnes
     harness.allowed_replays = 1
 
 
-def test_a_failed_refresh_in_the_mandatory_window_still_serves_the_valid_token(
+def test_after_a_failed_refresh_in_the_mandatory_window_the_valid_token_is_served(
     harness: Harness,
 ) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
-    harness.advance(DUE)
+    harness.advance(MANDATORY)
     harness.banks.respond_always(connection_refused)
     assert harness.manager.get(grant) == old
     assert harness.manager.get(grant) == old
@@ -322,25 +326,25 @@ def test_a_failed_refresh_in_the_mandatory_window_still_serves_the_valid_token(
     harness.allowed_replays = len(harness.banks.presented())
 
 
-def test_a_failure_is_shared_for_a_growing_while(harness: Harness) -> None:
+def test_the_time_between_failed_refreshes_grows(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_always(connection_refused)
-    moments: list[float] = []
+    times: list[float] = []
     for _ in range(400):
         before = len(harness.banks.presented())
         with pytest.raises(BlinkError):
             harness.manager.get(grant)
         if len(harness.banks.presented()) > before:
-            moments.append(harness.clock.seconds)
+            times.append(harness.clock.seconds)
         harness.advance(0.25)
-    waits = [after - before for before, after in pairwise(moments)]
+    waits = [after - before for before, after in pairwise(times)]
     assert waits == sorted(waits)
     assert waits[0] < 1
     assert waits[-1] > 20
     harness.allowed_replays = len(harness.banks.presented())
 
 
-def test_each_caller_gets_an_exception_of_its_own(harness: Harness) -> None:
+def test_each_caller_gets_its_own_exception_object(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_always(connection_refused)
     errors = concurrently(lambda: harness.manager.get(grant), 8)
@@ -349,9 +353,9 @@ def test_each_caller_gets_an_exception_of_its_own(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("as_date", [False, True])
-def test_a_retry_after_is_kept_by_all_grants_of_the_target(harness: Harness, as_date: bool) -> None:
+def test_a_retry_after_applies_to_all_grants_of_the_target(harness: Harness, as_date: bool) -> None:
     first, second = harness.authorize("u-1"), harness.authorize("u-2")
-    elsewhere = harness.authorize("u-3", "IIDX00002")
+    other_target = harness.authorize("u-3", "IIDX00002")
     harness.advance(DAY + 1)
     date = format_datetime(harness.clock.now() + timedelta(seconds=40), usegmt=True)
     harness.banks.respond_next(status_response(429, Retry_After=date if as_date else "40"))
@@ -361,7 +365,7 @@ def test_a_retry_after_is_kept_by_all_grants_of_the_target(harness: Harness, as_
     with pytest.raises(RefreshPausedError) as paused:
         harness.manager.get(second)
     assert paused.value.retry_after == 25
-    assert harness.manager.get(elsewhere)
+    assert harness.manager.get(other_target)
     assert len(harness.banks.presented()) == 2
     harness.advance(26)
     assert harness.manager.get(second)
@@ -369,12 +373,12 @@ def test_a_retry_after_is_kept_by_all_grants_of_the_target(harness: Harness, as_
     harness.allowed_replays = 1
 
 
-# Storms
+# Concurrent callers
 
 
-def test_a_storm_of_threads_costs_one_refresh_a_round(harness: Harness) -> None:
+def test_concurrent_threads_cause_one_refresh_per_expiry(harness: Harness) -> None:
     grant = harness.authorize()
-    for number in range(1, ROUNDS + 1):
+    for number in range(1, EXPIRIES + 1):
         harness.advance(DAY + 1)
         assert len(tokens_of(concurrently(lambda: harness.manager.get(grant), 64))) == 1
         assert len(harness.banks.presented()) == number
@@ -395,9 +399,11 @@ def in_loops(call: Callable[[], Coroutine[Any, Any, Any]], count: int, loops: in
         return [result for run in runs for result in run.result()]
 
 
-def test_a_storm_of_coroutines_on_three_loops_costs_one_refresh_a_round(harness: Harness) -> None:
+def test_concurrent_coroutines_on_three_loops_cause_one_refresh_per_expiry(
+    harness: Harness,
+) -> None:
     grant = harness.authorize()
-    for number in range(1, ROUNDS + 1):
+    for number in range(1, EXPIRIES + 1):
         harness.advance(DAY + 1)
         results = in_loops(lambda: harness.manager.aget(grant), 500, 3)
         assert len(results) == 500
@@ -418,23 +424,23 @@ def test_threads_and_loops_share_one_flight(harness: Harness) -> None:
     assert len(harness.banks.presented()) == 1
 
 
-def test_two_managers_on_one_store_refresh_once(harness: Harness) -> None:
+def test_two_managers_on_one_store_refresh_once_per_expiry(harness: Harness) -> None:
     first, second = harness.make_manager(real_waits=True), harness.make_manager(real_waits=True)
     grant = harness.authorize()
     for number in range(1, 6):
         harness.advance(DAY + 1)
         gate = Gate()
         harness.banks.respond_next(gate)
-        mine = harness.in_thread(lambda: concurrently(lambda: first.get(grant), 16))
-        theirs = harness.in_thread(lambda: concurrently(lambda: second.get(grant), 16))
+        calls_of_first = harness.in_thread(lambda: concurrently(lambda: first.get(grant), 16))
+        calls_of_second = harness.in_thread(lambda: concurrently(lambda: second.get(grant), 16))
         gate.wait()
         gate.open()
-        results = mine.result(TIMEOUT) + theirs.result(TIMEOUT)
+        results = calls_of_first.result(TIMEOUT) + calls_of_second.result(TIMEOUT)
         assert len({token.access_token for token in tokens_of(results)}) == 1
         assert len(harness.banks.presented()) == number
 
 
-def test_a_storm_at_a_failing_endpoint_sends_one_request_and_shares_its_failure(
+def test_concurrent_callers_at_a_failing_endpoint_send_one_request_and_share_its_failure(
     harness: Harness,
 ) -> None:
     grant = harness.expired_grant()
@@ -446,7 +452,7 @@ def test_a_storm_at_a_failing_endpoint_sends_one_request_and_shares_its_failure(
     errors = callers.result(TIMEOUT)
     assert {type(error) for error in errors} == {StatusError}
     assert len(harness.banks.presented()) == 1
-    # Nor does anybody get a turn later, as long as the server wants to be left alone.
+    # Until the Retry-After has passed, later callers send nothing either.
     harness.advance(119)
     assert all(
         isinstance(each, BlinkError)
@@ -459,7 +465,7 @@ def test_a_storm_at_a_failing_endpoint_sends_one_request_and_shares_its_failure(
 
 
 @pytest.mark.anyio
-async def test_a_loop_stays_responsive_while_500_coroutines_wait(harness: Harness) -> None:
+async def test_an_event_loop_is_not_blocked_while_500_coroutines_wait(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate(status_response(503), holds_request=True)
     harness.banks.respond_next(gate)
@@ -478,7 +484,7 @@ async def test_a_loop_stays_responsive_while_500_coroutines_wait(harness: Harnes
     for _ in range(100):
         await asyncio.sleep(0)
     assert ticks - seen >= 99
-    # The answer has not come, nobody has got anything, and the loop runs on.
+    # The response is still held, so the loop ran while all coroutines waited.
     assert not any(task.done() for task in waiting)
     gate.open()
     errors = await asyncio.gather(*waiting, return_exceptions=True)
@@ -487,10 +493,10 @@ async def test_a_loop_stays_responsive_while_500_coroutines_wait(harness: Harnes
     assert len(harness.banks.presented()) == 1
 
 
-# Callers who leave
+# Callers that stop waiting
 
 
-def test_a_caller_whose_time_is_over_leaves_and_the_flight_lands(harness: Harness) -> None:
+def test_a_caller_that_times_out_gets_an_error_and_the_flight_finishes(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -506,7 +512,9 @@ def test_a_caller_whose_time_is_over_leaves_and_the_flight_lands(harness: Harnes
 
 
 @pytest.mark.anyio
-async def test_a_coroutine_whose_time_is_over_leaves_and_the_flight_lands(harness: Harness) -> None:
+async def test_a_coroutine_that_times_out_gets_an_error_and_the_flight_finishes(
+    harness: Harness,
+) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -518,7 +526,7 @@ async def test_a_coroutine_whose_time_is_over_leaves_and_the_flight_lands(harnes
     assert len(harness.banks.presented()) == 1
 
 
-def test_a_callers_time_is_counted_once_however_many_flights_it_joins(harness: Harness) -> None:
+def test_remaining_counts_down_by_the_monotonic_clock(harness: Harness) -> None:
     left = remaining(5.0, harness.clock.monotonic)
     harness.clock.elapse(3)
     assert left() == 2
@@ -530,25 +538,27 @@ def test_a_callers_time_is_counted_once_however_many_flights_it_joins(harness: H
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_leader_leaves_and_the_others_get_the_token(harness: Harness) -> None:
+async def test_after_the_first_caller_is_cancelled_the_others_get_the_token(
+    harness: Harness,
+) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
-    leader = asyncio.create_task(harness.manager.aget(grant))
+    first = asyncio.create_task(harness.manager.aget(grant))
     await gate.async_wait()
-    followers = [asyncio.create_task(harness.manager.aget(grant)) for _ in range(3)]
+    others = [asyncio.create_task(harness.manager.aget(grant)) for _ in range(3)]
     await asyncio.sleep(0)
-    leader.cancel()
-    followers[0].cancel()
+    first.cancel()
+    others[0].cancel()
     gate.open()
-    results = await asyncio.gather(leader, *followers, return_exceptions=True)
+    results = await asyncio.gather(first, *others, return_exceptions=True)
     assert [type(result) for result in results[:2]] == [asyncio.CancelledError] * 2
     assert len(tokens_of(results[2:])) == 1
     assert len(harness.banks.presented()) == 1
 
 
 @pytest.mark.anyio
-async def test_a_flight_lands_although_all_who_waited_are_gone(harness: Harness) -> None:
+async def test_a_flight_finishes_although_all_its_callers_are_cancelled(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -563,26 +573,28 @@ async def test_a_flight_lands_although_all_who_waited_are_gone(harness: Harness)
     assert harness.event_names()[-1] is EventName.REFRESHED
 
 
-def test_a_flight_lands_although_the_loop_that_asked_is_closed(harness: Harness) -> None:
+def test_a_flight_finishes_although_the_event_loop_of_its_caller_is_closed(
+    harness: Harness,
+) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
 
-    async def ask_and_leave() -> None:
+    async def start_and_cancel() -> None:
         task = asyncio.create_task(harness.manager.aget(grant))
         await gate.async_wait()
         task.cancel()
 
-    asyncio.run(ask_and_leave())
+    asyncio.run(start_and_cancel())
     gate.open()
     assert asyncio.run(harness.manager.aget(grant)) == harness.record(grant).token
 
 
-# Clocks that jump
+# Wall clocks that are set
 
 
 @pytest.mark.parametrize("seconds", [3600.0, -3600.0])
-def test_a_jump_of_the_wall_clock_costs_at_most_one_refresh_and_no_caller(
+def test_setting_the_wall_clock_causes_at_most_one_refresh_and_no_error(
     harness: Harness, seconds: float
 ) -> None:
     grant = harness.authorize()
@@ -600,7 +612,9 @@ def test_a_jump_of_the_wall_clock_costs_at_most_one_refresh_and_no_caller(
 
 
 @pytest.mark.parametrize("seconds", [3600.0, -3600.0])
-def test_a_jump_during_a_flight_changes_nothing(harness: Harness, seconds: float) -> None:
+def test_setting_the_wall_clock_during_a_flight_changes_nothing(
+    harness: Harness, seconds: float
+) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -619,11 +633,11 @@ def test_a_jump_during_a_flight_changes_nothing(harness: Harness, seconds: float
 def test_a_rate_spaces_the_refreshes_of_a_target(harness: Harness) -> None:
     harness.make_manager(profiles={"IIDX00001": TargetProfile(rate=2)})
     grants = [harness.authorize(f"u-{number}") for number in range(3)]
-    elsewhere = harness.authorize("u-9", "IIDX00002")
+    other_target = harness.authorize("u-9", "IIDX00002")
     harness.advance(DAY + 1)
     callers = [harness.in_thread(partial(harness.manager.get, grant)) for grant in grants]
     wait_until(lambda: harness.waiting() == 2)
-    assert harness.manager.get(elsewhere)
+    assert harness.manager.get(other_target)
     assert len(harness.banks.presented()) == 2
     harness.advance(0.5)
     assert len(harness.banks.presented()) == 3
@@ -631,7 +645,7 @@ def test_a_rate_spaces_the_refreshes_of_a_target(harness: Harness) -> None:
     assert len({caller.result(TIMEOUT) for caller in callers}) == 3
 
 
-def test_a_target_of_a_profile_is_treated_by_it_and_others_as_usual(harness: Harness) -> None:
+def test_a_profile_applies_to_its_target_only(harness: Harness) -> None:
     harness.make_manager(profiles={"IIDX00002": TargetProfile(mandatory=DAY / 4)})
     usual, special = harness.authorize(), harness.authorize("u-2", "IIDX00002")
     old = harness.manager.get(usual), harness.manager.get(special)
@@ -640,7 +654,7 @@ def test_a_target_of_a_profile_is_treated_by_it_and_others_as_usual(harness: Har
     assert harness.manager.get(usual) == old[0]
 
 
-def test_many_steps_at_once_are_bounded_by_the_threads(harness: Harness) -> None:
+def test_threads_limits_the_steps_that_are_performed_at_once(harness: Harness) -> None:
     harness.make_manager(threads=2)
     grants = [harness.expired_grant(f"u-{number}") for number in range(4)]
     gate = Gate()
@@ -662,7 +676,7 @@ def test_many_steps_at_once_are_bounded_by_the_threads(harness: Harness) -> None
 # A refused access token
 
 
-def test_a_refused_token_is_replaced_by_the_next_call(harness: Harness) -> None:
+def test_the_call_after_invalidate_gets_a_new_token(harness: Harness) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.advance(3600)
@@ -673,7 +687,7 @@ def test_a_refused_token_is_replaced_by_the_next_call(harness: Harness) -> None:
     assert len(harness.banks.presented()) == 1
 
 
-def test_many_who_were_refused_with_the_same_token_cost_one_refresh(harness: Harness) -> None:
+def test_many_callers_that_invalidate_the_same_token_cause_one_refresh(harness: Harness) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.advance(3600)
@@ -686,14 +700,14 @@ def test_many_who_were_refused_with_the_same_token_cost_one_refresh(harness: Har
     assert len(harness.banks.presented()) == 1
 
 
-def test_a_very_young_token_is_not_replaced(harness: Harness) -> None:
+def test_a_token_that_was_just_issued_is_not_replaced(harness: Harness) -> None:
     grant = harness.authorize()
     token = harness.manager.get(grant)
     assert not harness.manager.invalidate(grant, token)
     assert harness.manager.get(grant) == token
 
 
-def test_a_refused_token_is_not_served_although_the_refresh_fails(harness: Harness) -> None:
+def test_an_invalidated_token_is_not_served_although_the_refresh_fails(harness: Harness) -> None:
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.advance(3600)
@@ -705,10 +719,10 @@ def test_a_refused_token_is_not_served_although_the_refresh_fails(harness: Harne
         harness.manager.get(grant, psu=Psu.AUTO)
 
 
-# What is told
+# Events
 
 
-def test_nobody_need_listen(harness: Harness) -> None:
+def test_a_listener_is_optional(harness: Harness) -> None:
     harness.make_manager(on_event=None)
     assert harness.manager.get(harness.expired_grant())
     assert harness.events == []
@@ -720,7 +734,7 @@ def test_events_are_logged_with_fields_and_without_secrets(
     caplog.set_level(logging.DEBUG)
     token = harness.manager.get(harness.expired_grant())
     assert token.refresh_token is not None
-    told = [record for record in caplog.records if record.name == "blink_oauth_keeper"]
-    assert [record.__dict__["blink_name"] for record in told] == harness.event_names()
+    records = [record for record in caplog.records if record.name == "blink_oauth_keeper"]
+    assert [record.__dict__["blink_name"] for record in records] == harness.event_names()
     for secret in (token.access_token.reveal(), token.refresh_token.reveal()):
         assert secret not in caplog.text

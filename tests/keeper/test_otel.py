@@ -30,11 +30,11 @@ from keeper.harness import (
     status_response,
 )
 
-CALL_SECONDS = 1.5
+RESPONSE_SECONDS = 1.5
 
 
 class Telemetry:
-    """An SDK that keeps in memory what it is given."""
+    """An SDK that exports to memory."""
 
     def __init__(self) -> None:
         self.reader = InMemoryMetricReader()
@@ -59,7 +59,7 @@ class Telemetry:
         ]
 
     def counts(self) -> dict[tuple[object, ...], float]:
-        """Return what was counted, by event, target, outcome and error."""
+        """Return the event counts by event, target, outcome and error."""
         names = ("blink.event", "blink.target_id", "blink.outcome", "error.type")
         return {
             tuple(point.attributes.get(name) for name in names): point.value
@@ -71,14 +71,14 @@ class Telemetry:
         return self.exporter.get_finished_spans()
 
     def texts(self) -> str:
-        """Return everything that would leave the process."""
+        """Return everything that would be exported."""
         data = self.reader.get_metrics_data()
         return "".join([span.to_json() for span in self.spans()]) + (data.to_json() if data else "")
 
 
 @pytest.fixture
 def telemetry() -> Iterator[Telemetry]:
-    """Set up an SDK, and shut it down."""
+    """Yield an SDK, and shut it down."""
     telemetry = Telemetry()
     yield telemetry
     telemetry.meters.shutdown()
@@ -87,13 +87,13 @@ def telemetry() -> Iterator[Telemetry]:
 
 @pytest.fixture
 def manager(harness: Harness, telemetry: Telemetry) -> TokenManager:
-    """Return a manager that tells an SDK, at banks that take their time."""
+    """Return a manager with an SDK; each response takes `RESPONSE_SECONDS`."""
 
-    def slowly(execute: Execute) -> httpx.Response:
-        harness.clock.elapse(CALL_SECONDS)
+    def slow_response(execute: Execute) -> httpx.Response:
+        harness.clock.elapse(RESPONSE_SECONDS)
         return execute()
 
-    harness.banks.respond_always(slowly)
+    harness.banks.respond_always(slow_response)
     return harness.make_manager(on_event=telemetry.listener)
 
 
@@ -123,7 +123,7 @@ def test_events_are_counted_by_name_target_and_outcome(
     }
 
 
-def test_the_duration_of_each_call_is_recorded(
+def test_the_duration_of_each_request_is_recorded(
     harness: Harness, manager: TokenManager, telemetry: Telemetry
 ) -> None:
     for number in range(3):
@@ -136,14 +136,16 @@ def test_the_duration_of_each_call_is_recorded(
         for point in telemetry.points("blink_oauth.call.duration")
     }
     refreshes = points["refresh.succeeded"]
-    assert (refreshes.count, refreshes.sum) == (3, 3 * CALL_SECONDS)
+    assert (refreshes.count, refreshes.sum) == (3, 3 * RESPONSE_SECONDS)
     assert points["grant.authorized"].count == 3
-    bucket = next(i for i, bound in enumerate(refreshes.explicit_bounds) if bound >= CALL_SECONDS)
+    bucket = next(
+        i for i, bound in enumerate(refreshes.explicit_bounds) if bound >= RESPONSE_SECONDS
+    )
     assert refreshes.bucket_counts[bucket] == 3
     assert refreshes.explicit_bounds[-1] == 30.0
 
 
-def test_a_refresh_is_a_span_as_long_as_the_call(
+def test_a_refresh_is_a_span_as_long_as_its_request(
     harness: Harness, manager: TokenManager, telemetry: Telemetry
 ) -> None:
     grant = harness.authorize()
@@ -154,7 +156,7 @@ def test_a_refresh_is_a_span_as_long_as_the_call(
     assert span.kind is SpanKind.CLIENT
     assert span.status.status_code is StatusCode.UNSET
     assert span.end_time == nanoseconds(harness.clock.now().timestamp())
-    assert span.start_time == span.end_time - nanoseconds(CALL_SECONDS)
+    assert span.start_time == span.end_time - nanoseconds(RESPONSE_SECONDS)
     record = harness.record(grant)
     assert attributes(span) == {
         "blink.event": "refresh.succeeded",
@@ -186,7 +188,7 @@ def test_an_authorization_is_a_span_whether_it_succeeds_or_not(
     assert attributes(failed)["blink.event"] == "grant.authorization_failed"
 
 
-def test_the_span_of_a_failed_refresh_says_what_went_wrong(
+def test_the_span_of_a_failed_refresh_names_the_error_and_the_status(
     harness: Harness, manager: TokenManager, telemetry: Telemetry
 ) -> None:
     grant = harness.authorize()
@@ -206,7 +208,7 @@ def test_the_span_of_a_failed_refresh_says_what_went_wrong(
     assert attributes(span).items() >= wanted.items()
 
 
-def test_what_is_no_call_is_counted_and_is_no_span(telemetry: Telemetry) -> None:
+def test_an_event_without_a_duration_is_counted_and_makes_no_span(telemetry: Telemetry) -> None:
     for name in EventName:
         telemetry.listener(Event(name=name, at=START, grant="fake-print", target_id=TARGET))
     assert telemetry.counts() == {(name.value, TARGET, "done", None): 1 for name in EventName}
@@ -214,10 +216,10 @@ def test_what_is_no_call_is_counted_and_is_no_span(telemetry: Telemetry) -> None
     assert telemetry.points("blink_oauth.call.duration") == []
 
 
-def test_a_moment_is_exact_to_the_microsecond(telemetry: Telemetry) -> None:
-    moment = START + timedelta(microseconds=123_457)
+def test_times_of_spans_are_exact_to_the_microsecond(telemetry: Telemetry) -> None:
+    time = START + timedelta(microseconds=123_457)
     telemetry.listener(
-        Event(name=EventName.REFRESHED, at=moment, grant="f", target_id=TARGET, seconds=0.25)
+        Event(name=EventName.REFRESHED, at=time, grant="f", target_id=TARGET, seconds=0.25)
     )
     (span,) = telemetry.spans()
     assert span.end_time is not None
@@ -225,7 +227,7 @@ def test_a_moment_is_exact_to_the_microsecond(telemetry: Telemetry) -> None:
     assert span.start_time == span.end_time - 250_000_000
 
 
-def test_neither_secret_nor_username_leaves_the_process(
+def test_no_metric_and_no_span_contains_a_secret_or_a_username(
     harness: Harness, manager: TokenManager, telemetry: Telemetry
 ) -> None:
     grant = harness.authorize("u-of-the-customer")
@@ -239,7 +241,7 @@ def test_neither_secret_nor_username_leaves_the_process(
     assert [secret for secret in secrets if secret in texts] == []
 
 
-def test_metrics_know_nothing_of_single_grants(
+def test_metrics_have_no_attribute_of_a_single_grant(
     harness: Harness, manager: TokenManager, telemetry: Telemetry
 ) -> None:
     for number in range(5):
@@ -249,7 +251,7 @@ def test_metrics_know_nothing_of_single_grants(
         assert point.attributes.keys() == {"blink.event", "blink.target_id", "blink.outcome"}
 
 
-def test_without_a_provider_it_does_nothing_and_does_no_harm(harness: Harness) -> None:
+def test_without_a_provider_the_listener_does_nothing(harness: Harness) -> None:
     assert isinstance(metrics.get_meter_provider(), metrics.MeterProvider)
     assert isinstance(trace.get_tracer_provider(), trace.TracerProvider)
     manager = harness.make_manager(on_event=otel_listener())

@@ -1,4 +1,4 @@
-"""What becomes of a grant after each outcome of a refresh, at strict, lenient and odd banks."""
+"""The state of a grant after each outcome of a refresh, at strict, lenient and odd banks."""
 
 from __future__ import annotations
 
@@ -48,31 +48,31 @@ from keeper.harness import (
 )
 
 HOLD = TargetProfile(after_uncertainty=AfterUncertainty.HOLD)
-ADVISED = DAY - 1800
+ADVISORY = DAY - 1800
 
 
-def refused(harness: Harness, grant: Grant, *, manager: TokenManager | None = None) -> BlinkError:
-    """Return the error that a caller gets."""
+def get_error(harness: Harness, grant: Grant, *, manager: TokenManager | None = None) -> BlinkError:
+    """Return the error that `get` raises."""
     with pytest.raises(BlinkError) as caught:
         (manager or harness.manager).get(grant)
     return caught.value
 
 
-def begin_refresh(harness: Harness, grant: Grant) -> None:
-    """Let time pass until a token is refreshed early, and start that."""
+def start_background_refresh(harness: Harness, grant: Grant) -> None:
+    """Advance to the advisory window, and start a refresh in the background."""
     harness.manager.get(grant)
-    harness.advance(ADVISED)
+    harness.advance(ADVISORY)
     harness.manager.get(grant)
     harness.wait_until_idle()
 
 
-# Nothing was executed
+# Not executed
 
 
-def test_what_was_not_executed_leaves_the_grant_as_it_was(harness: Harness) -> None:
+def test_a_request_that_was_not_executed_leaves_the_grant_unchanged(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(connection_refused)
-    error = refused(harness, grant)
+    error = get_error(harness, grant)
     assert isinstance(error, NotConnectedError)
     record = harness.record(grant)
     assert (record.state, record.attempts, record.lease_left) == (State.ACTIVE, 0, 0)
@@ -84,24 +84,24 @@ def test_what_was_not_executed_leaves_the_grant_as_it_was(harness: Harness) -> N
     harness.allowed_replays = 1
 
 
-def test_a_platform_that_refuses_the_client_has_asked_no_bank(harness: Harness) -> None:
+def test_a_refusal_by_the_platform_counts_as_not_executed(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(status_response(403, source="PLATFORM"))
-    assert refused(harness, grant).outcome is Outcome.NOT_EXECUTED
+    assert get_error(harness, grant).outcome is Outcome.NOT_EXECUTED
     assert harness.record(grant).attempts == 0
     assert harness.event_names()[-1] is EventName.FAILED
 
 
-def test_a_call_that_could_outlast_the_lease_is_not_begun(harness: Harness) -> None:
+def test_a_request_that_could_outlast_the_lease_is_not_sent(harness: Harness) -> None:
     grant = harness.expired_grant()
     claim = harness.memory.claim
 
-    def slowly(*args: Any, **options: Any) -> Any:
+    def slow_claim(*args: Any, **options: Any) -> Any:
         harness.clock.elapse(20)
         return claim(*args, **options)
 
-    harness.faulty.replacements["claim"] = slowly
-    error = refused(harness, grant)
+    harness.faulty.replacements["claim"] = slow_claim
+    error = get_error(harness, grant)
     assert isinstance(error, RefreshPendingError)
     assert harness.banks.presented() == []
     assert set(harness.event_names()[1:]) == {EventName.ABANDONED}
@@ -111,7 +111,7 @@ def test_a_call_that_could_outlast_the_lease_is_not_begun(harness: Harness) -> N
     assert harness.manager.get(grant)
 
 
-# The bank decided against it
+# Rejected
 
 
 def test_a_refused_refresh_token_needs_consent_and_is_never_presented_again(
@@ -119,13 +119,13 @@ def test_a_refused_refresh_token_needs_consent_and_is_never_presented_again(
 ) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(status_response(400, {"error": "invalid_grant"}))
-    error = refused(harness, grant)
+    error = get_error(harness, grant)
     assert isinstance(error, InvalidGrantError)
     assert error.needs_consent
     assert harness.record(grant).state is State.NEEDS_CONSENT
     for _ in range(3):
         harness.advance(120)
-        assert isinstance(refused(harness, grant), ConsentNeededError)
+        assert isinstance(get_error(harness, grant), ConsentNeededError)
     assert len(harness.banks.presented()) == 1
     assert harness.event_names()[-1] is EventName.CONSENT_NEEDED
 
@@ -136,14 +136,14 @@ def test_the_access_token_is_served_until_it_expires_although_consent_is_needed(
     grant = harness.authorize()
     token = harness.manager.get(grant)
     harness.banks.respond_next(status_response(400, {"error": "invalid_grant"}))
-    begin_refresh(harness, grant)
+    start_background_refresh(harness, grant)
     assert harness.record(grant).state is State.NEEDS_CONSENT
     assert harness.record(grant).token == token
     assert harness.manager.get(grant) == token
     harness.advance(1700)
     assert harness.manager.get(grant) == token
     harness.advance(101)
-    assert isinstance(refused(harness, grant), ConsentNeededError)
+    assert isinstance(get_error(harness, grant), ConsentNeededError)
 
 
 def test_a_second_consent_that_silently_ended_the_first_needs_consent(harness: Harness) -> None:
@@ -151,49 +151,49 @@ def test_a_second_consent_that_silently_ended_the_first_needs_consent(harness: H
     grant = harness.expired_grant()
     code = harness.banks.issue_code(grant)
     harness.banks.bank().exchange_code(CLIENT_ID, code, REDIRECT_URI, grant.username)
-    assert refused(harness, grant).needs_consent
+    assert get_error(harness, grant).needs_consent
 
 
-def test_a_new_consent_ends_the_need_for_one(harness: Harness) -> None:
+def test_after_a_new_consent_the_grant_is_active_again(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(status_response(400, {"error": "invalid_grant"}))
-    refused(harness, grant)
+    get_error(harness, grant)
     harness.authorize()
     assert harness.manager.get(grant) == harness.record(grant).token
     assert harness.record(grant).state is State.ACTIVE
 
 
-def test_a_refusal_for_another_reason_spends_nothing_and_is_tried_again_later(
+def test_a_refusal_for_another_reason_spends_nothing_and_a_later_refresh_succeeds(
     harness: Harness,
 ) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(status_response(400, {"error": "invalid_scope"}))
-    error = refused(harness, grant)
+    error = get_error(harness, grant)
     assert isinstance(error, OAuthError)
     assert not error.needs_consent
     assert harness.record(grant).attempts == 0
     harness.advance(59)
-    assert isinstance(refused(harness, grant), OAuthError)
+    assert isinstance(get_error(harness, grant), OAuthError)
     harness.advance(2)
     assert harness.manager.get(grant)
     harness.allowed_replays = 1
 
 
-# Nobody knows
+# Uncertain
 
 
 LOSSES: dict[str, tuple[Responder, type[BlinkError]]] = {
-    "the answer": (response_lost, ConnectionLostError),
+    "the response": (response_lost, ConnectionLostError),
     "the request": (request_lost, TimedOutError),
 }
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_loss_leaves_a_doubt_that_all_can_see(harness: Harness, loss: str) -> None:
-    answer, kind = LOSSES[loss]
+def test_a_lost_request_or_response_is_stored_as_uncertain(harness: Harness, loss: str) -> None:
+    responder, kind = LOSSES[loss]
     grant = harness.expired_grant()
-    harness.banks.respond_next(answer)
-    error = refused(harness, grant)
+    harness.banks.respond_next(responder)
+    error = get_error(harness, grant)
     assert type(error) is kind
     assert error.outcome is Outcome.UNCERTAIN
     record = harness.record(grant)
@@ -203,14 +203,12 @@ def test_a_loss_leaves_a_doubt_that_all_can_see(harness: Harness, loss: str) -> 
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_after_the_lease_a_wakeup_presents_the_token_once_more_and_heals_the_grant(
-    harness: Harness, loss: str
-) -> None:
+def test_after_the_lease_a_replay_makes_the_grant_active_again(harness: Harness, loss: str) -> None:
     harness.banks.set_policy(replay_window=60.0)
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.banks.respond_next(LOSSES[loss][0])
-    begin_refresh(harness, grant)
+    start_background_refresh(harness, grant)
     assert len(harness.banks.presented()) == 1
     assert harness.manager.get(grant) == old
     harness.advance(24.9)
@@ -225,48 +223,50 @@ def test_after_the_lease_a_wakeup_presents_the_token_once_more_and_heals_the_gra
     harness.allowed_replays = 1
 
 
-def test_at_a_strict_bank_the_replay_of_a_lost_answer_needs_consent(harness: Harness) -> None:
+def test_at_a_strict_bank_consent_is_needed_after_a_replay(harness: Harness) -> None:
     grant = harness.authorize()
     harness.banks.respond_next(response_lost)
-    begin_refresh(harness, grant)
+    start_background_refresh(harness, grant)
     harness.advance(30)
     assert harness.record(grant).state is State.NEEDS_CONSENT
     assert harness.banks.bank().reuses == 1
     harness.advance(DAY)
-    assert isinstance(refused(harness, grant), ConsentNeededError)
+    assert isinstance(get_error(harness, grant), ConsentNeededError)
     assert len(harness.banks.presented()) == 2
     harness.allowed_replays = 1
 
 
-def test_after_a_second_doubt_the_token_is_never_presented_a_third_time(harness: Harness) -> None:
+def test_after_a_second_uncertain_outcome_the_refresh_token_is_not_presented_again(
+    harness: Harness,
+) -> None:
     grant = harness.authorize()
     harness.banks.respond_next(request_lost, request_lost)
-    begin_refresh(harness, grant)
+    start_background_refresh(harness, grant)
     harness.advance(60)
     record = harness.record(grant)
     assert (record.state, record.attempts) == (State.UNCERTAIN, 2)
     harness.advance(DAY)
     for _ in range(3):
-        error = refused(harness, grant)
+        error = get_error(harness, grant)
         assert isinstance(error, RefreshUncertainError)
         assert error.needs_consent
         assert error.outcome is Outcome.UNCERTAIN
         harness.advance(3600)
     other = harness.make_manager()
-    assert isinstance(refused(harness, grant, manager=other), RefreshUncertainError)
+    assert isinstance(get_error(harness, grant, manager=other), RefreshUncertainError)
     assert len(harness.banks.presented()) == 2
     harness.allowed_replays = 1
 
 
-def test_callers_are_held_off_until_the_replay(harness: Harness) -> None:
+def test_before_the_replay_callers_get_an_error(harness: Harness) -> None:
     harness.banks.set_policy(replay_window=60.0)
     grant = harness.expired_grant()
     harness.banks.respond_next(response_lost)
-    assert isinstance(refused(harness, grant), ConnectionLostError)
+    assert isinstance(get_error(harness, grant), ConnectionLostError)
     harness.advance(5)
-    # In this process the failure is remembered, in another one it is read.
-    assert isinstance(refused(harness, grant), ConnectionLostError)
-    error = refused(harness, grant, manager=harness.make_manager())
+    # This process has the failure in its cache; the other one reads it from the store.
+    assert isinstance(get_error(harness, grant), ConnectionLostError)
+    error = get_error(harness, grant, manager=harness.make_manager())
     assert isinstance(error, RefreshPausedError)
     assert error.retry_after is not None
     assert 15 < error.retry_after < 30
@@ -275,10 +275,10 @@ def test_callers_are_held_off_until_the_replay(harness: Harness) -> None:
     harness.allowed_replays = 1
 
 
-def test_a_server_that_is_unavailable_gets_no_prompt_replay(harness: Harness) -> None:
+def test_after_a_503_no_replay_is_scheduled(harness: Harness) -> None:
     grant = harness.authorize()
     harness.banks.respond_next(status_response(503))
-    begin_refresh(harness, grant)
+    start_background_refresh(harness, grant)
     harness.advance(300)
     assert len(harness.banks.presented()) == 1
     harness.manager.get(grant)
@@ -287,12 +287,12 @@ def test_a_server_that_is_unavailable_gets_no_prompt_replay(harness: Harness) ->
     harness.allowed_replays = 1
 
 
-def test_holding_back_waits_until_the_access_token_is_about_to_expire(harness: Harness) -> None:
+def test_the_policy_hold_replays_when_the_access_token_is_about_to_expire(harness: Harness) -> None:
     harness.make_manager(profile=HOLD)
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.banks.respond_next(request_lost)
-    begin_refresh(harness, grant)
+    start_background_refresh(harness, grant)
     for _ in range(5):
         harness.advance(300)
         assert harness.manager.get(grant) == old
@@ -304,12 +304,14 @@ def test_holding_back_waits_until_the_access_token_is_about_to_expire(harness: H
     harness.allowed_replays = 1
 
 
-def test_a_bank_that_never_rotates_is_asked_as_often_as_pauses_allow(harness: Harness) -> None:
+def test_at_a_bank_that_never_rotates_the_replays_are_limited_by_pauses_only(
+    harness: Harness,
+) -> None:
     harness.banks.set_policy(rotates=False)
     harness.make_manager(profile=TargetProfile(rotates=False))
     grant = harness.expired_grant()
     harness.banks.respond_next(*[response_lost] * 4)
-    assert isinstance(refused(harness, grant), ConnectionLostError)
+    assert isinstance(get_error(harness, grant), ConnectionLostError)
     harness.advance(300)
     record = harness.record(grant)
     assert (record.state, record.generation) == (State.ACTIVE, 2)
@@ -319,10 +321,10 @@ def test_a_bank_that_never_rotates_is_asked_as_often_as_pauses_allow(harness: Ha
     harness.allowed_replays = 4
 
 
-def test_a_holder_that_vanished_is_replaced_after_its_lease(harness: Harness) -> None:
+def test_after_its_lease_the_attempt_of_a_crashed_owner_is_replayed(harness: Harness) -> None:
     harness.banks.set_policy(replay_window=60.0)
     grant = harness.expired_grant()
-    assert harness.memory.claim(harness.record(grant), owner="gone", ttl=25)
+    assert harness.memory.claim(harness.record(grant), owner="crashed owner", ttl=25)
     caller = harness.in_thread(lambda: harness.manager.get(grant))
     wait_until(lambda: harness.waiting() == 1)
     harness.advance(24)
@@ -334,11 +336,13 @@ def test_a_holder_that_vanished_is_replaced_after_its_lease(harness: Harness) ->
     assert EventName.REPLAYED in harness.event_names()
 
 
-def test_who_waits_for_somebody_else_gives_up_in_time_and_sends_nothing(harness: Harness) -> None:
+def test_a_caller_that_waits_for_the_lease_of_another_owner_times_out_and_sends_nothing(
+    harness: Harness,
+) -> None:
     grant = harness.expired_grant()
     held = evolve(harness.record(grant), state=State.REFRESHING, attempts=1, lease_left=20.0)
     harness.faulty.replacements["load"] = lambda key: held
-    caller = harness.in_thread(lambda: refused(harness, grant))
+    caller = harness.in_thread(lambda: get_error(harness, grant))
     wait_until(lambda: harness.waiting() == 1)
     harness.advance(29.5)
     assert not caller.done()
@@ -349,10 +353,10 @@ def test_who_waits_for_somebody_else_gives_up_in_time_and_sends_nothing(harness:
     assert harness.banks.presented() == []
 
 
-# Odd answers
+# Odd responses
 
 
-def test_a_pair_in_an_answer_that_says_it_failed_is_kept_if_the_outcome_is_open(
+def test_a_pair_in_an_error_response_is_settled_if_the_outcome_is_uncertain(
     harness: Harness,
 ) -> None:
     grant = harness.expired_grant()
@@ -364,10 +368,10 @@ def test_a_pair_in_an_answer_that_says_it_failed_is_kept_if_the_outcome_is_open(
     assert harness.event_names()[-1] is EventName.REFRESHED
 
 
-def test_a_pair_in_a_clear_refusal_goes_to_the_journal(harness: Harness) -> None:
+def test_a_pair_in_a_clear_refusal_is_journalled(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(with_members(status=400, error="invalid_request"))
-    error = refused(harness, grant)
+    error = get_error(harness, grant)
     assert error.token is not None
     (entry,) = harness.memory.journal_entries(harness.key(grant))
     assert entry.origin is Origin.ERROR
@@ -375,7 +379,7 @@ def test_a_pair_in_a_clear_refusal_goes_to_the_journal(harness: Harness) -> None
     assert harness.record(grant).generation == 1
 
 
-def test_a_pair_in_a_refusal_of_the_refresh_token_is_tried_at_once(harness: Harness) -> None:
+def test_a_pair_in_a_refusal_of_the_refresh_token_is_salvaged_at_once(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(with_members(status=400, error="invalid_grant"))
     token = harness.manager.get(grant)
@@ -385,16 +389,18 @@ def test_a_pair_in_a_refusal_of_the_refresh_token_is_tried_at_once(harness: Harn
     assert EventName.SALVAGED in harness.event_names()
 
 
-def test_an_access_token_alone_in_an_error_takes_the_place_of_nothing(harness: Harness) -> None:
+def test_an_access_token_without_a_refresh_token_in_an_error_response_is_dropped(
+    harness: Harness,
+) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(with_members(status=500, refresh_token=None))
-    error = refused(harness, grant)
+    error = get_error(harness, grant)
     assert error.outcome is Outcome.UNCERTAIN
     assert harness.record(grant).state is State.UNCERTAIN
     assert harness.memory.journal_entries(harness.key(grant)) == ()
 
 
-def test_a_new_refresh_token_that_cannot_be_read_leaves_the_old_one_in_doubt(
+def test_an_unreadable_new_refresh_token_makes_the_old_one_uncertain(
     harness: Harness,
 ) -> None:
     grant = harness.expired_grant()
@@ -406,16 +412,16 @@ def test_a_new_refresh_token_that_cannot_be_read_leaves_the_old_one_in_doubt(
     record = harness.record(grant)
     assert (record.state, record.attempts, record.generation) == (State.UNCERTAIN, 1, 2)
     assert token.refresh_token == before.refresh_token
-    # The access token is good; the doubtful refresh token is presented when that one ends.
+    # The refresh token, which may be spent, is presented only when the access token expires.
     harness.advance(60)
     assert harness.manager.get(grant) == token
     harness.advance(DAY)
-    assert refused(harness, grant).needs_consent
+    assert get_error(harness, grant).needs_consent
     assert len(harness.banks.presented()) == 2
     harness.allowed_replays = 1
 
 
-def test_a_lifetime_that_cannot_be_read_loses_no_pair(harness: Harness) -> None:
+def test_a_pair_with_an_invalid_lifetime_is_stored(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(with_members(expires_in="soon"))
     token = harness.manager.get(grant)
@@ -423,13 +429,13 @@ def test_a_lifetime_that_cannot_be_read_loses_no_pair(harness: Harness) -> None:
     assert harness.record(grant).token == token
 
 
-# A pair that comes home too late
+# Late pairs
 
 
 def superseded(harness: Harness) -> tuple[Grant, Token]:
-    """Let a refresh outlast its lease, and another holder store a pair meanwhile.
+    """Let a refresh outlast its lease while another owner stores a pair.
 
-    The bank's last answer is the one that came late: it alone is alive.
+    The bank executes the late request last.
     """
     harness.banks.set_policy(replay_window=60.0)
     grant = harness.expired_grant()
@@ -446,7 +452,7 @@ def superseded(harness: Harness) -> tuple[Grant, Token]:
     return grant, stored
 
 
-def test_a_pair_that_comes_too_late_is_kept_and_the_stored_one_served(harness: Harness) -> None:
+def test_a_late_pair_is_journalled_and_the_stored_one_served(harness: Harness) -> None:
     grant, stored = superseded(harness)
     (entry,) = harness.memory.journal_entries(harness.key(grant))
     assert entry.origin is Origin.SUPERSEDED
@@ -455,10 +461,10 @@ def test_a_pair_that_comes_too_late_is_kept_and_the_stored_one_served(harness: H
     assert EventName.SUPERSEDED in harness.event_names()
 
 
-def test_a_superseded_pair_is_tried_once_where_the_stored_one_is_refused(harness: Harness) -> None:
+def test_a_superseded_pair_is_salvaged_when_the_stored_one_is_refused(harness: Harness) -> None:
     grant, stored = superseded(harness)
     assert stored.refresh_token is not None
-    # The bank counts the last answer as the living one.
+    # Make the bank refuse the stored refresh token, so that only the late pair is usable.
     assert harness.banks.bank().expire(stored.refresh_token.reveal())
     harness.advance(DAY + 1)
     token = harness.manager.get(grant)
@@ -470,20 +476,20 @@ def test_a_superseded_pair_is_tried_once_where_the_stored_one_is_refused(harness
     assert origins == [Origin.REFUSED]
 
 
-def test_where_no_pair_is_left_to_try_consent_is_needed(harness: Harness) -> None:
+def test_after_every_pair_is_refused_consent_is_needed(harness: Harness) -> None:
     grant, _ = superseded(harness)
     harness.banks.bank().withdraw(CLIENT_ID, grant.username)
     harness.advance(DAY + 1)
-    assert refused(harness, grant).needs_consent
+    assert get_error(harness, grant).needs_consent
     assert harness.record(grant).state is State.NEEDS_CONSENT
     presented = harness.banks.presented()
     assert len(presented) == len(set(presented)) + 1
 
 
-def test_a_refresh_token_that_cannot_be_sent_is_told_and_not_spent(harness: Harness) -> None:
+def test_a_refresh_with_a_closed_client_raises_and_spends_nothing(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.blink.close()
-    error = refused(harness, grant)
+    error = get_error(harness, grant)
     assert isinstance(error, InvalidInputError)
     record = harness.record(grant)
     assert (record.state, record.attempts) == (State.ACTIVE, 0)

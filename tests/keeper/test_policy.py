@@ -1,4 +1,4 @@
-"""What is decided about a grant, from its record, its profile and the time alone."""
+"""Decisions about a grant, from its record, its profile and the time."""
 
 from __future__ import annotations
 
@@ -59,24 +59,24 @@ from blink_oauth_keeper.steps import Result
 from blink_oauth_keeper.store.protocol import GrantKey, Record, State
 from keeper.harness import CLIENT_ID, DAY, START, TARGET
 
-PLAIN = TargetProfile()
+DEFAULTS = TargetProfile()
 HOLD = TargetProfile(after_uncertainty=AfterUncertainty.HOLD)
-KEEPS = TargetProfile(rotates=False)
-EAGER = Need(early=True)
+NEVER_ROTATES = TargetProfile(rotates=False)
+EARLY = Need(early=True)
 FORCED = Need(forced=True)
 KEY = GrantKey(CLIENT_ID, Grant(TARGET, "u-4711"))
 
 
-def after(seconds: float) -> datetime:
+def at(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
 def record(lifetime: float | None = DAY, **facts: Any) -> Record:
-    """Make a record of a token that was issued at the start."""
+    """Make a record of a token that was issued at `START`."""
     token = Token(
         access_token="fake-access-token",
         refresh_token="fake-refresh-token",
-        expires_at=None if lifetime is None else after(lifetime),
+        expires_at=None if lifetime is None else at(lifetime),
     )
     values: dict[str, Any] = {
         "key": KEY,
@@ -85,30 +85,30 @@ def record(lifetime: float | None = DAY, **facts: Any) -> Record:
         "state": State.ACTIVE,
         "token": token,
         "issued_at": START,
-        "idle_until": after(30 * DAY),
+        "idle_until": at(30 * DAY),
         "updated_at": START,
     }
     return Record(**(values | facts))
 
 
-def spans(known: Record, profile: TargetProfile = PLAIN) -> Windows:
+def windows_of(known: Record, profile: TargetProfile = DEFAULTS) -> Windows:
     assert known.token is not None
     return windows(known, known.token, profile)
 
 
-def refusal(verdict: Decision) -> Exception:
-    assert isinstance(verdict, Refuse)
-    return verdict.error
+def error_of(decision: Decision) -> Exception:
+    assert isinstance(decision, Refuse)
+    return decision.error
 
 
 # When a token is fresh
 
 
-def test_a_day_has_an_advisory_window_of_hours_and_a_mandatory_one_of_a_minute() -> None:
-    span = spans(record())
-    early = (span.expires_at - span.advisory_at).total_seconds()
-    assert span.expires_at == after(DAY)
-    assert span.mandatory_at == after(DAY - 60)
+def test_the_default_windows_are_about_four_hours_and_one_minute() -> None:
+    found = windows_of(record())
+    early = (found.expires_at - found.advisory_at).total_seconds()
+    assert found.expires_at == at(DAY)
+    assert found.mandatory_at == at(DAY - 60)
     assert 4 * 3600 * (1 - JITTER) <= early <= 4 * 3600
 
 
@@ -117,40 +117,40 @@ def test_a_day_has_an_advisory_window_of_hours_and_a_mandatory_one_of_a_minute()
     advisory=st.floats(0.1, 2 * DAY),
     mandatory=st.floats(0.1, 2 * DAY),
 )
-def test_windows_are_at_most_half_the_lifetime_and_in_order(
+def test_windows_are_at_most_half_the_lifetime_and_ordered(
     lifetime: float, advisory: float, mandatory: float
 ) -> None:
-    span = spans(record(lifetime), TargetProfile(advisory=advisory, mandatory=mandatory))
-    assert span.advisory_at <= span.mandatory_at <= span.expires_at
-    assert span.advisory_at - START >= (span.expires_at - START) / 2 - timedelta(microseconds=5)
+    found = windows_of(record(lifetime), TargetProfile(advisory=advisory, mandatory=mandatory))
+    assert found.advisory_at <= found.mandatory_at <= found.expires_at
+    assert found.advisory_at - START >= (found.expires_at - START) / 2 - timedelta(microseconds=5)
 
 
 @pytest.mark.parametrize("lifetime", [1, 30, 59, 60, 61])
-def test_a_token_that_lives_shorter_than_the_window_is_fresh_for_half_its_life(
+def test_a_token_with_a_lifetime_below_the_window_is_served_for_half_its_lifetime(
     lifetime: float,
 ) -> None:
     known = record(lifetime)
-    assert decide(known, Need(), PLAIN, after(lifetime * 0.49)) == Serve()
-    assert decide(known, Need(), PLAIN, after(lifetime * 0.51)) == Attempt()
+    assert decide(known, Need(), DEFAULTS, at(lifetime * 0.49)) == Serve()
+    assert decide(known, Need(), DEFAULTS, at(lifetime * 0.51)) == Attempt()
 
 
-def test_a_token_that_expired_before_it_came_has_no_negative_window() -> None:
-    span = spans(record(-5))
-    assert span.advisory_at == span.mandatory_at == span.expires_at == after(-5)
+def test_a_token_that_was_issued_expired_has_empty_windows() -> None:
+    found = windows_of(record(-5))
+    assert found.advisory_at == found.mandatory_at == found.expires_at == at(-5)
 
 
-def test_a_missing_lifetime_counts_as_the_default_of_the_profile() -> None:
+def test_without_a_lifetime_the_default_of_the_profile_applies() -> None:
     profile = TargetProfile(default_lifetime=600)
-    assert spans(record(None), profile).expires_at == after(600)
-    assert decide(record(None), Need(), profile, after(601)) == Attempt()
+    assert windows_of(record(None), profile).expires_at == at(600)
+    assert decide(record(None), Need(), profile, at(601)) == Attempt()
 
 
 def test_the_jitter_of_a_grant_is_the_same_on_every_machine() -> None:
-    # Calculated once: a restart, another process or another release must not change it.
+    # A restart, another process or another release must not change this number.
     assert jitter(KEY) == pytest.approx(0.3103, abs=0.0001)
 
 
-def test_the_jitter_tells_apart_what_differs_and_spreads_a_fleet_evenly() -> None:
+def test_the_jitter_differs_by_grant_and_client_and_is_spread_evenly() -> None:
     keys = [GrantKey(CLIENT_ID, Grant(TARGET, f"u-{number}")) for number in range(1000)]
     numbers = sorted(jitter(key) for key in keys)
     assert numbers[0] >= 0
@@ -163,24 +163,24 @@ def test_the_jitter_tells_apart_what_differs_and_spreads_a_fleet_evenly() -> Non
 
 
 def test_the_jitter_only_shortens_the_advisory_window() -> None:
-    moments = {
-        spans(record(key=GrantKey(CLIENT_ID, Grant(TARGET, f"u-{number}")))).advisory_at
+    times = {
+        windows_of(record(key=GrantKey(CLIENT_ID, Grant(TARGET, f"u-{number}")))).advisory_at
         for number in range(50)
     }
-    assert len(moments) == 50
-    assert min(moments) >= after(DAY - 4 * 3600)
-    assert max(moments) <= after(DAY - 4 * 3600 * (1 - JITTER))
+    assert len(times) == 50
+    assert min(times) >= at(DAY - 4 * 3600)
+    assert max(times) <= at(DAY - 4 * 3600 * (1 - JITTER))
 
 
 @pytest.mark.parametrize(
-    ("facts", "need", "moment", "good"),
+    ("facts", "need", "moment", "usable"),
     [
         ({}, Need(), DAY - 0.1, True),
         ({}, Need(), DAY, False),
         ({}, Need(3600), DAY - 3601, True),
         ({}, Need(3600), DAY - 3600, False),
         ({}, Need(-5), DAY - 0.1, True),
-        # More than half the lifetime cannot be wanted: a new token would not have it for long.
+        # More than half the lifetime counts as half: a new token would soon have less, too.
         ({}, Need(2 * DAY), DAY / 2 - 1, True),
         ({}, Need(2 * DAY), DAY / 2 + 1, False),
         ({}, Need(newer_than=2), 1, True),
@@ -191,105 +191,107 @@ def test_the_jitter_only_shortens_the_advisory_window() -> None:
         ({"token": None}, Need(), 1, False),
     ],
 )
-def test_a_token_can_be_served_or_not(
-    facts: dict[str, Any], need: Need, moment: float, good: bool
+def test_a_token_is_usable_as_the_table_says(
+    facts: dict[str, Any], need: Need, moment: float, usable: bool
 ) -> None:
-    assert is_usable(record(**facts), need, PLAIN, after(moment)) is good
+    assert is_usable(record(**facts), need, DEFAULTS, at(moment)) is usable
 
 
-# What to do about a grant
+# Decisions
 
 
-def test_nobody_knows_a_grant_without_a_record() -> None:
-    error = refusal(decide(None, Need(), PLAIN, START))
+def test_a_grant_without_a_record_is_unknown() -> None:
+    error = error_of(decide(None, Need(), DEFAULTS, START))
     assert isinstance(error, UnknownGrantError)
     assert error.needs_consent
 
 
 @pytest.mark.parametrize("facts", [{"state": State.REVOKED}, {"token": None}])
-def test_a_revoked_grant_is_over(facts: dict[str, Any]) -> None:
-    assert isinstance(refusal(decide(record(**facts), Need(), PLAIN, after(1))), ConsentNeededError)
+def test_a_revoked_grant_needs_consent(facts: dict[str, Any]) -> None:
+    assert isinstance(
+        error_of(decide(record(**facts), Need(), DEFAULTS, at(1))), ConsentNeededError
+    )
 
 
 LEASED: dict[str, Any] = {"state": State.REFRESHING, "attempts": 1, "lease_left": 9.0}
 CRASHED: dict[str, Any] = {"state": State.REFRESHING, "attempts": 1}
-DOUBTFUL: dict[str, Any] = {"state": State.UNCERTAIN, "attempts": 1, "error": "TimedOutError"}
-SPENT: dict[str, Any] = DOUBTFUL | {"attempts": 2}
+UNCERTAIN: dict[str, Any] = {"state": State.UNCERTAIN, "attempts": 1, "error": "TimedOutError"}
+TWICE_UNCERTAIN: dict[str, Any] = UNCERTAIN | {"attempts": 2}
 UNREADABLE: dict[str, Any] = {"state": State.UNCERTAIN, "attempts": 1}
 PAUSED: dict[str, Any] = {"pause_left": 5.0, "error": "NotConnectedError"}
-YOUNG, ADVISED, DUE, OVER = 10.0, DAY - 1800, DAY - 30, DAY + 1
+FRESH, ADVISORY, MANDATORY, EXPIRED = 10.0, DAY - 1800, DAY - 30, DAY + 1
 
 
 @pytest.mark.parametrize(
-    ("facts", "need", "profile", "moment", "verdict"),
+    ("facts", "need", "profile", "moment", "decision"),
     [
-        ({}, Need(), PLAIN, YOUNG, Serve),
-        ({}, EAGER, PLAIN, YOUNG, Serve),
-        ({}, Need(), PLAIN, ADVISED, Serve),
-        ({}, EAGER, PLAIN, ADVISED, Attempt),
-        ({}, Need(), PLAIN, DUE, Attempt),
-        ({}, Need(), PLAIN, OVER, Attempt),
-        ({}, Need(7200), PLAIN, ADVISED, Attempt),
-        # Somebody else holds the lease.
-        (LEASED, EAGER, PLAIN, YOUNG, Serve),
-        (LEASED, EAGER, PLAIN, ADVISED, Serve),
-        (LEASED, Need(), PLAIN, DUE, AwaitLease),
-        (LEASED, Need(), PLAIN, OVER, AwaitLease),
-        # The lease has run out: its holder is gone.
-        (CRASHED, Need(), PLAIN, YOUNG, Serve),
-        (CRASHED, EAGER, PLAIN, YOUNG, Attempt),
-        (CRASHED, Need(), PLAIN, OVER, Attempt),
-        (DOUBTFUL, Need(), PLAIN, YOUNG, Serve),
-        (DOUBTFUL, EAGER, PLAIN, YOUNG, Attempt),
-        (DOUBTFUL, Need(), PLAIN, OVER, Attempt),
-        # A doubt that no attempt can clear: the new refresh token could not be read.
-        (UNREADABLE, EAGER, PLAIN, YOUNG, Serve),
-        # CachedToken back until the access token is about to expire, then presented once more.
-        (DOUBTFUL, EAGER, HOLD, YOUNG, Serve),
-        (DOUBTFUL, EAGER, HOLD, ADVISED, Serve),
-        (DOUBTFUL, Need(), HOLD, DUE, Attempt),
-        (DOUBTFUL, Need(), HOLD, OVER, Attempt),
-        # Never a third time, whatever the policy.
-        (SPENT, EAGER, PLAIN, YOUNG, Serve),
-        (SPENT, Need(), PLAIN, DUE, Serve),
-        (SPENT, Need(), PLAIN, OVER, Refuse),
-        (SPENT, Need(), HOLD, OVER, Refuse),
-        # A bank that never rotates may be asked as often as its pauses allow.
-        (SPENT, EAGER, KEEPS, YOUNG, Attempt),
-        (SPENT | {"attempts": 9}, Need(), KEEPS, OVER, Attempt),
-        (PAUSED, EAGER, PLAIN, ADVISED, Serve),
-        (PAUSED, Need(), PLAIN, DUE, Serve),
-        (PAUSED, Need(), PLAIN, OVER, Refuse),
-        ({"state": State.NEEDS_CONSENT}, EAGER, PLAIN, ADVISED, Serve),
-        ({"state": State.NEEDS_CONSENT}, Need(), PLAIN, DUE, Serve),
-        ({"state": State.NEEDS_CONSENT}, Need(), PLAIN, OVER, Refuse),
-        # However good the token is: what stands in the way of a refresh is said.
-        ({}, FORCED, PLAIN, YOUNG, Attempt),
-        (LEASED, FORCED, PLAIN, YOUNG, AwaitLease),
-        (CRASHED, FORCED, PLAIN, YOUNG, Attempt),
-        (DOUBTFUL, FORCED, PLAIN, YOUNG, Attempt),
-        (DOUBTFUL, FORCED, HOLD, YOUNG, Refuse),
-        (DOUBTFUL, FORCED, HOLD, DUE, Attempt),
-        (SPENT, FORCED, PLAIN, YOUNG, Refuse),
-        (SPENT, FORCED, KEEPS, YOUNG, Attempt),
-        (PAUSED, FORCED, PLAIN, YOUNG, Refuse),
-        ({"state": State.NEEDS_CONSENT}, FORCED, PLAIN, YOUNG, Refuse),
-        ({"state": State.REVOKED}, FORCED, PLAIN, YOUNG, Refuse),
+        ({}, Need(), DEFAULTS, FRESH, Serve),
+        ({}, EARLY, DEFAULTS, FRESH, Serve),
+        ({}, Need(), DEFAULTS, ADVISORY, Serve),
+        ({}, EARLY, DEFAULTS, ADVISORY, Attempt),
+        ({}, Need(), DEFAULTS, MANDATORY, Attempt),
+        ({}, Need(), DEFAULTS, EXPIRED, Attempt),
+        ({}, Need(7200), DEFAULTS, ADVISORY, Attempt),
+        # Another owner holds the lease.
+        (LEASED, EARLY, DEFAULTS, FRESH, Serve),
+        (LEASED, EARLY, DEFAULTS, ADVISORY, Serve),
+        (LEASED, Need(), DEFAULTS, MANDATORY, AwaitLease),
+        (LEASED, Need(), DEFAULTS, EXPIRED, AwaitLease),
+        # The lease has ended without a result.
+        (CRASHED, Need(), DEFAULTS, FRESH, Serve),
+        (CRASHED, EARLY, DEFAULTS, FRESH, Attempt),
+        (CRASHED, Need(), DEFAULTS, EXPIRED, Attempt),
+        (UNCERTAIN, Need(), DEFAULTS, FRESH, Serve),
+        (UNCERTAIN, EARLY, DEFAULTS, FRESH, Attempt),
+        (UNCERTAIN, Need(), DEFAULTS, EXPIRED, Attempt),
+        # The new refresh token could not be read; an early replay would not help.
+        (UNREADABLE, EARLY, DEFAULTS, FRESH, Serve),
+        # Held back until the access token is about to expire, then presented once more.
+        (UNCERTAIN, EARLY, HOLD, FRESH, Serve),
+        (UNCERTAIN, EARLY, HOLD, ADVISORY, Serve),
+        (UNCERTAIN, Need(), HOLD, MANDATORY, Attempt),
+        (UNCERTAIN, Need(), HOLD, EXPIRED, Attempt),
+        # Never a third time, with either policy.
+        (TWICE_UNCERTAIN, EARLY, DEFAULTS, FRESH, Serve),
+        (TWICE_UNCERTAIN, Need(), DEFAULTS, MANDATORY, Serve),
+        (TWICE_UNCERTAIN, Need(), DEFAULTS, EXPIRED, Refuse),
+        (TWICE_UNCERTAIN, Need(), HOLD, EXPIRED, Refuse),
+        # At a bank that never rotates the attempts are limited by pauses only.
+        (TWICE_UNCERTAIN, EARLY, NEVER_ROTATES, FRESH, Attempt),
+        (TWICE_UNCERTAIN | {"attempts": 9}, Need(), NEVER_ROTATES, EXPIRED, Attempt),
+        (PAUSED, EARLY, DEFAULTS, ADVISORY, Serve),
+        (PAUSED, Need(), DEFAULTS, MANDATORY, Serve),
+        (PAUSED, Need(), DEFAULTS, EXPIRED, Refuse),
+        ({"state": State.NEEDS_CONSENT}, EARLY, DEFAULTS, ADVISORY, Serve),
+        ({"state": State.NEEDS_CONSENT}, Need(), DEFAULTS, MANDATORY, Serve),
+        ({"state": State.NEEDS_CONSENT}, Need(), DEFAULTS, EXPIRED, Refuse),
+        # A forced refresh does not serve the stored token, however usable it is.
+        ({}, FORCED, DEFAULTS, FRESH, Attempt),
+        (LEASED, FORCED, DEFAULTS, FRESH, AwaitLease),
+        (CRASHED, FORCED, DEFAULTS, FRESH, Attempt),
+        (UNCERTAIN, FORCED, DEFAULTS, FRESH, Attempt),
+        (UNCERTAIN, FORCED, HOLD, FRESH, Refuse),
+        (UNCERTAIN, FORCED, HOLD, MANDATORY, Attempt),
+        (TWICE_UNCERTAIN, FORCED, DEFAULTS, FRESH, Refuse),
+        (TWICE_UNCERTAIN, FORCED, NEVER_ROTATES, FRESH, Attempt),
+        (PAUSED, FORCED, DEFAULTS, FRESH, Refuse),
+        ({"state": State.NEEDS_CONSENT}, FORCED, DEFAULTS, FRESH, Refuse),
+        ({"state": State.REVOKED}, FORCED, DEFAULTS, FRESH, Refuse),
     ],
 )
-def test_a_grant_is_judged(
+def test_the_decision_is_as_the_table_says(
     facts: dict[str, Any],
     need: Need,
     profile: TargetProfile,
     moment: float,
-    verdict: type[Decision],
+    decision: type[Decision],
 ) -> None:
-    assert type(decide(record(**facts), need, profile, after(moment))) is verdict
+    assert type(decide(record(**facts), need, profile, at(moment))) is decision
 
 
-def test_a_failing_target_is_left_alone_and_the_valid_token_served() -> None:
-    assert decide(record(), EAGER, PLAIN, after(ADVISED), hold_off=3) == Serve()
-    error = refusal(decide(record(), Need(), PLAIN, after(OVER), hold_off=3))
+def test_while_a_target_is_held_off_a_valid_token_is_served() -> None:
+    assert decide(record(), EARLY, DEFAULTS, at(ADVISORY), hold_off=3) == Serve()
+    error = error_of(decide(record(), Need(), DEFAULTS, at(EXPIRED), hold_off=3))
     assert isinstance(error, RefreshPausedError)
     assert error.retry_after == 3
     assert error.retryable
@@ -297,88 +299,90 @@ def test_a_failing_target_is_left_alone_and_the_valid_token_served() -> None:
 
 
 def test_the_longer_of_two_pauses_counts() -> None:
-    error = refusal(decide(record(**PAUSED), Need(), PLAIN, after(OVER), hold_off=3))
+    error = error_of(decide(record(**PAUSED), Need(), DEFAULTS, at(EXPIRED), hold_off=3))
     assert isinstance(error, RefreshPausedError)
     assert error.retry_after == 5
     assert "NotConnectedError" in str(error)
 
 
-def test_without_a_refresh_token_only_the_customer_can_help() -> None:
+def test_without_a_refresh_token_consent_is_needed_once_the_token_has_expired() -> None:
     known = record()
     assert known.token is not None
-    lone = evolve(known, token=evolve(known.token, refresh_token=None))
-    assert decide(lone, Need(), PLAIN, after(DUE)) == Serve()
-    assert isinstance(refusal(decide(lone, Need(), PLAIN, after(OVER))), ConsentNeededError)
+    without_refresh_token = evolve(known, token=evolve(known.token, refresh_token=None))
+    assert decide(without_refresh_token, Need(), DEFAULTS, at(MANDATORY)) == Serve()
+    assert isinstance(
+        error_of(decide(without_refresh_token, Need(), DEFAULTS, at(EXPIRED))), ConsentNeededError
+    )
 
 
-def test_a_refusal_says_why_and_names_the_call() -> None:
+def test_a_refusal_names_the_reason_and_the_correlation_id() -> None:
     facts: dict[str, Any] = {
         "state": State.NEEDS_CONSENT,
         "error": "InvalidGrantError",
         "correlation_id": "c-9",
     }
-    error = refusal(decide(record(**facts), Need(), PLAIN, after(OVER)))
+    error = error_of(decide(record(**facts), Need(), DEFAULTS, at(EXPIRED)))
     assert isinstance(error, ConsentNeededError)
     assert "InvalidGrantError" in str(error)
     assert error.correlation_id == "c-9"
 
 
-def test_doubt_that_is_final_says_so() -> None:
-    error = refusal(decide(record(**SPENT), Need(), PLAIN, after(OVER)))
+def test_after_two_uncertain_attempts_the_error_says_that_consent_is_needed() -> None:
+    error = error_of(decide(record(**TWICE_UNCERTAIN), Need(), DEFAULTS, at(EXPIRED)))
     assert isinstance(error, RefreshUncertainError)
     assert (error.needs_consent, error.outcome) == (True, Outcome.UNCERTAIN)
 
 
-def test_a_token_that_was_refused_elsewhere_ends_the_holding_back() -> None:
-    assert decide(record(**DOUBTFUL), Need(newer_than=3), HOLD, after(YOUNG)) == Attempt()
+def test_an_invalidated_access_token_ends_the_hold() -> None:
+    assert decide(record(**UNCERTAIN), Need(newer_than=3), HOLD, at(FRESH)) == Attempt()
 
 
-def test_whoever_waited_long_enough_is_told_when_to_come_back() -> None:
+def test_a_pending_error_names_the_rest_of_the_lease() -> None:
     error = pending_error(record(**LEASED))
     assert (error.retry_after, error.retryable) == (9.0, True)
     assert pending_error(record()).retry_after is None
 
 
-# What those get who waited
+# Results for callers
 
 
-def test_what_a_flight_brought_is_served_however_short_it_lives() -> None:
-    brought = Result(record(lifetime=0), obtained=True)
-    assert answer(brought, Need(), PLAIN, after(5)) == record(lifetime=0).token
+def test_a_token_that_the_flight_obtained_is_served_although_it_has_expired() -> None:
+    obtained = Result(record(lifetime=0), obtained=True)
+    assert answer(obtained, Need(), DEFAULTS, at(5)) == record(lifetime=0).token
     found = Result(record(lifetime=0))
-    assert answer(found, Need(), PLAIN, after(5)) is None
+    assert answer(found, Need(), DEFAULTS, at(5)) is None
 
 
-def test_what_a_flight_brought_is_not_served_if_it_was_refused_meanwhile() -> None:
-    brought = Result(record(), obtained=True)
-    assert answer(brought, Need(newer_than=2), PLAIN, after(5)) is not None
-    assert answer(brought, Need(newer_than=3), PLAIN, after(5)) is None
+def test_a_token_that_the_flight_obtained_is_not_served_if_it_was_invalidated() -> None:
+    obtained = Result(record(), obtained=True)
+    assert answer(obtained, Need(newer_than=2), DEFAULTS, at(5)) is not None
+    assert answer(obtained, Need(newer_than=3), DEFAULTS, at(5)) is None
 
 
-def test_a_token_that_is_still_good_is_served_whatever_went_wrong() -> None:
-    failed = Result(record(), NotConnectedError("Down."))
-    assert answer(failed, Need(), PLAIN, after(DUE)) is not None
+def test_a_usable_token_is_served_although_the_flight_failed() -> None:
+    failed = Result(record(), NotConnectedError("Not connected."))
+    assert answer(failed, Need(), DEFAULTS, at(MANDATORY)) is not None
     with pytest.raises(NotConnectedError):
-        answer(failed, Need(), PLAIN, after(OVER))
+        answer(failed, Need(), DEFAULTS, at(EXPIRED))
 
 
-def test_who_forced_a_refresh_gets_only_what_came_meanwhile() -> None:
-    assert answer(Result(record()), FORCED, PLAIN, after(5)) is None
-    assert answer(Result(record(), newer=True), FORCED, PLAIN, after(5)) is not None
-    assert answer(Result(record(), obtained=True), FORCED, PLAIN, after(5)) is not None
+def test_a_forced_refresh_returns_only_a_token_stored_during_the_flight() -> None:
+    assert answer(Result(record()), FORCED, DEFAULTS, at(5)) is None
+    assert answer(Result(record(), newer=True), FORCED, DEFAULTS, at(5)) is not None
+    assert answer(Result(record(), obtained=True), FORCED, DEFAULTS, at(5)) is not None
     with pytest.raises(NotConnectedError):
-        answer(Result(record(), NotConnectedError("Down.")), FORCED, PLAIN, after(5))
+        answer(Result(record(), NotConnectedError("Not connected.")), FORCED, DEFAULTS, at(5))
 
 
-# How long to wait
+# Pauses
 
 
-def test_pauses_double_up_to_a_minute_and_half_of_each_is_spread() -> None:
+def test_pauses_double_up_to_a_minute_and_half_of_each_is_random() -> None:
     assert [backoff(failures, 1) for failures in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
     assert [backoff(failures, 0) for failures in (1, 2, 10_000)] == [0.5, 1, 30]
 
 
-def test_looks_at_what_others_do_become_rarer_but_never_rare() -> None:
+def test_the_poll_delay_doubles_up_to_its_maximum() -> None:
     assert [poll_delay(look, 0.5) for look in range(5)] == [0.05, 0.1, 0.2, 0.25, 0.25]
     assert poll_delay(0, 0) == pytest.approx(0.0375)
     assert poll_delay(10_000, 1) == pytest.approx(POLL[1] * 1.25)
@@ -404,58 +408,58 @@ def pause(error: Any, *, failures: int = 1, lease_left: float = 20.0) -> float:
     return pause_after(error, failures=failures, spread=0.5, lease_left=lease_left)
 
 
-def test_what_was_not_executed_pauses_by_backoff_alone() -> None:
-    assert pause(NotConnectedError("Down.")) == 0.75
-    assert pause(NotConnectedError("Down."), failures=4) == 6
+def test_after_a_request_that_was_not_executed_the_pause_is_the_backoff() -> None:
+    assert pause(NotConnectedError("Not connected.")) == 0.75
+    assert pause(NotConnectedError("Not connected."), failures=4) == 6
 
 
-def test_an_uncertain_outcome_pauses_until_the_lease_is_over() -> None:
-    assert pause(ConnectionLostError("Gone.")) == pytest.approx(21)
-    assert pause(ConnectionLostError("Gone."), lease_left=0) == 0.75
+def test_after_an_uncertain_outcome_the_pause_lasts_until_the_lease_ends() -> None:
+    assert pause(ConnectionLostError("Connection lost.")) == pytest.approx(21)
+    assert pause(ConnectionLostError("Connection lost."), lease_left=0) == 0.75
 
 
-def test_a_server_that_asks_for_time_gets_it_within_reason() -> None:
+def test_a_retry_after_is_the_pause_up_to_a_maximum() -> None:
     assert pause(status(429, Outcome.REJECTED, 90, retryable=True)) == 90
     assert pause(status(503, Outcome.UNCERTAIN, 300)) == 300
     assert pause(status(503, Outcome.UNCERTAIN, 1e9)) == LONGEST_RETRY_AFTER
-    assert retry_after(NotConnectedError("Down.")) is None
+    assert retry_after(NotConnectedError("Not connected.")) is None
 
 
-def test_an_unavailable_server_and_a_flat_refusal_get_a_minute() -> None:
+def test_after_a_503_or_a_refusal_the_pause_is_a_minute() -> None:
     assert pause(status(503, Outcome.UNCERTAIN)) == LONGEST_PAUSE
     assert pause(OAuthError("No.", status=400, outcome=Outcome.REJECTED)) == LONGEST_PAUSE
     assert pause(status(502, Outcome.UNCERTAIN)) < LONGEST_PAUSE
 
 
 @pytest.mark.parametrize(
-    ("error", "profile", "soon"),
+    ("error", "profile", "replay"),
     [
-        (ConnectionLostError("Gone."), PLAIN, True),
-        (ConnectionLostError("Gone."), KEEPS, True),
-        (ConnectionLostError("Gone."), HOLD, False),
-        (status(502, Outcome.UNCERTAIN), PLAIN, True),
-        (status(503, Outcome.UNCERTAIN), PLAIN, False),
-        (status(502, Outcome.UNCERTAIN, 30), PLAIN, False),
-        (NotConnectedError("Down."), PLAIN, False),
-        (InvalidGrantError("No.", outcome=Outcome.REJECTED), PLAIN, False),
+        (ConnectionLostError("Connection lost."), DEFAULTS, True),
+        (ConnectionLostError("Connection lost."), NEVER_ROTATES, True),
+        (ConnectionLostError("Connection lost."), HOLD, False),
+        (status(502, Outcome.UNCERTAIN), DEFAULTS, True),
+        (status(503, Outcome.UNCERTAIN), DEFAULTS, False),
+        (status(502, Outcome.UNCERTAIN, 30), DEFAULTS, False),
+        (NotConnectedError("Not connected."), DEFAULTS, False),
+        (InvalidGrantError("No.", outcome=Outcome.REJECTED), DEFAULTS, False),
     ],
 )
-def test_only_a_lost_answer_is_worth_a_prompt_replay(
-    error: Any, profile: TargetProfile, soon: bool
+def test_a_prompt_replay_is_made_as_the_table_says(
+    error: Any, profile: TargetProfile, replay: bool
 ) -> None:
-    assert should_replay(error, profile) is soon
+    assert should_replay(error, profile) is replay
 
 
-def test_holding_back_means_nothing_at_a_bank_that_never_rotates() -> None:
+def test_the_policy_hold_has_no_effect_at_a_bank_that_never_rotates() -> None:
     profile = TargetProfile(rotates=False, after_uncertainty=AfterUncertainty.HOLD)
-    assert should_replay(ConnectionLostError("Gone."), profile)
-    assert decide(record(**DOUBTFUL), EAGER, profile, after(YOUNG)) == Attempt()
+    assert should_replay(ConnectionLostError("Connection lost."), profile)
+    assert decide(record(**UNCERTAIN), EARLY, profile, at(FRESH)) == Attempt()
 
 
 # The profile
 
 
-def test_a_profile_is_sensible_without_any_configuration() -> None:
+def test_the_defaults_of_a_profile_are_cautious() -> None:
     profile = TargetProfile()
     assert profile.rotates
     assert profile.after_uncertainty is AfterUncertainty.REPLAY_ONCE
@@ -464,22 +468,22 @@ def test_a_profile_is_sensible_without_any_configuration() -> None:
     assert profile.rate is None
 
 
-def test_a_policy_can_be_given_as_a_word() -> None:
-    words: list[Any] = ["hold", "perhaps"]
-    assert TargetProfile(after_uncertainty=words[0]).after_uncertainty is AfterUncertainty.HOLD
+def test_after_uncertainty_can_be_given_as_a_string() -> None:
+    values: list[Any] = ["hold", "perhaps"]
+    assert TargetProfile(after_uncertainty=values[0]).after_uncertainty is AfterUncertainty.HOLD
     with pytest.raises(ValueError, match="perhaps"):
-        TargetProfile(after_uncertainty=words[1])
+        TargetProfile(after_uncertainty=values[1])
 
 
 @pytest.mark.parametrize("name", ["advisory", "mandatory", "default_lifetime", "idle_lifetime"])
 @pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), "60", True, None])
-def test_seconds_that_are_none_are_refused(name: str, value: Any) -> None:
+def test_seconds_that_are_not_positive_and_finite_are_refused(name: str, value: Any) -> None:
     facts: dict[str, Any] = {name: value}
     with pytest.raises(InvalidInputError, match=name):
         TargetProfile(**facts)
 
 
 @pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan"), "1", True])
-def test_a_rate_is_a_number_above_zero_or_none(value: Any) -> None:
+def test_a_rate_that_is_not_positive_and_finite_is_refused(value: Any) -> None:
     with pytest.raises(InvalidInputError, match="rate"):
         TargetProfile(rate=value)

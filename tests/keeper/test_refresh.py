@@ -1,4 +1,4 @@
-"""Refreshing now, however good the stored token is."""
+"""Forced refreshes, made although the stored token is usable."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from keeper.harness import (
     with_members,
 )
 
-ADVISED = DAY - 1800
+ADVISORY = DAY - 1800
 MANY = 20
 HOLD = TargetProfile(after_uncertainty=AfterUncertainty.HOLD)
 
@@ -66,17 +66,17 @@ def in_a_coroutine(manager: TokenManager, grant: Grant, **options: Any) -> Token
 
 @pytest.fixture(params=[in_a_thread, in_a_coroutine])
 def refresh(request: pytest.FixtureRequest) -> Refresh:
-    """Return how a caller refreshes."""
-    way: Refresh = request.param
-    return way
+    """Return a function that refreshes, blocking or in a coroutine."""
+    function: Refresh = request.param
+    return function
 
 
 def refresh_count(harness: Harness) -> int:
-    """Return how many refreshes reached the platform."""
+    """Return how many refresh requests reached the platform."""
     return len(harness.banks.presented())
 
 
-# What it brings
+# Success
 
 
 def test_a_fresh_token_is_refreshed_with_one_request(harness: Harness, refresh: Refresh) -> None:
@@ -95,9 +95,7 @@ def test_each_call_refreshes_once_more(harness: Harness, refresh: Refresh) -> No
     assert (harness.record(grant).generation, refresh_count(harness)) == (4, 3)
 
 
-def test_a_process_that_knows_nothing_yet_refreshes_what_the_store_has(
-    harness: Harness, refresh: Refresh
-) -> None:
+def test_a_new_process_refreshes_the_stored_token(harness: Harness, refresh: Refresh) -> None:
     grant = harness.authorize()
     refresh(harness.make_manager(), grant)
     assert (harness.record(grant).generation, refresh_count(harness)) == (2, 1)
@@ -109,23 +107,23 @@ def test_an_expired_token_is_refreshed_once(harness: Harness, refresh: Refresh) 
     assert refresh_count(harness) == 1
 
 
-def test_a_token_that_lives_for_no_time_is_brought_all_the_same(
-    harness: Harness, refresh: Refresh
-) -> None:
+def test_a_token_with_a_lifetime_of_zero_is_returned(harness: Harness, refresh: Refresh) -> None:
     grant = harness.authorize()
     harness.banks.respond_next(with_members(expires_in=0))
     assert refresh(harness.manager, grant) == harness.record(grant).token
     assert refresh_count(harness) == 1
 
 
-def test_the_person_who_asked_stands_in_the_call(harness: Harness, refresh: Refresh) -> None:
+def test_the_psu_of_the_caller_is_sent_and_kept_in_the_history(
+    harness: Harness, refresh: Refresh
+) -> None:
     grant = harness.authorize()
     refresh(harness.manager, grant, psu=PSU)
     assert harness.banks.requests[-1].psu_ip == PSU.ip
     assert harness.manager.history(grant)[0].note.actor == "psu"
 
 
-# Who shares it
+# Shared refreshes
 
 
 def test_threads_that_refresh_at_once_share_one_flight(harness: Harness) -> None:
@@ -134,8 +132,8 @@ def test_threads_that_refresh_at_once_share_one_flight(harness: Harness) -> None
     harness.banks.respond_next(gate)
     caller = harness.in_thread(lambda: harness.manager.refresh(grant))
     gate.wait()
-    told = concurrently(lambda: harness.manager.refresh(grant, timeout=0), MANY)
-    assert [type(each) for each in told] == [RefreshPendingError] * MANY
+    errors = concurrently(lambda: harness.manager.refresh(grant, timeout=0), MANY)
+    assert [type(each) for each in errors] == [RefreshPendingError] * MANY
     assert harness.in_progress() == 1
     gate.open()
     assert caller.result(TIMEOUT) == harness.record(grant).token
@@ -158,9 +156,9 @@ def test_coroutines_that_refresh_at_once_share_one_flight(harness: Harness) -> N
     assert refresh_count(harness) == 1
 
 
-def test_a_refresh_joins_one_that_is_in_the_air_in_the_background(harness: Harness) -> None:
+def test_a_refresh_joins_one_in_the_background(harness: Harness) -> None:
     grant = harness.authorize()
-    harness.advance(ADVISED)
+    harness.advance(ADVISORY)
     gate = Gate()
     harness.banks.respond_next(gate)
     old = harness.manager.get(grant)
@@ -176,36 +174,36 @@ def test_a_refresh_joins_one_that_is_in_the_air_in_the_background(harness: Harne
     assert refresh_count(harness) == 1
 
 
-def test_a_flight_that_was_content_with_the_stored_token_is_followed_by_another(
+def test_a_refresh_that_joined_a_flight_without_a_refresh_starts_another(
     harness: Harness,
 ) -> None:
     grant = harness.authorize()
     other = harness.make_manager()
-    looking, go = threading.Event(), threading.Event()
+    loading, proceed = threading.Event(), threading.Event()
     load = harness.memory.load
 
-    def slowly(key: Any) -> object:
-        looking.set()
-        assert go.wait(TIMEOUT)
+    def slow_load(key: Any) -> object:
+        loading.set()
+        assert proceed.wait(TIMEOUT)
         return load(key)
 
-    harness.faulty.replacements["load"] = slowly
-    modest = harness.in_thread(lambda: other.get(grant))
-    assert looking.wait(TIMEOUT)
+    harness.faulty.replacements["load"] = slow_load
+    first_caller = harness.in_thread(lambda: other.get(grant))
+    assert loading.wait(TIMEOUT)
 
     async def join() -> Token:
         caller = await start_task(other.arefresh(grant))
         assert harness.in_progress() == 1
-        go.set()
+        proceed.set()
         return await caller
 
     assert asyncio.run(join()) == harness.record(grant).token
-    old = modest.result(TIMEOUT)
+    old = first_caller.result(TIMEOUT)
     assert old == harness.manager.get(grant) != harness.record(grant).token
     assert (harness.record(grant).generation, refresh_count(harness)) == (2, 1)
 
 
-def test_what_another_process_is_refreshing_is_waited_for(harness: Harness) -> None:
+def test_a_refresh_waits_for_that_of_another_process(harness: Harness) -> None:
     grant = harness.authorize()
     other = harness.make_manager()
     gate = Gate()
@@ -221,7 +219,7 @@ def test_what_another_process_is_refreshing_is_waited_for(harness: Harness) -> N
     assert refresh_count(harness) == 1
 
 
-def test_a_consent_that_comes_meanwhile_is_newer_too(harness: Harness) -> None:
+def test_a_consent_during_a_refresh_satisfies_it(harness: Harness) -> None:
     grant = harness.authorize()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -233,31 +231,31 @@ def test_a_consent_that_comes_meanwhile_is_newer_too(harness: Harness) -> None:
     assert (harness.record(grant).consent, refresh_count(harness)) == (2, 1)
 
 
-def test_refreshes_of_many_processes_come_one_after_another(harness: Harness) -> None:
+def test_refreshes_of_several_processes_are_made_one_after_the_other(harness: Harness) -> None:
     managers = [harness.make_manager(real_waits=True) for _ in range(4)]
     grant = harness.authorize()
     old = harness.record(grant).token
-    lock, both = threading.Lock(), []
+    lock, overlaps = threading.Lock(), []
 
-    def noted(execute: Execute) -> Any:
+    def recording(execute: Execute) -> Any:
         alone = lock.acquire(blocking=False)
-        both.append(not alone)
+        overlaps.append(not alone)
         try:
             return execute()
         finally:
             if alone:
                 lock.release()
 
-    harness.banks.respond_always(noted)
-    shares = iter(managers * 4)
-    results = concurrently(lambda: next(shares).refresh(grant), 16)
+    harness.banks.respond_always(recording)
+    managers_in_turn = iter(managers * 4)
+    results = concurrently(lambda: next(managers_in_turn).refresh(grant), 16)
     assert all(isinstance(each, Token) and each != old for each in results)
-    assert not any(both)
+    assert not any(overlaps)
     assert harness.record(grant).generation == 1 + refresh_count(harness)
     assert 1 <= refresh_count(harness) <= 16
 
 
-def test_who_only_wants_a_token_is_served_although_a_refresh_is_forced(harness: Harness) -> None:
+def test_get_serves_the_stored_token_during_a_forced_refresh(harness: Harness) -> None:
     grant = harness.authorize()
     gate = Gate(connection_refused)
     harness.banks.respond_next(gate)
@@ -269,7 +267,7 @@ def test_who_only_wants_a_token_is_served_although_a_refresh_is_forced(harness: 
         caller.result(TIMEOUT)
 
 
-# When it fails
+# Failures
 
 
 def test_a_refresh_that_was_not_executed_raises_and_the_old_token_is_still_served(
@@ -285,7 +283,7 @@ def test_a_refresh_that_was_not_executed_raises_and_the_old_token_is_still_serve
     assert (harness.record(grant).state, harness.record(grant).attempts) == (State.ACTIVE, 0)
 
 
-def test_a_failure_is_shared_for_a_moment_and_then_tried_again(
+def test_a_failure_is_shared_for_a_short_time_and_then_the_refresh_is_repeated(
     harness: Harness, refresh: Refresh
 ) -> None:
     grant = harness.authorize()
@@ -300,7 +298,7 @@ def test_a_failure_is_shared_for_a_moment_and_then_tried_again(
     harness.allowed_replays = 1
 
 
-def test_all_who_share_a_flight_share_its_failure(harness: Harness) -> None:
+def test_all_callers_of_a_flight_share_its_failure(harness: Harness) -> None:
     grant = harness.authorize()
     gate = Gate(connection_refused)
     harness.banks.respond_next(gate)
@@ -317,7 +315,7 @@ def test_all_who_share_a_flight_share_its_failure(harness: Harness) -> None:
     assert refresh_count(harness) == 1
 
 
-def test_a_pause_that_another_process_has_written_down_is_kept(
+def test_a_pause_that_another_process_has_stored_is_observed(
     harness: Harness, refresh: Refresh
 ) -> None:
     grant = harness.authorize()
@@ -334,7 +332,7 @@ def test_a_pause_that_another_process_has_written_down_is_kept(
     assert refresh_count(harness) == 1
 
 
-def test_a_failing_target_is_left_alone(harness: Harness, refresh: Refresh) -> None:
+def test_nothing_is_sent_while_the_breaker_is_open(harness: Harness, refresh: Refresh) -> None:
     grant = harness.authorize()
     harness.open_breaker()
     with pytest.raises(RefreshPausedError, match="at the same target"):
@@ -342,7 +340,7 @@ def test_a_failing_target_is_left_alone(harness: Harness, refresh: Refresh) -> N
     assert refresh_count(harness) == 0
 
 
-def test_a_doubtful_refresh_token_is_replayed_once_and_no_more(
+def test_an_uncertain_refresh_token_is_replayed_once_only(
     harness: Harness, refresh: Refresh
 ) -> None:
     grant = harness.authorize()
@@ -361,7 +359,7 @@ def test_a_doubtful_refresh_token_is_replayed_once_and_no_more(
     harness.allowed_replays = 1
 
 
-def test_a_doubtful_refresh_token_is_held_back_while_the_access_token_lives(
+def test_with_the_policy_hold_no_replay_is_made_while_the_access_token_is_valid(
     harness: Harness, refresh: Refresh
 ) -> None:
     harness.make_manager(profile=HOLD)
@@ -380,7 +378,7 @@ def test_a_doubtful_refresh_token_is_held_back_while_the_access_token_lives(
     harness.allowed_replays = 1
 
 
-def test_a_refused_refresh_token_needs_the_customer_and_is_not_sent_again(
+def test_a_refused_refresh_token_needs_consent_and_is_not_presented_again(
     harness: Harness, refresh: Refresh
 ) -> None:
     grant = harness.authorize()
@@ -395,7 +393,7 @@ def test_a_refused_refresh_token_needs_the_customer_and_is_not_sent_again(
     assert refresh_count(harness) == 1
 
 
-def test_without_a_refresh_token_there_is_nothing_to_refresh_with(
+def test_without_a_refresh_token_a_refresh_raises_and_sends_nothing(
     harness: Harness, refresh: Refresh
 ) -> None:
     grant = harness.authorize(responder=with_members(refresh_token=None))
@@ -405,25 +403,25 @@ def test_without_a_refresh_token_there_is_nothing_to_refresh_with(
     assert refresh_count(harness) == 0
 
 
-def test_a_revoked_grant_needs_the_customer(harness: Harness, refresh: Refresh) -> None:
+def test_a_revoked_grant_needs_consent(harness: Harness, refresh: Refresh) -> None:
     grant = harness.authorize()
     harness.manager.revoke(grant)
     with pytest.raises(ConsentNeededError, match="revoked"):
         refresh(harness.manager, grant)
 
 
-def test_a_grant_that_nobody_knows_is_refused(harness: Harness, refresh: Refresh) -> None:
+def test_an_unknown_grant_raises_an_error(harness: Harness, refresh: Refresh) -> None:
     with pytest.raises(UnknownGrantError, match="Authorize it first"):
-        refresh(harness.manager, Grant(TARGET, "nobody"))
+        refresh(harness.manager, Grant(TARGET, "u-unknown"))
 
 
-def test_what_is_no_grant_is_refused(harness: Harness, refresh: Refresh) -> None:
+def test_an_argument_that_is_no_grant_is_refused(harness: Harness, refresh: Refresh) -> None:
     wrong: Any = "u-4711"
     with pytest.raises(InvalidInputError, match="must be a Grant"):
         refresh(harness.manager, wrong)
 
 
-def test_nothing_is_sent_while_the_store_is_away(harness: Harness, refresh: Refresh) -> None:
+def test_nothing_is_sent_while_the_store_is_unavailable(harness: Harness, refresh: Refresh) -> None:
     grant = harness.authorize()
     harness.faulty.fail()
     with pytest.raises(StoreError):
@@ -439,7 +437,7 @@ def test_a_closed_manager_refreshes_nothing(harness: Harness, refresh: Refresh) 
     assert refresh_count(harness) == 0
 
 
-def test_who_runs_out_of_time_leaves_and_the_refresh_lands(
+def test_a_caller_that_times_out_gets_an_error_and_the_refresh_finishes(
     harness: Harness, refresh: Refresh
 ) -> None:
     grant = harness.authorize()
@@ -455,9 +453,9 @@ def test_who_runs_out_of_time_leaves_and_the_refresh_lands(
     assert refresh_count(harness) == 1
 
 
-def test_who_waits_too_long_for_another_process_is_told_so(harness: Harness) -> None:
+def test_a_caller_that_waits_too_long_for_another_process_gets_an_error(harness: Harness) -> None:
     grant = harness.authorize()
-    assert harness.memory.claim(harness.record(grant), owner="somebody else", ttl=1_000)
+    assert harness.memory.claim(harness.record(grant), owner="another owner", ttl=1_000)
     caller = harness.in_thread(partial(harness.manager.refresh, grant))
     wait_until(lambda: harness.waiting() == 1)
     harness.advance(60)
@@ -466,7 +464,7 @@ def test_who_waits_too_long_for_another_process_is_told_so(harness: Harness) -> 
     assert refresh_count(harness) == 0
 
 
-def test_both_ways_take_the_same_arguments() -> None:
+def test_refresh_and_arefresh_take_the_same_arguments() -> None:
     one, other = inspect.signature(TokenManager.refresh), inspect.signature(TokenManager.arefresh)
     assert one == other
     assert inspect.iscoroutinefunction(TokenManager.arefresh)

@@ -1,4 +1,4 @@
-"""What can be said of a grant without showing a secret."""
+"""The status and the history of a grant, without secrets."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from keeper.harness import (
     with_members,
 )
 
-REFUSES = status_response(400, {"error": "invalid_grant"})
+INVALID_GRANT = status_response(400, {"error": "invalid_grant"})
 
 
-def fail(harness: Harness, grant: Grant) -> None:
-    """Let a refresh fail as it is prepared."""
+def fail_refresh(harness: Harness, grant: Grant) -> None:
+    """Make a refresh for which the test has prepared a failure."""
     with pytest.raises(BlinkError):
         harness.manager.get(grant)
 
 
-def test_a_fresh_grant_is_usable_and_needs_nobody(harness: Harness) -> None:
+def test_a_new_grant_is_usable_and_needs_no_consent(harness: Harness) -> None:
     grant = harness.authorize()
     status = harness.manager.status(grant)
     assert status.grant == grant
@@ -55,7 +55,7 @@ def test_an_expired_grant_is_not_usable_until_it_is_refreshed(harness: Harness) 
     assert harness.manager.status(grant).generation == 2
 
 
-def test_a_grant_that_is_being_refreshed_says_how_long_at_most(harness: Harness) -> None:
+def test_during_a_refresh_retry_in_is_the_rest_of_the_lease(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -68,10 +68,10 @@ def test_a_grant_that_is_being_refreshed_says_how_long_at_most(harness: Harness)
     caller.result(TIMEOUT)
 
 
-def test_a_doubtful_grant_says_when_it_is_tried_again(harness: Harness) -> None:
+def test_after_an_uncertain_outcome_retry_in_is_the_time_until_the_replay(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(request_lost, request_lost)
-    fail(harness, grant)
+    fail_refresh(harness, grant)
     status = harness.manager.status(grant)
     assert (status.state, status.attempts) == (State.UNCERTAIN, 1)
     assert (status.error, status.needs_consent) == ("TimedOutError", False)
@@ -82,24 +82,26 @@ def test_a_doubtful_grant_says_when_it_is_tried_again(harness: Harness) -> None:
     harness.allowed_replays = 1
 
 
-def test_at_a_bank_that_never_rotates_no_doubt_is_final(harness: Harness) -> None:
+def test_at_a_bank_that_never_rotates_two_uncertain_attempts_need_no_consent(
+    harness: Harness,
+) -> None:
     harness.banks.set_policy(rotates=False)
     harness.make_manager(profile=TargetProfile(rotates=False))
     grant = harness.expired_grant()
     harness.banks.respond_next(response_lost, response_lost)
-    fail(harness, grant)
+    fail_refresh(harness, grant)
     harness.advance(30)
     status = harness.manager.status(grant)
     assert (status.attempts, status.needs_consent) == (2, False)
     harness.allowed_replays = 2
 
 
-def test_a_second_attempt_under_way_is_not_a_second_failure(harness: Harness) -> None:
+def test_a_replay_in_progress_needs_no_consent(harness: Harness) -> None:
     harness.banks.set_policy(replay_window=60.0)
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(response_lost, gate)
-    fail(harness, grant)
+    fail_refresh(harness, grant)
     harness.advance(30)
     gate.wait()
     status = harness.manager.status(grant)
@@ -108,11 +110,13 @@ def test_a_second_attempt_under_way_is_not_a_second_failure(harness: Harness) ->
     harness.allowed_replays = 1
 
 
-def test_a_refused_grant_needs_the_customer_and_may_still_be_usable(harness: Harness) -> None:
+def test_a_refused_grant_with_a_valid_access_token_is_usable_and_needs_consent(
+    harness: Harness,
+) -> None:
     grant = harness.authorize()
     harness.manager.get(grant)
     harness.advance(DAY - 1800)
-    harness.banks.respond_next(REFUSES)
+    harness.banks.respond_next(INVALID_GRANT)
     harness.manager.get(grant)
     harness.wait_until_idle()
     status = harness.manager.status(grant)
@@ -124,7 +128,7 @@ def test_a_refused_grant_needs_the_customer_and_may_still_be_usable(harness: Har
     assert status.error == "InvalidGrantError"
 
 
-def test_a_grant_without_a_refresh_token_will_need_the_customer(harness: Harness) -> None:
+def test_a_grant_without_a_refresh_token_needs_consent(harness: Harness) -> None:
     grant = harness.authorize(responder=with_members(refresh_token=None))
     status = harness.manager.status(grant)
     assert (status.usable, status.needs_consent, status.idle_until) == (True, True, None)
@@ -138,14 +142,14 @@ def test_a_revoked_grant_has_no_token(harness: Harness) -> None:
     assert (status.expires_at, status.refresh_at) == (None, None)
 
 
-def test_nothing_can_be_said_of_a_grant_that_nobody_knows(harness: Harness) -> None:
+def test_the_status_of_an_unknown_grant_raises_an_error(harness: Harness) -> None:
     with pytest.raises(UnknownGrantError):
-        harness.manager.status(Grant("IIDX00001", "nobody"))
+        harness.manager.status(Grant("IIDX00001", "u-unknown"))
     with pytest.raises(InvalidInputError):
         harness.manager.status("u-4711")  # type: ignore[arg-type]
 
 
-def test_the_status_is_what_the_store_knows_now(harness: Harness) -> None:
+def test_the_status_is_read_from_the_store(harness: Harness) -> None:
     grant = harness.authorize()
     harness.make_manager().revoke(grant)
     assert harness.manager.status(grant).state is State.REVOKED
@@ -155,15 +159,15 @@ def test_the_status_is_what_the_store_knows_now(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6, 7, 100])
-def test_all_grants_are_told_page_by_page_each_once(
+def test_statuses_returns_each_grant_once_whatever_the_page_size(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     monkeypatch.setattr(status_module, "PAGE", size)
     for target, name in [("IIDX00002", "b"), ("IIDX00001", "c"), ("IIDX00001", "a")]:
         harness.authorize(name, target)
         harness.authorize(name + "-2", target)
-    told = [(each.grant.target_id, each.grant.username) for each in harness.manager.statuses()]
-    assert told == [
+    grants = [(each.grant.target_id, each.grant.username) for each in harness.manager.statuses()]
+    assert grants == [
         ("IIDX00001", "a"),
         ("IIDX00001", "a-2"),
         ("IIDX00001", "c"),
@@ -173,7 +177,7 @@ def test_all_grants_are_told_page_by_page_each_once(
     ]
 
 
-def test_each_grant_is_told_by_the_profile_of_its_target(harness: Harness) -> None:
+def test_each_status_is_computed_with_the_profile_of_its_target(harness: Harness) -> None:
     harness.make_manager(profiles={"IIDX00002": TargetProfile(default_lifetime=60)})
     for target in ("IIDX00001", "IIDX00002"):
         harness.authorize(target_id=target, responder=with_members(expires_in=None))
@@ -181,10 +185,10 @@ def test_each_grant_is_told_by_the_profile_of_its_target(harness: Harness) -> No
     assert lifetimes == [timedelta(hours=1), timedelta(seconds=60)]
 
 
-def test_the_history_tells_who_did_what_the_newest_first(harness: Harness) -> None:
+def test_the_history_lists_events_and_outcomes_newest_first(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(response_lost)
-    fail(harness, grant)
+    fail_refresh(harness, grant)
     harness.advance(30)
     harness.manager.revoke(grant)
     history = harness.manager.history(grant)
@@ -200,11 +204,11 @@ def test_the_history_tells_who_did_what_the_newest_first(harness: Harness) -> No
     harness.allowed_replays = 1
 
 
-def test_neither_status_nor_history_holds_a_secret(harness: Harness) -> None:
+def test_neither_status_nor_history_contains_a_secret(harness: Harness) -> None:
     grant = harness.expired_grant()
     token = harness.manager.get(grant)
     assert token.refresh_token is not None
-    shown = repr([*harness.manager.statuses(), *harness.manager.history(grant), *harness.events])
-    assert "generation" in shown
+    text = repr([*harness.manager.statuses(), *harness.manager.history(grant), *harness.events])
+    assert "generation" in text
     for secret in (token.access_token, token.refresh_token):
-        assert secret.reveal() not in shown
+        assert secret.reveal() not in text

@@ -1,4 +1,4 @@
-"""`GrantAuth` holds no lock while a request is in progress, and cancelling one is safe."""
+"""`GrantAuth` holds no lock during a request, and a cancelled request stops no refresh."""
 
 from __future__ import annotations
 

@@ -499,15 +499,15 @@ def test_a_failed_token_request_is_not_repeated_at_once(harness: Harness, status
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "responder",
     [status_response(400, {"error": "invalid_client"}), status_response(401), response_lost],
 )
 def test_no_error_makes_the_client_send_the_same_refresh_token_again(
-    harness: Harness, answer: Responder
+    harness: Harness, responder: Responder
 ) -> None:
     """x/oauth2: while it detects the authentication style, any error makes it send again."""
     grant = harness.expired_grant()
-    harness.banks.respond_next(answer)
+    harness.banks.respond_next(responder)
     with pytest.raises(BlinkError):
         harness.manager.get(grant)
     assert refresh_count(harness) == 1

@@ -1,4 +1,4 @@
-"""The store comes first: before a token leaves, and before anybody gets a new one."""
+"""An unavailable store: nothing is sent before a claim is stored, and no received pair is lost."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from keeper.harness import (
     with_members,
 )
 
-LATE = [EventName.UNSETTLED, EventName.SETTLED_LATE]
+STORED_LATE = [EventName.UNSETTLED, EventName.SETTLED_LATE]
 
 
-def refused(harness: Harness, grant: Grant) -> BlinkError:
-    """Return the error that a caller gets."""
+def get_error(harness: Harness, grant: Grant) -> BlinkError:
+    """Return the error that `get` raises."""
     with pytest.raises(BlinkError) as caught:
         harness.manager.get(grant)
     return caught.value
 
 
-# Before anything leaves
+# Before a request is sent
 
 
 @pytest.mark.parametrize("method", ["load", "claim"])
-def test_a_store_that_is_away_before_the_claim_lets_no_post_reach_the_bank(
+def test_nothing_is_sent_if_the_store_fails_before_or_at_the_claim(
     harness: Harness, method: str
 ) -> None:
     grant = harness.expired_grant()
     harness.faulty.fail(method)
-    error = refused(harness, grant)
+    error = get_error(harness, grant)
     assert isinstance(error, StoreError)
     assert error.outcome is Outcome.NOT_EXECUTED
     assert harness.banks.presented() == []
@@ -53,7 +53,7 @@ def test_a_store_that_is_away_before_the_claim_lets_no_post_reach_the_bank(
     assert harness.manager.get(grant)
 
 
-def test_a_fresh_token_is_served_although_the_store_is_away(harness: Harness) -> None:
+def test_a_fresh_token_is_served_although_the_store_is_unavailable(harness: Harness) -> None:
     grant = harness.authorize()
     token = harness.manager.get(grant)
     harness.faulty.fail()
@@ -64,7 +64,7 @@ def test_a_fresh_token_is_served_although_the_store_is_away(harness: Harness) ->
     assert harness.banks.presented() == []
 
 
-def test_a_store_that_is_away_is_not_asked_by_each_of_many(harness: Harness) -> None:
+def test_concurrent_callers_share_one_failed_call_to_an_unavailable_store(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.faulty.fail()
     harness.faulty.calls.clear()
@@ -72,11 +72,11 @@ def test_a_store_that_is_away_is_not_asked_by_each_of_many(harness: Harness) -> 
     assert {type(error) for error in errors} == {StoreError}
     assert harness.faulty.calls.count("load") == 1
     harness.advance(0.6)
-    refused(harness, grant)
+    get_error(harness, grant)
     assert harness.faulty.calls.count("load") == 2
 
 
-def test_a_code_is_not_spent_where_the_pair_could_not_be_stored(harness: Harness) -> None:
+def test_a_code_is_not_sent_while_the_store_is_unavailable(harness: Harness) -> None:
     grant = Grant("IIDX00001", "u-4711")
     code = harness.banks.issue_code(grant)
     harness.faulty.fail()
@@ -87,7 +87,9 @@ def test_a_code_is_not_spent_where_the_pair_could_not_be_stored(harness: Harness
     assert harness.manager.authorize(grant, code=code, redirect_uri=REDIRECT_URI, psu=PSU)
 
 
-def test_nothing_is_revoked_at_the_bank_before_it_is_in_the_store(harness: Harness) -> None:
+def test_nothing_is_revoked_at_the_bank_before_the_store_has_marked_the_grant(
+    harness: Harness,
+) -> None:
     grant = harness.authorize()
     harness.faulty.fail("revoke")
     with pytest.raises(StoreError):
@@ -96,10 +98,10 @@ def test_nothing_is_revoked_at_the_bank_before_it_is_in_the_store(harness: Harne
     assert harness.manager.get(grant)
 
 
-def test_a_claim_whose_answer_was_lost_is_given_back_and_nothing_is_sent(harness: Harness) -> None:
+def test_a_claim_whose_result_was_lost_is_released_and_nothing_is_sent(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.faulty.lost_results = {"claim"}
-    assert isinstance(refused(harness, grant), StoreError)
+    assert isinstance(get_error(harness, grant), StoreError)
     record = harness.record(grant)
     assert (record.state, record.attempts, record.lease_left) == (State.ACTIVE, 0, 0)
     assert harness.banks.presented() == []
@@ -108,10 +110,10 @@ def test_a_claim_whose_answer_was_lost_is_given_back_and_nothing_is_sent(harness
     assert EventName.REPLAYED not in harness.event_names()
 
 
-def test_a_claim_on_a_doubtful_token_is_given_back_as_doubtful(harness: Harness) -> None:
+def test_a_claim_on_an_uncertain_grant_is_released_as_uncertain(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(response_lost)
-    refused(harness, grant)
+    get_error(harness, grant)
     harness.banks.set_policy(replay_window=60.0)
     harness.faulty.lost_results = {"claim"}
     harness.advance(25.0)
@@ -122,11 +124,11 @@ def test_a_claim_on_a_doubtful_token_is_given_back_as_doubtful(harness: Harness)
     harness.allowed_replays = 1
 
 
-def test_a_claim_that_cannot_be_given_back_ends_by_itself(harness: Harness) -> None:
+def test_a_claim_that_cannot_be_released_ends_with_its_lease(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.faulty.lost_results = {"claim"}
     harness.faulty.fail("release")
-    assert isinstance(refused(harness, grant), StoreError)
+    assert isinstance(get_error(harness, grant), StoreError)
     record = harness.record(grant)
     assert (record.state, record.attempts) == (State.REFRESHING, 1)
     assert record.lease_left == 25
@@ -136,10 +138,10 @@ def test_a_claim_that_cannot_be_given_back_ends_by_itself(harness: Harness) -> N
     assert harness.banks.presented_twice() == []
 
 
-# After the answer
+# After the response
 
 
-def test_a_pair_that_cannot_be_stored_is_served_and_written_when_the_store_returns(
+def test_an_unsaved_pair_is_served_and_stored_when_the_store_recovers(
     harness: Harness,
 ) -> None:
     grant = harness.expired_grant()
@@ -160,20 +162,20 @@ def test_a_pair_that_cannot_be_stored_is_served_and_written_when_the_store_retur
     assert (record.generation, record.state) == (2, State.ACTIVE)
     assert record.token is not None
     assert record.token.access_token == token.access_token
-    assert harness.event_names()[-3:] == [*LATE, EventName.REFRESHED]
+    assert harness.event_names()[-3:] == [*STORED_LATE, EventName.REFRESHED]
     assert len(harness.banks.presented()) == 1
 
 
-def test_while_a_pair_waits_for_the_store_nobody_presents_the_old_one(harness: Harness) -> None:
+def test_while_a_pair_is_unsaved_the_old_refresh_token_is_not_presented(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.faulty.fail("settle")
     token = harness.manager.get(grant)
-    # The lease runs out, and after some minutes a look at the store shows the old pair again.
+    # The lease ends, and after some minutes the keeper reads the old pair from the store again.
     for _ in range(60):
         assert harness.manager.get(grant) == token
         harness.advance(10)
     assert harness.manager.invalidate(grant, token)
-    caller = harness.in_thread(lambda: refused(harness, grant))
+    caller = harness.in_thread(lambda: get_error(harness, grant))
     wait_until(lambda: harness.waiting() == 2)
     harness.advance(31)
     assert isinstance(caller.result(TIMEOUT), RefreshPendingError)
@@ -185,19 +187,19 @@ def test_while_a_pair_waits_for_the_store_nobody_presents_the_old_one(harness: H
     assert len(harness.banks.presented()) == 2
 
 
-def test_a_store_is_asked_at_growing_distances_while_it_is_away(harness: Harness) -> None:
+def test_the_pauses_between_attempts_to_store_a_pair_grow(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.faulty.fail("settle")
     harness.manager.get(grant)
-    tries = []
+    counts = []
     for _ in range(4):
         harness.advance(1)
-        tries.append(harness.faulty.calls.count("settle"))
-    assert tries[0] > 3
-    assert [after - before for before, after in pairwise(tries)] == [1, 1, 1]
+        counts.append(harness.faulty.calls.count("settle"))
+    assert counts[0] > 3
+    assert [after - before for before, after in pairwise(counts)] == [1, 1, 1]
 
 
-def test_a_settle_whose_answer_was_lost_is_done_once(harness: Harness) -> None:
+def test_a_settle_whose_result_was_lost_takes_effect_once(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.faulty.lost_results = {"settle"}
     token = harness.manager.get(grant)
@@ -207,11 +209,11 @@ def test_a_settle_whose_answer_was_lost_is_done_once(harness: Harness) -> None:
     assert record.token is not None
     assert record.token.access_token == token.access_token
     assert harness.memory.journal_entries(harness.key(grant)) == ()
-    assert harness.event_names()[-3:] == [*LATE, EventName.REFRESHED]
+    assert harness.event_names()[-3:] == [*STORED_LATE, EventName.REFRESHED]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyError, ValueError])
-def test_a_store_that_breaks_its_promise_loses_no_pair(
+def test_a_store_that_raises_unexpected_errors_loses_no_pair(
     harness: Harness, error: Callable[[], Exception]
 ) -> None:
     grant = harness.expired_grant()
@@ -223,20 +225,20 @@ def test_a_store_that_breaks_its_promise_loses_no_pair(
     record = harness.record(grant)
     assert record.token is not None
     assert record.token.access_token == token.access_token
-    assert harness.event_names()[-3:] == [*LATE, EventName.REFRESHED]
+    assert harness.event_names()[-3:] == [*STORED_LATE, EventName.REFRESHED]
 
 
-def test_what_a_broken_store_raises_comes_out_as_a_store_error(harness: Harness) -> None:
+def test_an_unexpected_error_of_the_store_is_raised_as_a_store_error(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.faulty.error = lambda: KeyError("column")
     harness.faulty.fail("load")
-    error = refused(harness, grant)
+    error = get_error(harness, grant)
     assert isinstance(error, StoreError)
     assert "KeyError" in str(error)
     assert error.retryable
 
 
-def test_a_pair_of_a_new_consent_that_cannot_be_stored_is_served_and_written_later(
+def test_an_unsaved_pair_of_a_new_consent_is_served_and_stored_later(
     harness: Harness,
 ) -> None:
     harness.faulty.fail("put")
@@ -248,10 +250,10 @@ def test_a_pair_of_a_new_consent_that_cannot_be_stored_is_served_and_written_lat
     record = harness.record(grant)
     assert record.token is not None
     assert record.token.access_token == token.access_token
-    assert harness.event_names() == [*LATE, EventName.AUTHORIZED]
+    assert harness.event_names() == [*STORED_LATE, EventName.AUTHORIZED]
 
 
-def test_a_consent_that_was_stored_unnoticed_does_not_overwrite_a_later_one(
+def test_retrying_to_store_a_consent_does_not_overwrite_a_later_one(
     harness: Harness,
 ) -> None:
     harness.faulty.lost_results = {"put"}
@@ -262,13 +264,13 @@ def test_a_consent_that_was_stored_unnoticed_does_not_overwrite_a_later_one(
     harness.advance(1)
     assert harness.record(grant).token == later.token
     assert (later.generation, later.consent) == (2, 2)
-    kept = {
+    journalled = {
         entry.token.access_token for entry in harness.memory.journal_entries(harness.key(grant))
     }
-    assert kept == {first.access_token}
+    assert journalled == {first.access_token}
 
 
-def test_a_consent_that_was_stored_unnoticed_does_not_undo_a_revocation(harness: Harness) -> None:
+def test_retrying_to_store_a_consent_does_not_undo_a_revocation(harness: Harness) -> None:
     harness.faulty.lost_results = {"put"}
     grant = harness.authorize()
     harness.make_manager().revoke(grant)
@@ -277,11 +279,11 @@ def test_a_consent_that_was_stored_unnoticed_does_not_undo_a_revocation(harness:
     assert harness.record(grant).token is None
 
 
-def test_a_failure_that_cannot_be_written_is_told_to_the_callers_at_once(harness: Harness) -> None:
+def test_a_failure_that_cannot_be_stored_is_raised_at_once(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(connection_refused)
     harness.faulty.fail("release")
-    error = refused(harness, grant)
+    error = get_error(harness, grant)
     assert error.outcome is Outcome.NOT_EXECUTED
     assert not isinstance(error, StoreError)
     assert harness.record(grant).lease_left > 0
@@ -291,12 +293,12 @@ def test_a_failure_that_cannot_be_written_is_told_to_the_callers_at_once(harness
     harness.allowed_replays = 1
 
 
-def test_a_doubt_that_cannot_be_written_at_once_is_cleared_in_the_end(harness: Harness) -> None:
+def test_an_uncertain_outcome_that_is_stored_late_is_replayed(harness: Harness) -> None:
     harness.banks.set_policy(replay_window=120.0)
     grant = harness.expired_grant()
     harness.banks.respond_next(response_lost)
     harness.faulty.fail("release")
-    assert refused(harness, grant).outcome is Outcome.UNCERTAIN
+    assert get_error(harness, grant).outcome is Outcome.UNCERTAIN
     harness.advance(10)
     harness.faulty.recover()
     harness.advance(1)
@@ -307,42 +309,42 @@ def test_a_doubt_that_cannot_be_written_at_once_is_cleared_in_the_end(harness: H
     harness.allowed_replays = 1
 
 
-def test_callers_do_not_wait_for_a_store_that_is_to_look_for_another_pair(harness: Harness) -> None:
+def test_callers_do_not_wait_for_a_store_that_fails_to_salvage(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(status_response(400, {"error": "invalid_grant"}))
     harness.faulty.fail("salvage")
-    caller = harness.in_thread(lambda: refused(harness, grant))
+    caller = harness.in_thread(lambda: get_error(harness, grant))
     error = caller.result(TIMEOUT)
     assert isinstance(error, StoreError)
     harness.faulty.recover()
     harness.advance(1)
     assert harness.record(grant).state is State.NEEDS_CONSENT
-    assert refused(harness, grant).needs_consent
+    assert get_error(harness, grant).needs_consent
 
 
-def test_callers_do_not_wait_for_a_store_that_is_to_keep_a_strange_pair(harness: Harness) -> None:
+def test_callers_do_not_wait_for_a_store_that_fails_to_journal(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(with_members(status=400, error="invalid_request"))
     harness.faulty.fail("journal")
-    assert isinstance(refused(harness, grant), StoreError)
+    assert isinstance(get_error(harness, grant), StoreError)
     harness.faulty.recover()
     harness.advance(1)
     assert len(harness.memory.journal_entries(harness.key(grant))) == 1
 
 
-def test_a_refused_grant_is_remembered_although_the_store_cannot_write_it(harness: Harness) -> None:
+def test_a_refusal_is_cached_although_the_store_cannot_take_it(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(status_response(400, {"error": "invalid_grant"}))
     harness.faulty.fail("release")
-    assert isinstance(refused(harness, grant), InvalidGrantError)
-    assert isinstance(refused(harness, grant), InvalidGrantError)
+    assert isinstance(get_error(harness, grant), InvalidGrantError)
+    assert isinstance(get_error(harness, grant), InvalidGrantError)
     harness.faulty.recover()
     harness.advance(1)
     assert harness.record(grant).state is State.NEEDS_CONSENT
     assert len(harness.banks.presented()) == 1
 
 
-def test_an_outage_is_told_although_not_even_a_fingerprint_can_be_had(harness: Harness) -> None:
+def test_an_outage_that_affects_fingerprints_too_loses_no_pair(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.faulty.fail("settle", "fingerprint")
     token = harness.manager.get(grant)
