@@ -615,7 +615,7 @@ class Harness:
         """Fail a target until its circuit breaker opens, by code exchanges of another grant."""
         for _ in range(2):
             try:
-                self.authorize("u-in-vain", target_id, responder=connection_refused)
+                self.authorize("u-unavailable", target_id, responder=connection_refused)
             except NotConnectedError:
                 continue
             raise AssertionError("the target is available")

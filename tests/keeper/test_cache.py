@@ -65,9 +65,7 @@ def test_the_token_of_a_result_is_cached(cache: Cache) -> None:
     assert found.token == pair()
 
 
-def test_a_cached_token_is_fresh_for_five_minutes_at_most(
-    cache: Cache,
-) -> None:
+def test_a_cached_token_is_fresh_for_five_minutes_at_most(cache: Cache) -> None:
     cache.remember(GRANT, Result(record()), PROFILE)
     assert cached(cache).fresh_until == START + RECHECK
 

@@ -55,7 +55,7 @@ def test_closing_ends_the_wait_for_the_lease_of_another_process(harness: Harness
 
 
 def test_a_closed_manager_raises_and_sends_nothing(harness: Harness) -> None:
-    expired, unknown = harness.expired_grant(), harness.authorize("u-2")
+    expired, other = harness.expired_grant(), harness.authorize("u-2")
     manager = harness.manager
     manager.close()
     code = harness.banks.issue_code(expired)
@@ -65,7 +65,7 @@ def test_a_closed_manager_raises_and_sends_nothing(harness: Harness) -> None:
     with pytest.raises(InvalidInputError, match="The manager is closed"):
         manager.authorize(expired, code=code, redirect_uri=REDIRECT_URI, psu=PSU)
     with pytest.raises(InvalidInputError, match="The manager is closed"):
-        manager.revoke(unknown)
+        manager.revoke(other)
     assert len(harness.banks.requests) == before
 
 

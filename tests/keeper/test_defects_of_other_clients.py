@@ -96,20 +96,20 @@ def test_a_late_claim_on_an_old_record_starts_no_second_refresh(harness: Harness
     """Duende: the store is not read again between reading a token and presenting it."""
     first, second = harness.make_manager(real_waits=True), harness.make_manager(real_waits=True)
     grant = harness.expired_grant()
-    read, go = threading.Event(), threading.Event()
+    read, proceed = threading.Event(), threading.Event()
     claim = harness.memory.claim
 
     def late_claim(*args: Any, **options: Any) -> object:
         if not read.is_set():
             read.set()
-            assert go.wait(TIMEOUT)
+            assert proceed.wait(TIMEOUT)
         return claim(*args, **options)
 
     harness.faulty.replacements["claim"] = late_claim
     late_caller = harness.in_thread(lambda: first.get(grant))
     assert read.wait(TIMEOUT)
     token = second.get(grant)
-    go.set()
+    proceed.set()
     assert late_caller.result(TIMEOUT).access_token == token.access_token
     assert refresh_count(harness) == 1
 
@@ -350,12 +350,12 @@ def test_a_listener_that_raises_loses_nothing(
 def test_a_pair_is_stored_before_a_caller_gets_it(harness: Harness) -> None:
     """x/oauth2 84, Authlib 796: no hook, or one that is called too late and names no grant."""
     grant = harness.expired_grant()
-    settling, go = threading.Event(), threading.Event()
+    settling, proceed = threading.Event(), threading.Event()
     settle = harness.memory.settle
 
     def slow_settle(*args: Any, **options: Any) -> object:
         settling.set()
-        assert go.wait(TIMEOUT)
+        assert proceed.wait(TIMEOUT)
         return settle(*args, **options)
 
     harness.faulty.replacements["settle"] = slow_settle
@@ -364,7 +364,7 @@ def test_a_pair_is_stored_before_a_caller_gets_it(harness: Harness) -> None:
     with pytest.raises(RefreshPendingError):
         harness.manager.get(grant, timeout=0)
     assert not any(caller.done() for caller in callers)
-    go.set()
+    proceed.set()
     stored = {caller.result(TIMEOUT) for caller in callers}
     assert stored == {harness.record(grant).token}
 

@@ -20,6 +20,7 @@ from keeper.harness import (
     REDIRECT_URI,
     START,
     TARGET,
+    TIMEOUT,
     Execute,
     Gate,
     Harness,
@@ -124,7 +125,7 @@ def superseded(harness: Harness) -> None:
     gate.wait()
     harness.authorize(manager=harness.make_manager())
     gate.open()
-    caller.result(10)
+    caller.result(TIMEOUT)
 
 
 def revoked(harness: Harness) -> None:
@@ -292,9 +293,7 @@ def test_an_exception_in_a_listener_is_logged_and_changes_nothing(
     assert all(record.levelno == logging.ERROR for record in errors)
 
 
-def test_an_event_is_logged_by_the_logger_of_the_keeper(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_an_event_is_logged_by_the_logger_of_the_keeper(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, LOGGER)
     log_event(
         Event(

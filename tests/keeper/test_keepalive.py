@@ -48,7 +48,7 @@ def authorize(harness: Harness, count: int, target_id: str = TARGET, first: int 
 
 
 def refresh_all(harness: Harness, *, manager: TokenManager | None = None, **options: Any) -> Report:
-    """Refresh all grants, as if each were due."""
+    """Refresh all grants: each is due within 30 days."""
     return (manager or harness.manager).refresh_due(within=MONTH, **options)
 
 
@@ -93,9 +93,7 @@ def test_the_grants_that_expire_first_are_refreshed_first(harness: Harness) -> N
     assert generations(harness, grants) == [2, 2, 1, 1, 1, 1]
 
 
-def test_a_run_refreshes_a_grant_once_however_long_within_is(
-    harness: Harness,
-) -> None:
+def test_a_run_refreshes_a_grant_once_however_long_within_is(harness: Harness) -> None:
     grants = authorize(harness, 3)
     report = harness.manager.refresh_due(within=timedelta(days=365))
     assert report == Report(due=3, refreshed=3)
@@ -295,9 +293,7 @@ def test_an_uncertain_refresh_token_is_replayed_at_most_once(harness: Harness) -
     harness.allowed_replays = 1
 
 
-def test_with_the_policy_hold_a_run_makes_no_replay(
-    harness: Harness,
-) -> None:
+def test_with_the_policy_hold_a_run_makes_no_replay(harness: Harness) -> None:
     harness.make_manager(profile=HOLD)
     authorize(harness, 1)
     harness.banks.respond_always(request_lost)
@@ -463,9 +459,7 @@ def test_a_retry_after_stops_the_refreshes_at_a_rate_limited_target(harness: Har
     assert len(harness.banks.presented()) == 1
 
 
-def test_a_target_with_a_profile_but_no_rate_is_claimed_in_batches(
-    harness: Harness,
-) -> None:
+def test_a_target_with_a_profile_but_no_rate_is_claimed_in_batches(harness: Harness) -> None:
     harness.make_manager(profiles={TARGET: HOLD})
     authorize(harness, 12)
     harness.faulty.calls.clear()

@@ -170,9 +170,7 @@ def test_a_refresh_in_the_background_has_no_psu(harness: Harness) -> None:
     assert [request.psu_ip for request in harness.banks.requests[1:]] == ["AUTO"]
 
 
-def test_a_token_that_another_process_stored_is_served_without_a_refresh(
-    harness: Harness,
-) -> None:
+def test_a_token_that_another_process_stored_is_served_without_a_refresh(harness: Harness) -> None:
     grant = harness.authorize()
     harness.manager.get(grant)
     other = harness.make_manager()

@@ -146,7 +146,7 @@ def test_the_access_token_is_served_until_it_expires_although_consent_is_needed(
     assert isinstance(get_error(harness, grant), ConsentNeededError)
 
 
-def test_a_second_consent_that_silently_ended_the_first_needs_consent(harness: Harness) -> None:
+def test_a_grant_that_the_bank_ended_by_a_second_consent_needs_consent(harness: Harness) -> None:
     harness.banks.set_policy(one_token_per_contract=True)
     grant = harness.expired_grant()
     code = harness.banks.issue_code(grant)
@@ -400,9 +400,7 @@ def test_an_access_token_without_a_refresh_token_in_an_error_response_is_dropped
     assert harness.memory.journal_entries(harness.key(grant)) == ()
 
 
-def test_an_unreadable_new_refresh_token_makes_the_old_one_uncertain(
-    harness: Harness,
-) -> None:
+def test_an_unreadable_new_refresh_token_makes_the_old_one_uncertain(harness: Harness) -> None:
     grant = harness.expired_grant()
     before = harness.record(grant).token
     assert before is not None

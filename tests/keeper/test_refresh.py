@@ -174,9 +174,7 @@ def test_a_refresh_joins_one_in_the_background(harness: Harness) -> None:
     assert refresh_count(harness) == 1
 
 
-def test_a_refresh_that_joined_a_flight_without_a_refresh_starts_another(
-    harness: Harness,
-) -> None:
+def test_a_refresh_that_joined_a_flight_without_a_refresh_starts_another(harness: Harness) -> None:
     grant = harness.authorize()
     other = harness.make_manager()
     loading, proceed = threading.Event(), threading.Event()

@@ -141,9 +141,7 @@ def test_a_claim_that_cannot_be_released_ends_with_its_lease(harness: Harness) -
 # After the response
 
 
-def test_an_unsaved_pair_is_served_and_stored_when_the_store_recovers(
-    harness: Harness,
-) -> None:
+def test_an_unsaved_pair_is_served_and_stored_when_the_store_recovers(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -238,9 +236,7 @@ def test_an_unexpected_error_of_the_store_is_raised_as_a_store_error(harness: Ha
     assert error.retryable
 
 
-def test_an_unsaved_pair_of_a_new_consent_is_served_and_stored_later(
-    harness: Harness,
-) -> None:
+def test_an_unsaved_pair_of_a_new_consent_is_served_and_stored_later(harness: Harness) -> None:
     harness.faulty.fail("put")
     grant = harness.authorize()
     token = harness.manager.get(grant)
@@ -253,9 +249,7 @@ def test_an_unsaved_pair_of_a_new_consent_is_served_and_stored_later(
     assert harness.event_names() == [*STORED_LATE, EventName.AUTHORIZED]
 
 
-def test_retrying_to_store_a_consent_does_not_overwrite_a_later_one(
-    harness: Harness,
-) -> None:
+def test_retrying_to_store_a_consent_does_not_overwrite_a_later_one(harness: Harness) -> None:
     harness.faulty.lost_results = {"put"}
     grant = harness.authorize()
     first = harness.manager.get(grant)
