@@ -42,7 +42,7 @@ SLOWNESS = 0.1
 STRICT, LENIENT, PATIENT = "IIDX00001", "IIDX00002", "IIDX00003"
 BANKS = (
     *DEFAULT_BANKS,
-    BankPolicy(PATIENT, "Musterbank Kulant", replay_window=60.0, answer_after=SLOWNESS),
+    BankPolicy(PATIENT, "Musterbank Kulant", replay_window=60.0, response_delay=SLOWNESS),
 )
 HABITS = {
     STRICT: "rotates refresh tokens, takes a second use of one for theft",

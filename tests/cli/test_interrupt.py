@@ -51,7 +51,7 @@ def slow(desk: Desk) -> Iterator[Desk]:
     """Give a desk with a grant whose access token lives a second, and a bank that takes as long."""
     with habits_of_bank(desk, access_token_lifetime=1.0):
         desk.authorize(idle_lifetime=SOON)
-    with habits_of_bank(desk, answer_after=0.7):
+    with habits_of_bank(desk, response_delay=0.7):
         yield desk
 
 
@@ -127,7 +127,7 @@ def test_a_second_interruption_leaves_at_once_and_shows(desk: Desk, start: Start
     desk.authorize()
     desk.configure(timeout_total="3", lease="3.5")
     before, calls = desk.pair(), asked(desk)
-    with habits_of_bank(desk, answer_after=3600.0):
+    with habits_of_bank(desk, response_delay=3600.0):
         process = start("refresh")
         wait_until(lambda: asked(desk) > calls)
         process.send_signal(signal.SIGINT)

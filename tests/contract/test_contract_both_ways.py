@@ -10,7 +10,7 @@ from attrs import evolve
 
 from blink_oauth import BlinkError, Grant, RevocationError, Token
 from blink_oauth_testing.sandbox import Fault, Sandbox
-from blink_oauth_testing.sandbox.messages import Reply, Source, oauth_error, problem
+from blink_oauth_testing.sandbox.messages import Response, Source, oauth_error, problem
 from contract.judge import Judge, Message, Recorder
 from flavours import FLAVOURS, Caller, Flavour, calling
 from wire.harness import LENIENT, PERSON, STRICT, exchange, refresh_token
@@ -47,7 +47,7 @@ def be_refused(caller: Caller, grant: Grant) -> None:
         caller.revoke(grant, FAKE)
 
 
-def failures() -> Iterator[Reply]:
+def failures() -> Iterator[Response]:
     """Yield every form in which the contract lets a call fail: status, source and body."""
     for status, source in product(sorted(STATUSES - {200}), SOURCES):
         yield problem(status, "TECHNICAL_ERROR", "Fault", "As asked for.", source)
@@ -55,10 +55,10 @@ def failures() -> Iterator[Reply]:
         yield refusal.with_header("X-CorAPI-Source", source)
 
 
-def answering(reply: Reply) -> Fault:
+def answering(reply: Response) -> Fault:
     """Make a fault that answers a request with a reply."""
 
-    def change(usual: Reply) -> Reply:
+    def change(usual: Response) -> Response:
         return reply.with_header("X-Correlation-ID", usual.header("X-Correlation-ID") or "")
 
     return Fault("asked-for", executes=False, change=change)

@@ -147,7 +147,7 @@ class Case:
             token = manager.get(self.grant)
         except BlinkError as error:
             return "refused" if error.needs_consent else type(error).__name__
-        alive = self.sandbox.banks[self.grant.target_id].is_alive
+        alive = self.sandbox.banks[self.grant.target_id].accepts
         assert token.refresh_token
         assert alive(token.access_token.reveal())
         assert alive(token.refresh_token.reveal())

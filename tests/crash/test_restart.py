@@ -38,7 +38,7 @@ def test_no_pair_that_was_received_is_lost_when_the_database_restarts(
         grants = [sandbox.grant(username=f"u-{number}") for number in range(GRANTS)]
         with place.managing(ShiftedClock()) as manager, ThreadPoolExecutor() as pool:
             list(pool.map(lambda grant: authorize(manager, sandbox, grant), grants))
-        bank.policy = evolve(BANK, answer_after=ANSWER_AFTER)
+        bank.policy = evolve(BANK, response_delay=ANSWER_AFTER)
         store = place.store()
         stack.callback(store.close)
         workers = [
@@ -93,4 +93,4 @@ def is_alive(sandbox: Sandbox, record: Record) -> bool:
     assert record.token
     assert record.token.refresh_token
     bank = sandbox.banks[record.key.grant.target_id]
-    return bank.is_alive(record.token.refresh_token.reveal())
+    return bank.accepts(record.token.refresh_token.reveal())

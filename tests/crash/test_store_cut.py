@@ -80,7 +80,7 @@ class Scene:
             except StoreError:
                 return None
 
-        return self.bank.is_alive(wait_until(token).access_token.reveal())
+        return self.bank.accepts(wait_until(token).access_token.reveal())
 
     def generation(self) -> tuple[State, int]:
         """Return what another process finds in the store."""
@@ -90,7 +90,7 @@ class Scene:
         assert record
         assert record.token
         assert record.token.refresh_token
-        assert self.bank.is_alive(record.token.refresh_token.reveal())
+        assert self.bank.accepts(record.token.refresh_token.reveal())
         return record.state, record.generation
 
 
@@ -144,7 +144,7 @@ def test_a_pair_that_comes_while_the_database_is_down_is_served_and_stored_later
     answers = scene.storm()
     assert len(set(map(id, answers))) == 1
     assert isinstance(answers[0], Token)
-    assert scene.bank.is_alive(answers[0].access_token.reveal())
+    assert scene.bank.accepts(answers[0].access_token.reveal())
     assert scene.manager.get(scene.grant) is answers[0], "it is served from memory meanwhile"
     assert EventName.UNSETTLED in scene.events
     assert EventName.SETTLED_LATE not in scene.events

@@ -438,7 +438,7 @@ class Banks:
         bank = self.bank(grant.target_id)
         assert token.refresh_token is not None
         secrets = (token.access_token.reveal(), token.refresh_token.reveal())
-        return all(bank.is_alive(secret) for secret in secrets)
+        return all(bank.accepts(secret) for secret in secrets)
 
     def _new_secret(self, kind: str) -> str:
         return f"fake-{kind}-{next(self._secrets)}"

@@ -219,7 +219,7 @@ def test_a_revocation_revokes_both_tokens_and_erases_the_pair(harness: Harness) 
     harness.manager.revoke(GRANT)
     revoked = harness.banks.presented("revoke")
     assert revoked == [token.refresh_token.reveal(), token.access_token.reveal()]
-    assert not harness.banks.bank().is_alive(token.access_token.reveal())
+    assert not harness.banks.bank().accepts(token.access_token.reveal())
     record = harness.record(GRANT)
     assert (record.state, record.token) == (State.REVOKED, None)
     assert isinstance(get_error(harness), ConsentNeededError)
@@ -280,7 +280,7 @@ def test_a_revocation_that_fails_at_the_bank_raises_and_can_be_repeated(
     harness.banks.respond_always(bank_response, kind="revoke")
     harness.manager.revoke(GRANT)
     assert harness.record(GRANT).token is None
-    assert not harness.banks.bank().is_alive(token.access_token.reveal())
+    assert not harness.banks.bank().accepts(token.access_token.reveal())
 
 
 def test_if_one_pair_cannot_be_revoked_the_others_are_revoked_all_the_same(
@@ -293,7 +293,7 @@ def test_if_one_pair_cannot_be_revoked_the_others_are_revoked_all_the_same(
     with pytest.raises(RevocationError):
         harness.manager.revoke(GRANT)
     assert first.access_token.reveal() in harness.banks.presented("revoke")
-    assert not harness.banks.bank().is_alive(first.access_token.reveal())
+    assert not harness.banks.bank().accepts(first.access_token.reveal())
     assert len(harness.memory.journal_entries(harness.key(GRANT))) == 1
 
 

@@ -188,7 +188,7 @@ class World:
         if token is None or token.refresh_token is None:
             return False
         text = token.refresh_token.reveal()
-        return text not in self.spent and self.bank.is_alive(text)
+        return text not in self.spent and self.bank.accepts(text)
 
     def ask_store(self, worker: Worker, step: steps.Step) -> Any:
         """Do a step at the store.
@@ -286,7 +286,7 @@ class World:
         self.facts.left_alive = {
             self.rank[consent]
             for text, consent in self.consent_of_refresh.items()
-            if self.bank.is_alive(text) and text not in self.spent and consent in self.rank
+            if self.bank.accepts(text) and text not in self.spent and consent in self.rank
         }
 
 

@@ -12,7 +12,7 @@ from blink_oauth import BlinkError, BlinkOAuth, Grant, TimedOutError, Timeouts, 
 from blink_oauth_keeper import MemoryTokenStore, TokenManager
 from blink_oauth_keeper.store.protocol import Record
 from blink_oauth_testing.sandbox import Fault, Sandbox
-from blink_oauth_testing.sandbox.faults import SILENCES, unavailable
+from blink_oauth_testing.sandbox.faults import SILENT_FAULTS, unavailable
 from storm.crowd import TICK, Answer, Coroutines, Crowd, Gathering, Threads, wait_until
 from storm.places import DAYS, authorize
 
@@ -126,7 +126,7 @@ def test_an_expired_token_is_refreshed_once_whoever_asks(scene: Scene) -> None:
         assert len(answers) == scene.crowd.size
         assert len(set(map(id, answers))) == 1
         assert isinstance(answers[0], Token)
-        assert bank.is_alive(answers[0].access_token.reveal())
+        assert bank.accepts(answers[0].access_token.reveal())
         assert (scene.requests(), bank.refreshes, bank.reuses) == (generation, generation, 0)
 
 
@@ -155,7 +155,7 @@ TROUBLES = (
     Trouble("503-for-seconds", lambda _: unavailable(120), 120.0),
     Trouble("503-until-date", lambda now: unavailable(now + timedelta(seconds=150)), 150.0),
     # Until the lease is over the request may still be on its way.
-    Trouble("silence", lambda _: SILENCES["silence-before"], LEASE, rounds=2, total=SILENCE),
+    Trouble("silence", lambda _: SILENT_FAULTS["silence-before"], LEASE, rounds=2, total=SILENCE),
 )
 
 

@@ -19,11 +19,11 @@ from attrs import evolve
 
 from blink_oauth_testing.sandbox import (
     FAULTS,
-    SILENCES,
+    SILENT_FAULTS,
     ContractViolationError,
+    Delivery,
     Fault,
     Sandbox,
-    Wire,
     platform,
 )
 from blink_oauth_testing.sandbox.certificates import CredentialFiles
@@ -45,7 +45,7 @@ from blink_oauth_testing.sandbox.faults import (
     unavailable,
 )
 from blink_oauth_testing.sandbox.http import Site, bind, deliver, server_context, serving
-from blink_oauth_testing.sandbox.messages import Reply
+from blink_oauth_testing.sandbox.messages import Response
 from testing.caller import HEADERS, LENIENT, STRICT, Caller, tls_context
 
 PAIR = {"access_token", "token_type", "expires_in", "refresh_token"}
@@ -66,13 +66,13 @@ def test_every_fault_strikes_once_and_leaves_the_server_usable(
     try:
         response = caller.refresh(token)
     except (httpx.ReadError, httpx.RemoteProtocolError):
-        assert fault.wire.reset or fault.wire.body_fraction < 1.0
+        assert fault.delivery.reset or fault.delivery.body_fraction < 1.0
     else:
         assert response.status_code == caller.sandbox.exchanges[-1].status
     struck = caller.sandbox.exchanges[-1]
     assert (struck.fault, struck.executed) == (fault.name, fault.executes)
     # A bank that acted has spent the refresh token; one that did not still takes it.
-    assert caller.sandbox.banks[STRICT].is_alive(token) is not fault.executes
+    assert caller.sandbox.banks[STRICT].accepts(token) is not fault.executes
     assert caller.tokens().keys() == PAIR
 
 
@@ -283,7 +283,7 @@ def test_a_sandbox_that_stops_does_not_wait_for_a_slow_body() -> None:
     caller.close()
 
 
-@pytest.mark.parametrize("silence", SILENCES.values(), ids=SILENCES)
+@pytest.mark.parametrize("silence", SILENT_FAULTS.values(), ids=SILENT_FAULTS)
 def test_a_silent_endpoint_answers_nothing_and_serves_the_next_one(
     caller: Caller, silence: Fault
 ) -> None:
@@ -294,7 +294,7 @@ def test_a_silent_endpoint_answers_nothing_and_serves_the_next_one(
         caller.refresh(token)
     struck = caller.sandbox.exchanges[-1]
     assert (struck.fault, struck.executed) == (silence.name, silence.executes)
-    assert caller.sandbox.banks[STRICT].is_alive(token) is not silence.executes
+    assert caller.sandbox.banks[STRICT].accepts(token) is not silence.executes
     caller.http.timeout = httpx.Timeout(5.0)
     assert caller.tokens().keys() == PAIR
 
@@ -315,16 +315,18 @@ def test_a_sandbox_that_stops_breaks_its_silence() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("wire", [Wire(silent=True), Wire(after=3600.0), Wire(head_interval=60.0)])
+@pytest.mark.parametrize(
+    "delivery", [Delivery(silent=True), Delivery(after=3600.0), Delivery(head_interval=60.0)]
+)
 async def test_a_client_that_goes_away_ends_what_it_waited_for(
-    wire: Wire, sandbox: Sandbox, tmp_path: Path
+    delivery: Delivery, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def handle(request: web.Request) -> web.StreamResponse:
         begun.set()
         try:
-            return await deliver(request, Reply(200, body=b"{}"), wire)
+            return await deliver(request, Response(200, body=b"{}"), delivery)
         finally:
             ended.set()
 
@@ -378,7 +380,7 @@ def test_faults_strike_in_the_order_they_were_asked_for(caller: Caller) -> None:
 
 
 def test_a_fault_of_ones_own_is_a_value(caller: Caller) -> None:
-    teapot = Fault("teapot", executes=False, change=lambda _: Reply(418))
+    teapot = Fault("teapot", executes=False, change=lambda _: Response(418))
     assert refresh_under(caller, teapot).status_code == 418
     executed = evolve(BAD_GATEWAY_HTML, executes=True)
     assert refresh_under(caller, executed).status_code == 502
@@ -442,7 +444,7 @@ def break_secretly(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a defect of the platform break the contract once."""
     caller = Caller(sandbox)
     with monkeypatch.context() as defect:
-        defect.setattr(platform, "success", lambda content: Reply(200))
+        defect.setattr(platform, "success", lambda content: Response(200))
         caller.exchange(sandbox.issue_code(sandbox.grant()))
     caller.close()
 
@@ -464,4 +466,4 @@ def test_a_violation_does_not_hide_another_error(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_slow_fault_of_the_registry_ends_soon() -> None:
-    assert SLOW_BODY.wire.body_interval * SLOW_BODY.wire.pieces <= 1.0
+    assert SLOW_BODY.delivery.body_interval * SLOW_BODY.delivery.pieces <= 1.0

@@ -20,7 +20,7 @@ from attrs import evolve
 from blink_oauth.settings import Settings
 from blink_oauth_testing.sandbox import DEFAULT_BANKS, CertificateAuthority, Sandbox, contract
 from blink_oauth_testing.sandbox.http import ServerThread, Site, bind
-from blink_oauth_testing.sandbox.messages import Reply
+from blink_oauth_testing.sandbox.messages import Response
 from testing.caller import CLIENT_ID, LENIENT, STRICT, USERNAME, Caller
 
 
@@ -118,7 +118,7 @@ def test_a_bank_may_take_its_time_for_many_at_once(
 ) -> None:
     tokens = [caller.tokens(LENIENT)["refresh_token"] for _ in range(8)]
     bank = sandbox.banks[LENIENT]
-    bank.policy = evolve(bank.policy, answer_after=0.4)
+    bank.policy = evolve(bank.policy, response_delay=0.4)
     if fault is not None:
         sandbox.fail(fault, times=8)
     started = time.monotonic()
@@ -134,7 +134,7 @@ def test_a_bank_may_take_its_time_for_many_at_once(
 def test_only_token_answers_take_their_time(sandbox: Sandbox, caller: Caller) -> None:
     tokens = caller.tokens()
     bank = sandbox.banks[STRICT]
-    bank.policy = evolve(bank.policy, answer_after=3600.0)
+    bank.policy = evolve(bank.policy, response_delay=3600.0)
     assert caller.accounts(tokens["access_token"]).status_code == 200
     assert caller.refresh(tokens["refresh_token"], username="").status_code == 400
     assert caller.tokens(LENIENT)
@@ -293,5 +293,5 @@ def test_a_missing_contract_is_an_error_that_says_what_to_do(
 
 @pytest.mark.parametrize("body", [b"", b"no JSON", b"[]"])
 def test_a_change_of_members_leaves_what_is_no_object_alone(body: bytes) -> None:
-    reply = Reply(200, body=body)
+    reply = Response(200, body=body)
     assert reply.with_members({"a": 1}) == reply.without_member("a") == reply

@@ -24,7 +24,7 @@ from blink_oauth import (
     Timeouts,
     UnreadableResponseError,
 )
-from blink_oauth_testing.sandbox import Fault, Sandbox, Wire
+from blink_oauth_testing.sandbox import Delivery, Fault, Sandbox
 from flavours import Caller
 from wire.harness import STRICT, Connect, exchange, refresh_token
 from wire.loopback import full_queue, listening, url_of
@@ -94,7 +94,7 @@ def test_a_port_where_nobody_listens_is_not_connected(
 def test_an_answer_that_never_comes_is_uncertain(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    blink_sandbox.fail(Fault("silence", executes=True, wire=Wire(head_interval=60.0)))
+    blink_sandbox.fail(Fault("silence", executes=True, delivery=Delivery(head_interval=60.0)))
     caller = connect(evolve(settings, timeouts=Timeouts(read=SHORT)))
     error = refused(caller, blink_sandbox)
     assert type(error) is TimedOutError
@@ -108,8 +108,8 @@ def test_headers_that_drip_for_ever_end_with_the_total_time(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
     caller = connect(settings, monotonic=ClockThatRunsOnceSeen(blink_sandbox))
-    drip = Wire(head_interval=0.01, pieces=BYTE_BY_BYTE)
-    blink_sandbox.fail(Fault("dripping-headers", executes=True, wire=drip))
+    drip = Delivery(head_interval=0.01, pieces=BYTE_BY_BYTE)
+    blink_sandbox.fail(Fault("dripping-headers", executes=True, delivery=drip))
     error = refused(caller, blink_sandbox)
     assert type(error) is TimedOutError
     assert error.outcome is Outcome.UNCERTAIN
@@ -120,8 +120,8 @@ def test_a_body_that_drips_for_ever_ends_with_the_total_time(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
     caller = connect(settings, monotonic=ClockThatRunsOnceSeen(blink_sandbox))
-    drip = Wire(body_interval=0.01, pieces=BYTE_BY_BYTE)
-    blink_sandbox.fail(Fault("dripping-body", executes=True, wire=drip))
+    drip = Delivery(body_interval=0.01, pieces=BYTE_BY_BYTE)
+    blink_sandbox.fail(Fault("dripping-body", executes=True, delivery=drip))
     error = refused(caller, blink_sandbox)
     assert type(error) is UnreadableResponseError
     assert error.outcome is Outcome.UNCERTAIN
@@ -137,12 +137,12 @@ def test_a_pair_that_came_before_the_time_was_over_comes_home(
         "pair-then-drip",
         executes=True,
         change=lambda reply: reply.with_members({"padding": "x" * 100_000}),
-        wire=Wire(body_interval=0.01, pieces=250),
+        delivery=Delivery(body_interval=0.01, pieces=250),
     )
     blink_sandbox.fail(padded)
     token = exchange(caller, blink_sandbox, blink_sandbox.grant())
     assert token.oddities == {Oddity.BODY_BROKEN}
-    assert blink_sandbox.banks[STRICT].is_alive(refresh_token(token))
+    assert blink_sandbox.banks[STRICT].accepts(refresh_token(token))
 
 
 def narrow(settings: Settings, base_url: str) -> Settings:

@@ -212,8 +212,8 @@ def test_without_a_refresh_token_only_the_access_token_is_revoked(
     assert list(caller.revoke(grant, Token(access_token=token.access_token))) == [
         TokenKind.ACCESS_TOKEN
     ]
-    assert not blink_sandbox.banks[STRICT].is_alive(token.access_token.reveal())
-    assert blink_sandbox.banks[STRICT].is_alive(refresh_token(token))
+    assert not blink_sandbox.banks[STRICT].accepts(token.access_token.reveal())
+    assert blink_sandbox.banks[STRICT].accepts(refresh_token(token))
 
 
 def test_a_code_that_lived_too_long_asks_for_a_new_consent(

@@ -17,7 +17,7 @@ from blink_oauth import (
     Source,
     TokenKind,
 )
-from blink_oauth_testing.sandbox import Fault, Sandbox, Wire
+from blink_oauth_testing.sandbox import Delivery, Fault, Sandbox
 from blink_oauth_testing.sandbox.messages import oauth_error, problem
 from flavours import Caller
 from wire.attempts import OPERATIONS, Operation, attempt, of_the_faulty_call
@@ -125,14 +125,14 @@ def test_a_whole_pair_in_a_body_that_is_cut_comes_home(
         "cut-after-the-pair",
         executes=True,
         change=lambda reply: reply.with_members({"padding": "x" * 10_000}),
-        wire=Wire(body_fraction=0.5),
+        delivery=Delivery(body_fraction=0.5),
     )
     blink_sandbox.fail(padded)
     token = exchange(caller, blink_sandbox, grant)
     assert token.oddities == {Oddity.BODY_BROKEN}
     bank = blink_sandbox.banks[STRICT]
-    assert bank.is_alive(token.access_token.reveal())
-    assert bank.is_alive(refresh_token(token))
+    assert bank.accepts(token.access_token.reveal())
+    assert bank.accepts(refresh_token(token))
 
 
 def test_a_pair_under_an_error_status_comes_home_on_the_error(
@@ -147,5 +147,5 @@ def test_a_pair_under_an_error_status_comes_home_on_the_error(
     error = caught.value
     assert error.outcome is Outcome.UNCERTAIN
     assert error.token is not None
-    assert blink_sandbox.banks[STRICT].is_alive(refresh_token(error.token))
+    assert blink_sandbox.banks[STRICT].accepts(refresh_token(error.token))
     assert refresh_token(error.token) not in str(error)

@@ -22,8 +22,8 @@ from blink_oauth import (
     Timeouts,
     Token,
 )
-from blink_oauth_testing.sandbox import Fault, Sandbox, Wire
-from blink_oauth_testing.sandbox.messages import Reply
+from blink_oauth_testing.sandbox import Delivery, Fault, Sandbox
+from blink_oauth_testing.sandbox.messages import Response
 from flavours import Caller
 from wire.harness import PERSON, Connect, exchange, wait_until
 from wire.relay import Relay, relaying
@@ -125,10 +125,10 @@ def test_two_event_loops_one_after_the_other_have_a_client_each(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("wire", "reached"),
+    ("delivery", "reached"),
     [
-        (Wire(head_interval=60.0), "send_request_body.complete"),
-        (Wire(body_interval=60.0), "receive_response_headers.complete"),
+        (Delivery(head_interval=60.0), "send_request_body.complete"),
+        (Delivery(body_interval=60.0), "receive_response_headers.complete"),
     ],
     ids=["before the headers", "in the body"],
 )
@@ -138,7 +138,7 @@ async def test_cancelled_tasks_leave_the_client_usable_and_leak_no_connection(
     settings: Settings,
     relay: Relay,
     caplog: pytest.LogCaptureFixture,
-    wire: Wire,
+    delivery: Delivery,
     reached: str,
 ) -> None:
     grant = blink_sandbox.grant("IIDX00002")
@@ -160,7 +160,7 @@ async def test_cancelled_tasks_leave_the_client_usable_and_leak_no_connection(
 
         for calls in range(1, 21):
             caplog.clear()
-            blink_sandbox.fail(Fault("stuck", executes=True, wire=wire))
+            blink_sandbox.fail(Fault("stuck", executes=True, delivery=delivery))
             with caplog.at_level(logging.DEBUG, "httpcore.http11"):
                 task = call()
                 await asyncio.to_thread(wait_until, partial(underway, calls))
@@ -207,7 +207,7 @@ def test_a_redirect_is_not_followed_even_back_to_the_platform(
     caller: Caller, blink_sandbox: Sandbox, status: int
 ) -> None:
     target = f"{blink_sandbox.base_url}/oauth/token"
-    reply = Reply(status).with_header("Location", target)
+    reply = Response(status).with_header("Location", target)
     blink_sandbox.fail(Fault("redirect-home", executes=False, change=lambda _: reply))
     with pytest.raises(StatusError) as caught:
         exchange(caller, blink_sandbox, blink_sandbox.grant())

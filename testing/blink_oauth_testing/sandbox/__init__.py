@@ -19,22 +19,22 @@ except ImportError as error:
 from .banks import DEFAULT_BANKS, Bank, BankPolicy, Clock
 from .certificates import CertificateAuthority, Credentials
 from .exchanges import ContractViolationError, Exchange
-from .faults import FAULTS, SILENCES, Fault
-from .messages import Wire
+from .faults import FAULTS, SILENT_FAULTS, Fault
+from .messages import Delivery
 from .server import Sandbox
 
 __all__ = [
     "DEFAULT_BANKS",
     "FAULTS",
-    "SILENCES",
+    "SILENT_FAULTS",
     "Bank",
     "BankPolicy",
     "CertificateAuthority",
     "Clock",
     "ContractViolationError",
     "Credentials",
+    "Delivery",
     "Exchange",
     "Fault",
     "Sandbox",
-    "Wire",
 ]

@@ -20,7 +20,7 @@ from .banks import Clock
 from .consent import Conversations, authorize
 from .faults import FaultPlan, ready_made
 from .http import deliver
-from .messages import JSON, Reply
+from .messages import JSON, Response
 from .platform import Platform
 
 AUTHORIZE = "/{target_id}/oauth/authorize"
@@ -94,23 +94,23 @@ class Control:
     async def fail(self, request: web.Request) -> web.StreamResponse:
         """Let the next matching calls fail, as the body asks."""
 
-        def act(wish: object) -> Reply:
+        def act(wish: object) -> Response:
             plan_fault(self.platform.plan, wish)
-            return Reply(204)
+            return Response(204)
 
         return await _fulfil(request, act)
 
     async def advance(self, request: web.Request) -> web.StreamResponse:
         """Put the clock forward, as the body asks."""
 
-        def act(wish: object) -> Reply:
+        def act(wish: object) -> Response:
             put_forward(self.clock, wish)
             return _json(200, {"now": self.clock()})
 
         return await _fulfil(request, act)
 
 
-async def _fulfil(request: web.Request, act: Callable[[object], Reply]) -> web.StreamResponse:
+async def _fulfil(request: web.Request, act: Callable[[object], Response]) -> web.StreamResponse:
     """Do as the body asks, or say why that cannot be."""
     # A page on the web can send a form here, but no JSON without being asked first.
     if request.content_type != JSON:
@@ -163,5 +163,5 @@ def put_forward(clock: Clock, wish: object) -> None:
     clock.advance(seconds=seconds)
 
 
-def _json(status: int, content: object) -> Reply:
-    return Reply(status).with_body(JSON, json.dumps(content).encode())
+def _json(status: int, content: object) -> Response:
+    return Response(status).with_body(JSON, json.dumps(content).encode())

@@ -47,7 +47,7 @@ class BankPolicy:
             token management says that some providers allow one token per contract; that one
             username has one contract is the sandbox's own simplification.
         consent_page: The authorize endpoint asks a person, instead of giving a code at once.
-        answer_after: Seconds that pass between the bank's decision on a token request and the
+        response_delay: Seconds that pass between the bank's decision on a token request and the
             answer, be it right or a fault. They really pass, whatever the sandbox's clock says.
     """
 
@@ -62,7 +62,7 @@ class BankPolicy:
     code_lifetime: float = 30.0
     one_token_per_contract: bool = False
     consent_page: bool = False
-    answer_after: float = 0.0
+    response_delay: float = 0.0
 
 
 # Obviously made up: the country's check digits do not match.
@@ -264,7 +264,7 @@ class Bank:
         """Return the ids of the accounts that a good access token opens, or None for all."""
         return self._access_tokens[access_token].family.accounts
 
-    def is_alive(self, token: str) -> bool:
+    def accepts(self, token: str) -> bool:
         """Tell whether an access or refresh token would be accepted now."""
         entry = self._refresh_tokens.get(token) or self._access_tokens.get(token)
         if entry is None or not _is_good(entry) or self._is_used_up(entry):

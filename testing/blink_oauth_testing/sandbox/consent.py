@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from attrs import define, field
 
 from .banks import ACCOUNTS, Bank, BankPolicy
-from .messages import Reply
+from .messages import Response
 from .page import PAGE_HEADERS, page
 
 __all__ = ["Conversations"]
@@ -56,7 +56,7 @@ _ERROR = '<p class="error" role="alert" id="error">{}</p>'
 
 def sign_in(
     bank: BankPolicy, query: Sequence[tuple[str, str]], session: str, *, is_wrong: bool = False
-) -> Reply:
+) -> Response:
     """Return the first page.
 
     Args:
@@ -77,7 +77,7 @@ def sign_in(
 
 def choose(
     bank: BankPolicy, query: Sequence[tuple[str, str]], session: str, *, is_wrong: bool = False
-) -> Reply:
+) -> Response:
     """Return the page that asks for consent.
 
     Args:
@@ -100,7 +100,7 @@ def choose(
     return _reply(200, f"Consent at {bank.name}", content)
 
 
-def expired() -> Reply:
+def expired() -> Response:
     """Return the page for somebody who came too late, or twice."""
     content = (
         "<p>It was open for too long, or it was used already. Nothing was approved by it now.</p>"
@@ -109,7 +109,7 @@ def expired() -> Reply:
     return _reply(400, "This page has expired", content)
 
 
-def refused(why: str) -> Reply:
+def refused(why: str) -> Response:
     """Return the page for a request that no bank would send anybody back from."""
     content = (
         f"<p>{escape(why)}</p>"
@@ -124,10 +124,10 @@ def _described(by: str, is_wrong: bool) -> str:
     return f'{invalid} aria-describedby="{names}"' if names else ""
 
 
-def _reply(status: int, title: str, content: str) -> Reply:
+def _reply(status: int, title: str, content: str) -> Response:
     headers = dict(PAGE_HEADERS)
     kind = headers.pop("Content-Type")
-    reply = Reply(status).with_body(kind, page(title, content, is_error=status >= 400))
+    reply = Response(status).with_body(kind, page(title, content, is_error=status >= 400))
     for name, value in headers.items():
         reply = reply.with_header(name, value)
     return reply
@@ -166,7 +166,7 @@ class Conversations:
 
     def hear(
         self, bank: BankPolicy, query: Query, form: Sequence[tuple[str, str]] | None
-    ) -> Reply | frozenset[str] | None:
+    ) -> Response | frozenset[str] | None:
         """Take in what a person filled in.
 
         Args:
@@ -221,7 +221,7 @@ def authorize(
     redirect_uris: Collection[str],
     conversations: Conversations,
     form: Sequence[tuple[str, str]] | None = None,
-) -> Reply:
+) -> Response:
     """Answer a request to the authorize endpoint.
 
     Args:
@@ -244,7 +244,7 @@ def authorize(
     accounts = None
     if bank.policy.consent_page:
         said = conversations.hear(bank.policy, tuple(query), form)
-        if isinstance(said, Reply):
+        if isinstance(said, Response):
             return said
         if said is None:
             return _redirect(redirect_uri, error="access_denied", state=state)
@@ -316,12 +316,12 @@ def _loopback_without_port(uri: str) -> str | None:
     return urlunsplit(parts._replace(netloc=address))
 
 
-def _redirect(redirect_uri: str, **parameters: str | None) -> Reply:
+def _redirect(redirect_uri: str, **parameters: str | None) -> Response:
     parts = urlsplit(redirect_uri)
     added = [(name, value) for name, value in parameters.items() if value is not None]
     query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), *added])
     location = urlunsplit(parts._replace(query=query))
-    reply = Reply(302).with_header("Location", location)
+    reply = Response(302).with_header("Location", location)
     for name in ("Cache-Control", "Referrer-Policy"):
         reply = reply.with_header(name, PAGE_HEADERS[name])
     return reply

@@ -28,7 +28,7 @@ from openapi_core.validation.schemas.factories import SchemaValidatorsFactory
 from openapi_core.validation.schemas.validators import SchemaValidator
 from werkzeug.datastructures import Headers
 
-from .messages import Call, Reply
+from .messages import Call, Response
 
 __all__ = []
 
@@ -61,7 +61,7 @@ class Judge:
         """Tell what is wrong with a request to this path of the document."""
         return _texts(self._openapi.iter_request_errors(_Request(path, call)))
 
-    def response_errors(self, path: str, call: Call, reply: Reply) -> list[str]:
+    def response_errors(self, path: str, call: Call, reply: Response) -> list[str]:
         """Tell what is wrong with the response to a request to this path of the document."""
         errors = self._openapi.iter_response_errors(_Request(path, call), _Response(reply))
         return _texts(errors)
@@ -97,7 +97,7 @@ class _Request:
 class _Response:
     """A reply as openapi-core wants to see it."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Response) -> None:
         self.status_code = reply.status
         self.headers = Headers(list(reply.headers))
         self.content_type = reply.header("Content-Type") or ""
@@ -193,7 +193,7 @@ class Contract:
         unknown = set(call.field_names) - allowed if allowed is not None else set()
         return (*texts, *(f"form field {name}: not allowed" for name in sorted(unknown)))
 
-    def response_violations(self, path: str, call: Call, reply: Reply) -> tuple[str, ...]:
+    def response_violations(self, path: str, call: Call, reply: Response) -> tuple[str, ...]:
         """Tell which rules a response breaks.
 
         Args:

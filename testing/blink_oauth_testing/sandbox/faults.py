@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from attrs import field, frozen
 
-from .messages import AS_USUAL, HTML, TOKEN, Reply, Wire, problem
+from .messages import AS_USUAL, HTML, TOKEN, Delivery, Response, problem
 
 __all__ = []
 
@@ -29,7 +29,7 @@ _TITLES = {
 }
 
 
-def _unchanged(reply: Reply) -> Reply:
+def _unchanged(reply: Response) -> Response:
     return reply
 
 
@@ -41,14 +41,14 @@ class Fault:
         name: Its name in `FAULTS` and in the record.
         executes: Whether the bank carries the call out, although the answer goes wrong.
         change: Makes the faulty reply from the right one.
-        wire: How the reply is put on the wire.
+        delivery: How the reply is put on the wire.
         operation: The only operation it makes sense for, or None.
     """
 
     name: str
     executes: bool
-    change: Callable[[Reply], Reply] = field(default=_unchanged, repr=False)
-    wire: Wire = AS_USUAL
+    change: Callable[[Response], Response] = field(default=_unchanged, repr=False)
+    delivery: Delivery = AS_USUAL
     operation: Operation | None = None
 
 
@@ -58,7 +58,7 @@ def slow_body(interval: float) -> Fault:
     Args:
         interval: Seconds between two of the ten pieces.
     """
-    return Fault("slow-body", executes=True, wire=Wire(body_interval=interval))
+    return Fault("slow-body", executes=True, delivery=Delivery(body_interval=interval))
 
 
 def slow_headers(interval: float) -> Fault:
@@ -67,7 +67,7 @@ def slow_headers(interval: float) -> Fault:
     Args:
         interval: Seconds between two of the ten pieces.
     """
-    return Fault("slow-headers", executes=True, wire=Wire(head_interval=interval))
+    return Fault("slow-headers", executes=True, delivery=Delivery(head_interval=interval))
 
 
 def truncated_body(fraction: float) -> Fault:
@@ -76,7 +76,7 @@ def truncated_body(fraction: float) -> Fault:
     Args:
         fraction: Share of the body that is sent, from 0.0 to 1.0.
     """
-    return Fault("truncated-body", executes=True, wire=Wire(body_fraction=fraction))
+    return Fault("truncated-body", executes=True, delivery=Delivery(body_fraction=fraction))
 
 
 def unavailable(retry_after: int | datetime | None) -> Fault:
@@ -114,7 +114,7 @@ def _busy(status: int, retry_after: int | datetime | None) -> Fault:
 def _status(status: int, *, executes: bool, when: str = "", **headers: str) -> Fault:
     """A documented or common error of the platform, with its usual headers and problem."""
 
-    def change(reply: Reply) -> Reply:
+    def change(reply: Response) -> Response:
         error = problem(
             status, "TECHNICAL_ERROR", _TITLES[status], "The sandbox was asked to fail."
         )
@@ -130,9 +130,9 @@ def _status(status: int, *, executes: bool, when: str = "", **headers: str) -> F
 def _foreign(status: int) -> Fault:
     """A status that belongs to some proxy on the way, in the proxy's own form."""
 
-    def change(reply: Reply) -> Reply:
+    def change(reply: Response) -> Response:
         page = f"<html><head><title>{status}</title></head><body>Some proxy</body></html>\n"
-        return Reply(status).with_body(HTML, page.encode())
+        return Response(status).with_body(HTML, page.encode())
 
     name = "bad-gateway-html" if status == 502 else f"status-{status}"
     return Fault(name, executes=False, change=change)
@@ -141,13 +141,13 @@ def _foreign(status: int) -> Fault:
 def _success(status: int) -> Fault:
     """A success with a pair under a status that the contract does not know."""
 
-    def change(reply: Reply) -> Reply:
-        return Reply(status, reply.headers, reply.body)
+    def change(reply: Response) -> Response:
+        return Response(status, reply.headers, reply.body)
 
     return Fault(f"status-{status}", executes=True, change=change, operation="request_token")
 
 
-def _token(name: str, change: Callable[[Reply], Reply]) -> Fault:
+def _token(name: str, change: Callable[[Response], Response]) -> Fault:
     """An odd token response."""
     return Fault(name, executes=True, change=change, operation="request_token")
 
@@ -161,18 +161,18 @@ def _without(member: str) -> Fault:
     return _token(name, lambda reply: reply.without_member(member))
 
 
-def _header(name: str, change: Callable[[Reply], Reply]) -> Fault:
+def _header(name: str, change: Callable[[Response], Response]) -> Fault:
     """A response whose headers break the contract."""
     return Fault(name, executes=True, change=change)
 
 
-def _as_list(reply: Reply) -> Reply:
+def _as_list(reply: Response) -> Response:
     return reply.with_body(TOKEN, b"[" + (reply.body or b"{}") + b"]")
 
 
-def _redirect(reply: Reply) -> Reply:
+def _redirect(reply: Response) -> Response:
     elsewhere = "https://elsewhere.invalid/oauth/token"
-    return Reply(307).with_header("Location", elsewhere)
+    return Response(307).with_header("Location", elsewhere)
 
 
 BAD_GATEWAY_HTML = _foreign(502)
@@ -181,8 +181,8 @@ GATEWAY_TIMEOUT_AFTER = _status(504, executes=True, when="after")
 INTERNAL_SERVER_ERROR = _status(500, executes=False)
 SERVICE_UNAVAILABLE = unavailable(retry_after=2)
 TOO_MANY_REQUESTS = too_many_requests(retry_after=2)
-RESET_BEFORE = Fault("reset-before", executes=False, wire=Wire(reset=True))
-RESET_AFTER = Fault("reset-after", executes=True, wire=Wire(reset=True))
+RESET_BEFORE = Fault("reset-before", executes=False, delivery=Delivery(reset=True))
+RESET_AFTER = Fault("reset-after", executes=True, delivery=Delivery(reset=True))
 SLOW_BODY = slow_body(0.05)
 SLOW_HEADERS = slow_headers(0.05)
 TRUNCATED_BODY = truncated_body(0.5)
@@ -225,8 +225,8 @@ FAULTS: Mapping[str, Fault] = {
 }
 """Every ready-made fault that comes to an end, by its name."""
 
-SILENCES: Mapping[str, Fault] = {
-    name: Fault(name, executes=executes, wire=Wire(silent=True))
+SILENT_FAULTS: Mapping[str, Fault] = {
+    name: Fault(name, executes=executes, delivery=Delivery(silent=True))
     for name, executes in (("silence-before", False), ("silence-after", True))
 }
 """No answer at all, be it that the bank never saw the call or that it carried it out."""
@@ -238,7 +238,7 @@ def ready_made(name: object) -> Fault:
     Raises:
         ValueError: There is none.
     """
-    known = {**FAULTS, **SILENCES}
+    known = {**FAULTS, **SILENT_FAULTS}
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"There is no such fault. There are: {', '.join(known)}.")
     return known[name]

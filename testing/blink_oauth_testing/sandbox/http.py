@@ -20,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from attrs import evolve, frozen
 
 from .certificates import CredentialFiles, certificate_fingerprint
-from .messages import AS_USUAL, Call, Reply, Wire
+from .messages import AS_USUAL, Call, Delivery, Response
 
 __all__ = []
 
@@ -201,7 +201,7 @@ async def _accept(
                 handshakes.create_task(connect(connection))
 
 
-def reception(answer: Callable[[Call], tuple[Reply, Wire]]) -> web.Application:
+def reception(answer: Callable[[Call], tuple[Response, Delivery]]) -> web.Application:
     """Make the web application that takes every request over mutual TLS.
 
     Args:
@@ -209,8 +209,8 @@ def reception(answer: Callable[[Call], tuple[Reply, Wire]]) -> web.Application:
     """
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        reply, wire = answer(await _receive(request))
-        return await deliver(request, reply, wire)
+        reply, delivery = answer(await _receive(request))
+        return await deliver(request, reply, delivery)
 
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", handle)
@@ -225,30 +225,32 @@ async def _receive(request: web.Request) -> Call:
     return Call(request.method, request.path, headers, body, certificate_fingerprint(peer))
 
 
-async def deliver(request: web.Request, reply: Reply, wire: Wire = AS_USUAL) -> web.StreamResponse:
+async def deliver(
+    request: web.Request, reply: Response, delivery: Delivery = AS_USUAL
+) -> web.StreamResponse:
     """Send a reply.
 
     Args:
         request: The request that it answers.
         reply: What is to be sent.
-        wire: How it is to be sent.
+        delivery: How it is to be sent.
     """
     response = web.Response(status=reply.status, reason=_reason(reply.status), body=reply.body)
     response.headers.extend(reply.headers)
-    if wire.silent:
+    if delivery.silent:
         # aiohttp cancels this as soon as the client goes away or the server stops.
         await asyncio.get_running_loop().create_future()
-    if wire.after:
-        await asyncio.sleep(wire.after)
+    if delivery.after:
+        await asyncio.sleep(delivery.after)
     transport = request.transport
-    if evolve(wire, after=0.0) == AS_USUAL or transport is None:
+    if evolve(delivery, after=0.0) == AS_USUAL or transport is None:
         return response
-    if wire.reset:
+    if delivery.reset:
         _reset(transport)
         return response
-    head, body = _head(reply), reply.body[: int(len(reply.body) * wire.body_fraction)]
-    await _drip(transport, head, wire.head_interval, wire.pieces)
-    await _drip(transport, body, wire.body_interval, wire.pieces)
+    head, body = _head(reply), reply.body[: int(len(reply.body) * delivery.body_fraction)]
+    await _drip(transport, head, delivery.head_interval, delivery.pieces)
+    await _drip(transport, body, delivery.body_interval, delivery.pieces)
     # aiohttp wants a response from every handler, and drops it as the connection is closing.
     transport.close()
     return response
@@ -271,7 +273,7 @@ async def _drip(transport: asyncio.Transport, data: bytes, interval: float, piec
             return
 
 
-def _head(reply: Reply) -> bytes:
+def _head(reply: Response) -> bytes:
     lines = [f"HTTP/1.1 {reply.status} {_reason(reply.status)}"]
     lines += [f"{name}: {value}" for name, value in reply.headers]
     lines += [f"Content-Length: {len(reply.body)}", "Connection: close", "", ""]

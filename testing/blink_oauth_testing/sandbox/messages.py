@@ -23,7 +23,7 @@ Source = Literal["PLATFORM", "PROVIDER"]
 
 
 @frozen
-class Reply:
+class Response:
     """Status, headers and body of a response, before they are put on the wire."""
 
     status: int
@@ -34,25 +34,25 @@ class Reply:
         """Return the first header of that name, in any case, or None."""
         return next((v for k, v in self.headers if k.lower() == name.lower()), None)
 
-    def with_header(self, name: str, value: str) -> Reply:
+    def with_header(self, name: str, value: str) -> Response:
         """Return a copy in which this header has exactly this value."""
         return evolve(self, headers=(*self.without_header(name).headers, (name, value)))
 
-    def without_header(self, name: str) -> Reply:
+    def without_header(self, name: str) -> Response:
         """Return a copy without this header."""
         kept = tuple((k, v) for k, v in self.headers if k.lower() != name.lower())
         return evolve(self, headers=kept)
 
-    def with_body(self, content_type: str, body: bytes) -> Reply:
+    def with_body(self, content_type: str, body: bytes) -> Response:
         """Return a copy with another body."""
         return evolve(self.with_header("Content-Type", content_type), body=body)
 
-    def with_members(self, members: Mapping[str, object]) -> Reply:
+    def with_members(self, members: Mapping[str, object]) -> Response:
         """Return a copy with these members added to its JSON object; other bodies stay."""
         found = self._members()
         return self if found is None else evolve(self, body=_json({**found, **members}))
 
-    def without_member(self, name: str) -> Reply:
+    def without_member(self, name: str) -> Response:
         """Return a copy without this member of its JSON object; other bodies stay."""
         found = self._members()
         if found is None:
@@ -67,29 +67,31 @@ class Reply:
         return content if isinstance(content, dict) else None
 
 
-def problem(status: int, kind: str, title: str, detail: str, source: Source = "PLATFORM") -> Reply:
+def problem(
+    status: int, kind: str, title: str, detail: str, source: Source = "PLATFORM"
+) -> Response:
     """Build a refusal in the form of RFC 9457, as the platform writes them."""
     content = {"type": f"/problems/{kind}", "title": title, "detail": detail, "status": status}
-    return _from(source, _english(Reply(status).with_body(PROBLEM, _json(content))))
+    return _from(source, _english(Response(status).with_body(PROBLEM, _json(content))))
 
 
-def oauth_error(error: str, description: str) -> Reply:
+def oauth_error(error: str, description: str) -> Response:
     """Build a bank's refusal (RFC 6749 section 5.2)."""
     content = {"error": error, "error_description": description}
-    return _from("PROVIDER", _english(Reply(400).with_body(JSON, _json(content))))
+    return _from("PROVIDER", _english(Response(400).with_body(JSON, _json(content))))
 
 
-def success(content: object, content_type: str = TOKEN) -> Reply:
+def success(content: object, content_type: str = TOKEN) -> Response:
     """Build a bank's answer; `None` is an answer without a body."""
-    reply = _from("PROVIDER", Reply(200))
+    reply = _from("PROVIDER", Response(200))
     return reply if content is None else reply.with_body(content_type, _json(content))
 
 
-def _english(reply: Reply) -> Reply:
+def _english(reply: Response) -> Response:
     return reply.with_header("Content-Language", "en")
 
 
-def _from(source: Source, reply: Reply) -> Reply:
+def _from(source: Source, reply: Response) -> Response:
     return (
         reply.with_header("X-CorAPI-Source", source)
         .with_header("Cache-Control", "no-store")
@@ -168,7 +170,7 @@ def printable_name(name: str) -> str:
 
 
 @frozen
-class Wire:
+class Delivery:
     """How a reply is put on the wire.
 
     Attributes:
@@ -190,4 +192,4 @@ class Wire:
     body_fraction: float = 1.0
 
 
-AS_USUAL = Wire()
+AS_USUAL = Delivery()

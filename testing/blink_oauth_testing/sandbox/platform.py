@@ -10,7 +10,7 @@ from .banks import ACCOUNTS, Bank, Refusal
 from .contract import LIST_ACCOUNTS, Contract
 from .exchanges import Exchange, Fingerprints, Record
 from .faults import Fault, FaultPlan
-from .messages import AS_USUAL, JSON, Call, Reply, Wire, oauth_error, problem, success
+from .messages import AS_USUAL, JSON, Call, Delivery, Response, oauth_error, problem, success
 
 CONSENT_FLOW = "/consent-flow/v2"
 # Inferred: the segment is the title of the platform's specification; no page prints the whole URL.
@@ -29,7 +29,7 @@ class _Outcome:
         after: Seconds until it is answered.
     """
 
-    reply: Reply
+    reply: Response
     executed: bool = False
     violations: tuple[str, ...] = ()
     fault: Fault | None = None
@@ -60,7 +60,7 @@ class Platform:
     fingerprints: Fingerprints = field(factory=Fingerprints)
     record: Record = field(factory=Record)
 
-    def answer(self, call: Call) -> tuple[Reply, Wire]:
+    def answer(self, call: Call) -> tuple[Response, Delivery]:
         """Decide on a call and record it.
 
         Returns:
@@ -73,15 +73,15 @@ class Platform:
         else:
             outcome = self._operate(operation, path, call)
         reply = outcome.reply.with_header("X-Correlation-ID", call.correlation_id)
-        wire = AS_USUAL
+        delivery = AS_USUAL
         if outcome.fault is not None:
-            reply, wire = outcome.fault.change(reply), outcome.fault.wire
+            reply, delivery = outcome.fault.change(reply), outcome.fault.delivery
         if outcome.after:
-            wire = evolve(wire, after=wire.after + outcome.after)
+            delivery = evolve(delivery, after=delivery.after + outcome.after)
         self._record(operation, path, call, outcome, reply)
-        return reply, wire
+        return reply, delivery
 
-    def _no_operation(self, path: str) -> Reply:
+    def _no_operation(self, path: str) -> Response:
         methods = sorted(method for method, known in self.contract.operations if known == path)
         if not methods:
             return problem(404, "TECHNICAL_ERROR", "Not Found", "There is nothing at this path.")
@@ -94,7 +94,7 @@ class Platform:
             return refused
         target_id = call.header("X-CorAPI-Target-ID") or ""
         bank, client_id = self.banks[target_id], self.clients[call.certificate]
-        after = bank.policy.answer_after if operation == "request_token" else 0.0
+        after = bank.policy.response_delay if operation == "request_token" else 0.0
         fault = self.plan.take(target_id, operation)
         if fault is not None and not fault.executes:
             # The fault's own reply replaces this one, unless the connection ends without any.
@@ -131,7 +131,7 @@ class Platform:
         return None
 
     def _record(
-        self, operation: str | None, path: str, call: Call, outcome: _Outcome, reply: Reply
+        self, operation: str | None, path: str, call: Call, outcome: _Outcome, reply: Response
     ) -> None:
         judged = self.judged and operation is not None
         violations = self.contract.response_violations(path, call, reply) if judged else ()
@@ -179,11 +179,11 @@ def _accepts_json(values: Sequence[str]) -> bool:
     return False
 
 
-def _bad_request(kind: str, broken: tuple[str, ...]) -> Reply:
+def _bad_request(kind: str, broken: tuple[str, ...]) -> Response:
     return problem(400, kind, "Bad Request", "; ".join(broken))
 
 
-def _request_token(bank: Bank, client_id: str, call: Call) -> Reply:
+def _request_token(bank: Bank, client_id: str, call: Call) -> Response:
     username = call.field("username")
     if call.field("grant_type") == "authorization_code":
         outcome = bank.exchange_code(
@@ -203,12 +203,12 @@ def _request_token(bank: Bank, client_id: str, call: Call) -> Reply:
     return success(content)
 
 
-def _revoke_token(bank: Bank, client_id: str, call: Call) -> Reply:
+def _revoke_token(bank: Bank, client_id: str, call: Call) -> Response:
     refusal = bank.revoke(client_id, call.field("token"), call.field("username"))
     return oauth_error(refusal.error, refusal.description) if refusal else success(None)
 
 
-def _list_accounts(bank: Bank, client_id: str, call: Call) -> Reply:
+def _list_accounts(bank: Bank, client_id: str, call: Call) -> Response:
     scheme, _, token = (call.header("Authorization") or "").partition(" ")
     refusal: Refusal | None
     if scheme.lower() == "bearer" and token:
@@ -224,7 +224,7 @@ def _list_accounts(bank: Bank, client_id: str, call: Call) -> Reply:
     return reply.with_header("WWW-Authenticate", 'Bearer error="invalid_token"')
 
 
-_OPERATIONS: Mapping[str, Callable[[Bank, str, Call], Reply]] = {
+_OPERATIONS: Mapping[str, Callable[[Bank, str, Call], Response]] = {
     "request_token": _request_token,
     "revoke_token": _revoke_token,
     "list_accounts": _list_accounts,

@@ -346,7 +346,7 @@ class Sandbox:
         """Let the next matching calls fail; calls that the platform refuses anyway do not count.
 
         Args:
-            fault: How they fail; a value or a name from `FAULTS` or `SILENCES`.
+            fault: How they fail; a value or a name from `FAULTS` or `SILENT_FAULTS`.
             target_id: Only calls to this bank, or None for any.
             operation: Only calls of this operation, or None for any that the fault fits.
             times: How many calls fail.
