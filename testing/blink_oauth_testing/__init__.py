@@ -1,7 +1,7 @@
-"""What users test with: a local platform, a pytest fixture, and tests that prove a token store.
+"""Tools for tests: a local platform, a pytest fixture, and a test class for token stores.
 
-Platform and fixture need the extra `blink-oauth[testing]`. Everything loads when it is first named,
-so that pytest finds the fixture in a bare installation too, where the platform cannot load.
+Platform and fixture need the extra `blink-oauth[testing]`. Each name is imported on first use, so
+that pytest also finds the fixture without the extra, where the platform cannot be imported.
 """
 
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Hidden from type checkers, so that a misspelt name stays an error.
 if not TYPE_CHECKING:  # pragma: no branch
-    _HOME = {
+    _MODULE_OF = {
         "BankPolicy": "sandbox",
         "Sandbox": "sandbox",
         "TokenStoreContract": "store_contract",
@@ -22,9 +22,9 @@ if not TYPE_CHECKING:  # pragma: no branch
     def __getattr__(name: str) -> object:
         from importlib import import_module
 
-        if name not in _HOME:
+        if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+        return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_HOME})
+        return sorted({*globals(), *_MODULE_OF})

@@ -1,6 +1,6 @@
 """The pytest fixture `blink_sandbox`, for every project that has this package installed.
 
-It imports the sandbox only when a test asks for it, so that the plugin costs other tests nothing.
+The plugin imports the sandbox only when a test uses the fixture, so other tests do not load it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ def _blink_sandbox_server() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def blink_sandbox(_blink_sandbox_server: Sandbox) -> Iterator[Sandbox]:
-    """Give a strict local bLink platform in a fresh state.
+    """Provide a strict local bLink platform, reset before each test.
 
-    The server runs for the whole session; tokens, faults, exchanges and the time advanced are
-    forgotten before each test. A response that breaks the contract although no fault asked for it
-    fails the test at its end.
+    The server runs for the whole session; the reset covers tokens, faults, exchanges and the clock.
+    If a response breaks the contract although no fault applied, the test fails at its end.
     """
     _blink_sandbox_server.reset()
     yield _blink_sandbox_server

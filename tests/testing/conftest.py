@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from blink_oauth_testing.sandbox import Sandbox
-from testing.caller import CLIENT_ID, Caller
+from testing.raw_client import CLIENT_ID, RawClient
 
 OTHER_CLIENT_ID = "CIDX0000000003"
 
@@ -27,14 +27,14 @@ def sandbox(server: Sandbox) -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def caller(sandbox: Sandbox) -> Iterator[Caller]:
-    calling = Caller(sandbox)
+def client(sandbox: Sandbox) -> Iterator[RawClient]:
+    calling = RawClient(sandbox)
     yield calling
     calling.close()
 
 
 @pytest.fixture
-def other_caller(sandbox: Sandbox) -> Iterator[Caller]:
-    calling = Caller(sandbox, OTHER_CLIENT_ID)
+def other_client(sandbox: Sandbox) -> Iterator[RawClient]:
+    calling = RawClient(sandbox, OTHER_CLIENT_ID)
     yield calling
     calling.close()

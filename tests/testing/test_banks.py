@@ -41,7 +41,7 @@ def first_pair(bank: Bank) -> tuple[str, str]:
     return pair.access_token, pair.refresh_token
 
 
-def test_a_code_gives_a_pair_that_lives_as_long_as_the_policy_says() -> None:
+def test_a_code_gives_a_pair_with_the_lifetime_of_the_policy() -> None:
     bank, clock = bank_with(evolve(STRICT, access_token_lifetime=60.0))
     code = bank.issue_code(CLIENT, CALLBACK, USERNAME)
     pair = issued(bank.exchange_code(CLIENT, code, CALLBACK, USERNAME))
@@ -56,7 +56,7 @@ def test_a_code_gives_a_pair_that_lives_as_long_as_the_policy_says() -> None:
     assert expired.error == "expired_token"
 
 
-def test_a_code_lives_thirty_seconds() -> None:
+def test_a_code_expires_after_thirty_seconds() -> None:
     bank, clock = bank_with(STRICT)
     in_time, too_late = (bank.issue_code(CLIENT, CALLBACK, USERNAME) for _ in range(2))
     clock.advance(seconds=29.9)
@@ -76,7 +76,7 @@ def test_a_code_lives_thirty_seconds() -> None:
     ],
     ids=["client", "redirect URI", "username"],
 )
-def test_a_code_is_bound_to_what_it_was_issued_for(
+def test_a_code_is_bound_to_client_redirect_uri_and_username(
     client: str, redirect_uri: str, username: str
 ) -> None:
     bank, _ = bank_with(STRICT)
@@ -86,7 +86,7 @@ def test_a_code_is_bound_to_what_it_was_issued_for(
     issued(bank.exchange_code(CLIENT, code, CALLBACK, USERNAME))
 
 
-def test_a_replayed_code_revokes_what_it_issued() -> None:
+def test_a_replayed_code_revokes_the_tokens_issued_for_it() -> None:
     bank, _ = bank_with(STRICT)
     code = bank.issue_code(CLIENT, CALLBACK, USERNAME)
     pair = issued(bank.exchange_code(CLIENT, code, CALLBACK, USERNAME))
@@ -125,7 +125,7 @@ def test_a_reused_refresh_token_revokes_the_whole_family() -> None:
     assert "revoked" in refused(bank.refresh(CLIENT, renewed.refresh_token, USERNAME)).description
 
 
-def test_a_reused_refresh_token_spares_other_consents() -> None:
+def test_reuse_of_a_refresh_token_leaves_other_consents_valid() -> None:
     bank, _ = bank_with(STRICT)
     _, refresh = first_pair(bank)
     other_access, other_refresh = first_pair(bank)
@@ -135,7 +135,7 @@ def test_a_reused_refresh_token_spares_other_consents() -> None:
     assert bank.accepts(other_refresh)
 
 
-def test_a_bank_may_only_refuse_a_reused_refresh_token() -> None:
+def test_a_bank_can_refuse_reuse_without_revoking_the_family() -> None:
     bank, _ = bank_with(evolve(STRICT, on_reuse="refuse"))
     _, refresh = first_pair(bank)
     renewed = issued(bank.refresh(CLIENT, refresh, USERNAME))
@@ -161,7 +161,7 @@ def test_a_spent_refresh_token_may_be_replayed_within_the_window() -> None:
     assert bank.accepts(access)
 
 
-def test_the_window_counts_from_the_first_use_and_closes() -> None:
+def test_the_replay_window_starts_with_the_first_use_and_ends() -> None:
     bank, clock = bank_with(evolve(STRICT, replay_window=30.0))
     _, refresh = first_pair(bank)
     clock.advance(seconds=DAY)
@@ -175,7 +175,7 @@ def test_the_window_counts_from_the_first_use_and_closes() -> None:
     assert bank.reuses == 1
 
 
-def test_a_late_replay_may_only_be_refused() -> None:
+def test_a_bank_can_refuse_a_late_replay_without_revoking_the_family() -> None:
     bank, clock = bank_with(evolve(STRICT, replay_window=30.0, on_reuse="refuse"))
     access, refresh = first_pair(bank)
     bank.refresh(CLIENT, refresh, USERNAME)
@@ -184,7 +184,7 @@ def test_a_late_replay_may_only_be_refused() -> None:
     assert bank.accepts(access)
 
 
-def test_a_replay_gives_nothing_that_was_lost_otherwise() -> None:
+def test_a_replay_for_another_username_or_after_expiry_or_revocation_is_refused() -> None:
     bank, clock = bank_with(evolve(STRICT, replay_window=30.0, refresh_token_lifetime=10.0))
     _, refresh = first_pair(bank)
     bank.refresh(CLIENT, refresh, USERNAME)
@@ -209,13 +209,13 @@ def test_a_bank_counts_refreshes_and_reuses_until_it_is_reset() -> None:
     for count_so_far in (1, 2):
         bank.refresh(CLIENT, refresh, USERNAME)
         assert (bank.refreshes, bank.reuses) == (1, count_so_far)
-    bank.refresh(CLIENT, "fake-nobodys", USERNAME)
+    bank.refresh(CLIENT, "fake-unknown", USERNAME)
     assert (bank.refreshes, bank.reuses) == (1, 2)
     bank.reset()
     assert (bank.refreshes, bank.reuses) == (0, 0)
 
 
-def test_a_bank_that_does_not_rotate_knows_no_reuse() -> None:
+def test_a_bank_that_does_not_rotate_detects_no_reuse() -> None:
     bank, _ = bank_with(LENIENT)
     _, refresh = first_pair(bank)
     for _ in range(3):
@@ -223,7 +223,7 @@ def test_a_bank_that_does_not_rotate_knows_no_reuse() -> None:
     assert (bank.refreshes, bank.reuses) == (3, 0)
 
 
-def test_one_of_many_threads_wins_a_refresh_token() -> None:
+def test_only_one_of_many_threads_can_spend_a_refresh_token() -> None:
     bank, _ = bank_with(evolve(STRICT, on_reuse="refuse"))
     _, refresh = first_pair(bank)
     together = threading.Barrier(8)
@@ -245,7 +245,9 @@ def test_one_of_many_threads_wins_a_refresh_token() -> None:
 
 
 @pytest.mark.parametrize("policy", DEFAULT_BANKS, ids=["rotating", "not rotating"])
-def test_a_second_consent_silently_ends_the_first_where_one_is_allowed(policy: BankPolicy) -> None:
+def test_a_second_consent_revokes_the_first_at_a_bank_with_one_token_per_contract(
+    policy: BankPolicy,
+) -> None:
     bank, _ = bank_with(evolve(policy, one_token_per_contract=True))
     access, refresh = first_pair(bank)
     newer = issued(bank.refresh(CLIENT, refresh, USERNAME))
@@ -263,7 +265,7 @@ def test_a_second_consent_silently_ends_the_first_where_one_is_allowed(policy: B
     assert bank.accepts(second_refresh)
 
 
-def test_a_code_alone_ends_no_consent() -> None:
+def test_a_code_revokes_the_earlier_consent_only_when_it_is_exchanged() -> None:
     bank, _ = bank_with(evolve(STRICT, one_token_per_contract=True))
     access, _ = first_pair(bank)
     code = bank.issue_code(CLIENT, CALLBACK, USERNAME)
@@ -274,7 +276,9 @@ def test_a_code_alone_ends_no_consent() -> None:
 
 
 @pytest.mark.parametrize(("client", "username"), [("CIDX0000000003", USERNAME), (CLIENT, "u-4712")])
-def test_a_consent_spares_those_of_others(client: str, username: str) -> None:
+def test_a_consent_leaves_those_of_other_clients_and_customers_valid(
+    client: str, username: str
+) -> None:
     bank, _ = bank_with(evolve(STRICT, one_token_per_contract=True))
     access, _ = first_pair(bank)
     code = bank.issue_code(client, CALLBACK, username)
@@ -282,13 +286,13 @@ def test_a_consent_spares_those_of_others(client: str, username: str) -> None:
     assert bank.accepts(access)
 
 
-def test_where_several_consents_are_allowed_both_live() -> None:
+def test_several_consents_are_valid_at_once_by_default() -> None:
     bank, _ = bank_with(STRICT)
     tokens = [*first_pair(bank), *first_pair(bank)]
     assert all(map(bank.accepts, tokens))
 
 
-def test_a_bank_that_turns_strict_ends_every_consent_it_had_allowed() -> None:
+def test_a_change_to_one_token_per_contract_revokes_every_earlier_consent() -> None:
     bank, _ = bank_with(STRICT)
     tokens = [*first_pair(bank), *first_pair(bank)]
     bank.policy = evolve(STRICT, one_token_per_contract=True)
@@ -309,7 +313,7 @@ def test_a_bank_that_does_not_rotate_repeats_the_refresh_token_or_leaves_it_out(
 
 
 @pytest.mark.parametrize("policy", DEFAULT_BANKS, ids=["rotating", "not rotating"])
-def test_each_refresh_counts_the_thirty_days_anew(policy: BankPolicy) -> None:
+def test_each_refresh_restarts_the_thirty_days(policy: BankPolicy) -> None:
     bank, clock = bank_with(policy)
     _, refresh = first_pair(bank)
     for _ in range(3):
@@ -329,10 +333,10 @@ def test_a_refresh_token_is_bound_to_client_and_username(client: str, username: 
 
 def test_an_unknown_refresh_token_is_refused() -> None:
     bank, _ = bank_with(STRICT)
-    assert "unknown" in refused(bank.refresh(CLIENT, "fake-nobodys", USERNAME)).description
+    assert "unknown" in refused(bank.refresh(CLIENT, "fake-unknown", USERNAME)).description
 
 
-def test_revoking_the_refresh_token_takes_its_access_tokens_with_it() -> None:
+def test_revoking_the_refresh_token_revokes_its_access_tokens() -> None:
     bank, _ = bank_with(STRICT)
     access, refresh = first_pair(bank)
     assert bank.revoke(CLIENT, refresh, USERNAME) is None
@@ -340,7 +344,7 @@ def test_revoking_the_refresh_token_takes_its_access_tokens_with_it() -> None:
     refused(bank.refresh(CLIENT, refresh, USERNAME))
 
 
-def test_revoking_the_access_token_leaves_the_refresh_token() -> None:
+def test_revoking_the_access_token_leaves_the_refresh_token_valid() -> None:
     bank, _ = bank_with(STRICT)
     access, refresh = first_pair(bank)
     assert bank.revoke(CLIENT, access, USERNAME) is None
@@ -350,16 +354,16 @@ def test_revoking_the_access_token_leaves_the_refresh_token() -> None:
     issued(bank.refresh(CLIENT, refresh, USERNAME))
 
 
-def test_revoking_what_is_unknown_or_revoked_is_no_error() -> None:
+def test_revoking_an_unknown_or_revoked_token_is_no_error() -> None:
     bank, _ = bank_with(STRICT)
     access, _ = first_pair(bank)
-    assert bank.revoke(CLIENT, "fake-nobodys", USERNAME) is None
+    assert bank.revoke(CLIENT, "fake-unknown", USERNAME) is None
     assert bank.revoke(CLIENT, access, USERNAME) is None
     assert bank.revoke(CLIENT, access, USERNAME) is None
 
 
 @pytest.mark.parametrize(("client", "username"), [("CIDX0000000003", USERNAME), (CLIENT, "u-4712")])
-def test_nobody_revokes_the_token_of_somebody_else(client: str, username: str) -> None:
+def test_revoking_for_another_client_or_customer_is_refused(client: str, username: str) -> None:
     bank, _ = bank_with(STRICT)
     access, refresh = first_pair(bank)
     for token in (access, refresh):
@@ -367,13 +371,13 @@ def test_nobody_revokes_the_token_of_somebody_else(client: str, username: str) -
         assert bank.accepts(token)
 
 
-def test_an_access_token_opens_nothing_for_another_client() -> None:
+def test_an_access_token_is_refused_for_another_client() -> None:
     bank, _ = bank_with(STRICT)
     access, _ = first_pair(bank)
     assert bank.check_access("CIDX0000000003", access) is not None
 
 
-def test_a_reset_forgets_tokens_and_restores_the_policy() -> None:
+def test_a_reset_deletes_tokens_and_restores_the_policy() -> None:
     bank, _ = bank_with(STRICT)
     access, _ = first_pair(bank)
     bank.policy = evolve(STRICT, rotates=False)
@@ -390,7 +394,7 @@ def test_secrets_stay_out_of_every_repr() -> None:
     assert "fake-" not in repr(pair)
 
 
-def test_the_clock_does_not_run_backwards() -> None:
+def test_the_clock_refuses_to_go_backwards_or_too_far() -> None:
     clock = Clock(source=lambda: 5.0)
     clock.advance(seconds=2.5)
     assert clock() == 7.5
@@ -400,7 +404,7 @@ def test_the_clock_does_not_run_backwards() -> None:
     assert clock() == 7.5
 
 
-def test_a_customer_may_withdraw_every_consent_at_the_bank() -> None:
+def test_a_customer_can_withdraw_every_consent_at_the_bank() -> None:
     bank, _ = bank_with(LENIENT)
     pairs = [first_pair(bank), first_pair(bank)]
     bank.withdraw(CLIENT, "u-4712")
@@ -410,7 +414,7 @@ def test_a_customer_may_withdraw_every_consent_at_the_bank() -> None:
     assert not any(bank.accepts(token) for pair in pairs for token in pair)
 
 
-def test_a_refresh_token_may_be_made_to_expire_alone() -> None:
+def test_a_refresh_token_can_be_made_to_expire_alone() -> None:
     bank, _ = bank_with(LENIENT)
     (access, refresh), (_, other) = first_pair(bank), first_pair(bank)
     assert bank.expire(refresh)

@@ -12,7 +12,7 @@ from attrs import evolve
 from blink_oauth_testing.sandbox import Sandbox
 from blink_oauth_testing.sandbox.banks import Issued
 from blink_oauth_testing.sandbox.consent import is_registered
-from testing.caller import CALLBACK, LENIENT, STRICT, USERNAME, Caller
+from testing.raw_client import CALLBACK, LENIENT, STRICT, USERNAME, RawClient
 
 STATE = "fake-state & more"
 
@@ -28,7 +28,7 @@ def open_page(sandbox: Sandbox, **changes: str | None) -> httpx.Response:
     )
 
 
-def came_back(response: httpx.Response) -> dict[str, str]:
+def redirect_parameters(response: httpx.Response) -> dict[str, str]:
     """Return the parameters with which the browser is sent back."""
     assert response.status_code == 302
     location = response.headers["Location"]
@@ -44,14 +44,14 @@ def session_of(page: httpx.Response) -> str:
     return found[1]
 
 
-def answer(page: httpx.Response, **form: str) -> httpx.Response:
+def submit(page: httpx.Response, **form: str) -> httpx.Response:
     """Fill in a page and send it."""
     return httpx.post(page.url, data={"session": session_of(page), **form}, trust_env=False)
 
 
 def signed_in(sandbox: Sandbox) -> httpx.Response:
     """Sign in, and return the page that asks for consent."""
-    page = answer(open_page(sandbox), password="fake-password")
+    page = submit(open_page(sandbox), password="fake-password")
     assert "Approve" in page.text
     return page
 
@@ -61,32 +61,34 @@ def require_expired(response: httpx.Response) -> None:
     assert "This page has expired" in response.text
 
 
-def test_a_code_comes_back_at_once_with_the_state(sandbox: Sandbox, caller: Caller) -> None:
-    parameters = came_back(open_page(sandbox))
+def test_without_consent_pages_the_redirect_has_code_and_state(
+    sandbox: Sandbox, client: RawClient
+) -> None:
+    parameters = redirect_parameters(open_page(sandbox))
     assert parameters.keys() == {"code", "state"}
     assert parameters["state"] == STATE
-    assert caller.exchange(parameters["code"]).status_code == 200
+    assert client.exchange(parameters["code"]).status_code == 200
 
 
-def test_the_authorize_response_is_not_kept_by_anyone(sandbox: Sandbox) -> None:
+def test_the_authorize_response_forbids_caching_and_referrers(sandbox: Sandbox) -> None:
     response = open_page(sandbox)
     assert response.headers["Cache-Control"] == "no-store"
     assert response.headers["Referrer-Policy"] == "no-referrer"
 
 
-def test_a_state_that_was_not_sent_does_not_come_back(sandbox: Sandbox) -> None:
-    assert came_back(open_page(sandbox, state=None)).keys() == {"code"}
+def test_the_redirect_has_no_state_if_the_request_had_none(sandbox: Sandbox) -> None:
+    assert redirect_parameters(open_page(sandbox, state=None)).keys() == {"code"}
 
 
-def test_loopback_redirects_may_use_any_port(sandbox: Sandbox, caller: Caller) -> None:
+def test_loopback_redirects_may_use_any_port(sandbox: Sandbox, client: RawClient) -> None:
     redirect_uri = "http://127.0.0.1:51004/callback"
     response = open_page(sandbox, redirect_uri=redirect_uri)
     location = httpx.URL(response.headers["Location"])
     assert location.port == 51004
     # The exchange must name the very URI of the authorization, port included.
     code = location.params["code"]
-    assert caller.exchange(code).status_code == 400
-    assert caller.exchange(code, redirect_uri=redirect_uri).status_code == 200
+    assert client.exchange(code).status_code == 400
+    assert client.exchange(code, redirect_uri=redirect_uri).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -138,15 +140,15 @@ def test_an_ambiguous_client_or_redirect_is_never_redirected(sandbox: Sandbox, n
         ({"username": "u" * 65}, "invalid_request"),
     ],
 )
-def test_other_defects_go_back_with_the_state(
+def test_other_errors_are_redirected_with_the_state(
     sandbox: Sandbox, changes: dict[str, str | None], error: str
 ) -> None:
-    assert came_back(open_page(sandbox, **changes)) == {"error": error, "state": STATE}
+    assert redirect_parameters(open_page(sandbox, **changes)) == {"error": error, "state": STATE}
 
 
-def test_a_repeated_parameter_goes_back_as_invalid(sandbox: Sandbox) -> None:
+def test_a_repeated_parameter_is_an_invalid_request(sandbox: Sandbox) -> None:
     url = sandbox.authorize_url(sandbox.grant(), CALLBACK, STATE)
-    assert came_back(httpx.get(f"{url}&username=other", trust_env=False))["error"] == (
+    assert redirect_parameters(httpx.get(f"{url}&username=other", trust_env=False))["error"] == (
         "invalid_request"
     )
 
@@ -161,7 +163,7 @@ class TestConsentPage:
         bank = sandbox.banks[STRICT]
         bank.policy = evolve(bank.policy, consent_page=True)
 
-    def test_it_asks_in_accessible_html_without_scripts(self, sandbox: Sandbox) -> None:
+    def test_the_page_is_accessible_html_without_scripts(self, sandbox: Sandbox) -> None:
         response = open_page(sandbox)
         assert response.status_code == 200
         assert response.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -170,88 +172,92 @@ class TestConsentPage:
             assert expected in response.text
         assert USERNAME in response.text
 
-    def test_it_shows_a_username_as_text(self, sandbox: Sandbox) -> None:
+    def test_the_username_is_escaped(self, sandbox: Sandbox) -> None:
         page = open_page(sandbox, username="<b>u</b>").text
         assert "&lt;b&gt;u&lt;/b&gt;" in page
         assert "<b>u</b>" not in page
 
-    def test_approval_sends_back_a_code(self, sandbox: Sandbox, caller: Caller) -> None:
-        response = answer(signed_in(sandbox), account="2", decision="approve")
-        parameters = came_back(response)
+    def test_approval_redirects_with_a_code(self, sandbox: Sandbox, client: RawClient) -> None:
+        response = submit(signed_in(sandbox), account="2", decision="approve")
+        parameters = redirect_parameters(response)
         assert parameters["state"] == STATE
-        assert caller.exchange(parameters["code"]).status_code == 200
+        assert client.exchange(parameters["code"]).status_code == 200
 
-    def test_only_the_chosen_accounts_are_opened(self, sandbox: Sandbox) -> None:
+    def test_the_token_covers_only_the_chosen_accounts(self, sandbox: Sandbox) -> None:
         bank = sandbox.banks[STRICT]
-        parameters = came_back(answer(signed_in(sandbox), account="2", decision="approve"))
+        parameters = redirect_parameters(
+            submit(signed_in(sandbox), account="2", decision="approve")
+        )
         client_id = sandbox.settings().client_id
         issued = bank.exchange_code(client_id, parameters["code"], CALLBACK, USERNAME)
         assert isinstance(issued, Issued)
         assert bank.accounts(issued.access_token) == frozenset({"2"})
 
-    def test_refusal_sends_back_access_denied(self, sandbox: Sandbox) -> None:
-        response = answer(signed_in(sandbox), account="1", decision="refuse")
-        assert came_back(response) == {"error": "access_denied", "state": STATE}
+    def test_refusal_redirects_with_access_denied(self, sandbox: Sandbox) -> None:
+        response = submit(signed_in(sandbox), account="1", decision="refuse")
+        assert redirect_parameters(response) == {"error": "access_denied", "state": STATE}
 
     def test_any_decision_but_approval_is_a_refusal(self, sandbox: Sandbox) -> None:
-        response = answer(signed_in(sandbox), account="1", decision="perhaps")
-        assert came_back(response)["error"] == "access_denied"
+        response = submit(signed_in(sandbox), account="1", decision="perhaps")
+        assert redirect_parameters(response)["error"] == "access_denied"
 
     @pytest.mark.parametrize("password", ["fake-password", ""])
-    def test_signing_in_twice_decides_nothing(self, sandbox: Sandbox, password: str) -> None:
+    def test_a_second_sign_in_ends_the_session_without_a_decision(
+        self, sandbox: Sandbox, password: str
+    ) -> None:
         first = open_page(sandbox)
-        page = answer(first, password="fake-password")
-        require_expired(answer(first, password=password))
-        require_expired(answer(page, account="1", decision="approve"))
+        page = submit(first, password="fake-password")
+        require_expired(submit(first, password=password))
+        require_expired(submit(page, account="1", decision="approve"))
 
     @pytest.mark.parametrize("account", [None, "3"])
-    def test_a_consent_needs_an_account(self, sandbox: Sandbox, account: str | None) -> None:
+    def test_approval_needs_an_account(self, sandbox: Sandbox, account: str | None) -> None:
         chosen = {"account": account} if account else {}
-        page = answer(signed_in(sandbox), decision="approve", **chosen)
+        page = submit(signed_in(sandbox), decision="approve", **chosen)
         assert page.status_code == 200
         assert "Choose at least one account" in page.text
-        assert "code" in came_back(answer(page, account="1", decision="approve"))
+        assert "code" in redirect_parameters(submit(page, account="1", decision="approve"))
 
-    def test_a_password_is_needed_before_anything_else(self, sandbox: Sandbox) -> None:
-        page = answer(open_page(sandbox), password=" ", decision="approve", account="1")
+    def test_a_decision_counts_only_after_a_password(self, sandbox: Sandbox) -> None:
+        page = submit(open_page(sandbox), password=" ", decision="approve", account="1")
         assert page.status_code == 200
         assert "Enter a password" in page.text
-        assert "Approve" in answer(page, password="fake-password").text
+        assert "Approve" in submit(page, password="fake-password").text
 
-    def test_a_page_expires(self, sandbox: Sandbox) -> None:
+    def test_a_session_expires_after_ten_minutes(self, sandbox: Sandbox) -> None:
         page = signed_in(sandbox)
         sandbox.clock.advance(seconds=601)
-        require_expired(answer(page, account="1", decision="approve"))
+        require_expired(submit(page, account="1", decision="approve"))
 
-    def test_a_page_is_good_for_one_answer(self, sandbox: Sandbox) -> None:
+    def test_a_decision_can_be_submitted_once(self, sandbox: Sandbox) -> None:
         page = signed_in(sandbox)
-        came_back(answer(page, account="1", decision="approve"))
-        require_expired(answer(page, account="1", decision="approve"))
+        redirect_parameters(submit(page, account="1", decision="approve"))
+        require_expired(submit(page, account="1", decision="approve"))
 
-    def test_a_page_belongs_to_its_request(self, sandbox: Sandbox) -> None:
+    def test_a_page_is_bound_to_its_authorization_request(self, sandbox: Sandbox) -> None:
         page, other = signed_in(sandbox), open_page(sandbox, username="u-4712")
         form = {"session": session_of(page), "account": "1", "decision": "approve"}
         require_expired(httpx.post(other.url, data=form, trust_env=False))
 
-    def test_an_answer_that_comes_from_no_page_is_refused(self, sandbox: Sandbox) -> None:
+    def test_a_form_without_a_session_is_refused(self, sandbox: Sandbox) -> None:
         form = {"account": "1", "decision": "approve", "password": "fake-password"}
         require_expired(httpx.post(open_page(sandbox).url, data=form, trust_env=False))
 
-    def test_a_reset_forgets_who_was_being_asked(self, sandbox: Sandbox) -> None:
+    def test_a_reset_ends_open_sessions(self, sandbox: Sandbox) -> None:
         page = signed_in(sandbox)
         sandbox.reset()
         bank = sandbox.banks[STRICT]
         bank.policy = evolve(bank.policy, consent_page=True)
-        require_expired(answer(page, account="1", decision="approve"))
+        require_expired(submit(page, account="1", decision="approve"))
 
-    def test_the_answer_is_checked_like_the_question(self, sandbox: Sandbox) -> None:
+    def test_a_submitted_form_is_checked_like_the_first_request(self, sandbox: Sandbox) -> None:
         url = sandbox.authorize_url(sandbox.grant(STRICT), "https://evil.invalid/", STATE)
         response = httpx.post(url, data={"decision": "approve"}, trust_env=False)
         assert (response.status_code, "Location" in response.headers) == (400, False)
 
-    def test_the_other_bank_still_answers_at_once(self, sandbox: Sandbox) -> None:
+    def test_a_bank_without_consent_page_still_gives_a_code_at_once(self, sandbox: Sandbox) -> None:
         url = sandbox.authorize_url(sandbox.grant(LENIENT), CALLBACK, STATE)
-        assert "code" in came_back(httpx.get(url, trust_env=False))
+        assert "code" in redirect_parameters(httpx.get(url, trust_env=False))
 
 
 def test_a_redirect_uri_off_loopback_must_match_exactly() -> None:
@@ -262,7 +268,7 @@ def test_a_redirect_uri_off_loopback_must_match_exactly() -> None:
     assert not is_registered("http://127.0.0.1:8080/callback", registered)
 
 
-def test_the_parameters_join_those_of_the_redirect_uri() -> None:
+def test_the_parameters_are_added_to_those_of_the_redirect_uri() -> None:
     with Sandbox(redirect_uris=("https://app.invalid/callback?tenant=7",)) as sandbox:
         url = sandbox.authorize_url(sandbox.grant(), sandbox.redirect_uri, STATE)
         location = httpx.URL(httpx.get(url, trust_env=False).headers["Location"])

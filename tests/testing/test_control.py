@@ -1,4 +1,4 @@
-"""The plain-http port: a process outside sees what happened and asks for faults."""
+"""The plain-http port: a process outside sees path happened and asks for faults."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import httpx
 import pytest
 
 from blink_oauth_testing.sandbox import Sandbox
-from testing.caller import LENIENT, STRICT, Caller
+from testing.raw_client import LENIENT, STRICT, RawClient
 
 
-def ask(sandbox: Sandbox, wish: object, what: str = "faults") -> httpx.Response:
-    return httpx.post(f"{sandbox.control_url}/sandbox/{what}", json=wish, trust_env=False)
+def post(sandbox: Sandbox, body: object, path: str = "faults") -> httpx.Response:
+    return httpx.post(f"{sandbox.control_url}/sandbox/{path}", json=body, trust_env=False)
 
 
-def test_it_shows_environment_targets_and_exchanges(sandbox: Sandbox, caller: Caller) -> None:
-    tokens = caller.tokens()
+def test_another_process_can_read_environment_targets_and_exchanges(
+    sandbox: Sandbox, client: RawClient
+) -> None:
+    tokens = client.tokens()
     for _ in range(2):
-        caller.refresh(tokens["refresh_token"])
+        client.refresh(tokens["refresh_token"])
     response = httpx.get(f"{sandbox.control_url}/sandbox", trust_env=False)
     shown = response.json()
     assert shown["environment"] == sandbox.environment()
@@ -33,15 +35,15 @@ def test_it_shows_environment_targets_and_exchanges(sandbox: Sandbox, caller: Ca
     assert passphrase.reveal() not in response.text
 
 
-def test_a_process_outside_can_ask_for_a_fault(sandbox: Sandbox, caller: Caller) -> None:
-    token = caller.tokens()["access_token"]
-    wish = {"target_id": STRICT, "operation": "list_accounts", "fault": "bad-gateway-html"}
-    assert ask(sandbox, wish | {"times": 2}).status_code == 204
-    assert [caller.accounts(token).status_code for _ in range(3)] == [502, 502, 200]
+def test_another_process_can_plan_a_fault(sandbox: Sandbox, client: RawClient) -> None:
+    token = client.tokens()["access_token"]
+    body = {"target_id": STRICT, "operation": "list_accounts", "fault": "bad-gateway-html"}
+    assert post(sandbox, body | {"times": 2}).status_code == 204
+    assert [client.accounts(token).status_code for _ in range(3)] == [502, 502, 200]
 
 
 @pytest.mark.parametrize(
-    ("wish", "words"),
+    ("body", "words"),
     [
         ([], "Send an object"),
         ({"fault": "bad-gateway-html", "bank": STRICT}, "Send an object"),
@@ -57,26 +59,24 @@ def test_a_process_outside_can_ask_for_a_fault(sandbox: Sandbox, caller: Caller)
         ({"fault": "not-json", "target_id": []}, "no such bank"),
     ],
 )
-def test_a_wish_that_cannot_be_understood_is_refused(
-    sandbox: Sandbox, wish: object, words: str
-) -> None:
-    response = ask(sandbox, wish)
+def test_an_invalid_fault_is_refused(sandbox: Sandbox, body: object, words: str) -> None:
+    response = post(sandbox, body)
     assert response.status_code == 400
     assert words in response.json()["error"]
 
 
-def test_a_process_outside_can_put_the_clock_forward(sandbox: Sandbox, caller: Caller) -> None:
-    token = caller.tokens()["access_token"]
+def test_another_process_can_advance_the_clock(sandbox: Sandbox, client: RawClient) -> None:
+    token = client.tokens()["access_token"]
     before = sandbox.clock()
-    response = ask(sandbox, {"advance": 86_400}, "clock")
+    response = post(sandbox, {"advance": 86_400}, "clock")
     assert response.status_code == 200
     assert before + 86_400 <= response.json()["now"] <= sandbox.clock()
-    assert caller.accounts(token).status_code == 401
-    assert ask(sandbox, {"advance": 0.5}, "clock").json()["now"] >= before + 86_400.5
+    assert client.accounts(token).status_code == 401
+    assert post(sandbox, {"advance": 0.5}, "clock").json()["now"] >= before + 86_400.5
 
 
 @pytest.mark.parametrize(
-    ("wish", "words"),
+    ("body", "words"),
     [
         ("{}", "Send an object"),
         ("[]", "Send an object"),
@@ -85,22 +85,22 @@ def test_a_process_outside_can_put_the_clock_forward(sandbox: Sandbox, caller: C
         ('{"advance": "60"}', "number of seconds"),
         ('{"advance": -1}', "backwards"),
         ('{"advance": NaN}', "backwards"),
-        ('{"advance": 1e999}', "for ever"),
+        ('{"advance": 1e999}', "1e11 seconds"),
         ("{", "Expecting"),
     ],
 )
-def test_the_clock_refuses_what_is_no_time(sandbox: Sandbox, wish: str, words: str) -> None:
+def test_an_invalid_advance_is_refused(sandbox: Sandbox, body: str, words: str) -> None:
     url = f"{sandbox.control_url}/sandbox/clock"
     headers = {"Content-Type": "application/json"}
-    response = httpx.post(url, content=wish, headers=headers, trust_env=False)
+    response = httpx.post(url, content=body, headers=headers, trust_env=False)
     assert response.status_code == 400
     assert words in response.json()["error"]
     assert sandbox.clock.ahead == 0.0
 
 
-@pytest.mark.parametrize("what", ["faults", "clock"])
-def test_a_wish_must_be_json(sandbox: Sandbox, what: str) -> None:
-    url = f"{sandbox.control_url}/sandbox/{what}"
+@pytest.mark.parametrize("path", ["faults", "clock"])
+def test_the_body_must_be_json(sandbox: Sandbox, path: str) -> None:
+    url = f"{sandbox.control_url}/sandbox/{path}"
     as_form = httpx.post(url, data={"fault": "not-json"}, trust_env=False)
     assert as_form.status_code == 415
     broken = httpx.post(

@@ -76,7 +76,7 @@ def test_the_readme_runs(
 
 
 @pytest.mark.parametrize("document", ["docs/lifecycle.md", "docs/operations.md"])
-def test_the_other_documents_run_after_the_readme_has_begun(
+def test_the_other_documents_run_after_the_first_block_of_the_readme(
     document: str, names: dict[str, Any], sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names["code"] = sandbox.issue_code(sandbox.grant())

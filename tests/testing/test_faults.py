@@ -44,36 +44,42 @@ from blink_oauth_testing.sandbox.faults import (
     truncated_body,
     unavailable,
 )
-from blink_oauth_testing.sandbox.http import Site, bind, deliver, server_context, serving
+from blink_oauth_testing.sandbox.http import (
+    ServedApplication,
+    bind,
+    send_response,
+    server_context,
+    serving,
+)
 from blink_oauth_testing.sandbox.messages import Response
-from testing.caller import HEADERS, LENIENT, STRICT, Caller, tls_context
+from testing.raw_client import HEADERS, LENIENT, STRICT, RawClient, tls_context
 
 PAIR = {"access_token", "token_type", "expires_in", "refresh_token"}
 
 
-def refresh_under(caller: Caller, fault: Fault | str) -> httpx.Response:
-    token = caller.tokens()["refresh_token"]
-    caller.sandbox.fail(fault, target_id=STRICT, operation="request_token")
-    return caller.refresh(token)
+def refresh_with(client: RawClient, fault: Fault | str) -> httpx.Response:
+    token = client.tokens()["refresh_token"]
+    client.sandbox.fail(fault, target_id=STRICT, operation="request_token")
+    return client.refresh(token)
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_every_fault_strikes_once_and_leaves_the_server_usable(
-    caller: Caller, fault: Fault
+def test_every_fault_happens_once_and_leaves_the_server_usable(
+    client: RawClient, fault: Fault
 ) -> None:
-    token = caller.tokens()["refresh_token"]
-    caller.sandbox.fail(fault)
+    token = client.tokens()["refresh_token"]
+    client.sandbox.fail(fault)
     try:
-        response = caller.refresh(token)
+        response = client.refresh(token)
     except (httpx.ReadError, httpx.RemoteProtocolError):
         assert fault.delivery.reset or fault.delivery.body_fraction < 1.0
     else:
-        assert response.status_code == caller.sandbox.exchanges[-1].status
-    struck = caller.sandbox.exchanges[-1]
-    assert (struck.fault, struck.executed) == (fault.name, fault.executes)
+        assert response.status_code == client.sandbox.exchanges[-1].status
+    exchange = client.sandbox.exchanges[-1]
+    assert (exchange.fault, exchange.executed) == (fault.name, fault.executes)
     # A bank that acted has spent the refresh token; one that did not still takes it.
-    assert caller.sandbox.banks[STRICT].accepts(token) is not fault.executes
-    assert caller.tokens().keys() == PAIR
+    assert client.sandbox.banks[STRICT].accepts(token) is not fault.executes
+    assert client.tokens().keys() == PAIR
 
 
 @pytest.mark.parametrize(
@@ -93,27 +99,27 @@ def test_every_fault_strikes_once_and_leaves_the_server_usable(
         ("redirect", 307, None),
     ],
 )
-def test_a_status_fault_answers_with_its_status(
-    caller: Caller, name: str, status: int, source: str | None
+def test_a_status_fault_responds_with_its_status(
+    client: RawClient, name: str, status: int, source: str | None
 ) -> None:
-    response = refresh_under(caller, name)
+    response = refresh_with(client, name)
     assert response.status_code == status
     assert response.headers.get("X-CorAPI-Source") == source
 
 
-def test_an_undocumented_success_still_carries_the_pair(caller: Caller) -> None:
-    assert refresh_under(caller, "status-299").json().keys() == PAIR
+def test_an_undocumented_success_still_carries_the_pair(client: RawClient) -> None:
+    assert refresh_with(client, "status-299").json().keys() == PAIR
 
 
-def test_a_bad_gateway_is_a_page_of_html(caller: Caller) -> None:
-    response = refresh_under(caller, BAD_GATEWAY_HTML)
+def test_a_bad_gateway_is_an_html_page(client: RawClient) -> None:
+    response = refresh_with(client, BAD_GATEWAY_HTML)
     assert response.headers["Content-Type"] == "text/html;charset=utf-8"
     assert response.text.startswith("<html>")
 
 
 @pytest.mark.parametrize("name", ["service-unavailable", "too-many-requests"])
-def test_a_busy_platform_says_when_to_come_back(caller: Caller, name: str) -> None:
-    assert refresh_under(caller, name).headers["Retry-After"] == "2"
+def test_a_busy_platform_sends_retry_after(client: RawClient, name: str) -> None:
+    assert refresh_with(client, name).headers["Retry-After"] == "2"
 
 
 @pytest.mark.parametrize(
@@ -126,26 +132,26 @@ def test_a_busy_platform_says_when_to_come_back(caller: Caller, name: str) -> No
     ],
 )
 @pytest.mark.parametrize(("make", "status"), [(unavailable, 503), (too_many_requests, 429)])
-def test_a_busy_platform_says_when_in_either_way_or_not_at_all(
-    caller: Caller,
+def test_retry_after_is_seconds_or_a_date_or_absent(
+    client: RawClient,
     make: Callable[[int | datetime | None], Fault],
     status: int,
     retry_after: int | datetime | None,
     header: str | None,
 ) -> None:
-    response = refresh_under(caller, make(retry_after))
+    response = refresh_with(client, make(retry_after))
     assert response.status_code == status
     assert response.headers.get("Retry-After") == header
-    assert not caller.sandbox.exchanges[-1].executed
+    assert not client.sandbox.exchanges[-1].executed
 
 
-def test_a_date_in_no_known_time_zone_is_refused() -> None:
+def test_a_date_without_a_time_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="UTC"):
         unavailable(datetime(2030, 1, 2, 3, 4, 5))  # noqa: DTZ001
 
 
-def test_a_redirect_points_elsewhere(caller: Caller) -> None:
-    location = refresh_under(caller, "redirect").headers["Location"]
+def test_a_redirect_points_to_another_host(client: RawClient) -> None:
+    location = refresh_with(client, "redirect").headers["Location"]
     assert httpx.URL(location).host == "elsewhere.invalid"
 
 
@@ -158,32 +164,34 @@ def test_a_redirect_points_elsewhere(caller: Caller) -> None:
         ("negative-expires-in", -1),
     ],
 )
-def test_an_odd_lifetime_arrives_as_it_is(caller: Caller, name: str, expires_in: object) -> None:
-    assert refresh_under(caller, name).json()["expires_in"] == expires_in
+def test_an_invalid_lifetime_arrives_unchanged(
+    client: RawClient, name: str, expires_in: object
+) -> None:
+    assert refresh_with(client, name).json()["expires_in"] == expires_in
 
 
 @pytest.mark.parametrize("member", ["access_token", "expires_in", "refresh_token"])
-def test_a_missing_member_is_missing(caller: Caller, member: str) -> None:
-    response = refresh_under(caller, f"missing-{member.replace('_', '-')}")
+def test_a_missing_member_fault_removes_only_that_member(client: RawClient, member: str) -> None:
+    response = refresh_with(client, f"missing-{member.replace('_', '-')}")
     assert response.json().keys() == PAIR - {member}
 
 
-def test_unknown_members_come_on_top(caller: Caller) -> None:
-    assert refresh_under(caller, "unknown-members").json().keys() > PAIR
+def test_unknown_members_are_added_to_the_pair(client: RawClient) -> None:
+    assert refresh_with(client, "unknown-members").json().keys() > PAIR
 
 
-def test_a_token_type_may_be_odd(caller: Caller) -> None:
-    assert refresh_under(caller, "odd-token-type").json()["token_type"] == "MAC"
+def test_the_token_type_can_be_unknown(client: RawClient) -> None:
+    assert refresh_with(client, "odd-token-type").json()["token_type"] == "MAC"
 
 
 @pytest.mark.parametrize(("name", "body"), [("empty-body", b""), ("not-json", b"access granted")])
-def test_a_body_may_be_unreadable(caller: Caller, name: str, body: bytes) -> None:
-    response = refresh_under(caller, name)
+def test_the_body_can_be_empty_or_not_json(client: RawClient, name: str, body: bytes) -> None:
+    response = refresh_with(client, name)
     assert (response.status_code, response.content) == (200, body)
 
 
-def test_a_body_may_be_a_list(caller: Caller) -> None:
-    (pair,) = refresh_under(caller, "json-list").json()
+def test_the_body_can_be_a_list(client: RawClient) -> None:
+    (pair,) = refresh_with(client, "json-list").json()
     assert pair.keys() == PAIR
 
 
@@ -191,27 +199,27 @@ def test_a_body_may_be_a_list(caller: Caller) -> None:
     ("name", "header", "value"),
     [
         ("wrong-content-type", "Content-Type", "text/plain"),
-        ("wrong-correlation-id", "X-Correlation-ID", "of-somebody-else"),
+        ("wrong-correlation-id", "X-Correlation-ID", "of-another-request"),
         ("missing-correlation-id", "X-Correlation-ID", None),
         ("missing-source", "X-CorAPI-Source", None),
         ("cacheable", "Cache-Control", "public, max-age=60"),
     ],
 )
-def test_a_header_may_be_wrong_or_missing(
-    caller: Caller, name: str, header: str, value: str | None
+def test_a_header_can_be_wrong_or_missing(
+    client: RawClient, name: str, header: str, value: str | None
 ) -> None:
-    response = refresh_under(caller, name)
+    response = refresh_with(client, name)
     assert response.headers.get_list(header) == ([] if value is None else [value])
     assert response.json().keys() == PAIR
 
 
 @pytest.mark.parametrize("fault", [RESET_BEFORE, RESET_AFTER])
-def test_a_reset_ends_the_connection_without_a_word(caller: Caller, fault: Fault) -> None:
+def test_a_reset_ends_the_connection_without_a_response(client: RawClient, fault: Fault) -> None:
     with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
-        refresh_under(caller, fault)
+        refresh_with(client, fault)
 
 
-def test_a_reset_is_one_of_tcp(sandbox: Sandbox) -> None:
+def test_a_reset_is_a_tcp_reset(sandbox: Sandbox) -> None:
     # Below TLS, as Python's ssl reports a reset and a mere end in the same way.
     certificate = sandbox.client_certificate()
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -235,28 +243,28 @@ def test_a_reset_is_one_of_tcp(sandbox: Sandbox) -> None:
             list(iter(lambda: connection.recv(65_536), b""))
 
 
-def test_a_truncated_body_is_announced_whole(caller: Caller) -> None:
+def test_a_truncated_body_is_shorter_than_its_content_length(client: RawClient) -> None:
     with pytest.raises(httpx.RemoteProtocolError, match=r"received (\d+) bytes, expected (\d+)"):
-        refresh_under(caller, truncated_body(0.25))
+        refresh_with(client, truncated_body(0.25))
 
 
-def test_a_slow_body_drips_and_ends(caller: Caller) -> None:
-    token = caller.tokens()["refresh_token"]
-    caller.sandbox.fail(slow_body(0.02))
+def test_a_slow_body_arrives_slowly_and_completely(client: RawClient) -> None:
+    token = client.tokens()["refresh_token"]
+    client.sandbox.fail(slow_body(0.02))
     started = time.monotonic()
-    assert caller.refresh(token).json().keys() == PAIR
+    assert client.refresh(token).json().keys() == PAIR
     assert time.monotonic() - started >= 0.02 * 9
 
 
-def test_slow_headers_keep_the_client_waiting_for_a_response(caller: Caller) -> None:
-    token = caller.tokens()["refresh_token"]
-    caller.sandbox.fail(slow_headers(0.3))
+def test_slow_headers_delay_the_response(client: RawClient) -> None:
+    token = client.tokens()["refresh_token"]
+    client.sandbox.fail(slow_headers(0.3))
     with pytest.raises(httpx.ReadTimeout):
-        caller.http.post(
+        client.http.post(
             "/oauth/token",
             data={
                 "grant_type": "refresh_token",
-                "client_id": caller.client_id,
+                "client_id": client.client_id,
                 "username": "u-4711",
                 "refresh_token": token,
             },
@@ -265,45 +273,45 @@ def test_slow_headers_keep_the_client_waiting_for_a_response(caller: Caller) -> 
         )
 
 
-def test_a_sandbox_that_stops_does_not_wait_for_a_slow_body() -> None:
+def test_stop_does_not_wait_for_a_slow_body() -> None:
     with Sandbox() as sandbox:
-        caller = Caller(sandbox)
+        client = RawClient(sandbox)
         sandbox.fail(slow_body(60.0), operation="list_accounts")
-        token = caller.tokens()["access_token"]
-        request = caller.http.build_request(
+        token = client.tokens()["access_token"]
+        request = client.http.build_request(
             "GET",
             sandbox.accounts_url,
             headers=HEADERS | {"Authorization": f"Bearer {token}"},
         )
-        response = caller.http.send(request, stream=True)
+        response = client.http.send(request, stream=True)
         started = time.monotonic()
     assert time.monotonic() - started < 5.0
     with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
         response.read()
-    caller.close()
+    client.close()
 
 
 @pytest.mark.parametrize("silence", SILENT_FAULTS.values(), ids=SILENT_FAULTS)
-def test_a_silent_endpoint_answers_nothing_and_serves_the_next_one(
-    caller: Caller, silence: Fault
+def test_a_silent_fault_sends_nothing_and_the_next_request_succeeds(
+    client: RawClient, silence: Fault
 ) -> None:
-    token = caller.tokens()["refresh_token"]
-    caller.sandbox.fail(silence.name, operation="request_token")
-    caller.http.timeout = httpx.Timeout(5.0, read=0.1)
+    token = client.tokens()["refresh_token"]
+    client.sandbox.fail(silence.name, operation="request_token")
+    client.http.timeout = httpx.Timeout(5.0, read=0.1)
     with pytest.raises(httpx.ReadTimeout):
-        caller.refresh(token)
-    struck = caller.sandbox.exchanges[-1]
-    assert (struck.fault, struck.executed) == (silence.name, silence.executes)
-    assert caller.sandbox.banks[STRICT].accepts(token) is not silence.executes
-    caller.http.timeout = httpx.Timeout(5.0)
-    assert caller.tokens().keys() == PAIR
+        client.refresh(token)
+    exchange = client.sandbox.exchanges[-1]
+    assert (exchange.fault, exchange.executed) == (silence.name, silence.executes)
+    assert client.sandbox.banks[STRICT].accepts(token) is not silence.executes
+    client.http.timeout = httpx.Timeout(5.0)
+    assert client.tokens().keys() == PAIR
 
 
-def test_a_sandbox_that_stops_breaks_its_silence() -> None:
+def test_stop_ends_a_silent_connection() -> None:
     with Sandbox() as sandbox, ThreadPoolExecutor(1) as pool:
-        caller = Caller(sandbox)
+        client = RawClient(sandbox)
         sandbox.fail("silence-before")
-        waiting = pool.submit(caller.refresh, "fake-refresh-token")
+        waiting = pool.submit(client.refresh, "fake-refresh-token")
         while not (sandbox.exchanges or waiting.done()):
             time.sleep(0.01)
         started = time.monotonic()
@@ -311,14 +319,14 @@ def test_a_sandbox_that_stops_breaks_its_silence() -> None:
         error = waiting.exception(timeout=5.0)
     assert isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError))
     assert time.monotonic() - started < 5.0
-    caller.close()
+    client.close()
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    "delivery", [Delivery(silent=True), Delivery(after=3600.0), Delivery(head_interval=60.0)]
+    "delivery", [Delivery(silent=True), Delivery(delay=3600.0), Delivery(head_interval=60.0)]
 )
-async def test_a_client_that_goes_away_ends_what_it_waited_for(
+async def test_a_client_that_disconnects_ends_its_delivery(
     delivery: Delivery, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
@@ -326,7 +334,7 @@ async def test_a_client_that_goes_away_ends_what_it_waited_for(
     async def handle(request: web.Request) -> web.StreamResponse:
         begun.set()
         try:
-            return await deliver(request, Response(200, body=b"{}"), delivery)
+            return await send_response(request, Response(200, body=b"{}"), delivery)
         finally:
             ended.set()
 
@@ -337,7 +345,7 @@ async def test_a_client_that_goes_away_ends_what_it_waited_for(
     credentials.save(tmp_path, "server")
     context = server_context(files, credentials.passphrase, authority.root_pem.decode())
     with bind(0) as listening:
-        async with serving(Site(listening, application, context)):
+        async with serving(ServedApplication(listening, application, context)):
             _, writer = await asyncio.open_connection(
                 *listening.getsockname(),
                 ssl=tls_context(str(certificate.ca), certificate),
@@ -350,41 +358,41 @@ async def test_a_client_that_goes_away_ends_what_it_waited_for(
             await asyncio.wait_for(ended.wait(), 5.0)
 
 
-def test_faults_keep_to_bank_operation_and_number(caller: Caller) -> None:
-    caller.sandbox.fail(GATEWAY_TIMEOUT_BEFORE, target_id=STRICT, operation="revoke_token", times=2)
-    strict, lenient = caller.tokens(STRICT), caller.tokens(LENIENT)
-    assert caller.revoke(lenient["access_token"], target_id=LENIENT).status_code == 200
-    statuses = [caller.revoke(strict["access_token"]).status_code for _ in range(3)]
+def test_a_fault_applies_to_its_bank_operation_and_number_of_requests(client: RawClient) -> None:
+    client.sandbox.fail(GATEWAY_TIMEOUT_BEFORE, target_id=STRICT, operation="revoke_token", times=2)
+    strict, lenient = client.tokens(STRICT), client.tokens(LENIENT)
+    assert client.revoke(lenient["access_token"], target_id=LENIENT).status_code == 200
+    statuses = [client.revoke(strict["access_token"]).status_code for _ in range(3)]
     assert statuses == [504, 504, 200]
 
 
-def test_a_token_fault_waits_for_a_token_request(caller: Caller) -> None:
-    tokens = caller.tokens()
-    caller.sandbox.fail(MISSING_ACCESS_TOKEN)
-    assert caller.revoke(tokens["access_token"]).status_code == 200
-    assert "access_token" not in caller.refresh(tokens["refresh_token"]).json()
+def test_a_token_fault_waits_for_a_token_request(client: RawClient) -> None:
+    tokens = client.tokens()
+    client.sandbox.fail(MISSING_ACCESS_TOKEN)
+    assert client.revoke(tokens["access_token"]).status_code == 200
+    assert "access_token" not in client.refresh(tokens["refresh_token"]).json()
 
 
-def test_a_refused_request_leaves_the_fault_for_the_next_one(caller: Caller) -> None:
-    tokens = caller.tokens()
-    caller.sandbox.fail(GATEWAY_TIMEOUT_AFTER)
-    assert caller.refresh(tokens["refresh_token"], username="").status_code == 400
-    assert caller.refresh(tokens["refresh_token"]).status_code == 504
+def test_a_refused_request_leaves_the_fault_for_the_next_one(client: RawClient) -> None:
+    tokens = client.tokens()
+    client.sandbox.fail(GATEWAY_TIMEOUT_AFTER)
+    assert client.refresh(tokens["refresh_token"], username="").status_code == 400
+    assert client.refresh(tokens["refresh_token"]).status_code == 504
 
 
-def test_faults_strike_in_the_order_they_were_asked_for(caller: Caller) -> None:
-    token = caller.tokens()["refresh_token"]
-    caller.sandbox.fail(GATEWAY_TIMEOUT_BEFORE)
-    caller.sandbox.fail(BAD_GATEWAY_HTML)
-    assert [caller.refresh(token).status_code for _ in range(3)] == [504, 502, 200]
+def test_faults_happen_in_the_order_they_were_planned(client: RawClient) -> None:
+    token = client.tokens()["refresh_token"]
+    client.sandbox.fail(GATEWAY_TIMEOUT_BEFORE)
+    client.sandbox.fail(BAD_GATEWAY_HTML)
+    assert [client.refresh(token).status_code for _ in range(3)] == [504, 502, 200]
 
 
-def test_a_fault_of_ones_own_is_a_value(caller: Caller) -> None:
+def test_a_test_can_define_its_own_fault(client: RawClient) -> None:
     teapot = Fault("teapot", executes=False, change=lambda _: Response(418))
-    assert refresh_under(caller, teapot).status_code == 418
+    assert refresh_with(client, teapot).status_code == 418
     executed = evolve(BAD_GATEWAY_HTML, executes=True)
-    assert refresh_under(caller, executed).status_code == 502
-    assert caller.sandbox.exchanges[-1].executed
+    assert refresh_with(client, executed).status_code == 502
+    assert client.sandbox.exchanges[-1].executed
 
 
 @pytest.mark.parametrize(
@@ -404,17 +412,17 @@ def test_a_fault_that_could_never_happen_is_refused(
         plan.add(NOT_JSON, target_id=target_id, operation=operation, times=times)
 
 
-def test_a_fault_that_nobody_knows_is_refused(sandbox: Sandbox) -> None:
+def test_an_unknown_fault_name_is_refused(sandbox: Sandbox) -> None:
     with pytest.raises(ValueError, match=r"no such fault.*not-json.*silence-after"):
         sandbox.fail("no-such-fault")
 
 
-def test_a_broken_response_that_was_asked_for_is_no_violation(caller: Caller) -> None:
-    refresh_under(caller, "missing-source")
-    assert caller.sandbox.exchanges[-1].violations == (
+def test_a_response_that_a_fault_breaks_is_no_violation(client: RawClient) -> None:
+    refresh_with(client, "missing-source")
+    assert client.sandbox.exchanges[-1].violations == (
         "header X-CorAPI-Source: missing required header",
     )
-    assert caller.sandbox.violations == ()
+    assert client.sandbox.violations == ()
 
 
 @pytest.mark.parametrize(
@@ -431,39 +439,39 @@ def test_a_broken_response_that_was_asked_for_is_no_violation(caller: Caller) ->
         ("bad-gateway-html", "header X-CorAPI-Source: missing"),
     ],
 )
-def test_the_sandbox_sees_what_is_wrong_with_its_own_response(
-    caller: Caller, name: str, violation: str
+def test_the_exchange_lists_the_rules_that_a_fault_breaks(
+    client: RawClient, name: str, violation: str
 ) -> None:
-    refresh_under(caller, name)
-    violations = caller.sandbox.exchanges[-1].violations
+    refresh_with(client, name)
+    violations = client.sandbox.exchanges[-1].violations
     assert any(text.startswith(violation) for text in violations), violations
     assert "fake-" not in str(violations)
 
 
-def break_secretly(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def break_the_contract(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a defect of the platform break the contract once."""
-    caller = Caller(sandbox)
+    client = RawClient(sandbox)
     with monkeypatch.context() as defect:
         defect.setattr(platform, "success", lambda content: Response(200))
-        caller.exchange(sandbox.issue_code(sandbox.grant()))
-    caller.close()
+        client.exchange(sandbox.issue_code(sandbox.grant()))
+    client.close()
 
 
-def test_a_violation_nobody_asked_for_fails_the_with_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_violation_without_a_fault_fails_the_with_block(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = Sandbox().start()
-    break_secretly(sandbox, monkeypatch)
+    break_the_contract(sandbox, monkeypatch)
     with pytest.raises(ContractViolationError, match="request_token 200: header Cache-Control"):
         sandbox.__exit__(None, None, None)
 
 
 def test_a_violation_does_not_hide_another_error(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = Sandbox().start()
-    break_secretly(sandbox, monkeypatch)
+    break_the_contract(sandbox, monkeypatch)
     error = ZeroDivisionError()
     # Returns without an error of its own, so that this one goes on.
     sandbox.__exit__(ZeroDivisionError, error, None)
     assert sandbox.violations
 
 
-def test_a_slow_fault_of_the_registry_ends_soon() -> None:
+def test_the_ready_made_slow_body_takes_at_most_a_second() -> None:
     assert SLOW_BODY.delivery.body_interval * SLOW_BODY.delivery.pieces <= 1.0

@@ -21,7 +21,9 @@ def exports_of(line: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
-def test_it_prints_what_a_client_needs_and_stops_when_told(stop_signal: signal.Signals) -> None:
+def test_it_prints_the_variables_of_a_client_and_stops_on_a_signal(
+    stop_signal: signal.Signals,
+) -> None:
     command = [
         sys.executable,
         "-m",
@@ -53,7 +55,7 @@ def test_it_prints_what_a_client_needs_and_stops_when_told(stop_signal: signal.S
 
 
 @pytest.mark.parametrize("lifetime", ["0", "-5", "soon"])
-def test_a_lifetime_is_a_number_of_seconds(
+def test_an_invalid_lifetime_is_a_usage_error(
     lifetime: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:

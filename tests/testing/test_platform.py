@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from blink_oauth_testing.sandbox import Sandbox
-from testing.caller import CLIENT_ID, HEADERS, LENIENT, STRICT, USERNAME, Caller, tls_context
+from testing.raw_client import CLIENT_ID, HEADERS, LENIENT, STRICT, USERNAME, RawClient, tls_context
 
 EXCHANGE = {
     "grant_type": "authorization_code",
@@ -36,9 +36,9 @@ def assert_refused(response: httpx.Response, status: int, kind: str) -> str:
     return detail
 
 
-def test_a_token_response_carries_the_headers_of_the_contract(caller: Caller) -> None:
-    code = caller.sandbox.issue_code(caller.sandbox.grant(STRICT))
-    response = caller.exchange(code)
+def test_a_token_response_carries_the_headers_of_the_contract(client: RawClient) -> None:
+    code = client.sandbox.issue_code(client.sandbox.grant(STRICT))
+    response = client.exchange(code)
     assert response.status_code == 200
     assert response.json().keys() == {"access_token", "token_type", "expires_in", "refresh_token"}
     expected = {
@@ -52,8 +52,8 @@ def test_a_token_response_carries_the_headers_of_the_contract(caller: Caller) ->
     assert "Content-Language" not in response.headers
 
 
-def test_a_bank_refuses_in_the_words_of_rfc_6749(caller: Caller) -> None:
-    response = caller.exchange("fake-code-of-nobody")
+def test_a_bank_refuses_with_an_error_of_rfc_6749(client: RawClient) -> None:
+    response = client.exchange("fake-unknown-code")
     assert response.status_code == 400
     assert response.headers["X-CorAPI-Source"] == "PROVIDER"
     assert response.headers["Content-Type"] == "application/json"
@@ -70,8 +70,8 @@ def test_a_bank_refuses_in_the_words_of_rfc_6749(caller: Caller) -> None:
         "X-PSU-User-Agent",
     ],
 )
-def test_a_missing_header_is_refused(caller: Caller, name: str) -> None:
-    response = caller.post("/oauth/token", REFRESH, headers={name: None})
+def test_a_missing_header_is_refused(client: RawClient, name: str) -> None:
+    response = client.post("/oauth/token", REFRESH, headers={name: None})
     assert name in assert_refused(response, 400, "INVALID_PAYLOAD")
 
 
@@ -87,14 +87,14 @@ def test_a_missing_header_is_refused(caller: Caller, name: str) -> None:
         ("X-PSU-User-Agent", ""),
     ],
 )
-def test_a_header_that_breaks_its_rule_is_refused(caller: Caller, name: str, value: str) -> None:
-    response = caller.post("/oauth/token", REFRESH, headers={name: value})
+def test_a_header_that_breaks_its_rule_is_refused(client: RawClient, name: str, value: str) -> None:
+    response = client.post("/oauth/token", REFRESH, headers={name: value})
     assert name in assert_refused(response, 400, "INVALID_PAYLOAD")
 
 
 @pytest.mark.parametrize("value", ["AUTO", "2001:db8::7", "203.0.113.7"])
-def test_addresses_and_auto_pass(caller: Caller, value: str) -> None:
-    response = caller.post("/oauth/token", REFRESH, headers={"X-PSU-IP-Address": value})
+def test_addresses_and_auto_are_accepted(client: RawClient, value: str) -> None:
+    response = client.post("/oauth/token", REFRESH, headers={"X-PSU-IP-Address": value})
     assert response.json()["error"] == "invalid_grant"
 
 
@@ -111,10 +111,10 @@ def test_addresses_and_auto_pass(caller: Caller, value: str) -> None:
     ],
 )
 def test_a_missing_field_is_refused_and_named(
-    caller: Caller, whole: dict[str, str], missing: str
+    client: RawClient, whole: dict[str, str], missing: str
 ) -> None:
     form = {name: value for name, value in whole.items() if name != missing}
-    detail = assert_refused(caller.post("/oauth/token", form), 400, "INVALID_PAYLOAD")
+    detail = assert_refused(client.post("/oauth/token", form), 400, "INVALID_PAYLOAD")
     assert f"{missing}: missing" in detail
 
 
@@ -133,22 +133,22 @@ def test_a_missing_field_is_refused_and_named(
     ],
 )
 def test_a_form_that_breaks_a_rule_is_refused(
-    caller: Caller, form: dict[str, str], named: str
+    client: RawClient, form: dict[str, str], named: str
 ) -> None:
-    detail = assert_refused(caller.post("/oauth/token", form), 400, "INVALID_PAYLOAD")
+    detail = assert_refused(client.post("/oauth/token", form), 400, "INVALID_PAYLOAD")
     assert named in detail
     assert "fake-" not in detail
 
 
 @pytest.mark.parametrize("form", [{"client_id": CLIENT_ID, "username": USERNAME}, {"token": "x"}])
-def test_an_incomplete_revocation_is_refused(caller: Caller, form: dict[str, str]) -> None:
-    detail = assert_refused(caller.post("/oauth/revoke", form), 400, "INVALID_PAYLOAD")
+def test_an_incomplete_revocation_is_refused(client: RawClient, form: dict[str, str]) -> None:
+    detail = assert_refused(client.post("/oauth/revoke", form), 400, "INVALID_PAYLOAD")
     assert "missing" in detail
 
 
-def test_a_repeated_form_field_is_refused(caller: Caller) -> None:
+def test_a_repeated_form_field_is_refused(client: RawClient) -> None:
     body = "&".join(f"{name}={value}" for name, value in REFRESH.items()) + "&username=other"
-    response = caller.http.post(
+    response = client.http.post(
         "/oauth/token",
         content=body,
         headers=HEADERS | {"Content-Type": "application/x-www-form-urlencoded"},
@@ -157,8 +157,8 @@ def test_a_repeated_form_field_is_refused(caller: Caller) -> None:
     assert detail == "form field username: more than once"
 
 
-def test_a_body_that_is_not_utf_8_is_refused(caller: Caller) -> None:
-    response = caller.http.post(
+def test_a_body_that_is_not_utf_8_is_refused(client: RawClient) -> None:
+    response = client.http.post(
         "/oauth/token",
         content=b"grant_type=\xff\xfe",
         headers=HEADERS | {"Content-Type": "application/x-www-form-urlencoded"},
@@ -166,8 +166,10 @@ def test_a_body_that_is_not_utf_8_is_refused(caller: Caller) -> None:
     assert assert_refused(response, 400, "MALFORMED_PAYLOAD") == "body: not UTF-8"
 
 
-def test_a_secret_that_went_astray_is_not_repeated(caller: Caller, sandbox: Sandbox) -> None:
-    response = caller.http.post(
+def test_a_secret_sent_as_the_whole_body_is_not_repeated(
+    client: RawClient, sandbox: Sandbox
+) -> None:
+    response = client.http.post(
         "/oauth/token",
         content=b"fake-refresh-token-4711",
         headers=HEADERS | {"Content-Type": "application/x-www-form-urlencoded"},
@@ -177,44 +179,44 @@ def test_a_secret_that_went_astray_is_not_repeated(caller: Caller, sandbox: Sand
     assert "fake-refresh-token" not in repr(sandbox.exchanges)
 
 
-def post_with_repeated_header(caller: Caller, name: str) -> httpx.Response:
-    request = caller.http.build_request("POST", "/oauth/token", data=REFRESH, headers=HEADERS)
+def post_with_repeated_header(client: RawClient, name: str) -> httpx.Response:
+    request = client.http.build_request("POST", "/oauth/token", data=REFRESH, headers=HEADERS)
     repeated = [*request.headers.multi_items(), (name, request.headers[name])]
-    return caller.http.send(
+    return client.http.send(
         httpx.Request("POST", request.url, headers=repeated, content=request.content)
     )
 
 
 @pytest.mark.parametrize("name", ["X-Correlation-ID", "X-CorAPI-Target-ID", "X-PSU-IP-Address"])
-def test_a_repeated_header_is_refused(caller: Caller, name: str) -> None:
-    response = post_with_repeated_header(caller, name)
+def test_a_repeated_header_is_refused(client: RawClient, name: str) -> None:
+    response = post_with_repeated_header(client, name)
     assert name in assert_refused(response, 400, "MALFORMED_PAYLOAD")
 
 
-def test_a_repeated_content_type_is_refused(caller: Caller) -> None:
+def test_a_repeated_content_type_is_refused(client: RawClient) -> None:
     # Newer versions of the server library refuse it themselves, in a form of their own.
-    assert post_with_repeated_header(caller, "Content-Type").status_code == 400
+    assert post_with_repeated_header(client, "Content-Type").status_code == 400
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "multipart/form-data", None])
 def test_anything_but_a_form_is_an_unsupported_media_type(
-    caller: Caller, content_type: str | None
+    client: RawClient, content_type: str | None
 ) -> None:
-    response = caller.post("/oauth/token", REFRESH, headers={"Content-Type": content_type})
+    response = client.post("/oauth/token", REFRESH, headers={"Content-Type": content_type})
     assert_refused(response, 415, "UNSUPPORTED_MEDIA_TYPE")
 
 
-def test_a_charset_parameter_does_not_hurt(caller: Caller) -> None:
+def test_a_charset_parameter_is_accepted(client: RawClient) -> None:
     content_type = "application/x-www-form-urlencoded; charset=UTF-8"
-    response = caller.post("/oauth/token", REFRESH, headers={"Content-Type": content_type})
+    response = client.post("/oauth/token", REFRESH, headers={"Content-Type": content_type})
     assert response.json()["error"] == "invalid_grant"
 
 
 @pytest.mark.parametrize(
     "accept", ["text/html", "application/json;q=0", "application/json; q=0.0, */*", "image/*"]
 )
-def test_a_client_that_accepts_no_json_is_told_so(caller: Caller, accept: str) -> None:
-    response = caller.post("/oauth/token", REFRESH, headers={"Accept": accept})
+def test_a_request_that_accepts_no_json_is_refused(client: RawClient, accept: str) -> None:
+    response = client.post("/oauth/token", REFRESH, headers={"Accept": accept})
     assert_refused(response, 406, "NOT_ACCEPTABLE")
 
 
@@ -222,17 +224,17 @@ def test_a_client_that_accepts_no_json_is_told_so(caller: Caller, accept: str) -
     "accept",
     [None, "", "*/*", "application/*", "Application/JSON", "text/html, application/json;q=0.1"],
 )
-def test_a_client_that_accepts_json_is_served(caller: Caller, accept: str | None) -> None:
-    response = caller.post("/oauth/token", REFRESH, headers={"Accept": accept})
+def test_a_request_that_accepts_json_is_executed(client: RawClient, accept: str | None) -> None:
+    response = client.post("/oauth/token", REFRESH, headers={"Accept": accept})
     assert response.json()["error"] == "invalid_grant"
 
 
-def test_the_client_id_must_be_that_of_the_certificate(caller: Caller) -> None:
-    response = caller.post("/oauth/token", REFRESH | {"client_id": "CIDX0000000003"})
+def test_the_client_id_must_be_that_of_the_certificate(client: RawClient) -> None:
+    response = client.post("/oauth/token", REFRESH | {"client_id": "CIDX0000000003"})
     assert_refused(response, 401, "INVALID_CLIENT")
 
 
-def test_a_certificate_that_is_not_registered_is_nobody(sandbox: Sandbox) -> None:
+def test_an_unregistered_certificate_is_unauthorized(sandbox: Sandbox) -> None:
     certificate = sandbox.client_certificate(
         credentials=sandbox.authority.issue_client("CIDX0000000099")
     )
@@ -243,92 +245,94 @@ def test_a_certificate_that_is_not_registered_is_nobody(sandbox: Sandbox) -> Non
     assert sandbox.exchanges[-1].client_id is None
 
 
-def test_an_unknown_target_is_forbidden(caller: Caller) -> None:
-    response = caller.refresh("fake-refresh-token", target_id="IIDX77777")
+def test_an_unknown_target_is_forbidden(client: RawClient) -> None:
+    response = client.refresh("fake-refresh-token", target_id="IIDX77777")
     assert_refused(response, 403, "INSUFFICIENT_PRIVILEGES")
 
 
 @pytest.mark.parametrize("path", ["/", "/oauth", "/oauth/token/", "/accounts", "/oauth/username"])
-def test_other_paths_do_not_exist(caller: Caller, path: str) -> None:
-    assert_refused(caller.post(path, REFRESH), 404, "TECHNICAL_ERROR")
+def test_other_paths_do_not_exist(client: RawClient, path: str) -> None:
+    assert_refused(client.post(path, REFRESH), 404, "TECHNICAL_ERROR")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_other_methods_are_not_allowed(caller: Caller, method: str) -> None:
-    response = caller.http.request(method, "/oauth/token", headers=HEADERS)
+def test_other_methods_are_not_allowed(client: RawClient, method: str) -> None:
+    response = client.http.request(method, "/oauth/token", headers=HEADERS)
     assert_refused(response, 405, "WRONG_METHOD")
     assert response.headers["Allow"] == "POST"
 
 
 @pytest.mark.parametrize("sent", [None, "", "x" * 65, "inner blank", "é"])
-def test_a_refusal_without_a_usable_correlation_id_carries_a_fresh_one(
-    caller: Caller, sent: str | None
+def test_a_request_without_a_usable_correlation_id_gets_a_new_one(
+    client: RawClient, sent: str | None
 ) -> None:
-    request = caller.http.build_request("POST", "/oauth/token", data=REFRESH)
+    request = client.http.build_request("POST", "/oauth/token", data=REFRESH)
     for name, value in {**HEADERS, "X-Correlation-ID": sent}.items():
         if value is not None:
             request.headers[name] = value
-    response = caller.http.send(request)
+    response = client.http.send(request)
     assert response.status_code == 400
     assert len(response.headers["X-Correlation-ID"]) == 36
 
 
-def test_revocation_answers_without_a_body(caller: Caller) -> None:
-    response = caller.revoke(caller.tokens()["refresh_token"], token_type_hint="refresh_token")
+def test_a_revocation_response_has_no_body(client: RawClient) -> None:
+    response = client.revoke(client.tokens()["refresh_token"], token_type_hint="refresh_token")
     assert response.status_code == 200
     assert response.content == b""
     assert "Content-Type" not in response.headers
     assert response.headers["Pragma"] == "no-cache"
 
 
-def test_a_token_of_another_client_cannot_be_revoked(caller: Caller, other_caller: Caller) -> None:
-    token = caller.tokens()["access_token"]
-    response = other_caller.revoke(token)
+def test_a_token_of_another_client_cannot_be_revoked(
+    client: RawClient, other_client: RawClient
+) -> None:
+    token = client.tokens()["access_token"]
+    response = other_client.revoke(token)
     assert response.status_code == 400
     assert response.json()["error"] == "invalid_grant"
-    assert caller.accounts(token).status_code == 200
+    assert client.accounts(token).status_code == 200
 
 
-def test_the_accounts_open_with_a_token_and_close_with_its_revocation(caller: Caller) -> None:
-    token = caller.tokens()["access_token"]
-    assert [account["id"] for account in caller.accounts(token).json()["accounts"]] == ["1", "2"]
-    caller.revoke(token)
-    response = caller.accounts(token)
+def test_the_accounts_need_a_token_that_is_not_revoked(client: RawClient) -> None:
+    token = client.tokens()["access_token"]
+    assert [account["id"] for account in client.accounts(token).json()["accounts"]] == ["1", "2"]
+    client.revoke(token)
+    response = client.accounts(token)
     assert response.status_code == 401
     assert response.json()["type"] == "/problems/INVALID_TOKEN"
     assert response.headers["X-CorAPI-Source"] == "PROVIDER"
     assert response.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 
 
-def test_the_accounts_tell_an_expired_token_from_a_wrong_one(caller: Caller) -> None:
-    token = caller.tokens()["access_token"]
-    caller.sandbox.clock.advance(seconds=86_400)
-    assert caller.accounts(token).json()["type"] == "/problems/EXPIRED_TOKEN"
+def test_the_accounts_distinguish_an_expired_from_an_invalid_token(client: RawClient) -> None:
+    token = client.tokens()["access_token"]
+    client.sandbox.clock.advance(seconds=86_400)
+    assert client.accounts(token).json()["type"] == "/problems/EXPIRED_TOKEN"
     for wrong in (
-        caller.accounts(None),
-        caller.accounts("fake-nobodys"),
-        caller.accounts(None, Authorization=f"Basic {token}"),
+        client.accounts(None),
+        client.accounts("fake-unknown"),
+        client.accounts(None, Authorization=f"Basic {token}"),
     ):
         assert (wrong.status_code, wrong.json()["type"]) == (401, "/problems/INVALID_TOKEN")
 
 
-def test_a_token_opens_only_the_bank_that_issued_it(caller: Caller) -> None:
-    token = caller.tokens(STRICT)["access_token"]
-    assert caller.accounts(token, target_id=LENIENT).status_code == 401
+def test_a_token_is_valid_only_at_the_bank_that_issued_it(client: RawClient) -> None:
+    token = client.tokens(STRICT)["access_token"]
+    assert client.accounts(token, target_id=LENIENT).status_code == 401
 
 
-def test_the_accounts_demand_the_five_headers(caller: Caller) -> None:
-    token = caller.tokens()["access_token"]
-    response = caller.http.get(
-        caller.sandbox.accounts_url, headers={"Authorization": f"Bearer {token}"}
+def test_the_accounts_require_the_request_headers(client: RawClient) -> None:
+    token = client.tokens()["access_token"]
+    response = client.http.get(
+        client.sandbox.accounts_url, headers={"Authorization": f"Bearer {token}"}
     )
     detail = assert_refused(response, 400, "INVALID_PAYLOAD")
     assert detail.count("missing") == 4
 
 
-def test_the_lenient_bank_leaves_the_refresh_token_out(caller: Caller) -> None:
-    tokens = caller.tokens(LENIENT)
+def test_the_lenient_bank_leaves_the_refresh_token_out(client: RawClient) -> None:
+    tokens = client.tokens(LENIENT)
     for _ in range(2):
-        response = caller.refresh(tokens["refresh_token"], target_id=LENIENT)
+        response = client.refresh(tokens["refresh_token"], target_id=LENIENT)
         assert response.status_code == 200
         assert "refresh_token" not in response.json()

@@ -20,7 +20,7 @@ def run(pytester: pytest.Pytester, test: str) -> pytest.RunResult:
     return pytester.runpytest_subprocess(*options)
 
 
-def test_the_fixture_gives_a_running_sandbox_in_a_fresh_state(pytester: pytest.Pytester) -> None:
+def test_the_fixture_resets_one_running_sandbox_for_each_test(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
         """
@@ -43,7 +43,7 @@ def test_the_fixture_gives_a_running_sandbox_in_a_fresh_state(pytester: pytest.P
     result.assert_outcomes(passed=2)
 
 
-def test_a_violation_that_no_fault_asked_for_fails_the_test_at_its_end(
+def test_a_violation_without_a_fault_fails_the_test_at_its_end(
     pytester: pytest.Pytester,
 ) -> None:
     result = run(
@@ -61,13 +61,13 @@ def test_a_violation_that_no_fault_asked_for_fails_the_test_at_its_end(
 
 
 def test_without_the_extra_the_fixture_names_it(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(aiohttp="raise ImportError('gone', name='aiohttp')")
+    pytester.makepyfile(aiohttp="raise ImportError('missing', name='aiohttp')")
     result = run(pytester, "def test_one(blink_sandbox): pass")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*needs the extra blink-oauth[[]testing[]]*"])
 
 
-def test_the_plugin_loads_no_extra_until_it_is_asked_for(pytester: pytest.Pytester) -> None:
+def test_the_plugin_loads_no_extra_until_a_test_uses_the_fixture(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
         """

@@ -19,9 +19,9 @@ from attrs import evolve
 
 from blink_oauth.settings import Settings
 from blink_oauth_testing.sandbox import DEFAULT_BANKS, CertificateAuthority, Sandbox, contract
-from blink_oauth_testing.sandbox.http import ServerThread, Site, bind
+from blink_oauth_testing.sandbox.http import ServedApplication, ServerThread, bind
 from blink_oauth_testing.sandbox.messages import Response
-from testing.caller import CLIENT_ID, LENIENT, STRICT, USERNAME, Caller
+from testing.raw_client import CLIENT_ID, LENIENT, STRICT, USERNAME, RawClient
 
 
 def test_settings_are_those_of_the_registered_client(sandbox: Sandbox) -> None:
@@ -41,7 +41,7 @@ def test_the_environment_makes_the_same_settings(sandbox: Sandbox) -> None:
     assert Settings.from_env(environment) == sandbox.settings()
 
 
-def test_an_unknown_client_is_an_error_that_names_the_known(sandbox: Sandbox) -> None:
+def test_an_unknown_client_is_an_error_that_names_the_known_ones(sandbox: Sandbox) -> None:
     with pytest.raises(ValueError, match=CLIENT_ID):
         sandbox.settings("CIDX0000000099")
 
@@ -59,10 +59,10 @@ def test_a_code_for_an_unregistered_redirect_uri_is_refused(sandbox: Sandbox) ->
         sandbox.issue_code(sandbox.grant(), redirect_uri="https://evil.invalid/")
 
 
-def test_a_reset_forgets_everything_but_ports_and_authority(
-    sandbox: Sandbox, caller: Caller
+def test_a_reset_restores_everything_but_ports_and_authority(
+    sandbox: Sandbox, client: RawClient
 ) -> None:
-    token = caller.tokens()["refresh_token"]
+    token = client.tokens()["refresh_token"]
     base_url, authority = sandbox.base_url, sandbox.authority
     sandbox.fail("not-json")
     sandbox.clock.advance(seconds=1_000_000.0)
@@ -71,41 +71,43 @@ def test_a_reset_forgets_everything_but_ports_and_authority(
     sandbox.reset()
     assert list(sandbox.exchanges) == []
     assert sandbox.clock() < ahead - 900_000.0
-    assert caller.refresh(token).json()["error"] == "invalid_grant"
+    assert client.refresh(token).json()["error"] == "invalid_grant"
     assert sandbox.exchanges[-1].fault is None
     assert sandbox.banks[STRICT].policy == DEFAULT_BANKS[0]
     assert (sandbox.base_url, sandbox.authority) == (base_url, authority)
 
 
-def test_a_lifetime_can_be_set_while_it_runs(sandbox: Sandbox, caller: Caller) -> None:
+def test_a_policy_can_change_while_the_sandbox_runs(sandbox: Sandbox, client: RawClient) -> None:
     bank = sandbox.banks[LENIENT]
     bank.policy = evolve(bank.policy, access_token_lifetime=5.0)
-    tokens = caller.tokens(LENIENT)
+    tokens = client.tokens(LENIENT)
     assert int(tokens["expires_in"]) == 5
     sandbox.clock.advance(seconds=5.0)
-    assert caller.accounts(tokens["access_token"], target_id=LENIENT).status_code == 401
+    assert client.accounts(tokens["access_token"], target_id=LENIENT).status_code == 401
 
 
-def test_a_second_consent_ends_the_first_one_silently(sandbox: Sandbox, caller: Caller) -> None:
+def test_a_second_consent_revokes_the_first_one(sandbox: Sandbox, client: RawClient) -> None:
     bank = sandbox.banks[STRICT]
     bank.policy = evolve(bank.policy, one_token_per_contract=True)
-    first, second = caller.tokens(), caller.tokens()
-    assert caller.accounts(first["access_token"]).status_code == 401
-    assert caller.refresh(first["refresh_token"]).json()["error"] == "invalid_grant"
-    assert caller.accounts(second["access_token"]).status_code == 200
+    first, second = client.tokens(), client.tokens()
+    assert client.accounts(first["access_token"]).status_code == 401
+    assert client.refresh(first["refresh_token"]).json()["error"] == "invalid_grant"
+    assert client.accounts(second["access_token"]).status_code == 200
 
 
-def test_a_lost_answer_can_be_had_again_within_the_window(sandbox: Sandbox, caller: Caller) -> None:
+def test_a_refresh_with_a_lost_response_can_be_replayed_within_the_window(
+    sandbox: Sandbox, client: RawClient
+) -> None:
     bank = sandbox.banks[STRICT]
     bank.policy = evolve(bank.policy, replay_window=30.0)
-    token = caller.tokens()["refresh_token"]
+    token = client.tokens()["refresh_token"]
     sandbox.fail("reset-after")
     with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
-        caller.refresh(token)
+        client.refresh(token)
     sandbox.clock.advance(seconds=29.0)
-    assert caller.refresh(token).status_code == 200
+    assert client.refresh(token).status_code == 200
     sandbox.clock.advance(seconds=1.0)
-    assert caller.refresh(token).status_code == 400
+    assert client.refresh(token).status_code == 400
     assert (bank.refreshes, bank.reuses) == (2, 1)
 
 
@@ -113,17 +115,17 @@ def test_a_lost_answer_can_be_had_again_within_the_window(sandbox: Sandbox, call
     ("fault", "status"),
     [(None, 200), ("service-unavailable", 503), ("gateway-timeout-after", 504)],
 )
-def test_a_bank_may_take_its_time_for_many_at_once(
-    sandbox: Sandbox, caller: Caller, fault: str | None, status: int
+def test_delayed_responses_wait_concurrently(
+    sandbox: Sandbox, client: RawClient, fault: str | None, status: int
 ) -> None:
-    tokens = [caller.tokens(LENIENT)["refresh_token"] for _ in range(8)]
+    tokens = [client.tokens(LENIENT)["refresh_token"] for _ in range(8)]
     bank = sandbox.banks[LENIENT]
     bank.policy = evolve(bank.policy, response_delay=0.4)
     if fault is not None:
         sandbox.fail(fault, times=8)
     started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda token: caller.refresh(token, target_id=LENIENT), tokens))
+        answers = list(pool.map(lambda token: client.refresh(token, target_id=LENIENT), tokens))
     # One after the other they would take eight times as long.
     assert 0.4 <= time.monotonic() - started < 8 * 0.4
     assert {answer.status_code for answer in answers} == {status}
@@ -131,29 +133,29 @@ def test_a_bank_may_take_its_time_for_many_at_once(
     assert all("Connection" not in answer.headers for answer in answers)
 
 
-def test_only_token_answers_take_their_time(sandbox: Sandbox, caller: Caller) -> None:
-    tokens = caller.tokens()
+def test_only_token_responses_are_delayed(sandbox: Sandbox, client: RawClient) -> None:
+    tokens = client.tokens()
     bank = sandbox.banks[STRICT]
     bank.policy = evolve(bank.policy, response_delay=3600.0)
-    assert caller.accounts(tokens["access_token"]).status_code == 200
-    assert caller.refresh(tokens["refresh_token"], username="").status_code == 400
-    assert caller.tokens(LENIENT)
-    assert caller.revoke(tokens["refresh_token"]).status_code == 200
+    assert client.accounts(tokens["access_token"]).status_code == 200
+    assert client.refresh(tokens["refresh_token"], username="").status_code == 400
+    assert client.tokens(LENIENT)
+    assert client.revoke(tokens["refresh_token"]).status_code == 200
 
 
 def test_many_threads_share_one_sandbox(sandbox: Sandbox) -> None:
-    callers = [Caller(sandbox) for _ in range(8)]
+    clients = [RawClient(sandbox) for _ in range(8)]
     found: list[str] = []
     threads = [
         threading.Thread(target=lambda c=c: found.extend(c.tokens()["access_token"] for _ in "ab"))
-        for c in callers
+        for c in clients
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for caller in callers:
-        caller.close()
+    for client in clients:
+        client.close()
     assert len(set(found)) == 16
 
 
@@ -172,8 +174,8 @@ httpx.post(f"{control}/sandbox/clock", json={"advance": 100}, trust_env=False).r
 """
 
 
-def test_other_processes_are_served_and_counted(sandbox: Sandbox, caller: Caller) -> None:
-    tokens = [caller.tokens()["refresh_token"] for _ in range(2)]
+def test_other_processes_are_served_and_counted(sandbox: Sandbox, client: RawClient) -> None:
+    tokens = [client.tokens()["refresh_token"] for _ in range(2)]
     command = [sys.executable, "-c", PROCESS, sandbox.control_url, STRICT, USERNAME]
     environment = {**os.environ, **sandbox.environment()}
     running = [
@@ -197,14 +199,14 @@ def test_other_processes_are_served_and_counted(sandbox: Sandbox, caller: Caller
     assert sandbox.clock.ahead == 200.0
 
 
-def test_an_unjudged_sandbox_does_the_same_work_without_the_contract() -> None:
-    with Sandbox(judged=False) as sandbox, contextlib.closing(Caller(sandbox)) as caller:
-        token = caller.tokens()["refresh_token"]
+def test_without_validation_the_sandbox_does_the_same_and_records_no_violations() -> None:
+    with Sandbox(validate=False) as sandbox, contextlib.closing(RawClient(sandbox)) as client:
+        token = client.tokens()["refresh_token"]
         sandbox.fail("missing-source")
-        renewed = caller.refresh(token, scope="everything").json()["refresh_token"]
-        assert caller.refresh(renewed).status_code == 200
-        assert caller.refresh(renewed).json()["error"] == "invalid_grant"
-        assert caller.post("/oauth/token", {"client_id": CLIENT_ID}).status_code == 400
+        renewed = client.refresh(token, scope="everything").json()["refresh_token"]
+        assert client.refresh(renewed).status_code == 200
+        assert client.refresh(renewed).json()["error"] == "invalid_grant"
+        assert client.post("/oauth/token", {"client_id": CLIENT_ID}).status_code == 400
         assert [exchange.violations for exchange in sandbox.exchanges] == [()] * 5
 
 
@@ -221,19 +223,19 @@ def test_stopping_ends_thread_sockets_and_files() -> None:
     sandbox.stop()
 
 
-def test_before_the_start_and_after_the_stop_it_says_that_it_does_not_run() -> None:
+def test_a_sandbox_before_start_or_after_stop_raises_an_error() -> None:
     sandbox = Sandbox()
     for use in (lambda: sandbox.base_url, sandbox.settings, sandbox.environment):
-        with pytest.raises(RuntimeError, match="does not run"):
+        with pytest.raises(RuntimeError, match="is not running"):
             use()
     with sandbox:
         assert sandbox.settings()
     for use in (lambda: sandbox.base_url, sandbox.settings, sandbox.environment):
-        with pytest.raises(RuntimeError, match="does not run"):
+        with pytest.raises(RuntimeError, match="is not running"):
             use()
 
 
-def test_a_port_that_is_taken_is_an_error_that_leaves_nothing_behind() -> None:
+def test_a_port_in_use_is_an_error_and_leaves_no_thread() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         before = threading.active_count()
@@ -250,7 +252,7 @@ def test_the_ports_can_be_chosen() -> None:
         assert httpx.URL(sandbox.base_url).port == port
 
 
-def test_two_sandboxes_of_one_process_share_their_authority_unless_told_otherwise() -> None:
+def test_the_sandboxes_of_a_process_share_an_authority_by_default() -> None:
     one, two = Sandbox(), Sandbox()
     assert one.authority is two.authority
     assert Sandbox(authority=CertificateAuthority.create("Foreign")).authority != one.authority
@@ -262,27 +264,27 @@ def test_the_contract_is_found_in_the_checkout_or_the_package() -> None:
     assert operations["POST", "/oauth/revoke"] == "revoke_token"
 
 
-def test_without_the_extra_the_import_says_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "aiohttp.py").write_text("raise ImportError('gone', name='aiohttp')")
+def test_without_the_extra_the_import_error_names_it(tmp_path: Path) -> None:
+    (tmp_path / "aiohttp.py").write_text("raise ImportError('missing', name='aiohttp')")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import blink_oauth_testing.sandbox"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "The sandbox needs aiohttp: pip install 'blink-oauth[testing]'." in done.stderr
 
 
-def test_a_server_that_cannot_start_says_why_and_leaves_no_thread() -> None:
+def test_an_error_while_the_server_starts_is_raised_by_start() -> None:
     async def fail(_: web.Application) -> None:
         raise ZeroDivisionError
 
     application = web.Application()
     application.on_startup.append(fail)
     with bind(0) as listening:
-        thread = ServerThread([Site(listening, application)])
+        thread = ServerThread([ServedApplication(listening, application)])
         with pytest.raises(ZeroDivisionError):
             thread.start()
 
 
-def test_a_missing_contract_is_an_error_that_says_what_to_do(
+def test_a_missing_contract_is_an_error_that_advises_to_reinstall(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(contract, "files", lambda _: tmp_path)
@@ -292,6 +294,6 @@ def test_a_missing_contract_is_an_error_that_says_what_to_do(
 
 
 @pytest.mark.parametrize("body", [b"", b"no JSON", b"[]"])
-def test_a_change_of_members_leaves_what_is_no_object_alone(body: bytes) -> None:
+def test_changing_members_leaves_a_body_that_is_no_object_unchanged(body: bytes) -> None:
     reply = Response(200, body=body)
     assert reply.with_members({"a": 1}) == reply.without_member("a") == reply

@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from blink_oauth_testing.sandbox import CertificateAuthority, Credentials, Sandbox
 from blink_oauth_testing.sandbox.certificates import private_key
-from testing.caller import HEADERS, Caller, tls_context
+from testing.raw_client import HEADERS, RawClient, tls_context
 
 FORM = {"grant_type": "refresh_token"}
 PAST = {
@@ -68,8 +68,8 @@ def test_no_certificate_is_refused_by_an_alert(sandbox: Sandbox, version: ssl.TL
 def test_an_unknown_authority_is_refused_by_an_alert(
     sandbox: Sandbox, version: ssl.TLSVersion
 ) -> None:
-    stranger = CertificateAuthority.create("Foreign").issue_client("CIDX0000000002")
-    assert alert_of(sandbox, stranger, version) == "TLSV1_ALERT_UNKNOWN_CA"
+    foreign = CertificateAuthority.create("Foreign").issue_client("CIDX0000000002")
+    assert alert_of(sandbox, foreign, version) == "TLSV1_ALERT_UNKNOWN_CA"
 
 
 @VERSIONS
@@ -92,9 +92,9 @@ def test_a_certificate_for_servers_is_refused_by_an_alert(
     assert alert_of(sandbox, wrong, version) == "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE"
 
 
-def test_a_refused_client_does_no_harm_to_the_next_one(sandbox: Sandbox, caller: Caller) -> None:
+def test_a_client_is_served_after_a_refused_one(sandbox: Sandbox, client: RawClient) -> None:
     alert_of(sandbox, None, ssl.TLSVersion.TLSv1_3)
-    assert caller.tokens()["access_token"]
+    assert client.tokens()["access_token"]
 
 
 def test_tls_below_1_2_is_refused(sandbox: Sandbox) -> None:
@@ -109,14 +109,14 @@ def test_tls_below_1_2_is_refused(sandbox: Sandbox) -> None:
 
 
 @VERSIONS
-def test_each_client_is_known_by_its_certificate(
-    sandbox: Sandbox, other_caller: Caller, version: ssl.TLSVersion
+def test_each_client_is_identified_by_its_certificate(
+    sandbox: Sandbox, other_client: RawClient, version: ssl.TLSVersion
 ) -> None:
-    certificate = sandbox.client_certificate(other_caller.client_id)
+    certificate = sandbox.client_certificate(other_client.client_id)
     context = tls_context(str(certificate.ca), certificate, version)
     with httpx.Client(verify=context, trust_env=False) as http:
         http.post(f"{sandbox.base_url}/oauth/token", data=FORM, headers=HEADERS)
-    assert sandbox.exchanges[-1].client_id == other_caller.client_id
+    assert sandbox.exchanges[-1].client_id == other_client.client_id
 
 
 @pytest.mark.parametrize(
@@ -127,25 +127,25 @@ def test_each_client_is_known_by_its_certificate(
     ],
     ids=["wrong host", "expired"],
 )
-def test_the_server_may_show_a_certificate_that_clients_refuse(
+def test_the_server_can_use_a_certificate_that_clients_refuse(
     changes: dict[str, Any], words: str, sandbox: Sandbox
 ) -> None:
     credentials = sandbox.authority.issue_server(**changes)
-    with Sandbox(server_credentials=credentials) as strange:
-        certificate = strange.client_certificate()
-        chain = errors_of(strange, tls_context(str(certificate.ca), certificate))
+    with Sandbox(server_credentials=credentials) as other:
+        certificate = other.client_certificate()
+        chain = errors_of(other, tls_context(str(certificate.ca), certificate))
     assert any(words in str(error) for error in chain)
 
 
-def test_the_server_may_come_from_a_foreign_authority() -> None:
+def test_the_server_can_use_a_certificate_of_a_foreign_authority() -> None:
     credentials = CertificateAuthority.create("Foreign").issue_server()
-    with Sandbox(server_credentials=credentials) as strange:
-        certificate = strange.client_certificate()
-        chain = errors_of(strange, tls_context(str(certificate.ca), certificate))
+    with Sandbox(server_credentials=credentials) as other:
+        certificate = other.client_certificate()
+        chain = errors_of(other, tls_context(str(certificate.ca), certificate))
     assert any(isinstance(error, ssl.SSLCertVerificationError) for error in chain)
 
 
-def test_a_client_certificate_has_the_shape_that_the_platform_asks_for(sandbox: Sandbox) -> None:
+def test_a_client_certificate_meets_the_rules_of_the_platform(sandbox: Sandbox) -> None:
     credentials = sandbox.authority.issue_client("CIDX0000000002")
     certificate = credentials.certificate
     key = certificate.public_key()
@@ -162,7 +162,7 @@ def test_a_client_certificate_has_the_shape_that_the_platform_asks_for(sandbox: 
     credentials.issuers[0].verify_directly_issued_by(sandbox.authority.root)
 
 
-def test_a_weak_or_purposeless_certificate_can_be_made(sandbox: Sandbox) -> None:
+def test_a_certificate_can_be_weak_or_without_extended_key_usage(sandbox: Sandbox) -> None:
     weak = sandbox.authority.issue_client("weak", key=private_key("weak", 2048), usages=())
     key = weak.certificate.public_key()
     assert isinstance(key, rsa.RSAPublicKey)
@@ -171,7 +171,7 @@ def test_a_weak_or_purposeless_certificate_can_be_made(sandbox: Sandbox) -> None
         weak.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
 
 
-def test_keys_lie_encrypted_and_readable_by_the_owner_alone(sandbox: Sandbox) -> None:
+def test_key_files_are_encrypted_and_readable_by_the_owner_alone(sandbox: Sandbox) -> None:
     certificate = sandbox.client_certificate()
     assert certificate.key is not None
     assert certificate.key.read_text("ascii").startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
@@ -180,7 +180,7 @@ def test_keys_lie_encrypted_and_readable_by_the_owner_alone(sandbox: Sandbox) ->
     assert credentials.passphrase not in repr(credentials)
 
 
-def test_a_client_that_connects_and_stays_silent_does_not_hold_up_the_stop() -> None:
+def test_stop_does_not_wait_for_a_client_that_sends_nothing() -> None:
     sandbox = Sandbox().start()
     port = httpx.URL(sandbox.base_url).port
     assert port is not None

@@ -24,13 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for bank in DEFAULT_BANKS
     ]
     stopping = threading.Event()
-    for interruption in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(interruption, lambda *_: stopping.set())
+    for stop_signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop_signal, lambda *_: stopping.set())
     with Sandbox(banks=banks, port=options.port, http_port=options.http_port) as sandbox:
         print(_instructions(sandbox), flush=True)
-        # Where a wait without end cannot be interrupted, Ctrl-C is seen after a second.
+        # On some platforms Ctrl-C does not interrupt a wait without a timeout.
         while not stopping.wait(timeout=1.0):
-            pass  # pragma: no cover  # for those who let it run for longer than a test does
+            pass  # pragma: no cover  # only if it runs longer than in a test
     print("# The sandbox has stopped; its keys are deleted.")
 
 
@@ -39,9 +39,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m blink_oauth_testing.sandbox",
         description="A strict local bLink platform with banks behind it, over mutual TLS.",
     )
-    parser.add_argument("--port", type=int, default=0, help="port of mutual TLS (default: any)")
-    parser.add_argument("--http-port", type=int, default=0, help="port of http (default: any)")
-    parser.add_argument("--consent-page", action="store_true", help="ask a person for consent")
+    parser.add_argument(
+        "--port", type=int, default=0, help="port of mutual TLS (default: any free port)"
+    )
+    parser.add_argument(
+        "--http-port", type=int, default=0, help="port of plain http (default: any free port)"
+    )
+    parser.add_argument("--consent-page", action="store_true", help="show consent pages")
     parser.add_argument(
         "--lifetime",
         type=_seconds,
@@ -60,16 +64,16 @@ def _seconds(text: str) -> int:
 
 
 def _instructions(sandbox: Sandbox) -> str:
-    url = sandbox.authorize_url(sandbox.grant(), sandbox.redirect_uri, state="some-state")
-    lines = ["# The sandbox runs. What a client needs (the passphrase is in the file named):"]
+    authorize_url = sandbox.authorize_url(sandbox.grant(), sandbox.redirect_uri, state="some-state")
+    lines = ["# The sandbox is running. Variables for a client:"]
     lines += [f"export {k}={shlex.quote(v)}" for k, v in sandbox.environment().items()]
     lines += ["# Targets:"]
     lines += [f"#   {bank.policy.target_id}  {bank.policy.name}" for bank in sandbox.banks.values()]
     lines += [
         f"# Accounts:   {sandbox.accounts_url}",
-        f"# Authorize:  {url}",
-        f"# Seen so far:  {sandbox.control_url}/sandbox; POST to its /faults and /clock for more",
-        "# Stop it with Ctrl-C.",
+        f"# Authorize:  {authorize_url}",
+        f"# Control:    {sandbox.control_url}/sandbox; POST to its /faults and /clock",
+        "# Press Ctrl-C to stop it.",
     ]
     return "\n".join(lines)
 

@@ -1,10 +1,10 @@
-"""The plain-http port: the authorize endpoints, and what a process outside can see and ask for.
+"""The plain-http port: the authorize endpoints, and the control interface for other processes.
 
-* `GET /sandbox` shows the environment, the banks with their counts, the time and the exchanges.
+* `GET /sandbox` returns the environment, the banks with their counts, the time and the exchanges.
 * `POST /sandbox/faults` with `{"fault": "not-json", "target_id": …, "operation": …, "times": 1}`
-  lets the next matching calls fail; all but `fault` may be left out.
-* `POST /sandbox/clock` with `{"advance": 86400}` puts the clock forward by so many seconds and
-  answers with the time, in seconds since the epoch: `{"now": …}`.
+  makes the next matching requests fail; only `fault` is required.
+* `POST /sandbox/clock` with `{"advance": 86400}` advances the clock by that many seconds and
+  returns the time, in seconds since the epoch: `{"now": …}`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from aiohttp import web
 from attrs import asdict, frozen
 
 from .banks import Clock
-from .consent import Conversations, authorize
-from .faults import FaultPlan, ready_made
-from .http import deliver
+from .consent import ConsentSessions, authorize
+from .faults import FaultPlan, fault_named
+from .http import send_response
 from .messages import JSON, Response
 from .platform import Platform
 
@@ -27,16 +27,16 @@ AUTHORIZE = "/{target_id}/oauth/authorize"
 
 
 @frozen
-class Control:
+class ControlInterface:
     """The handlers of the plain-http port.
 
     Attributes:
-        platform: Whose banks and exchanges are shown, and whose calls fail.
-        clock: What can be put forward.
+        platform: The platform to show and to plan faults for.
+        clock: The clock to advance.
         clients: The ids of the clients.
-        redirect_uris: The redirect URIs that are registered.
+        redirect_uris: The registered redirect URIs.
         environment: Returns the variables that a client needs.
-        conversations: The people who are being asked for their consent.
+        sessions: The open consent sessions.
     """
 
     platform: Platform
@@ -44,7 +44,7 @@ class Control:
     clients: Collection[str]
     redirect_uris: Collection[str]
     environment: Callable[[], Mapping[str, str]]
-    conversations: Conversations
+    sessions: ConsentSessions
 
     def application(self) -> web.Application:
         """Return the web application with its routes."""
@@ -61,24 +61,24 @@ class Control:
         return application
 
     async def authorize(self, request: web.Request) -> web.StreamResponse:
-        """Send the browser back with a code or an error, or show the page that asks."""
+        """Redirect the browser with a code or an error, or show a consent page."""
         bank = self.platform.banks.get(request.match_info["target_id"])
         if bank is None:
-            return await deliver(request, _json(404, {"error": "There is no such bank."}))
+            return await send_response(request, _json(404, {"error": "There is no such bank."}))
         form = parse_qsl(await request.text()) if request.method == "POST" else None
         query = parse_qsl(request.query_string, keep_blank_values=True)
-        reply = authorize(
+        response = authorize(
             bank,
             query,
             clients=self.clients,
             redirect_uris=self.redirect_uris,
-            conversations=self.conversations,
+            sessions=self.sessions,
             form=form,
         )
-        return await deliver(request, reply)
+        return await send_response(request, response)
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        """Show the environment and what was seen, without secrets."""
+        """Return the environment, the banks, the time and the exchanges, without secrets."""
         content = {
             "environment": dict(self.environment()),
             "targets": list(self.platform.banks),
@@ -87,77 +87,79 @@ class Control:
                 for target_id, bank in self.platform.banks.items()
             },
             "now": self.clock(),
-            "exchanges": [asdict(exchange) for exchange in self.platform.record.exchanges],
+            "exchanges": [asdict(exchange) for exchange in self.platform.recorder.exchanges],
         }
-        return await deliver(request, _json(200, content))
+        return await send_response(request, _json(200, content))
 
     async def fail(self, request: web.Request) -> web.StreamResponse:
-        """Let the next matching calls fail, as the body asks."""
+        """Make the next matching requests fail."""
 
-        def act(wish: object) -> Response:
-            plan_fault(self.platform.plan, wish)
+        def act(body: object) -> Response:
+            plan_fault(self.platform.plan, body)
             return Response(204)
 
-        return await _fulfil(request, act)
+        return await _with_json_body(request, act)
 
     async def advance(self, request: web.Request) -> web.StreamResponse:
-        """Put the clock forward, as the body asks."""
+        """Advance the clock."""
 
-        def act(wish: object) -> Response:
-            put_forward(self.clock, wish)
+        def act(body: object) -> Response:
+            advance_clock(self.clock, body)
             return _json(200, {"now": self.clock()})
 
-        return await _fulfil(request, act)
+        return await _with_json_body(request, act)
 
 
-async def _fulfil(request: web.Request, act: Callable[[object], Response]) -> web.StreamResponse:
-    """Do as the body asks, or say why that cannot be."""
-    # A page on the web can send a form here, but no JSON without being asked first.
+async def _with_json_body(
+    request: web.Request, act: Callable[[object], Response]
+) -> web.StreamResponse:
+    """Call a function with the JSON body; a `ValueError` is a bad request."""
+    # A web page can post a form to this port, but JSON only after a CORS preflight.
     if request.content_type != JSON:
-        return await deliver(request, _json(415, {"error": f"Send {JSON}."}))
+        return await send_response(request, _json(415, {"error": f"Send {JSON}."}))
     try:
-        reply = act(json.loads(await request.text()))
+        response = act(json.loads(await request.text()))
     except ValueError as error:
-        reply = _json(400, {"error": str(error)})
-    return await deliver(request, reply)
+        response = _json(400, {"error": str(error)})
+    return await send_response(request, response)
 
 
-def plan_fault(plan: FaultPlan, wish: object) -> None:
-    """Plan the fault that a process outside asks for.
+def plan_fault(plan: FaultPlan, body: object) -> None:
+    """Add the fault that another process requests.
 
     Args:
-        plan: Where it goes.
-        wish: An object with `fault`, and optionally `target_id`, `operation` and `times`.
+        plan: The planned faults.
+        body: An object with `fault`, and optionally `target_id`, `operation` and `times`.
 
     Raises:
-        ValueError: The wish cannot be understood.
+        ValueError: The body is not such an object, or the fault could never happen.
     """
-    if not isinstance(wish, dict) or wish.keys() - {"fault", "target_id", "operation", "times"}:
-        raise ValueError("Send an object of fault, target_id, operation and times.")
-    fault, times = ready_made(wish.get("fault")), wish.get("times", 1)
+    if not isinstance(body, dict) or body.keys() - {"fault", "target_id", "operation", "times"}:
+        raise ValueError("Send an object with fault, target_id, operation and times.")
+    fault, times = fault_named(body.get("fault")), body.get("times", 1)
     if type(times) is not int:
         raise ValueError("times must be a whole number.")
     plan.add(
         fault,
-        target_id=wish.get("target_id"),
-        operation=wish.get("operation"),
+        target_id=body.get("target_id"),
+        operation=body.get("operation"),
         times=times,
     )
 
 
-def put_forward(clock: Clock, wish: object) -> None:
-    """Put the clock forward as a process outside asks for.
+def advance_clock(clock: Clock, body: object) -> None:
+    """Advance the clock as another process requests.
 
     Args:
         clock: The clock.
-        wish: An object with `advance` in seconds.
+        body: An object with `advance` in seconds.
 
     Raises:
-        ValueError: The wish cannot be understood.
+        ValueError: The body is not such an object, or the clock cannot advance so far.
     """
-    if not isinstance(wish, dict) or wish.keys() != {"advance"}:
-        raise ValueError("Send an object of advance.")
-    seconds = wish["advance"]
+    if not isinstance(body, dict) or body.keys() != {"advance"}:
+        raise ValueError("Send an object with advance and nothing else.")
+    seconds = body["advance"]
     if type(seconds) not in {int, float}:
         raise ValueError("advance must be a number of seconds.")
     clock.advance(seconds=seconds)

@@ -1,10 +1,10 @@
-"""The banks behind the platform: a policy each, a state machine for codes and tokens, and a clock.
+"""The banks behind the platform: their policies, a state machine for codes and tokens, and a clock.
 
-The state machine reads no clock, makes no random number and touches no socket: time and secrets
-are given. The rules are those of RFC 6749 sections 4.1.3 and 6, RFC 7009 and, for refresh tokens
-used twice, RFC 9700 section 4.14.2, with the replay that FAPI 2.0 allows. The lifetimes are those
-of bLink's page on token management: 30 seconds for a code, 24 hours recommended for an access
-token, 30 days at least for a refresh token.
+The state machine does no I/O; the time and new secrets come from arguments. The rules are those of
+RFC 6749 sections 4.1.3 and 6, RFC 7009 and, for the reuse of refresh tokens, RFC 9700 section
+4.14.2, with the replay that FAPI 2.0 allows. The lifetimes are those of bLink's page on token
+management: 30 seconds for a code, 24 hours recommended for an access token, 30 days at least for a
+refresh token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from attrs import define, field, frozen
 
 __all__ = []
 
-OnReuse = Literal["revoke_family", "refuse"]
+ReuseReaction = Literal["revoke_family", "refuse"]
 DAY = 86_400.0
 
 
@@ -29,32 +29,33 @@ class BankPolicy:
 
     Attributes:
         target_id: The id of the bank in bLink's directory.
-        name: Its name, for the consent page.
-        rotates: Each refresh spends the refresh token and gives a new one.
-        on_reuse: What a second use of a spent refresh token does, besides being refused.
-        replay_window: Seconds, counted from the first use, in which a spent refresh token may be
-            presented again and gives a fresh pair each time. The pairs given before stay good: a
-            window is there for the client whose answer was lost, and the bank cannot tell which of
-            its answers arrived (FAPI 2.0 Security Profile section 5.3.2.1, note 1). Without
-            rotation it means nothing.
-        repeats_refresh_token: A bank that does not rotate repeats the refresh token in the answer
-            to a refresh; otherwise it leaves it out (RFC 6749 section 6).
+        name: The name of the bank, for the consent page.
+        rotates: Whether each refresh spends the refresh token and issues a new one.
+        on_reuse: Whether the reuse of a spent refresh token revokes its whole token family, or is
+            only refused.
+        replay_window: Seconds from the first use in which a spent refresh token may be presented
+            again. Each time the bank issues another pair, and the earlier pairs stay valid, because
+            the bank does not know which response reached the client (FAPI 2.0 Security Profile
+            section 5.3.2.1, note 1). Without rotation it has no effect.
+        repeats_refresh_token: Whether a bank that does not rotate repeats the refresh token in the
+            response to a refresh or leaves it out (RFC 6749 section 6).
         access_token_lifetime: Seconds; the platform recommends 24 hours.
-        refresh_token_lifetime: Seconds; counted anew from each refresh.
+        refresh_token_lifetime: Seconds, counted again from each refresh.
         code_lifetime: Seconds.
-        one_token_per_contract: A new consent of the same client and username ends the one before,
-            and tells nobody: the next refresh fails, and the accounts answer 401. bLink's page on
-            token management says that some providers allow one token per contract; that one
-            username has one contract is the sandbox's own simplification.
-        consent_page: The authorize endpoint asks a person, instead of giving a code at once.
-        response_delay: Seconds that pass between the bank's decision on a token request and the
-            answer, be it right or a fault. They really pass, whatever the sandbox's clock says.
+        one_token_per_contract: Whether a new consent for the same client and username revokes the
+            earlier one without notice: its next refresh fails, and the accounts respond 401.
+            bLink's page on token management says that some providers allow one token per contract;
+            that a username has one contract is a simplification of the sandbox.
+        consent_page: Whether the authorize endpoint shows consent pages instead of issuing a code
+            at once.
+        response_delay: Seconds between the bank's decision on a token request and the response,
+            also for a fault. They pass in real time, not on the sandbox's clock.
     """
 
     target_id: str
     name: str
     rotates: bool = True
-    on_reuse: OnReuse = "revoke_family"
+    on_reuse: ReuseReaction = "revoke_family"
     replay_window: float = 0.0
     repeats_refresh_token: bool = False
     access_token_lifetime: float = DAY
@@ -65,7 +66,7 @@ class BankPolicy:
     response_delay: float = 0.0
 
 
-# Obviously made up: the country's check digits do not match.
+# Visibly fake: the check digits of the IBANs are wrong.
 ACCOUNTS = (
     {"id": "1", "iban": "CH0000000000000000001", "currency": "CHF", "name": "Fake current account"},
     {"id": "2", "iban": "CH0000000000000000002", "currency": "EUR", "name": "Fake savings account"},
@@ -76,12 +77,12 @@ DEFAULT_BANKS = (
     BankPolicy("IIDX00001", "Musterbank Streng"),
     BankPolicy("IIDX00002", "Musterbank Mild", rotates=False),
 )
-"""One bank that rotates and revokes on reuse, one whose refresh token stays the same."""
+"""A bank that rotates refresh tokens and revokes on reuse, and a bank that does not rotate."""
 
 
 @frozen
 class Issued:
-    """A token response. `refresh_token` is absent where the bank does not repeat it."""
+    """A token response. `refresh_token` is None if the bank does not repeat it."""
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
@@ -90,7 +91,7 @@ class Issued:
 
 @frozen
 class Refusal:
-    """An error in the words of RFC 6749 section 5.2 or RFC 6750 section 3.1."""
+    """An error code of RFC 6749 section 5.2 or RFC 6750 section 3.1, or `expired_token`."""
 
     error: str
     description: str
@@ -98,11 +99,11 @@ class Refusal:
 
 @define(eq=False)
 class _Family:
-    """Everything that grew out of one authorization code."""
+    """All tokens issued from one authorization code."""
 
     client_id: str
     username: str
-    # The ids of the accounts that were chosen, or None for all.
+    # The ids of the accounts that the customer chose, or None for all.
     accounts: frozenset[str] | None = None
     revoked: bool = False
 
@@ -121,24 +122,24 @@ class _Code:
 class _Token:
     family: _Family
     expires_at: float
-    # Revoked on its own, for an access token; a refresh token takes its family along.
-    ended: bool = False
-    # When it was first used, for a refresh token of a bank that rotates.
+    # Set for an access token that was revoked alone; a refresh token revokes its family.
+    revoked: bool = False
+    # Time of the first use, for a refresh token of a bank that rotates.
     spent_at: float | None = None
 
 
 @define(eq=False)
 class Bank:
-    """One bank: what it issued and what of that is still good. Threads may share it.
+    """A bank with the state of the codes and tokens it issued. Threads may share it.
 
     Args:
-        policy: How it behaves; may be replaced while the sandbox runs.
+        policy: The policy; may be replaced while the sandbox runs.
         now: Returns the time in seconds.
-        new_secret: Makes a value from the kind of secret, for example `access-token`.
+        new_secret: Returns a new secret of a kind, for example `access-token`.
 
     Attributes:
-        refreshes: How many refreshes it has executed, replays included.
-        reuses: How often a refresh token was presented that was spent and not to be replayed.
+        refreshes: Number of executed refreshes, replays included.
+        reuses: Number of presentations of a spent refresh token outside its replay window.
     """
 
     policy: BankPolicy
@@ -159,7 +160,7 @@ class Bank:
         self._first_policy = self.policy
 
     def reset(self) -> None:
-        """Forget every code, token and count, and return to the policy of the start."""
+        """Delete all codes and tokens, zero the counts and restore the initial policy."""
         with self._lock:
             self.policy = self._first_policy
             self.refreshes = self.reuses = 0
@@ -182,7 +183,7 @@ class Bank:
     def exchange_code(
         self, client_id: str, code: str, redirect_uri: str, username: str
     ) -> Issued | Refusal:
-        """Exchange a code once; a second time revokes what the first one issued."""
+        """Exchange a code once; a second exchange revokes the tokens of the first one."""
         with self._lock:
             entry = self._codes.get(code)
             if entry is None or entry.client_id != client_id:
@@ -200,12 +201,12 @@ class Bank:
             return self._issue(entry.family, self._new_refresh_token(entry.family))
 
     def refresh(self, client_id: str, refresh_token: str, username: str) -> Issued | Refusal:
-        """Issue a new access token, and a new refresh token where the bank rotates."""
+        """Issue a new access token, and a new refresh token if the bank rotates."""
         with self._lock:
             entry = self._refresh_tokens.get(refresh_token)
             if entry is None or entry.family.client_id != client_id:
                 return Refusal("invalid_grant", "The refresh token is unknown.")
-            refusal = self._refused_refresh(entry, username)
+            refusal = self._refresh_refusal(entry, username)
             if refusal is not None:
                 return refusal
             self.refreshes += 1
@@ -218,9 +219,9 @@ class Bank:
             return self._issue(entry.family, repeated)
 
     def revoke(self, client_id: str, token: str, username: str) -> Refusal | None:
-        """Revoke one token; an unknown one is no error (RFC 7009 section 2.2).
+        """Revoke a token; an unknown token is no error (RFC 7009 section 2.2).
 
-        A refresh token takes its whole consent with it, an access token only itself.
+        A refresh token is revoked with its whole token family, an access token alone.
         """
         with self._lock:
             is_refresh_token = token in self._refresh_tokens
@@ -234,17 +235,17 @@ class Bank:
             if is_refresh_token:
                 entry.family.revoked = True
             else:
-                entry.ended = True
+                entry.revoked = True
             return None
 
     def withdraw(self, client_id: str, username: str) -> None:
-        """Revoke every consent that a customer has given a client, as at the bank itself."""
+        """Revoke every consent of a customer for a client, as the customer can at the bank."""
         with self._lock:
             for family in self._contracts[client_id, username]:
                 family.revoked = True
 
     def expire(self, refresh_token: str) -> bool:
-        """Let a refresh token expire now, and nothing else; tell whether it is one."""
+        """Make a refresh token expire now, and return whether the token is a refresh token."""
         with self._lock:
             entry = self._refresh_tokens.get(refresh_token)
             if entry is not None:
@@ -252,40 +253,40 @@ class Bank:
             return entry is not None
 
     def check_access(self, client_id: str, access_token: str) -> Refusal | None:
-        """Tell why an access token opens nothing, or None where it does."""
+        """Return why an access token is refused, or None if it is accepted."""
         entry = self._access_tokens.get(access_token)
-        if entry is None or entry.family.client_id != client_id or not _is_good(entry):
+        if entry is None or entry.family.client_id != client_id or _is_revoked(entry):
             return Refusal("invalid_token", "The access token is unknown or was revoked.")
         if entry.expires_at <= self.now():
             return Refusal("expired_token", "The access token has expired.")
         return None
 
     def accounts(self, access_token: str) -> frozenset[str] | None:
-        """Return the ids of the accounts that a good access token opens, or None for all."""
+        """Return the ids of the accounts that a valid access token covers, or None for all."""
         return self._access_tokens[access_token].family.accounts
 
     def accepts(self, token: str) -> bool:
-        """Tell whether an access or refresh token would be accepted now."""
+        """Return whether the bank would accept an access or refresh token now."""
         entry = self._refresh_tokens.get(token) or self._access_tokens.get(token)
-        if entry is None or not _is_good(entry) or self._is_used_up(entry):
+        if entry is None or _is_revoked(entry) or self._replay_window_is_over(entry):
             return False
         return self.now() < entry.expires_at
 
-    def _is_used_up(self, entry: _Token) -> bool:
-        """Tell whether a token was spent and may not be replayed any more."""
+    def _replay_window_is_over(self, entry: _Token) -> bool:
+        """Return whether a token was spent and can no longer be replayed."""
         return entry.spent_at is not None and (
             self.now() >= entry.spent_at + self.policy.replay_window
         )
 
-    def _refused_refresh(self, entry: _Token, username: str) -> Refusal | None:
-        used_up = self._is_used_up(entry)
-        self.reuses += used_up
+    def _refresh_refusal(self, entry: _Token, username: str) -> Refusal | None:
+        is_reuse = self._replay_window_is_over(entry)
+        self.reuses += is_reuse
         if entry.family.revoked:
             return Refusal("invalid_grant", "The consent was revoked.")
-        if used_up:
+        if is_reuse:
             entry.family.revoked = self.policy.on_reuse == "revoke_family"
-            what_else = "; all are revoked." if entry.family.revoked else "."
-            return Refusal("invalid_grant", f"The refresh token was used before{what_else}")
+            ending = "; all are revoked." if entry.family.revoked else "."
+            return Refusal("invalid_grant", f"The refresh token was used before{ending}")
         if entry.expires_at <= self.now():
             return Refusal("invalid_grant", "The refresh token has expired.")
         if entry.family.username != username:
@@ -295,13 +296,13 @@ class Bank:
     def _new_family(
         self, client_id: str, username: str, accounts: frozenset[str] | None
     ) -> _Family:
-        before = self._contracts[client_id, username]
+        families = self._contracts[client_id, username]
         if self.policy.one_token_per_contract:
-            for family in before:
+            for family in families:
                 family.revoked = True
-            before.clear()
-        before.append(_Family(client_id, username, accounts))
-        return before[-1]
+            families.clear()
+        families.append(_Family(client_id, username, accounts))
+        return families[-1]
 
     def _new_refresh_token(self, family: _Family) -> str:
         token = self.new_secret("refresh-token")
@@ -317,21 +318,21 @@ class Bank:
         return Issued(token, refresh_token, int(lifetime))
 
 
-def _is_good(token: _Token) -> bool:
-    return not token.ended and not token.family.revoked
+def _is_revoked(token: _Token) -> bool:
+    return token.revoked or token.family.revoked
 
 
-# Beyond any date that a calendar knows; it keeps a slip of the pen from stopping the clock.
-_FARTHEST = 1e11
+# About 3,000 years. After a much longer, mistyped jump, a float could no longer count seconds.
+_MAX_ADVANCE_SECONDS = 1e11
 
 
 @define
 class Clock:
-    """Tells the time, and can be put forward. Threads may share it.
+    """A clock that can be advanced. Threads may share it.
 
     Args:
-        source: Returns the seconds since the epoch that everything starts from.
-        ahead: Seconds that it is ahead of its source.
+        source: Returns the unadvanced time, in seconds since the epoch.
+        ahead: Seconds added to the time of the source.
     """
 
     source: Callable[[], float] = time.time
@@ -339,19 +340,19 @@ class Clock:
     _lock: threading.Lock = field(init=False, factory=threading.Lock, repr=False, eq=False)
 
     def __call__(self) -> float:
-        """Return the seconds since the epoch."""
+        """Return the time in seconds since the epoch."""
         return self.source() + self.ahead
 
     def advance(self, *, seconds: float) -> None:
-        """Let time pass for codes and tokens.
+        """Advance the time, and with it the age of codes and tokens.
 
         Args:
-            seconds: How much; not below zero.
+            seconds: Seconds to add, from 0 to 1e11.
 
         Raises:
-            ValueError: Time would run backwards, or out of every calendar.
+            ValueError: The seconds are out of range.
         """
-        if not 0 <= seconds <= _FARTHEST:
-            raise ValueError("Time cannot run backwards, nor for ever.")
+        if not 0 <= seconds <= _MAX_ADVANCE_SECONDS:
+            raise ValueError("The clock cannot go backwards, or forward by more than 1e11 seconds.")
         with self._lock:
             self.ahead += seconds

@@ -1,8 +1,8 @@
-"""A certificate authority made on the spot, and the credentials it issues, in memory and on disk.
+"""A generated certificate authority and the credentials that it issues, in memory and on disk.
 
-The chain has the shape that the platform asks of its participants (bLink TLS certificates): root,
+The chain meets the platform's rules for its participants (bLink TLS certificates): root,
 intermediate, leaf; RSA with 3072 bits; SHA-256; digital signature; client authentication.
-Every property can be chosen, so that a test can make exactly the certificate that must be refused.
+Arguments override these properties, so that a test can issue a certificate that must be refused.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ __all__ = []
 
 @functools.cache
 def private_key(name: str, size: int = 3072) -> rsa.RSAPrivateKey:
-    """Make an RSA key, once per process for each name and size.
+    """Return an RSA key, generated once per process for each name and size.
 
-    Making a key costs a fraction of a second; two sandboxes in one process share theirs.
+    Generating a key takes a fraction of a second, so all sandboxes of a process share the keys.
 
     Args:
-        name: What the key is for; another name is another key.
+        name: The purpose of the key; each name has its own key.
         size: Modulus length in bits.
     """
     return rsa.generate_private_key(public_exponent=65537, key_size=size)
@@ -42,7 +42,7 @@ def private_key(name: str, size: int = 3072) -> rsa.RSAPrivateKey:
 
 @frozen
 class CredentialFiles:
-    """Credentials on disk, as a client or server loads them."""
+    """The files of credentials, as a client or server loads them."""
 
     chain: Path
     key: Path
@@ -56,7 +56,7 @@ class CredentialFiles:
 
 @frozen
 class Credentials:
-    """A certificate, what vouches for it, and its private key."""
+    """A certificate, its intermediates, and its private key."""
 
     certificate: x509.Certificate
     issuers: tuple[x509.Certificate, ...]
@@ -65,12 +65,12 @@ class Credentials:
 
     @property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the certificate in hexadecimal."""
+        """Return the SHA-256 hash of the certificate, in hexadecimal."""
         return certificate_fingerprint(self.certificate.public_bytes(serialization.Encoding.DER))
 
     @property
     def chain_pem(self) -> bytes:
-        """Return the leaf and its intermediates, leaf first."""
+        """Return the certificate and its intermediates in PEM form, leaf first."""
         return b"".join(map(pem, (self.certificate, *self.issuers)))
 
     def save(self, folder: Path, stem: str) -> CredentialFiles:
@@ -93,16 +93,16 @@ class Credentials:
 
 
 def fake_secret(kind: str) -> str:
-    """Make a secret that nobody can guess and everybody can see is none.
+    """Make a random secret that is visibly fake.
 
     Args:
-        kind: What it is, for example `access-token`.
+        kind: The kind of secret, for example `access-token`.
     """
     return f"fake-{kind}-{secrets.token_urlsafe(24)}"
 
 
 def certificate_fingerprint(der: bytes) -> str:
-    """Return the SHA-256 of a certificate in DER form, in hexadecimal."""
+    """Return the SHA-256 hash of a certificate in DER form, in hexadecimal."""
     return hashlib.sha256(der).hexdigest()
 
 
@@ -114,14 +114,14 @@ def pem(certificate: x509.Certificate) -> bytes:
 CLIENT_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH
 SERVER_AUTH = ExtendedKeyUsageOID.SERVER_AUTH
 
-# A little in the past, so that clocks which disagree by minutes do not matter.
+# Validity starts in the past, so that a clock that is minutes slow accepts the certificate.
 _BACKDATED = timedelta(days=1)
 _VALID_FOR = timedelta(days=365)
 
 
 @frozen
 class CertificateAuthority:
-    """A root, an intermediate under it, and the right to issue leaves."""
+    """A root certificate, and an intermediate that issues the leaf certificates."""
 
     root: x509.Certificate
     intermediate: x509.Certificate
@@ -129,20 +129,24 @@ class CertificateAuthority:
 
     @classmethod
     def create(cls, name: str) -> CertificateAuthority:
-        """Make an authority that nobody knows yet.
+        """Make a new authority.
 
         Args:
-            name: Common name of the root; another name is a foreign authority with keys of its own.
+            name: Common name of the root; each name has its own keys.
         """
         root_key, key = private_key(f"{name} root"), private_key(f"{name} intermediate")
-        root_name, middle_name = _name(name), _name(f"{name} Intermediate")
-        root = _Leaf(root_name, root_key, authority=True).signed_by(root_name, root_key)
-        middle = _Leaf(middle_name, key, authority=True).signed_by(root_name, root_key)
-        return cls(root, middle, key)
+        root_name, intermediate_name = _name(name), _name(f"{name} Intermediate")
+        root = _CertificateRequest(root_name, root_key, authority=True).signed_by(
+            root_name, root_key
+        )
+        intermediate = _CertificateRequest(intermediate_name, key, authority=True).signed_by(
+            root_name, root_key
+        )
+        return cls(root, intermediate, key)
 
     @property
     def root_pem(self) -> bytes:
-        """Return the root certificate: what a peer must trust."""
+        """Return the root certificate, which a peer must trust, in PEM form."""
         return pem(self.root)
 
     def issue_server(
@@ -155,12 +159,12 @@ class CertificateAuthority:
         """Issue a server certificate.
 
         Args:
-            hosts: Host names and IP addresses it is good for.
-            not_before: Start of validity; yesterday unless told.
-            not_after: End of validity; in a year unless told.
+            hosts: Host names and IP addresses of the server.
+            not_before: Start of validity; by default a day ago.
+            not_after: End of validity; by default in a year.
         """
         return self._issue(
-            _Leaf(
+            _CertificateRequest(
                 _name(hosts[0]),
                 private_key("server"),
                 usages=(SERVER_AUTH,),
@@ -183,15 +187,15 @@ class CertificateAuthority:
         """Issue a client certificate.
 
         Args:
-            common_name: The participant it names.
-            key: Another key than the RSA 3072 one of that name, for example a weak one.
-            usages: Extended key usages; an empty one leaves the extension out.
-            not_before: Start of validity; yesterday unless told.
-            not_after: End of validity; in a year unless told.
-            digest: Hash of the signature; SHA-256 unless told.
+            common_name: The name of the participant.
+            key: The private key; by default an RSA key of 3072 bits for this name.
+            usages: Extended key usages; if empty, the extension is left out.
+            not_before: Start of validity; by default a day ago.
+            not_after: End of validity; by default in a year.
+            digest: Hash of the signature; by default SHA-256.
         """
         return self._issue(
-            _Leaf(
+            _CertificateRequest(
                 _name(common_name),
                 key or private_key(common_name),
                 usages=tuple(usages),
@@ -201,20 +205,20 @@ class CertificateAuthority:
             )
         )
 
-    def _issue(self, leaf: _Leaf) -> Credentials:
+    def _issue(self, leaf: _CertificateRequest) -> Credentials:
         certificate = leaf.signed_by(self.intermediate.subject, self.intermediate_key)
         return Credentials(certificate, (self.intermediate,), leaf.key, secrets.token_urlsafe(18))
 
 
 @functools.cache
 def shared_authority() -> CertificateAuthority:
-    """Return the authority that all sandboxes of this process trust unless told otherwise."""
+    """Return the authority that the sandboxes of this process share by default."""
     return CertificateAuthority.create("bLink Sandbox")
 
 
 @frozen
-class _Leaf:
-    """What is to be certified."""
+class _CertificateRequest:
+    """The content of a certificate before it is signed."""
 
     subject: x509.Name
     key: PrivateKey
@@ -241,7 +245,7 @@ class _Leaf:
         return builder.sign(issuer_key, self.digest)
 
     def _extensions(self, issuer_key: PrivateKey) -> Iterable[tuple[x509.ExtensionType, bool]]:
-        # RFC 5280 section 4.2; the strict checks of newer Python versions want the two identifiers.
+        # RFC 5280 section 4.2. Newer Python versions check strictly and require both identifiers.
         yield x509.BasicConstraints(ca=self.authority, path_length=None), True
         yield _key_usage(self.authority), True
         yield x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), False

@@ -1,7 +1,7 @@
-"""The authorize endpoint of a bank: a code at once, or after pages that ask a person.
+"""The authorize endpoint of a bank: a code at once, or after consent pages.
 
-It follows RFC 6749 sections 4.1.1 and 4.1.2. A redirect URI that is not registered is never
-redirected to; on loopback any port will do (RFC 8252 section 7.3).
+It follows RFC 6749 sections 4.1.1 and 4.1.2. It never redirects to a URI that is not registered;
+a loopback URI is registered for any port (RFC 8252 section 7.3).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .banks import ACCOUNTS, Bank, BankPolicy
 from .messages import Response
 from .page import PAGE_HEADERS, page
 
-__all__ = ["Conversations"]
+__all__ = ["ConsentSessions"]
 
 _NOTE = '<p class="note">This is a sandbox: there is no bank, and there is no money.</p>'
 
@@ -32,7 +32,7 @@ _SIGN_IN = """{error}<form method="post">
 </form>
 {note}"""
 
-_CHOOSE = """<p><strong>{client}</strong> asks to read accounts of <strong>{username}</strong>.</p>
+_CONSENT = """<p><strong>{client}</strong> asks to read accounts of <strong>{username}</strong>.</p>
 {error}<form method="post">
 <input type="hidden" name="session" value="{session}">
 <fieldset{described}>
@@ -54,163 +54,165 @@ _ACCOUNT = """<div class="choice">
 _ERROR = '<p class="error" role="alert" id="error">{}</p>'
 
 
-def sign_in(
-    bank: BankPolicy, query: Sequence[tuple[str, str]], session: str, *, is_wrong: bool = False
+def sign_in_page(
+    bank: BankPolicy, query: Sequence[tuple[str, str]], session: str, *, with_error: bool = False
 ) -> Response:
-    """Return the first page.
+    """Return the first page, on which the customer signs in.
 
     Args:
         bank: The bank.
         query: The parameters of the authorization request.
-        session: The name of the conversation.
-        is_wrong: Whether the password was left out.
+        session: The id of the consent session.
+        with_error: Whether the password was missing.
     """
     content = _SIGN_IN.format(
-        error=_ERROR.format("Enter a password.") if is_wrong else "",
-        described=_described("hint", is_wrong),
+        error=_ERROR.format("Enter a password.") if with_error else "",
+        described=_described("hint", with_error),
         session=escape(session),
         username=escape(dict(query)["username"]),
         note=_NOTE,
     )
-    return _reply(200, f"Sign in to {bank.name}", content)
+    return _page_response(200, f"Sign in to {bank.name}", content)
 
 
-def choose(
-    bank: BankPolicy, query: Sequence[tuple[str, str]], session: str, *, is_wrong: bool = False
+def consent_page(
+    bank: BankPolicy, query: Sequence[tuple[str, str]], session: str, *, with_error: bool = False
 ) -> Response:
-    """Return the page that asks for consent.
+    """Return the second page, on which the customer chooses accounts and decides.
 
     Args:
         bank: The bank.
         query: The parameters of the authorization request.
-        session: The name of the conversation.
-        is_wrong: Whether no account was chosen.
+        session: The id of the consent session.
+        with_error: Whether no account was chosen.
     """
     parameters = dict(query)
     error = "Choose at least one account, or refuse."
-    content = _CHOOSE.format(
-        error=_ERROR.format(error) if is_wrong else "",
-        described=_described("", is_wrong),
+    content = _CONSENT.format(
+        error=_ERROR.format(error) if with_error else "",
+        described=_described("", with_error),
         session=escape(session),
         client=escape(parameters["client_id"]),
         username=escape(parameters["username"]),
         accounts="\n".join(_ACCOUNT.format(**account) for account in ACCOUNTS),
         note=_NOTE,
     )
-    return _reply(200, f"Consent at {bank.name}", content)
+    return _page_response(200, f"Consent at {bank.name}", content)
 
 
-def expired() -> Response:
-    """Return the page for somebody who came too late, or twice."""
+def expired_page() -> Response:
+    """Return the page for a form of a session that has expired or has ended."""
     content = (
-        "<p>It was open for too long, or it was used already. Nothing was approved by it now.</p>"
-        "<p>Go back to the application that brought you here, and start again there.</p>"
+        "<p>It was open for too long, or it was used already. This attempt approved nothing.</p>"
+        "<p>Go back to the application that opened this page, and start again.</p>"
     )
-    return _reply(400, "This page has expired", content)
+    return _page_response(400, "This page has expired", content)
 
 
-def refused(why: str) -> Response:
-    """Return the page for a request that no bank would send anybody back from."""
+def refusal_page(reason: str) -> Response:
+    """Return the page for a request after which the browser must not be redirected."""
     content = (
-        f"<p>{escape(why)}</p>"
-        "<p>The application that brought you here made a mistake: tell its makers.</p>"
+        f"<p>{escape(reason)}</p>"
+        "<p>The application that opened this page made a mistake: tell its developers.</p>"
     )
-    return _reply(400, "Refused", content)
+    return _page_response(400, "Refused", content)
 
 
-def _described(by: str, is_wrong: bool) -> str:
-    names = " ".join(filter(None, [by, "error" if is_wrong else ""]))
-    invalid = ' aria-invalid="true"' if is_wrong else ""
+def _described(hint: str, with_error: bool) -> str:
+    names = " ".join(filter(None, [hint, "error" if with_error else ""]))
+    invalid = ' aria-invalid="true"' if with_error else ""
     return f'{invalid} aria-describedby="{names}"' if names else ""
 
 
-def _reply(status: int, title: str, content: str) -> Response:
+def _page_response(status: int, title: str, content: str) -> Response:
     headers = dict(PAGE_HEADERS)
-    kind = headers.pop("Content-Type")
-    reply = Response(status).with_body(kind, page(title, content, is_error=status >= 400))
+    content_type = headers.pop("Content-Type")
+    body = page(title, content, is_error=status >= 400)
+    response = Response(status).with_body(content_type, body)
     for name, value in headers.items():
-        reply = reply.with_header(name, value)
-    return reply
+        response = response.with_header(name, value)
+    return response
 
 
-PATIENCE = 600.0
-"""Seconds that a person has."""
+SESSION_SECONDS = 600.0
+"""Seconds until a consent session expires."""
 
 Query = tuple[tuple[str, str], ...]
 
 
 @define(eq=False)
-class _Conversation:
+class _ConsentSession:
     target_id: str
     query: Query
-    until: float
+    expires_at: float
     is_signed_in: bool = False
 
 
 @define(eq=False)
-class Conversations:
-    """The people who are being asked. Each has a name of its own that only its pages know.
+class ConsentSessions:
+    """The open consent sessions, by a secret id that only the pages of the session contain.
 
     Args:
         now: Returns the time in seconds.
-        new_secret: Makes a value from the kind of secret.
+        new_secret: Returns a new secret of a kind.
     """
 
     now: Callable[[], float]
     new_secret: Callable[[str], str]
-    _open: dict[str, _Conversation] = field(init=False, factory=dict, repr=False)
+    _open: dict[str, _ConsentSession] = field(init=False, factory=dict, repr=False)
 
     def clear(self) -> None:
-        """Forget everybody."""
+        """Delete all sessions."""
         self._open.clear()
 
-    def hear(
+    def submit(
         self, bank: BankPolicy, query: Query, form: Sequence[tuple[str, str]] | None
     ) -> Response | frozenset[str] | None:
-        """Take in what a person filled in.
+        """Open a session, or continue one with the form of a page.
 
         Args:
-            bank: The bank that asks.
+            bank: The bank.
             query: The parameters of the authorization request.
-            form: What came from a page, or None for a first look.
+            form: The form that was submitted, or None to open a session.
 
         Returns:
-            The next page; or the ids of the accounts for a consent; or None for a refusal.
+            The next page; or the ids of the chosen accounts for a consent; or None for a refusal.
         """
         if form is None:
-            name = self.new_secret("consent-session")
-            self._open[name] = _Conversation(bank.target_id, query, self.now() + PATIENCE)
-            return sign_in(bank, query, name)
-        said = dict(form)
-        name = said.get("session", "")
-        conversation = self._open.get(name)
-        if conversation is None or not self._is_good(conversation, bank, query, said):
-            # Somebody waited for too long, sent a page twice, or sent none of ours.
-            self._open.pop(name, None)
-            return expired()
-        if not conversation.is_signed_in:
-            conversation.is_signed_in = bool(said.get("password", "").strip())
-            next_page = choose if conversation.is_signed_in else sign_in
-            return next_page(bank, query, name, is_wrong=not conversation.is_signed_in)
+            session_id = self.new_secret("consent-session")
+            expires_at = self.now() + SESSION_SECONDS
+            self._open[session_id] = _ConsentSession(bank.target_id, query, expires_at)
+            return sign_in_page(bank, query, session_id)
+        fields = dict(form)
+        session_id = fields.get("session", "")
+        session = self._open.get(session_id)
+        if session is None or not self._is_continued(session, bank, query, fields):
+            self._open.pop(session_id, None)
+            return expired_page()
+        if not session.is_signed_in:
+            session.is_signed_in = bool(fields.get("password", "").strip())
+            next_page = consent_page if session.is_signed_in else sign_in_page
+            return next_page(bank, query, session_id, with_error=not session.is_signed_in)
         chosen = frozenset(value for key, value in form if key == "account")
         chosen &= {account["id"] for account in ACCOUNTS}
-        is_approved = said.get("decision") == "approve"
+        is_approved = fields.get("decision") == "approve"
         if is_approved and not chosen:
-            return choose(bank, query, name, is_wrong=True)
-        del self._open[name]
+            return consent_page(bank, query, session_id, with_error=True)
+        del self._open[session_id]
         return chosen if is_approved else None
 
-    def _is_good(
+    def _is_continued(
         self,
-        conversation: _Conversation,
+        session: _ConsentSession,
         bank: BankPolicy,
         query: Query,
-        said: Mapping[str, str],
+        fields: Mapping[str, str],
     ) -> bool:
-        same = (conversation.target_id, conversation.query) == (bank.target_id, query)
-        # Without a decision it is the first page sent twice, and nobody has refused anything.
-        fits = "decision" in said or not conversation.is_signed_in
-        return same and fits and self.now() < conversation.until
+        """Return whether a form belongs to this session and the session is still open."""
+        same_request = (session.target_id, session.query) == (bank.target_id, query)
+        # A second submission of the sign-in page has no decision; it must not count as a refusal.
+        right_page = "decision" in fields or not session.is_signed_in
+        return same_request and right_page and self.now() < session.expires_at
 
 
 def authorize(
@@ -219,36 +221,36 @@ def authorize(
     *,
     clients: Collection[str],
     redirect_uris: Collection[str],
-    conversations: Conversations,
+    sessions: ConsentSessions,
     form: Sequence[tuple[str, str]] | None = None,
 ) -> Response:
-    """Answer a request to the authorize endpoint.
+    """Return the response of the authorize endpoint.
 
     Args:
-        bank: The bank that is asked.
+        bank: The bank of the endpoint.
         query: The parameters of the request.
-        clients: The ids of the clients it knows.
-        redirect_uris: The redirect URIs that are registered.
-        conversations: The people who are being asked.
-        form: What somebody filled in, or None for a first look.
+        clients: The ids of the registered clients.
+        redirect_uris: The registered redirect URIs.
+        sessions: The open consent sessions.
+        form: The form of a page that was submitted, or None for the first request.
     """
     parameters = dict(query)
-    distrust = _why_no_redirect(query, clients, redirect_uris)
-    if distrust is not None:
-        return refused(distrust)
+    reason = _why_no_redirect(query, clients, redirect_uris)
+    if reason is not None:
+        return refusal_page(reason)
     redirect_uri, state = parameters["redirect_uri"], parameters.get("state")
-    error = _error(query)
+    error = _authorization_error(query)
     if error is not None:
         return _redirect(redirect_uri, error=error, state=state)
     client_id, username = parameters["client_id"], parameters["username"]
     accounts = None
     if bank.policy.consent_page:
-        said = conversations.hear(bank.policy, tuple(query), form)
-        if isinstance(said, Response):
-            return said
-        if said is None:
+        outcome = sessions.submit(bank.policy, tuple(query), form)
+        if isinstance(outcome, Response):
+            return outcome
+        if outcome is None:
             return _redirect(redirect_uri, error="access_denied", state=state)
-        accounts = said
+        accounts = outcome
     code = bank.issue_code(client_id, redirect_uri, username, accounts)
     return _redirect(redirect_uri, code=code, state=state)
 
@@ -256,27 +258,27 @@ def authorize(
 def _why_no_redirect(
     query: Sequence[tuple[str, str]], clients: Collection[str], redirect_uris: Collection[str]
 ) -> str | None:
-    """Tell why the browser must not be sent back, not even with an error, or None."""
+    """Return why the browser must not be redirected, not even with an error, or None."""
     parameters = dict(query)
-    if _repeated(query) & {"client_id", "redirect_uri"}:
-        return "A parameter is there more than once."
+    if _repeated_parameters(query) & {"client_id", "redirect_uri"}:
+        return "The client or the redirect URI is given more than once."
     if parameters.get("client_id") not in clients:
-        return "The client is not known."
+        return "The client is not registered."
     if not is_registered(parameters.get("redirect_uri", ""), redirect_uris):
         return "The redirect URI is not registered."
     return None
 
 
-def _error(query: Sequence[tuple[str, str]]) -> str | None:
-    """Tell the error of RFC 6749 section 4.1.2.1 that the browser takes back, or None."""
+def _authorization_error(query: Sequence[tuple[str, str]]) -> str | None:
+    """Return the error code of RFC 6749 section 4.1.2.1 for the redirect, or None."""
     parameters = dict(query)
     valid = 0 < len(parameters.get("username", "")) <= 64 and "response_type" in parameters
-    if _repeated(query) or not valid:
+    if _repeated_parameters(query) or not valid:
         return "invalid_request"
     return None if parameters["response_type"] == "code" else "unsupported_response_type"
 
 
-def _repeated(query: Sequence[tuple[str, str]]) -> set[str]:
+def _repeated_parameters(query: Sequence[tuple[str, str]]) -> set[str]:
     return {name for name, count in Counter(name for name, _ in query).items() if count > 1}
 
 
@@ -293,7 +295,7 @@ def authorize_query(client_id: str, redirect_uri: str, username: str, state: str
 
 
 def is_registered(redirect_uri: str, registered: Collection[str]) -> bool:
-    """Tell whether a redirect URI is registered: exactly, or on loopback with any port."""
+    """Return whether a redirect URI is registered, exactly or, on loopback, for any port."""
     if redirect_uri in registered:
         return True
     loopback = _loopback_without_port(redirect_uri)
@@ -309,9 +311,9 @@ def _loopback_without_port(uri: str) -> str | None:
         return None
     host = parts.hostname or ""
     address = f"[{host}]" if ":" in host else host
-    known = address in {"127.0.0.1", "[::1]"} and parts.scheme == "http"
-    # Nothing but address and port: no user, no other spelling.
-    if not known or parts.netloc not in {address, f"{address}:{port}"}:
+    is_loopback = address in {"127.0.0.1", "[::1]"} and parts.scheme == "http"
+    # Rejects a user in the URI, and any other spelling of address or port.
+    if not is_loopback or parts.netloc not in {address, f"{address}:{port}"}:
         return None
     return urlunsplit(parts._replace(netloc=address))
 
@@ -321,7 +323,7 @@ def _redirect(redirect_uri: str, **parameters: str | None) -> Response:
     added = [(name, value) for name, value in parameters.items() if value is not None]
     query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), *added])
     location = urlunsplit(parts._replace(query=query))
-    reply = Response(302).with_header("Location", location)
+    response = Response(302).with_header("Location", location)
     for name in ("Cache-Control", "Referrer-Policy"):
-        reply = reply.with_header(name, PAGE_HEADERS[name])
-    return reply
+        response = response.with_header(name, PAGE_HEADERS[name])
+    return response

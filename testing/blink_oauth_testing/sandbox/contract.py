@@ -1,6 +1,6 @@
-"""The contract of `spec/`, enforced by openapi-core on what comes in and on what goes out.
+"""The contract of `spec/`, enforced by openapi-core on requests and responses.
 
-Errors are told by rule and place, never by value: a value may be a secret.
+A message names the rule and the place that broke it, never the value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from openapi_core.validation.schemas.factories import SchemaValidatorsFactory
 from openapi_core.validation.schemas.validators import SchemaValidator
 from werkzeug.datastructures import Headers
 
-from .messages import Call, Response
+from .messages import Request, Response
 
 __all__ = []
 
-# The document's own servers are the platform's; the sandbox is somewhere else, on any port.
-_HOST = "https://sandbox.invalid"
+# Replaces the servers of the document, which are those of the real platform.
+_SERVER_URL = "https://sandbox.invalid"
 
 
 @frozen
-class Judge:
-    """Holds requests and responses against an OpenAPI document."""
+class MessageValidator:
+    """Validates requests and responses against an OpenAPI document."""
 
     _openapi: OpenAPI
 
     @classmethod
-    def of(cls, document: dict[str, Any]) -> Judge:
-        """Make a judge that is quick enough to judge each call of a test suite."""
-        validators = _ValidatorsMadeOnce()
+    def of(cls, document: dict[str, Any]) -> MessageValidator:
+        """Make a validator that is fast enough for every request of a test suite."""
+        validators = _CachingValidatorsFactory()
         casters = SchemaCastersFactory(validators, oas31_schema_casters_factory.types_caster)
         config = Config(
             schema_validators_factory=validators,
@@ -53,88 +53,90 @@ class Judge:
             extra_media_type_deserializers={"application/problem+json": json.loads},
         )
         spec = SchemaPath.from_dict(
-            {**document, "servers": [{"url": _HOST}]}, resolved_cache_maxsize=10_000
+            {**document, "servers": [{"url": _SERVER_URL}]}, resolved_cache_maxsize=10_000
         )
         return cls(OpenAPI(spec, config=config))
 
-    def request_errors(self, path: str, call: Call) -> list[str]:
-        """Tell what is wrong with a request to this path of the document."""
-        return _texts(self._openapi.iter_request_errors(_Request(path, call)))
+    def request_errors(self, path: str, request: Request) -> list[str]:
+        """Return the rules that a request to this path of the document breaks."""
+        return _messages(self._openapi.iter_request_errors(_OpenAPIRequest(path, request)))
 
-    def response_errors(self, path: str, call: Call, reply: Response) -> list[str]:
-        """Tell what is wrong with the response to a request to this path of the document."""
-        errors = self._openapi.iter_response_errors(_Request(path, call), _Response(reply))
-        return _texts(errors)
+    def response_errors(self, path: str, request: Request, response: Response) -> list[str]:
+        """Return the rules that the response to a request to this path breaks."""
+        errors = self._openapi.iter_response_errors(
+            _OpenAPIRequest(path, request), _OpenAPIResponse(response)
+        )
+        return _messages(errors)
 
 
-class _ValidatorsMadeOnce(SchemaValidatorsFactory):
-    """Keeps the validator of each schema: to make one costs far more than to use it."""
+class _CachingValidatorsFactory(SchemaValidatorsFactory):
+    """Caches the validator of each schema, because making one costs far more than using it."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[object, ...], SchemaValidator] = {}
+        self._cached: dict[tuple[object, ...], SchemaValidator] = {}
 
     def create(
         self, spec: SchemaPath, schema: SchemaPath, *options: Any, **named: Any
     ) -> SchemaValidator:
-        if schema.parts not in self._made:
-            made = oas31_schema_validators_factory.create(spec, schema, *options, **named)
-            self._made[schema.parts] = made
-        return self._made[schema.parts]
+        if schema.parts not in self._cached:
+            validator = oas31_schema_validators_factory.create(spec, schema, *options, **named)
+            self._cached[schema.parts] = validator
+        return self._cached[schema.parts]
 
 
-class _Request:
-    """A call as openapi-core wants to see it."""
+class _OpenAPIRequest:
+    """A request in the form that openapi-core takes."""
 
-    def __init__(self, path: str, call: Call) -> None:
-        self.host_url = _HOST
+    def __init__(self, path: str, request: Request) -> None:
+        self.host_url = _SERVER_URL
         self.path = path
-        self.method = call.method.lower()
-        self.body = call.body
-        self.content_type = call.media_type
-        self.parameters = RequestParameters(header=Headers(list(call.headers)))
+        self.method = request.method.lower()
+        self.body = request.body
+        self.content_type = request.media_type
+        self.parameters = RequestParameters(header=Headers(list(request.headers)))
 
 
-class _Response:
-    """A reply as openapi-core wants to see it."""
+class _OpenAPIResponse:
+    """A response in the form that openapi-core takes."""
 
-    def __init__(self, reply: Response) -> None:
-        self.status_code = reply.status
-        self.headers = Headers(list(reply.headers))
-        self.content_type = reply.header("Content-Type") or ""
-        self.data = reply.body
-
-
-def _texts(errors: Iterable[Exception]) -> list[str]:
-    return [text for error in errors for text in _text(error)]
+    def __init__(self, response: Response) -> None:
+        self.status_code = response.status
+        self.headers = Headers(list(response.headers))
+        self.content_type = response.header("Content-Type") or ""
+        self.data = response.body
 
 
-def _text(error: Exception) -> Iterator[str]:
-    """Put an error of openapi-core into words without the value it is about."""
+def _messages(errors: Iterable[Exception]) -> list[str]:
+    return [text for error in errors for text in _messages_of(error)]
+
+
+def _messages_of(error: Exception) -> Iterator[str]:
+    """Describe an error of openapi-core without the value that caused it."""
     name = getattr(error, "name", None)
     place = f"{getattr(error, 'location', 'header')} {name}" if name else ""
     cause = error.__cause__ or error
-    broken: list[ValidationError] = list(getattr(cause, "schema_errors", ()))
-    if not broken:
+    schema_errors: list[ValidationError] = list(getattr(cause, "schema_errors", ()))
+    if not schema_errors:
         kind = re.sub(r"(?<!^)(?=[A-Z])", " ", type(cause).__name__).lower()
         yield f"{place or 'body'}: {kind}"
-    for schema_error in broken:
-        for member, rule in _rules(schema_error):
+    for schema_error in schema_errors:
+        for member, rule in _broken_rules(schema_error):
             field = f"body field {member}" if member else "body"
             yield f"{place or field}: {rule}"
 
 
-def _rules(error: ValidationError) -> Iterator[tuple[str, str]]:
-    """Tell member and rule of a schema error."""
+def _broken_rules(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """Yield each member that a schema error is about, and the rule that it breaks."""
     member, rule = ".".join(map(str, error.absolute_path)), str(error.validator)
-    wanted: object = error.validator_value
-    if rule == "required" and isinstance(wanted, list) and isinstance(error.instance, dict):
-        for name in wanted:
+    limit: object = error.validator_value
+    if rule == "required" and isinstance(limit, list) and isinstance(error.instance, dict):
+        for name in limit:
             if name not in error.instance:
                 yield f"{member}.{name}".lstrip("."), "missing"
     elif rule == "not":
         yield member, "a combination that is not allowed"
     else:
-        yield member, f"{rule} {wanted}" if isinstance(wanted, (str, int)) else rule
+        yield member, f"{rule} {limit}" if isinstance(limit, (str, int)) else rule
 
 
 LIST_ACCOUNTS = "/accounts"
@@ -145,11 +147,11 @@ class Contract:
     """The operations of the contract, and the accounts resource that the sandbox adds.
 
     Attributes:
-        operations: Operation ids by method and path.
+        operations: The operation ids, by method and path.
     """
 
     operations: dict[tuple[str, str], str]
-    _judge: Judge
+    _validator: MessageValidator
     _header_names: tuple[str, ...]
     _form_fields: dict[str, frozenset[str]]
 
@@ -165,65 +167,67 @@ class Contract:
             if isinstance(operation, dict) and "operationId" in operation
         }
         token = _token_operation(document)
-        names = tuple(_follow(document, item)["name"] for item in token["parameters"])
+        names = tuple(_resolve(document, item)["name"] for item in token["parameters"])
         forms = {path: fields for path in paths if (fields := _form_fields(document, paths[path]))}
-        return cls(operations, Judge.of(document), names, forms)
+        return cls(operations, MessageValidator.of(document), names, forms)
 
-    def malformations(self, call: Call) -> tuple[str, ...]:
-        """Tell why a request cannot be read in one way only.
+    def syntax_violations(self, request: Request) -> tuple[str, ...]:
+        """Return why a request is malformed: not UTF-8, or a repeated header or form field.
 
-        A validator sees one value per name, so this has to be ruled out first.
+        Check this before `request_violations`, whose validator sees one value per name.
         """
         try:
-            call.body.decode()
+            request.body.decode()
         except UnicodeDecodeError:
             return ("body: not UTF-8",)
-        return tuple(self._repeated(call))
+        return tuple(self._repeated_names(request))
 
-    def request_violations(self, path: str, call: Call) -> tuple[str, ...]:
-        """Tell which rules a well-formed request breaks.
+    def request_violations(self, path: str, request: Request) -> tuple[str, ...]:
+        """Return the rules that a well-formed request breaks.
 
         Args:
             path: Path of the operation in the contract.
-            call: The request.
+            request: The request.
         """
-        texts = self._judge.request_errors(path, call)
-        # openapi-core leaves unknown fields out before it looks at additionalProperties.
+        violations = self._validator.request_errors(path, request)
+        # openapi-core drops unknown fields before it checks additionalProperties.
         allowed = self._form_fields.get(path)
-        unknown = set(call.field_names) - allowed if allowed is not None else set()
-        return (*texts, *(f"form field {name}: not allowed" for name in sorted(unknown)))
+        unknown = set(request.field_names) - allowed if allowed is not None else set()
+        return (*violations, *(f"form field {name}: not allowed" for name in sorted(unknown)))
 
-    def response_violations(self, path: str, call: Call, reply: Response) -> tuple[str, ...]:
-        """Tell which rules a response breaks.
+    def response_violations(
+        self, path: str, request: Request, response: Response
+    ) -> tuple[str, ...]:
+        """Return the rules that a response breaks.
 
         Args:
             path: Path of the operation in the contract.
-            call: The request it answers.
-            reply: The response.
+            request: The request that it answers.
+            response: The response.
         """
-        texts = self._judge.response_errors(path, call, reply)
-        # The echo is a rule of the contract that no schema can express.
-        if reply.header("X-Correlation-ID") != call.correlation_id:
-            texts.append("header X-Correlation-ID: not that of the request")
-        return tuple(texts)
+        violations = self._validator.response_errors(path, request, response)
+        # No schema can express that the response repeats the id of the request.
+        if response.header("X-Correlation-ID") != request.correlation_id:
+            violations.append("header X-Correlation-ID: not that of the request")
+        return tuple(violations)
 
-    def _repeated(self, call: Call) -> Iterator[str]:
-        names = Counter(name.lower() for name, _ in call.headers)
+    def _repeated_names(self, request: Request) -> Iterator[str]:
+        names = Counter(name.lower() for name, _ in request.headers)
         for name in (*self._header_names, "Content-Type", "Authorization"):
             if names[name.lower()] > 1:
                 yield f"header {name}: more than once"
         # RFC 6749 section 3.2: no parameter may be included more than once.
-        for name, count in Counter(call.field_names).items():
+        for name, count in Counter(request.field_names).items():
             if count > 1:
                 yield f"form field {name}: more than once"
 
 
 @functools.cache
 def shipped_contract() -> Contract:
-    """Return the contract that this version of the package was made for.
+    """Return the contract that ships with this version of the package.
 
     Raises:
-        FileNotFoundError: Neither the package nor the checkout around it holds the contract.
+        FileNotFoundError: Neither the package nor the checkout around it contains the contract.
     """
     packaged = Path(str(files(__package__))) / "spec" / "openapi.yaml"
     checkout = Path(__file__).parents[3] / "spec" / "openapi.yaml"
@@ -239,13 +243,13 @@ def _token_operation(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _accounts(document: dict[str, Any]) -> dict[str, Any]:
-    """Describe the accounts resource: headers and errors of the token operation, own success.
+    """Describe the accounts resource, with the headers and errors of the token operation.
 
-    The contract does not cover it. It is here so that a token can be seen to work.
+    The contract does not cover it. The sandbox adds it so that a test can use an access token.
     """
     token = _token_operation(document)
-    errors = {status: answer for status, answer in token["responses"].items() if status != "200"}
-    headers = _follow(document, token["responses"]["200"])["headers"]
+    errors = {status: error for status, error in token["responses"].items() if status != "200"}
+    headers = _resolve(document, token["responses"]["200"])["headers"]
     schema = {"type": "object", "required": ["accounts"]}
     success = {
         "description": "The accounts that the consent covers.",
@@ -262,15 +266,15 @@ def _accounts(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _form_fields(document: dict[str, Any], item: dict[str, Any]) -> frozenset[str] | None:
-    """Return the only fields that the form of a path may have, or None if there is no such rule."""
+    """Return the only fields that the form of a path may have, or None if any field is allowed."""
     if "requestBody" not in item.get("post", {}):
         return None
-    content = _follow(document, item["post"]["requestBody"])["content"]
-    schema = _follow(document, content["application/x-www-form-urlencoded"]["schema"])
+    content = _resolve(document, item["post"]["requestBody"])["content"]
+    schema = _resolve(document, content["application/x-www-form-urlencoded"]["schema"])
     return None if schema.get("additionalProperties", True) else frozenset(schema["properties"])
 
 
-def _follow(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    """Return what a node refers to: in this contract everything stands under components."""
+def _resolve(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """Return the node that a reference points to."""
     steps = node["$ref"].removeprefix("#/").split("/")
     return functools.reduce(operator.getitem, steps, document)

@@ -1,4 +1,4 @@
-"""What the sandbox saw, kept without secrets."""
+"""The exchanges that the sandbox recorded, without secrets."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from attrs import define, field, frozen
 
 from .messages import printable_name
 
-# Everything else that arrives in a form is hashed: an unknown field may hold a secret.
+# Every other form field is hashed, because an unknown field may contain a secret.
 _PLAIN_FIELDS = frozenset(
     {"grant_type", "client_id", "username", "redirect_uri", "token_type_hint"}
 )
-# Some 30 MB: a sandbox may run for days, and a benchmark makes more calls than anybody reads.
-KEPT = 10_000
+# About 30 MB. A sandbox may run for days, and a benchmark sends many requests.
+MAX_EXCHANGES = 10_000
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 
 
@@ -25,25 +25,25 @@ _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "
 class Exchange:
     """One request to the platform and its response.
 
-    Secrets are replaced by a keyed fingerprint: equal secrets have equal fingerprints within one
-    sandbox, and nothing can be computed back.
+    Secrets are replaced by keyed fingerprints: equal secrets have equal fingerprints within one
+    sandbox, and a fingerprint does not reveal the secret.
 
     Attributes:
-        operation: Operation of the contract, or None where the path is none of them.
-        target_id: The bank the request was for, or None.
+        operation: Operation of the contract, or None if method and path match no operation.
+        target_id: The bank that the request named, or None.
         client_id: The client that the certificate is registered for, or None.
-        correlation_id: What the request said, or None.
+        correlation_id: The id that the request carried, or None.
         method: HTTP method.
         path: Path without query.
-        request_headers: As they came, credentials replaced.
+        request_headers: Headers as received, credentials replaced.
         form: Form fields, secrets replaced.
-        status: Status of the reply, also where a fault kept it from being sent.
-        response_headers: As they were to be sent.
-        executed: Whether the bank carried the request out, be it by a refusal.
-        fault: Name of the fault that was asked for, or None.
+        status: Status of the response, even if a fault prevented its delivery.
+        response_headers: Headers of the response, even if a fault prevented its delivery.
+        executed: Whether the bank executed the request, even if it refused it.
+        fault: Name of the fault that applied, or None.
         request_violations: Rules of the contract that the request broke.
         violations: Rules of the contract that the sandbox's own response broke.
-        at: Seconds since the epoch, on the sandbox's clock.
+        at: Time on the sandbox's clock, in seconds since the epoch.
     """
 
     operation: str | None
@@ -64,27 +64,29 @@ class Exchange:
 
 
 class ContractViolationError(AssertionError):
-    """The sandbox answered what its contract does not allow, and no fault asked for it."""
+    """The sandbox sent a response that breaks the contract, although no fault applied."""
 
 
 @define(eq=False)
-class Record:
-    """The newest exchanges, and what was wrong with any there ever was. Threads may share it."""
+class ExchangeRecorder:
+    """Records the newest exchanges, and the violations of all. Threads may share it."""
 
-    _exchanges: deque[Exchange] = field(init=False, factory=lambda: deque(maxlen=KEPT), repr=False)
+    _exchanges: deque[Exchange] = field(
+        init=False, factory=lambda: deque(maxlen=MAX_EXCHANGES), repr=False
+    )
     _violations: list[str] = field(init=False, factory=list)
     _lock: threading.Lock = field(init=False, factory=threading.Lock, repr=False)
 
     def add(self, exchange: Exchange) -> None:
-        """Keep an exchange, and forget the oldest one where there are too many."""
+        """Record an exchange; the oldest one is dropped beyond `MAX_EXCHANGES`."""
         with self._lock:
             self._exchanges.append(exchange)
             if exchange.fault is None:
-                operated = f"{exchange.operation} {exchange.status}"
-                self._violations += [f"{operated}: {text}" for text in exchange.violations]
+                response = f"{exchange.operation} {exchange.status}"
+                self._violations += [f"{response}: {text}" for text in exchange.violations]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all exchanges and violations."""
         with self._lock:
             self._exchanges.clear()
             self._violations.clear()
@@ -97,14 +99,14 @@ class Record:
 
     @property
     def violations(self) -> tuple[str, ...]:
-        """Return in words where a response broke the contract although no fault asked for it."""
+        """Return the rules that responses broke although no fault applied."""
         with self._lock:
             return tuple(self._violations)
 
 
 @frozen
 class Fingerprints:
-    """Replaces secrets by what only tells whether two of them are equal."""
+    """Replaces secrets by keyed hashes, which show only whether two secrets are equal."""
 
     _key: bytes = field(factory=lambda: secrets.token_bytes(32), repr=False)
 
@@ -114,7 +116,7 @@ class Fingerprints:
         return f"fingerprint:{digest.hexdigest()[:16]}"
 
     def of_form(self, fields: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-        """Return the fields of a form with every possible secret replaced."""
+        """Return form fields with every possible secret replaced."""
         return tuple(
             (printable_name(name), value if name in _PLAIN_FIELDS else self.of(value))
             for name, value in fields

@@ -1,4 +1,4 @@
-"""Sockets on loopback, a TLS server that tells a refused client why, and aiohttp's messages."""
+"""The HTTP server: sockets on loopback, TLS that alerts a refused client, and delivery."""
 
 from __future__ import annotations
 
@@ -20,33 +20,36 @@ from aiohttp.http_exceptions import HttpProcessingError
 from attrs import evolve, frozen
 
 from .certificates import CredentialFiles, certificate_fingerprint
-from .messages import AS_USUAL, Call, Delivery, Response
+from .messages import NORMAL_DELIVERY, Delivery, Request, Response
 
 __all__ = []
 
 logger = logging.getLogger("blink_oauth_testing.sandbox")
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Drop what a client wrote wrongly: it is answered with 400, and may quote a secret."""
+def _is_no_client_error(record: logging.LogRecord) -> bool:
+    """Return whether a log record is about anything but a malformed request.
+
+    A malformed request gets a 400, and its log record may quote a secret.
+    """
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 http_logger = logger.getChild("http")
-http_logger.addFilter(_is_news)
+http_logger.addFilter(_is_no_client_error)
 
-# A refused client gets this long to read the alert and hang up; and a client that comes with
-# hundreds of others has to wait for its turn.
+# A refused client has this long to read the alert and disconnect. Among hundreds of simultaneous
+# clients, a handshake may have to wait that long, too.
 _HANDSHAKE_SECONDS = 30.0
 
 
-class _AlertingObject(ssl.SSLObject):
+class _AlertSendingSSLObject(ssl.SSLObject):
     """A TLS connection whose failed handshake sends its alert.
 
-    asyncio closes the socket as soon as a handshake fails, and the alert that OpenSSL has prepared
-    is never sent: the client sees a broken connection instead of "certificate expired". Asking for
-    more data instead makes asyncio send what is waiting. The connection ends when the client hangs
-    up, or with the time limit for the handshake.
+    asyncio closes the socket as soon as a handshake fails, before it sends the alert that OpenSSL
+    has prepared: the client sees a broken connection instead of "certificate expired". This class
+    asks for more data instead, so that asyncio sends the alert. The connection ends when the client
+    disconnects or the handshake times out.
     """
 
     _refused = False
@@ -65,15 +68,15 @@ class _AlertingObject(ssl.SSLObject):
 
 
 def server_context(files: CredentialFiles, passphrase: str, trusted: str) -> ssl.SSLContext:
-    """Make the context of a server that demands a client certificate.
+    """Make the TLS context of a server that requires a client certificate.
 
     Args:
         files: Certificate chain and key of the server.
-        passphrase: What opens the key.
-        trusted: The authority of the clients, in PEM form.
+        passphrase: The passphrase of the key.
+        trusted: The root certificate of the clients, in PEM form.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.sslobject_class = _AlertingObject
+    context.sslobject_class = _AlertSendingSSLObject
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=trusted)
@@ -85,7 +88,7 @@ def bind(port: int) -> socket.socket:
     """Open a listening socket on 127.0.0.1.
 
     Args:
-        port: The port, or 0 for any that is free.
+        port: The port, or 0 for any free port.
     """
     listening = socket.create_server(("127.0.0.1", port), backlog=512)
     listening.setblocking(False)
@@ -93,13 +96,13 @@ def bind(port: int) -> socket.socket:
 
 
 @frozen
-class Site:
-    """One listening socket and what answers there.
+class ServedApplication:
+    """A web application and the listening socket that serves it.
 
     Attributes:
-        listening: From `bind`.
-        application: What answers.
-        context: For TLS, or None.
+        listening: The socket, from `bind`.
+        application: The application.
+        context: The TLS context, or None for plain http.
     """
 
     listening: socket.socket
@@ -108,20 +111,20 @@ class Site:
 
 
 class ServerThread:
-    """Serves some sites from an event loop of its own, in a thread of its own."""
+    """A thread with an event loop that serves web applications."""
 
-    def __init__(self, sites: Sequence[Site]) -> None:
-        self._sites = sites
+    def __init__(self, applications: Sequence[ServedApplication]) -> None:
+        self._applications = applications
         self._ready: Future[Callable[[], object]] = Future()
         self._thread = threading.Thread(target=self._run, name="blink-sandbox", daemon=True)
 
     def start(self) -> None:
-        """Start serving; returns as soon as connections are accepted."""
+        """Start the thread, and return as soon as it accepts connections."""
         self._thread.start()
         self._ready.result()
 
     def stop(self) -> None:
-        """End every connection and wait for the thread."""
+        """End every connection and wait for the thread to end."""
         self._ready.result()()
         self._thread.join()
 
@@ -129,63 +132,63 @@ class ServerThread:
         try:
             asyncio.run(self._main())
         except BaseException as error:
-            if self._ready.done():  # pragma: no cover  # a defect of the loop itself
+            if self._ready.done():  # pragma: no cover  # a defect of the event loop
                 raise
             self._ready.set_exception(error)
 
     async def _main(self) -> None:
         loop, stopping = asyncio.get_running_loop(), asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
-            for site in self._sites:
-                await stack.enter_async_context(serving(site))
+            for served in self._applications:
+                await stack.enter_async_context(serving(served))
             self._ready.set_result(lambda: loop.call_soon_threadsafe(stopping.set))
             await stopping.wait()
 
 
 @contextlib.asynccontextmanager
-async def serving(site: Site) -> AsyncIterator[None]:
-    """Serve a site in the event loop that runs, until the block ends."""
+async def serving(served: ServedApplication) -> AsyncIterator[None]:
+    """Serve an application in the running event loop until the block ends."""
     runner = web.AppRunner(
-        site.application,
+        served.application,
         access_log=None,
         logger=http_logger,
         handle_signals=False,
-        # A client that goes away ends what is done for it: its answer may be far off, or never be.
+        # A delayed or silent delivery must end when its client disconnects.
         handler_cancellation=True,
         shutdown_timeout=0.1,
     )
     await runner.setup()
     assert runner.server is not None
     open_transports: WeakSet[asyncio.BaseTransport] = WeakSet()
-    accepting = asyncio.create_task(_accept(site, runner.server, open_transports))
+    accepting = asyncio.create_task(_accept(served, runner.server, open_transports))
     try:
         yield
     finally:
         accepting.cancel()
         await asyncio.gather(accepting, return_exceptions=True)
         await runner.cleanup()
-        # A polite end of TLS waits for the peer; nobody is to wait for a sandbox that stops.
+        # A TLS shutdown waits for the peer, which would delay the stop.
         for transport in list(open_transports):
             cast("asyncio.Transport", transport).abort()
         await asyncio.sleep(0)
 
 
 async def _accept(
-    site: Site,
+    served: ServedApplication,
     protocol: Callable[[], asyncio.BaseProtocol],
     open_transports: WeakSet[asyncio.BaseTransport],
 ) -> None:
     """Accept connections until cancelled.
 
-    Each handshake is a task of its own, so that ending the server ends those that hang, too.
+    Each handshake is a separate task, so that the end of the server cancels unfinished ones.
     """
     loop = asyncio.get_running_loop()
     options: dict[str, Any] = {}
-    if site.context is not None:
-        options = {"ssl": site.context, "ssl_handshake_timeout": _HANDSHAKE_SECONDS}
+    if served.context is not None:
+        options = {"ssl": served.context, "ssl_handshake_timeout": _HANDSHAKE_SECONDS}
 
     async def connect(connection: socket.socket) -> None:
-        # A client that hangs up, or is refused, is no fault of the server's.
+        # The client disconnected or was refused, which is no error of the server.
         with contextlib.suppress(OSError):
             transport, _ = await loop.connect_accepted_socket(protocol, connection, **options)
             open_transports.add(transport)
@@ -193,78 +196,84 @@ async def _accept(
     async with asyncio.TaskGroup() as handshakes:
         while True:
             try:
-                connection, _ = await loop.sock_accept(site.listening)
+                connection, _ = await loop.sock_accept(served.listening)
             except OSError:  # pragma: no cover
-                # Out of file descriptors, most likely: others have to be closed first.
+                # Probably out of file descriptors: wait until another connection closes.
                 await asyncio.sleep(0.05)
             else:
                 handshakes.create_task(connect(connection))
 
 
-def reception(answer: Callable[[Call], tuple[Response, Delivery]]) -> web.Application:
-    """Make the web application that takes every request over mutual TLS.
+def mutual_tls_application(
+    handle: Callable[[Request], tuple[Response, Delivery]],
+) -> web.Application:
+    """Make the web application of the mutual TLS port.
 
     Args:
-        answer: Decides on a call.
+        handle: Returns the response to a request, and how to send it.
     """
 
-    async def handle(request: web.Request) -> web.StreamResponse:
-        reply, delivery = answer(await _receive(request))
-        return await deliver(request, reply, delivery)
+    async def handle_any(request: web.Request) -> web.StreamResponse:
+        response, delivery = handle(await _received(request))
+        return await send_response(request, response, delivery)
 
     application = web.Application()
-    application.router.add_route("*", "/{path:.*}", handle)
+    application.router.add_route("*", "/{path:.*}", handle_any)
     return application
 
 
-async def _receive(request: web.Request) -> Call:
+async def _received(request: web.Request) -> Request:
     body = await request.read()
     assert request.transport is not None
     peer = request.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
     headers = tuple(request.headers.items())
-    return Call(request.method, request.path, headers, body, certificate_fingerprint(peer))
+    return Request(request.method, request.path, headers, body, certificate_fingerprint(peer))
 
 
-async def deliver(
-    request: web.Request, reply: Response, delivery: Delivery = AS_USUAL
+async def send_response(
+    request: web.Request, response: Response, delivery: Delivery = NORMAL_DELIVERY
 ) -> web.StreamResponse:
-    """Send a reply.
+    """Send a response, or return it for aiohttp to send.
 
     Args:
         request: The request that it answers.
-        reply: What is to be sent.
-        delivery: How it is to be sent.
+        response: The response.
+        delivery: How the response is sent.
     """
-    response = web.Response(status=reply.status, reason=_reason(reply.status), body=reply.body)
-    response.headers.extend(reply.headers)
+    reason = _reason(response.status)
+    returned = web.Response(status=response.status, reason=reason, body=response.body)
+    returned.headers.extend(response.headers)
     if delivery.silent:
-        # aiohttp cancels this as soon as the client goes away or the server stops.
+        # aiohttp cancels this when the client disconnects or the server stops.
         await asyncio.get_running_loop().create_future()
-    if delivery.after:
-        await asyncio.sleep(delivery.after)
+    if delivery.delay:
+        await asyncio.sleep(delivery.delay)
     transport = request.transport
-    if evolve(delivery, after=0.0) == AS_USUAL or transport is None:
-        return response
+    if evolve(delivery, delay=0.0) == NORMAL_DELIVERY or transport is None:
+        return returned
     if delivery.reset:
         _reset(transport)
-        return response
-    head, body = _head(reply), reply.body[: int(len(reply.body) * delivery.body_fraction)]
-    await _drip(transport, head, delivery.head_interval, delivery.pieces)
-    await _drip(transport, body, delivery.body_interval, delivery.pieces)
-    # aiohttp wants a response from every handler, and drops it as the connection is closing.
+        return returned
+    head = _head(response)
+    body = response.body[: int(len(response.body) * delivery.body_fraction)]
+    await _write_in_pieces(transport, head, delivery.head_interval, delivery.pieces)
+    await _write_in_pieces(transport, body, delivery.body_interval, delivery.pieces)
+    # aiohttp needs a response from every handler; it drops this one because the connection closes.
     transport.close()
-    return response
+    return returned
 
 
 def _reset(transport: asyncio.Transport) -> None:
-    """End the connection with a TCP reset: what lingers is thrown away."""
+    """End the connection with a TCP reset, which discards unsent data."""
     connection = transport.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 
 
-async def _drip(transport: asyncio.Transport, data: bytes, interval: float, pieces: int) -> None:
-    """Write at once, or in so many pieces; a sandbox that stops cancels the pause."""
+async def _write_in_pieces(
+    transport: asyncio.Transport, data: bytes, interval: float, pieces: int
+) -> None:
+    """Write data in pieces with a pause after each, or in one piece if the interval is 0."""
     size = -(-len(data) // pieces) if interval else len(data)
     for start in range(0, len(data), size or 1):
         transport.write(data[start : start + size])
@@ -273,10 +282,10 @@ async def _drip(transport: asyncio.Transport, data: bytes, interval: float, piec
             return
 
 
-def _head(reply: Response) -> bytes:
-    lines = [f"HTTP/1.1 {reply.status} {_reason(reply.status)}"]
-    lines += [f"{name}: {value}" for name, value in reply.headers]
-    lines += [f"Content-Length: {len(reply.body)}", "Connection: close", "", ""]
+def _head(response: Response) -> bytes:
+    lines = [f"HTTP/1.1 {response.status} {_reason(response.status)}"]
+    lines += [f"{name}: {value}" for name, value in response.headers]
+    lines += [f"Content-Length: {len(response.body)}", "Connection: close", "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
 

@@ -1,4 +1,4 @@
-"""Requests and replies as values, and how a reply travels."""
+"""Requests and responses as values, and how a response is delivered."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Source = Literal["PLATFORM", "PROVIDER"]
 
 @frozen
 class Response:
-    """Status, headers and body of a response, before they are put on the wire."""
+    """A response before it is sent."""
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = field(default=b"", repr=False)
 
     def header(self, name: str) -> str | None:
-        """Return the first header of that name, in any case, or None."""
+        """Return the first header with this name, ignoring case, or None."""
         return next((v for k, v in self.headers if k.lower() == name.lower()), None)
 
     def with_header(self, name: str, value: str) -> Response:
-        """Return a copy in which this header has exactly this value."""
+        """Return a copy with this header, replacing every other one with its name."""
         return evolve(self, headers=(*self.without_header(name).headers, (name, value)))
 
     def without_header(self, name: str) -> Response:
@@ -48,12 +48,12 @@ class Response:
         return evolve(self.with_header("Content-Type", content_type), body=body)
 
     def with_members(self, members: Mapping[str, object]) -> Response:
-        """Return a copy with these members added to its JSON object; other bodies stay."""
+        """Return a copy with these members set in its JSON object, or itself for other bodies."""
         found = self._members()
         return self if found is None else evolve(self, body=_json({**found, **members}))
 
     def without_member(self, name: str) -> Response:
-        """Return a copy without this member of its JSON object; other bodies stay."""
+        """Return a copy without this member of its JSON object, or itself for other bodies."""
         found = self._members()
         if found is None:
             return self
@@ -70,30 +70,30 @@ class Response:
 def problem(
     status: int, kind: str, title: str, detail: str, source: Source = "PLATFORM"
 ) -> Response:
-    """Build a refusal in the form of RFC 9457, as the platform writes them."""
+    """Return an error of the platform, in the form of RFC 9457."""
     content = {"type": f"/problems/{kind}", "title": title, "detail": detail, "status": status}
-    return _from(source, _english(Response(status).with_body(PROBLEM, _json(content))))
+    return _from_source(source, _in_english(Response(status).with_body(PROBLEM, _json(content))))
 
 
 def oauth_error(error: str, description: str) -> Response:
-    """Build a bank's refusal (RFC 6749 section 5.2)."""
+    """Return an error of a bank (RFC 6749 section 5.2)."""
     content = {"error": error, "error_description": description}
-    return _from("PROVIDER", _english(Response(400).with_body(JSON, _json(content))))
+    return _from_source("PROVIDER", _in_english(Response(400).with_body(JSON, _json(content))))
 
 
 def success(content: object, content_type: str = TOKEN) -> Response:
-    """Build a bank's answer; `None` is an answer without a body."""
-    reply = _from("PROVIDER", Response(200))
-    return reply if content is None else reply.with_body(content_type, _json(content))
+    """Return a success of a bank; the content `None` gives no body."""
+    response = _from_source("PROVIDER", Response(200))
+    return response if content is None else response.with_body(content_type, _json(content))
 
 
-def _english(reply: Response) -> Response:
-    return reply.with_header("Content-Language", "en")
+def _in_english(response: Response) -> Response:
+    return response.with_header("Content-Language", "en")
 
 
-def _from(source: Source, reply: Response) -> Response:
+def _from_source(source: Source, response: Response) -> Response:
     return (
-        reply.with_header("X-CorAPI-Source", source)
+        response.with_header("X-CorAPI-Source", source)
         .with_header("Cache-Control", "no-store")
         .with_header("Pragma", "no-cache")
     )
@@ -104,17 +104,17 @@ def _json(content: object) -> bytes:
 
 
 @frozen(slots=False)
-class Call:
+class Request:
     """A request that arrived over mutual TLS.
 
     Attributes:
         method: HTTP method in capitals.
         path: Path without query.
-        headers: Header fields in the order they came.
-        body: Body as it came.
+        headers: Header fields in the order received.
+        body: Body as received.
         certificate: SHA-256 fingerprint of the client certificate in hexadecimal.
-        correlation_id: The id the response must carry: that of the request, or a fresh one where
-            the request has none that could be sent back.
+        correlation_id: The id that the response must carry: that of the request, or a new one if
+            the request has no id that can be sent back.
     """
 
     method: str
@@ -125,27 +125,27 @@ class Call:
     correlation_id: str = field(init=False)
 
     @correlation_id.default
-    def _echo(self) -> str:
+    def _correlation_id(self) -> str:
         values = self.headers_named("X-Correlation-ID")
         usable = len(values) == 1 and re.fullmatch(r"[!-~]{1,64}", values[0])
         return values[0] if usable else str(uuid4())
 
     def header(self, name: str) -> str | None:
-        """Return the first header of that name, in any case, or None."""
+        """Return the first header with this name, ignoring case, or None."""
         return next(iter(self.headers_named(name)), None)
 
     def headers_named(self, name: str) -> tuple[str, ...]:
-        """Return every header of that name, in any case."""
+        """Return every header with this name, ignoring case."""
         return tuple(value for key, value in self.headers if key.lower() == name.lower())
 
     @property
     def media_type(self) -> str:
-        """Return the media type of the body, in small letters and without parameters."""
+        """Return the media type of the body, in lower case and without parameters."""
         return (self.header("Content-Type") or "").partition(";")[0].strip().lower()
 
     @cached_property
     def form(self) -> tuple[tuple[str, str], ...]:
-        """Return the form fields in the order they came; empty for any other media type."""
+        """Return the form fields in the order received; empty for any other media type."""
         if self.media_type != "application/x-www-form-urlencoded":
             return ()
         text = self.body.decode("utf-8", errors="surrogateescape")
@@ -153,37 +153,37 @@ class Call:
 
     @property
     def field_names(self) -> tuple[str, ...]:
-        """Return the names of the form fields, without any that might be a secret gone astray."""
+        """Return the names of the form fields; one that may be a secret is replaced."""
         return tuple(printable_name(name) for name, _ in self.form)
 
     def field(self, name: str) -> str:
-        """Return a form field, or an empty text where it is absent."""
+        """Return a form field, or an empty string if it is absent."""
         return dict(self.form).get(name, "")
 
 
 def printable_name(name: str) -> str:
-    """Return the name of a form field, or a stand-in for one that looks like anything else.
+    """Return the name of a form field, or `(odd name)` if it does not look like a field name.
 
-    A body that is no form at all reads as one field, whose name may be a secret.
+    A body that is not a form parses as a single field, whose name may be a secret.
     """
     return name if re.fullmatch(r"[a-z_]{1,32}", name) else "(odd name)"
 
 
 @frozen
 class Delivery:
-    """How a reply is put on the wire.
+    """How a response is sent.
 
     Attributes:
-        after: Seconds until the first byte; the server serves others meanwhile.
-        silent: Never answer. It ends when the client goes away or the sandbox stops.
-        reset: End the connection with a TCP reset instead of an answer.
+        delay: Seconds before the first byte; the server handles other requests meanwhile.
+        silent: Send nothing, until the client disconnects or the sandbox stops.
+        reset: End the connection with a TCP reset instead of a response.
         head_interval: Seconds between the pieces of status line and headers; 0 sends them at once.
         body_interval: Seconds between the pieces of the body; 0 sends it at once.
-        pieces: How many pieces that is, so that even a slow reply has an end.
-        body_fraction: Share of the body that is sent. `Content-Length` announces all of it.
+        pieces: Number of pieces, which bounds the duration of a slow response.
+        body_fraction: Share of the body that is sent. `Content-Length` is that of the whole body.
     """
 
-    after: float = 0.0
+    delay: float = 0.0
     silent: bool = False
     reset: bool = False
     head_interval: float = 0.0
@@ -192,4 +192,4 @@ class Delivery:
     body_fraction: float = 1.0
 
 
-AS_USUAL = Delivery()
+NORMAL_DELIVERY = Delivery()

@@ -1,7 +1,7 @@
-"""The look of the banks' pages.
+"""The layout and style of the banks' pages.
 
-Plain HTML without script: it can be used at any width, by keyboard and by screen reader, in light
-and in dark. What a page says is told in words, never by colour alone.
+Plain HTML without scripts, for any width, keyboards, screen readers, and light and dark mode. Text
+carries all information, never colour alone.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _PAGE = """<!doctype html>
 <style>{style}</style>
 </head>
 <body>
-<main{look}>
+<main{attributes}>
 <h1>{sign}{title}</h1>
 {content}
 </main>
@@ -76,8 +76,8 @@ _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 
 PAGE_HEADERS: Mapping[str, str] = {
     "Content-Type": "text/html; charset=utf-8",
-    # No form-action: browsers hold the redirect after a form against it, and that one leads to the
-    # redirect URI of the application.
+    # No form-action: browsers would apply it to the redirect that follows the form, too, which
+    # leads to the redirect URI of the application.
     "Content-Security-Policy": (
         f"default-src 'none'; style-src 'sha256-{_HASH}'; img-src data:; base-uri 'none'; "
         "frame-ancestors 'none'"
@@ -86,18 +86,20 @@ PAGE_HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""What every page is sent with."""
+"""The response headers of every page."""
 
 
 def page(title: str, content: str, *, is_error: bool = False) -> bytes:
-    """Return a whole page.
+    """Return a complete page.
 
     Args:
-        title: Its title and only heading, plain text.
-        content: HTML that is trusted: whoever writes it escapes what came from elsewhere.
-        is_error: Whether it tells why the bank does not go on.
+        title: Title and only heading, plain text.
+        content: Trusted HTML; the caller must escape all foreign text in it.
+        is_error: Whether the page reports an error.
     """
-    look = ' class="bad"' if is_error else ""
+    attributes = ' class="bad"' if is_error else ""
     sign = '<span class="sign" aria-hidden="true">!</span>' if is_error else ""
-    text = _PAGE.format(title=escape(title), style=_STYLE, look=look, sign=sign, content=content)
+    text = _PAGE.format(
+        title=escape(title), style=_STYLE, attributes=attributes, sign=sign, content=content
+    )
     return text.encode()

@@ -1,4 +1,4 @@
-"""The sandbox: banks, platform and sockets put together, and the client registered with it."""
+"""The sandbox: banks, platform and HTTP servers, and the clients registered with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blink_oauth.context import Grant
 from blink_oauth.settings import Settings
 from blink_oauth.tls import ClientCertificate
 
-from .admin import AUTHORIZE, Control
+from .admin import AUTHORIZE, ControlInterface
 from .banks import DEFAULT_BANKS, Bank, BankPolicy, Clock
 from .certificates import (
     CertificateAuthority,
@@ -24,25 +24,25 @@ from .certificates import (
     fake_secret,
     shared_authority,
 )
-from .consent import Conversations, authorize_query, is_registered
+from .consent import ConsentSessions, authorize_query, is_registered
 from .contract import LIST_ACCOUNTS, shipped_contract
 from .exchanges import ContractViolationError, Exchange
-from .faults import Fault, FaultPlan, Operation, ready_made
-from .http import ServerThread, Site, bind, reception, server_context
+from .faults import Fault, FaultPlan, Operation, fault_named
+from .http import ServedApplication, ServerThread, bind, mutual_tls_application, server_context
 from .platform import ACCOUNT_INFORMATION, CONSENT_FLOW, Platform
 
 __all__ = []
 
 
 @frozen
-class Host:
-    """The resources of one running sandbox.
+class RunningServer:
+    """The resources of a running sandbox.
 
     Attributes:
         secure_port: Port of mutual TLS.
         plain_port: Port of plain http.
-        folder: Where certificates and keys lie, readable by the owner alone.
-        close: Gives everything back.
+        folder: Folder of certificates and keys, readable by the owner alone.
+        close: Stops the server, closes the sockets and deletes the folder.
     """
 
     secure_port: int
@@ -59,18 +59,18 @@ class Host:
         ports: tuple[int, int],
         authority: CertificateAuthority,
         server: Credentials,
-    ) -> Host:
+    ) -> RunningServer:
         """Open the sockets and serve.
 
         Args:
-            secure: What answers over mutual TLS.
-            plain: What answers over plain http.
-            ports: Ports of the two, 0 for any that is free.
-            authority: Who issues the clients' certificates.
-            server: What the server identifies itself with.
+            secure: The application served over mutual TLS.
+            plain: The application served over plain http.
+            ports: Ports of both, 0 for any free port.
+            authority: The authority of the clients' certificates.
+            server: The server certificate and its key.
 
         Raises:
-            OSError: A port is taken.
+            OSError: A port is in use.
         """
         with ExitStack() as resources:
             secure_socket = resources.enter_context(bind(ports[0]))
@@ -80,7 +80,12 @@ class Host:
             context = server_context(
                 server.save(folder, "server"), server.passphrase, authority.root_pem.decode()
             )
-            thread = ServerThread([Site(secure_socket, secure, context), Site(plain_socket, plain)])
+            thread = ServerThread(
+                [
+                    ServedApplication(secure_socket, secure, context),
+                    ServedApplication(plain_socket, plain),
+                ]
+            )
             thread.start()
             resources.callback(thread.stop)
             secure_port, plain_port = (s.getsockname()[1] for s in (secure_socket, plain_socket))
@@ -88,7 +93,7 @@ class Host:
 
     @property
     def ca(self) -> Path:
-        """Return the file of the root that clients must trust."""
+        """Return the file of the root certificate that clients must trust."""
         return self.folder / "ca.pem"
 
 
@@ -96,14 +101,14 @@ USER_AGENT = "acme-books/3.2"
 
 
 @frozen
-class Registration:
-    """What a client of the sandbox works with.
+class RegisteredClient:
+    """A client that is registered with the sandbox.
 
     Attributes:
-        client_id: The id that the platform knows it by.
+        client_id: Its id at the platform.
         credentials: Its certificate and key.
-        files: The same on disk.
-        ca: The file of the root that issued the server's certificate.
+        files: The files of the credentials.
+        ca: The file of the root certificate that the client must trust.
         base_url: The URL of the consent-flow module.
     """
 
@@ -115,7 +120,7 @@ class Registration:
 
     @property
     def certificate(self) -> ClientCertificate:
-        """Return the client certificate as the client layer takes it."""
+        """Return the client certificate for `Settings`."""
         return ClientCertificate(
             chain=self.files.chain,
             key=self.files.key,
@@ -127,7 +132,7 @@ class Registration:
         """Return the settings of this client.
 
         Args:
-            changes: Arguments of `Settings` to set otherwise.
+            changes: Arguments of `Settings` that override those of the client.
         """
         arguments: dict[str, Any] = {
             "base_url": self.base_url,
@@ -139,7 +144,7 @@ class Registration:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return the `BLINK_*` variables of this client; the passphrase is named as a file."""
+        """Return the `BLINK_*` variables of this client; the passphrase is given as a file."""
         return {
             "BLINK_BASE_URL": self.base_url,
             "BLINK_CLIENT_ID": self.client_id,
@@ -154,19 +159,19 @@ class Registration:
 class Sandbox:
     """A strict local bLink platform with banks behind it, over mutual TLS on loopback.
 
-    Where a client id is asked for, the first client is meant unless another is named.
+    A `client_id` of None means the first client.
 
     Args:
         banks: The policies of the banks.
         clients: The ids of the registered clients; each gets a certificate.
-        redirect_uris: The registered redirect URIs; on loopback, any port of theirs.
-        port: Port for TLS, or 0 for any that is free.
-        http_port: Port for the authorize endpoints, or 0 for any that is free.
-        authority: Who issues the certificates; one for the whole process unless told.
-        server_credentials: What the server identifies itself with, if not as it should.
-        clock: What tells codes and tokens the time.
-        judged: Hold requests and responses to the contract. It is by far the most of the sandbox's
-            work: switch it off to measure a client under load.
+        redirect_uris: The registered redirect URIs; one on loopback is registered for any port.
+        port: Port for mutual TLS, or 0 for any free port.
+        http_port: Port for plain http, or 0 for any free port.
+        authority: The authority of all certificates; by default one for the whole process.
+        server_credentials: The server certificate and its key; by default a valid one.
+        clock: The clock of codes and tokens.
+        validate: Whether to check requests and responses against the contract. Most of the
+            sandbox's work is this check; switch it off to measure a client under load.
     """
 
     def __init__(
@@ -180,7 +185,7 @@ class Sandbox:
         authority: CertificateAuthority | None = None,
         server_credentials: Credentials | None = None,
         clock: Clock | None = None,
-        judged: bool = True,
+        validate: bool = True,
     ) -> None:
         self.authority = authority or shared_authority()
         self.clock = clock or Clock()
@@ -197,33 +202,42 @@ class Sandbox:
             clients={known.fingerprint: name for name, known in self._credentials.items()},
             plan=self._plan,
             now=self.clock,
-            judged=judged,
+            validate=validate,
         )
-        self._conversations = Conversations(self.clock, fake_secret)
+        self._sessions = ConsentSessions(self.clock, fake_secret)
         self._ports = (port, http_port)
-        self._host: Host | None = None
+        self._server: RunningServer | None = None
 
     def start(self) -> Self:
-        """Open the sockets and serve until `stop`."""
-        clients = tuple(self._credentials)
-        told = (clients, self.redirect_uris, self.environment, self._conversations)
-        control = Control(self._platform, self.clock, *told)
-        self._host = Host.open(
-            reception(self._platform.answer),
+        """Open the sockets and serve until `stop`.
+
+        Raises:
+            OSError: A port is in use.
+        """
+        control = ControlInterface(
+            platform=self._platform,
+            clock=self.clock,
+            clients=tuple(self._credentials),
+            redirect_uris=self.redirect_uris,
+            environment=self.environment,
+            sessions=self._sessions,
+        )
+        self._server = RunningServer.open(
+            mutual_tls_application(self._platform.handle),
             control.application(),
             ports=self._ports,
             authority=self.authority,
             server=self._server_credentials,
         )
         for name, credentials in self._credentials.items():
-            credentials.save(self._host.folder, name)
+            credentials.save(self._server.folder, name)
         return self
 
     def stop(self) -> None:
-        """End every connection, close the sockets and delete the keys; twice does no harm."""
-        if self._host is not None:
-            self._host.close()
-            self._host = None
+        """End every connection, close the sockets and delete the keys; may be called twice."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -234,12 +248,12 @@ class Sandbox:
             self.require_no_violations()
 
     def reset(self) -> None:
-        """Forget tokens, faults, exchanges and the time advanced; keep ports and authority."""
+        """Reset banks, consents, faults, exchanges and clock; keep ports, clients and authority."""
         for bank in self.banks.values():
             bank.reset()
         self._plan.clear()
-        self._conversations.clear()
-        self._platform.record.clear()
+        self._sessions.clear()
+        self._platform.recorder.clear()
         self.clock.ahead = 0.0
 
     @property
@@ -249,12 +263,12 @@ class Sandbox:
 
     @property
     def accounts_url(self) -> str:
-        """The URL of the accounts. Its path is inferred: no public page prints it whole."""
+        """The URL of the accounts. Its path is inferred: no public page shows the whole URL."""
         return f"https://localhost:{self._running.secure_port}{ACCOUNT_INFORMATION}{LIST_ACCOUNTS}"
 
     @property
     def control_url(self) -> str:
-        """The URL of the plain-http port, where other processes ask for faults and for time."""
+        """The URL of the plain-http port, where other processes plan faults and advance time."""
         return f"http://127.0.0.1:{self._running.plain_port}"
 
     @property
@@ -264,13 +278,13 @@ class Sandbox:
 
     @property
     def exchanges(self) -> tuple[Exchange, ...]:
-        """The newest requests to the platform, 10,000 at most, oldest first."""
-        return self._platform.record.exchanges
+        """The newest exchanges with the platform, at most 10,000, oldest first."""
+        return self._platform.recorder.exchanges
 
     @property
     def violations(self) -> tuple[str, ...]:
-        """Where a response broke the contract although no fault asked for it."""
-        return self._platform.record.violations
+        """The rules that responses broke although no fault applied."""
+        return self._platform.recorder.violations
 
     def require_no_violations(self) -> None:
         """Raise `ContractViolationError` if there are violations."""
@@ -278,7 +292,7 @@ class Sandbox:
             raise ContractViolationError("; ".join(self.violations))
 
     def fingerprint(self, secret: str) -> str:
-        """Return what stands for a secret in the record of this sandbox."""
+        """Return the fingerprint that replaces a secret in the exchanges of this sandbox."""
         return self._platform.fingerprints.of(secret)
 
     def client_certificate(
@@ -288,31 +302,31 @@ class Sandbox:
 
         Args:
             client_id: A registered client.
-            credentials: Other credentials instead, for example ones that will be refused.
+            credentials: Credentials to use instead, for example ones that will be refused.
         """
-        registered = self._registration(client_id)
+        client = self._registered_client(client_id)
         if credentials is None:
-            return registered.certificate
+            return client.certificate
         files = credentials.save(self._running.folder, f"other-{credentials.fingerprint[:16]}")
-        return evolve(registered, credentials=credentials, files=files).certificate
+        return evolve(client, credentials=credentials, files=files).certificate
 
     def settings(self, client_id: str | None = None, **changes: Any) -> Settings:
         """Return the settings of a registered client; `changes` are arguments of `Settings`."""
-        return self._registration(client_id).settings(changes)
+        return self._registered_client(client_id).settings(changes)
 
     def environment(self, client_id: str | None = None) -> dict[str, str]:
-        """Return the `BLINK_*` variables of a client; the passphrase is named as a file."""
-        return self._registration(client_id).environment
+        """Return the `BLINK_*` variables of a client; the passphrase is given as a file."""
+        return self._registered_client(client_id).environment
 
     def grant(self, bank: str | None = None, username: str = "u-4711") -> Grant:
-        """Return a grant at a bank of the sandbox, the first unless told."""
+        """Return a grant at a bank of the sandbox, by default the first bank."""
         return Grant(target_id=bank or next(iter(self.banks)), username=username)
 
     def authorize_url(
         self, grant: Grant, redirect_uri: str, state: str, client_id: str | None = None
     ) -> str:
-        """Return the page that a browser opens to give consent (RFC 6749 section 4.1.1)."""
-        name = self._registration(client_id).client_id
+        """Return the URL that a browser opens for consent (RFC 6749 section 4.1.1)."""
+        name = self._registered_client(client_id).client_id
         query = authorize_query(name, redirect_uri, grant.username, state)
         return f"{self.control_url}{AUTHORIZE.format(target_id=grant.target_id)}?{query}"
 
@@ -322,8 +336,8 @@ class Sandbox:
         """Issue an authorization code without a browser.
 
         Args:
-            grant: For which bank and user.
-            redirect_uri: A registered one, the first unless told.
+            grant: The bank and the username.
+            redirect_uri: A registered redirect URI, by default the first.
             client_id: A registered client.
 
         Raises:
@@ -332,7 +346,7 @@ class Sandbox:
         redirect_uri = redirect_uri or self.redirect_uri
         if not is_registered(redirect_uri, self.redirect_uris):
             raise ValueError("The redirect URI is not registered with this sandbox.")
-        name = self._registration(client_id).client_id
+        name = self._registered_client(client_id).client_id
         return self.banks[grant.target_id].issue_code(name, redirect_uri, grant.username)
 
     def fail(
@@ -343,30 +357,31 @@ class Sandbox:
         operation: Operation | None = None,
         times: int = 1,
     ) -> None:
-        """Let the next matching calls fail; calls that the platform refuses anyway do not count.
+        """Make the next matching requests fail, without counting those the platform refuses.
 
         Args:
-            fault: How they fail; a value or a name from `FAULTS` or `SILENT_FAULTS`.
-            target_id: Only calls to this bank, or None for any.
-            operation: Only calls of this operation, or None for any that the fault fits.
-            times: How many calls fail.
+            fault: How they fail: a fault, or a name from `FAULTS` or `SILENT_FAULTS`.
+            target_id: The bank whose requests fail, or None for any.
+            operation: The operation that fails, or None for any that the fault fits.
+            times: Number of requests that fail.
 
         Raises:
             ValueError: There is no such fault, or it could never happen.
         """
-        chosen = ready_made(fault) if isinstance(fault, str) else fault
+        chosen = fault_named(fault) if isinstance(fault, str) else fault
         self._plan.add(chosen, target_id=target_id, operation=operation, times=times)
 
     @property
-    def _running(self) -> Host:
-        if self._host is None:
-            raise RuntimeError("The sandbox does not run: use it in a with block or call start().")
-        return self._host
+    def _running(self) -> RunningServer:
+        if self._server is None:
+            raise RuntimeError("The sandbox is not running: use a with block or call start().")
+        return self._server
 
-    def _registration(self, client_id: str | None) -> Registration:
+    def _registered_client(self, client_id: str | None) -> RegisteredClient:
         name = next(iter(self._credentials)) if client_id is None else client_id
         if name not in self._credentials:
-            raise ValueError(f"There is no such client. There are: {', '.join(self._credentials)}.")
+            known = ", ".join(self._credentials)
+            raise ValueError(f"There is no such client. The clients are: {known}.")
         host = self._running
         files = CredentialFiles.named(host.folder, name)
-        return Registration(name, self._credentials[name], files, host.ca, self.base_url)
+        return RegisteredClient(name, self._credentials[name], files, host.ca, self.base_url)

@@ -10,15 +10,15 @@ import pytest
 from attrs import evolve
 
 from blink_oauth_testing.sandbox import Sandbox
-from blink_oauth_testing.sandbox.exchanges import KEPT, Record
+from blink_oauth_testing.sandbox.exchanges import MAX_EXCHANGES, ExchangeRecorder
 from blink_oauth_testing.sandbox.http import http_logger
-from blink_oauth_testing.sandbox.messages import Call, success
-from testing.caller import CLIENT_ID, HEADERS, STRICT, Caller
+from blink_oauth_testing.sandbox.messages import Request, success
+from testing.raw_client import CLIENT_ID, HEADERS, STRICT, RawClient
 
 
-def test_an_exchange_tells_what_was_asked_and_answered(sandbox: Sandbox, caller: Caller) -> None:
+def test_an_exchange_records_request_and_response(sandbox: Sandbox, client: RawClient) -> None:
     sandbox.clock.advance(seconds=100.0)
-    caller.tokens()
+    client.tokens()
     (exchange,) = sandbox.exchanges
     assert exchange.operation == "request_token"
     assert exchange.target_id == STRICT
@@ -32,37 +32,39 @@ def test_an_exchange_tells_what_was_asked_and_answered(sandbox: Sandbox, caller:
     assert sandbox.clock() - 5.0 < exchange.at <= sandbox.clock()
 
 
-def test_a_refusal_is_recorded_with_the_rules_it_names(sandbox: Sandbox, caller: Caller) -> None:
-    caller.refresh("fake-refresh-token", username="")
+def test_a_refusal_is_recorded_with_the_rules_it_names(sandbox: Sandbox, client: RawClient) -> None:
+    client.refresh("fake-refresh-token", username="")
     exchange = sandbox.exchanges[-1]
     assert (exchange.status, exchange.executed) == (400, False)
     assert exchange.request_violations == ("body field username: minLength 1",)
 
 
-def test_a_path_that_does_not_exist_is_recorded_too(sandbox: Sandbox, caller: Caller) -> None:
-    caller.http.get("/nowhere")
+def test_a_path_that_does_not_exist_is_recorded_too(sandbox: Sandbox, client: RawClient) -> None:
+    client.http.get("/nowhere")
     assert (sandbox.exchanges[-1].operation, sandbox.exchanges[-1].status) == (None, 404)
 
 
-def test_the_record_keeps_the_newest_exchanges_and_every_violation(
-    sandbox: Sandbox, caller: Caller
+def test_the_recorder_keeps_the_newest_exchanges_and_every_violation(
+    sandbox: Sandbox, client: RawClient
 ) -> None:
-    caller.tokens()
-    record, (exchange,) = Record(), sandbox.exchanges
+    client.tokens()
+    record, (exchange,) = ExchangeRecorder(), sandbox.exchanges
     record.add(evolve(exchange, violations=("header Pragma: missing",)))
-    for number in range(KEPT):
+    for number in range(MAX_EXCHANGES):
         record.add(evolve(exchange, at=float(number)))
-    assert [seen.at for seen in record.exchanges] == [float(number) for number in range(KEPT)]
+    assert [seen.at for seen in record.exchanges] == [
+        float(number) for number in range(MAX_EXCHANGES)
+    ]
     assert list(record.violations) == ["request_token 200: header Pragma: missing"]
     record.clear()
     assert not record.exchanges
     assert not record.violations
 
 
-def test_equal_secrets_have_equal_fingerprints(sandbox: Sandbox, caller: Caller) -> None:
-    token = caller.tokens()["refresh_token"]
-    caller.refresh(token)
-    caller.refresh(token)
+def test_equal_secrets_have_equal_fingerprints(sandbox: Sandbox, client: RawClient) -> None:
+    token = client.tokens()["refresh_token"]
+    client.refresh(token)
+    client.refresh(token)
     first, again = (dict(exchange.form)["refresh_token"] for exchange in sandbox.exchanges[-2:])
     assert first == again == sandbox.fingerprint(token)
     assert first.startswith("fingerprint:")
@@ -73,18 +75,18 @@ def test_fingerprints_of_two_sandboxes_cannot_be_compared(sandbox: Sandbox) -> N
         assert other.fingerprint("fake-token") != sandbox.fingerprint("fake-token")
 
 
-def test_no_secret_is_kept_or_logged(
-    sandbox: Sandbox, caller: Caller, caplog: pytest.LogCaptureFixture
+def test_no_secret_is_recorded_or_logged(
+    sandbox: Sandbox, client: RawClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="aiohttp")
     caplog.set_level(logging.DEBUG, logger="asyncio")
     caplog.set_level(logging.DEBUG, logger="blink_oauth")
     code = sandbox.issue_code(sandbox.grant())
-    pair = caller.exchange(code).json()
-    caller.accounts(pair["access_token"])
-    renewed = caller.refresh(pair["refresh_token"]).json()
-    caller.revoke(renewed["refresh_token"])
-    caller.refresh("fake-unknown-token", client_secret="fake-client-secret")
+    pair = client.exchange(code).json()
+    client.accounts(pair["access_token"])
+    renewed = client.refresh(pair["refresh_token"]).json()
+    client.revoke(renewed["refresh_token"])
+    client.refresh("fake-unknown-token", client_secret="fake-client-secret")
     seen = repr(sandbox.exchanges) + repr(sandbox) + caplog.text
     secrets = [code, "fake-unknown-token", "fake-client-secret"]
     secrets += [pair["access_token"], pair["refresh_token"], renewed["access_token"]]
@@ -92,19 +94,21 @@ def test_no_secret_is_kept_or_logged(
     assert len(sandbox.exchanges) == 5
 
 
-def test_what_passes_through_the_values_is_not_in_their_repr() -> None:
-    call = Call("POST", "/", (("Authorization", "Bearer fake-token"),), b"token=fake-token", "00")
+def test_requests_and_responses_hide_secrets_in_their_repr() -> None:
+    call = Request(
+        "POST", "/", (("Authorization", "Bearer fake-token"),), b"token=fake-token", "00"
+    )
     assert "fake-token" not in repr(call)
     assert "fake-token" not in repr(success({"access_token": "fake-token"}))
 
 
-def test_the_record_keeps_the_order_of_the_calls(sandbox: Sandbox, caller: Caller) -> None:
+def test_exchanges_are_in_the_order_of_the_requests(sandbox: Sandbox, client: RawClient) -> None:
     for number in range(5):
-        caller.post("/oauth/token", {}, headers={"X-Correlation-ID": f"id-{number}"})
+        client.post("/oauth/token", {}, headers={"X-Correlation-ID": f"id-{number}"})
     assert [e.correlation_id for e in sandbox.exchanges] == [f"id-{n}" for n in range(5)]
 
 
-def test_a_request_that_is_no_http_is_refused_without_quoting_it(
+def test_a_malformed_http_request_is_refused_and_not_logged(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = httpx.URL(sandbox.control_url)
@@ -114,7 +118,7 @@ def test_a_request_that_is_no_http_is_refused_without_quoting_it(
     assert "fake-token" not in caplog.text
 
 
-def test_a_defect_of_the_sandbox_itself_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_the_sandbox_itself_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     try:
         raise ZeroDivisionError
     except ZeroDivisionError:

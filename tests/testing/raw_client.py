@@ -36,7 +36,7 @@ def tls_context(
     return context
 
 
-class Caller:
+class RawClient:
     """Calls the platform over mutual TLS."""
 
     def __init__(self, sandbox: Sandbox, client_id: str = CLIENT_ID) -> None:
