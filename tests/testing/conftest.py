@@ -1,4 +1,4 @@
-"""One sandbox for all tests of this folder, forgetful between them."""
+"""One sandbox for all tests of this folder, reset for each test."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def sandbox(server: Sandbox) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def client(sandbox: Sandbox) -> Iterator[RawClient]:
-    calling = RawClient(sandbox)
-    yield calling
-    calling.close()
+    client = RawClient(sandbox)
+    yield client
+    client.close()
 
 
 @pytest.fixture
 def other_client(sandbox: Sandbox) -> Iterator[RawClient]:
-    calling = RawClient(sandbox, OTHER_CLIENT_ID)
-    yield calling
-    calling.close()
+    client = RawClient(sandbox, OTHER_CLIENT_ID)
+    yield client
+    client.close()

@@ -1,4 +1,4 @@
-"""A bare HTTP client that sends exactly what a test tells it to."""
+"""An HTTP client for the platform that validates nothing, so that tests can send bad requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADERS = {
 def tls_context(
     trusted: str, certificate: ClientCertificate | None, maximum: ssl.TLSVersion | None = None
 ) -> ssl.SSLContext:
-    """Make a client context, with a certificate or without one."""
+    """Make the TLS context of a client, with or without a certificate."""
     context = ssl.create_default_context(cafile=trusted)
     if certificate is not None and certificate.passphrase is not None:
         context.load_cert_chain(certificate.chain, certificate.key, certificate.passphrase.reveal())
@@ -37,7 +37,7 @@ def tls_context(
 
 
 class RawClient:
-    """Calls the platform over mutual TLS."""
+    """Sends requests to the platform over mutual TLS."""
 
     def __init__(self, sandbox: Sandbox, client_id: str = CLIENT_ID) -> None:
         self.sandbox = sandbox
@@ -60,7 +60,7 @@ class RawClient:
         *,
         headers: Mapping[str, str | None] | None = None,
     ) -> httpx.Response:
-        """Send a form; a header of None is left out."""
+        """Send a form; a header with the value None is left out."""
         request = self.http.build_request("POST", path, data=form)
         for name, value in {**HEADERS, **(headers or {})}.items():
             request.headers.pop(name, None)
@@ -102,7 +102,7 @@ class RawClient:
         return self.http.get(self.sandbox.accounts_url, headers=sent)
 
     def tokens(self, target_id: str = STRICT) -> dict[str, str]:
-        """Go through consent and code, and return the token response."""
+        """Exchange a new code, and return the token response."""
         grant = self.sandbox.grant(target_id, USERNAME)
         code = self.sandbox.issue_code(grant, client_id=self.client_id)
         response = self.exchange(code, target_id=target_id)

@@ -34,7 +34,7 @@ def refused(outcome: object) -> Refusal:
     return outcome
 
 
-def first_pair(bank: Bank) -> tuple[str, str]:
+def new_pair(bank: Bank) -> tuple[str, str]:
     code = bank.issue_code(CLIENT, CALLBACK, USERNAME)
     pair = issued(bank.exchange_code(CLIENT, code, CALLBACK, USERNAME))
     assert pair.refresh_token is not None
@@ -82,7 +82,7 @@ def test_a_code_is_bound_to_client_redirect_uri_and_username(
     bank, _ = bank_with(STRICT)
     code = bank.issue_code(CLIENT, CALLBACK, USERNAME)
     refused(bank.exchange_code(client, code, redirect_uri, username))
-    # The attempt of somebody else has not spent it.
+    # The refused exchange did not spend the code.
     issued(bank.exchange_code(CLIENT, code, CALLBACK, USERNAME))
 
 
@@ -106,17 +106,17 @@ def test_another_client_cannot_revoke_by_replaying_a_code() -> None:
 
 def test_a_rotating_bank_gives_a_new_refresh_token_each_time() -> None:
     bank, _ = bank_with(STRICT)
-    access, refresh = first_pair(bank)
+    access, refresh = new_pair(bank)
     renewed = issued(bank.refresh(CLIENT, refresh, USERNAME))
     assert renewed.refresh_token not in {None, refresh}
     assert not bank.accepts(refresh)
-    # A refresh does not end the access token that is still out there.
+    # A refresh does not revoke the earlier access token.
     assert bank.accepts(access)
 
 
 def test_a_reused_refresh_token_revokes_the_whole_family() -> None:
     bank, _ = bank_with(STRICT)
-    access, refresh = first_pair(bank)
+    access, refresh = new_pair(bank)
     renewed = issued(bank.refresh(CLIENT, refresh, USERNAME))
     refused(bank.refresh(CLIENT, refresh, USERNAME))
     assert renewed.refresh_token is not None
@@ -127,8 +127,8 @@ def test_a_reused_refresh_token_revokes_the_whole_family() -> None:
 
 def test_reuse_of_a_refresh_token_leaves_other_consents_valid() -> None:
     bank, _ = bank_with(STRICT)
-    _, refresh = first_pair(bank)
-    other_access, other_refresh = first_pair(bank)
+    _, refresh = new_pair(bank)
+    other_access, other_refresh = new_pair(bank)
     bank.refresh(CLIENT, refresh, USERNAME)
     refused(bank.refresh(CLIENT, refresh, USERNAME))
     assert bank.accepts(other_access)
@@ -137,7 +137,7 @@ def test_reuse_of_a_refresh_token_leaves_other_consents_valid() -> None:
 
 def test_a_bank_can_refuse_reuse_without_revoking_the_family() -> None:
     bank, _ = bank_with(evolve(STRICT, on_reuse="refuse"))
-    _, refresh = first_pair(bank)
+    _, refresh = new_pair(bank)
     renewed = issued(bank.refresh(CLIENT, refresh, USERNAME))
     refused(bank.refresh(CLIENT, refresh, USERNAME))
     assert renewed.refresh_token is not None
@@ -146,7 +146,7 @@ def test_a_bank_can_refuse_reuse_without_revoking_the_family() -> None:
 
 def test_a_spent_refresh_token_may_be_replayed_within_the_window() -> None:
     bank, clock = bank_with(evolve(STRICT, replay_window=30.0))
-    access, refresh = first_pair(bank)
+    access, refresh = new_pair(bank)
     pairs = [issued(bank.refresh(CLIENT, refresh, USERNAME))]
     for _ in range(2):
         clock.advance(seconds=14.9)
@@ -154,7 +154,7 @@ def test_a_spent_refresh_token_may_be_replayed_within_the_window() -> None:
         pairs.append(issued(bank.refresh(CLIENT, refresh, USERNAME)))
     assert len({pair.refresh_token for pair in pairs} | {refresh}) == 4
     assert (bank.refreshes, bank.reuses) == (3, 0)
-    # Whichever of the answers arrived is good, and so are the access tokens.
+    # The pair of each response is valid, whichever response the client received.
     for pair in pairs:
         assert bank.accepts(pair.access_token)
         issued(bank.refresh(CLIENT, pair.refresh_token or "", USERNAME))
@@ -163,7 +163,7 @@ def test_a_spent_refresh_token_may_be_replayed_within_the_window() -> None:
 
 def test_the_replay_window_starts_with_the_first_use_and_ends() -> None:
     bank, clock = bank_with(evolve(STRICT, replay_window=30.0))
-    _, refresh = first_pair(bank)
+    _, refresh = new_pair(bank)
     clock.advance(seconds=DAY)
     bank.refresh(CLIENT, refresh, USERNAME)
     clock.advance(seconds=20.0)
@@ -177,7 +177,7 @@ def test_the_replay_window_starts_with_the_first_use_and_ends() -> None:
 
 def test_a_bank_can_refuse_a_late_replay_without_revoking_the_family() -> None:
     bank, clock = bank_with(evolve(STRICT, replay_window=30.0, on_reuse="refuse"))
-    access, refresh = first_pair(bank)
+    access, refresh = new_pair(bank)
     bank.refresh(CLIENT, refresh, USERNAME)
     clock.advance(seconds=30.0)
     refused(bank.refresh(CLIENT, refresh, USERNAME))
@@ -186,13 +186,13 @@ def test_a_bank_can_refuse_a_late_replay_without_revoking_the_family() -> None:
 
 def test_a_replay_for_another_username_or_after_expiry_or_revocation_is_refused() -> None:
     bank, clock = bank_with(evolve(STRICT, replay_window=30.0, refresh_token_lifetime=10.0))
-    _, refresh = first_pair(bank)
+    _, refresh = new_pair(bank)
     bank.refresh(CLIENT, refresh, USERNAME)
     refused(bank.refresh(CLIENT, refresh, "u-4712"))
     clock.advance(seconds=10.0)
     assert "expired" in refused(bank.refresh(CLIENT, refresh, USERNAME)).description
     revoked, _ = bank_with(evolve(STRICT, replay_window=30.0))
-    _, refresh = first_pair(revoked)
+    _, refresh = new_pair(revoked)
     revoked.refresh(CLIENT, refresh, USERNAME)
     revoked.revoke(CLIENT, refresh, USERNAME)
     assert "revoked" in refused(revoked.refresh(CLIENT, refresh, USERNAME)).description
@@ -201,11 +201,11 @@ def test_a_replay_for_another_username_or_after_expiry_or_revocation_is_refused(
 
 def test_a_bank_counts_refreshes_and_reuses_until_it_is_reset() -> None:
     bank, _ = bank_with(STRICT)
-    _, refresh = first_pair(bank)
+    _, refresh = new_pair(bank)
     assert (bank.refreshes, bank.reuses) == (0, 0)
     bank.refresh(CLIENT, refresh, USERNAME)
     assert (bank.refreshes, bank.reuses) == (1, 0)
-    # Each one counts, also when everything is revoked already.
+    # Each reuse counts, even after the family is revoked.
     for count_so_far in (1, 2):
         bank.refresh(CLIENT, refresh, USERNAME)
         assert (bank.refreshes, bank.reuses) == (1, count_so_far)
@@ -217,7 +217,7 @@ def test_a_bank_counts_refreshes_and_reuses_until_it_is_reset() -> None:
 
 def test_a_bank_that_does_not_rotate_detects_no_reuse() -> None:
     bank, _ = bank_with(LENIENT)
-    _, refresh = first_pair(bank)
+    _, refresh = new_pair(bank)
     for _ in range(3):
         issued(bank.refresh(CLIENT, refresh, USERNAME))
     assert (bank.refreshes, bank.reuses) == (3, 0)
@@ -225,17 +225,17 @@ def test_a_bank_that_does_not_rotate_detects_no_reuse() -> None:
 
 def test_only_one_of_many_threads_can_spend_a_refresh_token() -> None:
     bank, _ = bank_with(evolve(STRICT, on_reuse="refuse"))
-    _, refresh = first_pair(bank)
-    together = threading.Barrier(8)
+    _, refresh = new_pair(bank)
+    barrier = threading.Barrier(8)
 
     def slow_clock() -> float:
-        time.sleep(0.001)  # Lets the other threads in, between the check and the spending.
+        time.sleep(0.001)  # Lets other threads run between the check and the spending.
         return 1_800_000_000.0
 
     bank.now = slow_clock
 
     def race(_: int) -> Issued | Refusal:
-        together.wait(timeout=5.0)
+        barrier.wait(timeout=5.0)
         return bank.refresh(CLIENT, refresh, USERNAME)
 
     with ThreadPoolExecutor(8) as pool:
@@ -249,9 +249,9 @@ def test_a_second_consent_revokes_the_first_at_a_bank_with_one_token_per_contrac
     policy: BankPolicy,
 ) -> None:
     bank, _ = bank_with(evolve(policy, one_token_per_contract=True))
-    access, refresh = first_pair(bank)
+    access, refresh = new_pair(bank)
     newer = issued(bank.refresh(CLIENT, refresh, USERNAME))
-    second_access, second_refresh = first_pair(bank)
+    second_access, second_refresh = new_pair(bank)
     for token in (access, newer.access_token, newer.refresh_token or refresh):
         assert not bank.accepts(token)
     denied = bank.check_access(CLIENT, newer.access_token)
@@ -259,7 +259,7 @@ def test_a_second_consent_revokes_the_first_at_a_bank_with_one_token_per_contrac
     assert denied.error == "invalid_token"
     lost = bank.refresh(CLIENT, newer.refresh_token or refresh, USERNAME)
     assert "revoked" in refused(lost).description
-    # A customer who merely consented twice has stolen nothing.
+    # A second consent is no reuse.
     assert bank.reuses == 0
     assert bank.accepts(second_access)
     assert bank.accepts(second_refresh)
@@ -267,7 +267,7 @@ def test_a_second_consent_revokes_the_first_at_a_bank_with_one_token_per_contrac
 
 def test_a_code_revokes_the_earlier_consent_only_when_it_is_exchanged() -> None:
     bank, _ = bank_with(evolve(STRICT, one_token_per_contract=True))
-    access, _ = first_pair(bank)
+    access, _ = new_pair(bank)
     code = bank.issue_code(CLIENT, CALLBACK, USERNAME)
     refused(bank.exchange_code(CLIENT, code, "http://127.0.0.1/elsewhere", USERNAME))
     assert bank.accepts(access)
@@ -280,7 +280,7 @@ def test_a_consent_leaves_those_of_other_clients_and_customers_valid(
     client: str, username: str
 ) -> None:
     bank, _ = bank_with(evolve(STRICT, one_token_per_contract=True))
-    access, _ = first_pair(bank)
+    access, _ = new_pair(bank)
     code = bank.issue_code(client, CALLBACK, username)
     issued(bank.exchange_code(client, code, CALLBACK, username))
     assert bank.accepts(access)
@@ -288,15 +288,15 @@ def test_a_consent_leaves_those_of_other_clients_and_customers_valid(
 
 def test_several_consents_are_valid_at_once_by_default() -> None:
     bank, _ = bank_with(STRICT)
-    tokens = [*first_pair(bank), *first_pair(bank)]
+    tokens = [*new_pair(bank), *new_pair(bank)]
     assert all(map(bank.accepts, tokens))
 
 
-def test_a_change_to_one_token_per_contract_revokes_every_earlier_consent() -> None:
+def test_after_a_change_to_one_token_per_contract_a_consent_revokes_all_earlier_ones() -> None:
     bank, _ = bank_with(STRICT)
-    tokens = [*first_pair(bank), *first_pair(bank)]
+    tokens = [*new_pair(bank), *new_pair(bank)]
     bank.policy = evolve(STRICT, one_token_per_contract=True)
-    first_pair(bank)
+    new_pair(bank)
     assert not any(map(bank.accepts, tokens))
 
 
@@ -305,7 +305,7 @@ def test_a_bank_that_does_not_rotate_repeats_the_refresh_token_or_leaves_it_out(
     repeats: bool,
 ) -> None:
     bank, _ = bank_with(evolve(LENIENT, repeats_refresh_token=repeats))
-    _, refresh = first_pair(bank)
+    _, refresh = new_pair(bank)
     for _ in range(2):
         renewed = issued(bank.refresh(CLIENT, refresh, USERNAME))
         assert renewed.refresh_token == (refresh if repeats else None)
@@ -315,7 +315,7 @@ def test_a_bank_that_does_not_rotate_repeats_the_refresh_token_or_leaves_it_out(
 @pytest.mark.parametrize("policy", DEFAULT_BANKS, ids=["rotating", "not rotating"])
 def test_each_refresh_restarts_the_thirty_days(policy: BankPolicy) -> None:
     bank, clock = bank_with(policy)
-    _, refresh = first_pair(bank)
+    _, refresh = new_pair(bank)
     for _ in range(3):
         clock.advance(seconds=29 * DAY)
         refresh = issued(bank.refresh(CLIENT, refresh, USERNAME)).refresh_token or refresh
@@ -326,7 +326,7 @@ def test_each_refresh_restarts_the_thirty_days(policy: BankPolicy) -> None:
 @pytest.mark.parametrize(("client", "username"), [("CIDX0000000003", USERNAME), (CLIENT, "u-4712")])
 def test_a_refresh_token_is_bound_to_client_and_username(client: str, username: str) -> None:
     bank, _ = bank_with(STRICT)
-    _, refresh = first_pair(bank)
+    _, refresh = new_pair(bank)
     refused(bank.refresh(client, refresh, username))
     issued(bank.refresh(CLIENT, refresh, USERNAME))
 
@@ -338,7 +338,7 @@ def test_an_unknown_refresh_token_is_refused() -> None:
 
 def test_revoking_the_refresh_token_revokes_its_access_tokens() -> None:
     bank, _ = bank_with(STRICT)
-    access, refresh = first_pair(bank)
+    access, refresh = new_pair(bank)
     assert bank.revoke(CLIENT, refresh, USERNAME) is None
     assert not bank.accepts(access)
     refused(bank.refresh(CLIENT, refresh, USERNAME))
@@ -346,7 +346,7 @@ def test_revoking_the_refresh_token_revokes_its_access_tokens() -> None:
 
 def test_revoking_the_access_token_leaves_the_refresh_token_valid() -> None:
     bank, _ = bank_with(STRICT)
-    access, refresh = first_pair(bank)
+    access, refresh = new_pair(bank)
     assert bank.revoke(CLIENT, access, USERNAME) is None
     denied = bank.check_access(CLIENT, access)
     assert denied is not None
@@ -356,7 +356,7 @@ def test_revoking_the_access_token_leaves_the_refresh_token_valid() -> None:
 
 def test_revoking_an_unknown_or_revoked_token_is_no_error() -> None:
     bank, _ = bank_with(STRICT)
-    access, _ = first_pair(bank)
+    access, _ = new_pair(bank)
     assert bank.revoke(CLIENT, "fake-unknown", USERNAME) is None
     assert bank.revoke(CLIENT, access, USERNAME) is None
     assert bank.revoke(CLIENT, access, USERNAME) is None
@@ -365,7 +365,7 @@ def test_revoking_an_unknown_or_revoked_token_is_no_error() -> None:
 @pytest.mark.parametrize(("client", "username"), [("CIDX0000000003", USERNAME), (CLIENT, "u-4712")])
 def test_revoking_for_another_client_or_customer_is_refused(client: str, username: str) -> None:
     bank, _ = bank_with(STRICT)
-    access, refresh = first_pair(bank)
+    access, refresh = new_pair(bank)
     for token in (access, refresh):
         refused(bank.revoke(client, token, username))
         assert bank.accepts(token)
@@ -373,13 +373,13 @@ def test_revoking_for_another_client_or_customer_is_refused(client: str, usernam
 
 def test_an_access_token_is_refused_for_another_client() -> None:
     bank, _ = bank_with(STRICT)
-    access, _ = first_pair(bank)
+    access, _ = new_pair(bank)
     assert bank.check_access("CIDX0000000003", access) is not None
 
 
 def test_a_reset_deletes_tokens_and_restores_the_policy() -> None:
     bank, _ = bank_with(STRICT)
-    access, _ = first_pair(bank)
+    access, _ = new_pair(bank)
     bank.policy = evolve(STRICT, rotates=False)
     bank.reset()
     assert bank.policy == STRICT
@@ -406,7 +406,7 @@ def test_the_clock_refuses_to_go_backwards_or_too_far() -> None:
 
 def test_a_customer_can_withdraw_every_consent_at_the_bank() -> None:
     bank, _ = bank_with(LENIENT)
-    pairs = [first_pair(bank), first_pair(bank)]
+    pairs = [new_pair(bank), new_pair(bank)]
     bank.withdraw(CLIENT, "u-4712")
     bank.withdraw("CIDX0000000003", USERNAME)
     assert all(bank.accepts(token) for pair in pairs for token in pair)
@@ -416,7 +416,7 @@ def test_a_customer_can_withdraw_every_consent_at_the_bank() -> None:
 
 def test_a_refresh_token_can_be_made_to_expire_alone() -> None:
     bank, _ = bank_with(LENIENT)
-    (access, refresh), (_, other) = first_pair(bank), first_pair(bank)
+    (access, refresh), (_, other) = new_pair(bank), new_pair(bank)
     assert bank.expire(refresh)
     assert "expired" in refused(bank.refresh(CLIENT, refresh, USERNAME)).description
     assert bank.accepts(access)

@@ -1,4 +1,4 @@
-"""The authorize endpoint: codes, refusals, the consent page, and redirects that must not happen."""
+"""The authorize endpoint: codes, refusals, consent pages, and redirects that must not happen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATE = "fake-state & more"
 
 
 def open_page(sandbox: Sandbox, **changes: str | None) -> httpx.Response:
-    """Open the authorize page as a browser does; a parameter of None is left out."""
+    """Open the authorize URL as a browser does; a parameter with the value None is left out."""
     url = httpx.URL(sandbox.authorize_url(sandbox.grant(STRICT), CALLBACK, STATE))
     parameters = {**url.params, **changes}
     return httpx.get(
@@ -29,7 +29,7 @@ def open_page(sandbox: Sandbox, **changes: str | None) -> httpx.Response:
 
 
 def redirect_parameters(response: httpx.Response) -> dict[str, str]:
-    """Return the parameters with which the browser is sent back."""
+    """Return the parameters of the redirect."""
     assert response.status_code == 302
     location = response.headers["Location"]
     assert location.startswith(f"{CALLBACK}?")
@@ -37,20 +37,20 @@ def redirect_parameters(response: httpx.Response) -> dict[str, str]:
     return {name: values[0] for name, values in query.items()}
 
 
-def session_of(page: httpx.Response) -> str:
-    """Return the name of the conversation that a page belongs to."""
+def session_id_of(page: httpx.Response) -> str:
+    """Return the id of the consent session of a page."""
     found = re.search(r'name="session" value="([^"]+)"', page.text)
     assert found is not None
     return found[1]
 
 
 def submit(page: httpx.Response, **form: str) -> httpx.Response:
-    """Fill in a page and send it."""
-    return httpx.post(page.url, data={"session": session_of(page), **form}, trust_env=False)
+    """Submit the form of a page."""
+    return httpx.post(page.url, data={"session": session_id_of(page), **form}, trust_env=False)
 
 
-def signed_in(sandbox: Sandbox) -> httpx.Response:
-    """Sign in, and return the page that asks for consent."""
+def sign_in(sandbox: Sandbox) -> httpx.Response:
+    """Sign in, and return the consent page."""
     page = submit(open_page(sandbox), password="fake-password")
     assert "Approve" in page.text
     return page
@@ -85,7 +85,7 @@ def test_loopback_redirects_may_use_any_port(sandbox: Sandbox, client: RawClient
     response = open_page(sandbox, redirect_uri=redirect_uri)
     location = httpx.URL(response.headers["Location"])
     assert location.port == 51004
-    # The exchange must name the very URI of the authorization, port included.
+    # The exchange must have the same URI as the authorization request, port included.
     code = location.params["code"]
     assert client.exchange(code).status_code == 400
     assert client.exchange(code, redirect_uri=redirect_uri).status_code == 200
@@ -124,7 +124,7 @@ def test_an_unknown_client_is_never_redirected(sandbox: Sandbox, client_id: str 
 
 
 @pytest.mark.parametrize("name", ["client_id", "redirect_uri"])
-def test_an_ambiguous_client_or_redirect_is_never_redirected(sandbox: Sandbox, name: str) -> None:
+def test_a_repeated_client_or_redirect_uri_is_never_redirected(sandbox: Sandbox, name: str) -> None:
     url = sandbox.authorize_url(sandbox.grant(), CALLBACK, STATE)
     response = httpx.get(f"{url}&{name}=CIDX0000000002", trust_env=False)
     assert (response.status_code, "Location" in response.headers) == (400, False)
@@ -159,7 +159,7 @@ def test_an_unknown_bank_has_no_page(sandbox: Sandbox) -> None:
 
 class TestConsentPage:
     @pytest.fixture(autouse=True)
-    def asking(self, sandbox: Sandbox) -> None:
+    def with_consent_page(self, sandbox: Sandbox) -> None:
         bank = sandbox.banks[STRICT]
         bank.policy = evolve(bank.policy, consent_page=True)
 
@@ -178,27 +178,25 @@ class TestConsentPage:
         assert "<b>u</b>" not in page
 
     def test_approval_redirects_with_a_code(self, sandbox: Sandbox, client: RawClient) -> None:
-        response = submit(signed_in(sandbox), account="2", decision="approve")
+        response = submit(sign_in(sandbox), account="2", decision="approve")
         parameters = redirect_parameters(response)
         assert parameters["state"] == STATE
         assert client.exchange(parameters["code"]).status_code == 200
 
     def test_the_token_covers_only_the_chosen_accounts(self, sandbox: Sandbox) -> None:
         bank = sandbox.banks[STRICT]
-        parameters = redirect_parameters(
-            submit(signed_in(sandbox), account="2", decision="approve")
-        )
+        parameters = redirect_parameters(submit(sign_in(sandbox), account="2", decision="approve"))
         client_id = sandbox.settings().client_id
         issued = bank.exchange_code(client_id, parameters["code"], CALLBACK, USERNAME)
         assert isinstance(issued, Issued)
         assert bank.accounts(issued.access_token) == frozenset({"2"})
 
     def test_refusal_redirects_with_access_denied(self, sandbox: Sandbox) -> None:
-        response = submit(signed_in(sandbox), account="1", decision="refuse")
+        response = submit(sign_in(sandbox), account="1", decision="refuse")
         assert redirect_parameters(response) == {"error": "access_denied", "state": STATE}
 
     def test_any_decision_but_approval_is_a_refusal(self, sandbox: Sandbox) -> None:
-        response = submit(signed_in(sandbox), account="1", decision="perhaps")
+        response = submit(sign_in(sandbox), account="1", decision="perhaps")
         assert redirect_parameters(response)["error"] == "access_denied"
 
     @pytest.mark.parametrize("password", ["fake-password", ""])
@@ -213,7 +211,7 @@ class TestConsentPage:
     @pytest.mark.parametrize("account", [None, "3"])
     def test_approval_needs_an_account(self, sandbox: Sandbox, account: str | None) -> None:
         chosen = {"account": account} if account else {}
-        page = submit(signed_in(sandbox), decision="approve", **chosen)
+        page = submit(sign_in(sandbox), decision="approve", **chosen)
         assert page.status_code == 200
         assert "Choose at least one account" in page.text
         assert "code" in redirect_parameters(submit(page, account="1", decision="approve"))
@@ -225,18 +223,18 @@ class TestConsentPage:
         assert "Approve" in submit(page, password="fake-password").text
 
     def test_a_session_expires_after_ten_minutes(self, sandbox: Sandbox) -> None:
-        page = signed_in(sandbox)
+        page = sign_in(sandbox)
         sandbox.clock.advance(seconds=601)
         require_expired(submit(page, account="1", decision="approve"))
 
     def test_a_decision_can_be_submitted_once(self, sandbox: Sandbox) -> None:
-        page = signed_in(sandbox)
+        page = sign_in(sandbox)
         redirect_parameters(submit(page, account="1", decision="approve"))
         require_expired(submit(page, account="1", decision="approve"))
 
     def test_a_page_is_bound_to_its_authorization_request(self, sandbox: Sandbox) -> None:
-        page, other = signed_in(sandbox), open_page(sandbox, username="u-4712")
-        form = {"session": session_of(page), "account": "1", "decision": "approve"}
+        page, other = sign_in(sandbox), open_page(sandbox, username="u-4712")
+        form = {"session": session_id_of(page), "account": "1", "decision": "approve"}
         require_expired(httpx.post(other.url, data=form, trust_env=False))
 
     def test_a_form_without_a_session_is_refused(self, sandbox: Sandbox) -> None:
@@ -244,7 +242,7 @@ class TestConsentPage:
         require_expired(httpx.post(open_page(sandbox).url, data=form, trust_env=False))
 
     def test_a_reset_ends_open_sessions(self, sandbox: Sandbox) -> None:
-        page = signed_in(sandbox)
+        page = sign_in(sandbox)
         sandbox.reset()
         bank = sandbox.banks[STRICT]
         bank.policy = evolve(bank.policy, consent_page=True)

@@ -1,4 +1,4 @@
-"""The plain-http port: a process outside sees path happened and asks for faults."""
+"""The control interface: another process reads exchanges, plans faults and advances the clock."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def test_another_process_can_read_environment_targets_and_exchanges(
     for _ in range(2):
         client.refresh(tokens["refresh_token"])
     response = httpx.get(f"{sandbox.control_url}/sandbox", trust_env=False)
-    shown = response.json()
-    assert shown["environment"] == sandbox.environment()
-    assert shown["targets"] == list(sandbox.banks)
-    assert shown["banks"][STRICT] == {"refreshes": 1, "reuses": 1}
-    assert shown["banks"][LENIENT] == {"refreshes": 0, "reuses": 0}
-    assert sandbox.clock() - 5.0 < shown["now"] <= sandbox.clock()
-    seen = [(exchange["operation"], exchange["status"]) for exchange in shown["exchanges"]]
+    content = response.json()
+    assert content["environment"] == sandbox.environment()
+    assert content["targets"] == list(sandbox.banks)
+    assert content["banks"][STRICT] == {"refreshes": 1, "reuses": 1}
+    assert content["banks"][LENIENT] == {"refreshes": 0, "reuses": 0}
+    assert sandbox.clock() - 5.0 < content["now"] <= sandbox.clock()
+    seen = [(exchange["operation"], exchange["status"]) for exchange in content["exchanges"]]
     assert seen == [("request_token", status) for status in (200, 200, 400)]
     for secret in (tokens["access_token"], tokens["refresh_token"]):
         assert secret not in response.text

@@ -1,4 +1,4 @@
-"""The Python in the documents runs as it stands there, against the local platform."""
+"""The Python code in the documents runs unchanged against the local platform."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sandbox() -> Iterator[Sandbox]:
 def names(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dict[str, Any]]:
-    """Define what the documents leave to the reader, and close what their blocks open."""
+    """Define the names that the documents use undefined, and close what their blocks open."""
     for name, value in sandbox.environment().items():
         monkeypatch.setenv(name, value)
     given: dict[str, Any] = {
@@ -44,7 +44,7 @@ def names(
 
 
 def blocks(document: str) -> list[str]:
-    """Return the Python of a document."""
+    """Return the blocks of Python code in a document."""
     found = BLOCK.findall((PROJECT / document).read_text(encoding="utf-8"))
     assert found, document
     return found
@@ -55,7 +55,7 @@ def execute(source: str, names: dict[str, Any], document: str) -> None:
 
 
 def run(document: str, names: dict[str, Any], sandbox: Sandbox) -> None:
-    """Run the blocks of a document in their order; each has a code of its own."""
+    """Run the blocks of a document in order, each with a new authorization code."""
     for source in blocks(document):
         names["code"] = sandbox.issue_code(sandbox.grant())
         execute(source, names, document)

@@ -1,4 +1,4 @@
-"""The record tells what happened and holds no secret."""
+"""Recorded exchanges are complete and contain no secret."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ def test_an_exchange_records_request_and_response(sandbox: Sandbox, client: RawC
     assert sandbox.clock() - 5.0 < exchange.at <= sandbox.clock()
 
 
-def test_a_refusal_is_recorded_with_the_rules_it_names(sandbox: Sandbox, client: RawClient) -> None:
+def test_a_refusal_is_recorded_with_the_rules_that_were_broken(
+    sandbox: Sandbox, client: RawClient
+) -> None:
     client.refresh("fake-refresh-token", username="")
     exchange = sandbox.exchanges[-1]
     assert (exchange.status, exchange.executed) == (400, False)
     assert exchange.request_violations == ("body field username: minLength 1",)
 
 
-def test_a_path_that_does_not_exist_is_recorded_too(sandbox: Sandbox, client: RawClient) -> None:
+def test_a_request_to_an_unknown_path_is_recorded_too(sandbox: Sandbox, client: RawClient) -> None:
     client.http.get("/nowhere")
     assert (sandbox.exchanges[-1].operation, sandbox.exchanges[-1].status) == (None, 404)
 
@@ -48,17 +50,17 @@ def test_the_recorder_keeps_the_newest_exchanges_and_every_violation(
     sandbox: Sandbox, client: RawClient
 ) -> None:
     client.tokens()
-    record, (exchange,) = ExchangeRecorder(), sandbox.exchanges
-    record.add(evolve(exchange, violations=("header Pragma: missing",)))
+    recorder, (exchange,) = ExchangeRecorder(), sandbox.exchanges
+    recorder.add(evolve(exchange, violations=("header Pragma: missing",)))
     for number in range(MAX_EXCHANGES):
-        record.add(evolve(exchange, at=float(number)))
-    assert [seen.at for seen in record.exchanges] == [
+        recorder.add(evolve(exchange, at=float(number)))
+    assert [seen.at for seen in recorder.exchanges] == [
         float(number) for number in range(MAX_EXCHANGES)
     ]
-    assert list(record.violations) == ["request_token 200: header Pragma: missing"]
-    record.clear()
-    assert not record.exchanges
-    assert not record.violations
+    assert list(recorder.violations) == ["request_token 200: header Pragma: missing"]
+    recorder.clear()
+    assert not recorder.exchanges
+    assert not recorder.violations
 
 
 def test_equal_secrets_have_equal_fingerprints(sandbox: Sandbox, client: RawClient) -> None:

@@ -1,4 +1,4 @@
-"""Each fault does on the wire what its name says, and the record knows whether a bank acted."""
+"""Each fault does what its name says, and its exchange records whether the request was executed."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_every_fault_happens_once_and_leaves_the_server_usable(
         assert response.status_code == client.sandbox.exchanges[-1].status
     exchange = client.sandbox.exchanges[-1]
     assert (exchange.fault, exchange.executed) == (fault.name, fault.executes)
-    # A bank that acted has spent the refresh token; one that did not still takes it.
+    # The refresh token is spent if, and only if, the bank executed the request.
     assert client.sandbox.banks[STRICT].accepts(token) is not fault.executes
     assert client.tokens().keys() == PAIR
 
@@ -220,7 +220,7 @@ def test_a_reset_ends_the_connection_without_a_response(client: RawClient, fault
 
 
 def test_a_reset_is_a_tcp_reset(sandbox: Sandbox) -> None:
-    # Below TLS, as Python's ssl reports a reset and a mere end in the same way.
+    # Reads from the socket below TLS, because Python's ssl reports a reset like any other end.
     certificate = sandbox.client_certificate()
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = tls_context(str(certificate.ca), certificate).wrap_bio(
@@ -388,8 +388,8 @@ def test_faults_happen_in_the_order_they_were_planned(client: RawClient) -> None
 
 
 def test_a_test_can_define_its_own_fault(client: RawClient) -> None:
-    teapot = Fault("teapot", executes=False, change=lambda _: Response(418))
-    assert refresh_with(client, teapot).status_code == 418
+    own_fault = Fault("teapot", executes=False, change=lambda _: Response(418))
+    assert refresh_with(client, own_fault).status_code == 418
     executed = evolve(BAD_GATEWAY_HTML, executes=True)
     assert refresh_with(client, executed).status_code == 502
     assert client.sandbox.exchanges[-1].executed
@@ -449,7 +449,7 @@ def test_the_exchange_lists_the_rules_that_a_fault_breaks(
 
 
 def break_the_contract(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a defect of the platform break the contract once."""
+    """Make a patched platform send one response that breaks the contract."""
     client = RawClient(sandbox)
     with monkeypatch.context() as defect:
         defect.setattr(platform, "success", lambda content: Response(200))
@@ -468,7 +468,7 @@ def test_a_violation_does_not_hide_another_error(monkeypatch: pytest.MonkeyPatch
     sandbox = Sandbox().start()
     break_the_contract(sandbox, monkeypatch)
     error = ZeroDivisionError()
-    # Returns without an error of its own, so that this one goes on.
+    # Must return without an error, so that Python raises the one given.
     sandbox.__exit__(ZeroDivisionError, error, None)
     assert sandbox.violations
 

@@ -1,4 +1,4 @@
-"""`python -m blink_oauth_testing.sandbox`: what it prints, and that it ends when it is told to."""
+"""`python -m blink_oauth_testing.sandbox`: its output, its options and its end on a signal."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def test_it_prints_the_variables_of_a_client_and_stops_on_a_signal(
         lines: list[str] = []
         while not lines or "Ctrl-C" not in lines[-1]:
             lines.append(run.stdout.readline())
-            assert lines[-1], "it ended before it was told to"
+            assert lines[-1], "it ended before the signal"
         environment = dict(exports_of(line) for line in lines if line.startswith("export "))
         passphrase = Path(environment["BLINK_KEY_PASSPHRASE_FILE"]).read_text("utf-8")
-        (authorize,) = (line.split()[-1] for line in lines if "Authorize:" in line)
-        page = httpx.get(authorize, trust_env=False)
+        (authorize_url,) = (line.split()[-1] for line in lines if "Authorize:" in line)
+        page = httpx.get(authorize_url, trust_env=False)
         run.send_signal(stop_signal)
         rest, errors = run.communicate(timeout=10.0)
     assert run.returncode == 0

@@ -1,4 +1,4 @@
-"""The platform enforces the contract, rule by rule, and answers in its forms."""
+"""The platform enforces each rule of the contract, and responds in the forms of the contract."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_a_repeated_header_is_refused(client: RawClient, name: str) -> None:
 
 
 def test_a_repeated_content_type_is_refused(client: RawClient) -> None:
-    # Newer versions of the server library refuse it themselves, in a form of their own.
+    # Newer versions of aiohttp refuse it before the platform does, with their own response.
     assert post_with_repeated_header(client, "Content-Type").status_code == 400
 
 

@@ -1,4 +1,4 @@
-"""The fixture `blink_sandbox`, as a project that installed the package uses it."""
+"""The fixture `blink_sandbox`, used as in a project that has the package installed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ pytest_plugins = ["pytester"]
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Load no other plugin: they cost seconds, and this one may be installed or not."""
+def without_installed_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load no installed plugin: the others take seconds, and ours may not be installed."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
 def run(pytester: pytest.Pytester, test: str) -> pytest.RunResult:
-    """Run one test module in a process of its own, with warnings as errors."""
+    """Run a test module in a new process, with warnings as errors."""
     pytester.makepyfile(test)
     options = ("-W", "error", "-p", "no:cacheprovider", "-p", "blink_oauth_testing.pytest_plugin")
     return pytester.runpytest_subprocess(*options)

@@ -1,4 +1,4 @@
-"""The sandbox as a whole: what it hands out, what it forgets, how it starts and stops."""
+"""The sandbox as a whole: settings, reset, delays, other processes, start and stop."""
 
 from __future__ import annotations
 
@@ -125,12 +125,12 @@ def test_delayed_responses_wait_concurrently(
         sandbox.fail(fault, times=8)
     started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda token: client.refresh(token, target_id=LENIENT), tokens))
-    # One after the other they would take eight times as long.
+        responses = list(pool.map(lambda token: client.refresh(token, target_id=LENIENT), tokens))
+    # In sequence, they would take eight times as long.
     assert 0.4 <= time.monotonic() - started < 8 * 0.4
-    assert {answer.status_code for answer in answers} == {status}
-    # The connections outlive the wait.
-    assert all("Connection" not in answer.headers for answer in answers)
+    assert {response.status_code for response in responses} == {status}
+    # The connections stay open after the delay.
+    assert all("Connection" not in response.headers for response in responses)
 
 
 def test_only_token_responses_are_delayed(sandbox: Sandbox, client: RawClient) -> None:
@@ -145,9 +145,11 @@ def test_only_token_responses_are_delayed(sandbox: Sandbox, client: RawClient) -
 
 def test_many_threads_share_one_sandbox(sandbox: Sandbox) -> None:
     clients = [RawClient(sandbox) for _ in range(8)]
-    found: list[str] = []
+    access_tokens: list[str] = []
     threads = [
-        threading.Thread(target=lambda c=c: found.extend(c.tokens()["access_token"] for _ in "ab"))
+        threading.Thread(
+            target=lambda c=c: access_tokens.extend(c.tokens()["access_token"] for _ in "ab")
+        )
         for c in clients
     ]
     for thread in threads:
@@ -156,10 +158,10 @@ def test_many_threads_share_one_sandbox(sandbox: Sandbox) -> None:
         thread.join()
     for client in clients:
         client.close()
-    assert len(set(found)) == 16
+    assert len(set(access_tokens)) == 16
 
 
-PROCESS = """
+OTHER_PROCESS = """
 import os, sys
 import httpx
 from blink_oauth import BlinkOAuth, Settings
@@ -174,9 +176,11 @@ httpx.post(f"{control}/sandbox/clock", json={"advance": 100}, trust_env=False).r
 """
 
 
-def test_other_processes_are_served_and_counted(sandbox: Sandbox, client: RawClient) -> None:
+def test_requests_of_other_processes_are_executed_and_counted(
+    sandbox: Sandbox, client: RawClient
+) -> None:
     tokens = [client.tokens()["refresh_token"] for _ in range(2)]
-    command = [sys.executable, "-c", PROCESS, sandbox.control_url, STRICT, USERNAME]
+    command = [sys.executable, "-c", OTHER_PROCESS, sandbox.control_url, STRICT, USERNAME]
     environment = {**os.environ, **sandbox.environment()}
     running = [
         subprocess.Popen(
@@ -199,7 +203,7 @@ def test_other_processes_are_served_and_counted(sandbox: Sandbox, client: RawCli
     assert sandbox.clock.ahead == 200.0
 
 
-def test_without_validation_the_sandbox_does_the_same_and_records_no_violations() -> None:
+def test_without_validation_requests_are_executed_and_no_violations_recorded() -> None:
     with Sandbox(validate=False) as sandbox, contextlib.closing(RawClient(sandbox)) as client:
         token = client.tokens()["refresh_token"]
         sandbox.fail("missing-source")
@@ -295,5 +299,5 @@ def test_a_missing_contract_is_an_error_that_advises_to_reinstall(
 
 @pytest.mark.parametrize("body", [b"", b"no JSON", b"[]"])
 def test_changing_members_leaves_a_body_that_is_no_object_unchanged(body: bytes) -> None:
-    reply = Response(200, body=body)
-    assert reply.with_members({"a": 1}) == reply.without_member("a") == reply
+    response = Response(200, body=body)
+    assert response.with_members({"a": 1}) == response.without_member("a") == response

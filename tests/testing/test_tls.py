@@ -1,4 +1,4 @@
-"""Mutual TLS: who is let in, and that whoever is not learns why by an alert."""
+"""Mutual TLS: which clients are accepted, and the alert that tells a refused client the reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VERSIONS = pytest.mark.parametrize(
 
 
 def errors_of(sandbox: Sandbox, context: ssl.SSLContext) -> list[BaseException]:
-    """Post once over a fresh connection, and return the chain of the error it ends in."""
+    """Send a request over a new connection, and return its error and the causes of that."""
     with (
         httpx.Client(verify=context, trust_env=False) as http,
         pytest.raises(httpx.TransportError) as caught,
@@ -45,7 +45,7 @@ def errors_of(sandbox: Sandbox, context: ssl.SSLContext) -> list[BaseException]:
 
 
 def alert_of(sandbox: Sandbox, credentials: Credentials | None, version: ssl.TLSVersion) -> str:
-    """Return the reason of the alert with which the server refuses these credentials."""
+    """Return the reason in the alert with which the server refuses these credentials."""
     certificate = sandbox.client_certificate(credentials=credentials)
     context = tls_context(
         str(certificate.ca), certificate if credentials is not None else None, version

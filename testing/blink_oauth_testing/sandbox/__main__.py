@@ -15,7 +15,7 @@ from .server import Sandbox
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Start the sandbox, print what a client needs, and wait for SIGINT or SIGTERM."""
+    """Start the sandbox, print the variables for a client, and wait for SIGINT or SIGTERM."""
     options = _parser().parse_args(arguments)
     banks = [
         evolve(

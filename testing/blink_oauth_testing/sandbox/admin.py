@@ -113,7 +113,7 @@ class ControlInterface:
 async def _with_json_body(
     request: web.Request, act: Callable[[object], Response]
 ) -> web.StreamResponse:
-    """Call a function with the JSON body; a `ValueError` is a bad request."""
+    """Send the response that `act` returns for the JSON body, or 400 for its `ValueError`."""
     # A web page can post a form to this port, but JSON only after a CORS preflight.
     if request.content_type != JSON:
         return await send_response(request, _json(415, {"error": f"Send {JSON}."}))

@@ -35,11 +35,12 @@ class Exchange:
         correlation_id: The id that the request carried, or None.
         method: HTTP method.
         path: Path without query.
-        request_headers: Headers as received, credentials replaced.
+        request_headers: Headers in the order received, credentials replaced.
         form: Form fields, secrets replaced.
         status: Status of the response, even if a fault prevented its delivery.
-        response_headers: Headers of the response, even if a fault prevented its delivery.
-        executed: Whether the bank executed the request, even if it refused it.
+        response_headers: Headers of the response, credentials replaced, even if a fault prevented
+            its delivery.
+        executed: Whether the bank executed the request; a refusal by the bank counts.
         fault: Name of the fault that applied, or None.
         request_violations: Rules of the contract that the request broke.
         violations: Rules of the contract that the sandbox's own response broke.

@@ -49,17 +49,17 @@ class Response:
 
     def with_members(self, members: Mapping[str, object]) -> Response:
         """Return a copy with these members set in its JSON object, or itself for other bodies."""
-        found = self._members()
-        return self if found is None else evolve(self, body=_json({**found, **members}))
+        content = self._json_object()
+        return self if content is None else evolve(self, body=_json({**content, **members}))
 
     def without_member(self, name: str) -> Response:
         """Return a copy without this member of its JSON object, or itself for other bodies."""
-        found = self._members()
-        if found is None:
+        content = self._json_object()
+        if content is None:
             return self
-        return evolve(self, body=_json({k: v for k, v in found.items() if k != name}))
+        return evolve(self, body=_json({k: v for k, v in content.items() if k != name}))
 
-    def _members(self) -> dict[str, object] | None:
+    def _json_object(self) -> dict[str, object] | None:
         try:
             content = json.loads(self.body)
         except ValueError:

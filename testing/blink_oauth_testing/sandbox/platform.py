@@ -32,7 +32,7 @@ class _Outcome:
 
     Attributes:
         response: The response, before the fault changes it.
-        executed: Whether a bank executed the request, even if it refused it.
+        executed: Whether a bank executed the request; a refusal by the bank counts.
         violations: Rules of the contract that the request broke.
         fault: The fault that applies, or None.
         delay: Seconds before the response.
@@ -47,7 +47,7 @@ class _Outcome:
 
 @frozen
 class Platform:
-    """Everything between the socket and the banks.
+    """Checks requests, passes them to the banks, applies faults and records the exchanges.
 
     Attributes:
         contract: The contract that requests and responses must meet.
@@ -55,7 +55,7 @@ class Platform:
         clients: The client ids by fingerprint of their certificate.
         plan: The faults that will happen.
         now: Returns the time in seconds.
-        validate: Whether requests and responses are checked against the contract.
+        validate: Whether requests and responses are validated against the OpenAPI document.
         fingerprints: Replaces secrets in the recorded exchanges.
         recorder: Records the exchanges.
     """
@@ -78,7 +78,7 @@ class Platform:
         path = _contract_path(request.path)
         operation = self.contract.operations.get((request.method, path))
         if operation is None:
-            outcome = _Outcome(self._not_found(path))
+            outcome = _Outcome(self._no_such_operation(path))
         else:
             outcome = self._execute(operation, path, request)
         response = outcome.response.with_header("X-Correlation-ID", request.correlation_id)
@@ -90,7 +90,7 @@ class Platform:
         self._add_exchange(operation, path, request, outcome, response)
         return response, delivery
 
-    def _not_found(self, path: str) -> Response:
+    def _no_such_operation(self, path: str) -> Response:
         methods = sorted(method for method, known in self.contract.operations if known == path)
         if not methods:
             return problem(404, "TECHNICAL_ERROR", "Not Found", "There is nothing at this path.")

@@ -170,8 +170,8 @@ class Sandbox:
         authority: The authority of all certificates; by default one for the whole process.
         server_credentials: The server certificate and its key; by default a valid one.
         clock: The clock of codes and tokens.
-        validate: Whether to check requests and responses against the contract. Most of the
-            sandbox's work is this check; switch it off to measure a client under load.
+        validate: Whether to validate requests and responses against the OpenAPI document. This
+            takes most of the sandbox's time: switch it off to measure a client under load.
     """
 
     def __init__(
