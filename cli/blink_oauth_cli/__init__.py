@@ -1,5 +1,5 @@
-"""The command `blink-oauth`: log in, look, keep alive, diagnose, from a terminal.
+"""The command `blink-oauth`: log in, inspect, refresh and diagnose grants from a terminal.
 
-Every command is defined with click in a module that loads quickly. What a command works with (HTTP,
-database, the manager) is loaded when it runs.
+Each subcommand is a module that imports click and little else, so that it loads quickly. The HTTP
+client, the database and the manager are imported when a subcommand runs.
 """

@@ -9,17 +9,17 @@ __all__ = ["main"]
 
 
 def main() -> NoReturn:
-    """Run the command, or say in one line which extra is missing."""
+    """Run the command, or name the missing extra in one line."""
     try:
         from .main import main as run_command
     except ModuleNotFoundError as error:
-        from .errors import trouble_without
+        from .errors import missing_extra
 
-        trouble = trouble_without(error.name)
-        if trouble is None:
+        missing = missing_extra(error.name)
+        if missing is None:
             raise
-        sys.stderr.write(f"Error: {trouble.what} → {trouble.do}\n")
-        sys.exit(trouble.code)
+        sys.stderr.write(f"Error: {missing.what} → {missing.do}\n")
+        sys.exit(missing.code)
     run_command()
 
 

@@ -1,4 +1,4 @@
-"""What every command works with, made when it is first needed: client, store, keys and manager."""
+"""The configuration, store, keys, client and manager of a command, created on first use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 from blink_oauth.tokens import Secret
 
 from .configuration import Configuration, configure
-from .errors import ExitCode, TroubleError, trouble_without
+from .errors import CommandError, ExitCode, missing_extra
 from .output import Screen
 
 if TYPE_CHECKING:
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from blink_oauth_keeper.events import Listener
     from blink_oauth_keeper.store.sql import SqlTokenStore
 
-__all__ = ["App", "place_of", "read_keys", "write_keys"]
+__all__ = ["App", "StoreLocation", "read_keys", "store_location", "write_keys"]
 
 
 @frozen(kw_only=True)
-class Place:
-    """Where the tokens of a profile are.
+class StoreLocation:
+    """The location of a profile's token store and of its keys.
 
     Attributes:
-        url: The database, as SQLAlchemy writes it; it may hold a password.
+        url: The SQLAlchemy URL of the database; it may contain a password.
         file: The SQLite file, or None for another database.
-        keys_file: The file of the keys, one to a line, the first seals; None if none was named.
-        keys: The keys from a variable, in place of a file.
+        keys_file: The file of the keys, one per line; the first one seals. None if none was given.
+        keys: The keys from a variable, which replace the file.
     """
 
     url: str = field(repr=False)
@@ -45,11 +45,11 @@ class Place:
     keys: tuple[Secret, ...] = ()
 
 
-def place_of(configuration: Configuration, data_folder: Path) -> Place:
-    """Say where the tokens are: where the configuration says, or in the user's data folder.
+def store_location(configuration: Configuration, data_folder: Path) -> StoreLocation:
+    """Return the configured location of the store, or the default in the user's data folder.
 
     Args:
-        configuration: What the command was told.
+        configuration: The configuration of the command.
         data_folder: The user's folder for data.
     """
     keys = (configuration.get("store_keys") or "").replace(",", " ").split()
@@ -60,11 +60,11 @@ def place_of(configuration: Configuration, data_folder: Path) -> Place:
     file = _sqlite_file(store)
     if file is not None:
         store = f"sqlite:///{file}"
-    beside = file.with_name(f"{file.name}.keys") if file else None
-    return Place(
+    default_keys_file = file.with_name(f"{file.name}.keys") if file else None
+    return StoreLocation(
         url=store,
         file=file,
-        keys_file=Path(named_file) if named_file else beside,
+        keys_file=Path(named_file) if named_file else default_keys_file,
         keys=tuple(map(Secret, keys)),
     )
 
@@ -75,64 +75,64 @@ def _sqlite_file(store: str) -> Path | None:
     return None if "://" in store else Path(store).absolute()
 
 
-def open_store(place: Place) -> tuple[SqlTokenStore, list[str]]:
-    """Open the store, and make file and key where there is nothing yet.
+def open_store(location: StoreLocation) -> tuple[SqlTokenStore, list[str]]:
+    """Open the store; create the file and its key if neither exists.
 
     Returns:
-        The store, and what was made, in words.
+        The store, and a sentence about each thing that was created.
 
     Raises:
-        TroubleError: A library or a key is missing, or a file cannot be used; nothing was changed.
+        CommandError: A library or a key is missing, or a file cannot be used; nothing was changed.
         InvalidInputError: The database or a key cannot be used.
     """
     try:
         from blink_oauth_keeper.store.sql import SqlTokenStore
 
-        if place.url.startswith("postgresql") and find_spec("psycopg") is None:
+        if location.url.startswith("postgresql") and find_spec("psycopg") is None:
             raise ModuleNotFoundError(name="psycopg")
     except ModuleNotFoundError as error:
-        # Also `doctor` shows it as what is wrong with the store.
-        raise trouble_without(error.name) or error from None
-    made: list[str] = []
-    keys = place.keys or _keys_of(place, made)
-    return SqlTokenStore(place.url, keys=keys), made
+        # Raised here, so that `doctor` reports it as a fault of the store.
+        raise missing_extra(error.name) or error from None
+    created: list[str] = []
+    keys = location.keys or _keys_for(location, created)
+    return SqlTokenStore(location.url, keys=keys), created
 
 
-def _keys_of(place: Place, made: list[str]) -> Sequence[Secret]:
+def _keys_for(location: StoreLocation, created: list[str]) -> Sequence[Secret]:
     from blink_oauth_keeper.store.sealing import new_key
 
-    file = place.keys_file
+    file = location.keys_file
     if file is None:
-        raise TroubleError(
+        raise CommandError(
             "No key is known for this store. Nothing was read or written.",
             "Make one with blink-oauth keys generate, and name its file in BLINK_STORE_KEYS_FILE.",
             ExitCode.USAGE,
         )
     if file.exists():
         return read_keys(file)
-    if place.file is None or (place.file.exists() and place.file.stat().st_size):
-        raise TroubleError(
+    if location.file is None or (location.file.exists() and location.file.stat().st_size):
+        raise CommandError(
             f"The keys of the store are missing: there is no file {file}. Nothing was changed.",
             "Put the file back; another key cannot open what is stored.",
             ExitCode.USAGE,
         )
-    make_private_folder(place.file.parent)
+    make_private_folder(location.file.parent)
     make_private_folder(file.parent)
     write_keys(file, [new_key()], replace=False)
-    made += [f"A new store: {place.file}", f"Its key, made just now: {file}. Back it up."]
+    created += [f"A new store: {location.file}", f"Its key, made just now: {file}. Back it up."]
     return read_keys(file)
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder that only its owner may enter, unless it is there.
+    """Create a folder that only its owner may access, unless it exists.
 
     Raises:
-        TroubleError: It cannot be made.
+        CommandError: The folder cannot be created.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise TroubleError(
+        raise CommandError(
             f"The folder {folder} cannot be made: {error.strerror}. Nothing was changed.",
             "Name another place with --store (BLINK_STORE).",
             ExitCode.USAGE,
@@ -140,17 +140,17 @@ def make_private_folder(folder: Path) -> None:
 
 
 def read_keys(file: Path) -> list[Secret]:
-    """Read the keys of a store, one to a line.
+    """Return the keys in a file, one per line.
 
     Raises:
-        TroubleError: The file cannot be read, or holds none.
+        CommandError: The file cannot be read, or contains no key.
     """
     try:
         lines = file.read_text("ascii").split()
     except (OSError, UnicodeDecodeError):
         lines = []
     if not lines:
-        raise TroubleError(
+        raise CommandError(
             f"No key can be read from {file}. Nothing was changed.",
             "Put the file back as it was: one key to a line, the first seals, all open.",
             ExitCode.USAGE,
@@ -159,15 +159,15 @@ def read_keys(file: Path) -> list[Secret]:
 
 
 def write_keys(file: Path, keys: Sequence[Secret], *, replace: bool) -> None:
-    """Write keys so that a reader sees all of them or those before, and only the owner sees any.
+    """Write keys atomically to a file that only its owner may read.
 
     Args:
         file: The file.
-        keys: The keys, the one that seals first.
-        replace: Whether a file that is there is replaced; otherwise the one that is there stays.
+        keys: The keys; the first one seals.
+        replace: Whether to replace an existing file; otherwise it is left unchanged.
 
     Raises:
-        TroubleError: It cannot be written.
+        CommandError: The file cannot be written.
     """
     try:
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".keys-")
@@ -179,34 +179,34 @@ def write_keys(file: Path, keys: Sequence[Secret], *, replace: bool) -> None:
             if replace:
                 Path(name).replace(file)
             else:
-                # Of two commands that make the first key at once, one wins and both use its key.
+                # If two commands create the first key at once, both use the key of the first link.
                 with suppress(FileExistsError):
                     os.link(name, file)
         finally:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
-        raise TroubleError(
+        raise CommandError(
             f"The file {file} cannot be written: {error.strerror}. The store is as it was.",
             "Name another file with --store-keys-file (BLINK_STORE_KEYS_FILE).",
             ExitCode.USAGE,
         ) from None
 
 
-PULSE = 0.2
-"""Seconds after which a wait looks up: one that sleeps may overlook a second Ctrl-C."""
-INTERRUPTED = (
-    "\nInterrupted. A call that is under way is awaited, so that nothing is lost; Ctrl-C again "
+POLL_INTERVAL = 0.2
+"""Seconds between two checks; a longer wait may miss a second Ctrl-C."""
+INTERRUPTED_NOTE = (
+    "\nInterrupted. A call in progress is awaited, so that nothing is lost; Ctrl-C again "
     "leaves at once."
 )
-LEFT = (
-    "\nLeft at once. A call was perhaps under way: its grant shows as refreshing, then as "
+FORCED_EXIT_NOTE = (
+    "\nLeft at once. A call may have been in progress: its grant shows as refreshing, then as "
     "uncertain.\n→ Look at blink-oauth status in half a minute."
 )
 
 
-def _require_kept(seen: Collection[str]) -> None:
-    if "store.lost" in seen:
-        raise TroubleError(
+def _require_stored(event_names: Collection[str]) -> None:
+    if "store.lost" in event_names:
+        raise CommandError(
             "What the bank answered could not be written to the store, and is lost: the code or "
             "the refresh token is spent.",
             "Repair the store: blink-oauth doctor. Then look at blink-oauth status; if the grant "
@@ -220,24 +220,24 @@ class App:
     """One run of the command.
 
     Attributes:
-        said: What flags and variables say, by the keys of the file.
-        screen: Where it prints.
+        given: The values of flags and variables, by the keys of the file.
+        screen: Prints to the two output streams.
     """
 
-    said: Mapping[str, str] = field(repr=False)
+    given: Mapping[str, str] = field(repr=False)
     screen: Screen
 
     @cached_property
     def configuration(self) -> Configuration:
-        """What the command was told.
+        """The configuration of the command.
 
         Raises:
-            TroubleError: The file cannot be used.
+            CommandError: The file cannot be used.
         """
         from platformdirs import user_config_path
 
         folder = user_config_path("blink-oauth", appauthor=False)
-        return configure(self.said, folder=Path.cwd(), user_folder=folder)
+        return configure(self.given, folder=Path.cwd(), user_folder=folder)
 
     @property
     def data_folder(self) -> Path:
@@ -247,50 +247,49 @@ class App:
         return user_data_path("blink-oauth", appauthor=False)
 
     @cached_property
-    def place(self) -> Place:
-        """Where the tokens are."""
-        return place_of(self.configuration, self.data_folder)
+    def store_location(self) -> StoreLocation:
+        """The location of the store."""
+        return store_location(self.configuration, self.data_folder)
 
     def open_store(self) -> SqlTokenStore:
-        """Open the store; what had to be made for it is told.
+        """Open the store, and print a note about each thing that was created for it.
 
         Raises:
-            TroubleError: A key is missing or a file cannot be used.
+            CommandError: A key is missing or a file cannot be used.
             InvalidInputError: The database or a key cannot be used.
         """
-        store, made = open_store(self.place)
-        for line in made:
+        store, created = open_store(self.store_location)
+        for line in created:
             self.screen.note(line)
         return store
 
     @contextmanager
     def store(self) -> Iterator[SqlTokenStore]:
-        """Open the store, and close it in the end."""
+        """Open the store, and close it afterwards."""
         with closing(self.open_store()) as store:
             yield store
 
     @contextmanager
     def manager(self, on_event: Listener | None = None) -> Iterator[TokenManager]:
-        """Open client, store and manager, and close them in the end.
+        """Open client, store and manager, and close them afterwards.
 
-        When it is interrupted, what is in the air lands first.
+        On Ctrl-C, calls in progress finish first.
 
         Args:
-            on_event: Is told every event.
+            on_event: Receives every event.
 
         Raises:
-            TroubleError: The configuration cannot be used, or a result is lost as the store never
-                took it.
+            CommandError: The configuration cannot be used, or a result could not be stored.
             BlinkError: The configuration, the certificate or the store cannot be used.
         """
         from blink_oauth.client import BlinkOAuth
         from blink_oauth_keeper import TokenManager
 
-        # Each name once: a daemon hears events for weeks.
-        seen: dict[str, None] = {}
+        # Each name once: a daemon receives events for weeks.
+        event_names: dict[str, None] = {}
 
         def listen(event: Event) -> None:
-            seen[event.name.value] = None
+            event_names[event.name.value] = None
             if on_event is not None:
                 on_event(event)
 
@@ -303,27 +302,27 @@ class App:
             try:
                 yield manager
             except KeyboardInterrupt:
-                self._land(manager, seen)
+                self._finish_and_exit(manager, event_names)
             finally:
                 manager.close()
-        # Only when everything is closed is it known whether what came was written.
-        _require_kept(seen)
+        # Until the manager is closed, it may still store a result.
+        _require_stored(event_names)
 
-    def _land(self, manager: TokenManager, seen: Collection[str]) -> NoReturn:
+    def _finish_and_exit(self, manager: TokenManager, event_names: Collection[str]) -> NoReturn:
         closing = threading.Thread(target=manager.close, daemon=True)
         try:
-            self.screen.note(INTERRUPTED)
+            self.screen.note(INTERRUPTED_NOTE)
             closing.start()
             while closing.is_alive():
-                closing.join(PULSE)
+                closing.join(POLL_INTERVAL)
         except KeyboardInterrupt:
-            self.screen.note(LEFT)
-            # Nothing may wait for the call that is still under way: the user has said so twice.
+            self.screen.note(FORCED_EXIT_NOTE)
+            # After a second Ctrl-C, a normal exit would still wait for the call in progress.
             os._exit(ExitCode.INTERRUPTED)
-        _require_kept(seen)
-        told = ", ".join(seen) or "nothing was sent"
-        raise TroubleError(
-            f"Interrupted; until then: {told}.",
+        _require_stored(event_names)
+        events = ", ".join(event_names) or "nothing was sent"
+        raise CommandError(
+            f"Interrupted; until then: {events}.",
             "Look at blink-oauth status.",
             ExitCode.INTERRUPTED,
         )

@@ -1,4 +1,4 @@
-"""What one check found, as a value."""
+"""The result of one check, as a value."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from enum import StrEnum
 
 from attrs import frozen
 
-__all__ = ["Check", "Level", "doubtful", "failed", "passed"]
+__all__ = ["Check", "Level", "failed", "passed", "warning"]
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARN = "warn"
@@ -19,16 +19,16 @@ class Level(StrEnum):
 
 @frozen
 class Check:
-    """What one check found.
+    """The result of one check.
 
     Args:
-        name: A stable word for machines, such as `certificate_key`.
-        level: How bad it is.
-        finding: What was found, in words. Never holds a secret.
-        remedy: What to do; None if, and only if, the level is OK.
+        name: A stable name for programs, such as `certificate_key`.
+        level: The severity.
+        finding: A sentence that says what was found. Contains no secret.
+        remedy: What to do; None if and only if the level is OK.
 
     Raises:
-        ValueError: A remedy is missing, or there is one for what is right.
+        ValueError: A level other than OK has no remedy, or OK has one.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Check:
 
 
 def passed(name: str, finding: str) -> Check:
-    """Return a check that found nothing wrong."""
+    """Return a check of level OK."""
     return Check(name, Level.OK, finding)
 
 
-def doubtful(name: str, finding: str, remedy: str) -> Check:
-    """Return a check that found what may become a fault, or that could not be made."""
+def warning(name: str, finding: str, remedy: str) -> Check:
+    """Return a check that found a possible fault, or that could not be made."""
     return Check(name, Level.WARN, finding, remedy)
 
 

@@ -16,7 +16,7 @@ from blink_oauth.settings import Settings, Timeouts
 from blink_oauth.tls import CertificateReport, ClientCertificate, Finding, Rule, check_certificate
 from blink_oauth_keeper.manager import LONGEST_LEASE
 
-from .check import Check, Level, doubtful, failed, passed
+from .check import Check, Level, failed, passed, warning
 from .configuration import Environment, environment_of
 
 __all__ = [
@@ -30,14 +30,14 @@ __all__ = [
 
 
 def authorities_check(ca: Path | None) -> Check:
-    """Look whether the authorities can be loaded.
+    """Check that the server's certificate authorities can be loaded.
 
     Args:
-        ca: Their file, or None for those of the operating system.
+        ca: Their PEM file, or None for those of the operating system.
     """
     name = "server_authorities"
     try:
-        _trusting(ca)
+        _context_with_authorities(ca)
     except (OSError, ssl.SSLError):
         return failed(
             name,
@@ -49,28 +49,28 @@ def authorities_check(ca: Path | None) -> Check:
 
 
 def without_certificate(settings: Settings) -> Settings | None:
-    """Return the same settings for somebody who has no client certificate.
+    """Return the same settings without a client certificate.
 
-    The server is verified by the same authorities; None if they cannot be read.
+    They trust the same authorities; None if these cannot be read.
     """
     certificate = settings.certificate
     if isinstance(certificate, ssl.SSLContext):
-        context = _trusting(None)
-        known = b"".join(certificate.get_ca_certs(binary_form=True))
-        if known:
-            context = _empty()
-            context.load_verify_locations(cadata=known)
+        context = _context_with_authorities(None)
+        authorities = b"".join(certificate.get_ca_certs(binary_form=True))
+        if authorities:
+            context = _new_context()
+            context.load_verify_locations(cadata=authorities)
     else:
         ca = certificate.ca if isinstance(certificate, ClientCertificate) else None
         try:
-            context = _trusting(ca)
+            context = _context_with_authorities(ca)
         except (OSError, ssl.SSLError):
             return None
     return evolve(settings, certificate=context)
 
 
-def _trusting(ca: Path | None) -> ssl.SSLContext:
-    context = _empty()
+def _context_with_authorities(ca: Path | None) -> ssl.SSLContext:
+    context = _new_context()
     if ca is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
@@ -78,22 +78,22 @@ def _trusting(ca: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _empty() -> ssl.SSLContext:
+def _new_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
-NAME = "store_file"
-ENOUGH_BYTES = 50_000_000
-OTHERS_MAY = stat.S_IRWXG | stat.S_IRWXO
-OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-BESIDE = ("", "-wal", "-shm")
-"""SQLite writes to these files, all with tokens in them."""
+STORE_FILE = "store_file"
+MIN_FREE_BYTES = 50_000_000
+ACCESS_BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+WRITE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+SQLITE_SUFFIXES = ("", "-wal", "-shm")
+"""The suffixes of the files that SQLite writes tokens to."""
 
 
 def private_file_check(name: str, path: Path) -> Iterator[Check]:
-    """Look who may read a file with keys; of one that is not there, others tell.
+    """Check the permissions of a key file; another check reports a missing file.
 
     Args:
         name: The name of the check.
@@ -101,63 +101,63 @@ def private_file_check(name: str, path: Path) -> Iterator[Check]:
     """
     if os.name != "posix" or not path.is_file():
         return
-    if _is_open_to(path, OTHERS_MAY):
+    if _has_any_mode_bit(path, ACCESS_BY_OTHERS):
         finding = f"Others than its owner may read or write the key in {path}."
-        yield doubtful(name, finding, f"chmod 600 {path}")
+        yield warning(name, finding, f"chmod 600 {path}")
     else:
         yield passed(name, f"{path} is its owner's alone.")
 
 
 def file_check(path: Path, free_bytes: Callable[[Path], int]) -> Check:
-    """Look who may read the file of a store, and whether there is room for it.
+    """Check the permissions of the store's file and folder, and the free space.
 
-    Others may list its folder, but not write to it: they could put another file in its place.
+    Other users may list the folder but not write to it: they could replace the file.
 
     Args:
-        path: The file; it need not be there yet.
-        free_bytes: Tells how many bytes are free in a folder.
+        path: The file; it need not exist yet.
+        free_bytes: Returns the free bytes of the disk of a folder.
     """
     folder = next(folder for folder in path.absolute().parents if folder.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return failed(
-            NAME,
+            STORE_FILE,
             f"{path} cannot be written: {folder} is no folder that this user may write to.",
             f"Give this user a folder of its own for the store, or give it {folder}.",
         )
-    opened = _open_to_others(path, folder) if os.name == "posix" else {}
-    if opened:
-        modes = " && ".join(f"chmod {mode} {each}" for each, mode in opened.items())
-        return doubtful(
-            NAME, f"Others than its owner may open {', '.join(map(str, opened))}.", modes
+    chmod_modes = _chmod_modes(path, folder) if os.name == "posix" else {}
+    if chmod_modes:
+        modes = " && ".join(f"chmod {mode} {each}" for each, mode in chmod_modes.items())
+        return warning(
+            STORE_FILE, f"Others than its owner may open {', '.join(map(str, chmod_modes))}.", modes
         )
     free = free_bytes(folder)
-    if free < ENOUGH_BYTES:
-        return doubtful(
-            NAME,
+    if free < MIN_FREE_BYTES:
+        return warning(
+            STORE_FILE,
             f"The disk of {path} has {free // 1_000_000} MB left. A token that cannot be stored is "
             "lost.",
             "Make room on the disk.",
         )
-    return passed(NAME, f"{path} is its owner's alone, and there is room.")
+    return passed(STORE_FILE, f"{path} is its owner's alone, and there is room.")
 
 
-def _open_to_others(path: Path, folder: Path) -> dict[Path, str]:
-    files = (path.with_name(path.name + ending) for ending in BESIDE)
-    opened = {file: "600" for file in files if _is_open_to(file, OTHERS_MAY)}
-    # A folder above one that is still to be made is not ours to change.
-    if path.absolute().parent == folder and _is_open_to(folder, OTHERS_WRITE):
-        opened[folder] = "go-w"
-    return opened
+def _chmod_modes(path: Path, folder: Path) -> dict[Path, str]:
+    files = (path.with_name(path.name + suffix) for suffix in SQLITE_SUFFIXES)
+    chmod_modes = {file: "600" for file in files if _has_any_mode_bit(file, ACCESS_BY_OTHERS)}
+    # If the store's own folder does not exist yet, an existing parent is not ours to change.
+    if path.absolute().parent == folder and _has_any_mode_bit(folder, WRITE_BY_OTHERS):
+        chmod_modes[folder] = "go-w"
+    return chmod_modes
 
 
-def _is_open_to(path: Path, others: int) -> bool:
+def _has_any_mode_bit(path: Path, mode_bits: int) -> bool:
     try:
-        return bool(path.stat().st_mode & others)
+        return bool(path.stat().st_mode & mode_bits)
     except OSError:
         return False
 
 
-ORDER = "Order a certificate that keeps the rule, and register it with the platform."
+REORDER = "Order a certificate that keeps the rule, and register it with the platform."
 REMEDIES = {
     Rule.READABLE: "Name PEM files that the user of this process may read.",
     Rule.PASSPHRASE: "Give the passphrase that this key was encrypted with, and only if it is.",
@@ -186,8 +186,8 @@ def certificate_checks(settings: Settings, *, now: datetime) -> Iterator[Check]:
     """Check the client certificate offline: its rules, key, chain, dates and files.
 
     Args:
-        settings: What the client would use.
-        now: The present moment, aware.
+        settings: The client's settings.
+        now: The current time, timezone-aware.
 
     Source: bLink TLS certificates.
     """
@@ -205,7 +205,7 @@ def certificate_checks(settings: Settings, *, now: datetime) -> Iterator[Check]:
             "Set the certificate and its key, for example in BLINK_CERTIFICATE and BLINK_KEY.",
         )
     else:
-        yield doubtful(
+        yield warning(
             "certificate",
             "base_url is plain http, where no certificate is asked for: that is for tests alone.",
             "Set the https:// URL of the platform.",
@@ -214,9 +214,9 @@ def certificate_checks(settings: Settings, *, now: datetime) -> Iterator[Check]:
 
 def _report_checks(report: CertificateReport) -> Iterator[Check]:
     if report.subject is None:
-        yield _found("certificate", report.findings)
+        yield _findings_check("certificate", report.findings)
         return
-    right = {
+    ok_findings = {
         "certificate": f"{report.subject} keeps the platform's rules.",
         "certificate_key": "The key opens and belongs to the certificate.",
         "certificate_chain": "The chain holds the certificate and what issued it.",
@@ -226,16 +226,16 @@ def _report_checks(report: CertificateReport) -> Iterator[Check]:
     }
     for name, rules in GROUPS.items():
         broken = [finding for finding in report.findings if finding.rule in rules]
-        yield _found(name, broken) if broken else passed(name, right[name])
+        yield _findings_check(name, broken) if broken else passed(name, ok_findings[name])
 
 
-def _found(name: str, findings: Sequence[Finding]) -> Check:
+def _findings_check(name: str, findings: Sequence[Finding]) -> Check:
     fatal = any(finding.fatal for finding in findings)
     return Check(
         name,
         Level.FAIL if fatal else Level.WARN,
         " ".join(finding.text for finding in findings),
-        " ".join(dict.fromkeys(REMEDIES.get(finding.rule, ORDER) for finding in findings)),
+        " ".join(dict.fromkeys(REMEDIES.get(finding.rule, REORDER) for finding in findings)),
     )
 
 
@@ -247,11 +247,11 @@ NAME_AND_VERSION = re.compile(r"[^\s/]+/v?\d")
 def identity_checks(
     settings: Settings, environment: Environment | None, target_id: str | None
 ) -> Iterator[Check]:
-    """Look at the client id, at the target's id if there is one, and at the user agent.
+    """Check the client id, the target's id if one is given, and the user agent.
 
     Args:
-        settings: What the client would use.
-        environment: What they are meant for, or None.
+        settings: The client's settings.
+        environment: The environment of the settings, or None if it is not known.
         target_id: The id of a bank, or None.
 
     Source: bLink custom headers.
@@ -266,24 +266,24 @@ def _id_check(
     name: str, value: str, shape: re.Pattern[str], example: str, environment: Environment | None
 ) -> Check:
     if shape.fullmatch(value) is None:
-        return doubtful(
+        return warning(
             name,
             f"{value} does not look like such an id of bLink's directory, as {example} does.",
             "Copy the id from bLink's directory, without blanks.",
         )
-    looks = environment_of(value)
-    if environment not in {None, looks}:
+    apparent = environment_of(value)
+    if environment not in {None, apparent}:
         return failed(
             name,
-            f"{value} looks like an id of {looks}, and these settings are for {environment}.",
-            f"Use the id that bLink gave for {environment}, or the profile for {looks}.",
+            f"{value} looks like an id of {apparent}, and these settings are for {environment}.",
+            f"Use the id that bLink gave for {environment}, or the profile for {apparent}.",
         )
-    return passed(name, f"{value} looks like an id of {looks}.")
+    return passed(name, f"{value} looks like an id of {apparent}.")
 
 
 def _user_agent_check(user_agent: str) -> Check:
     if NAME_AND_VERSION.match(user_agent) is None:
-        return doubtful(
+        return warning(
             "user_agent",
             f"The user agent {user_agent} does not name a version, which the platform asks for.",
             "Name software and version, as in acme-books/3.2.",
@@ -292,11 +292,11 @@ def _user_agent_check(user_agent: str) -> Check:
 
 
 def lease_check(lease: float, timeouts: Timeouts) -> Check:
-    """Compare the lease with the timeouts.
+    """Check the lease against the timeouts.
 
     Args:
-        lease: Seconds that a refresh has at most.
-        timeouts: How long a call may take.
+        lease: The lease of a refresh, in seconds.
+        timeouts: The timeouts of a call, in seconds.
     """
     total = timeouts.total
     if not lease > total:
@@ -310,13 +310,13 @@ def lease_check(lease: float, timeouts: Timeouts) -> Check:
     if lease > LONGEST_LEASE:
         return failed(
             "lease",
-            f"The lease of {lease:g} s is longer than {LONGEST_LEASE:g} s: within that time banks "
-            "that allow a replay at all mostly do.",
+            f"The lease of {lease:g} s is longer than {LONGEST_LEASE:g} s, the time within which "
+            "most banks that allow a replay at all allow it.",
             f"Set a lease of at most {LONGEST_LEASE:g} s, and a total timeout below it.",
         )
     longer = [name for name in ("connect", "read", "write") if getattr(timeouts, name) > total]
     if longer:
-        return doubtful(
+        return warning(
             "lease",
             f"The timeout for {' and '.join(longer)} is longer than the total timeout of "
             f"{total:g} s, which ends the call before.",

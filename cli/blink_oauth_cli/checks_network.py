@@ -1,11 +1,10 @@
-"""The checks of `doctor` that use the network: can the server be reached, and does it know us?
+"""The checks of `doctor` that use the network: the connection, the clock and a harmless call.
 
-The first request asks for nothing. It travels as the client's own calls do: through the same proxy,
-under the same timeouts, with the same checks of the certificate. Any response proves that the
-connection works.
+The first request is a probe. Like the client's own calls it uses the configured proxy, timeouts and
+certificate verification. Any response proves that the connection works.
 
-The second one revokes a token that does not exist. A server that does not know a token answers as
-if it had revoked it (RFC 7009 section 2.2), so the call can spend nothing.
+The second request revokes a token that does not exist. A server treats an unknown token as revoked
+(RFC 7009 section 2.2), so the call can spend nothing.
 """
 
 from __future__ import annotations
@@ -34,43 +33,43 @@ from blink_oauth.headers import Probe, ResponseMeta, Source
 from blink_oauth.settings import Settings
 from blink_oauth.tokens import Token, TokenKind
 
-from .check import Check, doubtful, failed, passed
+from .check import Check, failed, passed, warning
 from .checks_local import without_certificate
 
 __all__ = [
-    "Obstacle",
-    "Unanswered",
+    "FailureCause",
+    "ProbeFailure",
     "call_checks",
     "clock_check",
-    "line_checks",
-    "visit",
+    "connection_checks",
+    "send_probe",
 ]
 
 
-class Obstacle(Enum):
-    """What was in the way."""
+class FailureCause(Enum):
+    """Why a probe got no response."""
 
     SETTINGS = "settings"
-    """Nothing was sent: the settings cannot be used."""
+    """The settings cannot be used; nothing was sent."""
     REFUSAL = "refusal"
-    """The server was there and did not want us."""
+    """The server ended the connection or refused the certificate."""
     NETWORK = "network"
-    """The server was not there, or it was not the server."""
+    """The server could not be reached, or is not the right one."""
 
 
 @frozen
-class Unanswered:
-    """There was no answer.
+class ProbeFailure:
+    """A probe without a response.
 
     Attributes:
-        finding: What happened, in words.
+        finding: A sentence that says what happened.
         remedy: What to do.
-        obstacle: What was in the way.
+        cause: Why there was no response.
     """
 
     finding: str
     remedy: str
-    obstacle: Obstacle
+    cause: FailureCause
 
 
 REFUSALS = frozenset(
@@ -101,38 +100,38 @@ FAULTS = {
 }
 
 
-def visit(settings: Settings, clock: Callable[[], datetime]) -> Probe | Unanswered:
-    """Send one harmless request and tell what came of it.
+def send_probe(settings: Settings, clock: Callable[[], datetime]) -> Probe | ProbeFailure:
+    """Send one harmless request, and return its result.
 
     Args:
-        settings: Where to, and with which certificate.
-        clock: Tells the present moment, aware UTC.
+        settings: The client's settings, with or without a certificate.
+        clock: Returns the current time, aware UTC.
     """
     try:
         with BlinkOAuth(settings, clock=clock) as blink:
             return blink.probe()
     except InvalidInputError as error:
-        return Unanswered(
-            str(error), "Correct first what the checks above have found.", Obstacle.SETTINGS
+        return ProbeFailure(
+            str(error), "Correct first what the checks above have found.", FailureCause.SETTINGS
         )
     except NoResponseError as error:
         return _explain(error)
 
 
-def _explain(error: NoResponseError) -> Unanswered:
+def _explain(error: NoResponseError) -> ProbeFailure:
     if isinstance(error, TlsError):
         finding, remedy = error.fault.finding, error.fault.remedy
-        obstacle = Obstacle.REFUSAL if error.fault in REFUSALS else Obstacle.NETWORK
+        cause = FailureCause.REFUSAL if error.fault in REFUSALS else FailureCause.NETWORK
         sentence = f"{finding[0].upper()}{finding[1:]} ({error.reason})."
-        return Unanswered(sentence, f"{remedy}.", obstacle)
+        return ProbeFailure(sentence, f"{remedy}.", cause)
     if error.network_fault in FAULTS:
         finding, remedy = FAULTS[error.network_fault]
-        return Unanswered(finding, remedy, Obstacle.NETWORK)
-    return Unanswered(
+        return ProbeFailure(finding, remedy, FailureCause.NETWORK)
+    return ProbeFailure(
         f"The server hung up without an answer ({error.reason}).",
         "Check that the certificate is registered with the platform for this environment, and "
         "that nothing in between ends the connection; then try again.",
-        Obstacle.REFUSAL,
+        FailureCause.REFUSAL,
     )
 
 
@@ -140,59 +139,61 @@ REACHABLE, WITHOUT = "reachable", "without_certificate"
 UNAUTHENTICATED = frozenset({400, 401, 403})
 
 
-def line_checks(
-    settings: Settings, ours: Probe | Unanswered, clock: Callable[[], datetime]
+def connection_checks(
+    settings: Settings, certified: Probe | ProbeFailure, clock: Callable[[], datetime]
 ) -> Iterator[tuple[Check, Probe | None]]:
-    """Yield what was found with the certificate and without it, each with the answer behind it.
+    """Check the connection with and without the certificate; yield each check and its probe.
 
     Args:
-        settings: What the client would use.
-        ours: What came of a look with the certificate.
-        clock: Tells the present moment, aware UTC.
+        settings: The client's settings.
+        certified: The result of a probe with the certificate.
+        clock: Returns the current time, aware UTC.
 
     Source: RFC 8705 section 2; bLink TLS certificates.
     """
-    yield _reachable(settings, ours), ours if isinstance(ours, Probe) else None
+    yield _reachable(settings, certified), certified if isinstance(certified, Probe) else None
     if settings.base_url.startswith("http://"):
-        check = doubtful(
+        check = warning(
             WITHOUT,
-            "base_url is plain http: nobody is asked for a certificate, and nothing is encrypted.",
+            "base_url is plain http: no certificate is asked for, and nothing is encrypted.",
             "Set the https:// URL of the platform.",
         )
         yield check, None
         return
-    bare = without_certificate(settings)
-    if bare is None or (isinstance(ours, Unanswered) and ours.obstacle is Obstacle.NETWORK):
-        check = doubtful(WITHOUT, "It was not tried.", "Make the server reachable first.")
+    bare_settings = without_certificate(settings)
+    unreachable = isinstance(certified, ProbeFailure) and certified.cause is FailureCause.NETWORK
+    if bare_settings is None or unreachable:
+        check = warning(WITHOUT, "It was not tried.", "Make the server reachable first.")
         yield check, None
     else:
-        theirs = visit(bare, clock)
-        yield _refused(ours, theirs), theirs if isinstance(theirs, Probe) else None
+        bare = send_probe(bare_settings, clock)
+        yield _bare_check(certified, bare), bare if isinstance(bare, Probe) else None
 
 
-def _reachable(settings: Settings, ours: Probe | Unanswered) -> Check:
-    if isinstance(ours, Unanswered):
-        return failed(REACHABLE, ours.finding, ours.remedy)
-    if ours.status >= 500:
-        return doubtful(
+def _reachable(settings: Settings, certified: Probe | ProbeFailure) -> Check:
+    if isinstance(certified, ProbeFailure):
+        return failed(REACHABLE, certified.finding, certified.remedy)
+    if certified.status >= 500:
+        return warning(
             REACHABLE,
-            f"{settings.base_url} answers {ours.status}: it is there, and in trouble.",
+            f"{settings.base_url} answers {certified.status}: it is there, and in trouble.",
             "Try again later, and look at the platform's status page.",
         )
-    return passed(REACHABLE, f"{settings.base_url} answers ({ours.status}); nothing was spent.")
+    finding = f"{settings.base_url} answers ({certified.status}); nothing was spent."
+    return passed(REACHABLE, finding)
 
 
-def _refused(ours: Probe | Unanswered, theirs: Probe | Unanswered) -> Check:
-    if isinstance(theirs, Unanswered):
-        if theirs.obstacle is Obstacle.REFUSAL:
+def _bare_check(certified: Probe | ProbeFailure, bare: Probe | ProbeFailure) -> Check:
+    if isinstance(bare, ProbeFailure):
+        if bare.cause is FailureCause.REFUSAL:
             return passed(WITHOUT, "Without a certificate the server refuses the connection.")
-        return failed(WITHOUT, theirs.finding, theirs.remedy)
-    same = isinstance(ours, Probe) and ours.status == theirs.status
-    if theirs.status in UNAUTHENTICATED and not same:
-        return passed(WITHOUT, f"Without a certificate the server answers {theirs.status}.")
-    return doubtful(
+        return failed(WITHOUT, bare.finding, bare.remedy)
+    same_status = isinstance(certified, Probe) and certified.status == bare.status
+    if bare.status in UNAUTHENTICATED and not same_status:
+        return passed(WITHOUT, f"Without a certificate the server answers {bare.status}.")
+    return warning(
         WITHOUT,
-        f"Without a certificate the server answers as well ({theirs.status}): something in between "
+        f"Without a certificate the server answers as well ({bare.status}): something in between "
         "seems to end TLS, so that mutual TLS does not reach the platform.",
         "Check base_url, and let the connection pass any proxy or gateway unopened.",
     )
@@ -203,39 +204,38 @@ FAIL_SECONDS = 60.0
 PRECISION = timedelta(seconds=1)
 """A `Date` header counts whole seconds (RFC 9110 section 5.6.7)."""
 
-REMEDY = "Let NTP set the clock of this machine (chrony or systemd-timesyncd), then look again."
+SET_CLOCK = "Let NTP set the clock of this machine (chrony or systemd-timesyncd), then look again."
 
 
-def clock_check(answer: Probe | None) -> Check:
-    """Compare the moment of an answer by both clocks.
+def clock_check(probe: Probe | None) -> Check:
+    """Compare this machine's clock with the `Date` header of a probe.
 
-    How long the answer took does not count: the server may have written its date at any moment of
-    it.
+    The duration of the probe does not count: the server may have set its date at any time in it.
 
     Args:
-        answer: An answer of the server, or None if there was none.
+        probe: A probe of the server, or None if there was no response.
     """
-    if answer is None:
-        return doubtful("clock", "It was not compared.", "Make the server reachable first.")
-    if answer.date is None:
-        return doubtful(
-            "clock", "The server did not tell its time, so it was not compared.", REMEDY
+    if probe is None:
+        return warning("clock", "It was not compared.", "Make the server reachable first.")
+    if probe.date is None:
+        return warning(
+            "clock", "The server did not tell its time, so it was not compared.", SET_CLOCK
         )
-    ahead = (answer.before - answer.date - PRECISION).total_seconds()
-    behind = (answer.date - answer.after).total_seconds()
+    ahead = (probe.before - probe.date - PRECISION).total_seconds()
+    behind = (probe.date - probe.after).total_seconds()
     seconds = max(ahead, behind, 0.0)
     if seconds < WARN_SECONDS:
         return passed("clock", f"It agrees with the server's to {seconds:.0f} s.")
     finding = (
         f"This machine's clock is {seconds:.0f} s {'ahead of' if ahead > 0 else 'behind'} the "
-        "server's. Codes live 30 s, and certificates and tokens expire by the clock."
+        "server's. Codes are valid for 30 s, and certificates and tokens expire by the clock."
     )
-    return (failed if seconds >= FAIL_SECONDS else doubtful)("clock", finding, REMEDY)
+    return (failed if seconds >= FAIL_SECONDS else warning)("clock", finding, SET_CLOCK)
 
 
 CALL, HEADERS = "call", "headers"
-BAD_FORM = frozenset({400, 406, 415})
-NOTHING_SPENT = "The token was made up, so nothing can be spent."
+MALFORMED = frozenset({400, 406, 415})
+MADE_UP_TOKEN = "The token was made up, so nothing can be spent."
 SUPPORT = "ask the bLink support with the correlation id"
 
 
@@ -248,23 +248,23 @@ def call_checks(
     *,
     reached: bool,
 ) -> Iterator[Check]:
-    """Revoke a made-up token at a bank, and tell what client id, certificate and headers are worth.
+    """Revoke a made-up token at a bank, to check client id, certificate and headers.
 
     Args:
-        settings: What the client would use.
-        target_id: The bank, or None to make no call.
-        username: The user to name, or None for a made-up one.
-        clock: Tells the present moment, aware UTC.
-        new_name: Makes a random name.
-        reached: Whether the server is reachable with the certificate.
+        settings: The client's settings.
+        target_id: The id of the bank, or None to make no call.
+        username: The username of the call, or None for a made-up one.
+        clock: Returns the current time, aware UTC.
+        new_name: Returns a random name.
+        reached: Whether the server can be reached with the certificate.
     """
     if target_id is None:
         finding = "Client id and headers were not tried at the platform."
-        yield doubtful(CALL, finding, "Give --target with the id of a bank.")
+        yield warning(CALL, finding, "Give --target with the id of a bank.")
         return
     if not reached:
         finding = "Client id and headers were not tried at the platform."
-        yield doubtful(CALL, finding, "Make the server reachable with the certificate first.")
+        yield warning(CALL, finding, "Make the server reachable with the certificate first.")
         return
     try:
         grant = Grant(target_id, username or "blink-oauth-doctor")
@@ -272,10 +272,10 @@ def call_checks(
             metas = blink.revoke(grant, Token(access_token=f"not-a-token-{new_name()}"))
     except InvalidInputError as error:
         yield failed(CALL, str(error), "Correct the target or the username that were given.")
-    except RevocationError as refusal:
-        yield from _refusal_checks(target_id, refusal.errors[TokenKind.ACCESS_TOKEN])
+    except RevocationError as error:
+        yield from _refusal_checks(target_id, error.errors[TokenKind.ACCESS_TOKEN])
     else:
-        finding = f"The call to {target_id} was let through. {NOTHING_SPENT}"
+        finding = f"The call to {target_id} was let through. {MADE_UP_TOKEN}"
         yield passed(CALL, finding)
         yield _headers_check(metas[TokenKind.ACCESS_TOKEN])
 
@@ -284,65 +284,66 @@ def _refusal_checks(target_id: str, error: BlinkError) -> Iterator[Check]:
     if error.meta is None:
         yield failed(CALL, str(error), "Look again; if it stays, tell the operator of the server.")
         return
-    said = f"{_said(error)} {NOTHING_SPENT}"
+    response = f"{_response_summary(error)} {MADE_UP_TOKEN}"
     status, by_bank = error.meta.status, error.source is Source.PROVIDER
     if isinstance(error, InvalidClientError) or (status == 401 and not by_bank):
         yield failed(
             CALL,
-            f"The client id is not the one that the certificate is registered for: {said}",
+            f"The client id is not the one that the certificate is registered for: {response}",
             "Set the client id of this certificate, or the certificate of this client id; for this "
             f"environment. If both are right, {SUPPORT}.",
         )
     elif status == 403:
         yield failed(
             CALL,
-            f"{target_id} is not permitted to this client, or there is no such target: {said}",
+            f"{target_id} is not permitted to this client, or there is no such target: {response}",
             f"Check the target's id, and that its bank has approved this client; else {SUPPORT}.",
         )
-    elif status in BAD_FORM and not by_bank:
-        yield doubtful(CALL, "It came no further than the headers.", "Correct the headers first.")
+    elif status in MALFORMED and not by_bank:
+        finding = "The platform refused the call because of its headers."
+        yield warning(CALL, finding, "Correct the headers first.")
         yield failed(
             HEADERS,
-            f"The platform refuses the form of the call: {said}",
+            f"The platform refuses the form of the call: {response}",
             f"Check user_agent, target and username; if they are right, {SUPPORT}.",
         )
         return
     elif by_bank and status < 500:
-        yield passed(CALL, f"The platform let the call through to {target_id}: {said}")
+        yield passed(CALL, f"The platform let the call through to {target_id}: {response}")
     else:
-        yield doubtful(
+        yield warning(
             CALL,
-            f"Platform or bank are in trouble: {said}",
+            f"Platform or bank are in trouble: {response}",
             f"Look again later; if it stays, {SUPPORT}.",
         )
     yield _headers_check(error.meta)
 
 
-def _said(error: BlinkError) -> str:
+def _response_summary(error: BlinkError) -> str:
     assert error.meta is not None
-    words = [f"{error.meta.status}"]
+    parts = [f"{error.meta.status}"]
     if isinstance(error, OAuthError):
-        words += [error.error, error.description or ""]
+        parts += [error.error, error.description or ""]
     if isinstance(error, ProblemError):
-        words += [error.type or error.title or "", error.detail or ""]
-    text = ", ".join(word.rstrip(".") for word in words if word)
+        parts += [error.type or error.title or "", error.detail or ""]
+    text = ", ".join(part.rstrip(".") for part in parts if part)
     return f"{text}. Correlation id {error.meta.correlation_id}."
 
 
 def _headers_check(meta: ResponseMeta) -> Check:
-    wrong = []
+    faults = []
     if meta.source is Source.UNKNOWN:
-        wrong.append("X-CorAPI-Source does not say who answered")
+        faults.append("X-CorAPI-Source does not say who answered")
     if meta.echoed is None:
-        wrong.append("X-Correlation-ID did not come back")
+        faults.append("X-Correlation-ID did not come back")
     elif not meta.echoed:
-        wrong.append("X-Correlation-ID came back changed")
-    if wrong:
-        return doubtful(
+        faults.append("X-Correlation-ID came back changed")
+    if faults:
+        return warning(
             HEADERS,
-            f"{' and '.join(wrong)}. Correlation id {meta.correlation_id}.",
+            f"{' and '.join(faults)}. Correlation id {meta.correlation_id}.",
             "Look for a proxy or gateway in between that drops or changes headers; else "
             f"{SUPPORT}.",
         )
-    rules = "caches are told to keep nothing" if meta.cache_rules_held else "no word to caches"
-    return passed(HEADERS, f"Both ways as they should; the {meta.source} answered; {rules}.")
+    caching = "forbids caching" if meta.cache_rules_held else "does not forbid caching"
+    return passed(HEADERS, f"Correct both ways; the {meta.source} responded and {caching}.")

@@ -1,4 +1,4 @@
-"""The token store: its file, whether it can be read and written, its tables and its keys."""
+"""The checks of `doctor` that use the token store: its file, access, tables and keys."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from blink_oauth.errors import BlinkError, InvalidInputError
 from blink_oauth_keeper import GrantKey, Record, State, TokenStore
 from blink_oauth_keeper.errors import SchemaError, StoreError
 
-from .check import Check, doubtful, failed, passed
+from .check import Check, failed, passed, warning
 from .checks_local import file_check, private_file_check
-from .errors import TroubleError
+from .errors import CommandError
 
 __all__ = ["storage_checks"]
 
@@ -35,7 +35,7 @@ REMEDIES = {
     "3D000": "Correct the database's name, or create it.",
     "42501": "Grant the role of the store all rights on its tables.",
 }
-ANY_FAILURE = "Start the database or give its right address, and look into its log."
+DEFAULT_REMEDY = "Start the database or give its right address, and look into its log."
 
 
 def storage_checks(
@@ -47,28 +47,28 @@ def storage_checks(
     new_name: Callable[[], str],
     free_bytes: Callable[[Path], int],
 ) -> Iterator[Check]:
-    """Check the store, and leave it as it was.
+    """Check the store without changing it.
 
     Args:
-        client_id: Whose records are looked at.
+        client_id: The client whose records are checked.
         open_store: Opens the store.
-        path: Its file, or None if it is no file.
-        keys_file: The file of its keys, or None if they are in none.
-        new_name: Makes a random name, for a grant that does not exist.
-        free_bytes: Tells how many bytes are free in a folder.
+        path: The store's file, or None if it is not a file.
+        keys_file: The file of the store's keys, or None if they are not in a file.
+        new_name: Returns a random name, for a grant that does not exist.
+        free_bytes: Returns the free bytes of the disk of a folder.
     """
     if path is not None:
         yield file_check(path, free_bytes)
         if not path.exists() or path.stat().st_size == 0:
-            # To open it would create it, and a look must change nothing.
+            # Opening the store would create the file, and a check must change nothing.
             yield passed(STORE, f"There is none yet: the first login creates {path}.")
             return
     if keys_file is not None:
         yield from private_file_check("store_keys_file", keys_file)
     try:
         store = open_store()
-    except TroubleError as trouble:
-        yield failed(STORE, trouble.what, trouble.do)
+    except CommandError as error:
+        yield failed(STORE, error.what, error.do)
     except InvalidInputError as error:
         yield failed(STORE, str(error), "Correct the store's address or its keys.")
     except (BlinkError, OSError, ImportError) as error:
@@ -103,14 +103,14 @@ def _store_checks(
 
 def _writable_check(store: TokenStore, client_id: str, new_name: Callable[[], str]) -> Check:
     try:
-        # It begins a change, matches no row, and so changes nothing.
-        store.erase(_nobody(client_id, new_name()))
+        # The delete starts a write transaction, but matches no row.
+        store.erase(_absent_record(client_id, new_name()))
     except StoreError as error:
         return failed(WRITABLE, str(error), _remedy(error))
     return passed(WRITABLE, "It takes changes.")
 
 
-def _nobody(client_id: str, name: str) -> Record:
+def _absent_record(client_id: str, name: str) -> Record:
     long_ago = datetime.fromtimestamp(0, UTC)
     return Record(
         key=GrantKey(client_id, Grant("nowhere", f"nobody-{name}"[:64])),
@@ -126,24 +126,24 @@ def _nobody(client_id: str, name: str) -> Record:
 
 def _keys_check(store: TokenStore, client_id: str) -> Check:
     try:
-        sealed = [_cannot_be_opened(record) for record in _records(store, client_id)]
+        unopened = [_cannot_be_opened(record) for record in _records(store, client_id)]
         older = _older_seals(store)
     except StoreError as error:
         return failed(KEYS, str(error), _remedy(error))
-    if any(sealed):
+    if any(unopened):
         return failed(
             KEYS,
-            f"{sum(sealed)} of {len(sealed)} tokens cannot be opened with the keys at hand.",
+            f"{sum(unopened)} of {len(unopened)} tokens cannot be opened with the keys at hand.",
             "Give the missing key back, after the others. If no key is missing, restore the rows "
             "from a backup or ask those customers for a new consent.",
         )
     if older:
-        return doubtful(
+        return warning(
             KEYS,
             f"{older} stored tokens are not sealed with the first key.",
             "Run blink-oauth keys rotate, and keep the older keys until it has ended.",
         )
-    return passed(KEYS, f"The keys at hand open all {len(sealed)} tokens of {client_id}.")
+    return passed(KEYS, f"The keys at hand open all {len(unopened)} tokens of {client_id}.")
 
 
 def _records(store: TokenStore, client_id: str) -> Iterator[Record]:
@@ -158,13 +158,13 @@ def _cannot_be_opened(record: Record) -> bool:
 
 
 def _older_seals(store: TokenStore) -> int:
-    # Only the SQL store seals; to ask for its class would load a database where there is none.
+    # Only the SQL store seals; importing its class would import a database library needlessly.
     count: Callable[[], int] | None = getattr(store, "count_older_seals", None)
     return count() if count else 0
 
 
 def _remedy(error: StoreError) -> str:
-    # The store's error names the database's own code behind the class of its error.
+    # The error's text has the class of the database's error, then the database's own code.
     return next(
-        (remedy for code, remedy in REMEDIES.items() if f", {code}" in str(error)), ANY_FAILURE
+        (remedy for code, remedy in REMEDIES.items() if f", {code}" in str(error)), DEFAULT_REMEDY
     )

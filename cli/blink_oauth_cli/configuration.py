@@ -1,7 +1,7 @@
-"""What a command was told: flags over `BLINK_*` variables over `blink-oauth.toml`.
+"""The configuration: flags over `BLINK_*` variables over `blink-oauth.toml`.
 
-The ids `CIDX…`, `CIDP…`, `IIDX…` and `IIDP…` stand on the platform's page on custom headers. That X
-means test and P production is inferred from its examples, so it is a reason to ask, not a fact.
+The platform's page on custom headers shows the ids `CIDX…`, `CIDP…`, `IIDX…` and `IIDP…`. That X
+means test and P means production is inferred from its examples and not documented.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from attrs import field, frozen
 from blink_oauth.context import Grant
 from blink_oauth.settings import Settings
 
-from .errors import ExitCode, TroubleError
+from .errors import CommandError, ExitCode
 
 if TYPE_CHECKING:
     from blink_oauth_keeper import TargetProfile
@@ -33,7 +33,7 @@ __all__ = [
 
 Environment = Literal["test", "production"]
 ENVIRONMENTS: Mapping[str | None, Environment] = {"test": "test", "production": "production"}
-"""What the name of a profile says of its environment."""
+"""The environment of a profile, by the profile's name."""
 
 _PREFIXES: dict[str, Environment] = {
     "CIDX": "test",
@@ -44,7 +44,7 @@ _PREFIXES: dict[str, Environment] = {
 
 
 def environment_of(identity: str) -> Environment | None:
-    """Return the environment that the id of a client or a target looks like, or None.
+    """Return the environment that the prefix of a client's or target's id suggests, or None.
 
     Source: bLink custom headers (the shapes); their meaning is inferred.
     """
@@ -66,14 +66,14 @@ SECRETS = frozenset({"key_passphrase", "store_keys"})
 
 @frozen(kw_only=True)
 class Profile:
-    """The part of the file that holds.
+    """The chosen profile of the file.
 
     Attributes:
-        name: Its name, or None.
+        name: The profile's name, or None.
         origin: The file, for messages.
-        environment: The platform's environment that it is for, or None.
-        values: Its settings as text, paths made absolute.
-        targets: What it knows of single targets, by their ids.
+        environment: The platform's environment, or None if it is not known.
+        values: The settings as text, with absolute paths.
+        targets: The tables of single targets, by their ids.
     """
 
     name: str | None = None
@@ -84,14 +84,14 @@ class Profile:
 
 
 def read_profile(path: Path, wanted: str | None) -> Profile:
-    """Read one profile.
+    """Return a profile of the file.
 
     Args:
         path: The file.
-        wanted: The profile that was asked for; None for `profile` in the file, or the only one.
+        wanted: The name of the profile; None for `profile` in the file, or the only one.
 
     Raises:
-        TroubleError: The file cannot be read, has no such profile, or holds what cannot be used.
+        CommandError: The file cannot be read, has no such profile, or has an unusable value.
     """
     document = _document(path)
     profiles = document.get("profiles", {})
@@ -100,10 +100,10 @@ def read_profile(path: Path, wanted: str | None) -> Profile:
     name = wanted or document.get("profile") or (next(iter(profiles)) if len(profiles) == 1 else "")
     table = profiles.get(name) if isinstance(name, str) else None
     if not isinstance(table, dict):
-        there_are = ", ".join(sorted(profiles))
-        raise TroubleError(
+        available = ", ".join(sorted(profiles))
+        raise CommandError(
             f"{path} has no profile {name}." if name else f"{path} has more than one profile.",
-            f"Choose one with --profile (BLINK_PROFILE): {there_are}.",
+            f"Choose one with --profile (BLINK_PROFILE): {available}.",
             ExitCode.USAGE,
         )
     table = dict(table)
@@ -140,19 +140,19 @@ def _text(path: Path, profile: str, key: str, value: object) -> str:
     if isinstance(value, bool):
         return "1" if value else "0"
     if isinstance(value, (str, int, float)):
-        return _anchored(path.parent, key, str(value))
+        return _absolute(path.parent, key, str(value))
     raise _unusable(path, f"{key} must be text or a number")
 
 
-def _anchored(folder: Path, key: str, text: str) -> str:
-    """Return a value in which a relative path counts from the file that names it."""
+def _absolute(folder: Path, key: str, text: str) -> str:
+    """Return a value in which a path that is relative to the file's folder is made absolute."""
     if key == "store" and text.startswith(SQLITE):
         return f"{SQLITE}{folder / text.removeprefix(SQLITE)}"
     return str(folder / text) if key in PATHS or (key == "store" and "://" not in text) else text
 
 
-def _unusable(path: Path, problem: str) -> TroubleError:
-    return TroubleError(
+def _unusable(path: Path, problem: str) -> CommandError:
+    return CommandError(
         f"{path} cannot be used: {problem}. Nothing was sent.",
         "Correct the file; docs/cli.md shows one.",
         ExitCode.USAGE,
@@ -163,17 +163,17 @@ LEASE = 25.0
 
 
 def variable(name: str) -> str:
-    """Return the name of the variable that says the same as a key of the file."""
+    """Return the environment variable that corresponds to a key of the file."""
     return f"BLINK_{name.upper()}"
 
 
 @frozen(kw_only=True)
 class Configuration:
-    """Everything a command was told, the strongest source first.
+    """The merged values of flags, variables and file.
 
     Attributes:
-        profile: The part of the file that holds, empty without a file.
-        values: The variables by their names, flags and file included.
+        profile: The chosen profile; without a file, it has no values.
+        values: The values of all three sources, by the names of the variables.
     """
 
     profile: Profile
@@ -185,25 +185,25 @@ class Configuration:
 
     @property
     def client_id(self) -> str:
-        """Our id in bLink's directory.
+        """The client's id in bLink's directory.
 
         Raises:
-            TroubleError: Nobody told it, or it belongs to another environment.
+            CommandError: The id is not set, or belongs to another environment.
         """
         value = self.get("client_id")
         if value is None:
             raise _missing("client id", "--client-id, BLINK_CLIENT_ID or client_id")
-        self._guard("client id", value)
+        self._require_environment("client id", value)
         return value
 
     @property
     def lease(self) -> float:
-        """Seconds that a refresh has at most."""
+        """The lease of a refresh, in seconds."""
         text = self.get("lease")
         try:
             return LEASE if text is None else float(text)
         except ValueError:
-            raise TroubleError(
+            raise CommandError(
                 "The lease (BLINK_LEASE) is no number of seconds. Nothing was sent.",
                 "Give it as seconds, such as 25.",
                 ExitCode.USAGE,
@@ -213,47 +213,47 @@ class Configuration:
         """Return the settings of the client.
 
         Raises:
-            InvalidInputError: One is missing or cannot be used.
-            TroubleError: The client id belongs to another environment.
+            InvalidInputError: A setting is missing or cannot be used.
+            CommandError: The client id belongs to another environment.
         """
         settings = Settings.from_env(self.values)
-        self._guard("client id", settings.client_id)
+        self._require_environment("client id", settings.client_id)
         return settings
 
     def grant(self, text: str | None) -> Grant:
-        """Return the grant that a command is about.
+        """Return the grant that the command line or the configuration names.
 
         Args:
-            text: `TARGET/USERNAME`, or None for the target and the username that are said apart.
+            text: `TARGET/USERNAME`, or None to use the configured target and username.
 
         Raises:
-            TroubleError: It is not said which, or it belongs to another environment.
-            InvalidInputError: It is no grant.
+            CommandError: Target or username is missing, or the target is of another environment.
+            InvalidInputError: Target or username is invalid.
         """
         target, username = self.get("target"), self.get("username")
         if text is not None:
             target, _, username = text.partition("/")
             if not (target and username):
-                raise TroubleError(
+                raise CommandError(
                     f"“{text}” names no grant.",
                     "Write TARGET/USERNAME, such as IIDX99999/u-4711. blink-oauth status lists "
                     "the grants.",
                     ExitCode.USAGE,
                 )
         if target is None or username is None:
-            raise TroubleError(
-                "It is not said which grant is meant.",
-                "Write TARGET/USERNAME, or --target and --username (BLINK_TARGET, BLINK_USERNAME).",
-                ExitCode.USAGE,
-            )
-        self._guard("target", target)
+            missing = [n for n, v in (("target", target), ("username", username)) if v is None]
+            flags = " and ".join(f"--{name} ({variable(name)})" for name in missing)
+            what = "grant" if len(missing) > 1 else missing[0]
+            do = f"Pass {flags}, or TARGET/USERNAME."
+            raise CommandError(f"No {what} given.", do, ExitCode.USAGE)
+        self._require_environment("target", target)
         return Grant(target, username)
 
     def authorize_url(self, target_id: str) -> str:
-        """Return the bank's authorize URL, in which `{target_id}` stands for the target.
+        """Return the bank's authorize URL, in which `{target_id}` is a placeholder.
 
         Raises:
-            TroubleError: Nobody told it.
+            CommandError: The URL is not set.
         """
         url = self.get("authorize_url") or self.profile.targets.get(target_id, {}).get(
             "authorize_url"
@@ -266,71 +266,71 @@ class Configuration:
         return str(url)
 
     def target_profiles(self) -> dict[str, TargetProfile]:
-        """Return what the file knows of single targets.
+        """Return the profiles of single targets in the file.
 
         Raises:
-            TroubleError: A value cannot be used.
+            CommandError: A value cannot be used.
         """
         from blink_oauth_keeper import TargetProfile
 
         profiles = {}
         for target_id, table in self.profile.targets.items():
-            habits: dict[str, Any] = {k: v for k, v in table.items() if "authorize" not in k}
+            fields: dict[str, Any] = {k: v for k, v in table.items() if "authorize" not in k}
             try:
-                profiles[target_id] = TargetProfile(**habits)
+                profiles[target_id] = TargetProfile(**fields)
             except (TypeError, ValueError) as error:
-                raise TroubleError(
+                raise CommandError(
                     f"The habits of {target_id} in {self.profile.origin} cannot be used: {error}",
                     "docs/operations.md lists them: rotates, after_uncertainty, rate and more.",
                     ExitCode.USAGE,
                 ) from None
         return profiles
 
-    def _guard(self, what: str, identity: str) -> None:
-        looks_like, meant = environment_of(identity), self.profile.environment
-        if meant is not None and looks_like not in {None, meant}:
-            raise TroubleError(
-                f"The {what} {identity} looks like one of {looks_like}, but the profile "
-                f"{self.profile.name} is for {meant}. Nothing was sent.",
+    def _require_environment(self, what: str, identity: str) -> None:
+        apparent, expected = environment_of(identity), self.profile.environment
+        if expected is not None and apparent not in {None, expected}:
+            raise CommandError(
+                f"The {what} {identity} looks like one of {apparent}, but the profile "
+                f"{self.profile.name} is for {expected}. Nothing was sent.",
                 f"Choose another profile with --profile, or correct the {what}.",
                 ExitCode.USAGE,
             )
 
 
-def configure(said: Mapping[str, str], *, folder: Path, user_folder: Path) -> Configuration:
-    """Put the file under what flags and variables say.
+def configure(given: Mapping[str, str], *, folder: Path, user_folder: Path) -> Configuration:
+    """Merge flags and variables with the file; flags and variables take precedence.
 
     Args:
-        said: What they say, by the keys of the file; nothing empty.
-        folder: The working folder, the first where a file is looked for.
-        user_folder: The user's folder for configuration, the second.
+        given: The values of flags and variables, by the keys of the file; none is empty.
+        folder: The working folder, which is searched first.
+        user_folder: The user's folder for configuration, which is searched second.
 
     Raises:
-        TroubleError: The file cannot be used, or there is no such profile.
+        CommandError: The file cannot be used, or there is no such profile.
     """
-    named, wanted = said.get("config"), said.get("profile")
-    places = [Path(named)] if named else [f / "blink-oauth.toml" for f in (folder, user_folder)]
-    path = next((place for place in places if place.exists()), None)
+    named, wanted = given.get("config"), given.get("profile")
+    candidates = [Path(named)] if named else [f / "blink-oauth.toml" for f in (folder, user_folder)]
+    path = next((candidate for candidate in candidates if candidate.exists()), None)
     if named and path is None:
-        raise TroubleError(
+        raise CommandError(
             f"There is no file {named}.", "Correct --config (BLINK_CONFIG).", ExitCode.USAGE
         )
     if path is None and wanted and wanted not in ENVIRONMENTS:
-        raise TroubleError(
+        raise CommandError(
             f"There is no profile {wanted}: no blink-oauth.toml was found.",
             f"Write one to {folder} or {user_folder}, or name it with --config.",
             ExitCode.USAGE,
         )
-    # Without a file, the name alone says which environment is meant.
+    # Without a file, the profile's name alone determines the environment.
     profile = Profile(name=wanted, environment=ENVIRONMENTS.get(wanted))
     if path is not None:
         profile = read_profile(path, wanted)
-    values = {variable(name): value for name, value in {**profile.values, **said}.items()}
+    values = {variable(name): value for name, value in {**profile.values, **given}.items()}
     return Configuration(profile=profile, values=values)
 
 
-def _missing(what: str, where: str) -> TroubleError:
-    return TroubleError(
+def _missing(what: str, where: str) -> CommandError:
+    return CommandError(
         f"The {what} is not known. Nothing was sent.",
         f"Set {where} in blink-oauth.toml. To try things out: blink-oauth sandbox.",
         ExitCode.USAGE,

@@ -1,4 +1,4 @@
-"""`doctor`: all checks, in the order in which a person would make them, and what to do."""
+"""`doctor`: all checks, each with a remedy for what it finds."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from blink_oauth.settings import Settings
 from .app import App
 from .check import Check, Level
 from .configuration import Environment
-from .errors import ExitCode, TroubleError, trouble_with
+from .errors import CommandError, ExitCode, error_from
 from .options import configured, setting
 
 if TYPE_CHECKING:
     from blink_oauth_keeper import TokenStore
 
-__all__ = ["doctor", "examine"]
+__all__ = ["doctor", "run_checks"]
 
 
-def examine(
+def run_checks(
     settings: Settings,
     *,
     environment: Environment | None,
@@ -41,42 +41,41 @@ def examine(
     new_name: Callable[[], str] = secrets.token_hex,
     free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
 ) -> Iterator[Check]:
-    """Make every check, and yield what each found as soon as it is known.
+    """Run every check, and yield each result as soon as it is known.
 
-    Nothing that is wrong makes it raise, and nothing is spent or changed: no code, no token, no
-    row. A check that needs another one to pass says that it was not made.
+    No fault raises an error, and nothing is spent or changed: no code, no token, no row. A check
+    that depends on one that failed reports that it was not made.
 
     Args:
-        settings: What the client would use.
-        environment: What the settings are meant for, or None if that is not known.
-        target_id: A bank to make a harmless call to, or None to make none.
-        username: The user of that call; a made-up one if None.
-        lease: Seconds that a refresh has at most, as the manager will get it.
-        open_store: Opens the token store. It may raise `TroubleError`, `BlinkError`, `OSError` and
+        settings: The client's settings.
+        environment: The environment of the settings, or None if it is not known.
+        target_id: The id of a bank for a harmless call, or None to make none.
+        username: The username of that call, or None for a made-up one.
+        lease: The lease of a refresh in seconds, as the manager receives it.
+        open_store: Opens the token store. It may raise `CommandError`, `BlinkError`, `OSError` and
             `ImportError`.
-        store_path: The file of the store, or None if it is no file. A file that is not there yet
-            is not created.
-        keys_file: The file of the store's keys, or None if they are in none.
-        clock: Tells the present moment, aware UTC.
-        new_name: Makes a random name, for a token and a grant that do not exist.
-        free_bytes: Tells how many bytes are free in a folder.
+        store_path: The store's file, or None if it is not a file. A missing file is not created.
+        keys_file: The file of the store's keys, or None if they are not in a file.
+        clock: Returns the current time, aware UTC.
+        new_name: Returns a random name, for a token and a grant that do not exist.
+        free_bytes: Returns the free bytes of the disk of a folder.
     """
     from blink_oauth.headers import Probe
 
     from .checks_local import certificate_checks, identity_checks, lease_check
-    from .checks_network import call_checks, clock_check, line_checks, visit
+    from .checks_network import call_checks, clock_check, connection_checks, send_probe
     from .checks_store import storage_checks
 
     yield from identity_checks(settings, environment, target_id)
     yield from certificate_checks(settings, now=clock())
     yield lease_check(lease, settings.timeouts)
-    ours = visit(settings, clock)
-    answers = []
-    for check, answer in line_checks(settings, ours, clock):
+    probe = send_probe(settings, clock)
+    probes = []
+    for check, connection_probe in connection_checks(settings, probe, clock):
         yield check
-        answers += [answer] if answer else []
-    yield clock_check(answers[0] if answers else None)
-    reached = isinstance(ours, Probe)
+        probes += [connection_probe] if connection_probe else []
+    yield clock_check(probes[0] if probes else None)
+    reached = isinstance(probe, Probe)
     yield from call_checks(settings, target_id, username, clock, new_name, reached=reached)
     yield from storage_checks(
         settings.client_id,
@@ -108,39 +107,39 @@ def doctor(ctx: click.Context, json_: bool) -> None:
     """
     app: App = ctx.obj
     failed = False
-    found = []
-    for check in _checks(app):
+    checks = []
+    for check in _all_checks(app):
         failed = failed or check.level == "fail"
-        found.append(check)
+        checks.append(check)
         if not json_:
             _print(app, check)
     if json_:
-        app.screen.json([asdict(check) for check in found])
+        app.screen.json([asdict(check) for check in checks])
     if failed:
         ctx.exit(ExitCode.FAILED)
 
 
-def _checks(app: App) -> Iterator[Check]:
+def _all_checks(app: App) -> Iterator[Check]:
     try:
         configuration = app.configuration
-        # Not configuration.settings(): an id of another environment is one finding among others.
+        # Not configuration.settings(): an id of another environment is only one of the findings.
         settings = Settings.from_env(configuration.values)
-        lease, place = configuration.lease, app.place
-    except (BlinkError, TroubleError) as error:
-        trouble = error if isinstance(error, TroubleError) else trouble_with(error)
-        yield Check("configuration", Level.FAIL, trouble.what, trouble.do)
+        lease, location = configuration.lease, app.store_location
+    except (BlinkError, CommandError) as error:
+        reported = error if isinstance(error, CommandError) else error_from(error)
+        yield Check("configuration", Level.FAIL, reported.what, reported.do)
         return
     origin = configuration.profile.origin or "variables and flags alone"
     yield Check("configuration", Level.OK, f"Complete; read from {origin}.", None)
-    yield from examine(
+    yield from run_checks(
         settings,
         environment=configuration.profile.environment,
         target_id=configuration.get("target"),
         username=configuration.get("username"),
         lease=lease,
         open_store=app.open_store,
-        store_path=place.file,
-        keys_file=None if place.keys else place.keys_file,
+        store_path=location.file,
+        keys_file=None if location.keys else location.keys_file,
     )
 
 

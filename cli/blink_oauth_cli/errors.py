@@ -1,4 +1,4 @@
-"""What went wrong, in two lines: what happened, and what to do. And the exit codes."""
+"""Errors of the command, in two lines (what happened, what to do), and its exit codes."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from blink_oauth_keeper.errors import (
     UnknownGrantError,
 )
 
-__all__ = ["ExitCode", "TroubleError", "trouble_with", "trouble_without"]
+__all__ = ["CommandError", "ExitCode", "error_from", "missing_extra"]
 
 
 class ExitCode(IntEnum):
-    """What the exit code of a command says."""
+    """The exit codes of the command."""
 
     DONE = 0
     FAILED = 1
-    """It failed; the same command may be given again."""
+    """The command failed; it may be run again."""
     USAGE = 2
     """The command or the configuration is wrong; nothing was sent."""
-    PERSON_NEEDED = 3
-    """Only the customer can help, with a new consent."""
+    CUSTOMER_NEEDED = 3
+    """The grant needs a new consent of its customer."""
     UNCERTAIN = 4
     """A code or a refresh token may be spent."""
     INTERRUPTED = 130
 
 
-class TroubleError(Exception):
-    """A command cannot go on.
+class CommandError(Exception):
+    """An error that ends the command.
 
     Args:
         what: What happened, and whether anything was spent.
@@ -67,11 +67,11 @@ _EXTRAS: Mapping[str, str] = {
     "sqlalchemy": "cli,sql",
     "psycopg": "cli,postgresql",
 }
-"""Which extras bring a library that a bare installation lacks."""
+"""The extras that install each optional library."""
 
 
-def trouble_without(module: str | None) -> TroubleError | None:
-    """Say which extra brings a module that is not installed; None if none of ours does.
+def missing_extra(module: str | None) -> CommandError | None:
+    """Return the error that names the extra of a missing module, or None if no extra installs it.
 
     Args:
         module: The `name` of a `ModuleNotFoundError`.
@@ -80,7 +80,7 @@ def trouble_without(module: str | None) -> TroubleError | None:
     extras = _EXTRAS.get(library)
     if extras is None:
         return None
-    return TroubleError(
+    return CommandError(
         f"{library} is not installed.", f"pip install 'blink-oauth[{extras}]'", ExitCode.USAGE
     )
 
@@ -105,12 +105,12 @@ _REMEDIES: tuple[tuple[type[BlinkError], str], ...] = (
 )
 
 
-def trouble_with(error: BlinkError) -> TroubleError:
-    """Say an error of the library in two lines."""
+def error_from(error: BlinkError) -> CommandError:
+    """Return an error of the library as an error of the command."""
     text = " ".join(str(error).split())
     if error.correlation_id and error.correlation_id not in text:
         text += f" (correlation id {error.correlation_id})"
-    return TroubleError(text, _remedy(error), _exit_code(error))
+    return CommandError(text, _remedy(error), _exit_code(error))
 
 
 def _remedy(error: BlinkError) -> str:
@@ -132,5 +132,5 @@ def _exit_code(error: BlinkError) -> ExitCode:
     if isinstance(error, InvalidInputError):
         return ExitCode.USAGE
     if error.needs_consent:
-        return ExitCode.PERSON_NEEDED
+        return ExitCode.CUSTOMER_NEEDED
     return ExitCode.UNCERTAIN if error.outcome is Outcome.UNCERTAIN else ExitCode.FAILED

@@ -1,4 +1,4 @@
-"""`token`, `refresh`, `revoke` work on one grant; `status` and `history` read the store alone."""
+"""`token`, `refresh` and `revoke` use one grant; `status` and `history` only read the store."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from attrs import asdict, evolve
 from blink_oauth_keeper.errors import SealError
 
 from .app import App
-from .errors import ExitCode, TroubleError
-from .options import configured, the_grant
-from .output import ahead, name_of
+from .errors import CommandError, ExitCode
+from .options import configured, takes_grant
+from .output import grant_name, time_left
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -32,7 +32,7 @@ blink-oauth token IIDX99999/u-4711 --header | curl --header @- https://…
 TOKEN=$(blink-oauth token IIDX99999/u-4711 --reveal)
 """
 )
-@the_grant
+@takes_grant
 @click.option("--reveal", is_flag=True, help="Print the access token itself, and nothing else.")
 @click.option("--header", is_flag=True, help="Print an Authorization header, for curl --header @-.")
 @click.option("--json", "json_", is_flag=True, help="Print one JSON object, without the token.")
@@ -41,13 +41,13 @@ TOKEN=$(blink-oauth token IIDX99999/u-4711 --reveal)
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="SECONDS",
-    help="Seconds that it must still live.",
+    help="Seconds that the token must still be valid.",
 )
 @click.pass_obj
 def token(
     app: App, *, grant: Grant, reveal: bool, header: bool, json_: bool, min_validity: float
 ) -> None:
-    """Say how the token of a grant is; refresh it first if it must be.
+    """Show when the token of a grant expires; refresh it first if necessary.
 
     Nothing secret is printed unless --reveal or --header asks for it. Do not put a token on a
     command line of your own: other users of the machine can see it there.
@@ -61,7 +61,7 @@ def token(
     elif header:
         app.screen.line(f"Authorization: Bearer {found.access_token.reveal()}")
     else:
-        _show(app, grant, found, json_)
+        _print_token(app, grant, found, json_)
 
 
 @configured(
@@ -70,7 +70,7 @@ blink-oauth refresh IIDX99999/u-4711
 blink-oauth refresh --target IIDX99999 --username u-4711 --json
 """
 )
-@the_grant
+@takes_grant
 @click.option("--json", "json_", is_flag=True, help="Print one JSON object, without the token.")
 @click.pass_obj
 def refresh(app: App, *, grant: Grant, json_: bool) -> None:
@@ -81,10 +81,10 @@ def refresh(app: App, *, grant: Grant, json_: bool) -> None:
     """
     with app.manager() as manager:
         found = manager.refresh(grant)
-    _show(app, grant, found, json_)
+    _print_token(app, grant, found, json_)
 
 
-def _show(app: App, grant: Grant, token: Token, json_: bool) -> None:
+def _print_token(app: App, grant: Grant, token: Token, json_: bool) -> None:
     from blink_oauth.tokens import utc_now
 
     has_refresh_token = token.refresh_token is not None
@@ -98,8 +98,8 @@ def _show(app: App, grant: Grant, token: Token, json_: bool) -> None:
             }
         )
         return
-    left = ahead(token.expires_at, utc_now())
-    app.screen.line(f"{name_of(grant)}: the access token is good; it expires in {left}.")
+    left = time_left(token.expires_at, utc_now())
+    app.screen.line(f"{grant_name(grant)}: the access token is good; it expires in {left}.")
     if not has_refresh_token:
         app.screen.line("The bank gave no refresh token: the customer is needed again after that.")
 
@@ -110,7 +110,7 @@ blink-oauth revoke IIDX99999/u-4711
 blink-oauth revoke IIDX99999/u-4711 --yes
 """
 )
-@the_grant
+@takes_grant
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def revoke(app: App, *, grant: Grant, yes: bool) -> None:
@@ -119,21 +119,22 @@ def revoke(app: App, *, grant: Grant, yes: bool) -> None:
     This is for good: to use the bank again, its customer must log in there again.
     """
     if not yes:
-        _ask(grant)
+        _require_confirmation(grant)
     with app.manager() as manager:
         manager.revoke(grant)
-    app.screen.line(f"{name_of(grant)}: revoked. The bank has confirmed it for every token.")
+    app.screen.line(f"{grant_name(grant)}: revoked. The bank has confirmed it for every token.")
 
 
-def _ask(grant: Grant) -> None:
+def _require_confirmation(grant: Grant) -> None:
+    name = grant_name(grant)
     if not sys.stdin.isatty():
-        raise TroubleError(
-            f"{name_of(grant)} is not revoked: nobody is there to be asked.",
+        raise CommandError(
+            f"{name} is not revoked: without a terminal, it cannot be confirmed.",
             "Add --yes to do it without a question.",
             ExitCode.USAGE,
         )
-    if not click.confirm(f"Revoke {name_of(grant)} for good?", err=True):
-        raise TroubleError(f"{name_of(grant)} is not revoked.", "Nothing was sent.", ExitCode.USAGE)
+    if not click.confirm(f"Revoke {name} for good?", err=True):
+        raise CommandError(f"{name} is not revoked.", "Nothing was sent.", ExitCode.USAGE)
 
 
 COLUMNS = ("Target", "Username", "State", "Expires", "Idle days", "Outcome", "Correlation id")
@@ -166,9 +167,10 @@ def status(app: App, json_: bool) -> None:
         return profiles.get(target_id, general)
 
     with app.store() as store:
-        found = [_once_over(each) for each in statuses_of(store, client_id, profile_of, utc_now)]
+        statuses = statuses_of(store, client_id, profile_of, utc_now)
+        found = [_uncertain_if_expired(each) for each in statuses]
     if json_:
-        app.screen.json([_described(each) for each in found])
+        app.screen.json([_as_json(each) for each in found])
     elif found:
         app.screen.table(COLUMNS, [_row(each, utc_now()) for each in found])
     else:
@@ -181,17 +183,17 @@ def _row(status: GrantStatus, now: datetime) -> tuple[str, ...]:
         status.grant.target_id,
         status.grant.username,
         _state(status),
-        ahead(status.expires_at, now),
+        time_left(status.expires_at, now),
         "-" if idle is None else str(max(0, (idle - now).days)),
         status.error or "ok",
         status.correlation_id or "-",
     )
 
 
-def _once_over(status: GrantStatus) -> GrantStatus:
-    """Return a status in which a refresh that has outlived its lease counts as uncertain.
+def _uncertain_if_expired(status: GrantStatus) -> GrantStatus:
+    """Return the status, with `uncertain` for a refresh whose lease has expired.
 
-    Whoever made it has left. The record says so only when the next one takes the grant.
+    The record itself stays `refreshing` until the next claim of the grant.
     """
     if status.state == "refreshing" and not status.retry_in:
         return evolve(status, state=type(status.state)("uncertain"))
@@ -207,15 +209,15 @@ def _state(status: GrantStatus) -> str:
     return state
 
 
-def _described(status: GrantStatus) -> dict[str, object]:
+def _as_json(status: GrantStatus) -> dict[str, object]:
     content = asdict(status, recurse=False)
     grant = content.pop("grant")
-    moments = {
+    times = {
         name: value.isoformat() if value else None
         for name, value in content.items()
         if name.endswith("_at") or name == "idle_until"
     }
-    return {"target_id": grant.target_id, "username": grant.username, **content, **moments}
+    return {"target_id": grant.target_id, "username": grant.username, **content, **times}
 
 
 @configured(
@@ -224,7 +226,7 @@ blink-oauth history IIDX99999/u-4711
 blink-oauth history IIDX99999/u-4711 --limit 1000 --json
 """
 )
-@the_grant
+@takes_grant
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -265,4 +267,4 @@ def history(app: App, *, grant: Grant, limit: int, json_: bool) -> None:
         ]
         app.screen.table(("At (UTC)", "Event", "Outcome", "Actor", "Correlation id"), rows)
     else:
-        app.screen.note(f"Nothing is known of {name_of(grant)}. blink-oauth status lists all.")
+        app.screen.note(f"Nothing is known of {grant_name(grant)}. blink-oauth status lists all.")

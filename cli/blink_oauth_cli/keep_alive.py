@@ -1,4 +1,4 @@
-"""`keep-alive`: refresh what nobody uses, once or again and again."""
+"""`keep-alive`: refresh idle grants, once or at intervals."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = ["keep_alive"]
 
 
 def duration(text: str) -> timedelta:
-    """Read a length of time as click's types do.
+    """Parse a duration; used as the type of a click option.
 
     Raises:
-        click.BadParameter: It is none.
+        click.BadParameter: The text is no duration.
     """
     try:
         return parse_duration(text)
@@ -39,8 +39,8 @@ def duration(text: str) -> timedelta:
 
 
 @frozen(kw_only=True)
-class _Order:
-    """What a run is to do."""
+class _Options:
+    """The options of a run; `within` is the idle time left below which a grant is due."""
 
     within: timedelta
     limit: int
@@ -63,7 +63,7 @@ blink-oauth keep-alive | tee -a keep-alive.jsonl
     default="10d",
     show_default=True,
     metavar="TIME",
-    help="Refresh the grants whose refresh token has no longer than this to live unused.",
+    help="Refresh the grants whose refresh token expires within this time if it is not used.",
 )
 @click.option("--every", type=duration, metavar="TIME", help="Do it again and again, as a daemon.")
 @click.option(
@@ -81,93 +81,93 @@ def keep_alive(
     concurrency: int,
     dry_run: bool,
 ) -> None:
-    """Refresh the grants that nobody uses, before their refresh tokens die of it.
+    """Refresh idle grants before their refresh tokens expire.
 
     Run it once a day, on every node if you like: no two refresh the same grant. On a terminal it
-    shows its progress, anywhere else it prints one JSON line for each event. SIGTERM and Ctrl-C
-    end it when what is in the air has landed.
+    shows its progress, anywhere else it prints one JSON line for each event. On SIGTERM or Ctrl-C
+    it finishes the refreshes in progress, then exits.
 
     The exit code is 3 if a customer is needed for any grant of the store, 4 if a refresh of this
     run is uncertain, 1 if one failed and is to be tried again, or if a key is missing.
     """
     app: App = ctx.obj
-    order = _Order(within=within, limit=limit, concurrency=concurrency, dry_run=dry_run)
+    options = _Options(within=within, limit=limit, concurrency=concurrency, dry_run=dry_run)
     with (
-        _stopping() as stop,
-        app.manager(None if app.screen.is_terminal else _line(app)) as manager,
+        _stop_on_signals() as stop,
+        app.manager(None if app.screen.is_terminal else _json_listener(app)) as manager,
     ):
-        code = _run(app, manager, order, stop.is_set)
+        code = _run(app, manager, options, stop.is_set)
         while every is not None and not stop.wait(every.total_seconds()):
-            code = _run(app, manager, order, stop.is_set)
+            code = _run(app, manager, options, stop.is_set)
     ctx.exit(code)
 
 
-def _run(app: App, manager: TokenManager, order: _Order, stop: Callable[[], bool]) -> ExitCode:
-    due = manager.refresh_due(within=order.within, limit=order.limit, dry_run=True).due
-    if order.dry_run:
-        _tell(app, {"event": "keep_alive.dry_run", "due": due}, f"{due} due; nothing was changed.")
+def _run(app: App, manager: TokenManager, options: _Options, stop: Callable[[], bool]) -> ExitCode:
+    due = manager.refresh_due(within=options.within, limit=options.limit, dry_run=True).due
+    if options.dry_run:
+        _print(app, {"event": "keep_alive.dry_run", "due": due}, f"{due} due; nothing was changed.")
         return ExitCode.DONE
     with _progress(app, due) as on_progress:
         report = manager.refresh_due(
-            within=order.within,
-            limit=order.limit,
-            concurrency=order.concurrency,
+            within=options.within,
+            limit=options.limit,
+            concurrency=options.concurrency,
             on_progress=on_progress,
             stop=stop,
         )
     statuses = list(manager.statuses())
-    sealed = sum(each.error == SealError.__name__ for each in statuses)
-    needy = sum(each.needs_consent and each.state != "revoked" for each in statuses) - sealed
-    counts = ", ".join(
-        f"{count} {name.replace('_', ' ')}" for name, count in asdict(report).items()
-    )
-    _tell(
+    unopened = sum(each.error == SealError.__name__ for each in statuses)
+    needing_customer = sum(each.needs_consent and each.state != "revoked" for each in statuses)
+    needing_customer -= unopened
+    counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in asdict(report).items())
+    _print(
         app,
         {
             "event": "keep_alive.finished",
             **asdict(report),
-            "customers_needed": needy,
-            "keys_missing": sealed,
+            "customers_needed": needing_customer,
+            "keys_missing": unopened,
         },
-        f"{counts}. Grants that need their customer: {needy}. Sealed by a missing key: {sealed}.",
+        f"{counts}. Grants that need their customer: {needing_customer}. "
+        f"Sealed by a missing key: {unopened}.",
     )
-    return exit_code(report, needy, sealed)
+    return exit_code(report, needing_customer, unopened)
 
 
-def exit_code(report: Report, needy: int, sealed: int = 0) -> ExitCode:
-    """Say with a number how a run went; what needs a person comes first.
+def exit_code(report: Report, needing_customer: int, unopened: int = 0) -> ExitCode:
+    """Return the exit code of a run; a grant that needs its customer counts most.
 
     Args:
-        report: What the run did.
-        needy: How many grants of the store need their customer.
-        sealed: How many cannot be opened, as their key is missing.
+        report: The counts of the run.
+        customers_needed: The number of grants in the store that need their customer.
+        keys_missing: The number of grants that cannot be opened because a key is missing.
     """
-    if needy:
-        return ExitCode.PERSON_NEEDED
+    if needing_customer:
+        return ExitCode.CUSTOMER_NEEDED
     if report.uncertain:
         return ExitCode.UNCERTAIN
-    return ExitCode.FAILED if report.failed or report.left or sealed else ExitCode.DONE
+    return ExitCode.FAILED if report.failed or report.left or unopened else ExitCode.DONE
 
 
-def _tell(app: App, content: dict[str, object], text: str) -> None:
+def _print(app: App, content: dict[str, object], text: str) -> None:
     if app.screen.is_terminal:
         app.screen.line(text)
     else:
         app.screen.json(content)
 
 
-def _line(app: App) -> Callable[[Event], None]:
-    def tell(event: Event) -> None:
+def _json_listener(app: App) -> Callable[[Event], None]:
+    def print_event(event: Event) -> None:
         content = asdict(event)
         name, at = content.pop("name"), content.pop("at")
         app.screen.json({"event": name.value, "at": at.isoformat(), **content})
 
-    return tell
+    return print_event
 
 
 @contextmanager
 def _progress(app: App, due: int) -> Iterator[Callable[[Report], None] | None]:
-    """Show a bar on a terminal, and nothing elsewhere."""
+    """Show a progress bar on a terminal, and nothing elsewhere."""
     if not app.screen.is_terminal:
         yield None
         return
@@ -178,28 +178,28 @@ def _progress(app: App, due: int) -> Iterator[Callable[[Report], None] | None]:
         task = bar.add_task("", total=due)
 
         def show(report: Report) -> None:
-            landed = report.refreshed + report.failed + report.uncertain
-            landed += report.consent_needed + report.left
-            bar.update(task, completed=landed, total=max(due, report.due))
+            finished = report.refreshed + report.failed + report.uncertain
+            finished += report.consent_needed + report.left
+            bar.update(task, completed=finished, total=max(due, report.due))
 
         yield show
 
 
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """Let SIGTERM and Ctrl-C end the run in order; a second one is heard as usual."""
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """Yield an event that the first SIGTERM or Ctrl-C sets; the second has its usual effect."""
     stop = threading.Event()
-    before: dict[int, Any] = {}
+    previous: dict[int, Any] = {}
 
-    def heed(number: int, _: object) -> None:
+    def request_stop(number: int, _: object) -> None:
         stop.set()
-        signal.signal(number, before[number])
+        signal.signal(number, previous[number])
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.getsignal(number)
-        signal.signal(number, heed)
+        previous[number] = signal.getsignal(number)
+        signal.signal(number, request_stop)
     try:
         yield stop
     finally:
-        for each, handler in before.items():
+        for each, handler in previous.items():
             signal.signal(each, handler)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from .app import App, read_keys, write_keys
-from .errors import ExitCode, TroubleError
+from .errors import CommandError, ExitCode
 from .options import Command
 
 __all__ = ["keys"]
@@ -48,7 +48,7 @@ def generate(app: App, output: Path | None, reveal: bool) -> None:
         app.screen.line(key.reveal())
         return
     if output.exists():
-        raise TroubleError(
+        raise CommandError(
             f"{output} is there already, and is left as it is.",
             "Name a new file. To add a key to a store's file: blink-oauth keys rotate.",
             ExitCode.USAGE,
@@ -78,17 +78,17 @@ def rotate(app: App, drop_old: bool) -> None:
     """
     from blink_oauth_keeper.store.sealing import new_key
 
-    file = app.place.keys_file
+    file = app.store_location.keys_file
     with app.store() as store:
-        # Tables and keys are tried before a new key makes it harder to see what is wrong.
+        # Try tables and keys first: a new key would make a fault harder to find.
         count, unopened = store.rotate_keys(), store.count_older_seals()
     if unopened:
-        raise TroubleError(
+        raise CommandError(
             f"{unopened} stored pairs are sealed with a key that is not given. No key was made.",
             "Give that key back (BLINK_STORE_KEYS_FILE or BLINK_STORE_KEYS), then rotate again.",
         )
     older = 0
-    if not app.place.keys:
+    if not app.store_location.keys:
         assert file is not None
         write_keys(file, [new_key(), *read_keys(file)], replace=True)
         app.screen.note(f"A new key is the first one in {file}. Back it up.")
@@ -96,11 +96,11 @@ def rotate(app: App, drop_old: bool) -> None:
             count, older = store.rotate_keys(), store.count_older_seals()
     app.screen.line(f"Sealed anew: {count}. Still under another key: {older}.")
     if older:
-        raise TroubleError(
+        raise CommandError(
             f"{older} pairs are still under another key; all of them can be opened as before.",
             "Another process seals with another key first: give it the new one, then rotate again.",
         )
-    if drop_old and not app.place.keys:
+    if drop_old and not app.store_location.keys:
         assert file is not None
         write_keys(file, read_keys(file)[:1], replace=True)
         app.screen.note(f"The older keys are gone from {file}.")

@@ -1,4 +1,4 @@
-"""`login`: a customer's consent, from the bank's page into the store."""
+"""`login`: obtain a customer's consent at the bank, and store the token."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from blink_oauth.context import Grant, Psu
 from blink_oauth.tokens import Secret
 
 from .app import App
-from .errors import ExitCode, TroubleError
-from .options import configured, setting, the_grant
-from .output import ahead, name_of
+from .errors import CommandError, ExitCode
+from .options import configured, setting, takes_grant
+from .output import grant_name, time_left
 
 if TYPE_CHECKING:
     from blink_oauth.tokens import Token
 
 __all__ = ["login"]
 
-ON_LOOPBACK = "http://127.0.0.1/callback"
-"""Any free port is taken (RFC 8252 section 7.3)."""
+DEFAULT_REDIRECT_URI = "http://127.0.0.1/callback"
+"""Without a port, any free one is used (RFC 8252 section 7.3)."""
 
 
 @configured(
@@ -31,8 +31,8 @@ blink-oauth login IIDX99999/u-4711 --redirect-uri http://127.0.0.1:8765/callback
 blink-oauth login IIDX99999/u-4711 --redirect-uri https://app.example/callback --code -
 """
 )
-@the_grant
-@setting("--authorize-url", metavar="URL", help="The bank's; {target_id} is filled in.")
+@takes_grant
+@setting("--authorize-url", metavar="URL", help="The bank's page; {target_id} is filled in.")
 @setting("--redirect-uri", metavar="URI", help="As registered with bLink; on loopback here.")
 @click.option(
     "--parameter",
@@ -42,12 +42,8 @@ blink-oauth login IIDX99999/u-4711 --redirect-uri https://app.example/callback -
     help="A further parameter that the bank's page wants, such as scope=….",
 )
 @click.option("--no-browser", is_flag=True, help="Print the URL instead of opening it.")
-@click.option("--code", metavar="CODE", help="The code that came elsewhere; - asks for it.")
-@setting(
-    "--psu-ip",
-    metavar="IP",
-    help="The customer's address, if not that of this machine.",
-)
+@click.option("--code", metavar="CODE", help="A code that was received elsewhere; - asks for it.")
+@setting("--psu-ip", metavar="IP", help="The customer's address, if not that of this machine.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
@@ -61,8 +57,8 @@ def login(app: App, /, *, grant: Grant, code: str | None, **options: Any) -> Non
     """Log a customer in at the bank, and store the token.
 
     The bank's page opens in your browser. Where it sends the browser back, this command listens
-    on this machine alone, exchanges the code at once (it lives 30 s) and stores the pair before
-    anything else.
+    on this machine alone, exchanges the code at once (it is valid for 30 s) and stores the pair
+    before anything else.
 
     A code is a secret until it is spent: with --code - it is asked for and not kept in the history
     of your shell.
@@ -75,8 +71,8 @@ def login(app: App, /, *, grant: Grant, code: str | None, **options: Any) -> Non
         token = _with_browser(app, grant, **options)
     else:
         token = _with_code(app, grant, Secret(code))
-    left = ahead(token.expires_at, utc_now())
-    app.screen.line(f"{name_of(grant)}: logged in and stored. The access token expires in {left}.")
+    name, left = grant_name(grant), time_left(token.expires_at, utc_now())
+    app.screen.line(f"{name}: logged in and stored. The access token expires in {left}.")
 
 
 def _with_browser(
@@ -92,7 +88,7 @@ def _with_browser(
     settings = configuration.settings()
     template = configuration.authorize_url(grant.target_id)
     with app.store() as store:
-        # Nobody is asked for a consent that could not be stored.
+        # Do not ask the customer for a consent that could not be stored.
         store.load(GrantKey(settings.client_id, grant))
     with app.manager() as manager:
         return log_in(
@@ -100,10 +96,10 @@ def _with_browser(
             client_id=settings.client_id,
             grant=grant,
             authorize_template=template,
-            redirect_uri=configuration.get("redirect_uri") or ON_LOOPBACK,
+            redirect_uri=configuration.get("redirect_uri") or DEFAULT_REDIRECT_URI,
             extra=dict(map(_parameter, parameters)),
             open_browser=None if no_browser else webbrowser.open,
-            tell=app.screen.note,
+            notify=app.screen.note,
             timeout=timeout,
             psu_ip=configuration.get("psu_ip") or own_address(settings.base_url),
         )
@@ -113,9 +109,9 @@ def _with_code(app: App, grant: Grant, code: Secret) -> Token:
     configuration = app.configuration
     redirect_uri = configuration.get("redirect_uri")
     if redirect_uri is None:
-        raise TroubleError(
+        raise CommandError(
             "The redirect URI that the code was sent to is not known. The code is not spent.",
-            "Give it unchanged with --redirect-uri; a code lives 30 s.",
+            "Give it unchanged with --redirect-uri; a code is valid for 30 s.",
             ExitCode.USAGE,
         )
     address = configuration.get("psu_ip") or Psu.AUTOMATIC

@@ -1,4 +1,4 @@
-"""One login at a bank: its `state`, its authorize URL, and what its callback means. Pure."""
+"""The authorization request of a login, and its callback (RFC 6749 section 4.1). Pure."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from blink_oauth.errors import InvalidInputError
 from blink_oauth.headers import is_visible_ascii
 from blink_oauth.tokens import Secret
 
-from .errors import TroubleError
+from .errors import CommandError
 
 __all__ = [
     "START_AGAIN",
-    "Attempt",
-    "Code",
-    "LoginRefusedError",
-    "Refusal",
-    "Why",
+    "AuthorizationCode",
+    "AuthorizationRequest",
+    "FailedCallback",
+    "Failure",
+    "LoginFailedError",
     "authorize_url",
-    "judge",
-    "new_attempt",
+    "new_authorization_request",
     "printable",
+    "read_callback",
 ]
 
-OURS = ("response_type", "client_id", "redirect_uri", "username", "state")
+OWN_PARAMETERS = ("response_type", "client_id", "redirect_uri", "username", "state")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 _NONCE_BYTES = 16
 
 
-class LoginRefusedError(TroubleError):
-    """A login ended before a code was sent to the platform."""
+class LoginFailedError(CommandError):
+    """A login that ended before a code was sent to the platform."""
 
 
 @frozen
-class Attempt:
-    """One attempt to log in.
+class AuthorizationRequest:
+    """The authorization request of one login.
 
     Attributes:
         client_id: The service user.
-        grant: What the customer is asked to consent to.
-        redirect_uri: Where the bank sends the browser back, with the port that is listened on.
-        state: What the callback must bring along.
+        grant: The grant that the customer is asked to consent to.
+        redirect_uri: The URI to which the bank redirects the browser, with its port.
+        state: The value that the callback must return.
     """
 
     client_id: str
@@ -59,69 +59,72 @@ class Attempt:
     state: Secret = field(repr=False)
 
 
-def new_attempt(
+def new_authorization_request(
     client_id: str,
     grant: Grant,
     redirect_uri: str,
     *,
     random: Callable[[int], bytes] = os.urandom,
     key: bytes,
-) -> Attempt:
-    """Begin an attempt, with a state that is bound to all that it is about.
+) -> AuthorizationRequest:
+    """Return a request whose state is bound to all its other fields.
 
     Args:
         client_id: The service user.
-        grant: What the customer is asked to consent to.
-        redirect_uri: Where the bank sends the browser back.
-        random: Returns that many random bytes.
-        key: What the binding is made with; nobody else knows it.
+        grant: The grant that the customer is asked to consent to.
+        redirect_uri: The URI to which the bank redirects the browser.
+        random: Returns the given number of random bytes.
+        key: The secret HMAC key of the binding.
 
     Source: RFC 6749 section 10.12; RFC 9700 sections 2.1 and 4.7.
     """
     nonce = random(_NONCE_BYTES)
     texts = (client_id, grant.target_id, grant.username, redirect_uri)
     parts = (nonce, *(text.encode() for text in texts))
-    # With its length before it, no part can pass for the end of the one before.
+    # The length before each part keeps a part from being read as the end of the previous one.
     message = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
     state = base64.urlsafe_b64encode(nonce + hmac.digest(key, message, "sha256"))
-    return Attempt(client_id, grant, redirect_uri, Secret(state.decode(), what="state"))
+    return AuthorizationRequest(
+        client_id, grant, redirect_uri, Secret(state.decode(), what="state")
+    )
 
 
-def authorize_url(template: str, attempt: Attempt, extra: Mapping[str, str]) -> str:
-    """Return the page of the bank that asks the customer. It holds the state.
+def authorize_url(template: str, request: AuthorizationRequest, extra: Mapping[str, str]) -> str:
+    """Return the URL of the bank's consent page. It contains the state.
 
     Args:
         template: The bank's authorize URL; `{target_id}` and `{client_id}` are filled in. It may
             have a query.
-        attempt: The attempt.
-        extra: Further parameters that the bank wants.
+        request: The authorization request.
+        extra: Further parameters that the bank requires.
 
     Raises:
         InvalidInputError: The template or a further parameter cannot be used.
 
     Source: RFC 6749 sections 3.1 and 4.1.1.
     """
-    url = template.replace("{target_id}", quote(attempt.grant.target_id, safe=""))
-    url = url.replace("{client_id}", quote(attempt.client_id, safe=""))
-    problem = _problem_of(url)
+    url = template.replace("{target_id}", quote(request.grant.target_id, safe=""))
+    url = url.replace("{client_id}", quote(request.client_id, safe=""))
+    problem = _url_problem(url)
     if problem is not None:
         raise InvalidInputError(f"The authorize URL {problem}. Nothing was sent.")
     parts = urlsplit(url)
     given = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    own = ", ".join(OWN_PARAMETERS)
     for name in (*given, *extra):
-        if name in OURS or (name in given and name in extra) or given.count(name) > 1:
+        if name in OWN_PARAMETERS or (name in given and name in extra) or given.count(name) > 1:
             raise InvalidInputError(
                 f"The parameter {printable(name, 40)} is there already, and each may be there only "
-                f"once. Those of the login itself are {', '.join(OURS)}. Nothing was sent."
+                f"once. Those of the login itself are {own}. Nothing was sent."
             )
-    values = ("code", attempt.client_id, attempt.redirect_uri, attempt.grant.username)
-    ours = dict(zip(OURS, (*values, attempt.state.reveal()), strict=True))
-    query = urlencode({**ours, **extra}, quote_via=quote)
+    values = ("code", request.client_id, request.redirect_uri, request.grant.username)
+    parameters = dict(zip(OWN_PARAMETERS, (*values, request.state.reveal()), strict=True))
+    query = urlencode({**parameters, **extra}, quote_via=quote)
     return urlunsplit(parts._replace(query=f"{parts.query}&{query}" if parts.query else query))
 
 
-def _problem_of(url: str) -> str | None:
-    """Say why no browser is sent to a URL, or None."""
+def _url_problem(url: str) -> str | None:
+    """Return why a browser must not open a URL, or None."""
     if not is_visible_ascii(url):
         return "must be visible ASCII, without blanks"
     if "{" in url or "}" in url:
@@ -138,15 +141,10 @@ def _problem_of(url: str) -> str | None:
     return "must begin with https:// (http:// only on this machine)"
 
 
-def printable(text: str, most: int) -> str:
-    """Return a text from elsewhere so that it can do nothing to a terminal, and cut.
-
-    Args:
-        text: Any text.
-        most: Characters that are kept.
-    """
-    plain = "".join(one if one.isprintable() else " " for one in text[: most + 1])
-    return f"{plain[:most]}…" if len(text) > most else plain
+def printable(text: str, limit: int) -> str:
+    """Return the first `limit` characters of a text, with a blank for each unprintable one."""
+    shown = "".join(char if char.isprintable() else " " for char in text[: limit + 1])
+    return f"{shown[:limit]}…" if len(text) > limit else shown
 
 
 MAX_PARAMETERS = 50
@@ -182,8 +180,8 @@ _ERRORS: Mapping[str, tuple[str, str]] = {
 }
 
 
-class Why(StrEnum):
-    """Why a callback brings no code."""
+class Failure(StrEnum):
+    """Why a callback carries no usable code for this login."""
 
     UNREADABLE = "unreadable"
     NO_STATE = "no_state"
@@ -196,45 +194,51 @@ class Why(StrEnum):
     NO_CODE = "no_code"
 
 
-_ANYBODY = {Why.UNREADABLE, Why.NO_STATE, Why.REPEATED_STATE, Why.WRONG_STATE, Why.OTHER_LOGIN}
+_WITHOUT_VALID_STATE = {
+    Failure.UNREADABLE,
+    Failure.NO_STATE,
+    Failure.REPEATED_STATE,
+    Failure.WRONG_STATE,
+    Failure.OTHER_LOGIN,
+}
 
 
 @frozen
-class Code:
-    """A callback that answers this attempt with an authorization code."""
+class AuthorizationCode:
+    """The authorization code of a callback of this login."""
 
     secret: Secret = field(repr=False)
 
 
 @frozen
-class Refusal:
-    """A callback that brings no code.
+class FailedCallback:
+    """A callback that carries no usable code for this login.
 
     Attributes:
-        kind: Why.
+        reason: Why.
         what: What happened, and that nothing is spent.
         do: What to do next.
     """
 
-    kind: Why
+    reason: Failure
     what: str
     do: str
 
     @property
     def ends_login(self) -> bool:
-        """Whether it surely answers this attempt, so that there is nothing left to wait for.
+        """Whether the callback belongs to this login, so that there is nothing left to wait for.
 
-        Only who saw this attempt can know its state. Anything else may come from any page that the
-        browser shows, and must not be able to end a login (RFC 9700 section 4.7).
+        Only a party that saw the request knows its state. Any page in the browser can send a
+        callback without it, which must not end the login (RFC 9700 section 4.7).
         """
-        return self.kind not in _ANYBODY
+        return self.reason not in _WITHOUT_VALID_STATE
 
 
-def judge(attempt: Attempt, query: str) -> Code | Refusal:
-    """Decide what a callback means for an attempt.
+def read_callback(request: AuthorizationRequest, query: str) -> AuthorizationCode | FailedCallback:
+    """Return the code of a callback, or why it carries none for this login.
 
     Args:
-        attempt: The attempt that waits.
+        request: The authorization request of this login.
         query: The query of the request to the redirect URI, as it was received.
 
     Source: RFC 6749 sections 3.1, 4.1.2 and 4.1.2.1; RFC 9700 section 4.7.
@@ -242,49 +246,49 @@ def judge(attempt: Attempt, query: str) -> Code | Refusal:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
     except ValueError:
-        return Refusal(Why.UNREADABLE, "An answer came that cannot be read.", STILL_WAITING)
-    stranger = _judge_state(attempt, [value for name, value in pairs if name == "state"])
-    if stranger is not None:
-        return stranger
-    answer = dict(pairs)
-    if len(answer) < len(pairs):
-        return Refusal(
-            Why.REPEATED_PARAMETER,
+        what = "An answer came that cannot be read."
+        return FailedCallback(Failure.UNREADABLE, what, STILL_WAITING)
+    failure = _check_state(request, [value for name, value in pairs if name == "state"])
+    if failure is not None:
+        return failure
+    parameters = dict(pairs)
+    if len(parameters) < len(pairs):
+        return FailedCallback(
+            Failure.REPEATED_PARAMETER,
             "The bank's answer holds a parameter more than once. No code was sent or spent.",
             f"{START_AGAIN} If it goes on, tell the bank.",
         )
-    if "error" in answer:
-        return _bank_error(answer["error"], answer.get("error_description", ""))
-    if not _CODE.fullmatch(answer.get("code", "")):
-        return Refusal(
-            Why.NO_CODE,
+    if "error" in parameters:
+        return _bank_error(parameters["error"], parameters.get("error_description", ""))
+    if not _CODE.fullmatch(parameters.get("code", "")):
+        return FailedCallback(
+            Failure.NO_CODE,
             "The bank's answer holds no usable code, and no error either. Nothing was spent.",
             f"{START_AGAIN} If it goes on, tell the bank.",
         )
-    return Code(Secret(answer["code"], what="authorization code"))
+    return AuthorizationCode(Secret(parameters["code"], what="authorization code"))
 
 
-def _judge_state(attempt: Attempt, states: list[str]) -> Refusal | None:
-    """Say why a callback does not answer this attempt, or None where it does."""
+def _check_state(request: AuthorizationRequest, states: list[str]) -> FailedCallback | None:
+    """Return why a callback does not belong to this login, or None if it does."""
     if not states:
-        return Refusal(Why.NO_STATE, "An answer came without a state.", STILL_WAITING)
+        return FailedCallback(Failure.NO_STATE, "An answer came without a state.", STILL_WAITING)
     if len(states) > 1:
-        return Refusal(
-            Why.REPEATED_STATE, "An answer came with more than one state.", STILL_WAITING
-        )
-    if hmac.compare_digest(states[0].encode(), attempt.state.reveal().encode()):
+        what = "An answer came with more than one state."
+        return FailedCallback(Failure.REPEATED_STATE, what, STILL_WAITING)
+    if hmac.compare_digest(states[0].encode(), request.state.reveal().encode()):
         return None
     if _STATE.fullmatch(states[0]):
         what = "An answer came with the state of another login. Its code was not used."
-        return Refusal(Why.OTHER_LOGIN, what, STILL_WAITING)
+        return FailedCallback(Failure.OTHER_LOGIN, what, STILL_WAITING)
     what = "An answer came with a wrong state. Its code was not used."
-    return Refusal(Why.WRONG_STATE, what, STILL_WAITING)
+    return FailedCallback(Failure.WRONG_STATE, what, STILL_WAITING)
 
 
-def _bank_error(error: str, description: str) -> Refusal:
+def _bank_error(error: str, description: str) -> FailedCallback:
     meaning, do = _ERRORS.get(error, ("it gives no code", START_AGAIN))
     what = f"The bank says that {meaning} ({printable(error, 60) or 'no error code'})."
     if description.strip():
         what += f" In its words: “{printable(description, 200)}”."
-    kind = Why.ACCESS_DENIED if error == "access_denied" else Why.BANK_ERROR
-    return Refusal(kind, f"{what} No code was issued, nothing was spent.", do)
+    reason = Failure.ACCESS_DENIED if error == "access_denied" else Failure.BANK_ERROR
+    return FailedCallback(reason, f"{what} No code was issued, nothing was spent.", do)

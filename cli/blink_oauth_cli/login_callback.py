@@ -1,6 +1,6 @@
-"""A listener on loopback that takes the bank's answer from the browser (RFC 8252 section 7.3).
+"""A server on loopback that receives the bank's redirect from the browser (RFC 8252 section 7.3).
 
-The pages that it shows never hold a code or a state.
+Its pages contain no code and no state.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError, InvalidInputError, Outcome
 from blink_oauth.headers import is_visible_ascii
 
-from .login_authorization import START_AGAIN, LoginRefusedError, Refusal, printable
+from .login_authorization import START_AGAIN, FailedCallback, LoginFailedError, printable
 
-__all__ = ["Callback", "Listener"]
+__all__ = ["Callback", "CallbackServer"]
 
 NOT_LOGGED_IN = "Not logged in"
 CLOSE = "You can close this window."
 
 _SPENT: Mapping[Outcome, str] = {
-    Outcome.NOT_EXECUTED: "The code is not spent, but it lives only 30 seconds.",
+    Outcome.NOT_EXECUTED: "The code is not spent, but it is valid for only 30 seconds.",
     Outcome.REJECTED: "The code was refused and is of no more use. No token was issued.",
     Outcome.UNCERTAIN: (
         "It is uncertain whether the code is spent: the bank may have issued a token that did not "
@@ -42,31 +42,31 @@ _SPENT: Mapping[Outcome, str] = {
     ),
 }
 _NOT_CALLBACK: Mapping[int, str] = {
-    400: "The request was not made to this address by name, or cannot be read.",
-    404: "There is nothing here but the address that the bank sends the browser back to.",
+    400: "The request does not name this address as its host, or cannot be read.",
+    404: "This is not the address that the bank sends the browser back to.",
     405: "The bank's answer must come as a GET request.",
     414: "The request is too long.",
 }
 
 
 def succeeded_page(grant: Grant) -> bytes:
-    """Say that the token is stored."""
-    who = f"User {grant.username} at {grant.target_id}"
-    return _page("Logged in", f"{who}: the token is stored.", CLOSE)
+    """Return the page of a login that succeeded."""
+    customer = f"User {grant.username} at {grant.target_id}"
+    return _page("Logged in", f"{customer}: the token is stored.", CLOSE)
 
 
-def refused_page(refusal: Refusal) -> bytes:
-    """Say why the bank's answer ended the login."""
-    return _page(NOT_LOGGED_IN, refusal.what, refusal.do)
+def failed_callback_page(failure: FailedCallback) -> bytes:
+    """Return the page of a callback that ended the login without a code."""
+    return _page(NOT_LOGGED_IN, failure.what, failure.do)
 
 
-def foreign_page(refusal: Refusal) -> bytes:
-    """Say that an answer does not belong to the login that waits."""
-    return _page("Not the answer to this login", refusal.what, refusal.do)
+def unmatched_page(failure: FailedCallback) -> bytes:
+    """Return the page of a callback that does not belong to this login."""
+    return _page("Not the answer to this login", failure.what, failure.do)
 
 
 def failed_page(error: BlinkError) -> bytes:
-    """Say why the code could not be exchanged, and whether it is spent."""
+    """Return the page that says why the exchange failed, and whether the code is spent."""
     lines = [printable(str(error), 500), _SPENT[error.outcome], START_AGAIN]
     if error.correlation_id:
         lines.append(f"Correlation id: {error.correlation_id}")
@@ -74,26 +74,26 @@ def failed_page(error: BlinkError) -> bytes:
 
 
 def ended_page(what: str) -> bytes:
-    """Say that the command ended before it could tell the result."""
+    """Return the page of a login that ended before its result was known."""
     return _page(NOT_LOGGED_IN, what, "Look at the terminal, then start the login again.")
 
 
 def already_used_page() -> bytes:
-    """Say that a second answer changes nothing."""
+    """Return the page of a second callback, which has no effect."""
     return _page(
         "Already used",
         "This login has had its answer already. The code was not sent a second time.",
-        "The first page and the terminal tell the result.",
+        "The first page and the terminal show the result.",
     )
 
 
 def not_the_callback_page(status: int) -> bytes:
-    """Say that a request is not the bank's answer, and that the login goes on."""
+    """Return the page of a request that is not the callback; the login goes on."""
     what = _NOT_CALLBACK.get(status, _NOT_CALLBACK[400])
     return _page("Not the bank's answer", what, "The login goes on waiting.")
 
 
-# The colours are the browser's own, so that text stands out in light and in dark.
+# The browser's own colours are legible in light and in dark mode.
 _STYLE = """
 :root { color-scheme: light dark; }
 body { max-width: 34rem; margin: 8vh auto; padding: 0 1rem; overflow-wrap: anywhere;
@@ -124,7 +124,7 @@ PAGE_HEADERS: Mapping[str, str] = {
         "frame-ancestors 'none'"
     ),
     "Cache-Control": "no-store",
-    # The address of the page holds the code.
+    # The URL of the page contains the code.
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -136,69 +136,69 @@ def _page(title: str, *lines: str) -> bytes:
 
 
 MAX_REQUEST_LINE = 8_192
-SILENCE = 5.0
-"""Seconds that a connection may be silent, and that a page may take to the browser."""
+SOCKET_TIMEOUT = 5.0
+"""Seconds to wait for data of a connection, and for a page to be sent."""
 
 
 @define(eq=False)
 class Callback:
-    """A request to the redirect URI, whose answer is held back until `respond`.
+    """A request to the redirect URI; its response waits for `respond`.
 
     Attributes:
-        query: The query as it was received. It may hold a code.
-        user_agent: What the browser calls itself, or nothing.
-        answer: The status and the page, once they are decided on.
-        sent: Set when the page has left, or never will.
+        query: The query as it was received. It may contain a code.
+        user_agent: The `User-Agent` header; empty without one.
+        response: The status and the page.
+        sent: Set when the page has been sent, or cannot be.
     """
 
     query: str = field(repr=False)
     user_agent: str
-    answer: Future[tuple[int, bytes]] = field(init=False, factory=Future, repr=False)
+    response: Future[tuple[int, bytes]] = field(init=False, factory=Future, repr=False)
     sent: threading.Event = field(init=False, factory=threading.Event, repr=False)
 
     def respond(self, page: bytes, status: int = 200) -> None:
-        """Send a page to the browser and return once it is on its way; later ones are ignored."""
-        self.settle(page, status)
-        self.sent.wait(SILENCE)
+        """Send a page to the browser and wait until it is sent; further calls have no effect."""
+        self.set_response(page, status)
+        self.sent.wait(SOCKET_TIMEOUT)
 
-    def settle(self, page: bytes, status: int) -> None:
-        """Decide on the page without waiting for it to leave."""
+    def set_response(self, page: bytes, status: int) -> None:
+        """Set the response without waiting until it is sent."""
         with contextlib.suppress(InvalidStateError):
-            self.answer.set_result((status, page))
+            self.response.set_result((status, page))
 
 
-class Listener(ThreadingTCPServer):
-    """Listen on a loopback redirect URI, in a thread of its own, for as long as it is entered.
+class CallbackServer(ThreadingTCPServer):
+    """A context manager that serves a loopback redirect URI in a thread of its own.
 
-    What is not the callback is answered at once and changes nothing: another path, another method,
-    another host in the `Host` header (a page that had its own name resolved to loopback). It is no
-    `HTTPServer`, as that looks its own name up in the DNS.
+    A request with another path, method or `Host` header is not a callback: it is refused at once
+    and changes nothing. The `Host` check defeats DNS rebinding. It is no `HTTPServer`, because that
+    looks up its own name in the DNS.
 
     Args:
-        redirect_uri: Where to listen. Without a port, or with port 0, any free one is taken.
+        redirect_uri: The URI to listen on. Without a port, or with port 0, any free one is used.
 
     Attributes:
-        redirect_uri: The redirect URI with the port that is listened on.
+        redirect_uri: The redirect URI with the actual port.
 
     Raises:
-        InvalidInputError: It is not `http` on 127.0.0.1 or [::1].
-        LoginRefusedError: The port cannot be listened on.
+        InvalidInputError: The URI is not `http` on 127.0.0.1 or [::1].
+        LoginFailedError: The port cannot be used.
 
     Source: RFC 8252 sections 7.3 and 8.3.
     """
 
     daemon_threads = True
-    # Elsewhere it would let another process take the port over.
+    # On Windows, the option would let another process use the same port.
     allow_reuse_address = os.name == "posix"
 
     def __init__(self, redirect_uri: str) -> None:
-        parts = _on_loopback(redirect_uri)
+        parts = _split_loopback_uri(redirect_uri)
         address = str(parts.hostname)
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             super().__init__((address, parts.port or 0), _Handler)
         except OSError as error:
-            raise LoginRefusedError(
+            raise LoginFailedError(
                 f"Port {parts.port or 0} of {address} cannot be listened on: "
                 f"{error.strerror}. Nothing was sent.",
                 "End what uses the port, or give a redirect URI with another one.",
@@ -209,8 +209,8 @@ class Listener(ThreadingTCPServer):
         self.path = parts.path or "/"
         self.redirect_uri = urlunsplit(parts._replace(netloc=f"{literal}:{port}"))
         self._lock = threading.Lock()
-        self._late: tuple[bytes, int] | None = None
-        self._waiting: queue.SimpleQueue[Callback] = queue.SimpleQueue()
+        self._final_response: tuple[bytes, int] | None = None
+        self._callbacks: queue.SimpleQueue[Callback] = queue.SimpleQueue()
         self._thread = threading.Thread(
             target=self.serve_forever, args=(0.02,), name="blink-oauth-login", daemon=True
         )
@@ -220,47 +220,47 @@ class Listener(ThreadingTCPServer):
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._late is None:
-            self.close_to_others(ended_page("The login has ended."), 410)
+        if self._final_response is None:
+            self.stop_accepting(ended_page("The login has ended."), 410)
         self.shutdown()
         self._thread.join()
         self.server_close()
 
     def wait(self, timeout: float) -> Callback | None:
-        """Return the next callback, or None if none came.
+        """Return the next callback, or None if none was received in time.
 
         Args:
             timeout: Seconds to wait.
         """
         try:
-            return self._waiting.get(timeout=timeout)
+            return self._callbacks.get(timeout=timeout)
         except queue.Empty:
             return None
 
-    def close_to_others(self, page: bytes, status: int) -> None:
-        """Answer every other callback at once, from now on, with the same page."""
+    def stop_accepting(self, page: bytes, status: int) -> None:
+        """Respond to every callback that is queued or received from now on with this page."""
         with self._lock:
-            self._late = (page, status)
-            while not self._waiting.empty():
-                self._waiting.get().settle(page, status)
+            self._final_response = (page, status)
+            while not self._callbacks.empty():
+                self._callbacks.get().set_response(page, status)
 
-    def take(self, callback: Callback) -> None:
-        """Keep a callback for `wait`, or answer it at once where that is over."""
+    def accept(self, callback: Callback) -> None:
+        """Queue a callback for `wait`, or respond at once after `stop_accepting`."""
         with self._lock:
-            if self._late is None:
-                self._waiting.put(callback)
+            if self._final_response is None:
+                self._callbacks.put(callback)
             else:
-                callback.settle(*self._late)
+                callback.set_response(*self._final_response)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Print nothing: a browser that hangs up is no news, and a traceback may hold a code."""
+        """Print nothing: a closed connection is no error, and a traceback may contain a code."""
 
 
-def _on_loopback(redirect_uri: str) -> SplitResult:
-    """Split a redirect URI that can be listened on.
+def _split_loopback_uri(redirect_uri: str) -> SplitResult:
+    """Return the parts of a loopback redirect URI.
 
     Raises:
-        InvalidInputError: It cannot.
+        InvalidInputError: The URI is not `http` on 127.0.0.1 or [::1].
     """
     try:
         parts = urlsplit(redirect_uri)
@@ -268,8 +268,8 @@ def _on_loopback(redirect_uri: str) -> SplitResult:
     except ValueError:
         port, parts = None, urlsplit("")
     address = {"127.0.0.1": "127.0.0.1", "::1": "[::1]"}.get(parts.hostname or "", "")
-    plain = parts.netloc in {address, f"{address}:{port}"} and "#" not in redirect_uri
-    if not (address and plain and parts.scheme == "http" and is_visible_ascii(redirect_uri)):
+    is_plain = parts.netloc in {address, f"{address}:{port}"} and "#" not in redirect_uri
+    if not (address and is_plain and parts.scheme == "http" and is_visible_ascii(redirect_uri)):
         raise InvalidInputError(
             "The redirect URI to listen on must be http://127.0.0.1 or http://[::1], with any port "
             "and path and without a fragment: nothing else is sure to reach this machine alone. "
@@ -279,8 +279,8 @@ def _on_loopback(redirect_uri: str) -> SplitResult:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    timeout = SILENCE
-    server: Listener
+    timeout = SOCKET_TIMEOUT
+    server: CallbackServer
     raw_requestline: bytes
 
     def do_GET(self) -> None:
@@ -292,9 +292,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
         else:
             callback = Callback(query, self.headers.get("User-Agent") or "")
-            self.server.take(callback)
+            self.server.accept(callback)
             try:
-                self._send(*callback.answer.result())
+                self._send(*callback.response.result())
             finally:
                 callback.sent.set()
 
@@ -306,7 +306,7 @@ class _Handler(BaseHTTPRequestHandler):
         return super().parse_request()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what is not the callback; the messages of the base class quote the request."""
+        """Respond to a request that is no callback; the base class would quote the request."""
         status = 405 if code == 501 else code
         self._send(status, not_the_callback_page(status))
 
@@ -325,7 +325,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def finish(self) -> None:
         super().finish()
-        # Hanging up on what was not read would take the page back from the browser.
+        # Closing a socket with unread data resets the connection, and the browser loses the page.
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
             self.connection.settimeout(1.0)
@@ -337,4 +337,4 @@ class _Handler(BaseHTTPRequestHandler):
         return "blink-oauth"
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name above
-        """Log nothing: the request line holds the code."""
+        """Log nothing: the request line contains the code."""

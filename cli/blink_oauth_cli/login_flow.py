@@ -1,4 +1,4 @@
-"""A login from end to end: open the bank's page, take its answer, exchange the code, store it."""
+"""A login from end to end: open the bank's page, receive the code, exchange it, store the pair."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from blink_oauth.context import Grant, Psu
 from blink_oauth.errors import BlinkError, InvalidInputError
 
 from .login_authorization import (
-    Attempt,
-    Code,
-    LoginRefusedError,
-    Why,
+    AuthorizationCode,
+    AuthorizationRequest,
+    Failure,
+    LoginFailedError,
     authorize_url,
-    judge,
-    new_attempt,
+    new_authorization_request,
+    read_callback,
 )
 from .login_callback import (
     Callback,
-    Listener,
+    CallbackServer,
     already_used_page,
     ended_page,
+    failed_callback_page,
     failed_page,
-    foreign_page,
-    refused_page,
     succeeded_page,
+    unmatched_page,
 )
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["log_in", "own_address"]
 
-PULSE = 0.2
-"""Seconds after which a wait looks up: not every system lets Ctrl-C through to one that sleeps."""
+POLL_INTERVAL = 0.2
+"""Seconds between two checks; not every system lets Ctrl-C interrupt a longer wait."""
 MAX_USER_AGENT = 500
 
 
@@ -55,49 +55,46 @@ def log_in(
     redirect_uri: str,
     extra: Mapping[str, str],
     open_browser: Callable[[str], bool] | None,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
     timeout: float = 300.0,
     psu_ip: str,
     random: Callable[[int], bytes] = os.urandom,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Token:
-    """Ask the customer for consent in the browser, and store the token.
+    """Ask the customer for consent in the browser, store the token and return it.
 
     Args:
-        manager: Who exchanges the code and stores the token.
+        manager: Exchanges the code and stores the token.
         client_id: The service user.
-        grant: What the customer is asked to consent to.
+        grant: The grant that the customer is asked to consent to.
         authorize_template: The bank's authorize URL, see `authorize_url`.
-        redirect_uri: Where to listen, see `Listener`.
-        extra: Further parameters that the bank wants.
-        open_browser: Opens a URL and says whether it could; None to tell the URL instead.
-        tell: Takes a line for the person at the terminal.
-        timeout: Seconds to wait for the bank's answer.
+        redirect_uri: The address to listen on, see `CallbackServer`.
+        extra: Further parameters that the bank requires.
+        open_browser: Opens a URL and returns whether it did; None to show the URL instead.
+        notify: Shows a line on the terminal.
+        timeout: Seconds to wait for the callback.
         psu_ip: The customer's IP address, or `AUTO`.
-        random: Returns that many random bytes.
-        monotonic: Returns a time in seconds that never goes back.
+        random: Returns the given number of random bytes.
+        monotonic: Returns seconds of a clock that never goes back.
 
     Raises:
         InvalidInputError: An argument cannot be used; nothing was sent.
-        LoginRefusedError: No code came; nothing was sent or spent.
+        LoginFailedError: No code was received; nothing was sent or spent.
         BlinkError: The exchange failed; `outcome` says whether the code may be spent.
 
     Source: RFC 6749 section 4.1; RFC 8252; RFC 9700 section 4.7; bLink token management.
     """
     psu = Psu(psu_ip, Psu.AUTOMATIC)
-    with Listener(redirect_uri) as listener:
-        attempt = new_attempt(
-            client_id, grant, listener.redirect_uri, random=random, key=random(32)
+    with CallbackServer(redirect_uri) as server:
+        request = new_authorization_request(
+            client_id, grant, server.redirect_uri, random=random, key=random(32)
         )
-        _show(authorize_url(authorize_template, attempt, extra), open_browser, tell)
-        tell(f"Waiting for the bank's answer at {listener.redirect_uri}, {timeout:.0f} s at most.")
-        callback, code = _code(listener, attempt, tell, monotonic() + timeout, monotonic)
+        _open_bank_page(authorize_url(authorize_template, request, extra), open_browser, notify)
+        notify(f"Waiting for the bank's answer at {server.redirect_uri}, {timeout:.0f} s at most.")
+        callback, code = _wait_for_code(server, request, notify, monotonic() + timeout, monotonic)
         try:
             token = manager.authorize(
-                grant,
-                code=code,
-                redirect_uri=attempt.redirect_uri,
-                psu=_psu_of(callback, psu),
+                grant, code=code, redirect_uri=request.redirect_uri, psu=_psu_of(callback, psu)
             )
         except BlinkError as error:
             callback.respond(failed_page(error), 502)
@@ -109,67 +106,67 @@ def log_in(
         return token
 
 
-def _show(
-    url: str, open_browser: Callable[[str], bool] | None, tell: Callable[[str], None]
+def _open_bank_page(
+    url: str, open_browser: Callable[[str], bool] | None, notify: Callable[[str], None]
 ) -> None:
-    """Open the bank's page, or tell where it is."""
+    """Open the bank's page in the browser, or show its URL."""
 
-    def ask() -> None:
-        tell(f"Open this page in a browser on this machine:\n{url}")
+    def show_url() -> None:
+        notify(f"Open this page in a browser on this machine:\n{url}")
 
-    def opening(open_it: Callable[[str], bool]) -> None:
+    def open_page(opener: Callable[[str], bool]) -> None:
         opened = False
-        # Whatever goes wrong with a browser, a person can still open the page.
+        # If the browser fails in any way, the customer can still open the page.
         with contextlib.suppress(Exception):
-            opened = open_it(url)
+            opened = opener(url)
         if not opened:
-            ask()
+            show_url()
 
     if open_browser is None:
-        ask()
+        show_url()
     else:
-        tell("Opening the bank's page in the browser.")
-        # A browser that lives in the terminal returns only when it is closed: after the answer.
-        threading.Thread(target=opening, args=(open_browser,), daemon=True).start()
+        notify("Opening the bank's page in the browser.")
+        # A browser that runs in the terminal returns only when it is closed, after the callback.
+        threading.Thread(target=open_page, args=(open_browser,), daemon=True).start()
 
 
-def _code(
-    listener: Listener,
-    attempt: Attempt,
-    tell: Callable[[str], None],
+def _wait_for_code(
+    server: CallbackServer,
+    request: AuthorizationRequest,
+    notify: Callable[[str], None],
     deadline: float,
     monotonic: Callable[[], float],
 ) -> tuple[Callback, Secret]:
-    """Wait for the answer to this attempt; whatever else comes is told, once for each kind.
+    """Return the callback of this login and its code; report each kind of other callback once.
 
     Raises:
-        LoginRefusedError: The answer brings no code, or did not come in time.
+        LoginFailedError: The callback carries no code, or was not received in time.
     """
-    told: set[Why] = set()
-    while (left := deadline - monotonic()) > 0:
-        callback = listener.wait(min(left, PULSE))
+    reported: set[Failure] = set()
+    while (remaining := deadline - monotonic()) > 0:
+        callback = server.wait(min(remaining, POLL_INTERVAL))
         if callback is None:
             continue
-        verdict = judge(attempt, callback.query)
-        if isinstance(verdict, Code):
-            listener.close_to_others(already_used_page(), 409)
-            return callback, verdict.secret
-        if verdict.ends_login:
-            listener.close_to_others(already_used_page(), 409)
-            callback.respond(refused_page(verdict), 400)
-            raise LoginRefusedError(verdict.what, verdict.do)
-        callback.respond(foreign_page(verdict), 400)
-        if verdict.kind not in told:
-            told.add(verdict.kind)
-            tell(f"{verdict.what} {verdict.do}")
-    raise LoginRefusedError(
+        result = read_callback(request, callback.query)
+        if isinstance(result, AuthorizationCode):
+            server.stop_accepting(already_used_page(), 409)
+            return callback, result.secret
+        if result.ends_login:
+            server.stop_accepting(already_used_page(), 409)
+            callback.respond(failed_callback_page(result), 400)
+            raise LoginFailedError(result.what, result.do)
+        callback.respond(unmatched_page(result), 400)
+        if result.reason not in reported:
+            reported.add(result.reason)
+            notify(f"{result.what} {result.do}")
+    raise LoginFailedError(
         "The bank's answer did not come in time. No code was sent, nothing was spent.",
         "Start the login again; --timeout SECONDS waits longer.",
     )
 
 
 def _psu_of(callback: Callback, psu: Psu) -> Psu:
-    """Return the customer with the browser that brought the code, where it can be sent on."""
+    """Return the customer with the browser's user agent, if that can be sent to the bank."""
     if len(callback.user_agent) > MAX_USER_AGENT:
         return psu
     try:
@@ -179,20 +176,20 @@ def _psu_of(callback: Callback, psu: Psu) -> Psu:
 
 
 def own_address(base_url: str) -> str:
-    """Return the address of this machine on the way to the platform, or `AUTO`.
+    """Return the local address of this machine towards the platform, or `AUTO`.
 
-    Nothing is sent: to connect a datagram socket only chooses the way.
+    Nothing is sent: connecting a datagram socket only selects a route.
 
     Args:
         base_url: The URL of the platform.
     """
     try:
         parts = urlsplit(base_url)
-        ways = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_DGRAM)
-        family, kind, protocol, _, there = ways[0]
-        with socket.socket(family, kind, protocol) as way:
-            way.connect(there)
-            address = ipaddress.ip_address(way.getsockname()[0])
+        addresses = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_DGRAM)
+        family, kind, protocol, _, platform = addresses[0]
+        with socket.socket(family, kind, protocol) as connection:
+            connection.connect(platform)
+            address = ipaddress.ip_address(connection.getsockname()[0])
     except (OSError, ValueError):
         return Psu.AUTOMATIC
     usable = not (address.is_unspecified or getattr(address, "scope_id", None))

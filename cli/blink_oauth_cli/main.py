@@ -1,4 +1,4 @@
-"""The command itself: its subcommands, and the one place where errors end."""
+"""The command: its subcommands, and the only place that reports errors."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import click
 from blink_oauth import __version__
 
 if TYPE_CHECKING:
-    from .errors import TroubleError
+    from .errors import CommandError
 
 __all__ = ["command", "main", "run"]
 
 NAME = "blink-oauth"
 COMMANDS = {
     "login": ("login", "Log a customer in at the bank, and store the token."),
-    "token": ("grants", "Say how a token is, or print it for another program."),
+    "token": ("grants", "Show when a token expires, or print it for another program."),
     "refresh": ("grants", "Refresh a token now."),
     "revoke": ("grants", "Revoke every token of a grant, for good."),
-    "status": ("grants", "List the grants: which live, which need their customer."),
+    "status": ("grants", "List the grants: which are active, which need their customer."),
     "history": ("grants", "Show what happened to a grant, the newest first."),
-    "keep-alive": ("keep_alive", "Refresh what nobody uses, before it dies of it."),
+    "keep-alive": ("keep_alive", "Refresh idle grants before their refresh tokens expire."),
     "doctor": ("doctor", "Find out what is wrong, and what to do about it."),
     "keys": ("keys", "Make and rotate the keys that seal the stored tokens."),
     "sandbox": ("sandbox", "Start a local platform with banks behind it."),
@@ -47,23 +47,23 @@ Exit codes: 0 done; 1 failed, try again; 2 wrong usage or configuration, nothing
 
 
 class Commands(click.Group):
-    """Subcommands that are loaded when they are called."""
+    """A group that imports a subcommand when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of a first day."""
+        """Return the names, in the order in which a new user needs them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load a command, or return None if there is none of that name."""
+        """Import a subcommand and return it; None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f".{COMMANDS[cmd_name][0]}", __package__)
-        found = getattr(module, cmd_name.replace("-", "_"))
-        assert isinstance(found, click.Command)
-        return found
+        subcommand = getattr(module, cmd_name.replace("-", "_"))
+        assert isinstance(subcommand, click.Command)
+        return subcommand
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list without loading what is in it."""
+        """Write the list without importing any subcommand."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
@@ -82,66 +82,66 @@ def command() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command, and end the process with its exit code."""
-    # Whoever stops a container or a job sends SIGTERM: what is in the air lands for it too.
+    """Run the command and exit with its exit code."""
+    # Containers and job managers stop a process with SIGTERM: treat it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
-        # Where the encoding has no arrow, a command must not end at one.
+        # An encoding without the arrow must not make a command fail.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line, say in two lines what went wrong, and return the exit code.
+    """Run a command line, report an error in two lines, and return the exit code.
 
     Args:
-        arguments: The words after the command's name.
+        arguments: The command-line arguments, without the program's name.
     """
     try:
         code = command.main(list(arguments), prog_name=NAME, standalone_mode=False)
-    except Exception as error:  # noqa: BLE001 - errors end here
-        return _tell(error, debug="--debug" in arguments)
+    except Exception as error:  # noqa: BLE001 - every error is reported here
+        return _report(error, debug="--debug" in arguments)
     except KeyboardInterrupt as error:
-        return _tell(error, debug=False)
+        return _report(error, debug=False)
     return code if isinstance(code, int) else 0
 
 
-def _tell(error: BaseException, *, debug: bool) -> int:
-    trouble = _trouble(error)
+def _report(error: BaseException, *, debug: bool) -> int:
+    reported = _command_error(error)
     if debug and not isinstance(error, (click.ClickException, click.Abort)):
         from traceback import print_exception
 
-        # Without local variables: they could hold what must not be shown.
+        # Without local variables: they could hold a secret.
         print_exception(error)
-    click.echo(f"Error: {trouble.what}\n→ {trouble.do}", err=True)
-    return trouble.code
+    click.echo(f"Error: {reported.what}\n→ {reported.do}", err=True)
+    return reported.code
 
 
-def _trouble(error: BaseException) -> TroubleError:
+def _command_error(error: BaseException) -> CommandError:
     from blink_oauth.errors import BlinkError
 
-    from .errors import ExitCode, TroubleError, trouble_with, trouble_without
+    from .errors import CommandError, ExitCode, error_from, missing_extra
 
     if isinstance(error, ModuleNotFoundError):
-        error = trouble_without(error.name) or error
-    if isinstance(error, TroubleError):
+        error = missing_extra(error.name) or error
+    if isinstance(error, CommandError):
         return error
     if isinstance(error, BlinkError):
-        return trouble_with(error)
+        return error_from(error)
     if isinstance(error, click.ClickException):
         what = " ".join(error.format_message().split())
         do = "Correct it and run the command again."
         if isinstance(error, click.UsageError):
             do = f"{error.ctx.command_path if error.ctx else NAME} --help shows how."
-        return TroubleError(what, do, ExitCode.USAGE)
+        return CommandError(what, do, ExitCode.USAGE)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return TroubleError(
-            "Interrupted; nothing was under way.",
+        return CommandError(
+            "Interrupted; nothing was in progress.",
             "Run the command again when you like.",
             ExitCode.INTERRUPTED,
         )
-    return TroubleError(
+    return CommandError(
         f"Something unexpected: {type(error).__name__}.",
         "Run it again with --debug, and report what it prints; no secret is in it.",
     )
@@ -163,6 +163,6 @@ def completion(ctx: click.Context, shell: str) -> None:
     """Print what makes your shell complete commands and options."""
     from click.shell_completion import get_completion_class
 
-    kind = get_completion_class(shell)
-    assert kind is not None
-    click.echo(kind(ctx.find_root().command, {}, NAME, COMPLETION_VARIABLE).source())
+    shell_class = get_completion_class(shell)
+    assert shell_class is not None
+    click.echo(shell_class(ctx.find_root().command, {}, NAME, COMPLETION_VARIABLE).source())

@@ -1,4 +1,4 @@
-"""A command that takes the configuration as flags, and shows examples in its help."""
+"""A click command that takes the configuration as flags and shows examples in its help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .app import App
 from .configuration import KEYS, SECRETS, variable
 from .output import Screen
 
-__all__ = ["Command", "Setting", "configured", "said_by", "setting", "the_grant"]
+__all__ = ["Command", "Setting", "configured", "given_values", "setting", "takes_grant"]
 
 _FLAGS = {
     "profile": ("NAME", "The profile of blink-oauth.toml, such as test or production."),
@@ -32,7 +32,7 @@ _COMMON = _FLAGS.keys() | {"no_color", "debug"}
 
 
 class Setting(click.Option):
-    """A key of the file that a variable may say too and, where a help text is given, a flag."""
+    """A key of the file that a variable may set too and, if it has a help text, a flag."""
 
     def __init__(self, declarations: list[str], **attributes: Any) -> None:
         super().__init__(declarations, **attributes)
@@ -40,20 +40,20 @@ class Setting(click.Option):
         self.envvar, self.hidden = variable(self.name), self.help is None
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Offer no flag for what has no help text: a secret would show in a list of processes."""
+        """Offer no flag without a help text: a list of processes would show a secret."""
         if not self.hidden:
             super().add_to_parser(parser, ctx)
 
     def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> Any:
-        """Take an empty flag as click takes an empty variable: it says nothing."""
+        """Ignore an empty flag, as click ignores an empty variable."""
         return super().consume_value(ctx, {name: value for name, value in opts.items() if value})
 
 
 setting = partial(click.option, cls=Setting)
 
 
-def said_by(ctx: click.Context) -> dict[str, str]:
-    """Return what flags and variables say, the flags first, by the keys of the file."""
+def given_values(ctx: click.Context) -> dict[str, str]:
+    """Return the values of flags and variables by the keys of the file; flags take precedence."""
     return {name: value for name, value in ctx.params.items() if value and name in _SETTINGS}
 
 
@@ -64,8 +64,8 @@ class Command(click.Command):
         lines = "\n".join(f"  $ {line}" for line in examples.strip().splitlines())
         options.setdefault("epilog", f"\b\nExamples:\n{lines}" if lines else None)
         super().__init__(*arguments, **options)
-        others = _SETTINGS - _FLAGS.keys() - {each.name for each in self.params}
-        for name in [*_FLAGS, *sorted(others)]:
+        hidden = _SETTINGS - _FLAGS.keys() - {each.name for each in self.params}
+        for name in [*_FLAGS, *sorted(hidden)]:
             metavar, text = _FLAGS.get(name, (None, None))
             flag = f"--{name.replace('_', '-')}"
             self.params.append(Setting([flag], metavar=metavar, help=text))
@@ -75,8 +75,8 @@ class Command(click.Command):
         ]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command with what it works with in place of the flags."""
-        ctx.obj = App(said=said_by(ctx), screen=Screen(colour=not ctx.params["no_color"]))
+        """Run the command with an `App` and its grant in place of the configuration's flags."""
+        ctx.obj = App(given=given_values(ctx), screen=Screen(colour=not ctx.params["no_color"]))
         for name in _SETTINGS | _COMMON:
             ctx.params.pop(name)
         if "grant" in ctx.params:
@@ -84,7 +84,7 @@ class Command(click.Command):
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options of this command first, and apart what all commands have."""
+        """Write the command's own options first, then those of all commands."""
         records = [(p, p.get_help_record(ctx)) for p in self.get_params(ctx)]
         own = [record for p, record in records if record and p.name not in _COMMON]
         common = [record for p, record in records if record and p.name in _COMMON]
@@ -97,17 +97,17 @@ class Command(click.Command):
 def configured(
     examples: str, name: str | None = None
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a function a command with the flags of the configuration.
+    """Return a decorator that makes a function a command with the configuration's flags.
 
     Args:
         examples: Command lines for its help, one to a line.
-        name: Its name, if not that of the function.
+        name: The command's name; None for that of the function.
     """
     return click.command(name, cls=Command, examples=examples)
 
 
-def the_grant(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command say in either way which grant it is about; the function gets the `Grant`."""
+def takes_grant(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an argument and two options that name a grant; the function receives the `Grant`."""
     for decorate in (
         setting("--username", metavar="NAME", help="The customer's user name."),
         setting("--target", metavar="ID", help="The id of the bank, such as IIDX99999."),

@@ -1,4 +1,4 @@
-"""What a command prints: results to standard output, everything else to standard error."""
+"""Printing: results to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from blink_oauth.context import Grant
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Screen", "ahead", "name_of", "parse_duration"]
+__all__ = ["Screen", "grant_name", "parse_duration", "time_left"]
 
 PIPED_WIDTH = 1_000
-"""Columns where no terminal is: lines are not to be broken for a program that reads them."""
+"""Columns without a terminal: no line is broken for a program that reads it."""
 
 
 @define(eq=False)
@@ -27,30 +27,30 @@ class Screen:
     """The two streams of a command.
 
     Attributes:
-        colour: Whether colours are allowed; without a terminal there are none anyway.
+        colour: Whether colours are allowed; they are printed on a terminal only.
     """
 
     colour: bool = True
 
     @property
     def is_terminal(self) -> bool:
-        """Whether somebody looks at the results as they come."""
+        """Whether standard output is a terminal."""
         return sys.stdout.isatty()
 
     def line(self, text: str) -> None:
-        """Print a line of the result as it is."""
+        """Print a line of the result unchanged."""
         print(text, flush=True)  # noqa: T201 - this is the place
 
     def json(self, content: object) -> None:
-        """Print one line of JSON, times in ISO 8601."""
+        """Print the result as one line of JSON."""
         self.line(json.dumps(content, default=str, ensure_ascii=False))
 
     def note(self, text: str) -> None:
-        """Tell something that is no result."""
+        """Print a note to standard error."""
         print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the place
 
     def styled(self, text: str, word: str) -> str:
-        """Return a text in the colour of a word such as a level, where colours are seen."""
+        """Return a text in the colour of a word, such as a level, if colours are printed."""
         from rich.text import Text
 
         console = self.console(sys.stdout)
@@ -59,7 +59,7 @@ class Screen:
         return capture.get()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table; cells that are too wide for the terminal are folded, never cut."""
+        """Print a table; a cell that is too wide for the terminal is folded and not cut."""
         from rich.table import Table
         from rich.text import Text
 
@@ -75,7 +75,7 @@ class Screen:
         self.line("\n".join(line.rstrip() for line in lines))
 
     def console(self, stream: TextIO) -> Console:
-        """Return what draws on a stream."""
+        """Return a console that writes to a stream."""
         from rich.console import Console
 
         width = None if stream.isatty() else PIPED_WIDTH
@@ -105,21 +105,21 @@ _STYLES = {
 }
 
 
-LONGEST = 3_650 * 86_400
-"""Seconds; no deadline is further away, and a date that far still exists."""
+MAX_DURATION = 3_650 * 86_400
+"""Seconds; the longest duration. A date that far ahead can still be represented."""
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
-def name_of(grant: Grant) -> str:
-    """Return a grant as the command line takes it."""
+def grant_name(grant: Grant) -> str:
+    """Return the name of a grant on the command line: `TARGET/USERNAME`."""
     return f"{grant.target_id}/{grant.username}"
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time in its two largest units, such as `23 h 59 min`.
+    """Return a duration as text, such as `23 h 59 min` or `12 days`.
 
     Args:
-        seconds: The length, not negative.
+        seconds: The duration in seconds, not negative.
     """
     minutes, hours, days = int(seconds // 60), int(seconds // 3_600), int(seconds // 86_400)
     if days >= 2:
@@ -129,24 +129,24 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes else f"{int(seconds)} s"
 
 
-def ahead(moment: datetime | None, now: datetime) -> str:
-    """Say how far ahead a moment is: `in …`, `over`, or a dash for none."""
-    if moment is None:
+def time_left(expires_at: datetime | None, now: datetime) -> str:
+    """Return the time left as text, `over` if there is none, or a dash without an expiry."""
+    if expires_at is None:
         return "-"
-    seconds = (moment - now).total_seconds()
+    seconds = (expires_at - now).total_seconds()
     return duration(seconds) if seconds > 0 else "over"
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read a length of time such as `90s`, `15m`, `24h` or `10d`.
+    """Parse a duration such as `90s`, `15m`, `24h` or `10d`.
 
     Raises:
-        ValueError: It is none, not above zero, or longer than ten years.
+        ValueError: The text is no duration, or the duration is zero or longer than ten years.
     """
     match = re.fullmatch(r"(\d{1,9})([smhd])", text.strip())
     if match is None or int(match[1]) == 0:
         raise ValueError("write a number and its unit: 90s, 15m, 24h or 10d")
     seconds = int(match[1]) * _UNITS[match[2]]
-    if seconds > LONGEST:
+    if seconds > MAX_DURATION:
         raise ValueError("ten years (3650d) are the longest")
     return timedelta(seconds=seconds)

@@ -1,4 +1,4 @@
-"""`sandbox`: the local platform, with all that the other commands need to reach it."""
+"""`sandbox`: run the local platform, and print the environment that the other commands need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .app import App, make_private_folder
-from .errors import ExitCode, TroubleError
+from .errors import CommandError, ExitCode
 from .options import configured
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ __all__ = ["sandbox"]
     """
 blink-oauth sandbox                      # in one terminal; stop it with Ctrl-C
 eval "$(blink-oauth sandbox --env)"      # in another one
-blink-oauth sandbox --lifetime 60        # access tokens that live a minute
+blink-oauth sandbox --lifetime 60        # access tokens that are valid for a minute
 """
 )
-@click.option("--env", "show", is_flag=True, help="Print the environment of the one that runs.")
+@click.option("--env", "show", is_flag=True, help="Print the environment of the running sandbox.")
 @click.option("--port", type=click.IntRange(0, 65_535), default=0, help="Port of mutual TLS.")
 @click.option("--http-port", type=click.IntRange(0, 65_535), default=0, help="Port of http.")
 @click.option(
@@ -36,7 +36,7 @@ blink-oauth sandbox --lifetime 60        # access tokens that live a minute
     default=86_400,
     show_default=True,
     metavar="SECONDS",
-    help="How long access tokens live.",
+    help="How long access tokens are valid.",
 )
 @click.option("--no-consent-page", is_flag=True, help="Give codes at once, without asking.")
 @click.pass_obj
@@ -46,18 +46,18 @@ def sandbox(
     """Start a strict local bLink platform with banks behind it, and print its environment.
 
     It runs until it is stopped, over mutual TLS with certificates made on the spot. Its tokens are
-    kept in a store of their own, which ends with it.
+    kept in a store of their own, which is deleted when it stops.
     """
-    note = app.data_folder / "sandbox.env"
+    env_file = app.data_folder / "sandbox.env"
     if show:
-        app.screen.line(_read(note))
+        app.screen.line(_read_env_file(env_file))
         return
     from attrs import evolve
 
     try:
         from blink_oauth_testing.sandbox import DEFAULT_BANKS, Sandbox
     except ImportError:
-        raise TroubleError(
+        raise CommandError(
             "The sandbox is not installed.",
             "pip install 'blink-oauth[cli,testing]'",
             ExitCode.USAGE,
@@ -67,32 +67,32 @@ def sandbox(
         for bank in DEFAULT_BANKS
     ]
     with Sandbox(banks=banks, port=port, http_port=http_port) as running:
-        _run(app, running, note)
+        _run(app, running, env_file)
     app.screen.note("The sandbox has stopped; its keys, certificates and tokens are deleted.")
 
 
-def _run(app: App, running: Sandbox, note: Path) -> None:
-    stopping = threading.Event()
-    for interruption in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(interruption, lambda *_: stopping.set())
+def _run(app: App, running: Sandbox, env_file: Path) -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     text = "\n".join(f"export {k}={shlex.quote(v)}" for k, v in environment(running).items())
-    make_private_folder(note.parent)
-    note.write_text(f"{text}\n", "utf-8")
+    make_private_folder(env_file.parent)
+    env_file.write_text(f"{text}\n", "utf-8")
     try:
         app.screen.line(text)
         for bank in running.banks.values():
             app.screen.line(f"# {bank.policy.target_id}  {bank.policy.name}")
         app.screen.line('# In another terminal: eval "$(blink-oauth sandbox --env)"')
         app.screen.line("# Stop it with Ctrl-C.")
-        # Where a wait without end cannot be interrupted, Ctrl-C is seen after a second.
-        while not stopping.wait(timeout=1.0):
+        # Where Ctrl-C cannot interrupt a wait without a timeout, it takes effect within a second.
+        while not stop.wait(timeout=1.0):
             pass
     finally:
-        note.unlink(missing_ok=True)
+        env_file.unlink(missing_ok=True)
 
 
 def environment(running: Sandbox) -> dict[str, str]:
-    """Return the variables with which the other commands reach a sandbox."""
+    """Return the environment variables that the other commands need to use a sandbox."""
     variables = running.environment()
     folder = Path(variables["BLINK_CA"]).parent
     grant = running.grant()
@@ -106,11 +106,11 @@ def environment(running: Sandbox) -> dict[str, str]:
     }
 
 
-def _read(note: Path) -> str:
+def _read_env_file(env_file: Path) -> str:
     try:
-        return note.read_text("utf-8").rstrip("\n")
+        return env_file.read_text("utf-8").rstrip("\n")
     except OSError:
-        raise TroubleError(
+        raise CommandError(
             "No sandbox runs in another terminal.",
             "Start one there: blink-oauth sandbox.",
             ExitCode.USAGE,

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from blink_oauth import Grant, InvalidInputError
 from blink_oauth_cli.login_callback import (
-    Listener,
+    CallbackServer,
     already_used_page,
     ended_page,
     failed_page,
@@ -30,7 +30,7 @@ PAGES = {
 
 def look(page: Page, html: bytes) -> None:
     """Come back from the bank, and get a page."""
-    with ThreadPoolExecutor(1) as command, Listener("http://127.0.0.1/callback") as listener:
+    with ThreadPoolExecutor(1) as command, CallbackServer("http://127.0.0.1/callback") as listener:
 
         def respond() -> None:
             callback = listener.wait(10)
@@ -80,7 +80,7 @@ def test_nothing_is_cut_on_a_narrow_screen(page: Page) -> None:
 
 
 def test_a_page_is_shown_where_the_login_has_ended(page: Page) -> None:
-    with Listener("http://127.0.0.1/callback") as listener:
-        listener.close_to_others(ended_page("The login was interrupted."), 410)
+    with CallbackServer("http://127.0.0.1/callback") as listener:
+        listener.stop_accepting(ended_page("The login was interrupted."), 410)
         page.goto(listener.redirect_uri)
     expect(page.get_by_role("main")).to_contain_text("Look at the terminal")

@@ -1,4 +1,4 @@
-"""A person's desk for the tests of the command: a folder, an environment, a store with a grant."""
+"""The harness of the tests of the command: a folder, environment variables, a store."""
 
 from __future__ import annotations
 
@@ -28,13 +28,11 @@ GRANT = f"{TARGET}/{USERNAME}"
 CODE = "fake-code-4711"
 PASSPHRASE = "fake-passphrase-4711"
 ESCAPE = "\x1b"
-DUE = 40 * 86_400.0
-"""Seconds of idle life that `keep-alive --within 50d` finds due and no other command minds."""
 
 
 @frozen
-class Seen:
-    """What a command left: its exit code and its two streams."""
+class CommandResult:
+    """The exit code of a command and the text of its two output streams."""
 
     code: int
     out: str
@@ -42,20 +40,20 @@ class Seen:
 
     @property
     def json(self) -> Any:
-        """The result as JSON."""
+        """Standard output, parsed as JSON."""
         return json.loads(self.out)
 
 
 @define(eq=False)
-class Desk:
-    """Where somebody works with the command.
+class CommandHarness:
+    """Runs the command in a folder of its own, and reads its store.
 
     Args:
         sandbox: The platform.
-        folder: The working folder, the home and the folder of the store.
-        context: The client's certificate, loaded already: to load a key is slow.
-        monkeypatch: Sets variables until the test ends.
-        capture: Takes what is printed.
+        folder: The working folder, which is also the home and the folder of the store.
+        context: The TLS context of the client's certificate; loading a key is slow.
+        monkeypatch: Sets environment variables until the test ends.
+        capture: Captures the output.
     """
 
     sandbox: Sandbox
@@ -66,16 +64,16 @@ class Desk:
 
     @property
     def file(self) -> Path:
-        """The file of the store."""
+        """The store's file."""
         return self.folder / "tokens.db"
 
     @property
     def keys(self) -> Path:
-        """The file of its keys."""
+        """The file of the store's keys."""
         return self.folder / "tokens.db.keys"
 
     def configure(self, **changes: str | None) -> None:
-        """Set the variables of the sandbox, with changes by the names of keys of the file."""
+        """Set the sandbox's variables, with changes by the keys of the configuration file."""
         values: dict[str, str | None] = dict(environment(self.sandbox))
         values["BLINK_STORE"] = str(self.file)
         values |= {f"BLINK_{name.upper()}": value for name, value in changes.items()}
@@ -86,16 +84,16 @@ class Desk:
                 self.monkeypatch.setenv(name, value)
 
     def clear(self) -> None:
-        """Forget every variable of the command."""
+        """Delete every variable of the command."""
         for name in [name for name in os.environ if name.startswith("BLINK_")]:
             self.monkeypatch.delenv(name)
 
-    def run(self, *words: str) -> Seen:
-        """Run a command in this very process."""
+    def run(self, *words: str) -> CommandResult:
+        """Run a command in this process."""
         self.capture.readouterr()
         code = run(words)
         out, errors = self.capture.readouterr()
-        return Seen(code, out, errors)
+        return CommandResult(code, out, errors)
 
     def authorize(self, **profile: Any) -> None:
         """Store a grant, as a login would."""
@@ -116,7 +114,7 @@ class Desk:
 
     @contextmanager
     def open_store(self) -> Iterator[SqlTokenStore]:
-        """Open the store, past the command."""
+        """Open the store without the command."""
         keys = self.keys.read_text("ascii").split()
         store = SqlTokenStore(f"sqlite:///{self.file}", keys=keys)
         try:
@@ -125,20 +123,20 @@ class Desk:
             store.close()
 
     def record(self) -> Record:
-        """Return what is stored of the grant."""
+        """Return the record of the grant."""
         with self.open_store() as store:
             record = store.load(GrantKey(CLIENT, self.sandbox.grant()))
         assert record is not None
         return record
 
     def pair(self) -> Token:
-        """Return the pair that is stored."""
+        """Return the stored pair."""
         token = self.record().token
         assert token is not None
         return token
 
     def rows(self) -> list[tuple[object, ...]]:
-        """Return every row of the file, as it lies there."""
+        """Return every row of every table of the store."""
         with closing(sqlite3.connect(self.file)) as connection:
             query = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
             tables = [name for (name,) in connection.execute(query)]
@@ -149,28 +147,28 @@ class Desk:
             ]
 
     def secrets(self) -> list[str]:
-        """Return every secret that lies on this desk."""
+        """Return every secret of this harness: tokens, keys, the code and the passphrase."""
         pair = self.pair()
         known = [pair.access_token.reveal(), CODE, PASSPHRASE]
         known += [pair.refresh_token.reveal()] if pair.refresh_token else []
         return known + self.keys.read_text("ascii").split()
 
 
-def require_two_lines(seen: Seen, what: str = "", do: str = "") -> None:
-    """Hold an error to its form: what happened, and what to do."""
-    lines = seen.errors.splitlines()
-    assert len(lines) == 2, seen.errors
+def require_two_lines(result: CommandResult, what: str = "", do: str = "") -> None:
+    """Require the two lines of an error: what happened, and what to do."""
+    lines = result.errors.splitlines()
+    assert len(lines) == 2, result.errors
     assert lines[0].startswith("Error: ")
     assert lines[1].startswith("→ ")
     assert what in lines[0], lines[0]
     assert do in lines[1], lines[1]
 
 
-def require_no_secret(seen: Seen, secrets: list[str]) -> None:
-    """Fail if a secret stands in what was printed, the secret itself left out of the message."""
-    assert found(secrets, [("result", seen.out), ("errors", seen.errors)]) == []
+def require_no_secret(result: CommandResult, secrets: list[str]) -> None:
+    """Require that the output contains no secret; the failure does not show the secret."""
+    assert found(secrets, [("result", result.out), ("errors", result.errors)]) == []
 
 
 def plain(text: str) -> str:
-    """Return a text without escapes of a terminal."""
+    """Return a text without terminal escape sequences."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)

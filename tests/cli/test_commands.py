@@ -1,4 +1,4 @@
-"""Each command in its good case, and what it says where something is missing."""
+"""Each command when it succeeds, and its error when something is missing."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ def sandbox(running: Sandbox) -> Sandbox:
 def command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Run:
-    """Return what runs a command without any configuration, in a folder of its own."""
+    """Return a function that runs a command without configuration in an empty folder."""
     for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "HOME"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
-    def act(*words: str) -> tuple[int, str, str]:
+    def run_command(*words: str) -> tuple[int, str, str]:
         code = run(words)
-        seen = capsys.readouterr()
-        assert "\x1b" not in seen.out + seen.err
-        return code, seen.out, seen.err
+        printed = capsys.readouterr()
+        assert "\x1b" not in printed.out + printed.err
+        return code, printed.out, printed.err
 
-    return act
+    return run_command
 
 
 @pytest.fixture
 def configured(
     command: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Run:
-    """Return what runs a command in the environment of the sandbox."""
+    """Return a function that runs a command in the environment of the sandbox."""
     for name, value in environment(sandbox).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("BLINK_STORE", str(tmp_path / "tokens.db"))
@@ -63,11 +63,11 @@ def configured(
 
 @pytest.fixture
 def stored(configured: Run, sandbox: Sandbox, tmp_path: Path) -> Run:
-    """Return the same with a stored grant."""
+    """Return a function that runs a command with a stored grant."""
     assert configured("status")[0] == 0
     key = (tmp_path / "tokens.db.keys").read_text("ascii").strip()
     store = SqlTokenStore(f"sqlite:///{tmp_path / 'tokens.db'}", keys=[key])
-    # A shorter life than keep-alive looks ahead, so that it is due at once.
+    # A shorter idle lifetime than `--within 30d`, so that the grant is due at once.
     short = TargetProfile(idle_lifetime=timedelta(days=29).total_seconds())
     with (
         BlinkOAuth(sandbox.settings()) as blink,
@@ -83,7 +83,7 @@ def stored(configured: Run, sandbox: Sandbox, tmp_path: Path) -> Run:
 
 
 def require_two_lines(errors: str, what: str) -> None:
-    """Hold an error to its form: what happened, and what to do."""
+    """Require the two lines of an error: what happened, and what to do."""
     first, second = errors.splitlines()
     assert first.startswith("Error: ")
     assert second.startswith("→ ")
@@ -91,7 +91,7 @@ def require_two_lines(errors: str, what: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_teaches_with_examples(command: Run, name: str) -> None:
+def test_the_help_of_every_command_names_the_program(command: Run, name: str) -> None:
     code, out, _ = command(name, "--help")
     assert code == 0
     assert "blink-oauth" in out or name == "keys"
@@ -114,20 +114,22 @@ def test_every_command_teaches_with_examples(command: Run, name: str) -> None:
         ("no-such-command",),
     ],
 )
-def test_without_configuration_an_error_is_two_lines(command: Run, words: tuple[str, ...]) -> None:
+def test_without_configuration_a_command_fails_with_two_lines(
+    command: Run, words: tuple[str, ...]
+) -> None:
     code, out, errors = command(*words)
     assert (code, out) == (ExitCode.USAGE, "")
     require_two_lines(errors, "")
 
 
-def test_doctor_without_configuration_names_it(command: Run) -> None:
+def test_doctor_reports_a_missing_configuration(command: Run) -> None:
     code, out, _ = command("doctor", "--json")
     assert code == ExitCode.FAILED
     (check,) = json.loads(out)
     assert (check["name"], check["level"]) == ("configuration", "fail")
 
 
-def test_a_token_is_described_and_not_shown(stored: Run) -> None:
+def test_token_shows_the_expiry_and_not_the_token(stored: Run) -> None:
     code, out, _ = stored("token")
     assert code == 0
     assert "expires in 23 h 59 min" in out
@@ -135,21 +137,21 @@ def test_a_token_is_described_and_not_shown(stored: Run) -> None:
     assert json.loads(stored("token", "--json")[1])["has_refresh_token"] is True
 
 
-def test_a_token_is_shown_only_when_asked_for(stored: Run) -> None:
+def test_token_shows_the_token_with_reveal_or_header(stored: Run) -> None:
     token = stored("token", "--reveal")[1].strip()
     assert token
     assert stored("token", "--header")[1] == f"Authorization: Bearer {token}\n"
     assert stored("token", "--reveal", "--header")[0] == ExitCode.USAGE
 
 
-def test_a_refresh_is_made_although_the_token_is_good(stored: Run, sandbox: Sandbox) -> None:
+def test_refresh_replaces_a_fresh_token(stored: Run, sandbox: Sandbox) -> None:
     before = stored("token", "--reveal")[1]
     assert stored("refresh")[0] == 0
     assert stored("token", "--reveal")[1] != before
     assert sandbox.banks["IIDX00001"].refreshes == 1
 
 
-def test_status_and_history_say_what_is_known(stored: Run) -> None:
+def test_status_and_history_show_a_stored_grant(stored: Run) -> None:
     code, out, _ = stored("status")
     assert code == 0
     heading, line = out.splitlines()
@@ -163,17 +165,17 @@ def test_status_and_history_say_what_is_known(stored: Run) -> None:
     assert "Nothing is known" in stored("history", "IIDX00001/nobody")[2]
 
 
-def test_a_revocation_asks_first(stored: Run) -> None:
+def test_revoke_requires_a_confirmation(stored: Run) -> None:
     code, _, errors = stored("revoke")
     assert code == ExitCode.USAGE
-    require_two_lines(errors, "nobody is there to be asked")
+    require_two_lines(errors, "without a terminal, it cannot be confirmed")
     assert stored("revoke", "--yes")[0] == 0
     code, _, errors = stored("token")
-    assert code == ExitCode.PERSON_NEEDED
+    assert code == ExitCode.CUSTOMER_NEEDED
     require_two_lines(errors, "revoked")
 
 
-def test_keep_alive_tells_events_and_whether_a_person_is_needed(
+def test_keep_alive_prints_events_and_exits_with_3_when_a_customer_is_needed(
     stored: Run, sandbox: Sandbox
 ) -> None:
     code, out, _ = stored("keep-alive", "--dry-run", "--within", "30d")
@@ -184,12 +186,12 @@ def test_keep_alive_tells_events_and_whether_a_person_is_needed(
     assert first["event"] == "refresh.succeeded"
     assert (last["event"], last["refreshed"]) == ("keep_alive.finished", 1)
     sandbox.banks["IIDX00001"].reset()
-    assert stored("refresh")[0] == ExitCode.PERSON_NEEDED
-    assert stored("keep-alive")[0] == ExitCode.PERSON_NEEDED
+    assert stored("refresh")[0] == ExitCode.CUSTOMER_NEEDED
+    assert stored("keep-alive")[0] == ExitCode.CUSTOMER_NEEDED
     assert stored("keep-alive", "--within", "soon")[0] == ExitCode.USAGE
 
 
-def test_keys_are_made_and_rotated(stored: Run, tmp_path: Path) -> None:
+def test_keys_are_generated_and_rotated(stored: Run, tmp_path: Path) -> None:
     file = tmp_path / "tokens.db.keys"
     (old,) = file.read_text("ascii").split()
     code, out, _ = stored("keys", "rotate", "--drop-old")
@@ -204,7 +206,9 @@ def test_keys_are_made_and_rotated(stored: Run, tmp_path: Path) -> None:
     assert len(stored("keys", "generate", "--reveal")[1].strip()) == 44
 
 
-def test_a_wrong_key_opens_nothing_and_changes_nothing(stored: Run, tmp_path: Path) -> None:
+def test_a_wrong_or_missing_key_is_an_error_and_changes_nothing(
+    stored: Run, tmp_path: Path
+) -> None:
     file = tmp_path / "tokens.db.keys"
     right = file.read_text("ascii")
     file.write_text(stored("keys", "generate", "--reveal")[1], "ascii")
@@ -219,7 +223,7 @@ def test_a_wrong_key_opens_nothing_and_changes_nothing(stored: Run, tmp_path: Pa
     assert stored("token")[0] == 0
 
 
-def test_a_platform_that_is_down_spends_nothing(
+def test_an_unreachable_platform_spends_nothing(
     stored: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BLINK_BASE_URL", "https://localhost:1/consent-flow/v2")
@@ -230,7 +234,9 @@ def test_a_platform_that_is_down_spends_nothing(
     assert stored("status")[0] == 0
 
 
-def test_a_login_with_a_code_from_elsewhere(configured: Run, sandbox: Sandbox) -> None:
+def test_login_exchanges_a_code_that_was_received_elsewhere(
+    configured: Run, sandbox: Sandbox
+) -> None:
     code = sandbox.issue_code(sandbox.grant())
     done, out, _ = configured("login", "--code", code, "--redirect-uri", sandbox.redirect_uri)
     assert done == 0
@@ -238,17 +244,17 @@ def test_a_login_with_a_code_from_elsewhere(configured: Run, sandbox: Sandbox) -
     assert code not in out
     assert configured("token")[0] == 0
     done, _, errors = configured("login", "--code", code, "--redirect-uri", sandbox.redirect_uri)
-    assert done == ExitCode.PERSON_NEEDED
+    assert done == ExitCode.CUSTOMER_NEEDED
     require_two_lines(errors, "blink-oauth login")
 
 
-def test_doctor_finds_nothing_wrong_with_the_sandbox(stored: Run) -> None:
+def test_doctor_finds_no_fault_in_the_sandbox(stored: Run) -> None:
     code, out, _ = stored("doctor")
     assert code == 0, out
     assert all(line.startswith("OK ") for line in out.splitlines())
 
 
-def test_the_guard_keeps_production_and_test_apart(
+def test_an_id_of_the_other_environment_is_refused(
     configured: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for profile, client in (("production", "CIDX0000000002"), ("test", "CIDP0000000002")):
@@ -258,7 +264,7 @@ def test_the_guard_keeps_production_and_test_apart(
         require_two_lines(errors, f"the profile {profile} is for {profile}")
 
 
-def test_the_file_is_read_and_flags_count_more(command: Run, tmp_path: Path) -> None:
+def test_flags_override_the_file(command: Run, tmp_path: Path) -> None:
     (tmp_path / "blink-oauth.toml").write_text(
         '[profiles.test]\nclient_id = "CIDX0000000002"\nstore = "t.db"\n'
         "[profiles.test.targets.IIDX00001]\nrotates = false\nrate = 2.0\n",
@@ -280,9 +286,7 @@ def test_the_file_is_read_and_flags_count_more(command: Run, tmp_path: Path) -> 
         ("[profiles.test.targets.IIDP00001]", "looks like none of test"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_said(
-    command: Run, tmp_path: Path, text: str, words: str
-) -> None:
+def test_an_unusable_file_is_an_error(command: Run, tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "blink-oauth.toml").write_text(text, "utf-8")
     code, _, errors = command("status")
     assert code == ExitCode.USAGE
@@ -291,6 +295,6 @@ def test_a_file_that_cannot_be_used_is_said(
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_can_complete_it(command: Run, shell: str) -> None:
+def test_completion_prints_a_script_for_each_shell(command: Run, shell: str) -> None:
     code, out, _ = command("completion", shell)
     assert (code, "_BLINK_OAUTH_COMPLETE" in out) == (0, True)

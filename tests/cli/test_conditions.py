@@ -1,4 +1,4 @@
-"""Every command in every condition: what it says, what it leaves, and that nothing is lost."""
+"""Every command in every condition: its output and exit code, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cli.cli_harness import (
     ESCAPE,
     OTHER_CLIENT,
     PASSPHRASE,
-    Desk,
-    Seen,
+    CommandHarness,
+    CommandResult,
     require_no_secret,
     require_two_lines,
 )
 
 DONE, FAILED, USAGE = ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE
-PERSON, UNCERTAIN = ExitCode.PERSON_NEEDED, ExitCode.UNCERTAIN
+CUSTOMER, UNCERTAIN = ExitCode.CUSTOMER_NEEDED, ExitCode.UNCERTAIN
 
 COMMANDS = {
     "login": ("login", "--no-browser", "--timeout", "1"),
@@ -42,16 +42,16 @@ COMMANDS = {
     "completion": ("completion", "bash"),
 }
 SOON = 29 * 86_400.0
-"""Seconds of idle life that are due for `keep-alive --within 30d`."""
+"""An idle lifetime in seconds that is due for `keep-alive --within 30d`."""
 
 
-def nothing_configured(desk: Desk) -> None:
-    desk.clear()
+def nothing_configured(harness: CommandHarness) -> None:
+    harness.clear()
 
 
-def certificate_of_another(desk: Desk) -> None:
-    variables = desk.sandbox.environment(OTHER_CLIENT)
-    desk.configure(
+def certificate_of_other_client(harness: CommandHarness) -> None:
+    variables = harness.sandbox.environment(OTHER_CLIENT)
+    harness.configure(
         **{
             name: variables[f"BLINK_{name.upper()}"]
             for name in ("certificate", "key", "key_passphrase_file")
@@ -59,59 +59,61 @@ def certificate_of_another(desk: Desk) -> None:
     )
 
 
-def certificate_missing(desk: Desk) -> None:
-    desk.configure(certificate=str(desk.folder / "missing.pem"))
+def certificate_missing(harness: CommandHarness) -> None:
+    harness.configure(certificate=str(harness.folder / "missing.pem"))
 
 
-def passphrase_wrong(desk: Desk) -> None:
-    file = desk.folder / "passphrase"
+def passphrase_wrong(harness: CommandHarness) -> None:
+    file = harness.folder / "passphrase"
     file.write_text(PASSPHRASE, "utf-8")
-    desk.configure(key_passphrase_file=str(file))
+    harness.configure(key_passphrase_file=str(file))
 
 
-def platform_down(desk: Desk) -> None:
-    desk.configure(base_url="https://localhost:1/consent-flow/v2")
+def platform_unavailable(harness: CommandHarness) -> None:
+    harness.configure(base_url="https://localhost:1/consent-flow/v2")
 
 
 @contextmanager
-def store_locked(desk: Desk) -> Iterator[None]:
-    desk.monkeypatch.setattr(engines, "BUSY_TIMEOUT", 0.2)
-    with closing(sqlite3.connect(desk.file, isolation_level=None)) as holder:
+def store_locked(harness: CommandHarness) -> Iterator[None]:
+    harness.monkeypatch.setattr(engines, "BUSY_TIMEOUT", 0.2)
+    with closing(sqlite3.connect(harness.file, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         yield
 
 
-def schema_newer(desk: Desk) -> None:
-    with closing(sqlite3.connect(desk.file)) as connection, connection:
+def schema_newer(harness: CommandHarness) -> None:
+    with closing(sqlite3.connect(harness.file)) as connection, connection:
         connection.execute("UPDATE blink_oauth_schema SET version = version + 1")
 
 
-def key_wrong(desk: Desk) -> None:
-    desk.keys.write_text(desk.run("keys", "generate", "--reveal").out, "ascii")
+def key_wrong(harness: CommandHarness) -> None:
+    harness.keys.write_text(harness.run("keys", "generate", "--reveal").out, "ascii")
 
 
-Condition = Callable[[Desk], AbstractContextManager[None] | None]
+Condition = Callable[[CommandHarness], AbstractContextManager[None] | None]
 Case = tuple[ExitCode, str, str]
-"""An exit code, a phrase of what happened, and a phrase of what to do; no error without phrases."""
+"""An exit code and a phrase of each line of the error; empty phrases mean no error."""
 
-FINE: Case = (DONE, "", "")
-NO_GRANT: Case = (USAGE, "not said which grant", "TARGET/USERNAME")
+SUCCESS: Case = (DONE, "", "")
+NO_GRANT: Case = (USAGE, "No grant given.", "TARGET/USERNAME")
 NO_SANDBOX: Case = (USAGE, "No sandbox runs", "blink-oauth sandbox")
 NO_ANSWER: Case = (FAILED, "did not come in time", "--timeout SECONDS")
 NOT_REGISTERED: Case = (FAILED, "is not the one the certificate", "client id and its certificate")
-STILL_ALIVE: Case = (FAILED, "refresh token is still alive", "Run blink-oauth revoke again")
+STILL_VALID: Case = (FAILED, "refresh token is still alive", "Run blink-oauth revoke again")
 NO_FILE: Case = (USAGE, "missing.pem cannot be read", "blink-oauth doctor")
 NOT_OPENED: Case = (USAGE, "passphrase does not open the key", "blink-oauth doctor")
 REFUSED: Case = (FAILED, "no response", "Nothing is spent. Check network")
 BUSY: Case = (FAILED, "SQLITE_BUSY", "Nothing was sent.")
 NEWER: Case = (FAILED, "this library knows no more than version", "Upgrade blink-oauth")
 NO_KEY: Case = (FAILED, "is sealed with the key", "BLINK_STORE_KEYS_FILE")
-FOUND: Case = (FAILED, "", "")
-"""Doctor and keep-alive say it in their result."""
+REPORTED_IN_RESULT: Case = (FAILED, "", "")
+"""`doctor` and `keep-alive` report the fault in their output."""
 
-OFFLINE = dict.fromkeys(("status", "history", "keys generate", "keys rotate", "completion"), FINE)
+OFFLINE = dict.fromkeys(
+    ("status", "history", "keys generate", "keys rotate", "completion"), SUCCESS
+)
 ONLINE = ("login", "login --code", "token", "refresh", "revoke", "keep-alive")
-COMMON: dict[str, Case] = {"sandbox": NO_SANDBOX, "doctor": FOUND, **OFFLINE}
+COMMON: dict[str, Case] = {"sandbox": NO_SANDBOX, "doctor": REPORTED_IN_RESULT, **OFFLINE}
 
 TABLE: dict[Condition, dict[str, Case]] = {
     nothing_configured: COMMON
@@ -120,37 +122,40 @@ TABLE: dict[Condition, dict[str, Case]] = {
         "status": (USAGE, "client id is not known", "BLINK_CLIENT_ID"),
         "keep-alive": (USAGE, "BLINK_BASE_URL is not set", "nothing was sent"),
     },
-    certificate_of_another: COMMON
+    certificate_of_other_client: COMMON
     | {
         "login": NO_ANSWER,
         "login --code": NOT_REGISTERED,
-        "token": FINE,
+        "token": SUCCESS,
         "refresh": NOT_REGISTERED,
-        "revoke": STILL_ALIVE,
-        "keep-alive": FOUND,
+        "revoke": STILL_VALID,
+        "keep-alive": REPORTED_IN_RESULT,
     },
     certificate_missing: COMMON | dict.fromkeys(ONLINE, NO_FILE),
     passphrase_wrong: COMMON | dict.fromkeys(ONLINE, NOT_OPENED),
-    platform_down: COMMON
+    platform_unavailable: COMMON
     | {
         "login": NO_ANSWER,
         "login --code": REFUSED,
-        "token": FINE,
+        "token": SUCCESS,
         "refresh": REFUSED,
-        "revoke": STILL_ALIVE,
-        "keep-alive": FOUND,
+        "revoke": STILL_VALID,
+        "keep-alive": REPORTED_IN_RESULT,
     },
     store_locked: COMMON
     | dict.fromkeys(("refresh", "revoke", "keep-alive", "keys rotate"), BUSY)
     | {
         "login": NO_ANSWER,
-        "login --code": (PERSON, "", "blink-oauth login"),
-        "token": FINE,
+        "login --code": (CUSTOMER, "", "blink-oauth login"),
+        "token": SUCCESS,
     },
     schema_newer: COMMON | dict.fromkeys((*ONLINE, "status", "history", "keys rotate"), NEWER),
     key_wrong: COMMON
     | dict.fromkeys(ONLINE, NO_KEY)
-    | {"keep-alive": FOUND, "keys rotate": (FAILED, "a key that is not given", "key back")},
+    | {
+        "keep-alive": REPORTED_IN_RESULT,
+        "keys rotate": (FAILED, "a key that is not given", "key back"),
+    },
 }
 CASES = [
     pytest.param(condition, command, case, id=f"{command} with {condition.__name__}")
@@ -160,129 +165,135 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def files() -> dict[str, bytes]:
-    """Keep the files of a store with a grant: to log in for every case would take long."""
+def store_files() -> dict[str, bytes]:
+    """Return a cache for the files of a store with a grant; a login for every case is slow."""
     return {}
 
 
 @pytest.fixture
-def idle(desk: Desk, files: dict[str, bytes]) -> Desk:
-    """Give a desk with a grant that is due to be kept alive; the platform has forgotten it."""
-    if not files:
-        desk.authorize(idle_lifetime=SOON)
-        files |= {path.name: path.read_bytes() for path in (desk.file, desk.keys)}
-    for name, content in files.items():
-        (desk.folder / name).write_bytes(content)
-    return desk
+def due(harness: CommandHarness, store_files: dict[str, bytes]) -> CommandHarness:
+    """Return a harness with a grant that is due; only the first test has it in the sandbox too."""
+    if not store_files:
+        harness.authorize(idle_lifetime=SOON)
+        store_files |= {path.name: path.read_bytes() for path in (harness.file, harness.keys)}
+    for name, content in store_files.items():
+        (harness.folder / name).write_bytes(content)
+    return harness
 
 
-def test_every_command_is_tried_in_every_condition() -> None:
+def test_the_table_has_every_command_in_every_condition() -> None:
     assert [row.keys() - COMMANDS.keys() for row in TABLE.values()] == [set()] * len(TABLE)
     assert [COMMANDS.keys() - row.keys() for row in TABLE.values()] == [set()] * len(TABLE)
 
 
 @pytest.mark.parametrize(("condition", "command", "case"), CASES)
-def test_a_command_says_what_is_wrong_and_loses_nothing(
-    idle: Desk, condition: Condition, command: str, case: Case
+def test_a_command_reports_the_fault_and_loses_nothing(
+    due: CommandHarness, condition: Condition, command: str, case: Case
 ) -> None:
-    pair, secrets = idle.pair(), idle.secrets()
-    right_keys = idle.keys.read_text("ascii")
-    with condition(idle) or nullcontext():
-        before = idle.rows()
-        secrets += idle.keys.read_text("ascii").split()
-        seen = idle.run(*COMMANDS[command])
+    pair, secrets = due.pair(), due.secrets()
+    right_keys = due.keys.read_text("ascii")
+    with condition(due) or nullcontext():
+        before = due.rows()
+        secrets += due.keys.read_text("ascii").split()
+        result = due.run(*COMMANDS[command])
     code, what, do = case
-    assert seen.code == code, (seen.out, seen.errors)
+    assert result.code == code, (result.out, result.errors)
     if what or do:
-        require_two_lines(last_two(seen) if command == "login" else told(seen), what, do)
-        assert seen.out == ""
-    require_no_secret(seen, secrets)
-    require_plain(seen)
+        without_notes = without_login_notes if command == "login" else without_key_notes
+        require_two_lines(without_notes(result), what, do)
+        assert result.out == ""
+    require_no_secret(result, secrets)
+    require_plain(result)
     if command == "keys rotate" and code == DONE:
-        assert idle.pair() == pair
+        assert due.pair() == pair
         return
-    if condition not in {certificate_of_another, platform_down} or command not in SENDING:
-        assert idle.rows() == before
+    sends = condition in {certificate_of_other_client, platform_unavailable}
+    if not (sends and command in RECORDING_FAILURES):
+        assert due.rows() == before
     if condition is schema_newer:
         return
     if condition is key_wrong:
-        idle.keys.write_text(right_keys, "ascii")
-    kept = idle.record()
-    assert kept.token == pair
-    assert kept.attempts == 0
+        due.keys.write_text(right_keys, "ascii")
+    record = due.record()
+    assert record.token == pair
+    assert record.attempts == 0
 
 
-SENDING = {"login --code", "refresh", "revoke", "keep-alive"}
-"""What writes down that a call failed."""
+RECORDING_FAILURES = {"login --code", "refresh", "revoke", "keep-alive"}
+"""The commands that record a failed call in the store."""
 
 
-def told(seen: Seen) -> Seen:
-    """Return what was seen without the notes that a key was made."""
-    lines = [line for line in seen.errors.splitlines() if not line.startswith("A new key")]
-    return Seen(seen.code, seen.out, "\n".join(lines))
+def without_key_notes(result: CommandResult) -> CommandResult:
+    """Return the result without the note about a new key."""
+    lines = [line for line in result.errors.splitlines() if not line.startswith("A new key")]
+    return CommandResult(result.code, result.out, "\n".join(lines))
 
 
-def last_two(seen: Seen) -> Seen:
-    """Return what was seen without what a login tells before it waits."""
-    return Seen(seen.code, seen.out, "\n".join(seen.errors.splitlines()[-2:]))
+def without_login_notes(result: CommandResult) -> CommandResult:
+    """Return the result with the last two lines of standard error."""
+    return CommandResult(result.code, result.out, "\n".join(result.errors.splitlines()[-2:]))
 
 
-def require_plain(seen: Seen) -> None:
-    """Fail on colours and tracebacks where no terminal is."""
-    assert ESCAPE not in seen.out + seen.errors
-    assert "Traceback" not in seen.out + seen.errors
+def require_plain(result: CommandResult) -> None:
+    """Require output without escape sequences and tracebacks."""
+    assert ESCAPE not in result.out + result.errors
+    assert "Traceback" not in result.out + result.errors
 
 
 @pytest.mark.parametrize(
     ("condition", "command"),
     [
         (nothing_configured, "login"),
-        (certificate_of_another, "login --code"),
-        (certificate_of_another, "revoke"),
+        (certificate_of_other_client, "login --code"),
+        (certificate_of_other_client, "revoke"),
         (passphrase_wrong, "token"),
-        (platform_down, "refresh"),
-        (platform_down, "doctor"),
+        (platform_unavailable, "refresh"),
+        (platform_unavailable, "doctor"),
         (schema_newer, "history"),
         (key_wrong, "token"),
     ],
 )
-def test_debug_shows_where_it_arose_and_no_secret(
-    idle: Desk, condition: Condition, command: str
+def test_debug_prints_a_traceback_and_no_secret(
+    due: CommandHarness, condition: Condition, command: str
 ) -> None:
-    pair = idle.secrets()
-    assert condition(idle) is None
-    seen = idle.run(*COMMANDS[command], "--debug")
+    pair = due.secrets()
+    assert condition(due) is None
+    result = due.run(*COMMANDS[command], "--debug")
     code, what, _ = TABLE[condition][command]
-    assert ("Traceback" in seen.errors) == bool(what), code
-    require_no_secret(seen, pair + idle.keys.read_text("ascii").split())
+    assert ("Traceback" in result.errors) == bool(what), code
+    require_no_secret(result, pair + due.keys.read_text("ascii").split())
 
 
-def test_a_pair_that_the_store_never_took_is_not_called_stored(desk: Desk) -> None:
-    desk.authorize()
-    pair = desk.pair()
-    grant = desk.sandbox.grant()
-    code = desk.sandbox.issue_code(grant)
-    desk.monkeypatch.setattr(TokenManager.close, "__defaults__", (0.3,))
-    with store_locked(desk):
-        seen = desk.run("login", "--code", code, "--redirect-uri", desk.sandbox.redirect_uri)
-    assert seen.code == UNCERTAIN
-    assert seen.out == ""
-    require_two_lines(seen, "could not be written to the store, and is lost", "blink-oauth doctor")
-    assert desk.pair() == pair
-    require_no_secret(seen, [code, *desk.secrets()])
+def test_a_login_whose_pair_cannot_be_stored_is_an_error(harness: CommandHarness) -> None:
+    harness.authorize()
+    pair = harness.pair()
+    grant = harness.sandbox.grant()
+    code = harness.sandbox.issue_code(grant)
+    harness.monkeypatch.setattr(TokenManager.close, "__defaults__", (0.3,))
+    with store_locked(harness):
+        result = harness.run(
+            "login", "--code", code, "--redirect-uri", harness.sandbox.redirect_uri
+        )
+    assert result.code == UNCERTAIN
+    assert result.out == ""
+    require_two_lines(
+        result, "could not be written to the store, and is lost", "blink-oauth doctor"
+    )
+    assert harness.pair() == pair
+    require_no_secret(result, [code, *harness.secrets()])
 
 
-def test_nobody_is_asked_for_a_consent_that_cannot_be_stored(stored: Desk) -> None:
+def test_a_login_whose_store_cannot_be_opened_asks_for_no_consent(stored: CommandHarness) -> None:
     key_wrong(stored)
-    seen = stored.run("login", "--no-browser", "--timeout", "1")
-    assert seen.code == FAILED
-    require_two_lines(seen, "is sealed with the key", "BLINK_STORE_KEYS_FILE")
+    result = stored.run("login", "--no-browser", "--timeout", "1")
+    assert result.code == FAILED
+    require_two_lines(result, "is sealed with the key", "BLINK_STORE_KEYS_FILE")
 
 
-def test_a_missing_key_is_no_reason_to_trouble_a_customer(stored: Desk) -> None:
+def test_a_missing_key_does_not_count_as_a_customer_needed(stored: CommandHarness) -> None:
     key_wrong(stored)
-    seen = stored.run("keep-alive")
-    assert seen.code == FAILED
-    (last,) = [json.loads(line) for line in seen.out.splitlines()]
+    result = stored.run("keep-alive")
+    assert result.code == FAILED
+    (last,) = [json.loads(line) for line in result.out.splitlines()]
     assert (last["customers_needed"], last["keys_missing"]) == (0, 1)
     assert "active, key missing" in stored.run("status").out

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in the middle: the flight lands, or its state says that it did not."""
+"""Ctrl-C and SIGTERM during a call: the call finishes, or the grant becomes uncertain."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from datetime import UTC, datetime
 import pytest
 from attrs import evolve
 
-from cli.cli_harness import TARGET, Desk, Seen, require_no_secret, require_two_lines
+from cli.cli_harness import (
+    TARGET,
+    CommandHarness,
+    CommandResult,
+    require_no_secret,
+    require_two_lines,
+)
 
-PATIENCE = 30.0
-"""Seconds; longer than anything takes: it ends a test that hangs."""
+TIMEOUT = 30.0
+"""Seconds after which a test that hangs fails."""
 SOON = 29 * 86_400.0
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Return what starts the command as a process of its own."""
+    """Return a function that starts the command in a process of its own."""
     running: list[subprocess.Popen[str]] = []
 
-    def begin(*words: str) -> subprocess.Popen[str]:
-        with heard(signal.SIGINT):
+    def start_process(*words: str) -> subprocess.Popen[str]:
+        with default_handling(signal.SIGINT):
             process = subprocess.Popen(
                 [sys.executable, "-m", "blink_oauth_cli", *words],
                 stdin=subprocess.DEVNULL,
@@ -40,26 +46,26 @@ def start() -> Iterator[Start]:
         running.append(process)
         return process
 
-    yield begin
+    yield start_process
     for process in running:
         with process:
             process.kill()
 
 
 @pytest.fixture
-def slow(desk: Desk) -> Iterator[Desk]:
-    """Give a desk with a grant whose access token lives a second, and a bank that takes as long."""
-    with habits_of_bank(desk, access_token_lifetime=1.0):
-        desk.authorize(idle_lifetime=SOON)
-    with habits_of_bank(desk, response_delay=0.7):
-        yield desk
+def slow(harness: CommandHarness) -> Iterator[CommandHarness]:
+    """Yield a harness with an access token that is valid for 1 s and a bank that takes 0.7 s."""
+    with bank_policy(harness, access_token_lifetime=1.0):
+        harness.authorize(idle_lifetime=SOON)
+    with bank_policy(harness, response_delay=0.7):
+        yield harness
 
 
 @contextmanager
-def heard(number: signal.Signals) -> Iterator[None]:
-    """Let a process that is started meanwhile hear a signal.
+def default_handling(number: signal.Signals) -> Iterator[None]:
+    """Give a signal its default Python handler, also for processes that are started meanwhile.
 
-    A job in the background inherits that it is ignored, and would hand it down.
+    If the tests run as a background job, the signal is ignored, and child processes inherit that.
     """
     before = signal.signal(number, signal.default_int_handler)
     try:
@@ -69,98 +75,104 @@ def heard(number: signal.Signals) -> Iterator[None]:
 
 
 @contextmanager
-def habits_of_bank(desk: Desk, **habits: float) -> Iterator[None]:
-    """Let the bank behave otherwise for a while."""
-    bank = desk.sandbox.banks[TARGET]
+def bank_policy(harness: CommandHarness, **changes: float) -> Iterator[None]:
+    """Change the policy of the bank temporarily."""
+    bank = harness.sandbox.banks[TARGET]
     policy = bank.policy
-    bank.policy = evolve(policy, **habits)  # type: ignore[arg-type]
+    bank.policy = evolve(policy, **changes)  # type: ignore[arg-type]
     yield
     bank.policy = policy
 
 
-def wait_until(happened: Callable[[], bool]) -> None:
-    """Return as soon as something has happened."""
-    deadline = time.monotonic() + PATIENCE
-    while not happened():
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return as soon as a condition is true."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def asked(desk: Desk) -> int:
-    """Return how many tokens the platform was asked for."""
-    return sum(exchange.operation == "request_token" for exchange in desk.sandbox.exchanges)
+def token_requests(harness: CommandHarness) -> int:
+    """Return the number of token requests that the platform received."""
+    return sum(exchange.operation == "request_token" for exchange in harness.sandbox.exchanges)
 
 
-def end(process: subprocess.Popen[str], before: str = "") -> Seen:
-    """Wait for a process, and return what it left."""
-    out, errors = process.communicate(timeout=PATIENCE)
-    return Seen(process.returncode, out, before + errors)
+def result_of(process: subprocess.Popen[str], before: str = "") -> CommandResult:
+    """Wait for a process to end, and return its result."""
+    out, errors = process.communicate(timeout=TIMEOUT)
+    return CommandResult(process.returncode, out, before + errors)
 
 
 @pytest.mark.parametrize(
     ("command", "number"),
     [("refresh", signal.SIGINT), ("token", signal.SIGINT), ("refresh", signal.SIGTERM)],
 )
-def test_what_is_in_the_air_lands(
-    slow: Desk, start: Start, command: str, number: signal.Signals
+def test_an_interrupted_command_finishes_the_call_in_progress(
+    slow: CommandHarness, start: Start, command: str, number: signal.Signals
 ) -> None:
-    over = slow.pair().expires_at
-    assert over is not None
-    wait_until(lambda: datetime.now(UTC) > over)
-    before, secrets, calls = slow.record(), slow.secrets(), asked(slow)
+    expiry = slow.pair().expires_at
+    assert expiry is not None
+    wait_until(lambda: datetime.now(UTC) > expiry)
+    before, secrets, requests = slow.record(), slow.secrets(), token_requests(slow)
     process = start(command)
-    wait_until(lambda: asked(slow) > calls)
+    wait_until(lambda: token_requests(slow) > requests)
     process.send_signal(number)
-    seen = end(process)
-    assert (seen.code, seen.out) == (130, "")
-    note, *rest = seen.errors.strip().splitlines()
-    assert "A call that is under way is awaited" in note
-    require_two_lines(Seen(130, "", "\n".join(rest)), "refresh.succeeded", "blink-oauth status")
+    result = result_of(process)
+    assert (result.code, result.out) == (130, "")
+    note, *rest = result.errors.strip().splitlines()
+    assert "A call in progress is awaited" in note
+    require_two_lines(
+        CommandResult(130, "", "\n".join(rest)), "refresh.succeeded", "blink-oauth status"
+    )
     after = slow.record()
     assert (after.state, after.generation) == ("active", before.generation + 1)
     assert after.token != before.token
     assert slow.run("refresh").code == 0
-    require_no_secret(seen, secrets + slow.secrets())
+    require_no_secret(result, secrets + slow.secrets())
 
 
-def test_a_second_interruption_leaves_at_once_and_shows(desk: Desk, start: Start) -> None:
-    desk.authorize()
-    desk.configure(timeout_total="3", lease="3.5")
-    before, calls = desk.pair(), asked(desk)
-    with habits_of_bank(desk, response_delay=3600.0):
+def test_a_second_interruption_exits_at_once_and_status_shows_uncertain(
+    harness: CommandHarness, start: Start
+) -> None:
+    harness.authorize()
+    harness.configure(timeout_total="3", lease="3.5")
+    before, requests = harness.pair(), token_requests(harness)
+    with bank_policy(harness, response_delay=3600.0):
         process = start("refresh")
-        wait_until(lambda: asked(desk) > calls)
+        wait_until(lambda: token_requests(harness) > requests)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
-        told = process.stderr.readline() + process.stderr.readline()
-        assert "Ctrl-C again leaves at once" in told
+        note_lines = process.stderr.readline() + process.stderr.readline()
+        assert "Ctrl-C again leaves at once" in note_lines
         process.send_signal(signal.SIGINT)
-        seen = end(process, told)
-    assert (seen.code, seen.out) == (130, "")
-    assert "shows as refreshing, then as uncertain" in seen.errors.replace("\n", " ")
-    (status,) = desk.run("status", "--json").json
-    assert (status["state"], status["attempts"]) == ("refreshing", 1), seen.errors
-    assert desk.record().token == before
-    wait_until(lambda: desk.run("status", "--json").json[0]["state"] == "uncertain")
-    assert desk.record().token == before
+        result = result_of(process, note_lines)
+    assert (result.code, result.out) == (130, "")
+    assert "shows as refreshing, then as uncertain" in result.errors.replace("\n", " ")
+    (status,) = harness.run("status", "--json").json
+    assert (status["state"], status["attempts"]) == ("refreshing", 1), result.errors
+    assert harness.record().token == before
+    wait_until(lambda: harness.run("status", "--json").json[0]["state"] == "uncertain")
+    assert harness.record().token == before
 
 
-def test_keep_alive_ends_in_order(slow: Desk, start: Start) -> None:
-    before, calls = slow.record(), asked(slow)
+def test_an_interrupted_keep_alive_finishes_the_refresh_in_progress(
+    slow: CommandHarness, start: Start
+) -> None:
+    before, requests = slow.record(), token_requests(slow)
     process = start("keep-alive", "--within", "30d")
-    wait_until(lambda: asked(slow) > calls)
+    wait_until(lambda: token_requests(slow) > requests)
     process.send_signal(signal.SIGINT)
-    seen = end(process)
-    assert (seen.code, seen.errors) == (0, "")
-    events = [line.split('"')[3] for line in seen.out.splitlines()]
+    result = result_of(process)
+    assert (result.code, result.errors) == (0, "")
+    events = [line.split('"')[3] for line in result.out.splitlines()]
     assert events == ["refresh.succeeded", "keep_alive.finished"]
     assert slow.record().generation == before.generation + 1
 
 
-def test_a_daemon_ends_when_it_is_told_to(stored: Desk, start: Start) -> None:
+def test_sigterm_ends_an_idle_daemon(stored: CommandHarness, start: Start) -> None:
     process = start("keep-alive", "--every", "1h")
     assert process.stdout is not None
     assert "keep_alive.finished" in process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    seen = end(process)
-    assert (seen.code, seen.out, seen.errors) == (0, "", "")
+    result = result_of(process)
+    assert (result.code, result.out, result.errors) == (0, "", "")

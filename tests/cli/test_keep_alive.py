@@ -1,4 +1,4 @@
-"""The job that keeps idle grants alive: its lines, its exit codes, and what a person sees."""
+"""`keep-alive`: its JSON lines, its exit codes, and its output on a terminal."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from blink_oauth_cli.errors import ExitCode
 from blink_oauth_cli.keep_alive import exit_code
 from blink_oauth_cli.output import parse_duration
 from blink_oauth_keeper import Report
-from cli.cli_harness import TARGET, Desk, plain, require_no_secret, require_two_lines
+from cli.cli_harness import TARGET, CommandHarness, plain, require_no_secret, require_two_lines
 
 SOON = 29 * 86_400.0
-DUE = ("keep-alive", "--within", "30d")
+KEEP_ALIVE = ("keep-alive", "--within", "30d")
 
 
 def report(**counts: int) -> Report:
-    """Return a report in which the rest is zero."""
+    """Return a report in which all other counts are zero."""
     names = ("due", "refreshed", "failed", "uncertain", "consent_needed", "left")
     return Report(**(dict.fromkeys(names, 0) | counts))
 
 
 @pytest.mark.parametrize(
-    ("counts", "needy", "sealed", "expected"),
+    ("counts", "customers_needed", "keys_missing", "expected"),
     [
         ({}, 0, 0, ExitCode.DONE),
         ({"due": 2, "refreshed": 2}, 0, 0, ExitCode.DONE),
@@ -33,41 +33,41 @@ def report(**counts: int) -> Report:
         ({"left": 1}, 0, 0, ExitCode.FAILED),
         ({}, 0, 1, ExitCode.FAILED),
         ({"uncertain": 1, "failed": 1}, 0, 1, ExitCode.UNCERTAIN),
-        ({"uncertain": 1, "consent_needed": 1}, 1, 0, ExitCode.PERSON_NEEDED),
-        ({}, 1, 0, ExitCode.PERSON_NEEDED),
+        ({"uncertain": 1, "consent_needed": 1}, 1, 0, ExitCode.CUSTOMER_NEEDED),
+        ({}, 1, 0, ExitCode.CUSTOMER_NEEDED),
     ],
 )
-def test_the_exit_code_says_what_is_needed(
-    counts: dict[str, int], needy: int, sealed: int, expected: ExitCode
+def test_the_exit_code_depends_on_the_counts(
+    counts: dict[str, int], customers_needed: int, keys_missing: int, expected: ExitCode
 ) -> None:
-    assert exit_code(report(**counts), needy, sealed) is expected
+    assert exit_code(report(**counts), customers_needed, keys_missing) is expected
 
 
-def test_events_are_lines_of_json_without_secrets(desk: Desk) -> None:
-    desk.authorize(idle_lifetime=SOON)
-    secrets = desk.secrets()
-    seen = desk.run(*DUE)
-    first, last = map(json.loads, seen.out.splitlines())
-    assert (seen.code, seen.errors) == (0, "")
+def test_events_are_json_lines_without_secrets(harness: CommandHarness) -> None:
+    harness.authorize(idle_lifetime=SOON)
+    secrets = harness.secrets()
+    result = harness.run(*KEEP_ALIVE)
+    first, last = map(json.loads, result.out.splitlines())
+    assert (result.code, result.errors) == (0, "")
     assert (first["event"], first["target_id"]) == ("refresh.succeeded", TARGET)
-    assert first["correlation_id"] == desk.record().correlation_id
+    assert first["correlation_id"] == harness.record().correlation_id
     assert (last["event"], last["refreshed"], last["customers_needed"]) == (
         "keep_alive.finished",
         1,
         0,
     )
-    require_no_secret(seen, secrets + desk.secrets())
+    require_no_secret(result, secrets + harness.secrets())
 
 
-def test_a_dry_run_sends_and_changes_nothing(desk: Desk) -> None:
-    desk.authorize(idle_lifetime=SOON)
-    rows, calls = desk.rows(), len(desk.sandbox.exchanges)
-    seen = desk.run(*DUE, "--dry-run")
-    assert (seen.code, seen.json) == (0, {"event": "keep_alive.dry_run", "due": 1})
-    assert (desk.rows(), len(desk.sandbox.exchanges)) == (rows, calls)
+def test_a_dry_run_sends_and_changes_nothing(harness: CommandHarness) -> None:
+    harness.authorize(idle_lifetime=SOON)
+    rows, calls = harness.rows(), len(harness.sandbox.exchanges)
+    result = harness.run(*KEEP_ALIVE, "--dry-run")
+    assert (result.code, result.json) == (0, {"event": "keep_alive.dry_run", "due": 1})
+    assert (harness.rows(), len(harness.sandbox.exchanges)) == (rows, calls)
 
 
-def test_what_is_not_due_is_left_alone(stored: Desk) -> None:
+def test_a_grant_that_is_not_due_is_not_refreshed(stored: CommandHarness) -> None:
     calls = len(stored.sandbox.exchanges)
     assert stored.run("keep-alive").json["due"] == 0
     assert len(stored.sandbox.exchanges) == calls
@@ -76,31 +76,33 @@ def test_what_is_not_due_is_left_alone(stored: Desk) -> None:
 @pytest.mark.parametrize(
     ("fault", "expected", "count"),
     [
-        ("refused", ExitCode.PERSON_NEEDED, "consent_needed"),
+        ("refused", ExitCode.CUSTOMER_NEEDED, "consent_needed"),
         ("too-many-requests", ExitCode.FAILED, "failed"),
         ("reset-after", ExitCode.UNCERTAIN, "uncertain"),
     ],
 )
-def test_a_failed_refresh_is_counted_and_told(
-    desk: Desk, fault: str, expected: ExitCode, count: str
+def test_a_failed_refresh_is_counted_and_sets_the_exit_code(
+    harness: CommandHarness, fault: str, expected: ExitCode, count: str
 ) -> None:
-    desk.authorize(idle_lifetime=SOON)
-    if expected is ExitCode.PERSON_NEEDED:
-        desk.sandbox.banks[TARGET].reset()
+    harness.authorize(idle_lifetime=SOON)
+    if expected is ExitCode.CUSTOMER_NEEDED:
+        harness.sandbox.banks[TARGET].reset()
     else:
-        desk.sandbox.fail(fault, operation="request_token", times=1)
-    seen = desk.run(*DUE)
-    last = json.loads(seen.out.splitlines()[-1])
-    assert (seen.code, last[count]) == (expected, 1), seen.out
+        harness.sandbox.fail(fault, operation="request_token", times=1)
+    result = harness.run(*KEEP_ALIVE)
+    last = json.loads(result.out.splitlines()[-1])
+    assert (result.code, last[count]) == (expected, 1), result.out
 
 
-def test_a_person_sees_progress_and_a_sentence(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    desk.authorize(idle_lifetime=SOON)
+def test_a_terminal_gets_a_progress_bar_and_a_sentence(
+    harness: CommandHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.authorize(idle_lifetime=SOON)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm-256color")
-    seen = desk.run(*DUE)
-    shown = plain(seen.out)
-    assert seen.code == 0
+    result = harness.run(*KEEP_ALIVE)
+    shown = plain(result.out)
+    assert result.code == 0
     assert re.search(r"Keeping alive .*1/1", shown)
     assert "1 due, 1 refreshed, 0 failed" in shown
     assert "{" not in shown
@@ -109,14 +111,12 @@ def test_a_person_sees_progress_and_a_sentence(desk: Desk, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("15m", 900), ("24h", 86_400), (" 10d ", 864_000)]
 )
-def test_a_length_of_time_has_a_unit(text: str, seconds: int) -> None:
+def test_a_duration_has_a_unit(text: str, seconds: int) -> None:
     assert parse_duration(text).total_seconds() == seconds
 
 
 @pytest.mark.parametrize("text", ["", "soon", "10", "0d", "-1d", "1.5h", "1w", "99999d", "²d"])
-def test_what_is_no_length_of_time_is_refused_before_anything_is_sent(
-    desk: Desk, text: str
-) -> None:
-    seen = desk.run("keep-alive", f"--within={text}")
-    assert (seen.code, seen.out) == (ExitCode.USAGE, "")
-    require_two_lines(seen, "--within", "keep-alive --help")
+def test_an_invalid_duration_is_a_usage_error(harness: CommandHarness, text: str) -> None:
+    result = harness.run("keep-alive", f"--within={text}")
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    require_two_lines(result, "--within", "keep-alive --help")

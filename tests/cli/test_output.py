@@ -1,4 +1,4 @@
-"""What is printed where: pipes, terminals of 80 columns, no colours, shells that complete."""
+"""The output on pipes and on terminals of 80 columns, colours, and shell completion."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
-from blink_oauth_cli.errors import ExitCode, trouble_with
+from blink_oauth_cli.errors import ExitCode, error_from
 from blink_oauth_cli.main import run
 from blink_oauth_keeper.errors import UnknownGrantError
-from cli.cli_harness import ESCAPE, GRANT, Desk, plain, require_no_secret
+from cli.cli_harness import ESCAPE, GRANT, CommandHarness, plain, require_no_secret
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7]|4[0-8]|10[0-7])(?:;\d+)*m")
 SHELLS = [shell for shell in ("bash", "zsh", "fish") if shutil.which(shell)]
@@ -30,31 +30,33 @@ PRINTING = [
 ]
 
 
-def on_a_terminal(desk: Desk, columns: int = 80) -> None:
-    """Let the command believe that it prints to a terminal."""
-    desk.monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    desk.monkeypatch.setenv("TERM", "xterm-256color")
-    desk.monkeypatch.setenv("COLUMNS", str(columns))
+def pretend_terminal(harness: CommandHarness, columns: int = 80) -> None:
+    """Make standard output look like a terminal."""
+    harness.monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    harness.monkeypatch.setenv("TERM", "xterm-256color")
+    harness.monkeypatch.setenv("COLUMNS", str(columns))
 
 
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
-def test_a_pipe_gets_whole_lines_and_no_escapes(stored: Desk, words: tuple[str, ...]) -> None:
+def test_a_pipe_gets_unbroken_lines_and_no_escapes(
+    stored: CommandHarness, words: tuple[str, ...]
+) -> None:
     stored.monkeypatch.setenv("COLUMNS", "80")
-    seen = stored.run(*words)
-    assert seen.code == 0
-    assert ESCAPE not in seen.out + seen.errors
-    require_no_secret(seen, stored.secrets())
+    result = stored.run(*words)
+    assert result.code == 0
+    assert ESCAPE not in result.out + result.errors
+    require_no_secret(result, stored.secrets())
     if "--json" in words:
-        assert seen.json
+        assert result.json
     elif words in {("status",), ("history",)}:
-        heading, line = seen.out.splitlines()
+        heading, line = result.out.splitlines()
         assert heading.split()[-2:] == ["Correlation", "id"]
         assert line.split()[-1] == stored.record().correlation_id
 
 
 @pytest.mark.parametrize("command", ["status", "history"])
-def test_eighty_columns_cut_nothing(stored: Desk, command: str) -> None:
-    on_a_terminal(stored)
+def test_a_table_fits_80_columns_and_cuts_nothing(stored: CommandHarness, command: str) -> None:
+    pretend_terminal(stored)
     heading, *lines = plain(stored.run(command).out).splitlines()
     assert max(map(len, [heading, *lines])) <= 80
     last = heading.index("Correlation")
@@ -64,21 +66,21 @@ def test_eighty_columns_cut_nothing(stored: Desk, command: str) -> None:
     assert "…" not in "".join(lines)
 
 
-@pytest.mark.parametrize("without", ["variable", "flag", None])
-def test_colours_can_be_switched_off(stored: Desk, without: str | None) -> None:
-    on_a_terminal(stored)
-    if without == "variable":
+@pytest.mark.parametrize("switched_off_by", ["variable", "flag", None])
+def test_colours_can_be_switched_off(stored: CommandHarness, switched_off_by: str | None) -> None:
+    pretend_terminal(stored)
+    if switched_off_by == "variable":
         stored.monkeypatch.setenv("NO_COLOR", "1")
-    flags = ["--no-color"] if without == "flag" else []
+    flags = ["--no-color"] if switched_off_by == "flag" else []
     for command in ("status", "doctor"):
-        seen = stored.run(command, *flags)
-        assert seen.code == 0
-        assert bool(COLOUR.search(seen.out)) is (without is None)
+        result = stored.run(command, *flags)
+        assert result.code == 0
+        assert bool(COLOUR.search(result.out)) is (switched_off_by is None)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_shell_takes_its_completion(desk: Desk, shell: str) -> None:
-    script = desk.run("completion", shell)
+def test_a_shell_parses_its_completion_script(harness: CommandHarness, shell: str) -> None:
+    script = harness.run("completion", shell)
     assert script.code == 0
     done = subprocess.run(
         [shell, "-n"], input=script.out, capture_output=True, text=True, check=False
@@ -86,7 +88,7 @@ def test_a_shell_takes_its_completion(desk: Desk, shell: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_bash_is_among_the_shells() -> None:
+def test_bash_is_installed() -> None:
     assert "bash" in SHELLS
 
 
@@ -99,18 +101,20 @@ def test_bash_is_among_the_shells() -> None:
         ("blink-oauth token --rev", "2", ["--reveal"]),
     ],
 )
-def test_words_are_completed(desk: Desk, words: str, index: str, expected: list[str]) -> None:
-    desk.monkeypatch.setenv("_BLINK_OAUTH_COMPLETE", "bash_complete")
-    desk.monkeypatch.setenv("COMP_WORDS", words)
-    desk.monkeypatch.setenv("COMP_CWORD", index)
+def test_words_are_completed(
+    harness: CommandHarness, words: str, index: str, expected: list[str]
+) -> None:
+    harness.monkeypatch.setenv("_BLINK_OAUTH_COMPLETE", "bash_complete")
+    harness.monkeypatch.setenv("COMP_WORDS", words)
+    harness.monkeypatch.setenv("COMP_CWORD", index)
     with pytest.raises(SystemExit):
         run(())
-    offered = [line.partition(",")[2] for line in desk.capture.readouterr().out.splitlines()]
+    offered = [line.partition(",")[2] for line in harness.capture.readouterr().out.splitlines()]
     assert offered == expected
 
 
-def test_an_encoding_without_arrows_ends_no_command(desk: Desk) -> None:
-    desk.clear()
+def test_an_encoding_without_the_arrow_does_not_fail_the_command(harness: CommandHarness) -> None:
+    harness.clear()
     done = subprocess.run(
         [sys.executable, "-m", "blink_oauth_cli", "doctor"],
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
@@ -123,20 +127,20 @@ def test_an_encoding_without_arrows_ends_no_command(desk: Desk) -> None:
     assert done.stderr == ""
 
 
-def test_an_unknown_grant_is_answered_with_a_login() -> None:
-    trouble = trouble_with(UnknownGrantError("Nothing is stored."))
-    assert trouble.code is ExitCode.PERSON_NEEDED
-    assert trouble.do.startswith("Log in first")
+def test_the_remedy_for_an_unknown_grant_is_a_login() -> None:
+    error = error_from(UnknownGrantError("Nothing is stored."))
+    assert error.code is ExitCode.CUSTOMER_NEEDED
+    assert error.do.startswith("Log in first")
 
 
-def test_an_unexpected_error_names_its_kind_and_not_its_text(
-    stored: Desk, monkeypatch: pytest.MonkeyPatch
+def test_an_unexpected_error_shows_its_class_and_not_its_text(
+    stored: CommandHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("fake-secret-in-a-message")
 
     monkeypatch.setattr("blink_oauth_cli.app.open_store", fail)
-    seen = stored.run("history", GRANT)
-    assert seen.code == ExitCode.FAILED
-    assert seen.errors.splitlines()[0] == "Error: Something unexpected: RuntimeError."
-    assert "fake-secret" not in seen.errors
+    result = stored.run("history", GRANT)
+    assert result.code == ExitCode.FAILED
+    assert result.errors.splitlines()[0] == "Error: Something unexpected: RuntimeError."
+    assert "fake-secret" not in result.errors

@@ -1,4 +1,4 @@
-"""The healthy setup that the doctor's tests start from."""
+"""The setup without faults that each test of `doctor` starts from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cli.doctor.harness import Harness
 
 @pytest.fixture(scope="session")
 def contexts() -> dict[str, ssl.SSLContext]:
-    """Keep the context of each sandbox: checking and loading a key is slow."""
+    """Return a cache for the TLS context of each sandbox; loading a key is slow."""
     return {}
 
 
@@ -25,7 +25,7 @@ def contexts() -> dict[str, ssl.SSLContext]:
 def harness(
     blink_sandbox: Sandbox, tmp_path: Path, contexts: dict[str, ssl.SSLContext]
 ) -> Iterator[Harness]:
-    """Return a healthy setup with a token in its store."""
+    """Yield a setup without faults, with a token in its store."""
     url = blink_sandbox.base_url
     if url not in contexts:
         contexts[url] = ssl_context(blink_sandbox.client_certificate(), now=datetime.now(UTC))

@@ -1,4 +1,4 @@
-"""A fault to plant, and what the doctor must find."""
+"""A fault to inject, and the check that must report it."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from attrs import frozen
 
 from blink_oauth_cli.check import Level
 from cli.doctor.harness import Harness
-from cli.doctor.planting import Changes
+from cli.doctor.injection import Changes
 
 OK, WARN, FAIL = Level
 UNREACHED = frozenset({"clock", "call", "without_certificate"})
-"""What cannot pass where there is no server."""
+"""The checks that cannot pass without a server."""
 UNUSABLE = frozenset({"reachable", "clock", "call"})
-"""What cannot pass without a certificate that the server takes."""
+"""The checks that cannot pass without a certificate that the server accepts."""
 
 
 @frozen
 class Fault:
-    """A fault and what must be found.
+    """A fault and the check that must report it.
 
     Attributes:
-        plant: Breaks a healthy harness, and returns the arguments of `examine` to change.
-        name: The check that must find it.
-        level: How bad it is.
-        remedy: A part of the remedy.
-        besides: The other checks that cannot pass because of it, and no more.
+        inject: Injects the fault, and returns the changed arguments of `run_checks`.
+        name: The check that must report it.
+        level: The level of that check.
+        remedy: A phrase of its remedy.
+        also_failing: All other checks that cannot pass because of it.
     """
 
-    plant: Callable[[Harness], Changes]
+    inject: Callable[[Harness], Changes]
     name: str
     level: Level
     remedy: str
-    besides: frozenset[str] = frozenset()
+    also_failing: frozenset[str] = frozenset()

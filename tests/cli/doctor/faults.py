@@ -1,12 +1,12 @@
-"""The faults in settings, certificate and store: each breaks one thing."""
+"""The faults in the settings, the certificate and the store, one at a time."""
 
 from __future__ import annotations
 
 from blink_oauth import Timeouts
-from cli.doctor import planting
+from cli.doctor import injection
 from cli.doctor.fault import FAIL, UNUSABLE, WARN, Fault
 from cli.doctor.harness import OTHER_KEY
-from cli.doctor.planting import arguments, certificate_of, certificate_with, settings_with
+from cli.doctor.injection import arguments, certificate_issued_by, certificate_with, settings_with
 from wire import certificates
 
 CERTIFICATE_FAULTS: dict[str, Fault] = {
@@ -24,7 +24,7 @@ CERTIFICATE_FAULTS: dict[str, Fault] = {
         certificate_with(key="nowhere.key"), "certificate_key", FAIL, "Name PEM files", UNUSABLE
     ),
     "key of another certificate": Fault(
-        certificate_with(key=planting.key_of_another),
+        certificate_with(key=injection.key_of_other_client),
         "certificate_key",
         FAIL,
         "ordered with",
@@ -37,52 +37,52 @@ CERTIFICATE_FAULTS: dict[str, Fault] = {
         certificate_with(passphrase=None), "certificate_key", FAIL, "passphrase", UNUSABLE
     ),
     "expired": Fault(
-        certificate_of(certificates.expired),
+        certificate_issued_by(certificates.expired),
         "certificate_validity",
         FAIL,
         "register a new",
         UNUSABLE,
     ),
     "not yet valid": Fault(
-        certificate_of(certificates.not_yet_valid),
+        certificate_issued_by(certificates.not_yet_valid),
         "certificate_validity",
         FAIL,
         "Check the clock",
         UNUSABLE,
     ),
     "twenty days left": Fault(
-        certificate_of(planting.ends_in_twenty_days),
+        certificate_issued_by(injection.ends_in_twenty_days),
         "certificate_validity",
         WARN,
         "Order its successor",
         frozenset({"call"}),
     ),
     "key too small": Fault(
-        certificate_of(certificates.weak), "certificate", FAIL, "keeps the rule", UNUSABLE
+        certificate_issued_by(certificates.weak), "certificate", FAIL, "keeps the rule", UNUSABLE
     ),
     "no client authentication": Fault(
-        certificate_of(certificates.for_servers_only),
+        certificate_issued_by(certificates.for_servers_only),
         "certificate",
         FAIL,
         "keeps the rule",
         UNUSABLE,
     ),
     "no intermediate": Fault(
-        certificate_of(certificates.alone),
+        certificate_issued_by(certificates.alone),
         "certificate_chain",
         WARN,
         "each intermediate",
         UNUSABLE,
     ),
     "chain of another authority": Fault(
-        certificate_of(certificates.with_a_foreign_issuer),
+        certificate_issued_by(certificates.with_a_foreign_issuer),
         "certificate_chain",
         FAIL,
         "each intermediate",
         UNUSABLE,
     ),
-    "readable key": Fault(
-        certificate_with(key=planting.readable_key), "key_file", WARN, "chmod 600"
+    "key readable for other users": Fault(
+        certificate_with(key=injection.world_readable_key), "key_file", WARN, "chmod 600"
     ),
     "authorities missing": Fault(
         certificate_with(ca="nowhere.pem"),
@@ -114,7 +114,9 @@ SETTINGS_FAULTS: dict[str, Fault] = {
     "production target for test": Fault(
         arguments(target_id="IIDP00001"), "target_id", FAIL, "for test", frozenset({"call"})
     ),
-    "no version": Fault(settings_with(user_agent="acme"), "user_agent", WARN, "acme-books/3.2"),
+    "user agent without a version": Fault(
+        settings_with(user_agent="acme"), "user_agent", WARN, "acme-books/3.2"
+    ),
     "lease not above the total timeout": Fault(
         arguments(lease=20.0), "lease", FAIL, "above the total timeout"
     ),
@@ -126,35 +128,42 @@ SETTINGS_FAULTS: dict[str, Fault] = {
 
 STORE_FAULTS: dict[str, Fault] = {
     "store read-only": Fault(
-        planting.read_only_store, "store_writable", FAIL, "Make file and folder"
+        injection.read_only_store, "store_writable", FAIL, "Make file and folder"
     ),
     "store locked": Fault(
-        planting.locked_store, "store_writable", FAIL, "process that holds the file"
+        injection.locked_store, "store_writable", FAIL, "process that holds the file"
     ),
-    "schema newer": Fault(planting.newer_schema, "store_schema", FAIL, "Update blink-oauth"),
-    "no database": Fault(planting.no_database, "store", FAIL, "no SQLite database"),
+    "schema newer": Fault(injection.newer_schema, "store_schema", FAIL, "Update blink-oauth"),
+    "file is no database": Fault(injection.not_a_database, "store", FAIL, "no SQLite database"),
     "key missing": Fault(
-        lambda harness: {"open_store": harness.opening(OTHER_KEY)},
+        lambda harness: {"open_store": harness.open_store_with(OTHER_KEY)},
         "store_keys",
         FAIL,
         "Give the missing key back",
     ),
-    "older seals": Fault(planting.rotated, "store_keys", WARN, "blink-oauth keys rotate"),
-    "no key": Fault(
-        lambda harness: {"open_store": harness.opening("fake-no-key")}, "store", FAIL, "its keys"
+    "pairs sealed with an older key": Fault(
+        injection.keys_rotated, "store_keys", WARN, "blink-oauth keys rotate"
     ),
-    "keys unreadable": Fault(
-        arguments(open_store=planting.unreadable_keys), "store", FAIL, "Correct what is named"
+    "invalid key": Fault(
+        lambda harness: {"open_store": harness.open_store_with("fake-no-key")},
+        "store",
+        FAIL,
+        "its keys",
     ),
-    "store readable for others": Fault(planting.readable_store, "store_file", WARN, "chmod 600"),
-    "keys readable for others": Fault(
-        planting.readable_keys_file, "store_keys_file", WARN, "chmod 600"
+    "keys file unreadable": Fault(
+        arguments(open_store=injection.unreadable_keys), "store", FAIL, "Correct what is named"
     ),
-    "file of the keys missing": Fault(
-        arguments(open_store=planting.keys_missing), "store", FAIL, "Put the file back"
+    "store readable for other users": Fault(
+        injection.world_readable_store, "store_file", WARN, "chmod 600"
     ),
-    "no folder for the store": Fault(
-        planting.a_file_for_a_folder, "store_file", FAIL, "folder of its own"
+    "keys readable for other users": Fault(
+        injection.world_readable_keys_file, "store_keys_file", WARN, "chmod 600"
+    ),
+    "keys file missing": Fault(
+        arguments(open_store=injection.keys_missing), "store", FAIL, "Put the file back"
+    ),
+    "file in place of the store's folder": Fault(
+        injection.file_in_place_of_folder, "store_file", FAIL, "folder of its own"
     ),
     "disk nearly full": Fault(
         arguments(free_bytes=lambda folder: 40_000_000), "store_file", WARN, "Make room"

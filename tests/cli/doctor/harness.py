@@ -1,4 +1,4 @@
-"""A healthy setup of everything that the doctor looks at, for a test to break one part of it."""
+"""A setup without faults of everything that `doctor` checks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine
 
 from blink_oauth import ClientCertificate, Grant, Settings, Timeouts, Token
 from blink_oauth_cli.check import Check
-from blink_oauth_cli.doctor import examine
+from blink_oauth_cli.doctor import run_checks
 from blink_oauth_keeper import GrantKey, Note, SqlTokenStore
 from blink_oauth_testing.sandbox import Credentials, Sandbox
 from wire.certificates import files
@@ -24,8 +24,8 @@ from wire.certificates import files
 CLIENT, TARGET = "CIDX0000000002", "IIDX00001"
 KEY, OTHER_KEY = SqlTokenStore.new_key(), SqlTokenStore.new_key()
 ACCESS, REFRESH = "fake-access-token-1", "fake-refresh-token-1"
-HURRY = Timeouts(connect=0.2, read=0.2, write=0.2, total=0.5)
-"""For servers that say nothing."""
+SHORT_TIMEOUTS = Timeouts(connect=0.2, read=0.2, write=0.2, total=0.5)
+"""For servers that do not respond."""
 
 
 @frozen
@@ -34,9 +34,9 @@ class Harness:
 
     Args:
         sandbox: The platform.
-        folder: A folder of the test's own.
-        context: The client's certificate, loaded already: to check and load a key is slow.
-        stack: Closes what a fault has opened.
+        folder: The test's temporary folder.
+        context: The TLS context of the client's certificate; checking and loading a key is slow.
+        stack: Closes the resources of a fault.
     """
 
     sandbox: Sandbox
@@ -49,7 +49,7 @@ class Harness:
         object.__setattr__(self, "path", self.folder / "tokens.db")
 
     def fill_store(self, *keys: Any, username: str = "u-4711") -> None:
-        """Make the store, and put a token into it."""
+        """Create the store, and put a token into it."""
         store = SqlTokenStore(f"sqlite:///{self.path}", keys=keys or [KEY])
         store.put(
             GrantKey(CLIENT, Grant(TARGET, username)),
@@ -60,12 +60,12 @@ class Harness:
         )
         store.close()
 
-    def opening(self, *keys: Any) -> Callable[[], SqlTokenStore]:
-        """Return what opens the store with these keys."""
+    def open_store_with(self, *keys: Any) -> Callable[[], SqlTokenStore]:
+        """Return a function that opens the store with these keys."""
         return lambda: SqlTokenStore(f"sqlite:///{self.path}", keys=keys)
 
     def engine(self, *, timeout: float = 0.0, read_only: bool = False) -> Engine:
-        """Return an engine for the file of the store that does not wait for locks."""
+        """Return an engine for the store's file; by default it does not wait for locks."""
         uri = f"file:{self.path}" + ("?mode=ro" if read_only else "")
         engine = create_engine(
             f"sqlite:///{self.path}",
@@ -85,26 +85,26 @@ class Harness:
         return evolve(self.sandbox.settings(certificate=self.context), **changes)
 
     def checks(self, **changes: Any) -> dict[str, Check]:
-        """Examine the setup with changes, and return the checks by their names."""
+        """Run the checks with changed arguments, and return them by their names."""
         arguments: dict[str, Any] = {
             "settings": None,
             "environment": "test",
             "target_id": TARGET,
             "username": "u-4711",
             "lease": 25.0,
-            "open_store": self.opening(KEY),
+            "open_store": self.open_store_with(KEY),
             "store_path": self.path,
             "free_bytes": lambda folder: 10**9,
         } | changes
         settings = arguments.pop("settings") or self.settings()
-        found = list(examine(settings, **arguments))
+        found = list(run_checks(settings, **arguments))
         assert len({check.name for check in found}) == len(found)
-        hold_no_secret(found, settings)
+        assert_no_secret(found, settings)
         return {check.name: check for check in found}
 
 
-def hold_no_secret(checks: list[Check], settings: Settings) -> None:
-    """Fail if a check shows a token, a key or a passphrase."""
+def assert_no_secret(checks: list[Check], settings: Settings) -> None:
+    """Require that no check shows a token, a key or a passphrase."""
     shown = repr(checks)
     secrets = [ACCESS, REFRESH, KEY.reveal(), OTHER_KEY.reveal(), "not-a-token"]
     certificate = settings.certificate
@@ -114,6 +114,6 @@ def hold_no_secret(checks: list[Check], settings: Settings) -> None:
 
 
 def make_world_readable(path: Path) -> Path:
-    """Give everybody the right to read a file."""
+    """Make a file readable for every user, and return its path."""
     os.chmod(path, 0o644)  # noqa: PTH101
     return path

@@ -1,4 +1,4 @@
-"""A server on loopback that asks for a client certificate, and does not insist on one."""
+"""A server on loopback that requests a client certificate but does not require one."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ CORRELATION_ID = "X-Correlation-ID"
 
 
 @frozen
-class Manners:
-    """How the server answers.
+class ServerBehaviour:
+    """The responses of the server.
 
     Attributes:
-        looked_at: The status of a GET, by whether there was a client certificate.
+        looked_at: Returns the status of a GET, given whether there was a client certificate.
         status: The status of a POST.
-        source: Who is said to have answered a POST; None for nobody.
-        body: The body of the answer to a POST.
-        content_type: Its media type.
-        date: Whether the server tells its time.
+        source: The `X-CorAPI-Source` header of the response to a POST, or None to send none.
+        body: The body of the response to a POST.
+        content_type: The media type of that body.
+        date: Whether the server sends a `Date` header.
     """
 
-    looked_at: Callable[[bool], int] = lambda certified: 405
+    get_status: Callable[[bool], int] = lambda certified: 405
     status: int = 200
     source: str | None = None
     body: bytes = b""
@@ -38,14 +38,14 @@ class Manners:
 
 
 class _Server(ThreadingHTTPServer):
-    manners: Manners
+    behaviour: ServerBehaviour
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a client that hung up."""
+        """Print nothing if a client closed the connection."""
 
 
 @frozen
-class _Answer:
+class _Response:
     status: int
     headers: Mapping[str, str] = field(factory=dict)
     body: bytes = b""
@@ -57,43 +57,47 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         certified = isinstance(self.connection, ssl.SSLSocket) and self.connection.getpeercert()
-        self._send(_Answer(self.server.manners.looked_at(bool(certified))))
+        self._send(_Response(self.server.behaviour.get_status(bool(certified))))
 
     def do_POST(self) -> None:
-        manners = self.server.manners
+        behaviour = self.server.behaviour
         self.rfile.read(int(self.headers["Content-Length"]))
-        headers = {"Content-Type": manners.content_type}
-        if manners.source is not None:
-            headers["X-CorAPI-Source"] = manners.source
+        headers = {"Content-Type": behaviour.content_type}
+        if behaviour.source is not None:
+            headers["X-CorAPI-Source"] = behaviour.source
             headers[CORRELATION_ID] = self.headers[CORRELATION_ID]
-        self._send(_Answer(manners.status, headers, manners.body))
+        self._send(_Response(behaviour.status, headers, behaviour.body))
 
-    def _send(self, answer: _Answer) -> None:
-        self.send_response_only(answer.status)
-        if self.server.manners.date:
+    def _send(self, response: _Response) -> None:
+        self.send_response_only(response.status)
+        if self.server.behaviour.date:
             self.send_header("Date", self.date_time_string())
-        for name, value in answer.headers.items():
+        for name, value in response.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.body)))
+        self.send_header("Content-Length", str(len(response.body)))
         self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(answer.body)
+        self.wfile.write(response.body)
 
 
 @contextlib.contextmanager
-def lenient_server(
-    authority: CertificateAuthority, folder: Path, manners: Manners, *, secure: bool = True
+def server_with_optional_certificate(
+    authority: CertificateAuthority,
+    folder: Path,
+    behaviour: ServerBehaviour,
+    *,
+    secure: bool = True,
 ) -> Iterator[str]:
-    """Serve on loopback, and give the URL.
+    """Run the server on loopback, and yield its URL.
 
     Args:
-        authority: Who issues the certificates of both sides.
-        folder: Where the server's files are written.
-        manners: How it answers.
-        secure: Whether it speaks TLS.
+        authority: Issues the server's certificate, and verifies the client's.
+        folder: The folder for the server's files.
+        manners: The responses of the server.
+        secure: Whether the server uses TLS.
     """
     with _Server(("127.0.0.1", 0), _Handler) as server:
-        server.manners = manners
+        server.behaviour = behaviour
         if secure:
             context = _context(authority, folder)
             server.socket = context.wrap_socket(server.socket, server_side=True)

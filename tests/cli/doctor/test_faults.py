@@ -1,4 +1,4 @@
-"""The doctor finds each planted fault, names the remedy, and blames nothing that is right."""
+"""`doctor` reports each injected fault with its remedy, and no other fault."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cli.doctor.network_faults import NETWORK_FAULTS
 FAULTS = CERTIFICATE_FAULTS | SETTINGS_FAULTS | STORE_FAULTS | NETWORK_FAULTS
 
 
-def test_a_healthy_setup_is_ok_on_every_line(harness: Harness) -> None:
+def test_without_a_fault_every_check_is_ok(harness: Harness) -> None:
     checks = harness.checks(settings=harness.sandbox.settings())
     assert [check for check in checks.values() if check.level is not Level.OK] == []
     assert list(checks) == [
@@ -40,12 +40,12 @@ def test_a_healthy_setup_is_ok_on_every_line(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_found_with_its_remedy(harness: Harness, name: str) -> None:
+def test_an_injected_fault_is_reported_with_its_remedy(harness: Harness, name: str) -> None:
     fault = FAULTS[name]
-    checks = harness.checks(**fault.plant(harness))
+    checks = harness.checks(**fault.inject(harness))
     found = checks[fault.name]
     assert found.level is fault.level, found
     assert found.remedy is not None
     assert fault.remedy in found.remedy, found
     wrong = {check.name for check in checks.values() if check.level is not Level.OK}
-    assert wrong == {fault.name} | fault.besides, [checks[name] for name in wrong]
+    assert wrong == {fault.name} | fault.also_failing, [checks[name] for name in wrong]

@@ -1,4 +1,4 @@
-"""What stands in for a browser: it follows the bank's redirect and keeps the page it lands on."""
+"""A browser for tests: it follows the bank's redirect and records the page of the callback."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 from attrs import define, field
 
-PATIENCE = 10.0
-"""Real seconds after which a test gives up on what should have happened at once."""
-AGENT = "Mozilla/5.0 (fake browser)"
+TIMEOUT = 10.0
+"""Seconds after which a test fails that waits for something."""
+USER_AGENT = "Mozilla/5.0 (fake browser)"
 
 
-def unchanged(location: str) -> str:
-    """Follow the redirect as the bank gave it."""
+def keep_redirect(location: str) -> str:
+    """Return the location of the redirect unchanged."""
     return location
 
 
 @define(eq=False)
 class Browser:
-    """Opens the bank's page as `open_browser`.
+    """Opens the bank's page and follows its redirect; a value for `open_browser`.
 
     Args:
-        change: Changes where the bank sends the browser.
-        agent: What it calls itself.
+        change_redirect: Returns the location to request instead of the redirect's.
+        user_agent: The `User-Agent` header.
     """
 
-    change: Callable[[str], str] = unchanged
-    agent: str = AGENT
+    change_redirect: Callable[[str], str] = keep_redirect
+    user_agent: str = USER_AGENT
     url: str = field(init=False, default="", repr=False)
     location: str = field(init=False, default="", repr=False)
     status: int = field(init=False, default=0)
     page: str = field(init=False, default="")
-    _landed: threading.Event = field(init=False, factory=threading.Event, repr=False)
+    _shown: threading.Event = field(init=False, factory=threading.Event, repr=False)
 
     def __call__(self, url: str) -> bool:
         self.url = url
-        with httpx.Client(timeout=PATIENCE, headers=self._headers) as client:
+        with httpx.Client(timeout=TIMEOUT, headers=self._headers) as client:
             self.location = client.get(url).headers["Location"]
-            answer = client.get(self.change(self.location))
-        self.status, self.page = answer.status_code, answer.text
-        self._landed.set()
+            response = client.get(self.change_redirect(self.location))
+        self.status, self.page = response.status_code, response.text
+        self._shown.set()
         return True
 
     @property
     def _headers(self) -> dict[bytes, bytes]:
-        return {b"User-Agent": self.agent.encode("latin-1")}
+        return {b"User-Agent": self.user_agent.encode("latin-1")}
 
-    def landed(self) -> str:
-        """Return the text of the last page, once there is one."""
-        assert self._landed.wait(PATIENCE), "the browser landed nowhere"
+    def last_page(self) -> str:
+        """Wait for the page of the callback, and return its text."""
+        assert self._shown.wait(TIMEOUT), "the browser received no page"
         return self.page
 
     @property
@@ -62,21 +62,21 @@ class Browser:
 
     @property
     def secrets(self) -> list[str]:
-        """The state, and the code where there is one."""
-        answer = parse_qs(urlsplit(self.location).query)
-        return [self.state, *answer.get("code", [])]
+        """The state, and the code if there is one."""
+        response = parse_qs(urlsplit(self.location).query)
+        return [self.state, *response.get("code", [])]
 
 
-def ask(
+def send_request(
     uri: str, query: str = "", *, method: str = "GET", path: str | None = None, host: str = ""
 ) -> tuple[int, str, http.client.HTTPMessage]:
-    """Send one request to a listener; return status, page and headers."""
+    """Send one request to a server; return status, page and headers."""
     parts = urlsplit(uri)
-    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=TIMEOUT)
     target = (path or parts.path or "/") + (f"?{query}" if query else "")
     try:
         connection.request(method, target, headers={"Host": host} if host else {})
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode(), answer.headers
+        response = connection.getresponse()
+        return response.status, response.read().decode(), response.headers
     finally:
         connection.close()

@@ -1,4 +1,4 @@
-"""The listener, over real sockets on loopback."""
+"""The callback server, over real sockets on loopback."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from urllib.parse import urlsplit
 import pytest
 
 from blink_oauth.errors import InvalidInputError
-from blink_oauth_cli.login_authorization import LoginRefusedError
-from blink_oauth_cli.login_callback import Callback, Listener, already_used_page
-from cli.login.browser import PATIENCE, ask
+from blink_oauth_cli.login_authorization import LoginFailedError
+from blink_oauth_cli.login_callback import Callback, CallbackServer, already_used_page
+from cli.login.browser import TIMEOUT, send_request
 
 QUERY = "code=fake-code-1&state=fake-state-1"
 
 
 @pytest.fixture
-def listener() -> Iterator[Listener]:
-    with Listener("http://127.0.0.1/callback") as listening:
-        yield listening
+def server() -> Iterator[CallbackServer]:
+    with CallbackServer("http://127.0.0.1/callback") as running:
+        yield running
 
 
 @pytest.fixture
-def crowd() -> Iterator[ThreadPoolExecutor]:
-    """Browsers that wait for their pages."""
+def browsers() -> Iterator[ThreadPoolExecutor]:
+    """Yield an executor for requests that wait for their responses."""
     with ThreadPoolExecutor(4) as pool:
         yield pool
 
 
-def received(listener: Listener) -> Callback:
-    callback = listener.wait(PATIENCE)
+def received(server: CallbackServer) -> Callback:
+    callback = server.wait(TIMEOUT)
     assert callback is not None
     return callback
 
 
-def raw(listener: Listener, request: bytes) -> bytes:
-    """Send bytes, and return all that comes back."""
-    parts = urlsplit(listener.redirect_uri)
-    with socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE) as connection:
+def send_raw(server: CallbackServer, request: bytes) -> bytes:
+    """Send bytes, and return the whole response."""
+    parts = urlsplit(server.redirect_uri)
+    with socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
-        answer = b""
+        response = b""
         while piece := connection.recv(65_536):
-            answer += piece
-    return answer
+            response += piece
+    return response
 
 
 @pytest.mark.parametrize(
-    ("given", "path"),
+    ("uri", "path"),
     [
         ("http://127.0.0.1/callback", "/callback"),
         ("http://127.0.0.1:0/a/b", "/a/b"),
@@ -58,18 +58,18 @@ def raw(listener: Listener, request: bytes) -> bytes:
         ("http://[::1]/callback", "/callback"),
     ],
 )
-def test_the_page_is_held_back_until_the_result_is_known(
-    given: str, path: str, crowd: ThreadPoolExecutor
+def test_a_callback_waits_for_its_page_until_respond(
+    uri: str, path: str, browsers: ThreadPoolExecutor
 ) -> None:
-    with Listener(given) as listener:
-        assert urlsplit(listener.redirect_uri).port
-        browser = crowd.submit(ask, listener.redirect_uri, QUERY, path=path)
-        callback = received(listener)
+    with CallbackServer(uri) as server:
+        assert urlsplit(server.redirect_uri).port
+        browser = browsers.submit(send_request, server.redirect_uri, QUERY, path=path)
+        callback = received(server)
         assert callback.query == QUERY
         assert "fake-code-1" not in repr(callback)
         assert not browser.done()
         callback.respond(b"<p>what happened</p>", 200)
-        status, page, headers = browser.result(PATIENCE)
+        status, page, headers = browser.result(TIMEOUT)
     assert (status, page) == (200, "<p>what happened</p>")
     assert headers["Server"] == "blink-oauth"
     assert headers["Cache-Control"] == "no-store"
@@ -97,15 +97,15 @@ def test_the_page_is_held_back_until_the_result_is_known(
         "",
     ],
 )
-def test_a_redirect_uri_that_is_not_on_loopback_is_not_listened_on(uri: str) -> None:
+def test_a_redirect_uri_that_is_not_on_loopback_is_refused(uri: str) -> None:
     with pytest.raises(InvalidInputError, match=r"http://127\.0\.0\.1 or http://\[::1\]"):
-        Listener(uri)
+        CallbackServer(uri)
 
 
-def test_a_port_that_is_taken_is_said(listener: Listener) -> None:
-    with pytest.raises(LoginRefusedError, match="Nothing was sent") as caught:
-        Listener(listener.redirect_uri)
-    assert str(urlsplit(listener.redirect_uri).port) in caught.value.what
+def test_a_port_in_use_is_an_error(server: CallbackServer) -> None:
+    with pytest.raises(LoginFailedError, match="Nothing was sent") as caught:
+        CallbackServer(server.redirect_uri)
+    assert str(urlsplit(server.redirect_uri).port) in caught.value.what
     assert "another one" in caught.value.do
 
 
@@ -127,18 +127,18 @@ def test_a_port_that_is_taken_is_said(listener: Listener) -> None:
         ({"host": "127.0.0.1.app.example:{port}"}, 400),
     ],
 )
-def test_a_request_that_is_not_the_callback_is_refused_and_the_login_waits_on(
-    listener: Listener, crowd: ThreadPoolExecutor, request_of: dict[str, str], status: int
+def test_a_request_that_is_no_callback_is_refused_and_the_login_continues(
+    server: CallbackServer, browsers: ThreadPoolExecutor, request_of: dict[str, str], status: int
 ) -> None:
-    port = str(urlsplit(listener.redirect_uri).port)
+    port = str(urlsplit(server.redirect_uri).port)
     filled = {name: value.replace("{port}", port) for name, value in request_of.items()}
-    got, page, headers = ask(listener.redirect_uri, QUERY, **filled)
-    assert got == status
+    received_status, page, headers = send_request(server.redirect_uri, QUERY, **filled)
+    assert received_status == status
     assert ("goes on waiting" in page) is (request_of.get("method") != "HEAD")
     assert "fake-" not in page
     assert headers["Allow"] == ("GET" if status == 405 else None)
-    crowd.submit(ask, listener.redirect_uri, "second")
-    callback = received(listener)
+    browsers.submit(send_request, server.redirect_uri, "second")
+    callback = received(server)
     assert callback.query == "second"
     callback.respond(b"")
 
@@ -155,67 +155,67 @@ def test_a_request_that_is_not_the_callback_is_refused_and_the_login_waits_on(
         b"\x16\x03\x01fake-code-1\r\n\r\n",
     ],
 )
-def test_a_malformed_request_is_no_callback_and_not_quoted(
-    listener: Listener, capfd: pytest.CaptureFixture[str], request_line: bytes
+def test_a_malformed_request_is_no_callback_and_is_not_quoted(
+    server: CallbackServer, capfd: pytest.CaptureFixture[str], request_line: bytes
 ) -> None:
-    host = urlsplit(listener.redirect_uri).netloc.encode()
-    answer = raw(listener, request_line.replace(b"{host}", host))
-    assert b"goes on waiting" in answer
-    assert b"fake-code-1" not in answer
-    assert listener.wait(0.001) is None
+    host = urlsplit(server.redirect_uri).netloc.encode()
+    response = send_raw(server, request_line.replace(b"{host}", host))
+    assert b"goes on waiting" in response
+    assert b"fake-code-1" not in response
+    assert server.wait(0.001) is None
     assert "".join(capfd.readouterr()) == ""
 
 
-def test_a_silent_connection_keeps_nobody_waiting(
-    listener: Listener, crowd: ThreadPoolExecutor
+def test_a_silent_connection_does_not_block_other_requests(
+    server: CallbackServer, browsers: ThreadPoolExecutor
 ) -> None:
-    parts = urlsplit(listener.redirect_uri)
-    with socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE):
-        browser = crowd.submit(ask, listener.redirect_uri, QUERY)
-        received(listener).respond(b"done")
-        assert browser.result(PATIENCE)[1] == "done"
+    parts = urlsplit(server.redirect_uri)
+    with socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT):
+        browser = browsers.submit(send_request, server.redirect_uri, QUERY)
+        received(server).respond(b"done")
+        assert browser.result(TIMEOUT)[1] == "done"
 
 
-def test_a_second_callback_is_answered_while_the_first_is_held_and_after(
-    listener: Listener, crowd: ThreadPoolExecutor
+def test_a_second_callback_gets_its_page_before_and_after_the_first(
+    server: CallbackServer, browsers: ThreadPoolExecutor
 ) -> None:
-    first = crowd.submit(ask, listener.redirect_uri, QUERY)
-    callback = received(listener)
-    early = crowd.submit(ask, listener.redirect_uri, QUERY)
-    listener.close_to_others(already_used_page(), 409)
+    first = browsers.submit(send_request, server.redirect_uri, QUERY)
+    callback = received(server)
+    early = browsers.submit(send_request, server.redirect_uri, QUERY)
+    server.stop_accepting(already_used_page(), 409)
     assert_already_used(early)
-    assert_already_used(crowd.submit(ask, listener.redirect_uri, QUERY))
+    assert_already_used(browsers.submit(send_request, server.redirect_uri, QUERY))
     assert not first.done()
     callback.respond(b"done")
     callback.respond(b"changed")
-    assert first.result(PATIENCE)[1] == "done"
-    assert_already_used(crowd.submit(ask, listener.redirect_uri, QUERY))
-    assert listener.wait(0.001) is None
+    assert first.result(TIMEOUT)[1] == "done"
+    assert_already_used(browsers.submit(send_request, server.redirect_uri, QUERY))
+    assert server.wait(0.001) is None
 
 
 def assert_already_used(browser: Future[Any]) -> None:
-    status, page, _ = browser.result(PATIENCE)
+    status, page, _ = browser.result(TIMEOUT)
     assert status == 409
     assert "Already used" in page
     assert "not sent a second time" in page
 
 
-def test_nobody_listens_afterwards() -> None:
-    with Listener("http://127.0.0.1/callback") as listener:
-        uri = listener.redirect_uri
+def test_the_port_is_closed_after_the_login() -> None:
+    with CallbackServer("http://127.0.0.1/callback") as server:
+        uri = server.redirect_uri
     with pytest.raises(ConnectionRefusedError):
-        ask(uri, QUERY)
-    with Listener(uri) as again:
+        send_request(uri, QUERY)
+    with CallbackServer(uri) as again:
         assert again.redirect_uri == uri
 
 
-def test_a_browser_that_hangs_up_is_no_trouble(
-    listener: Listener, capfd: pytest.CaptureFixture[str]
+def test_a_browser_that_closes_its_connection_is_no_error(
+    server: CallbackServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    parts = urlsplit(listener.redirect_uri)
+    parts = urlsplit(server.redirect_uri)
     head = f"GET /callback?{QUERY} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n"
-    with socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE) as connection:
+    with socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT) as connection:
         connection.sendall(head.encode())
-        callback = received(listener)
+        callback = received(server)
     callback.respond(b"x" * 1_000_000)
     assert "".join(capfd.readouterr()) == ""

@@ -1,4 +1,4 @@
-"""A look changes nothing and spends nothing, and says so where it could not be taken."""
+"""The checks change and spend nothing, and report which of them could not be made."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 from blink_oauth.headers import Probe
 from blink_oauth_cli import checks_store as storage
-from blink_oauth_cli.check import Check, Level, doubtful, failed, passed
+from blink_oauth_cli.check import Check, Level, failed, passed, warning
 from blink_oauth_cli.checks_network import clock_check
-from blink_oauth_cli.doctor import examine
+from blink_oauth_cli.doctor import run_checks
 from blink_oauth_keeper import MemoryTokenStore
 from blink_oauth_keeper.errors import StoreError
-from cli.doctor.harness import HURRY, KEY, OTHER_KEY, Harness
-from cli.doctor.server import Manners, lenient_server
+from cli.doctor.harness import KEY, OTHER_KEY, SHORT_TIMEOUTS, Harness
+from cli.doctor.server import ServerBehaviour, server_with_optional_certificate
 from wire.loopback import server_that
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -28,19 +28,19 @@ def not_ok(checks: dict[str, Check]) -> set[str]:
     return {check.name for check in checks.values() if check.level is not Level.OK}
 
 
-def test_what_is_wrong_has_a_remedy_and_what_is_right_has_none() -> None:
+def test_a_check_has_a_remedy_unless_it_is_ok() -> None:
     assert passed("a", "b") == Check("a", Level.OK, "b", None)
-    assert doubtful("a", "b", "c") == Check("a", Level.WARN, "b", "c")
+    assert warning("a", "b", "c") == Check("a", Level.WARN, "b", "c")
     assert failed("a", "b", "c") == Check("a", Level.FAIL, "b", "c")
     for level, remedy in [(Level.OK, "c"), (Level.WARN, None), (Level.FAIL, None)]:
         with pytest.raises(ValueError, match="a remedy belongs to"):
             Check("a", level, "b", remedy)
 
 
-def test_the_platform_sees_one_look_and_one_made_up_token(harness: Harness) -> None:
+def test_the_platform_receives_one_probe_and_one_made_up_token(harness: Harness) -> None:
     checks = harness.checks()
-    look, call = harness.sandbox.exchanges
-    assert (look.method, look.status, look.executed) == ("GET", 405, False)
+    probe, call = harness.sandbox.exchanges
+    assert (probe.method, probe.status, probe.executed) == ("GET", 405, False)
     assert (call.operation, call.status) == ("revoke_token", 200)
     assert "nothing can be spent" in checks["call"].finding
 
@@ -51,7 +51,7 @@ def test_without_a_target_no_call_is_made(harness: Harness) -> None:
     assert "headers" not in checks
 
 
-def test_the_store_is_left_as_it_was(harness: Harness) -> None:
+def test_the_store_is_not_changed(harness: Harness) -> None:
     def rows() -> list[object]:
         with harness.engine().connect() as connection:
             names = ("grants", "history", "journal", "schema")
@@ -65,11 +65,11 @@ def test_the_store_is_left_as_it_was(harness: Harness) -> None:
     assert rows() == before
 
 
-def test_a_store_that_is_not_there_yet_is_not_made(harness: Harness) -> None:
+def test_a_missing_store_is_not_created(harness: Harness) -> None:
     path = harness.folder / "later" / "tokens.db"
 
     def open_store() -> MemoryTokenStore:
-        raise AssertionError("it was opened")
+        raise AssertionError("the store was opened")
 
     checks = harness.checks(store_path=path, open_store=open_store)
     assert not path.parent.exists()
@@ -81,24 +81,24 @@ def test_a_store_that_is_not_there_yet_is_not_made(harness: Harness) -> None:
     assert path.stat().st_size == 0
 
 
-def test_a_store_that_is_no_file_has_no_line_for_one(harness: Harness) -> None:
+def test_a_store_that_is_not_a_file_has_no_file_check(harness: Harness) -> None:
     checks = harness.checks(store_path=None, open_store=MemoryTokenStore)
     assert not_ok(checks) == set()
     assert "store_file" not in checks
     assert "all 0 tokens" in checks["store_keys"].finding
 
 
-def test_every_page_of_the_store_is_read(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_pages_of_the_store_are_read(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     harness.fill_store(OTHER_KEY, KEY, username="u-4712")
     monkeypatch.setattr(storage, "PAGE", 1)
     checks = harness.checks()
     assert checks["store_keys"].finding.startswith("1 of 2 tokens cannot be opened")
-    healed = harness.checks(open_store=harness.opening(KEY, OTHER_KEY))
-    assert healed["store_keys"].level is Level.WARN
-    assert healed["store_keys"].finding.startswith("1 stored tokens")
+    repaired = harness.checks(open_store=harness.open_store_with(KEY, OTHER_KEY))
+    assert repaired["store_keys"].level is Level.WARN
+    assert repaired["store_keys"].finding.startswith("1 stored tokens")
 
 
-def test_a_store_that_fails_while_its_keys_are_counted_is_told(harness: Harness) -> None:
+def test_a_store_error_during_the_keys_check_is_reported(harness: Harness) -> None:
     class Failing(MemoryTokenStore):
         def count_older_seals(self) -> int:
             raise StoreError("It failed (OperationalError, SQLITE_FULL).")
@@ -108,7 +108,7 @@ def test_a_store_that_fails_while_its_keys_are_counted_is_told(harness: Harness)
     assert checks["store_keys"].remedy == "Make room on the disk."
 
 
-def test_a_file_of_keys_that_is_its_owners_alone_is_ok(harness: Harness) -> None:
+def test_a_private_keys_file_is_ok(harness: Harness) -> None:
     path = harness.folder / "tokens.db.keys"
     assert "store_keys_file" not in harness.checks(keys_file=path)
     path.touch(mode=0o600)
@@ -116,7 +116,7 @@ def test_a_file_of_keys_that_is_its_owners_alone_is_ok(harness: Harness) -> None
 
 
 @pytest.mark.parametrize(("free", "level"), [(40_000_000, Level.WARN), (10**9, Level.OK)])
-def test_the_room_on_the_disk_is_that_of_the_disk(
+def test_the_free_space_is_that_of_the_stores_disk(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, free: int, level: Level
 ) -> None:
     usage = shutil.disk_usage(harness.folder)
@@ -127,7 +127,7 @@ def test_the_room_on_the_disk_is_that_of_the_disk(
         return usage._replace(free=free)
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
-    checks = examine(
+    checks = run_checks(
         harness.settings(),
         environment="test",
         target_id=None,
@@ -140,50 +140,58 @@ def test_the_room_on_the_disk_is_that_of_the_disk(
     assert asked == [harness.folder]
 
 
-@pytest.mark.parametrize("ending", ["-wal", "-shm"])
-def test_what_lies_beside_the_store_is_looked_at_too(harness: Harness, ending: str) -> None:
-    beside = harness.path.with_name(f"tokens.db{ending}")
-    beside.touch()
-    beside.chmod(0o640)
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_the_permissions_of_sqlites_other_files_are_checked(harness: Harness, suffix: str) -> None:
+    other_file = harness.path.with_name(f"tokens.db{suffix}")
+    other_file.touch()
+    other_file.chmod(0o640)
     remedy = harness.checks(open_store=MemoryTokenStore)["store_file"].remedy
-    assert remedy == f"chmod 600 {beside}"
+    assert remedy == f"chmod 600 {other_file}"
 
 
-def test_a_folder_that_others_may_write_to_is_told(harness: Harness) -> None:
+def test_a_world_writable_folder_is_reported(harness: Harness) -> None:
     harness.folder.chmod(0o755)
     assert not_ok(harness.checks()) == set()
     harness.folder.chmod(0o777)
     assert harness.checks()["store_file"].remedy == f"chmod go-w {harness.folder}"
 
 
-def test_plain_http_is_told(harness: Harness) -> None:
-    manners = Manners(source="PLATFORM")
-    with lenient_server(harness.sandbox.authority, harness.folder, manners, secure=False) as url:
+def test_plain_http_is_reported(harness: Harness) -> None:
+    behaviour = ServerBehaviour(source="PLATFORM")
+    with server_with_optional_certificate(
+        harness.sandbox.authority, harness.folder, behaviour, secure=False
+    ) as url:
         settings = harness.settings(base_url=url, allow_plain_http=True, certificate=None)
         checks = harness.checks(settings=settings)
     assert not_ok(checks) == {"certificate", "without_certificate"}
     assert {check.level for check in checks.values()} == {Level.OK, Level.WARN}
 
 
-def test_a_refusal_by_the_bank_proves_the_way_to_it(harness: Harness) -> None:
-    manners = Manners(source="PROVIDER", status=400, body=b'{"error": "unsupported_token_type"}')
-    with lenient_server(harness.sandbox.authority, harness.folder, manners) as url:
+def test_a_refusal_by_the_bank_proves_that_the_bank_is_reached(harness: Harness) -> None:
+    behaviour = ServerBehaviour(
+        source="PROVIDER", status=400, body=b'{"error": "unsupported_token_type"}'
+    )
+    with server_with_optional_certificate(
+        harness.sandbox.authority, harness.folder, behaviour
+    ) as url:
         checks = harness.checks(settings=harness.settings(base_url=url))
     assert not_ok(checks) == {"without_certificate"}
     assert "400, unsupported_token_type" in checks["call"].finding
 
 
-def test_the_refusal_of_a_server_without_a_certificate_is_ok(harness: Harness) -> None:
-    manners = Manners(lambda certified: 405 if certified else 400, source="PLATFORM")
-    with lenient_server(harness.sandbox.authority, harness.folder, manners) as url:
+def test_a_server_that_refuses_a_request_without_a_certificate_is_ok(harness: Harness) -> None:
+    behaviour = ServerBehaviour(lambda certified: 405 if certified else 400, source="PLATFORM")
+    with server_with_optional_certificate(
+        harness.sandbox.authority, harness.folder, behaviour
+    ) as url:
         checks = harness.checks(settings=harness.settings(base_url=url))
     assert not_ok(checks) == set()
     assert "the server answers 400" in checks["without_certificate"].finding
 
 
-def test_a_server_that_hangs_up_is_told(harness: Harness) -> None:
+def test_a_server_that_closes_the_connection_is_reported(harness: Harness) -> None:
     with server_that(lambda connection: None) as url:
-        checks = harness.checks(settings=harness.settings(base_url=url, timeouts=HURRY))
+        checks = harness.checks(settings=harness.settings(base_url=url, timeouts=SHORT_TIMEOUTS))
     assert "hung up" in checks["reachable"].finding
     assert checks["reachable"].level is Level.FAIL
 
@@ -202,23 +210,25 @@ def test_a_context_that_verifies_nothing_is_refused(harness: Harness) -> None:
     [(0, "ok"), (4.9, "ok"), (5, "warn"), (59.9, "warn"), (60, "fail"), (7200, "fail")],
 )
 @pytest.mark.parametrize("direction", [-1, 1])
-def test_the_clocks_may_differ_by_a_little(seconds: float, level: str, direction: int) -> None:
-    took, counted = timedelta(seconds=15), timedelta(seconds=1)
-    off = timedelta(seconds=seconds)
-    before = NOW + counted + off if direction > 0 else NOW - took - off
-    check = clock_check(Probe(status=405, date=NOW, before=before, after=before + took))
+def test_the_level_depends_on_the_clock_difference(
+    seconds: float, level: str, direction: int
+) -> None:
+    duration, precision = timedelta(seconds=15), timedelta(seconds=1)
+    difference = timedelta(seconds=seconds)
+    before = NOW + precision + difference if direction > 0 else NOW - duration - difference
+    check = clock_check(Probe(status=405, date=NOW, before=before, after=before + duration))
     assert check.level == level
     if level != "ok":
         assert ("ahead of" if direction > 0 else "behind") in check.finding
 
 
-def test_a_slow_answer_is_no_wrong_clock() -> None:
+def test_a_slow_response_is_no_clock_difference() -> None:
     long = timedelta(minutes=5)
-    answer = Probe(status=405, date=NOW, before=NOW - long, after=NOW + long)
-    assert clock_check(answer) == passed("clock", "It agrees with the server's to 0 s.")
+    probe = Probe(status=405, date=NOW, before=NOW - long, after=NOW + long)
+    assert clock_check(probe) == passed("clock", "It agrees with the server's to 0 s.")
 
 
-def test_no_passphrase_is_shown_by_a_harness_that_watches_for_it(
+def test_the_harness_fails_if_a_check_shows_the_passphrase(
     harness: Harness, tmp_path: Path
 ) -> None:
     certificate = harness.sandbox.client_certificate()

@@ -1,4 +1,4 @@
-"""How each fault is planted in a healthy setup."""
+"""Functions that inject a fault into a setup without faults."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from attrs import evolve
 
-from blink_oauth_cli.errors import TroubleError
+from blink_oauth_cli.errors import CommandError
 from blink_oauth_keeper import SqlTokenStore
 from blink_oauth_testing.sandbox import CertificateAuthority, Credentials, Sandbox
 from cli.doctor.harness import CLIENT, KEY, OTHER_KEY, Harness, make_world_readable
-from cli.doctor.server import Manners, lenient_server
+from cli.doctor.server import ServerBehaviour, server_with_optional_certificate
 from wire import certificates
 from wire.certificates import DAY
 from wire.loopback import listening, url_of
@@ -21,57 +21,59 @@ from wire.loopback import listening, url_of
 Changes = dict[str, Any]
 
 
-def certificate_of(issue: Callable[[CertificateAuthority], Credentials]) -> Callable[..., Changes]:
-    """Return what gives the client another certificate."""
+def certificate_issued_by(
+    issue: Callable[[CertificateAuthority], Credentials],
+) -> Callable[..., Changes]:
+    """Return a fault that gives the client the certificate of an issuing function."""
 
-    def plant(harness: Harness) -> Changes:
+    def inject(harness: Harness) -> Changes:
         certificate = harness.certificate(issue(harness.sandbox.authority))
         return {"settings": harness.settings(certificate=certificate)}
 
-    return plant
+    return inject
 
 
 def certificate_with(**changes: Any) -> Callable[[Harness], Changes]:
-    """Return what changes the certificate's files; a value may be a function of the harness."""
+    """Return a fault in the certificate's files; a value may be a function of the harness."""
 
-    def plant(harness: Harness) -> Changes:
+    def inject(harness: Harness) -> Changes:
         given = {k: v(harness) if callable(v) else v for k, v in changes.items()}
         certificate = evolve(harness.sandbox.client_certificate(), **given)
         return {"settings": harness.settings(certificate=certificate)}
 
-    return plant
+    return inject
 
 
 def settings_with(**changes: Any) -> Callable[[Harness], Changes]:
-    """Return what changes the settings; a value may be a function of the harness."""
+    """Return a fault in the settings; a value may be a function of the harness."""
 
-    def plant(harness: Harness) -> Changes:
+    def inject(harness: Harness) -> Changes:
         given = {k: v(harness) if callable(v) else v for k, v in changes.items()}
         return {"settings": harness.settings(**given)}
 
-    return plant
+    return inject
 
 
 def arguments(**changes: Any) -> Callable[[Harness], Changes]:
-    """Return what changes the arguments of `examine`."""
+    """Return a fault in the arguments of `run_checks`."""
     return lambda harness: changes
 
 
-def key_of_another(harness: Harness) -> Path:
+def key_of_other_client(harness: Harness) -> Path:
     other = harness.sandbox.authority.issue_client("CIDX0000000003")
     same_passphrase = harness.sandbox.client_certificate().passphrase
     assert same_passphrase is not None
     return evolve(other, passphrase=same_passphrase.reveal()).save(harness.folder, "other").key
 
 
-def stranger_root(harness: Harness) -> Path:
-    path = harness.folder / "stranger.pem"
-    path.write_bytes(CertificateAuthority.create("Stranger").root_pem)
+def unknown_root(harness: Harness) -> Path:
+    path = harness.folder / "unknown.pem"
+    path.write_bytes(CertificateAuthority.create("Unknown").root_pem)
     return path
 
 
 def ends_in_twenty_days(authority: CertificateAuthority) -> Credentials:
-    # The platform knows this one by nothing but its name, so it lets nothing through.
+    # This certificate has the client's name but is not registered: the platform refuses calls.
     return authority.issue_client(CLIENT, not_after=datetime.now(UTC) + 20 * DAY)
 
 
@@ -79,13 +81,13 @@ def unregistered(authority: CertificateAuthority) -> Credentials:
     return authority.issue_client("CIDX0000000009")
 
 
-def stranger_issued(harness: Harness) -> Changes:
-    return certificate_of(lambda _: certificates.good(CertificateAuthority.create("Stranger")))(
-        harness
-    )
+def issued_by_unknown_authority(harness: Harness) -> Changes:
+    return certificate_issued_by(
+        lambda _: certificates.good(CertificateAuthority.create("Unknown"))
+    )(harness)
 
 
-def readable_key(harness: Harness) -> Path:
+def world_readable_key(harness: Harness) -> Path:
     good = harness.sandbox.client_certificate().key
     assert good is not None
     key = harness.folder / "own.key"
@@ -94,14 +96,14 @@ def readable_key(harness: Harness) -> Path:
 
 
 def server_with(issue: Callable[[CertificateAuthority], Credentials]) -> Callable[..., Changes]:
-    """Return what puts a server with another certificate in the sandbox's place."""
+    """Return a fault that replaces the sandbox by one with another server certificate."""
 
-    def plant(harness: Harness) -> Changes:
+    def inject(harness: Harness) -> Changes:
         credentials = issue(harness.sandbox.authority)
         other = harness.stack.enter_context(Sandbox(server_credentials=credentials))
         return {"settings": other.settings()}
 
-    return plant
+    return inject
 
 
 def expired_server(authority: CertificateAuthority) -> Credentials:
@@ -118,19 +120,23 @@ def silent_server(harness: Harness) -> str:
     return url_of(harness.stack.enter_context(listening()))
 
 
-def server_that_answers(**manners: Any) -> Callable[[Harness], Changes]:
-    """Return what puts a server with these manners in the sandbox's place."""
+def server_with_behaviour(**behaviour: Any) -> Callable[[Harness], Changes]:
+    """Return a fault that replaces the sandbox by a server with this behaviour."""
 
-    def plant(harness: Harness) -> Changes:
-        # Who has no certificate is turned away, unless the manners say otherwise.
-        polite = Manners(**({"looked_at": lambda certified: 405 if certified else 401} | manners))
-        serving = lenient_server(harness.sandbox.authority, harness.folder, polite)
+    def inject(harness: Harness) -> Changes:
+        # By default, a request without a certificate is refused.
+        complete = ServerBehaviour(
+            **({"get_status": lambda certified: 405 if certified else 401} | behaviour)
+        )
+        serving = server_with_optional_certificate(
+            harness.sandbox.authority, harness.folder, complete
+        )
         return {"settings": harness.settings(base_url=harness.stack.enter_context(serving))}
 
-    return plant
+    return inject
 
 
-def ahead(seconds: float) -> Callable[[], datetime]:
+def time_left(seconds: float) -> Callable[[], datetime]:
     return lambda: datetime.now(UTC) + timedelta(seconds=seconds)
 
 
@@ -140,8 +146,8 @@ def read_only_store(harness: Harness) -> Changes:
 
 
 def locked_store(harness: Harness) -> Changes:
-    holder = harness.stack.enter_context(harness.engine().connect())
-    holder.exec_driver_sql("BEGIN IMMEDIATE")
+    connection = harness.stack.enter_context(harness.engine().connect())
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
     engine = harness.engine()
     return {"open_store": lambda: SqlTokenStore(engine, keys=[KEY])}
 
@@ -152,19 +158,19 @@ def newer_schema(harness: Harness) -> Changes:
     return {}
 
 
-def no_database(harness: Harness) -> Changes:
+def not_a_database(harness: Harness) -> Changes:
     harness.path.write_text("nonsense " * 1000)
-    for ending in ("-wal", "-shm"):
-        harness.path.with_name(harness.path.name + ending).unlink(missing_ok=True)
+    for suffix in ("-wal", "-shm"):
+        harness.path.with_name(harness.path.name + suffix).unlink(missing_ok=True)
     return {}
 
 
-def readable_store(harness: Harness) -> Changes:
+def world_readable_store(harness: Harness) -> Changes:
     make_world_readable(harness.path)
     return {}
 
 
-def a_file_for_a_folder(harness: Harness) -> Changes:
+def file_in_place_of_folder(harness: Harness) -> Changes:
     (harness.folder / "file").write_text("")
     path = harness.folder / "file" / "tokens.db"
     return {"store_path": path}
@@ -175,24 +181,24 @@ def unreadable_keys() -> SqlTokenStore:
 
 
 def keys_missing() -> SqlTokenStore:
-    raise TroubleError("The keys of the store are missing.", "Put the file back.")
+    raise CommandError("The keys of the store are missing.", "Put the file back.")
 
 
-def readable_keys_file(harness: Harness) -> Changes:
+def world_readable_keys_file(harness: Harness) -> Changes:
     path = harness.folder / "tokens.db.keys"
     path.touch()
     return {"keys_file": make_world_readable(path)}
 
 
-def rotated(harness: Harness) -> Changes:
-    return {"open_store": harness.opening(OTHER_KEY, KEY)}
+def keys_rotated(harness: Harness) -> Changes:
+    return {"open_store": harness.open_store_with(OTHER_KEY, KEY)}
 
 
-def failing_with(fault: str) -> Callable[[Harness], Changes]:
-    """Return what lets the platform's next revocation fail."""
+def failing_revocation(fault: str) -> Callable[[Harness], Changes]:
+    """Return a fault that makes the platform's next revocation fail."""
 
-    def plant(harness: Harness) -> Changes:
+    def inject(harness: Harness) -> Changes:
         harness.sandbox.fail(fault, operation="revoke_token")
         return {}
 
-    return plant
+    return inject
