@@ -13,9 +13,9 @@ def main() -> NoReturn:
     try:
         from .main import main as run_command
     except ModuleNotFoundError as error:
-        from .errors import missing_extra
+        from .errors import missing_extra_error
 
-        missing = missing_extra(error.name)
+        missing = missing_extra_error(error.name)
         if missing is None:
             raise
         sys.stderr.write(f"Error: {missing.what} → {missing.do}\n")

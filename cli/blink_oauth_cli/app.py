@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 from blink_oauth.tokens import Secret
 
 from .configuration import Configuration, configure
-from .errors import CommandError, ExitCode, missing_extra
+from .errors import CommandError, ExitCode, missing_extra_error
 from .output import Screen
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def open_store(location: StoreLocation) -> tuple[SqlTokenStore, list[str]]:
             raise ModuleNotFoundError(name="psycopg")
     except ModuleNotFoundError as error:
         # Raised here, so that `doctor` reports it as a fault of the store.
-        raise missing_extra(error.name) or error from None
+        raise missing_extra_error(error.name) or error from None
     created: list[str] = []
     keys = location.keys or _keys_for(location, created)
     return SqlTokenStore(location.url, keys=keys), created

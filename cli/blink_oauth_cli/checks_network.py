@@ -52,9 +52,9 @@ class FailureCause(Enum):
     SETTINGS = "settings"
     """The settings cannot be used; nothing was sent."""
     REFUSAL = "refusal"
-    """The server ended the connection or refused the certificate."""
+    """The server refused the TLS handshake or closed the connection without a response."""
     NETWORK = "network"
-    """The server could not be reached, or is not the right one."""
+    """The server could not be reached, or its certificate could not be verified."""
 
 
 @frozen

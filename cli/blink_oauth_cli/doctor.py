@@ -18,7 +18,7 @@ from blink_oauth.settings import Settings
 from .app import App
 from .check import Check, Level
 from .configuration import Environment
-from .errors import CommandError, ExitCode, error_from
+from .errors import CommandError, ExitCode, to_command_error
 from .options import configured, setting
 
 if TYPE_CHECKING:
@@ -122,11 +122,11 @@ def doctor(ctx: click.Context, json_: bool) -> None:
 def _all_checks(app: App) -> Iterator[Check]:
     try:
         configuration = app.configuration
-        # Not configuration.settings(): an id of another environment is only one of the findings.
+        # Not configuration.settings(): an id of another environment must be one of the findings.
         settings = Settings.from_env(configuration.values)
         lease, location = configuration.lease, app.store_location
     except (BlinkError, CommandError) as error:
-        reported = error if isinstance(error, CommandError) else error_from(error)
+        reported = error if isinstance(error, CommandError) else to_command_error(error)
         yield Check("configuration", Level.FAIL, reported.what, reported.do)
         return
     origin = configuration.profile.origin or "variables and flags alone"

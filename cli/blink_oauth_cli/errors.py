@@ -28,7 +28,7 @@ from blink_oauth_keeper.errors import (
     UnknownGrantError,
 )
 
-__all__ = ["CommandError", "ExitCode", "error_from", "missing_extra"]
+__all__ = ["CommandError", "ExitCode", "missing_extra_error", "to_command_error"]
 
 
 class ExitCode(IntEnum):
@@ -70,7 +70,7 @@ _EXTRAS: Mapping[str, str] = {
 """The extras that install each optional library."""
 
 
-def missing_extra(module: str | None) -> CommandError | None:
+def missing_extra_error(module: str | None) -> CommandError | None:
     """Return the error that names the extra of a missing module, or None if no extra installs it.
 
     Args:
@@ -105,7 +105,7 @@ _REMEDIES: tuple[tuple[type[BlinkError], str], ...] = (
 )
 
 
-def error_from(error: BlinkError) -> CommandError:
+def to_command_error(error: BlinkError) -> CommandError:
     """Return an error of the library as an error of the command."""
     text = " ".join(str(error).split())
     if error.correlation_id and error.correlation_id not in text:

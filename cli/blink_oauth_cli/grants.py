@@ -76,7 +76,7 @@ blink-oauth refresh --target IIDX99999 --username u-4711 --json
 def refresh(app: App, *, grant: Grant, json_: bool) -> None:
     """Refresh the token of a grant now, although it may still be good.
 
-    What comes back is stored before anything else. If another process refreshes the grant at this
+    The new pair is stored before anything else. If another process refreshes the grant at this
     moment, its result is taken.
     """
     with app.manager() as manager:

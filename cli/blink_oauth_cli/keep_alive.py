@@ -139,8 +139,8 @@ def exit_code(report: Report, needing_customer: int, unopened: int = 0) -> ExitC
 
     Args:
         report: The counts of the run.
-        customers_needed: The number of grants in the store that need their customer.
-        keys_missing: The number of grants that cannot be opened because a key is missing.
+        needing_customer: The number of grants in the store that need their customer.
+        unopened: The number of grants that cannot be opened because a key is missing.
     """
     if needing_customer:
         return ExitCode.CUSTOMER_NEEDED

@@ -67,7 +67,7 @@ blink-oauth keys rotate --drop-old
 @click.option("--drop-old", is_flag=True, help="Then remove the keys that seal nothing any more.")
 @click.pass_obj
 def rotate(app: App, drop_old: bool) -> None:
-    """Put a new key first, and seal every stored pair with it; everything goes on meanwhile.
+    """Put a new key first, and seal every stored pair with it; the store can be used meanwhile.
 
     With keys in a file, a new key is made and written to its first line. With keys in
     BLINK_STORE_KEYS, put the new one first there yourself: this then seals with it.

@@ -142,7 +142,7 @@ def _url_problem(url: str) -> str | None:
 
 
 def printable(text: str, limit: int) -> str:
-    """Return the first `limit` characters of a text, with a blank for each unprintable one."""
+    """Return a text cut to `limit` characters (then `…`), with blanks for unprintable ones."""
     shown = "".join(char if char.isprintable() else " " for char in text[: limit + 1])
     return f"{shown[:limit]}…" if len(text) > limit else shown
 
@@ -215,7 +215,7 @@ class FailedCallback:
     """A callback that carries no usable code for this login.
 
     Attributes:
-        reason: Why.
+        reason: The kind of failure.
         what: What happened, and that nothing is spent.
         do: What to do next.
     """

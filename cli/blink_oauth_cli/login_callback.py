@@ -336,5 +336,5 @@ class _Handler(BaseHTTPRequestHandler):
     def version_string(self) -> str:
         return "blink-oauth"
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name above
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by the base class
         """Log nothing: the request line contains the code."""

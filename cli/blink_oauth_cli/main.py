@@ -121,14 +121,14 @@ def _report(error: BaseException, *, debug: bool) -> int:
 def _command_error(error: BaseException) -> CommandError:
     from blink_oauth.errors import BlinkError
 
-    from .errors import CommandError, ExitCode, error_from, missing_extra
+    from .errors import CommandError, ExitCode, missing_extra_error, to_command_error
 
     if isinstance(error, ModuleNotFoundError):
-        error = missing_extra(error.name) or error
+        error = missing_extra_error(error.name) or error
     if isinstance(error, CommandError):
         return error
     if isinstance(error, BlinkError):
-        return error_from(error)
+        return to_command_error(error)
     if isinstance(error, click.ClickException):
         what = " ".join(error.format_message().split())
         do = "Correct it and run the command again."

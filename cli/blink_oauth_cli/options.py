@@ -100,7 +100,7 @@ def configured(
     """Return a decorator that makes a function a command with the configuration's flags.
 
     Args:
-        examples: Command lines for its help, one to a line.
+        examples: Command lines for its help, one per line.
         name: The command's name; None for that of the function.
     """
     return click.command(name, cls=Command, examples=examples)

@@ -39,7 +39,7 @@ class Screen:
 
     def line(self, text: str) -> None:
         """Print a line of the result unchanged."""
-        print(text, flush=True)  # noqa: T201 - this is the place
+        print(text, flush=True)  # noqa: T201 - the command prints here
 
     def json(self, content: object) -> None:
         """Print the result as one line of JSON."""
@@ -47,7 +47,7 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Print a note to standard error."""
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - this is the place
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - the command prints here
 
     def styled(self, text: str, word: str) -> str:
         """Return a text in the colour of a word, such as a level, if colours are printed."""

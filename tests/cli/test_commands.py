@@ -276,7 +276,7 @@ def test_flags_override_the_file(command: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "phrase"),
     [
         ("[profiles.test", "cannot be used"),
         ('[profiles.test]\nkey_passphrase = "fake-passphrase"', "is a secret"),
@@ -286,11 +286,11 @@ def test_flags_override_the_file(command: Run, tmp_path: Path) -> None:
         ("[profiles.test.targets.IIDP00001]", "looks like none of test"),
     ],
 )
-def test_an_unusable_file_is_an_error(command: Run, tmp_path: Path, text: str, words: str) -> None:
+def test_an_unusable_file_is_an_error(command: Run, tmp_path: Path, text: str, phrase: str) -> None:
     (tmp_path / "blink-oauth.toml").write_text(text, "utf-8")
     code, _, errors = command("status")
     assert code == ExitCode.USAGE
-    require_two_lines(errors, words)
+    require_two_lines(errors, phrase)
     assert "fake-passphrase" not in errors
 
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from blink_oauth_cli.errors import ExitCode, error_from
+from blink_oauth_cli.errors import ExitCode, to_command_error
 from blink_oauth_cli.main import run
 from blink_oauth_keeper.errors import UnknownGrantError
 from cli.cli_harness import ESCAPE, GRANT, CommandHarness, plain, require_no_secret
@@ -128,7 +128,7 @@ def test_an_encoding_without_the_arrow_does_not_fail_the_command(harness: Comman
 
 
 def test_the_remedy_for_an_unknown_grant_is_a_login() -> None:
-    error = error_from(UnknownGrantError("Nothing is stored."))
+    error = to_command_error(UnknownGrantError("Nothing is stored."))
     assert error.code is ExitCode.CUSTOMER_NEEDED
     assert error.do.startswith("Log in first")
 

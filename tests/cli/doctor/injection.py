@@ -136,7 +136,7 @@ def server_with_behaviour(**behaviour: Any) -> Callable[[Harness], Changes]:
     return inject
 
 
-def time_left(seconds: float) -> Callable[[], datetime]:
+def clock_ahead_by(seconds: float) -> Callable[[], datetime]:
     return lambda: datetime.now(UTC) + timedelta(seconds=seconds)
 
 

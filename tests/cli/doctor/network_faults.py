@@ -15,7 +15,7 @@ NETWORK_FAULTS: dict[str, Fault] = {
         "registered with the platform",
         frozenset({"clock", "call"}),
     ),
-    "server of an unknown authority": Fault(
+    "ca file of another authority": Fault(
         certificate_with(ca=injection.unknown_root), "reachable", FAIL, "Check base_url", UNREACHED
     ),
     "other server name": Fault(
@@ -117,13 +117,13 @@ NETWORK_FAULTS: dict[str, Fault] = {
         arguments(username="x" * 65), "call", FAIL, "Correct the target or the username"
     ),
     "clock ten minutes ahead": Fault(
-        arguments(clock=injection.time_left(600)), "clock", FAIL, "NTP"
+        arguments(clock=injection.clock_ahead_by(600)), "clock", FAIL, "NTP"
     ),
     "clock ten minutes behind": Fault(
-        arguments(clock=injection.time_left(-600)), "clock", FAIL, "NTP"
+        arguments(clock=injection.clock_ahead_by(-600)), "clock", FAIL, "NTP"
     ),
     "clock twenty seconds ahead": Fault(
-        arguments(clock=injection.time_left(20)), "clock", WARN, "NTP"
+        arguments(clock=injection.clock_ahead_by(20)), "clock", WARN, "NTP"
     ),
     "certificate of another client": Fault(
         certificate_issued_by(injection.unregistered), "call", FAIL, "client id of this certificate"

@@ -21,9 +21,10 @@ class ServerBehaviour:
     """The responses of the server.
 
     Attributes:
-        looked_at: Returns the status of a GET, given whether there was a client certificate.
+        get_status: Returns the status of a GET, given whether there was a client certificate.
         status: The status of a POST.
-        source: The `X-CorAPI-Source` header of the response to a POST, or None to send none.
+        source: The `X-CorAPI-Source` header of the response to a POST; None to send neither it nor
+            `X-Correlation-ID`.
         body: The body of the response to a POST.
         content_type: The media type of that body.
         date: Whether the server sends a `Date` header.
@@ -93,7 +94,7 @@ def server_with_optional_certificate(
     Args:
         authority: Issues the server's certificate, and verifies the client's.
         folder: The folder for the server's files.
-        manners: The responses of the server.
+        behaviour: The responses of the server.
         secure: Whether the server uses TLS.
     """
     with _Server(("127.0.0.1", 0), _Handler) as server:

@@ -1,4 +1,4 @@
-"""`doctor` reports each injected fault with its remedy, and no other fault."""
+"""`doctor` reports each injected fault with its remedy, and no unrelated fault."""
 
 from __future__ import annotations
 
