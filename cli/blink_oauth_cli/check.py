@@ -38,7 +38,7 @@ class Check:
 
     def __attrs_post_init__(self) -> None:
         if (self.level is Level.OK) is not (self.remedy is None):
-            raise ValueError(f"{self.name} is {self.level}: a remedy belongs to what is not right.")
+            raise ValueError(f"{self.name} is {self.level}: every level needs a remedy, except OK.")
 
 
 def passed(name: str, finding: str) -> Check:

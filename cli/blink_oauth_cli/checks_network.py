@@ -176,7 +176,7 @@ def _reachable(settings: Settings, certified: Probe | ProbeFailure) -> Check:
     if certified.status >= 500:
         return warning(
             REACHABLE,
-            f"{settings.base_url} answers {certified.status}: it is there, and in trouble.",
+            f"{settings.base_url} answers {certified.status}: it is reachable, but fails.",
             "Try again later, and look at the platform's status page.",
         )
     finding = f"{settings.base_url} answers ({certified.status}); nothing was spent."
@@ -219,7 +219,7 @@ def clock_check(probe: Probe | None) -> Check:
         return warning("clock", "It was not compared.", "Make the server reachable first.")
     if probe.date is None:
         return warning(
-            "clock", "The server did not tell its time, so it was not compared.", SET_CLOCK
+            "clock", "The server sent no usable Date header, so it was not compared.", SET_CLOCK
         )
     ahead = (probe.before - probe.date - PRECISION).total_seconds()
     behind = (probe.date - probe.after).total_seconds()

@@ -96,7 +96,7 @@ def _store_checks(
         yield failed(STORE, str(error), _remedy(error))
         return
     yield passed(STORE, "It can be reached and read.")
-    yield passed(SCHEMA, "Its tables are those that this version knows.")
+    yield passed(SCHEMA, "Its tables are those of this version.")
     yield _writable_check(store, client_id, new_name)
     yield _keys_check(store, client_id)
 

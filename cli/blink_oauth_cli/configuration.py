@@ -115,7 +115,7 @@ def read_profile(path: Path, wanted: str | None) -> Profile:
         raise _unusable(path, f"the environment of {name} must be test or production")
     for target_id in targets:
         if environment is not None and environment_of(target_id) not in {None, environment}:
-            raise _unusable(path, f"the target {target_id} looks like none of {environment}")
+            raise _unusable(path, f"the target {target_id} does not look like one of {environment}")
     values = {key: _text(path, name, key, value) for key, value in table.items()}
     return Profile(
         name=name, origin=str(path), environment=environment, values=values, targets=targets

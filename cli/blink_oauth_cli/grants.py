@@ -168,7 +168,7 @@ def status(app: App, json_: bool) -> None:
 
     with app.store() as store:
         statuses = statuses_of(store, client_id, profile_of, utc_now)
-        found = [_uncertain_if_expired(each) for each in statuses]
+        found = [_uncertain_after_lease(each) for each in statuses]
     if json_:
         app.screen.json([_as_json(each) for each in found])
     elif found:
@@ -190,7 +190,7 @@ def _row(status: GrantStatus, now: datetime) -> tuple[str, ...]:
     )
 
 
-def _uncertain_if_expired(status: GrantStatus) -> GrantStatus:
+def _uncertain_after_lease(status: GrantStatus) -> GrantStatus:
     """Return the status, with `uncertain` for a refresh whose lease has expired.
 
     The record itself stays `refreshing` until the next claim of the grant.

@@ -33,7 +33,7 @@ blink-oauth login IIDX99999/u-4711 --redirect-uri https://app.example/callback -
 )
 @takes_grant
 @setting("--authorize-url", metavar="URL", help="The bank's page; {target_id} is filled in.")
-@setting("--redirect-uri", metavar="URI", help="As registered with bLink; on loopback here.")
+@setting("--redirect-uri", metavar="URI", help="As registered; on loopback without --code.")
 @click.option(
     "--parameter",
     "parameters",

@@ -283,7 +283,7 @@ def test_flags_override_the_file(command: Run, tmp_path: Path) -> None:
         ('[profiles.test]\nclient = "CIDX0000000002"', "unknown key client"),
         ("[profiles.a]\n[profiles.b]", "more than one profile"),
         ("", "no [profiles.…] table"),
-        ("[profiles.test.targets.IIDP00001]", "looks like none of test"),
+        ("[profiles.test.targets.IIDP00001]", "does not look like one of test"),
     ],
 )
 def test_an_unusable_file_is_an_error(command: Run, tmp_path: Path, text: str, phrase: str) -> None:

@@ -41,7 +41,7 @@ COMMANDS = {
     "sandbox": ("sandbox", "--env"),
     "completion": ("completion", "bash"),
 }
-SOON = 29 * 86_400.0
+IDLE_LIFETIME = 29 * 86_400.0
 """An idle lifetime in seconds that is due for `keep-alive --within 30d`."""
 
 
@@ -174,7 +174,7 @@ def store_files() -> dict[str, bytes]:
 def due(harness: CommandHarness, store_files: dict[str, bytes]) -> CommandHarness:
     """Return a harness with a grant that is due; only the first test has it in the sandbox too."""
     if not store_files:
-        harness.authorize(idle_lifetime=SOON)
+        harness.authorize(idle_lifetime=IDLE_LIFETIME)
         store_files |= {path.name: path.read_bytes() for path in (harness.file, harness.keys)}
     for name, content in store_files.items():
         (harness.folder / name).write_bytes(content)

@@ -162,12 +162,12 @@ def test_a_store_may_be_a_url(load: Configure, tmp_path: Path, url: str) -> None
         ("profiles = 1", "no [profiles.…] table"),
         ("[profiles.a]\n[profiles.b]", "more than one profile"),
         ('profile = ["a"]\n[profiles.a]\n[profiles.b]', "has no profile"),
-        ("[profiles.test.targets.IIDP00001]", "looks like none of test"),
+        ("[profiles.test.targets.IIDP00001]", "does not look like one of test"),
     ],
 )
 def test_an_unusable_file_is_refused(load: Configure, file: str, what: str) -> None:
-    trouble = require_refused(lambda: load(file), what)
-    assert "fake-passphrase" not in trouble.what + trouble.do
+    error = require_refused(lambda: load(file), what)
+    assert "fake-passphrase" not in error.what + error.do
 
 
 def test_a_file_that_is_not_utf8_is_refused(load: Configure, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from cli.cli_harness import (
 
 TIMEOUT = 30.0
 """Seconds after which a test that hangs fails."""
-SOON = 29 * 86_400.0
+IDLE_LIFETIME = 29 * 86_400.0
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -56,7 +56,7 @@ def start() -> Iterator[Start]:
 def slow(harness: CommandHarness) -> Iterator[CommandHarness]:
     """Yield a harness with an access token that is valid for 1 s and a bank that takes 0.7 s."""
     with bank_policy(harness, access_token_lifetime=1.0):
-        harness.authorize(idle_lifetime=SOON)
+        harness.authorize(idle_lifetime=IDLE_LIFETIME)
     with bank_policy(harness, response_delay=0.7):
         yield harness
 

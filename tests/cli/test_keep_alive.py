@@ -14,7 +14,7 @@ from blink_oauth_cli.output import parse_duration
 from blink_oauth_keeper import Report
 from cli.cli_harness import TARGET, CommandHarness, plain, require_no_secret, require_two_lines
 
-SOON = 29 * 86_400.0
+IDLE_LIFETIME = 29 * 86_400.0
 KEEP_ALIVE = ("keep-alive", "--within", "30d")
 
 
@@ -44,7 +44,7 @@ def test_the_exit_code_depends_on_the_counts(
 
 
 def test_events_are_json_lines_without_secrets(harness: CommandHarness) -> None:
-    harness.authorize(idle_lifetime=SOON)
+    harness.authorize(idle_lifetime=IDLE_LIFETIME)
     secrets = harness.secrets()
     result = harness.run(*KEEP_ALIVE)
     first, last = map(json.loads, result.out.splitlines())
@@ -60,7 +60,7 @@ def test_events_are_json_lines_without_secrets(harness: CommandHarness) -> None:
 
 
 def test_a_dry_run_sends_and_changes_nothing(harness: CommandHarness) -> None:
-    harness.authorize(idle_lifetime=SOON)
+    harness.authorize(idle_lifetime=IDLE_LIFETIME)
     rows, calls = harness.rows(), len(harness.sandbox.exchanges)
     result = harness.run(*KEEP_ALIVE, "--dry-run")
     assert (result.code, result.json) == (0, {"event": "keep_alive.dry_run", "due": 1})
@@ -84,7 +84,7 @@ def test_a_grant_that_is_not_due_is_not_refreshed(stored: CommandHarness) -> Non
 def test_a_failed_refresh_is_counted_and_sets_the_exit_code(
     harness: CommandHarness, fault: str, expected: ExitCode, count: str
 ) -> None:
-    harness.authorize(idle_lifetime=SOON)
+    harness.authorize(idle_lifetime=IDLE_LIFETIME)
     if expected is ExitCode.CUSTOMER_NEEDED:
         harness.sandbox.banks[TARGET].reset()
     else:
@@ -97,7 +97,7 @@ def test_a_failed_refresh_is_counted_and_sets_the_exit_code(
 def test_a_terminal_gets_a_progress_bar_and_a_sentence(
     harness: CommandHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    harness.authorize(idle_lifetime=SOON)
+    harness.authorize(idle_lifetime=IDLE_LIFETIME)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm-256color")
     result = harness.run(*KEEP_ALIVE)

@@ -33,7 +33,7 @@ def test_a_check_has_a_remedy_unless_it_is_ok() -> None:
     assert warning("a", "b", "c") == Check("a", Level.WARN, "b", "c")
     assert failed("a", "b", "c") == Check("a", Level.FAIL, "b", "c")
     for level, remedy in [(Level.OK, "c"), (Level.WARN, None), (Level.FAIL, None)]:
-        with pytest.raises(ValueError, match="a remedy belongs to"):
+        with pytest.raises(ValueError, match="every level needs a remedy, except OK"):
             Check("a", level, "b", remedy)
 
 
@@ -120,10 +120,10 @@ def test_the_free_space_is_that_of_the_stores_disk(
     harness: Harness, monkeypatch: pytest.MonkeyPatch, free: int, level: Level
 ) -> None:
     usage = shutil.disk_usage(harness.folder)
-    asked: list[Path] = []
+    folders: list[Path] = []
 
     def disk_usage(folder: Path) -> object:
-        asked.append(folder)
+        folders.append(folder)
         return usage._replace(free=free)
 
     monkeypatch.setattr(shutil, "disk_usage", disk_usage)
@@ -137,7 +137,7 @@ def test_the_free_space_is_that_of_the_stores_disk(
         store_path=harness.path,
     )
     assert {check.name: check.level for check in checks}["store_file"] is level
-    assert asked == [harness.folder]
+    assert folders == [harness.folder]
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm"])

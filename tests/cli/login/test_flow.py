@@ -155,12 +155,12 @@ def test_if_the_browser_does_not_open_the_url_is_shown(harness: LoginHarness, ra
 
 def test_a_refused_consent_ends_the_login(harness: LoginHarness) -> None:
     def refuse_consent(location: str) -> str:
-        answer = {
+        parameters = {
             "error": "access_denied",
             "error_description": "<b>no</b>",
             "state": harness.browser.state,
         }
-        return urlsplit(location)._replace(query=urlencode(answer)).geturl()
+        return urlsplit(location)._replace(query=urlencode(parameters)).geturl()
 
     harness.browser.change_redirect = refuse_consent
     with pytest.raises(LoginFailedError, match="consent was refused") as caught:
