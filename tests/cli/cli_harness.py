@@ -45,7 +45,7 @@ class CommandResult:
 
 
 @define(eq=False)
-class CommandHarness:
+class Harness:
     """Runs the command in a folder of its own, and reads its store.
 
     Args:

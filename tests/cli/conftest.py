@@ -11,7 +11,7 @@ import pytest
 
 from blink_oauth.tls import ssl_context
 from blink_oauth_testing.sandbox import Sandbox
-from cli.cli_harness import CLIENT, OTHER_CLIENT, CommandHarness
+from cli.cli_harness import CLIENT, OTHER_CLIENT, Harness
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def harness(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> CommandHarness:
+) -> Harness:
     """Return a harness with the sandbox's environment and an empty folder."""
     platform_of_module.reset()
     for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "HOME"):
@@ -42,14 +42,14 @@ def harness(
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    harness = CommandHarness(platform_of_module, tmp_path, loaded_certificate, monkeypatch, capsys)
+    harness = Harness(platform_of_module, tmp_path, loaded_certificate, monkeypatch, capsys)
     harness.clear()
     harness.configure()
     return harness
 
 
 @pytest.fixture
-def stored(harness: CommandHarness) -> CommandHarness:
+def stored(harness: Harness) -> Harness:
     """Return a harness with a stored grant."""
     harness.authorize()
     return harness

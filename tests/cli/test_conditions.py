@@ -17,8 +17,8 @@ from cli.cli_harness import (
     ESCAPE,
     OTHER_CLIENT,
     PASSPHRASE,
-    CommandHarness,
     CommandResult,
+    Harness,
     require_no_secret,
     require_two_lines,
 )
@@ -45,11 +45,11 @@ IDLE_LIFETIME = 29 * 86_400.0
 """An idle lifetime in seconds that is due for `keep-alive --within 30d`."""
 
 
-def nothing_configured(harness: CommandHarness) -> None:
+def nothing_configured(harness: Harness) -> None:
     harness.clear()
 
 
-def certificate_of_other_client(harness: CommandHarness) -> None:
+def certificate_of_other_client(harness: Harness) -> None:
     variables = harness.sandbox.environment(OTHER_CLIENT)
     harness.configure(
         **{
@@ -59,38 +59,38 @@ def certificate_of_other_client(harness: CommandHarness) -> None:
     )
 
 
-def certificate_missing(harness: CommandHarness) -> None:
+def certificate_missing(harness: Harness) -> None:
     harness.configure(certificate=str(harness.folder / "missing.pem"))
 
 
-def passphrase_wrong(harness: CommandHarness) -> None:
+def passphrase_wrong(harness: Harness) -> None:
     file = harness.folder / "passphrase"
     file.write_text(PASSPHRASE, "utf-8")
     harness.configure(key_passphrase_file=str(file))
 
 
-def platform_unavailable(harness: CommandHarness) -> None:
+def platform_unavailable(harness: Harness) -> None:
     harness.configure(base_url="https://localhost:1/consent-flow/v2")
 
 
 @contextmanager
-def store_locked(harness: CommandHarness) -> Iterator[None]:
+def store_locked(harness: Harness) -> Iterator[None]:
     harness.monkeypatch.setattr(engines, "BUSY_TIMEOUT", 0.2)
     with closing(sqlite3.connect(harness.file, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         yield
 
 
-def schema_newer(harness: CommandHarness) -> None:
+def schema_newer(harness: Harness) -> None:
     with closing(sqlite3.connect(harness.file)) as connection, connection:
         connection.execute("UPDATE blink_oauth_schema SET version = version + 1")
 
 
-def key_wrong(harness: CommandHarness) -> None:
+def key_wrong(harness: Harness) -> None:
     harness.keys.write_text(harness.run("keys", "generate", "--reveal").out, "ascii")
 
 
-Condition = Callable[[CommandHarness], AbstractContextManager[None] | None]
+Condition = Callable[[Harness], AbstractContextManager[None] | None]
 Case = tuple[ExitCode, str, str]
 """An exit code and a phrase of each line of the error; empty phrases mean no error."""
 
@@ -144,11 +144,7 @@ TABLE: dict[Condition, dict[str, Case]] = {
     },
     store_locked: COMMON
     | dict.fromkeys(("refresh", "revoke", "keep-alive", "keys rotate"), BUSY)
-    | {
-        "login": NO_ANSWER,
-        "login --code": (CUSTOMER, "", "blink-oauth login"),
-        "token": SUCCESS,
-    },
+    | {"login": NO_ANSWER, "login --code": (CUSTOMER, "", "blink-oauth login"), "token": SUCCESS},
     schema_newer: COMMON | dict.fromkeys((*ONLINE, "status", "history", "keys rotate"), NEWER),
     key_wrong: COMMON
     | dict.fromkeys(ONLINE, NO_KEY)
@@ -171,7 +167,7 @@ def store_files() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def due(harness: CommandHarness, store_files: dict[str, bytes]) -> CommandHarness:
+def due(harness: Harness, store_files: dict[str, bytes]) -> Harness:
     """Return a harness with a grant that is due; only the first test has it in the sandbox too."""
     if not store_files:
         harness.authorize(idle_lifetime=IDLE_LIFETIME)
@@ -188,7 +184,7 @@ def test_the_table_has_every_command_in_every_condition() -> None:
 
 @pytest.mark.parametrize(("condition", "command", "case"), CASES)
 def test_a_command_reports_the_fault_and_loses_nothing(
-    due: CommandHarness, condition: Condition, command: str, case: Case
+    due: Harness, condition: Condition, command: str, case: Case
 ) -> None:
     pair, secrets = due.pair(), due.secrets()
     right_keys = due.keys.read_text("ascii")
@@ -254,7 +250,7 @@ def require_plain(result: CommandResult) -> None:
     ],
 )
 def test_debug_prints_a_traceback_and_no_secret(
-    due: CommandHarness, condition: Condition, command: str
+    due: Harness, condition: Condition, command: str
 ) -> None:
     pair = due.secrets()
     assert condition(due) is None
@@ -264,7 +260,7 @@ def test_debug_prints_a_traceback_and_no_secret(
     require_no_secret(result, pair + due.keys.read_text("ascii").split())
 
 
-def test_a_login_whose_pair_cannot_be_stored_is_an_error(harness: CommandHarness) -> None:
+def test_a_login_whose_pair_cannot_be_stored_is_an_error(harness: Harness) -> None:
     harness.authorize()
     pair = harness.pair()
     grant = harness.sandbox.grant()
@@ -283,14 +279,14 @@ def test_a_login_whose_pair_cannot_be_stored_is_an_error(harness: CommandHarness
     require_no_secret(result, [code, *harness.secrets()])
 
 
-def test_a_login_whose_store_cannot_be_opened_asks_for_no_consent(stored: CommandHarness) -> None:
+def test_a_login_whose_store_cannot_be_opened_asks_for_no_consent(stored: Harness) -> None:
     key_wrong(stored)
     result = stored.run("login", "--no-browser", "--timeout", "1")
     assert result.code == FAILED
     require_two_lines(result, "is sealed with the key", "BLINK_STORE_KEYS_FILE")
 
 
-def test_a_missing_key_does_not_count_as_a_customer_needed(stored: CommandHarness) -> None:
+def test_a_missing_key_does_not_count_as_a_customer_needed(stored: Harness) -> None:
     key_wrong(stored)
     result = stored.run("keep-alive")
     assert result.code == FAILED

@@ -14,13 +14,7 @@ from datetime import UTC, datetime
 import pytest
 from attrs import evolve
 
-from cli.cli_harness import (
-    TARGET,
-    CommandHarness,
-    CommandResult,
-    require_no_secret,
-    require_two_lines,
-)
+from cli.cli_harness import TARGET, CommandResult, Harness, require_no_secret, require_two_lines
 
 TIMEOUT = 30.0
 """Seconds after which a test that hangs fails."""
@@ -53,7 +47,7 @@ def start() -> Iterator[Start]:
 
 
 @pytest.fixture
-def slow(harness: CommandHarness) -> Iterator[CommandHarness]:
+def slow(harness: Harness) -> Iterator[Harness]:
     """Yield a harness with an access token that is valid for 1 s and a bank that takes 0.7 s."""
     with bank_policy(harness, access_token_lifetime=1.0):
         harness.authorize(idle_lifetime=IDLE_LIFETIME)
@@ -75,7 +69,7 @@ def default_handling(number: signal.Signals) -> Iterator[None]:
 
 
 @contextmanager
-def bank_policy(harness: CommandHarness, **changes: float) -> Iterator[None]:
+def bank_policy(harness: Harness, **changes: float) -> Iterator[None]:
     """Change the policy of the bank temporarily."""
     bank = harness.sandbox.banks[TARGET]
     policy = bank.policy
@@ -92,7 +86,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def token_requests(harness: CommandHarness) -> int:
+def token_requests(harness: Harness) -> int:
     """Return the number of token requests that the platform received."""
     return sum(exchange.operation == "request_token" for exchange in harness.sandbox.exchanges)
 
@@ -108,7 +102,7 @@ def result_of(process: subprocess.Popen[str], before: str = "") -> CommandResult
     [("refresh", signal.SIGINT), ("token", signal.SIGINT), ("refresh", signal.SIGTERM)],
 )
 def test_an_interrupted_command_finishes_the_call_in_progress(
-    slow: CommandHarness, start: Start, command: str, number: signal.Signals
+    slow: Harness, start: Start, command: str, number: signal.Signals
 ) -> None:
     expiry = slow.pair().expires_at
     assert expiry is not None
@@ -132,7 +126,7 @@ def test_an_interrupted_command_finishes_the_call_in_progress(
 
 
 def test_a_second_interruption_exits_at_once_and_status_shows_uncertain(
-    harness: CommandHarness, start: Start
+    harness: Harness, start: Start
 ) -> None:
     harness.authorize()
     harness.configure(timeout_total="3", lease="3.5")
@@ -156,7 +150,7 @@ def test_a_second_interruption_exits_at_once_and_status_shows_uncertain(
 
 
 def test_an_interrupted_keep_alive_finishes_the_refresh_in_progress(
-    slow: CommandHarness, start: Start
+    slow: Harness, start: Start
 ) -> None:
     before, requests = slow.record(), token_requests(slow)
     process = start("keep-alive", "--within", "30d")
@@ -169,7 +163,7 @@ def test_an_interrupted_keep_alive_finishes_the_refresh_in_progress(
     assert slow.record().generation == before.generation + 1
 
 
-def test_sigterm_ends_an_idle_daemon(stored: CommandHarness, start: Start) -> None:
+def test_sigterm_ends_an_idle_daemon(stored: Harness, start: Start) -> None:
     process = start("keep-alive", "--every", "1h")
     assert process.stdout is not None
     assert "keep_alive.finished" in process.stdout.readline()

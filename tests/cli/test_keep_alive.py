@@ -12,7 +12,7 @@ from blink_oauth_cli.errors import ExitCode
 from blink_oauth_cli.keep_alive import exit_code
 from blink_oauth_cli.output import parse_duration
 from blink_oauth_keeper import Report
-from cli.cli_harness import TARGET, CommandHarness, plain, require_no_secret, require_two_lines
+from cli.cli_harness import TARGET, Harness, plain, require_no_secret, require_two_lines
 
 IDLE_LIFETIME = 29 * 86_400.0
 KEEP_ALIVE = ("keep-alive", "--within", "30d")
@@ -43,7 +43,7 @@ def test_the_exit_code_depends_on_the_counts(
     assert exit_code(report(**counts), customers_needed, keys_missing) is expected
 
 
-def test_events_are_json_lines_without_secrets(harness: CommandHarness) -> None:
+def test_events_are_json_lines_without_secrets(harness: Harness) -> None:
     harness.authorize(idle_lifetime=IDLE_LIFETIME)
     secrets = harness.secrets()
     result = harness.run(*KEEP_ALIVE)
@@ -59,7 +59,7 @@ def test_events_are_json_lines_without_secrets(harness: CommandHarness) -> None:
     require_no_secret(result, secrets + harness.secrets())
 
 
-def test_a_dry_run_sends_and_changes_nothing(harness: CommandHarness) -> None:
+def test_a_dry_run_sends_and_changes_nothing(harness: Harness) -> None:
     harness.authorize(idle_lifetime=IDLE_LIFETIME)
     rows, calls = harness.rows(), len(harness.sandbox.exchanges)
     result = harness.run(*KEEP_ALIVE, "--dry-run")
@@ -67,7 +67,7 @@ def test_a_dry_run_sends_and_changes_nothing(harness: CommandHarness) -> None:
     assert (harness.rows(), len(harness.sandbox.exchanges)) == (rows, calls)
 
 
-def test_a_grant_that_is_not_due_is_not_refreshed(stored: CommandHarness) -> None:
+def test_a_grant_that_is_not_due_is_not_refreshed(stored: Harness) -> None:
     calls = len(stored.sandbox.exchanges)
     assert stored.run("keep-alive").json["due"] == 0
     assert len(stored.sandbox.exchanges) == calls
@@ -82,7 +82,7 @@ def test_a_grant_that_is_not_due_is_not_refreshed(stored: CommandHarness) -> Non
     ],
 )
 def test_a_failed_refresh_is_counted_and_sets_the_exit_code(
-    harness: CommandHarness, fault: str, expected: ExitCode, count: str
+    harness: Harness, fault: str, expected: ExitCode, count: str
 ) -> None:
     harness.authorize(idle_lifetime=IDLE_LIFETIME)
     if expected is ExitCode.CUSTOMER_NEEDED:
@@ -95,7 +95,7 @@ def test_a_failed_refresh_is_counted_and_sets_the_exit_code(
 
 
 def test_a_terminal_gets_a_progress_bar_and_a_sentence(
-    harness: CommandHarness, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harness.authorize(idle_lifetime=IDLE_LIFETIME)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
@@ -116,7 +116,7 @@ def test_a_duration_has_a_unit(text: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "10", "0d", "-1d", "1.5h", "1w", "99999d", "²d"])
-def test_an_invalid_duration_is_a_usage_error(harness: CommandHarness, text: str) -> None:
+def test_an_invalid_duration_is_a_usage_error(harness: Harness, text: str) -> None:
     result = harness.run("keep-alive", f"--within={text}")
     assert (result.code, result.out) == (ExitCode.USAGE, "")
     require_two_lines(result, "--within", "keep-alive --help")

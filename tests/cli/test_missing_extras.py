@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from blink_oauth_cli.errors import ExitCode
-from cli.cli_harness import CommandHarness, CommandResult, require_two_lines
+from cli.cli_harness import CommandResult, Harness, require_two_lines
 
 POSTGRESQL = "postgresql+psycopg://user:fake-password@127.0.0.1:1/tokens"
 
@@ -26,7 +26,7 @@ main()
     return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
-def test_without_click_the_command_names_its_extra_in_one_line(harness: CommandHarness) -> None:
+def test_without_click_the_command_names_its_extra_in_one_line(harness: Harness) -> None:
     result = run_without("click", "status")
     assert (result.code, result.out) == (ExitCode.USAGE, "")
     (line,) = result.errors.splitlines()
@@ -37,14 +37,14 @@ def test_without_click_the_command_names_its_extra_in_one_line(harness: CommandH
     ("library", "extras"), [("platformdirs", "cli"), ("rich", "cli"), ("sqlalchemy", "cli,sql")]
 )
 def test_a_command_names_the_extra_of_a_missing_library(
-    stored: CommandHarness, library: str, extras: str
+    stored: Harness, library: str, extras: str
 ) -> None:
     result = run_without(library, "status")
     assert (result.code, result.out) == (ExitCode.USAGE, "")
     require_two_lines(result, f"{library} is not installed.", f"'blink-oauth[{extras}]'")
 
 
-def test_a_postgresql_store_names_the_extra_of_its_driver(harness: CommandHarness) -> None:
+def test_a_postgresql_store_names_the_extra_of_its_driver(harness: Harness) -> None:
     harness.configure(store=POSTGRESQL)
     result = run_without("psycopg", "status")
     assert (result.code, result.out) == (ExitCode.USAGE, "")
@@ -57,7 +57,7 @@ def test_a_postgresql_store_names_the_extra_of_its_driver(harness: CommandHarnes
     [("sqlalchemy", None, "cli,sql"), ("psycopg", POSTGRESQL, "cli,postgresql")],
 )
 def test_doctor_reports_a_missing_extra_of_the_store(
-    stored: CommandHarness, library: str, store: str | None, extras: str
+    stored: Harness, library: str, store: str | None, extras: str
 ) -> None:
     if store is not None:
         stored.configure(store=store)
@@ -67,18 +67,18 @@ def test_doctor_reports_a_missing_extra_of_the_store(
     assert f"pip install 'blink-oauth[{extras}]'" in result.out
 
 
-def test_an_sqlite_store_needs_no_postgresql_driver(stored: CommandHarness) -> None:
+def test_an_sqlite_store_needs_no_postgresql_driver(stored: Harness) -> None:
     assert run_without("psycopg", "status").code == ExitCode.DONE
 
 
-def test_sandbox_names_its_extra(harness: CommandHarness) -> None:
+def test_sandbox_names_its_extra(harness: Harness) -> None:
     result = run_without("aiohttp", "sandbox")
     assert (result.code, result.out) == (ExitCode.USAGE, "")
     require_two_lines(result, "The sandbox is not installed.", "'blink-oauth[cli,testing]'")
 
 
 def test_a_missing_module_of_no_extra_is_an_unexpected_error(
-    harness: CommandHarness,
+    harness: Harness,
 ) -> None:
     result = run_without("tomllib", "status")
     assert result.code == ExitCode.FAILED

@@ -13,7 +13,7 @@ import pytest
 from blink_oauth_cli.errors import ExitCode, to_command_error
 from blink_oauth_cli.main import run
 from blink_oauth_keeper.errors import UnknownGrantError
-from cli.cli_harness import ESCAPE, GRANT, CommandHarness, plain, require_no_secret
+from cli.cli_harness import ESCAPE, GRANT, Harness, plain, require_no_secret
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7]|4[0-8]|10[0-7])(?:;\d+)*m")
 SHELLS = [shell for shell in ("bash", "zsh", "fish") if shutil.which(shell)]
@@ -30,7 +30,7 @@ PRINTING = [
 ]
 
 
-def pretend_terminal(harness: CommandHarness, columns: int = 80) -> None:
+def pretend_terminal(harness: Harness, columns: int = 80) -> None:
     """Make standard output look like a terminal."""
     harness.monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     harness.monkeypatch.setenv("TERM", "xterm-256color")
@@ -38,9 +38,7 @@ def pretend_terminal(harness: CommandHarness, columns: int = 80) -> None:
 
 
 @pytest.mark.parametrize("words", PRINTING, ids=" ".join)
-def test_a_pipe_gets_unbroken_lines_and_no_escapes(
-    stored: CommandHarness, words: tuple[str, ...]
-) -> None:
+def test_a_pipe_gets_unbroken_lines_and_no_escapes(stored: Harness, words: tuple[str, ...]) -> None:
     stored.monkeypatch.setenv("COLUMNS", "80")
     result = stored.run(*words)
     assert result.code == 0
@@ -55,7 +53,7 @@ def test_a_pipe_gets_unbroken_lines_and_no_escapes(
 
 
 @pytest.mark.parametrize("command", ["status", "history"])
-def test_a_table_fits_80_columns_and_cuts_nothing(stored: CommandHarness, command: str) -> None:
+def test_a_table_fits_80_columns_and_cuts_nothing(stored: Harness, command: str) -> None:
     pretend_terminal(stored)
     heading, *lines = plain(stored.run(command).out).splitlines()
     assert max(map(len, [heading, *lines])) <= 80
@@ -67,7 +65,7 @@ def test_a_table_fits_80_columns_and_cuts_nothing(stored: CommandHarness, comman
 
 
 @pytest.mark.parametrize("switched_off_by", ["variable", "flag", None])
-def test_colours_can_be_switched_off(stored: CommandHarness, switched_off_by: str | None) -> None:
+def test_colours_can_be_switched_off(stored: Harness, switched_off_by: str | None) -> None:
     pretend_terminal(stored)
     if switched_off_by == "variable":
         stored.monkeypatch.setenv("NO_COLOR", "1")
@@ -79,7 +77,7 @@ def test_colours_can_be_switched_off(stored: CommandHarness, switched_off_by: st
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_shell_parses_its_completion_script(harness: CommandHarness, shell: str) -> None:
+def test_a_shell_parses_its_completion_script(harness: Harness, shell: str) -> None:
     script = harness.run("completion", shell)
     assert script.code == 0
     done = subprocess.run(
@@ -101,9 +99,7 @@ def test_bash_is_installed() -> None:
         ("blink-oauth token --rev", "2", ["--reveal"]),
     ],
 )
-def test_words_are_completed(
-    harness: CommandHarness, words: str, index: str, expected: list[str]
-) -> None:
+def test_words_are_completed(harness: Harness, words: str, index: str, expected: list[str]) -> None:
     harness.monkeypatch.setenv("_BLINK_OAUTH_COMPLETE", "bash_complete")
     harness.monkeypatch.setenv("COMP_WORDS", words)
     harness.monkeypatch.setenv("COMP_CWORD", index)
@@ -113,7 +109,7 @@ def test_words_are_completed(
     assert offered == expected
 
 
-def test_an_encoding_without_the_arrow_does_not_fail_the_command(harness: CommandHarness) -> None:
+def test_an_encoding_without_the_arrow_does_not_fail_the_command(harness: Harness) -> None:
     harness.clear()
     done = subprocess.run(
         [sys.executable, "-m", "blink_oauth_cli", "doctor"],
@@ -134,7 +130,7 @@ def test_the_remedy_for_an_unknown_grant_is_a_login() -> None:
 
 
 def test_an_unexpected_error_shows_its_class_and_not_its_text(
-    stored: CommandHarness, monkeypatch: pytest.MonkeyPatch
+    stored: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("fake-secret-in-a-message")

@@ -10,17 +10,17 @@ import pytest
 from blink_oauth_cli.app import read_keys, write_keys
 from blink_oauth_cli.errors import ExitCode
 from blink_oauth_keeper import SqlTokenStore
-from cli.cli_harness import CommandHarness, require_two_lines
+from cli.cli_harness import Harness, require_two_lines
 
 
 @pytest.fixture
-def without_store(harness: CommandHarness) -> CommandHarness:
+def without_store(harness: Harness) -> Harness:
     """Return a harness without a store, which will be in the user's data folder."""
     harness.configure(store=None, profile=None)
     return harness
 
 
-def default_files(harness: CommandHarness, profile: str = "default") -> tuple[Path, Path]:
+def default_files(harness: Harness, profile: str = "default") -> tuple[Path, Path]:
     """Return the default files of the store and of its keys."""
     folder = harness.folder / "blink-oauth" / profile
     return folder / "tokens.db", folder / "tokens.db.keys"
@@ -32,7 +32,7 @@ def mode(path: Path) -> int:
 
 
 def test_the_first_use_creates_a_private_store_and_prints_its_location(
-    without_store: CommandHarness,
+    without_store: Harness,
 ) -> None:
     store, keys = default_files(without_store)
     result = without_store.run("status")
@@ -44,7 +44,7 @@ def test_the_first_use_creates_a_private_store_and_prints_its_location(
     assert key not in result.errors
 
 
-def test_the_second_use_creates_and_prints_nothing(without_store: CommandHarness) -> None:
+def test_the_second_use_creates_and_prints_nothing(without_store: Harness) -> None:
     store, keys = default_files(without_store)
     without_store.run("status")
     before = keys.read_text("ascii")
@@ -54,7 +54,7 @@ def test_the_second_use_creates_and_prints_nothing(without_store: CommandHarness
     assert {path.name for path in store.parent.iterdir()} == {store.name, keys.name}
 
 
-def test_each_profile_has_a_store_of_its_own(without_store: CommandHarness) -> None:
+def test_each_profile_has_a_store_of_its_own(without_store: Harness) -> None:
     without_store.configure(store=None, profile="test")
     assert str(default_files(without_store, "test")[0]) in without_store.run("status").errors
 
@@ -80,7 +80,7 @@ def test_threads_that_create_the_first_key_at_once_all_read_the_same_key(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-def test_a_missing_keys_file_is_not_replaced(stored: CommandHarness) -> None:
+def test_a_missing_keys_file_is_not_replaced(stored: Harness) -> None:
     key = stored.keys.read_text("ascii")
     stored.keys.unlink()
     for words in (("token",), ("status",), ("keys", "rotate")):
@@ -94,7 +94,7 @@ def test_a_missing_keys_file_is_not_replaced(stored: CommandHarness) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xff"])
-def test_a_file_without_a_key_is_not_changed(stored: CommandHarness, content: bytes) -> None:
+def test_a_file_without_a_key_is_not_changed(stored: Harness, content: bytes) -> None:
     stored.keys.write_bytes(content)
     result = stored.run("status")
     assert result.code == ExitCode.USAGE
@@ -102,7 +102,7 @@ def test_a_file_without_a_key_is_not_changed(stored: CommandHarness, content: by
     assert stored.keys.read_bytes() == content
 
 
-def test_a_folder_that_cannot_be_created_is_an_error(harness: CommandHarness) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(harness: Harness) -> None:
     (harness.folder / "file").touch()
     harness.configure(store=str(harness.folder / "file" / "tokens.db"))
     result = harness.run("status")
@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_created_is_an_error(harness: CommandHarness) ->
     require_two_lines(result, "cannot be made", "--store")
 
 
-def test_keys_may_come_from_a_variable(stored: CommandHarness) -> None:
+def test_keys_may_come_from_a_variable(stored: Harness) -> None:
     (old,) = stored.keys.read_text("ascii").split()
     stored.keys.unlink()
     stored.configure(store_keys=old)
@@ -124,7 +124,7 @@ def test_keys_may_come_from_a_variable(stored: CommandHarness) -> None:
     assert stored.run("token").code == 0
 
 
-def test_a_rotation_keeps_the_old_key_until_it_is_dropped(stored: CommandHarness) -> None:
+def test_a_rotation_keeps_the_old_key_until_it_is_dropped(stored: Harness) -> None:
     (old,) = stored.keys.read_text("ascii").split()
     assert stored.run("keys", "rotate").code == 0
     new, kept = stored.keys.read_text("ascii").split()
@@ -136,7 +136,7 @@ def test_a_rotation_keeps_the_old_key_until_it_is_dropped(stored: CommandHarness
     assert mode(stored.keys) == 0o600
 
 
-def test_a_rotation_with_a_wrong_key_creates_no_key(stored: CommandHarness) -> None:
+def test_a_rotation_with_a_wrong_key_creates_no_key(stored: Harness) -> None:
     wrong = SqlTokenStore.new_key().reveal()
     stored.keys.write_text(wrong, "ascii")
     result = stored.run("keys", "rotate", "--drop-old")
@@ -145,7 +145,7 @@ def test_a_rotation_with_a_wrong_key_creates_no_key(stored: CommandHarness) -> N
     assert stored.keys.read_text("ascii") == wrong
 
 
-def test_a_database_store_needs_configured_keys(harness: CommandHarness) -> None:
+def test_a_database_store_needs_configured_keys(harness: Harness) -> None:
     harness.configure(store="postgresql+psycopg://nobody@127.0.0.1:1/nowhere")
     result = harness.run("status")
     assert result.code == ExitCode.USAGE

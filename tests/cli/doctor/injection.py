@@ -13,7 +13,7 @@ from blink_oauth_cli.errors import CommandError
 from blink_oauth_keeper import SqlTokenStore
 from blink_oauth_testing.sandbox import CertificateAuthority, Credentials, Sandbox
 from cli.doctor.harness import CLIENT, KEY, OTHER_KEY, Harness, make_world_readable
-from cli.doctor.server import ServerBehaviour, server_with_optional_certificate
+from cli.doctor.server import ServerBehaviour, optional_mtls_server
 from wire import certificates
 from wire.certificates import DAY
 from wire.loopback import listening, url_of
@@ -128,9 +128,7 @@ def server_with_behaviour(**behaviour: Any) -> Callable[[Harness], Changes]:
         complete = ServerBehaviour(
             **({"get_status": lambda certified: 405 if certified else 401} | behaviour)
         )
-        serving = server_with_optional_certificate(
-            harness.sandbox.authority, harness.folder, complete
-        )
+        serving = optional_mtls_server(harness.sandbox.authority, harness.folder, complete)
         return {"settings": harness.settings(base_url=harness.stack.enter_context(serving))}
 
     return inject

@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def server_with_optional_certificate(
+def optional_mtls_server(
     authority: CertificateAuthority,
     folder: Path,
     behaviour: ServerBehaviour,

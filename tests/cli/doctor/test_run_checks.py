@@ -17,7 +17,7 @@ from blink_oauth_cli.doctor import run_checks
 from blink_oauth_keeper import MemoryTokenStore
 from blink_oauth_keeper.errors import StoreError
 from cli.doctor.harness import KEY, OTHER_KEY, SHORT_TIMEOUTS, Harness
-from cli.doctor.server import ServerBehaviour, server_with_optional_certificate
+from cli.doctor.server import ServerBehaviour, optional_mtls_server
 from wire.loopback import server_that
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -158,7 +158,7 @@ def test_a_world_writable_folder_is_reported(harness: Harness) -> None:
 
 def test_plain_http_is_reported(harness: Harness) -> None:
     behaviour = ServerBehaviour(source="PLATFORM")
-    with server_with_optional_certificate(
+    with optional_mtls_server(
         harness.sandbox.authority, harness.folder, behaviour, secure=False
     ) as url:
         settings = harness.settings(base_url=url, allow_plain_http=True, certificate=None)
@@ -171,9 +171,7 @@ def test_a_refusal_by_the_bank_proves_that_the_bank_is_reached(harness: Harness)
     behaviour = ServerBehaviour(
         source="PROVIDER", status=400, body=b'{"error": "unsupported_token_type"}'
     )
-    with server_with_optional_certificate(
-        harness.sandbox.authority, harness.folder, behaviour
-    ) as url:
+    with optional_mtls_server(harness.sandbox.authority, harness.folder, behaviour) as url:
         checks = harness.checks(settings=harness.settings(base_url=url))
     assert not_ok(checks) == {"without_certificate"}
     assert "400, unsupported_token_type" in checks["call"].finding
@@ -181,9 +179,7 @@ def test_a_refusal_by_the_bank_proves_that_the_bank_is_reached(harness: Harness)
 
 def test_a_server_that_refuses_a_request_without_a_certificate_is_ok(harness: Harness) -> None:
     behaviour = ServerBehaviour(lambda certified: 405 if certified else 400, source="PLATFORM")
-    with server_with_optional_certificate(
-        harness.sandbox.authority, harness.folder, behaviour
-    ) as url:
+    with optional_mtls_server(harness.sandbox.authority, harness.folder, behaviour) as url:
         checks = harness.checks(settings=harness.settings(base_url=url))
     assert not_ok(checks) == set()
     assert "the server answers 400" in checks["without_certificate"].finding

@@ -341,9 +341,7 @@ def test_ctrl_c_while_waiting_closes_the_server(harness: LoginHarness) -> None:
     assert_server_is_closed(harness)
 
 
-def test_a_login_without_a_callback_ends_at_the_timeout(
-    harness: LoginHarness,
-) -> None:
+def test_a_login_without_a_callback_ends_at_the_timeout(harness: LoginHarness) -> None:
     moments = iter([0.0, 299.999, 300.0])
     with pytest.raises(LoginFailedError, match="did not come in time") as caught:
         harness.log_in(open_browser=lambda url: True, timeout=300.0, monotonic=moments.__next__)
