@@ -20,9 +20,9 @@ __all__ = ["Cache", "CachedToken"]
 
 RECHECK = timedelta(minutes=5)
 """How long a token is served without a look at what other processes have stored."""
-BREATH = timedelta(seconds=5)
+BACKGROUND_GAP = timedelta(seconds=5)
 """How long nothing new is begun in the background for a token that can still be served."""
-YOUTH = timedelta(minutes=1)
+TOO_NEW = timedelta(minutes=1)
 """A token that is refused at this age is not helped by yet another one."""
 
 
@@ -87,7 +87,7 @@ class Cache:
             return None
         return failed.result
 
-    def remember(self, grant: Grant, result: Result, profile: TargetProfile) -> None:
+    def update(self, grant: Grant, result: Result, profile: TargetProfile) -> None:
         """Take in how a flight ended."""
         if result.error is None:
             self._failed.pop(grant, None)
@@ -104,7 +104,7 @@ class Cache:
         held = self.tokens.get(record.key.grant)
         return held is not None and held.record.generation > record.generation
 
-    def refuse(self, grant: Grant, token: Token) -> bool:
+    def invalidate(self, grant: Grant, token: Token) -> bool:
         """Take in that a token was refused at a bank's API.
 
         Returns:
@@ -113,7 +113,7 @@ class Cache:
         held = self.tokens.get(grant)
         if held is None or held.token.access_token != token.access_token:
             return True
-        if self.now() - held.record.issued_at < YOUTH:
+        if self.now() - held.record.issued_at < TOO_NEW:
             return False
         self._drop(grant, held.record.generation)
         return True
@@ -129,7 +129,9 @@ class Cache:
             return
         span = windows(record, token, profile)
         now = self.now()
-        fresh_until = min(max(span.advisory_at, now + BREATH), span.mandatory_at, now + RECHECK)
+        fresh_until = min(
+            max(span.advisory_at, now + BACKGROUND_GAP), span.mandatory_at, now + RECHECK
+        )
         # The record's own grant, so that memory has it once.
         self.tokens[record.key.grant] = CachedToken(token, same_second(fresh_until), record)
 

@@ -499,6 +499,6 @@ class SingleFlight:
 
     def _finished(self, job: Job, result: Result) -> None:
         grant = job.key.grant
-        self.cache.remember(grant, result, job.profile)
+        self.cache.update(grant, result, job.profile)
         if result.refresh_in is not None:
             self.flights.later(result.refresh_in, partial(self._refresh_in_background, grant))

@@ -336,7 +336,7 @@ class TokenManager:
 
         Source: RFC 6750 section 3.1.
         """
-        return self._cache.refuse(grant, token)
+        return self._cache.invalidate(grant, token)
 
     def auth(self, grant: Grant, *, psu: Psu) -> GrantAuth:
         """Return what puts the bearer token and the five headers on each request of httpx.

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from blink_oauth import Grant, NotConnectedError, Token
 from blink_oauth_keeper import TargetProfile
-from blink_oauth_keeper.cache import BREATH, RECHECK, YOUTH, Cache, CachedToken
+from blink_oauth_keeper.cache import BACKGROUND_GAP, RECHECK, TOO_NEW, Cache, CachedToken
 from blink_oauth_keeper.policy import Need
 from blink_oauth_keeper.steps import Result
 from blink_oauth_keeper.store.protocol import GrantKey, Record, State
@@ -59,14 +59,14 @@ def cached(cache: Cache) -> CachedToken:
 
 def test_the_token_of_a_result_is_cached(cache: Cache) -> None:
     assert cache.get(GRANT, Need(), PROFILE) is None
-    cache.remember(GRANT, Result(record(), obtained=True), PROFILE)
+    cache.update(GRANT, Result(record(), obtained=True), PROFILE)
     found = cache.get(GRANT, Need(), PROFILE)
     assert found is not None
     assert found.token == pair()
 
 
 def test_a_cached_token_is_fresh_for_five_minutes_at_most(cache: Cache) -> None:
-    cache.remember(GRANT, Result(record()), PROFILE)
+    cache.update(GRANT, Result(record()), PROFILE)
     assert cached(cache).fresh_until == START + RECHECK
 
 
@@ -74,13 +74,13 @@ def test_in_the_advisory_window_a_token_counts_as_fresh_for_some_seconds(
     cache: Cache, clock: ManualClock
 ) -> None:
     clock.elapse(DAY - 1800)
-    cache.remember(GRANT, Result(record()), PROFILE)
-    assert cached(cache).fresh_until == clock.now() + BREATH
+    cache.update(GRANT, Result(record()), PROFILE)
+    assert cached(cache).fresh_until == clock.now() + BACKGROUND_GAP
 
 
 def test_a_token_is_never_fresh_in_the_mandatory_window(cache: Cache, clock: ManualClock) -> None:
     clock.elapse(DAY - 62)
-    cache.remember(GRANT, Result(record()), PROFILE)
+    cache.update(GRANT, Result(record()), PROFILE)
     assert cached(cache).fresh_until == START + timedelta(seconds=DAY - 60)
     assert cache.get(GRANT, Need(), PROFILE) is not None
     clock.elapse(2)
@@ -90,21 +90,21 @@ def test_a_token_is_never_fresh_in_the_mandatory_window(cache: Cache, clock: Man
 def test_a_token_with_too_little_validity_left_is_not_served(
     cache: Cache, clock: ManualClock
 ) -> None:
-    cache.remember(GRANT, Result(record()), PROFILE)
+    cache.update(GRANT, Result(record()), PROFILE)
     clock.elapse(DAY - 3600)
     assert cache.get(GRANT, Need(3599), PROFILE) is not None
     assert cache.get(GRANT, Need(3600), PROFILE) is None
 
 
 def test_an_older_generation_never_replaces_a_newer_one(cache: Cache) -> None:
-    cache.remember(GRANT, Result(record(2)), PROFILE)
-    cache.remember(GRANT, Result(record(1)), PROFILE)
+    cache.update(GRANT, Result(record(2)), PROFILE)
+    cache.update(GRANT, Result(record(1)), PROFILE)
     assert cached(cache).token == pair(2)
 
 
 def test_a_newer_state_of_the_same_generation_replaces_the_record(cache: Cache) -> None:
-    cache.remember(GRANT, Result(record()), PROFILE)
-    cache.remember(GRANT, Result(record(state=State.UNCERTAIN)), PROFILE)
+    cache.update(GRANT, Result(record()), PROFILE)
+    cache.update(GRANT, Result(record(state=State.UNCERTAIN)), PROFILE)
     assert cached(cache).record.state is State.UNCERTAIN
 
 
@@ -112,25 +112,25 @@ def test_a_newer_state_of_the_same_generation_replaces_the_record(cache: Cache) 
 def test_a_revoked_generation_is_removed_and_never_cached_again(
     cache: Cache, facts: dict[str, Any]
 ) -> None:
-    cache.remember(GRANT, Result(record(1)), PROFILE)
-    cache.remember(GRANT, Result(record(2, **facts)), PROFILE)
+    cache.update(GRANT, Result(record(1)), PROFILE)
+    cache.update(GRANT, Result(record(2, **facts)), PROFILE)
     assert cache.tokens == {}
-    cache.remember(GRANT, Result(record(1)), PROFILE)
+    cache.update(GRANT, Result(record(1)), PROFILE)
     assert cache.tokens == {}
-    cache.remember(GRANT, Result(record(3)), PROFILE)
+    cache.update(GRANT, Result(record(3)), PROFILE)
     assert cached(cache).token == pair(3)
 
 
 def test_a_late_revocation_does_not_remove_the_token_of_a_newer_consent(cache: Cache) -> None:
-    cache.remember(GRANT, Result(record(3)), PROFILE)
-    cache.remember(GRANT, Result(record(2, state=State.REVOKED)), PROFILE)
+    cache.update(GRANT, Result(record(3)), PROFILE)
+    cache.update(GRANT, Result(record(2, state=State.REVOKED)), PROFILE)
     assert cached(cache).token == pair(3)
 
 
 def test_a_failure_is_cached_for_its_shared_for(cache: Cache, clock: ManualClock) -> None:
     result = Result(None, FAILURE, shared_for=2.0)
     assert cache.failure(GRANT) is None
-    cache.remember(GRANT, result, PROFILE)
+    cache.update(GRANT, result, PROFILE)
     clock.elapse(1.9)
     assert cache.failure(GRANT) is result
     clock.elapse(0.1)
@@ -140,7 +140,7 @@ def test_a_failure_is_cached_for_its_shared_for(cache: Cache, clock: ManualClock
 def test_setting_the_wall_clock_does_not_change_how_long_a_failure_is_cached(
     cache: Cache, clock: ManualClock
 ) -> None:
-    cache.remember(GRANT, Result(None, FAILURE, shared_for=2.0), PROFILE)
+    cache.update(GRANT, Result(None, FAILURE, shared_for=2.0), PROFILE)
     clock.shift_wall_clock(3600)
     assert cache.failure(GRANT) is not None
     clock.shift_wall_clock(-7200)
@@ -150,35 +150,35 @@ def test_setting_the_wall_clock_does_not_change_how_long_a_failure_is_cached(
 
 def test_failures_are_counted_until_a_refresh_succeeds(cache: Cache) -> None:
     for _ in range(3):
-        cache.remember(GRANT, Result(record(), FAILURE, shared_for=5.0), PROFILE)
+        cache.update(GRANT, Result(record(), FAILURE, shared_for=5.0), PROFILE)
     assert cache.failures.get(GRANT, 0) == 3
-    cache.remember(GRANT, Result(record()), PROFILE)
+    cache.update(GRANT, Result(record()), PROFILE)
     assert (cache.failures.get(GRANT, 0), cache.failure(GRANT)) == (3, None)
-    cache.remember(GRANT, Result(record(2), obtained=True), PROFILE)
+    cache.update(GRANT, Result(record(2), obtained=True), PROFILE)
     assert cache.failures.get(GRANT, 0) == 0
 
 
 def test_the_record_of_a_failed_result_is_cached(cache: Cache) -> None:
-    cache.remember(GRANT, Result(record(), FAILURE, shared_for=5.0), PROFILE)
+    cache.update(GRANT, Result(record(), FAILURE, shared_for=5.0), PROFILE)
     assert cached(cache).token == pair()
 
 
 def test_a_refused_token_is_removed_and_only_a_newer_one_is_cached(
     cache: Cache, clock: ManualClock
 ) -> None:
-    cache.remember(GRANT, Result(record(4)), PROFILE)
+    cache.update(GRANT, Result(record(4)), PROFILE)
     clock.elapse(3600)
-    assert cache.refuse(GRANT, pair(4))
+    assert cache.invalidate(GRANT, pair(4))
     assert cache.tokens == {}
     assert cache.refused[GRANT] == 4
-    cache.remember(GRANT, Result(record(4)), PROFILE)
+    cache.update(GRANT, Result(record(4)), PROFILE)
     assert cache.tokens == {}
 
 
 def test_refusing_a_replaced_token_changes_nothing(cache: Cache, clock: ManualClock) -> None:
-    cache.remember(GRANT, Result(record(4)), PROFILE)
+    cache.update(GRANT, Result(record(4)), PROFILE)
     clock.elapse(3600)
-    assert cache.refuse(GRANT, pair(3))
+    assert cache.invalidate(GRANT, pair(3))
     assert cached(cache).token == pair(4)
     assert GRANT not in cache.refused
 
@@ -186,33 +186,33 @@ def test_refusing_a_replaced_token_changes_nothing(cache: Cache, clock: ManualCl
 def test_tokens_are_refused_by_the_value_of_the_access_token(
     cache: Cache, clock: ManualClock
 ) -> None:
-    cache.remember(GRANT, Result(record(4)), PROFILE)
+    cache.update(GRANT, Result(record(4)), PROFILE)
     clock.elapse(3600)
-    assert cache.refuse(GRANT, evolve(pair(4), expires_at=None))
+    assert cache.invalidate(GRANT, evolve(pair(4), expires_at=None))
     assert cache.tokens == {}
 
 
 def test_refusing_a_token_that_is_not_cached_changes_nothing(cache: Cache) -> None:
-    assert cache.refuse(GRANT, pair())
+    assert cache.invalidate(GRANT, pair())
     assert GRANT not in cache.refused
 
 
 def test_a_token_that_was_just_issued_is_kept_although_it_is_refused(
     cache: Cache, clock: ManualClock
 ) -> None:
-    cache.remember(GRANT, Result(record()), PROFILE)
-    clock.elapse(YOUTH.total_seconds() - 1)
-    assert not cache.refuse(GRANT, pair())
+    cache.update(GRANT, Result(record()), PROFILE)
+    clock.elapse(TOO_NEW.total_seconds() - 1)
+    assert not cache.invalidate(GRANT, pair())
     assert cached(cache).token == pair()
     clock.elapse(1)
-    assert cache.refuse(GRANT, pair())
+    assert cache.invalidate(GRANT, pair())
 
 
 def test_an_older_refused_generation_does_not_replace_a_newer_one(
     cache: Cache, clock: ManualClock
 ) -> None:
-    cache.remember(GRANT, Result(record(7)), PROFILE)
+    cache.update(GRANT, Result(record(7)), PROFILE)
     clock.elapse(3600)
-    cache.refuse(GRANT, pair(7))
-    cache.remember(GRANT, Result(record(2, state=State.REVOKED)), PROFILE)
+    cache.invalidate(GRANT, pair(7))
+    cache.update(GRANT, Result(record(2, state=State.REVOKED)), PROFILE)
     assert cache.refused[GRANT] == 7
