@@ -18,7 +18,7 @@ __all__ = ["Breakers"]
 
 PATIENCE = 2
 """Failures in a row from which a target counts as failing."""
-PROBE = 5.0
+PROBE_INTERVAL = 5.0
 """Seconds for which one grant tries out a failing target before the next one may."""
 
 
@@ -71,10 +71,10 @@ class Breakers:
                     return Permit(queue=breaker.next_turn - now)
                 breaker.next_turn = now + 1 / profile.rate
             if breaker.failures >= PATIENCE:
-                breaker.leave_until = now + PROBE
+                breaker.leave_until = now + PROBE_INTERVAL
             return Permit()
 
-    def answered(self, target_id: str) -> None:
+    def succeeded(self, target_id: str) -> None:
         """Note that a target works."""
         with self._lock:
             breaker = self._breakers.setdefault(target_id, _Breaker())
@@ -85,7 +85,7 @@ class Breakers:
         if isinstance(error, InvalidInputError):
             return  # It never left this process.
         if error.outcome is Outcome.REJECTED and error.status != 429:
-            self.answered(target_id)
+            self.succeeded(target_id)
             return
         with self._lock:
             now = self.monotonic()

@@ -156,7 +156,7 @@ class StepExecutor:
         except BlinkError as error:
             self.breakers.failed(grant.target_id, error)
             raise
-        self.breakers.answered(grant.target_id)
+        self.breakers.succeeded(grant.target_id)
         return token
 
     def _tell(self, key: GrantKey, told: Emit) -> None:
