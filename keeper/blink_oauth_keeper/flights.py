@@ -119,7 +119,7 @@ class Flights:
         self._pool = None
         self._closing = self._out_of_time = False
 
-    def share(self, grant: Grant, make: Callable[[], Flight]) -> Future[Result]:
+    def join_or_start(self, grant: Grant, make: Callable[[], Flight]) -> Future[Result]:
         """Join the flight of a grant that is in progress, or start one.
 
         Raises:
@@ -158,7 +158,7 @@ class Flights:
         with self._lock:
             return any(flight.grant == grant for flight in self._unsettled)
 
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
         """Call back after some seconds, if nothing is closing by then."""
         if not self._closing:
             self._timers.after(seconds, call)
@@ -473,7 +473,7 @@ class SingleFlight:
             self._share(self._job(grant, Psu.AUTO, Need(early=True)))
 
     def _share(self, job: Job) -> Future[Result]:
-        return self.flights.share(job.key.grant, lambda: self._flight(job, refresh(job)))
+        return self.flights.join_or_start(job.key.grant, lambda: self._flight(job, refresh(job)))
 
     def _job(self, grant: Grant, psu: Psu, wanted: Need | None = None) -> Job:
         key = self.key(grant)
@@ -501,4 +501,4 @@ class SingleFlight:
         grant = job.key.grant
         self.cache.update(grant, result, job.profile)
         if result.refresh_in is not None:
-            self.flights.later(result.refresh_in, partial(self._refresh_in_background, grant))
+            self.flights.call_later(result.refresh_in, partial(self._refresh_in_background, grant))
