@@ -40,10 +40,10 @@ __all__ = [
     "Flight",
     "Flights",
     "SingleFlight",
-    "answer",
     "remaining",
     "require_no_error",
     "thread_pool",
+    "token_for_caller",
     "token_of",
 ]
 
@@ -281,7 +281,9 @@ class Flights:
                 del self._shared[flight.grant]
 
 
-def answer(result: Result, need: Need, profile: TargetProfile, now: datetime) -> Token | None:
+def token_for_caller(
+    result: Result, need: Need, profile: TargetProfile, now: datetime
+) -> Token | None:
     """Return the token that a result has for a caller, or None if another flight is needed.
 
     A token that is still good is served whatever went wrong. One that the flight itself got from
@@ -464,7 +466,7 @@ class SingleFlight:
         """Return the token that a result has for a caller, or another flight to wait for."""
         # Made anew: a generation may have been refused since the caller asked.
         job = self._job(grant, psu, wanted)
-        token = answer(result, job.need, job.profile, self.now())
+        token = token_for_caller(result, job.need, job.profile, self.now())
         return self._share(job) if token is None else token
 
     def _refresh_in_background(self, grant: Grant) -> None:
