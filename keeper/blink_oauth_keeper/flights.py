@@ -33,7 +33,7 @@ from .profile import TargetProfile
 from .refresh import new_owner, refresh, refresh_claimed, release_unspent
 from .steps import Job, Publish, Result, Step, Steps, Wait
 from .store.protocol import GrantKey, Record
-from .timers import Timers, Wakeups
+from .timers import ThreadTimers, Timers
 
 __all__ = [
     "CLOSING_SECONDS",
@@ -93,7 +93,7 @@ class Flights:
 
     threads: int
     executor: Callable[[int], Executor] = thread_pool
-    timers: Callable[[], Timers] = Wakeups
+    timers: Callable[[], Timers] = ThreadTimers
     _lock: threading.Lock = field(init=False)
     _all_over: threading.Condition = field(init=False)
     _timers: Timers = field(init=False)

@@ -34,7 +34,7 @@ from .policy import Need
 from .profile import TargetProfile
 from .status import GrantStatus, status_of, statuses_of
 from .store.protocol import HistoryEntry, TokenStore
-from .timers import Timers, Wakeups
+from .timers import ThreadTimers, Timers
 
 if TYPE_CHECKING:
     from blink_oauth import BlinkOAuth
@@ -95,7 +95,7 @@ class TokenManager:
         monotonic: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random_numbers.random,
         sleep: Callable[[float], None] = time.sleep,
-        timers: Callable[[], Timers] = Wakeups,
+        timers: Callable[[], Timers] = ThreadTimers,
         executor: Callable[[int], Executor] = thread_pool,
     ) -> None:
         _check(blink, lease)

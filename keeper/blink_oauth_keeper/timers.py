@@ -11,7 +11,7 @@ from typing import Protocol
 
 from attrs import define, field
 
-__all__ = ["Timers", "Wakeups"]
+__all__ = ["ThreadTimers", "Timers"]
 
 
 class Timers(Protocol):
@@ -28,7 +28,7 @@ class Timers(Protocol):
 
 
 @define(eq=False)
-class Wakeups:
+class ThreadTimers:
     """Call back after a while, from one thread of its own that keeps no process alive.
 
     The calls must be short: they hand work to somebody else.
