@@ -1,4 +1,4 @@
-"""How a grant begins and ends: authorization and revocation, as protocols like the refresh."""
+"""Authorization and revocation of a grant, as protocols like the refresh."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ __all__ = ["authorize", "revoke"]
 
 
 def authorize(job: Job) -> Steps:
-    """ExchangeCode a code and store the pair.
+    """Exchange a code and store the pair.
 
-    The store is asked first: a code is good for one call, and must not be spent in vain.
+    The store is read first: if it is unavailable, the single-use code is not spent.
     """
     try:
         before: Record | None = yield Load()
@@ -58,7 +58,7 @@ def authorize(job: Job) -> Steps:
     if token.refresh_token is not None:
         idle_until = issued_at + timedelta(seconds=job.profile.idle_lifetime)
     note = Note(event=EventName.AUTHORIZED, correlation_id=correlation_id, actor=job.actor)
-    known = Record(
+    expected = Record(
         key=job.key,
         generation=before.generation + 1 if before else 1,
         consent=before.consent + 1 if before else 1,
@@ -69,8 +69,8 @@ def authorize(job: Job) -> Steps:
         correlation_id=correlation_id,
         updated_at=issued_at,
     )
-    result = Result(known, obtained=True)
-    record = yield from _store(known, Put(token, issued_at, idle_until, note), result)
+    result = Result(expected, obtained=True)
+    record = yield from _store(expected, Put(token, issued_at, idle_until, note), result)
     if record is None:
         return result
     yield Emit(EventName.AUTHORIZED, record, correlation_id=correlation_id, seconds=seconds)
@@ -79,33 +79,36 @@ def authorize(job: Job) -> Steps:
     return Result(record, obtained=True)
 
 
-def _store(known: Record, put: Put, result: Result) -> Generator[Step, Any, Record | None]:
-    """Store the pair of a new consent once: it may be spent by the time that a second try comes."""
+def _store(expected: Record, put: Put, result: Result) -> Generator[Step, Any, Record | None]:
+    """Store the pair of a new consent, once.
+
+    If a failed try was executed after all, a refresh may have spent the pair before the next try.
+    """
 
     def is_done(record: Record | None) -> bool:
-        return record is not None and record.consent >= known.consent
+        return record is not None and record.consent >= expected.consent
 
     record: Record | None = yield from retry_until_stored(put, result, is_done)
     if record is None:
         return None
     if record.token is None or record.token.access_token != put.token.access_token:
-        before = evolve(known, generation=known.generation - 1)
+        before = evolve(expected, generation=expected.generation - 1)
         yield from retry_until_stored(Journal(before, put.token, Origin.REPLACED), result)
     return record
 
 
 def revoke(job: Job) -> Steps:
-    """Stop using a grant at once, then revoke every pair of it at the bank, then forget them."""
+    """Mark a grant as revoked, revoke every pair of it at the bank, then erase the pairs."""
     try:
         record: Record | None = yield MarkRevoked(Note(event=EventName.REVOKED, actor=job.actor))
         if record is None:
             return Result(None, UnknownGrantError("No token is stored for this grant."))
-        # Nobody may use it any more, although the bank has not been told yet.
+        # The cache must not serve the grant any more, before the bank is asked.
         yield Publish(Result(record), done=False)
         entries = yield JournalEntries()
     except StoreError as error:
         return Result(None, error)
-    # The customer may have consented anew in the meantime: what came of that stays.
+    # Pairs of a newer consent stay: the customer may have consented again in the meantime.
     pairs = [entry.token for entry in entries if entry.consent <= record.consent]
     if record.token is not None:
         pairs.insert(0, record.token)

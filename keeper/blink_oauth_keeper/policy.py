@@ -1,6 +1,6 @@
-"""Every decision about a grant, from its record, its profile and the time. Pure.
+"""Every decision about a grant: pure functions of its record, its profile and the time.
 
-`decide` decides what to do; then come the windows of freshness, and the pauses after failures.
+First the windows of an access token, then `decide`, then the pauses after failures.
 """
 
 from __future__ import annotations
@@ -45,18 +45,19 @@ __all__ = [
 ]
 
 JITTER = 0.25
-"""Share of the advisory window over which the grants of a fleet spread their refreshes."""
+"""Share of the advisory window over which the refreshes of many grants are spread."""
 
 
 @frozen
 class Need:
-    """What somebody wants of a token.
+    """What a caller needs of a token.
 
     Attributes:
-        validity: Seconds that it must still live.
-        newer_than: A generation that was refused at a bank's API: only a newer one will do.
-        early: Refresh it early if it is time, although it can still be served.
-        forced: Only a newer one than the store has now will do, however good that is.
+        validity: Seconds for which the access token must still be valid.
+        newer_than: The newest generation that was refused or revoked: only a newer one is served.
+        early: Whether to refresh a token that can be served, if it is stale or its last refresh is
+            uncertain.
+        forced: Whether only a newer token than the stored one is served.
     """
 
     validity: float = 0.0
@@ -67,7 +68,7 @@ class Need:
 
 @frozen
 class Windows:
-    """When an access token is refreshed in the background, is waited for, and is over."""
+    """The times at which an access token becomes stale, makes callers wait, and expires."""
 
     advisory_at: datetime
     mandatory_at: datetime
@@ -85,21 +86,20 @@ def jitter(key: GrantKey) -> float:
 def windows(record: Record, token: Token, profile: TargetProfile) -> Windows:
     """Return the windows of a stored access token.
 
-    Both are at most half the lifetime: a token that lives shorter than the windows would otherwise
-    be refreshed on every look at it.
+    The advisory and the mandatory window are at most half the lifetime: otherwise a token with a
+    shorter lifetime would be refreshed at every use.
     """
     issued_at = record.issued_at
     expires_at = token.expires_at or issued_at + timedelta(seconds=profile.default_lifetime)
     half = max(0.0, (expires_at - issued_at).total_seconds() / 2)
     mandatory_at = expires_at - timedelta(seconds=min(profile.mandatory, half))
-    early = min(profile.advisory, half) * (1 - JITTER * jitter(record.key))
-    return Windows(
-        min(expires_at - timedelta(seconds=early), mandatory_at), mandatory_at, expires_at
-    )
+    advisory = min(profile.advisory, half) * (1 - JITTER * jitter(record.key))
+    advisory_at = min(expires_at - timedelta(seconds=advisory), mandatory_at)
+    return Windows(advisory_at, mandatory_at, expires_at)
 
 
 def is_usable(record: Record, need: Need, profile: TargetProfile, now: datetime) -> bool:
-    """Say whether the stored access token can be served at all.
+    """Return whether the stored access token can be served at all.
 
     `need.validity` counts as at most half the lifetime, as the windows do.
     """
@@ -113,22 +113,22 @@ def is_usable(record: Record, need: Need, profile: TargetProfile, now: datetime)
 
 @frozen
 class Serve:
-    """The stored token will do."""
+    """Serve the stored token."""
 
 
 @frozen
 class Attempt:
-    """It is time to present the refresh token, and it is allowed."""
+    """Present the refresh token."""
 
 
 @frozen
 class AwaitLease:
-    """Somebody else is refreshing."""
+    """Wait: the lease is held by another claim."""
 
 
 @frozen
 class Refuse:
-    """There is no usable token, and none can be had now."""
+    """Raise the error: no token can be served, and no attempt is possible now."""
 
     error: NoTokenError
 
@@ -143,37 +143,38 @@ def decide(
 
     Args:
         record: The record as it was just read, or None if there is none.
-        need: What is wanted.
-        profile: What is known of the target.
-        now: The present moment, aware.
-        hold_off: Seconds to leave the target alone.
+        need: What the caller needs.
+        profile: The profile of the target.
+        now: The current time, timezone-aware.
+        hold_off: Seconds for which the target must not be called.
     """
     if record is None:
         return Refuse(UnknownGrantError("No token is stored for this grant. Authorize it first."))
     if record.state is State.REVOKED or record.token is None:
         return Refuse(ConsentNeededError("The grant was revoked. Authorize it anew."))
-    good = is_usable(record, need, profile, now)
-    span = windows(record, record.token, profile)
-    due = not good or now >= span.mandatory_at
-    early = need.early and (now >= span.advisory_at or _in_doubt(record))
+    usable = is_usable(record, need, profile, now)
+    times = windows(record, record.token, profile)
+    due = not usable or now >= times.mandatory_at
+    early = need.early and (now >= times.advisory_at or _is_uncertain(record))
     if not due and not early and not need.forced:
         return Serve()
     if record.state is State.REFRESHING and record.lease_left > 0:
         return AwaitLease() if due or need.forced else Serve()
-    error = _obstacle(record, profile, hold_off, due=due)
+    error = _attempt_error(record, profile, hold_off, due=due)
     if error is None:
         return Attempt()
-    return Serve() if good and not need.forced else Refuse(error)
+    return Serve() if usable and not need.forced else Refuse(error)
 
 
-def _in_doubt(record: Record) -> bool:
-    # Without an error, an attempt was a success whose new refresh token could not be read.
+def _is_uncertain(record: Record) -> bool:
+    # An attempt without an error brought an access token, but an unreadable refresh token.
     return record.state is State.REFRESHING or (record.attempts > 0 and record.error is not None)
 
 
-def _obstacle(
+def _attempt_error(
     record: Record, profile: TargetProfile, hold_off: float, *, due: bool
 ) -> NoTokenError | None:
+    """Return why the refresh token must not be presented now, or None if it may be."""
     facts = {"correlation_id": record.correlation_id}
     if record.state is State.NEEDS_CONSENT:
         return ConsentNeededError(
@@ -183,19 +184,18 @@ def _obstacle(
         )
     if record.token is None or record.token.refresh_token is None:
         return ConsentNeededError(
-            "There is no refresh token to get another access token with. Start a new "
-            "authorization. Nothing was sent.",
+            "The grant has no refresh token. Start a new authorization. Nothing was sent.",
             **facts,
         )
-    doubtful = record.attempts if profile.rotates else 0
-    if doubtful > 1:
+    uncertain = record.attempts if profile.rotates else 0
+    if uncertain > 1:
         return RefreshUncertainError(
-            "The refresh token was presented twice and nobody knows whether it is spent. It is "
-            "not presented again: start a new authorization.",
+            "The refresh token was presented twice and may be spent. It is not presented again: "
+            "start a new authorization.",
             needs_consent=True,
             **facts,
         )
-    if doubtful == 1 and profile.after_uncertainty is AfterUncertainty.HOLD and not due:
+    if uncertain == 1 and profile.after_uncertainty is AfterUncertainty.HOLD and not due:
         return RefreshUncertainError(
             "The refresh token was presented and may be spent. It is held back until the access "
             "token is about to expire.",
@@ -213,10 +213,10 @@ def _obstacle(
 
 
 def pending_error(record: Record) -> RefreshPendingError:
-    """Build the error for somebody who waited long enough for somebody else's refresh."""
+    """Return the error for a caller whose flight has waited too long for a lease or a permit."""
     return RefreshPendingError(
-        "Somebody else is refreshing this grant, and the wait is over. Try again. Nothing was "
-        "sent by us.",
+        "Another process is refreshing this grant, or the target's rate limit delays the refresh. "
+        "It took too long: try again.",
         retry_after=record.lease_left or None,
         correlation_id=record.correlation_id,
     )
@@ -226,38 +226,34 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 LONGEST_RETRY_AFTER = 3_600.0
 POLL = (0.05, 0.25)
-"""Seconds between two looks at what somebody else is refreshing: the first, and the longest."""
+"""Seconds between two reads of a record while its lease is held elsewhere: first and longest."""
 
 
 def backoff(failures: int, spread: float) -> float:
-    """Return the pause after some failures in a row.
+    """Return the pause after consecutive failures, in seconds: half fixed, half random.
 
     Args:
-        failures: How many, from 1.
-        spread: A random number from 0 to 1, so that many do not come back at once.
-
-    Returns:
-        Seconds: half of it fixed, half of it spread.
+        failures: Number of failures in a row, from 1.
+        spread: A random number from 0 to 1, so that retries do not coincide.
     """
-    most = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 16))
-    return float(most * (0.5 + 0.5 * spread))
+    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 16))
+    return float(longest * (0.5 + 0.5 * spread))
 
 
 def pause_after(error: BlinkError, *, failures: int, spread: float, lease_left: float) -> float:
-    """Return the pause after a failed refresh.
+    """Return the pause after a failed refresh, in seconds.
 
-    A server's `Retry-After` is kept. After an uncertain outcome the pause lasts to the end of the
-    lease at least: until then the request may still be on its way. A server that says it is
-    unavailable gets a minute.
+    It lasts at least as long as the `Retry-After` of the response; after an uncertain outcome until
+    the lease ends, since the request may still arrive until then; and a minute after a 503 or a
+    rejection that is not retryable.
 
     Args:
         error: The failure.
-        failures: How many in a row, this one included.
+        failures: Number of failures in a row, including this one.
         spread: A random number from 0 to 1.
-        lease_left: Seconds that the lease still runs.
+        lease_left: Seconds until the lease ends.
     """
-    asked = retry_after(error) or 0.0
-    pause = max(backoff(failures, spread), asked)
+    pause = max(backoff(failures, spread), retry_after(error) or 0.0)
     if error.outcome is Outcome.UNCERTAIN:
         pause = max(pause, lease_left * (1 + 0.1 * spread))
     if error.status == 503 or (error.outcome is Outcome.REJECTED and not error.retryable):
@@ -266,23 +262,28 @@ def pause_after(error: BlinkError, *, failures: int, spread: float, lease_left: 
 
 
 def retry_after(error: BlinkError) -> float | None:
-    """Return the seconds that a server asked us to wait, within reason, or None."""
-    asked = error.meta.retry_after if error.meta else None
-    return None if asked is None else min(asked, LONGEST_RETRY_AFTER)
+    """Return the `Retry-After` of an error in seconds, an hour at most, or None."""
+    seconds = error.meta.retry_after if error.meta else None
+    return None if seconds is None else min(seconds, LONGEST_RETRY_AFTER)
 
 
 def should_replay(error: BlinkError, profile: TargetProfile) -> bool:
-    """Say whether to present a doubtful refresh token again as soon as the pause is over.
+    """Return whether to replay the refresh token as soon as the pause is over.
 
-    If the bank rotated and its answer was lost, only a prompt replay can help. A server that says
-    it is unavailable, or asks for time, most likely executed nothing: there a late one is better.
+    If the bank rotated and its response was lost, only a prompt replay can help. A 503 or a
+    `Retry-After` means that the request was most likely not executed: a later replay is better.
     """
     unavailable = error.status == 503 or retry_after(error) is not None
     hold = profile.rotates and profile.after_uncertainty is AfterUncertainty.HOLD
     return error.outcome is Outcome.UNCERTAIN and not unavailable and not hold
 
 
-def poll_delay(look: int, spread: float) -> float:
-    """Return the seconds until the next look at a record that somebody else is refreshing."""
+def poll_delay(polls: int, spread: float) -> float:
+    """Return the seconds until a record is read again, while its lease is held elsewhere.
+
+    Args:
+        polls: Number of delays before this one.
+        spread: A random number from 0 to 1.
+    """
     first, longest = POLL
-    return float(min(longest, first * 2 ** min(look, 8)) * (0.75 + 0.5 * spread))
+    return float(min(longest, first * 2 ** min(polls, 8)) * (0.75 + 0.5 * spread))

@@ -1,4 +1,4 @@
-"""What is known of a target, as far as it matters for keeping its tokens alive."""
+"""The profile of a target: how its tokens behave, and how often it may be called."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ DAY = 24 * HOUR
 
 
 class AfterUncertainty(StrEnum):
-    """What to do with a refresh token that was presented and may be spent."""
+    """How to treat a refresh token that was presented and may be spent."""
 
     REPLAY_ONCE = "replay_once"
-    """Present it once more, soon: banks that rotate often allow that for a short time."""
+    """Present it once more soon: banks that rotate often allow that for a short time."""
     HOLD = "hold"
     """Present it once more only when the access token is about to expire.
 
-    For banks that are known to be strict: a second use may also end the running access token.
+    For banks with strict reuse detection: a replay may also invalidate the current access token.
     """
 
 
@@ -42,21 +42,21 @@ def _rate(instance: object, attribute: Attribute[float | None], value: float | N
 
 @frozen(kw_only=True)
 class TargetProfile:
-    """How to treat the tokens of one target. The defaults suit a bank of which nothing is known.
+    """How to treat the tokens of one target. The defaults suit a bank with unknown behaviour.
 
     Args:
-        rotates: Whether a refresh may spend the refresh token. Say False only of a bank that
-            surely never rotates: its refresh tokens are then presented again after every
-            uncertain outcome, with growing pauses.
+        rotates: Whether a refresh may spend the refresh token. Pass False only for a bank that
+            never rotates: its refresh tokens are then presented again after every uncertain
+            outcome, with growing pauses.
         after_uncertainty: What to do after an uncertain outcome if the bank may rotate.
         advisory: Seconds before the expiry of an access token from which it is refreshed in the
-            background, at most half its lifetime. Long, so that after a refresh that went wrong
-            the old access token still works for hours.
+            background, at most half its lifetime. The default is long, so that the old access
+            token stays valid for hours after a failed refresh.
         mandatory: Seconds before the expiry from which callers wait for the new token, at most
             half its lifetime.
-        default_lifetime: Seconds that an access token is taken to live if the response did not
-            say. The platform recommends 24 hours and promises nothing; this is cautious.
-        idle_lifetime: Seconds that a refresh token lives unused.
+        default_lifetime: Seconds until an access token expires if the response does not say. The
+            platform recommends 24 hours and promises nothing; the default is cautious.
+        idle_lifetime: Seconds until an unused refresh token expires.
         rate: Refreshes per second that one process sends to the target at most; None for no limit.
 
     Raises:

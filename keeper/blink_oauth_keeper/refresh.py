@@ -1,12 +1,12 @@
 """The refresh protocol, written once.
 
-It decides and does nothing itself: it is a generator that yields a step and is sent what the step
-returns. In production `flights` drives it and waits for it, and `executor` performs the steps; the
-tests drive it with a scheduler that tries to break it. It reads no clock but those it is given, and
-holds nothing while it waits.
+It does no I/O: it is a generator that yields steps and is sent what each step returns. In
+production `flights` drives it and `executor` performs the steps; the tests drive it with a
+scheduler that tries to break it. It reads no clock but those of its job, and holds no thread, lock
+or connection while it waits.
 
-The lines that make it safe are marked with a number in brackets. `tests/simulation` removes each
-once and shows which promise breaks.
+The lines that make it safe are marked with a number in brackets. `tests/simulation` changes each in
+turn and shows which invariant breaks.
 """
 
 from __future__ import annotations
@@ -49,40 +49,40 @@ from .store.protocol import Note, Origin, Record, Settlement, State, state_befor
 __all__ = ["new_owner", "refresh", "refresh_claimed", "release_unspent", "retry_until_stored"]
 
 SETTLE_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Seconds between the attempts to write a result; the last pause is repeated."""
+"""Seconds between the tries to store a result; the last pause is repeated."""
 
 
 def new_owner() -> str:
-    """Make a unique name for a claim."""
+    """Return a unique name for a claim."""
     return uuid4().hex
 
 
 def settle(
     job: Job, claim: Record, token: Token, issued_at: datetime, seconds: float
 ) -> Generator[Step, Any, Result | None]:
+    """Store a received pair; return its result, or None to read the store again."""
     correlation_id = token.meta.correlation_id if token.meta else None
     state = State.ACTIVE
     if token.refresh_token is None:
-        # A new one came and could not be read: the old one is all there is, and may be spent.
+        # The new refresh token could not be read: the old one stays, and may be spent.
         assert claim.token is not None
         token, state = evolve(token, refresh_token=claim.token.refresh_token), State.UNCERTAIN
     idle_until = issued_at + timedelta(seconds=job.profile.idle_lifetime)
     note = Note(event=EventName.REFRESHED, correlation_id=correlation_id, actor=job.actor)
     step = Settle(claim, token, issued_at, idle_until, state, note)
-    known = _renewed(step)
-    received = Result(known, obtained=True)
+    received = Result(_renewed(step), obtained=True)
     settlement: Settlement | None = yield from retry_until_stored(step, received)
     if settlement is None:
         return received
     record = settlement.record
-    # A result that is written late may find that the grant was revoked since.
-    gone = record is None or record.state is State.REVOKED
-    if settlement.stored and not gone:
+    # The grant may have been revoked since the claim, or may no longer be in the store.
+    revoked = record is None or record.state is State.REVOKED
+    if settlement.stored and not revoked:
         yield Emit(EventName.REFRESHED, record, correlation_id=correlation_id, seconds=seconds)
         return Result(record, obtained=True)
     yield Emit(EventName.SUPERSEDED, record, correlation_id=correlation_id, seconds=seconds)
-    if gone:
-        # [6] What was revoked stays revoked: the pair that came too late goes as well.
+    if revoked:
+        # [6] A revoked grant stays revoked: its late pair is revoked too.
         try:
             yield Revoke(token)
         except BlinkError as error:
@@ -109,26 +109,29 @@ def _renewed(step: Settle) -> Record:
 def settle_failure(
     job: Job, claim: Record, error: BlinkError, lease_left: float, seconds: float
 ) -> Generator[Step, Any, tuple[Record | None, Result | None]]:
-    """Write a failure down; return the claim on another pair to try, or a result."""
+    """Store a failure; return the claim on a salvaged pair, or a result, or neither.
+
+    With neither the store is read again.
+    """
     note = _note(job, error)
     if error.token is not None and error.token.refresh_token is not None:
         yield from retry_until_stored(Journal(claim, error.token, Origin.ERROR))
     if error.needs_consent:
-        # [7] A pair that came too late may be the one that is alive.
+        # [7] A pair that was received too late may be the valid one.
         salvaged = yield from retry_until_stored(
             Salvage(claim, evolve(note, event=EventName.SALVAGED))
         )
         if salvaged is not None:
             yield Emit(EventName.SALVAGED, salvaged, error, seconds=seconds)
             return salvaged, None
-    # If the bank rotated, only a prompt replay helps, however often anything failed before.
-    in_doubt = error.outcome is Outcome.UNCERTAIN
-    failures = claim.attempts if in_doubt else job.failures + 1
+    # If the bank rotated, only a prompt replay helps: other failures must not delay it.
+    uncertain = error.outcome is Outcome.UNCERTAIN
+    failures = claim.attempts if uncertain else job.failures + 1
     pause = policy.pause_after(
         error, failures=failures, spread=job.random(), lease_left=max(0.0, lease_left)
     )
     release = _release_after(job, claim, error, pause)
-    known = evolve(
+    released = evolve(
         claim,
         state=release.state,
         attempts=release.attempts,
@@ -137,14 +140,14 @@ def settle_failure(
         error=release.error,
         correlation_id=error.correlation_id,
     )
-    again = policy.should_replay(error, job.profile) and (
+    replay = policy.should_replay(error, job.profile) and (
         release.attempts < 2 or not job.profile.rotates
     )
-    result = Result(known, error, shared_for=pause, refresh_in=pause if again else None)
-    ours = yield from retry_until_stored(release, result)
-    yield Emit(EventName(note.event), known, error, seconds=seconds)
-    # [8] If the lease or the generation is not ours any more, somebody else knows better.
-    return None, None if ours is False else result
+    result = Result(released, error, shared_for=pause, refresh_in=pause if replay else None)
+    held_lease = yield from retry_until_stored(release, result)
+    yield Emit(EventName(note.event), released, error, seconds=seconds)
+    # [8] Without the lease this failure is out of date: the store has a newer state.
+    return None, None if held_lease is False else result
 
 
 def _note(job: Job, error: BlinkError) -> Note:
@@ -168,7 +171,7 @@ def _release_after(job: Job, claim: Record, error: BlinkError, pause: float) -> 
     if error.needs_consent:
         state, attempts, pause = State.NEEDS_CONSENT, claim.attempts, 0.0
     elif error.outcome is Outcome.UNCERTAIN or error.token is not None:
-        # [9] The attempt stays on record, so that it is never made more than once again.
+        # [9] The attempt stays counted, so that the limit on replays holds.
         state, attempts = State.UNCERTAIN, claim.attempts
     else:
         state, attempts = state_before(claim), claim.attempts - 1
@@ -176,7 +179,7 @@ def _release_after(job: Job, claim: Record, error: BlinkError, pause: float) -> 
 
 
 def release_unspent(job: Job, claim: Record) -> Release:
-    """Build the step that gives a lease back under which nothing was sent."""
+    """Return the step that releases a lease under which nothing was sent."""
     note = Note(event=EventName.ABANDONED, outcome=Outcome.NOT_EXECUTED, actor=job.actor)
     return Release(claim, state_before(claim), claim.attempts - 1, 0.0, claim.error, note)
 
@@ -186,19 +189,20 @@ def retry_until_stored(
     interim: Result | None = None,
     done: Callable[[Record | None], bool] | None = None,
 ) -> Generator[Step, Any, Any]:
-    """Do a step at the store until it is done, however long the store is away.
+    """Repeat a step at the store until it succeeds, however long the store is unavailable.
 
     Args:
-        step: The step; doing it twice must do no harm.
-        interim: What those who wait get as soon as the store has failed once; its error if None.
-        done: Says of the stored record whether a try that seemed to fail was done all the same;
-            for a step that would do harm once others have gone on from there.
+        step: The step; it must be safe to repeat, unless `done` is given.
+        interim: The result that callers get once the store has failed; the error if None.
+        done: Returns whether the stored record shows that a failed try was executed after all; for
+            a step that must not be repeated once the record has moved on.
 
     Returns:
-        What the step returns, or None if everything closed before it could be done.
+        What the step returns, or None if the manager closed first. If `done` found the step
+        executed, the record.
     """
     tries = 0
-    going_on = True
+    time_left = True
     while True:
         try:
             if tries and done is not None:
@@ -211,12 +215,12 @@ def retry_until_stored(
             if not tries:
                 yield Emit(EventName.UNSETTLED, error=error)
                 yield Publish(interim or Result(None, error))
-            if not going_on:
+            if not time_left:
                 yield Emit(EventName.LOST, error=error)
                 return None
-            # [10] What was received is stored sooner or later.
+            # [10] A result that cannot be stored is tried again until it is.
             pause = SETTLE_PAUSES[min(tries, len(SETTLE_PAUSES) - 1)]
-            going_on = yield Wait(pause, has_unsaved_result=True)
+            time_left = yield Wait(pause, has_unsaved_result=True)
             tries += 1
         else:
             if tries:
@@ -225,50 +229,50 @@ def retry_until_stored(
 
 
 STORE_FAILURE_SHARED_FOR = 0.5
-"""Seconds for which a failure of the store is shared with others who ask."""
+"""Seconds for which later callers get a failure of the store without a new flight."""
 REFUSAL_SHARED_FOR = 1.0
-"""Seconds for which the word that a customer is needed is shared with others who ask."""
+"""Seconds for which later callers get a refusal without a `retry_after`, without a new flight."""
 
 
 def refresh(job: Job) -> Steps:
-    """Get a usable token: the stored one, one that another has refreshed, or a new one."""
+    """Get a usable pair: the stored one, one that another flight stores, or a refreshed one."""
     started = job.monotonic()
-    looks, found = 0, None
+    polls, first = 0, None
     while True:
         try:
             record = yield Load()
         except StoreError as error:
             return Result(None, error, shared_for=STORE_FAILURE_SHARED_FOR)
         generation = record.generation if record else 0
-        found = generation if found is None else found
-        newer = generation > found
+        first = generation if first is None else first
+        newer = generation > first
         if newer:
-            # Whoever brought it: it is what a forced refresh is for.
+            # A forced refresh wants a newer pair; it does not matter which flight stored it.
             job = evolve(job, need=evolve(job.need, forced=False))
-        decision, pause = yield from _decide(job, record, looks)
+        decision, pause = yield from _decide(job, record, polls)
         if isinstance(decision, Serve):
             return Result(record, newer=newer)
         if isinstance(decision, Refuse):
-            memory = decision.error.retry_after or REFUSAL_SHARED_FOR
-            return Result(record, decision.error, shared_for=memory)
+            shared_for = decision.error.retry_after or REFUSAL_SHARED_FOR
+            return Result(record, decision.error, shared_for=shared_for)
         left = started + job.max_wait - job.monotonic()
         if isinstance(decision, Attempt) and pause == 0 and left > 0:
             result = yield from _claim_and_attempt(job, record)
             if result is not None:
                 return result
             continue
-        # [1] Whoever waits goes on waiting or gives up; it never refreshes without the lease.
-        looks += 1
+        # [1] A flight that waits looks again or gives up; it never refreshes without the lease.
+        polls += 1
         if left <= 0 or not (yield Wait(min(pause, left))):
             return Result(record, policy.pending_error(record))
 
 
 def refresh_claimed(job: Job, claim: Record, claimed_at: float) -> Steps:
-    """Refresh a grant whose lease is taken already.
+    """Refresh a grant whose lease is already taken.
 
     Args:
-        job: What the flight is about, and what it is given.
-        claim: What the store returned for the claim.
+        job: What the flight is about.
+        claim: The record that the store returned for the claim.
         claimed_at: The monotonic time just before the store was asked for it.
     """
     result = yield from _attempt(job, claim, claimed_at)
@@ -276,11 +280,11 @@ def refresh_claimed(job: Job, claim: Record, claimed_at: float) -> Steps:
 
 
 def _decide(
-    job: Job, record: Record | None, looks: int
+    job: Job, record: Record | None, polls: int
 ) -> Generator[Step, Any, tuple[policy.Decision, float]]:
     decision = policy.decide(record, job.need, job.profile, job.now())
     if isinstance(decision, policy.AwaitLease):
-        return decision, policy.poll_delay(looks, job.random())
+        return decision, policy.poll_delay(polls, job.random())
     if not isinstance(decision, Attempt):
         return decision, 0.0
     permit: Permit = yield AcquirePermit()
@@ -294,19 +298,19 @@ def _claim_and_attempt(job: Job, record: Record) -> Generator[Step, Any, Result 
     owner = job.new_owner()
     claimed_at = job.monotonic()
     try:
-        # [2] Nothing leaves before it stands in the store that it may.
+        # [2] Nothing is sent before the store has committed the claim.
         claim = yield Claim(record, owner)
     except StoreError as error:
         yield from _give_up_claim(job, evolve(record, owner=owner))
         return Result(record, error, shared_for=STORE_FAILURE_SHARED_FOR)
-    # [3] Of many, the store lets one go on.
+    # [3] Of several claims the store lets one win.
     if claim is None:
         return None
     return (yield from _attempt(job, claim, claimed_at))
 
 
 def _give_up_claim(job: Job, claim: Record) -> Generator[Step, Any, None]:
-    # The store may have written the claim all the same; nothing was sent under it.
+    # The store may have committed the claim before it failed; nothing was sent under it.
     try:
         yield release_unspent(job, evolve(claim, attempts=claim.attempts + 1))
     except StoreError:
@@ -314,7 +318,7 @@ def _give_up_claim(job: Job, claim: Record) -> Generator[Step, Any, None]:
 
 
 def _attempt(job: Job, claim: Record, claimed_at: float) -> Generator[Step, Any, Result | None]:
-    """Present the refresh token under a lease; None means: look at the store again."""
+    """Present the refresh token under a lease; return None to read the store again."""
     while True:
         assert claim.token is not None
         assert claim.token.refresh_token is not None
@@ -340,12 +344,12 @@ def _attempt(job: Job, claim: Record, claimed_at: float) -> Generator[Step, Any,
                 return result
             claim = next_claim
         else:
-            # [5] The first thing done with a pair is to store it.
+            # [5] A pair is stored before anything else is done with it.
             seconds = job.monotonic() - began
             return (yield from settle(job, claim, token, issued_at, seconds))
 
 
 def _pair_that_replaces(error: BlinkError) -> Token | None:
-    """Return the pair in an error that takes the place of the one that may be spent."""
-    whole = error.token is not None and error.token.refresh_token is not None
-    return error.token if whole and error.outcome is Outcome.UNCERTAIN else None
+    """Return the pair of an uncertain error, which replaces the one that may be spent, or None."""
+    complete = error.token is not None and error.token.refresh_token is not None
+    return error.token if complete and error.outcome is Outcome.UNCERTAIN else None

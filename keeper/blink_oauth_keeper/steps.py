@@ -1,7 +1,7 @@
-"""The steps of the protocols, as values, and what a run of a protocol is given.
+"""The steps of the protocols, as values, with the input and the result of a run.
 
-What a step returns is sent into the protocol's generator, an error that it raises is thrown into
-it.
+The return value of a step is sent into the protocol's generator; an error of the step is thrown
+into it.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ __all__ = [
 
 @frozen
 class Result:
-    """What a flight brought those who wait for it.
+    """The outcome of a flight, for all its callers.
 
     Attributes:
-        record: The record as it was known at the end, or None.
-        error: What went wrong, or None.
-        obtained: Whether the flight itself got the record's token from the bank.
-        newer: Whether another stored the record's token after the flight's first look.
-        shared_for: Seconds for which this answer is good enough for others who ask.
-        refresh_in: Seconds after which another refresh should be started, or None.
+        record: The record as last known, or None.
+        error: The error that ended the flight, or None.
+        obtained: Whether this flight got the record's pair from the bank.
+        newer: Whether the record's pair was stored after this flight first read the record.
+        shared_for: Seconds for which later callers get the same error without a new flight.
+        refresh_in: Seconds after which the manager starts another refresh by itself, or None.
     """
 
     record: Record | None = None
@@ -70,11 +70,12 @@ class Result:
 
 @frozen
 class Permit:
-    """Whether a target may be called.
+    """Whether a target may be called: now, if both numbers are 0.
 
     Attributes:
-        hold_off: Seconds to leave it alone, because it fails; 0 if it does not.
-        queue: Seconds until it is our turn, because its rate is limited; 0 for now.
+        hold_off: Seconds not to call the target, because it fails or sent `Retry-After`.
+        queue: Seconds until the next permit may be acquired, because the target's rate is limited
+            or this process has a newer pair that is not stored yet.
     """
 
     hold_off: float = 0.0
@@ -88,12 +89,12 @@ class Load:
 
 @frozen
 class AcquirePermit:
-    """Ask for a turn at the target. Returns a Permit."""
+    """Ask for permission to call the target. Returns a Permit."""
 
 
 @frozen
 class Claim:
-    """Take the lease. Returns a Record, or None if somebody else was first."""
+    """Take the lease. Returns the claim, a Record, or None if the lease was not won."""
 
     seen: Record
     owner: str
@@ -135,7 +136,7 @@ class Put:
 
 @frozen
 class Release:
-    """Give the lease back without a new pair. Returns whether it was still ours."""
+    """Release the lease without a new pair. Returns whether the claim still held it."""
 
     claim: Record
     state: State
@@ -147,7 +148,7 @@ class Release:
 
 @frozen
 class Journal:
-    """Keep a pair that does not become the record's."""
+    """Store in the journal a pair that does not become the record's."""
 
     claim: Record
     token: Token
@@ -161,7 +162,7 @@ class JournalEntries:
 
 @frozen
 class Salvage:
-    """Put a superseded pair in the place of the refused one. Returns a Record or None."""
+    """Replace the refused pair by a superseded one. Returns the claim on it, a Record, or None."""
 
     claim: Record
     note: Note
@@ -183,19 +184,18 @@ class Revoke:
 
 @frozen
 class Erase:
-    """Forget the pair of a revoked grant."""
+    """Delete the pairs of a revoked grant."""
 
     record: Record
 
 
 @frozen
 class Wait:
-    """Let time pass. Returns False if there is no time left, because everything is closing.
+    """Let time pass. Returns True, or False if the manager is closing and the flight must end.
 
     Attributes:
-        seconds: How long.
-        has_unsaved_result: Whether something was received that is not stored yet: then closing
-            waits too.
+        seconds: Seconds to wait.
+        has_unsaved_result: Whether a result is not stored yet; closing leaves time to store it.
     """
 
     seconds: float
@@ -204,11 +204,11 @@ class Wait:
 
 @frozen
 class Publish:
-    """Give those who wait a result. The protocol goes on.
+    """Publish a result before the protocol ends.
 
     Attributes:
-        result: What they get.
-        done: Whether they go on at once; if not, the result is only put into the cache.
+        result: The result.
+        done: Whether the callers get it now; if not, it only updates the cache.
     """
 
     result: Result
@@ -217,7 +217,7 @@ class Publish:
 
 @frozen
 class Emit:
-    """Say what happened."""
+    """Emit an event."""
 
     name: EventName
     record: Record | None = None
@@ -248,29 +248,29 @@ Step = (
 
 
 Steps = Generator[Step, Any, Result]
-"""A run of a protocol: yields steps, is sent what they return, returns its result."""
+"""A run of a protocol: yields steps, is sent what each returns, and returns a Result."""
 
 
 @frozen(kw_only=True)
 class Job:
-    """What a flight is about, and what its protocol is given.
+    """What a flight is about, and the input of its protocol.
 
     Attributes:
-        key: Whose token.
-        profile: What is known of the target.
-        need: What is wanted of the token.
-        psu: The person behind it, or `Psu.AUTO`.
-        actor: `psu` if a person waits for it, otherwise `auto`; for the history.
+        key: The identity of the grant.
+        profile: The profile of its target.
+        need: What the token must fulfil.
+        psu: The customer's device, or `Psu.AUTO`.
+        actor: `psu` if the customer is present, otherwise `auto`; for the history.
         code: The authorization code, where one is to be exchanged.
         redirect_uri: The redirect URI of the code.
         lease: Seconds that a lease lasts.
         deadline: Seconds that one call to the bank takes at most.
-        max_wait: Seconds to wait for somebody else's refresh.
-        failures: Failures of this grant in a row before this flight.
-        now: Tells the time, aware UTC.
-        monotonic: Tells the seconds, never backwards.
-        random: Makes a number from 0 to below 1.
-        new_owner: Makes a unique name for a claim.
+        max_wait: Seconds to wait at most for a lease or a permit.
+        failures: Failed flights of this grant in a row before this one.
+        now: Returns the current time, aware UTC.
+        monotonic: Returns seconds of a clock that never goes back.
+        random: Returns a number from 0 to below 1.
+        new_owner: Returns a unique name for a claim.
     """
 
     key: GrantKey

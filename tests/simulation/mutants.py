@@ -112,7 +112,7 @@ MUTANTS = (
     Mutant(
         line="[6] a pair that comes home after the revocation stays alive",
         module=REFRESH,
-        old="    if gone:\n",
+        old="    if revoked:\n",
         new="    if False:\n",
         breaks="a_confirmed_revocation_leaves_nothing_alive",
         scenario=REVOKING,
@@ -128,7 +128,7 @@ MUTANTS = (
     Mutant(
         line="[8] whoever lost its lease reports its failure",
         module=REFRESH,
-        old="    return None, None if ours is False else result\n",
+        old="    return None, None if held_lease is False else result\n",
         new="    return None, result\n",
         breaks="nobody_fails_where_another_has_brought_a_token",
         scenario=LATE_PAIRS,
@@ -144,7 +144,7 @@ MUTANTS = (
     Mutant(
         line="[10] a result that cannot be written is dropped",
         module=REFRESH,
-        old="            going_on = yield Wait(pause, has_unsaved_result=True)\n",
+        old="            time_left = yield Wait(pause, has_unsaved_result=True)\n",
         new="            return None\n",
         breaks="every_received_pair_is_kept",
         scenario=BAD_STORE,
@@ -168,7 +168,7 @@ MUTANTS = (
     Mutant(
         line="settle: a result that is written late serves a revoked grant",
         module=REFRESH,
-        old="    if settlement.stored and not gone:\n",
+        old="    if settlement.stored and not revoked:\n",
         new="    if settlement.stored:\n",
         breaks="nobody_is_served_from_a_revoked_grant",
         scenario=evolve(SCENARIOS["revocations"], store=0.2),
@@ -176,7 +176,7 @@ MUTANTS = (
     Mutant(
         line="pause: other failures delay the replay out of the bank's window",
         module=REFRESH,
-        old="claim.attempts if in_doubt else job.failures + 1",
+        old="claim.attempts if uncertain else job.failures + 1",
         new="job.failures + 1",
         breaks="a_lost_reply_is_healed_by_a_bank_that_forgives",
         scenario=SCENARIOS["lossy"],
@@ -192,7 +192,7 @@ MUTANTS = (
     Mutant(
         line="decide: a third presentation is allowed",
         module=POLICY,
-        old="    if doubtful > 1:\n",
+        old="    if uncertain > 1:\n",
         new="    if False:\n",
         breaks="no_refresh_token_is_presented_more_than_twice",
         scenario=UNCERTAIN,
