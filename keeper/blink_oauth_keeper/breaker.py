@@ -1,4 +1,4 @@
-"""The circuit breaker and the rate limit of each target, as far as this process has seen."""
+"""The circuit breaker and the rate limit of each target, for one process."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from .steps import Permit
 
 __all__ = ["Breakers"]
 
-PATIENCE = 2
-"""Failures in a row from which a target counts as failing."""
+FAILURES_TO_OPEN = 2
+"""Failures in a row after which the circuit of a target opens."""
 PROBE_INTERVAL = 5.0
-"""Seconds for which one grant tries out a failing target before the next one may."""
+"""Seconds between two probes of a failing target; a probe is the call of one grant."""
 
 
 @define(eq=False)
 class _Breaker:
     failures: int = 0
-    leave_until: float = 0.0
-    asked_until: float = 0.0
-    next_turn: float = 0.0
+    open_until: float = 0.0
+    retry_after_until: float = 0.0
+    next_permit_at: float = 0.0
 
     def hold_off(self, now: float) -> float:
-        """Return the seconds to leave it alone."""
-        return max(0.0, self.leave_until - now, self.asked_until - now)
+        """Return the seconds for which the target must not be called."""
+        return max(0.0, self.open_until - now, self.retry_after_until - now)
 
 
 @define(eq=False)
 class Breakers:
-    """A circuit breaker for each target, so that an outage does not cost every grant its attempt.
+    """A circuit breaker for each target: an outage must not cost every grant an attempt.
 
-    It opens for a growing while once a target failed a few times in a row; then one grant tries
-    the target out. A `Retry-After` is kept by all grants of the target.
+    After some failures in a row the circuit opens, for growing times; after each, one grant probes
+    the target. A `Retry-After` holds for all grants of the target.
 
     Args:
-        monotonic: Tells the seconds, never backwards.
-        random: Makes a number from 0 to below 1.
+        monotonic: Returns seconds of a clock that never goes back.
+        random: Returns a number from 0 to below 1.
     """
 
     monotonic: Callable[[], float]
@@ -55,11 +55,11 @@ class Breakers:
         reset_after_fork(self, Breakers.reset)
 
     def reset(self) -> None:
-        """Go on with a lock that no thread of a parent process holds."""
+        """Replace the lock: in a forked child a thread of the parent may have held it."""
         self._lock = threading.Lock()
 
     def acquire(self, target_id: str, profile: TargetProfile) -> Permit:
-        """Say whether a target may be called now; a clear answer takes the turn."""
+        """Return the permit for a target; one that allows a call now counts as used."""
         with self._lock:
             now = self.monotonic()
             breaker = self._breakers.setdefault(target_id, _Breaker())
@@ -67,23 +67,23 @@ class Breakers:
             if hold_off > 0:
                 return Permit(hold_off=hold_off)
             if profile.rate is not None:
-                if now < breaker.next_turn:
-                    return Permit(queue=breaker.next_turn - now)
-                breaker.next_turn = now + 1 / profile.rate
-            if breaker.failures >= PATIENCE:
-                breaker.leave_until = now + PROBE_INTERVAL
+                if now < breaker.next_permit_at:
+                    return Permit(queue=breaker.next_permit_at - now)
+                breaker.next_permit_at = now + 1 / profile.rate
+            if breaker.failures >= FAILURES_TO_OPEN:
+                breaker.open_until = now + PROBE_INTERVAL
             return Permit()
 
     def succeeded(self, target_id: str) -> None:
-        """Note that a target works."""
+        """Count a call to which the target responded: the circuit closes."""
         with self._lock:
             breaker = self._breakers.setdefault(target_id, _Breaker())
-            breaker.failures, breaker.leave_until = 0, 0.0
+            breaker.failures, breaker.open_until = 0, 0.0
 
     def failed(self, target_id: str, error: BlinkError) -> None:
-        """Note what came of a call; a refusal of one grant is an answer."""
+        """Count a call that raised; a rejection other than 429 counts as a response."""
         if isinstance(error, InvalidInputError):
-            return  # It never left this process.
+            return  # Nothing was sent.
         if error.outcome is Outcome.REJECTED and error.status != 429:
             self.succeeded(target_id)
             return
@@ -91,17 +91,18 @@ class Breakers:
             now = self.monotonic()
             breaker = self._breakers.setdefault(target_id, _Breaker())
             breaker.failures += 1
-            # Others were on their way when it asked for time; what became of them changes nothing.
-            breaker.asked_until = max(breaker.asked_until, now + (retry_after(error) or 0.0))
-            if breaker.failures >= PATIENCE:
-                breaker.leave_until = now + backoff(breaker.failures, self.random())
+            # The result of a call that was sent before a `Retry-After` does not shorten it.
+            until = now + (retry_after(error) or 0.0)
+            breaker.retry_after_until = max(breaker.retry_after_until, until)
+            if breaker.failures >= FAILURES_TO_OPEN:
+                breaker.open_until = now + backoff(breaker.failures, self.random())
 
     def failing(self) -> frozenset[str]:
-        """Return the targets that are to be left alone now, or tried out by one grant at most."""
+        """Return the targets that must not be called now, or may only be probed by one grant."""
         with self._lock:
             now = self.monotonic()
             return frozenset(
                 name
                 for name, one in self._breakers.items()
-                if one.failures >= PATIENCE or one.hold_off(now) > 0
+                if one.failures >= FAILURES_TO_OPEN or one.hold_off(now) > 0
             )

@@ -1,4 +1,4 @@
-"""The cache of a process: a fresh token costs a look into a dictionary."""
+"""The token cache of a process: a fresh token costs one dictionary lookup."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from .store.rules import same_second
 __all__ = ["Cache", "CachedToken"]
 
 RECHECK = timedelta(minutes=5)
-"""How long a token is served without a look at what other processes have stored."""
+"""How long a token is served before the store is read for changes by other processes."""
 BACKGROUND_GAP = timedelta(seconds=5)
-"""How long nothing new is begun in the background for a token that can still be served."""
+"""How long a stale token is served before another background refresh of it may start."""
 TOO_NEW = timedelta(minutes=1)
-"""A token that is refused at this age is not helped by yet another one."""
+"""A refused token that is younger than this is not replaced: a newer one would not help."""
 
 
 @define(eq=False, weakref_slot=False)
 class CachedToken:
-    """A token at hand.
+    """A cached token.
 
     Attributes:
         token: The token.
-        fresh_until: Until when it is served without any further thought.
-        record: The record that it is from.
+        fresh_until: The time until which it is served without any other check, aware UTC.
+        record: The record that the token is from.
     """
 
     token: Token
@@ -49,17 +49,17 @@ class _Failure:
 
 @define(eq=False)
 class Cache:
-    """What a process remembers of its grants: tokens, refused generations, recent failures.
+    """The tokens, refused generations and recent failures of the grants, in one process.
 
-    Each method changes one entry at a time; a dictionary is safe for that without a lock. Two that
-    overtake each other can cost another look at the store, never a token: generations decide.
+    There is no lock: each dictionary operation is atomic. Two threads that change the same entry
+    can cost another read of the store, but no token: the generations decide.
 
     Args:
-        now: Tells the time, aware UTC.
-        monotonic: Tells the seconds, never backwards.
-        tokens: What is at hand.
-        refused: The newest generation of a grant that was refused at a bank's API or revoked.
-        failures: How many flights of a grant failed in a row.
+        now: Returns the current time, aware UTC.
+        monotonic: Returns seconds of a clock that never goes back.
+        tokens: The cached token of each grant.
+        refused: The newest generation of each grant that a bank's API refused or that was revoked.
+        failures: Number of failed flights in a row, for each grant.
     """
 
     now: Callable[[], datetime]
@@ -70,25 +70,25 @@ class Cache:
     _failed: dict[Grant, _Failure] = field(init=False, factory=dict)
 
     def get(self, grant: Grant, need: Need, profile: TargetProfile) -> CachedToken | None:
-        """Return what is at hand if it can be served without waiting."""
-        held = self.tokens.get(grant)
-        if held is None or need.forced:
+        """Return the cached token if it is fresh or stale, otherwise None."""
+        cached = self.tokens.get(grant)
+        if cached is None or need.forced:
             return None
         now = self.now()
-        if not is_usable(held.record, need, profile, now):
+        if not is_usable(cached.record, need, profile, now):
             return None
-        over = now >= windows(held.record, held.token, profile).mandatory_at
-        return None if over else held
+        must_wait = now >= windows(cached.record, cached.token, profile).mandatory_at
+        return None if must_wait else cached
 
     def failure(self, grant: Grant) -> Result | None:
-        """Return how the last flight failed, as long as another would fail as well."""
+        """Return the result of the last flight if it failed and is still shared, otherwise None."""
         failed = self._failed.get(grant)
         if failed is None or self.monotonic() >= failed.until:
             return None
         return failed.result
 
     def update(self, grant: Grant, result: Result, profile: TargetProfile) -> None:
-        """Take in how a flight ended."""
+        """Update the entries of a grant with the result of a flight."""
         if result.error is None:
             self._failed.pop(grant, None)
             if result.obtained:
@@ -97,46 +97,46 @@ class Cache:
             self.failures[grant] = self.failures.get(grant, 0) + 1
             self._failed[grant] = _Failure(result, self.monotonic() + result.shared_for)
         if result.record is not None:
-            self._hold(grant, result.record, profile)
+            self._put(grant, result.record, profile)
 
     def has_newer(self, record: Record) -> bool:
-        """Say whether a newer pair is at hand than a record has."""
-        held = self.tokens.get(record.key.grant)
-        return held is not None and held.record.generation > record.generation
+        """Return whether the cached pair is newer than that of a record."""
+        cached = self.tokens.get(record.key.grant)
+        return cached is not None and cached.record.generation > record.generation
 
     def invalidate(self, grant: Grant, token: Token) -> bool:
-        """Take in that a token was refused at a bank's API.
+        """Stop serving a token that a bank's API refused, unless it has been replaced already.
 
         Returns:
-            Whether another one may help: not if the refused one is very young.
+            Whether a newer token may help: not if the refused one is less than a minute old.
         """
-        held = self.tokens.get(grant)
-        if held is None or held.token.access_token != token.access_token:
+        cached = self.tokens.get(grant)
+        if cached is None or cached.token.access_token != token.access_token:
             return True
-        if self.now() - held.record.issued_at < TOO_NEW:
+        if self.now() - cached.record.issued_at < TOO_NEW:
             return False
-        self._drop(grant, held.record.generation)
+        self._refuse(grant, cached.record.generation)
         return True
 
-    def _hold(self, grant: Grant, record: Record, profile: TargetProfile) -> None:
+    def _put(self, grant: Grant, record: Record, profile: TargetProfile) -> None:
         token = record.token
         if record.state is State.REVOKED or token is None:
-            self._drop(grant, record.generation)
+            self._refuse(grant, record.generation)
             return
-        held = self.tokens.get(grant)
-        older = held is not None and held.record.generation > record.generation
+        cached = self.tokens.get(grant)
+        older = cached is not None and cached.record.generation > record.generation
         if older or record.generation <= self.refused.get(grant, 0):
             return
-        span = windows(record, token, profile)
+        times = windows(record, token, profile)
         now = self.now()
         fresh_until = min(
-            max(span.advisory_at, now + BACKGROUND_GAP), span.mandatory_at, now + RECHECK
+            max(times.advisory_at, now + BACKGROUND_GAP), times.mandatory_at, now + RECHECK
         )
-        # The record's own grant, so that memory has it once.
+        # The record's own grant as the key, so that memory holds one copy.
         self.tokens[record.key.grant] = CachedToken(token, same_second(fresh_until), record)
 
-    def _drop(self, grant: Grant, generation: int) -> None:
+    def _refuse(self, grant: Grant, generation: int) -> None:
         self.refused[grant] = max(generation, self.refused.get(grant, 0))
-        held = self.tokens.get(grant)
-        if held is not None and held.record.generation <= generation:
+        cached = self.tokens.get(grant)
+        if cached is not None and cached.record.generation <= generation:
             self.tokens.pop(grant, None)

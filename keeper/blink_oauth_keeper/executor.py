@@ -1,4 +1,4 @@
-"""Performing the steps of a protocol: on the store, on the client, and for those who listen."""
+"""Performs the steps of a protocol with the store, the client, the breakers and the listener."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StepExecutor", "log_event"]
 
-SETTLING = 0.5
-"""Seconds between two looks at a store that is about to be given a newer pair."""
+UNSETTLED_POLL = 0.5
+"""Seconds until the next try for a grant whose newer pair this process has still to store."""
 
 logger = logging.getLogger("blink_oauth_keeper")
 
@@ -56,11 +56,11 @@ class StepExecutor:
     Args:
         blink: The client.
         store: The store.
-        breakers: Say whether a target may be called.
-        unsettled: Says of a grant whether this process has a result that is not stored yet.
+        breakers: The circuit breakers of the targets.
+        unsettled: Returns whether this process has a result of a grant that is not stored yet.
         lease: Seconds that a lease lasts.
-        now: Tells the time, aware UTC.
-        listener: Is told every event.
+        now: Returns the current time, aware UTC.
+        listener: Receives every event, or None.
     """
 
     blink: BlinkOAuth
@@ -72,11 +72,11 @@ class StepExecutor:
     listener: Listener | None
 
     def perform(self, job: Job, step: Step) -> Any:  # noqa: C901, PLR0911, PLR0912  a case a step
-        """Perform a step and return what it returns.
+        """Perform a step and return its return value.
 
         Raises:
-            BlinkError: It failed. A store that breaks its promise counts as one that is away, so
-                that what it was to take is kept and offered again.
+            BlinkError: The step failed. Any other exception of a store becomes a `StoreError`, so
+                that a result is not lost but tried again.
         """
         store, key = self.store, job.key
         try:
@@ -128,19 +128,21 @@ class StepExecutor:
                 case Erase():
                     return store.erase(step.record)
                 case Emit():
-                    return self._tell(key, step)
+                    return self._emit(key, step)
         except BlinkError:
             raise
         except Exception as error:
-            if isinstance(step, AT_THE_BANK):
+            if isinstance(step, BANK_STEPS):
                 raise
             raise StoreError(f"The store failed with a {type(error).__name__}.") from error
-        raise AssertionError(f"{type(step).__name__} is for those who drive the protocol.")
+        raise AssertionError(
+            f"{type(step).__name__} is a step of the flights, not of the executor."
+        )
 
     def _permit(self, job: Job) -> Permit:
         if self.unsettled(job.key.grant):
-            # What the store has is spent; this process has the living pair, and is writing it.
-            return Permit(queue=SETTLING)
+            # The stored refresh token is spent; this process is still storing the new pair.
+            return Permit(queue=UNSETTLED_POLL)
         return self.breakers.acquire(job.key.grant.target_id, job.profile)
 
     def _call(self, job: Job, step: Send | ExchangeCode) -> Token:
@@ -159,36 +161,36 @@ class StepExecutor:
         self.breakers.succeeded(grant.target_id)
         return token
 
-    def _tell(self, key: GrantKey, told: Emit) -> None:
-        """Make an event of what happened, log it, and tell the listener."""
-        grant, record, error = key.grant, told.record, told.error
+    def _emit(self, key: GrantKey, step: Emit) -> None:
+        """Build the event of a step, log it, and pass it to the listener."""
+        grant, record, error = key.grant, step.record, step.error
         try:
             event = Event(
-                name=told.name,
+                name=step.name,
                 at=self.now(),
                 grant=self.store.fingerprint(f"{key.client_id} {grant.target_id} {grant.username}"),
                 target_id=grant.target_id,
                 generation=record.generation if record else None,
                 state=record.state if record else None,
-                correlation_id=error.correlation_id if error else told.correlation_id,
+                correlation_id=error.correlation_id if error else step.correlation_id,
                 outcome=error.outcome if error else "done",
                 error=type(error).__name__ if error else None,
                 status=error.status if error else None,
-                seconds=told.seconds,
+                seconds=step.seconds,
             )
             log_event(event)
             if self.listener is not None:
                 self.listener(event)
         except BaseException:
             # A token must not be lost because a listener fails.
-            logger.exception("The event %s could not be told to everybody.", told.name)
+            logger.exception("The event %s could not be logged or delivered.", step.name)
 
 
-AT_THE_BANK = (Send, ExchangeCode, Revoke)
+BANK_STEPS = (Send, ExchangeCode, Revoke)
 
 
 def log_event(event: Event) -> None:
-    """Write an event to the logger `blink_oauth_keeper`, its fields in `extra` too."""
+    """Log an event with the logger `blink_oauth_keeper`; its fields are in `extra` too."""
     fields = {f"blink_{name}": value for name, value in asdict(event).items()}
     logger.log(
         LEVELS[event.name],

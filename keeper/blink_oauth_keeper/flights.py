@@ -1,7 +1,7 @@
-"""Single flight: at most one refresh of a grant at a time in a process, whoever asks.
+"""Single flight: all callers of a grant in a process share one refresh at a time.
 
 A flight is one run of a protocol, driven by threads of the manager. It belongs to the manager, not
-to its callers: a caller may stop waiting, the flight goes on. A flight that waits holds no thread.
+to its callers: if a caller stops waiting, the flight goes on. A flight that waits holds no thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from blink_oauth.tokens import Secret, Token
 from . import consent
 from .cache import Cache
 from .errors import RefreshPendingError
-from .executor import SETTLING, StepExecutor
+from .executor import UNSETTLED_POLL, StepExecutor
 from .policy import Need, is_usable
 from .processes import close_at_exit, reset_after_fork
 from .profile import TargetProfile
@@ -40,21 +40,21 @@ __all__ = [
     "Flight",
     "Flights",
     "SingleFlight",
+    "authorized_token",
     "remaining",
     "require_no_error",
     "thread_pool",
     "token_for_caller",
-    "token_of",
 ]
 
 CLOSING_SECONDS = 10.0
-"""Seconds for which closing waits for a store that takes no results."""
+"""Seconds for which closing waits for results that the store does not take."""
 
 logger = logging.getLogger("blink_oauth_keeper")
 
 
 def thread_pool(threads: int) -> Executor:
-    """Make an executor with so many threads."""
+    """Return an executor with this number of threads."""
     return ThreadPoolExecutor(threads, thread_name_prefix="blink-oauth-flight")
 
 
@@ -63,11 +63,11 @@ class Flight:
     """One run of a protocol.
 
     Attributes:
-        grant: Whose token it is about.
+        grant: The grant.
         steps: The protocol's generator.
-        perform: Performs a step and returns what it returns.
-        finished: Is called with the result, before those who wait get it.
-        future: What those who wait wait for.
+        perform: Performs a step and returns its return value.
+        finished: Receives each result before the callers do.
+        future: The result for the callers.
     """
 
     grant: Grant
@@ -77,25 +77,25 @@ class Flight:
     future: Future[Result] = field(init=False, factory=Future)
 
     def __attrs_post_init__(self) -> None:
-        # From now on nobody who waits can cancel it.
+        # From now on a caller that is cancelled cannot cancel the future.
         self.future.set_running_or_notify_cancel()
 
 
 @define(eq=False)
 class Flights:
-    """Drives the flights of a manager, and shares those that may be shared.
+    """Drives the flights of a manager, and shares each joinable one between the callers.
 
     Args:
-        threads: How many steps may be performed at the same time.
-        executor: Makes the threads, given their number; a forked child makes others.
-        timers: Makes what wakes up the flights that wait; a forked child makes another one.
+        threads: Number of flights that may perform a step at the same time.
+        executor: Makes the executor, given the number of threads; again in a forked child.
+        timers: Makes the timers for flights that wait; again in a forked child.
     """
 
     threads: int
     executor: Callable[[int], Executor] = thread_pool
     timers: Callable[[], Timers] = ThreadTimers
     _lock: threading.Lock = field(init=False)
-    _all_over: threading.Condition = field(init=False)
+    _ended: threading.Condition = field(init=False)
     _timers: Timers = field(init=False)
     _shared: dict[Grant, Flight] = field(init=False)
     _in_progress: set[Flight] = field(init=False)
@@ -103,7 +103,7 @@ class Flights:
     _unsettled: set[Flight] = field(init=False)
     _pool: Executor | None = field(init=False)
     _closing: bool = field(init=False)
-    _out_of_time: bool = field(init=False)
+    _timed_out: bool = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.reset()
@@ -111,28 +111,28 @@ class Flights:
         close_at_exit(self)
 
     def reset(self) -> None:
-        """Begin with nothing in progress; what a parent process has is the parent's."""
+        """Start anew without flights; those of a parent process go on in the parent."""
         self._lock = threading.Lock()
-        self._all_over = threading.Condition(self._lock)
+        self._ended = threading.Condition(self._lock)
         self._timers = self.timers()
         self._shared, self._in_progress, self._waiting, self._unsettled = {}, set(), {}, set()
         self._pool = None
-        self._closing = self._out_of_time = False
+        self._closing = self._timed_out = False
 
     def join_or_start(self, grant: Grant, make: Callable[[], Flight]) -> Future[Result]:
         """Join the flight of a grant that is in progress, or start one.
 
         Raises:
-            InvalidInputError: Everything is closed.
+            InvalidInputError: The manager is closed.
         """
         with self._lock:
             flight = self._shared.get(grant)
             if flight is not None:
                 return flight.future
             flight = make()
-            self._announce(flight)
+            self._register(flight)
             self._shared[grant] = flight
-        # Not under the lock: at the end of the interpreter it runs in this very thread.
+        # Not under the lock: at the end of the interpreter the flight runs in this thread.
         self._submit(flight, None)
         return flight.future
 
@@ -141,25 +141,25 @@ class Flights:
 
         Args:
             flight: The flight.
-            joinable: Whether others who ask for its grant are to wait for it.
+            joinable: Whether later callers of its grant may join it.
 
         Raises:
-            InvalidInputError: Everything is closed.
+            InvalidInputError: The manager is closed.
         """
         with self._lock:
-            self._announce(flight)
+            self._register(flight)
             if joinable:
                 self._shared.setdefault(flight.grant, flight)
         self._submit(flight, None)
         return flight.future
 
     def unsettled(self, grant: Grant) -> bool:
-        """Say whether a flight of a grant has published a result that is not stored yet."""
+        """Return whether a flight of a grant has published a result that is not stored yet."""
         with self._lock:
             return any(flight.grant == grant for flight in self._unsettled)
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call back after some seconds, if nothing is closing by then."""
+        """Call back after some seconds, unless the manager is closing already."""
         if not self._closing:
             self._timers.after(seconds, call)
 
@@ -167,26 +167,26 @@ class Flights:
         """Let the flights in progress finish, then end the threads.
 
         Args:
-            timeout: Seconds to wait for results that the store does not take.
+            timeout: Seconds after which a flight stops trying to store a result.
         """
         with self._lock:
             self._closing = True
-            idle = [flight for flight, unsaved in self._waiting.items() if not unsaved]
-        for flight in idle:
+            waiting = [flight for flight, unsaved in self._waiting.items() if not unsaved]
+        for flight in waiting:
             self._wake(flight)
-        with self._all_over:
-            self._all_over.wait_for(lambda: not self._in_progress, timeout)
-            self._out_of_time = True
-            rest = list(self._waiting)
-        for flight in rest:
+        with self._ended:
+            self._ended.wait_for(lambda: not self._in_progress, timeout)
+            self._timed_out = True
+            waiting = list(self._waiting)
+        for flight in waiting:
             self._wake(flight)
-        with self._all_over:
-            self._all_over.wait_for(lambda: not self._in_progress)
+        with self._ended:
+            self._ended.wait_for(lambda: not self._in_progress)
         self._timers.close()
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _announce(self, flight: Flight) -> None:
+    def _register(self, flight: Flight) -> None:
         if self._closing:
             raise InvalidInputError("The manager is closed. Nothing was sent.")
         if self._pool is None:
@@ -200,8 +200,8 @@ class Flights:
         try:
             self._pool.submit(self._run, flight, once)
         except RuntimeError:
-            # The interpreter is about to end, or there are no more threads: then the flight runs
-            # here. The pool may have kept the work all the same; the first to take it does it.
+            # The interpreter is ending, or no thread can be started: the flight runs here. If the
+            # pool has queued the work too, the first run takes the value and the second finds none.
             self._run(flight, once)
 
     def _run(self, flight: Flight, once: list[Any]) -> None:
@@ -210,24 +210,24 @@ class Flights:
         except IndexError:
             return
         try:
-            end = self._drive(flight, returned)
-            if isinstance(end, Wait):
-                self._pause(flight, end)
+            last = self._drive(flight, returned)
+            if isinstance(last, Wait):
+                self._pause(flight, last)
                 return
-            self._publish(flight, end)
+            self._publish(flight, last)
         except BaseException as error:
-            # Whatever it is, nobody must wait for ever; the lease in the store will run out.
-            logger.exception("A flight broke.")
-            self._leave(flight)
+            # No caller must wait for ever, whatever the error; a lease in the store ends by itself.
+            logger.exception("A flight broke off with an unexpected error.")
+            self._stop_sharing(flight)
             if not flight.future.done():
                 flight.future.set_exception(error)
-        with self._all_over:
+        with self._ended:
             self._in_progress.discard(flight)
             self._unsettled.discard(flight)
-            self._all_over.notify_all()
+            self._ended.notify_all()
 
     def _drive(self, flight: Flight, returned: Any) -> Wait | Result:
-        """Perform one step after the other, until the protocol wants to wait or is over."""
+        """Perform steps until the protocol waits or ends; return its wait or its result."""
         try:
             step = flight.steps.send(returned)
             while not isinstance(step, Wait):
@@ -248,17 +248,17 @@ class Flights:
 
     def _pause(self, flight: Flight, step: Wait) -> None:
         with self._lock:
-            over = self._out_of_time or (self._closing and not step.has_unsaved_result)
+            must_end = self._timed_out or (self._closing and not step.has_unsaved_result)
             self._waiting[flight] = step.has_unsaved_result
-        self._timers.after(0.0 if over else step.seconds, lambda: self._wake(flight))
+        self._timers.after(0.0 if must_end else step.seconds, lambda: self._wake(flight))
 
     def _wake(self, flight: Flight) -> None:
         with self._lock:
             unsaved = self._waiting.pop(flight, None)
             if unsaved is None:
                 return
-            going_on = not (self._out_of_time or (self._closing and not unsaved))
-        self._submit(flight, going_on)
+            time_left = not (self._timed_out or (self._closing and not unsaved))
+        self._submit(flight, time_left)
 
     def _publish_early(self, flight: Flight, step: Publish) -> None:
         if not step.done:
@@ -272,10 +272,10 @@ class Flights:
         if flight.future.done():
             return
         flight.finished(result)
-        self._leave(flight)
+        self._stop_sharing(flight)
         flight.future.set_result(result)
 
-    def _leave(self, flight: Flight) -> None:
+    def _stop_sharing(self, flight: Flight) -> None:
         with self._lock:
             if self._shared.get(flight.grant) is flight:
                 del self._shared[flight.grant]
@@ -284,31 +284,30 @@ class Flights:
 def token_for_caller(
     result: Result, need: Need, profile: TargetProfile, now: datetime
 ) -> Token | None:
-    """Return the token that a result has for a caller, or None if another flight is needed.
+    """Return the token that a caller gets from a result, or None if another flight is needed.
 
-    A token that is still good is served whatever went wrong. One that the flight itself got from
-    the bank is served however short it lives: another would not live longer. A caller who forced a
-    refresh gets only what came while the flight was in progress.
+    A usable token is served even if the flight failed. One that the flight got from the bank is
+    served however short its lifetime: another would not last longer. A caller that forced a refresh
+    gets only a token that was received or stored during the flight.
 
     Raises:
-        BlinkError: What went wrong, as an exception of this caller's own.
+        BlinkError: The flight failed; the exception is a copy for this caller.
     """
     record = result.record
     if record is not None:
-        brought = result.obtained and record.generation > need.newer_than
-        enough = result.newer or not need.forced
-        if brought or (enough and is_usable(record, need, profile, now)):
+        obtained = result.obtained and record.generation > need.newer_than
+        new_enough = result.newer or not need.forced
+        if obtained or (new_enough and is_usable(record, need, profile, now)):
             return record.token
-    # Many callers share the error; each raises a copy, since raising changes it.
     require_no_error(result)
     return None
 
 
-def token_of(result: Result) -> Token:
-    """Return the token that an authorization brought.
+def authorized_token(result: Result) -> Token:
+    """Return the token of a successful authorization.
 
     Raises:
-        BlinkError: It brought none.
+        BlinkError: The authorization failed.
     """
     require_no_error(result)
     assert result.record is not None
@@ -317,47 +316,48 @@ def token_of(result: Result) -> Token:
 
 
 def require_no_error(result: Result) -> None:
-    """Raise what went wrong, if anything did."""
+    """Raise the error of a result, if it has one."""
     if result.error is not None:
+        # Many callers share the error; each raises a copy, since raising changes it.
         raise copy.copy(result.error)
 
 
 def remaining(timeout: float | None, monotonic: Callable[[], float]) -> Callable[[], float | None]:
-    """Start a caller's time, and return what tells how many seconds of it are left."""
+    """Start the timeout of a caller; return a function that returns the seconds left."""
     if timeout is None:
         return lambda: None
     end = monotonic() + timeout
     return lambda: max(0.0, end - monotonic())
 
 
-def overdue() -> RefreshPendingError:
-    """Build the error for a caller whose own time is over."""
+def timeout_error() -> RefreshPendingError:
+    """Return the error for a caller whose timeout has passed."""
     return RefreshPendingError(
-        "The refresh took longer than you wanted to wait. It goes on, and its result will be "
-        "stored: ask again."
+        "The refresh took longer than your timeout. It goes on, and its result will be stored: "
+        "try again."
     )
 
 
-MARGIN = 5.0
-"""Seconds to wait on for somebody else's refresh once its lease has ended."""
+LEASE_MARGIN = 5.0
+"""Seconds that a flight waits for a refresh elsewhere, beyond the duration of a lease."""
 
 
 @define(eq=False)
 class SingleFlight:
-    """What callers ask: gives them a token at hand, or lets them wait for one flight.
+    """Gives callers a cached token, or the result of the one flight of their grant.
 
     Args:
         flights: Drives the flights.
         executor: Performs their steps.
-        cache: What is at hand.
-        profiles: What is known of single targets, by their ids.
-        profile: What is assumed of all others.
-        client_id: Whose grants.
+        cache: The cache of the process.
+        profiles: Profiles of single targets, by target id.
+        profile: The profile of all other targets.
+        client_id: The client that the grants belong to.
         lease: Seconds that a lease lasts.
         deadline: Seconds that one call to the bank takes at most.
-        now: Tells the time, aware UTC.
-        monotonic: Tells the seconds, never backwards.
-        random: Makes a number from 0 to below 1.
+        now: Returns the current time, aware UTC.
+        monotonic: Returns seconds of a clock that never goes back.
+        random: Returns a number from 0 to below 1.
     """
 
     flights: Flights
@@ -376,7 +376,7 @@ class SingleFlight:
         """Return the identity of a grant in the store.
 
         Raises:
-            InvalidInputError: It is no grant.
+            InvalidInputError: It is not a `Grant`.
         """
         if not isinstance(grant, Grant):
             raise InvalidInputError(
@@ -385,92 +385,94 @@ class SingleFlight:
         return GrantKey(self.client_id, grant)
 
     def profile_of(self, target_id: str) -> TargetProfile:
-        """Return what is known of a target."""
+        """Return the profile of a target."""
         return self.profiles.get(target_id, self.profile)
 
     def get(self, grant: Grant, wanted: Need, psu: Psu, timeout: float | None) -> Token:
-        """Return a token that does, or raise why there is none; the thread waits for it.
+        """Return a token that meets a need; the thread waits for it.
 
         Args:
-            grant: Whose token.
-            wanted: What it must be good for.
-            psu: The person who waits for it, if one does.
+            grant: The grant.
+            wanted: What the token must fulfil.
+            psu: The customer's device, or `Psu.AUTO`.
             timeout: Seconds to wait at most.
 
         Raises:
-            BlinkError: There is none, or not in time.
+            BlinkError: There is no such token, or not in time.
         """
         left = remaining(timeout, self.monotonic)
-        asked = self._ask(grant, wanted, psu)
-        while isinstance(asked, Future):
+        token = self._token_or_flight(grant, wanted, psu)
+        while isinstance(token, Future):
             try:
-                result = asked.result(left())
+                result = token.result(left())
             except TimeoutError:
-                raise overdue() from None
-            asked = self._consider(grant, result, wanted, psu)
-        return asked
+                raise timeout_error() from None
+            token = self._token_or_next_flight(grant, result, wanted, psu)
+        return token
 
     async def aget(self, grant: Grant, wanted: Need, psu: Psu, timeout: float | None) -> Token:
         """Do what `get` does; the coroutine waits for it."""
         left = remaining(timeout, self.monotonic)
-        asked = self._ask(grant, wanted, psu)
-        while isinstance(asked, Future):
+        token = self._token_or_flight(grant, wanted, psu)
+        while isinstance(token, Future):
             try:
-                result = await wait_for(wrap_future(asked), left())
+                result = await wait_for(wrap_future(token), left())
             except TimeoutError:
-                raise overdue() from None
-            asked = self._consider(grant, result, wanted, psu)
-        return asked
+                raise timeout_error() from None
+            token = self._token_or_next_flight(grant, result, wanted, psu)
+        return token
 
-    def exchange(self, grant: Grant, code: Secret, redirect_uri: str, psu: Psu) -> Future[Result]:
+    def start_exchange(
+        self, grant: Grant, code: Secret, redirect_uri: str, psu: Psu
+    ) -> Future[Result]:
         """Start the exchange of a code."""
         job = evolve(self._job(grant, psu), code=code, redirect_uri=redirect_uri)
         return self.flights.start(self._flight(job, consent.authorize(job)), joinable=False)
 
-    def revocation(self, grant: Grant, psu: Psu) -> Future[Result]:
+    def start_revocation(self, grant: Grant, psu: Psu) -> Future[Result]:
         """Start a revocation."""
         job = self._job(grant, psu)
         return self.flights.start(self._flight(job, consent.revoke(job)), joinable=False)
 
-    def refresh_claimed(self, claim: Record, claimed_at: float) -> Future[Result]:
-        """Start the refresh of a record whose lease is taken."""
+    def start_claimed_refresh(self, claim: Record, claimed_at: float) -> Future[Result]:
+        """Start the refresh of a record whose lease is already taken."""
         if self.cache.has_newer(claim):
-            self.release(claim, pause=SETTLING)
-            over: Future[Result] = Future()
-            over.set_result(Result(claim))
-            return over
+            self.release(claim, pause=UNSETTLED_POLL)
+            skipped: Future[Result] = Future()
+            skipped.set_result(Result(claim))
+            return skipped
         job = self._job(claim.key.grant, Psu.AUTO)
         flight = self._flight(job, refresh_claimed(job, claim, claimed_at))
         return self.flights.start(flight, joinable=True)
 
     def release(self, claim: Record, *, pause: float = 0.0) -> None:
-        """Give a lease back under which nothing was begun."""
+        """Release a lease under which nothing was sent."""
         job = self._job(claim.key.grant, Psu.AUTO)
         self.executor.perform(job, evolve(release_unspent(job, claim), pause=pause))
 
-    def _ask(self, grant: Grant, wanted: Need, psu: Psu) -> Token | Future[Result]:
+    def _token_or_flight(self, grant: Grant, wanted: Need, psu: Psu) -> Token | Future[Result]:
         job = self._job(grant, psu, wanted)
-        held = self.cache.get(grant, job.need, job.profile)
+        cached = self.cache.get(grant, job.need, job.profile)
         failed = self.cache.failure(grant)
-        if held is not None:
-            if failed is None and self.now() >= held.fresh_until:
+        if cached is not None:
+            if failed is None and self.now() >= cached.fresh_until:
                 self._refresh_in_background(grant)
-            return held.token
+            return cached.token
         if failed is not None:
-            return self._consider(grant, failed, wanted, psu)
+            return self._token_or_next_flight(grant, failed, wanted, psu)
         return self._share(job)
 
-    def _consider(
+    def _token_or_next_flight(
         self, grant: Grant, result: Result, wanted: Need, psu: Psu
     ) -> Token | Future[Result]:
-        """Return the token that a result has for a caller, or another flight to wait for."""
-        # Made anew: a generation may have been refused since the caller asked.
+        """Return the token that a caller gets from a result, or another flight to wait for."""
+        # A new job: a generation may have been refused since the caller's first.
         job = self._job(grant, psu, wanted)
         token = token_for_caller(result, job.need, job.profile, self.now())
         return self._share(job) if token is None else token
 
     def _refresh_in_background(self, grant: Grant) -> None:
-        # Not if everything is closing.
+        # A manager that is closing starts no flight.
         with suppress(InvalidInputError):
             self._share(self._job(grant, Psu.AUTO, Need(early=True)))
 
@@ -487,7 +489,7 @@ class SingleFlight:
             actor="auto" if psu == Psu.AUTO else "psu",
             lease=self.lease,
             deadline=self.deadline,
-            max_wait=self.lease + MARGIN,
+            max_wait=self.lease + LEASE_MARGIN,
             failures=self.cache.failures.get(grant, 0),
             now=self.now,
             monotonic=self.monotonic,

@@ -169,7 +169,7 @@ class KeepAlive:
         self._report = evolve(self._report, due=self._report.due + len(claims))
         for number, claim in enumerate(claims):
             try:
-                self._in_progress.add(self.flights.refresh_claimed(claim, claimed_at))
+                self._in_progress.add(self.flights.start_claimed_refresh(claim, claimed_at))
             except InvalidInputError:
                 for rest in claims[number:]:
                     self.flights.release(rest)

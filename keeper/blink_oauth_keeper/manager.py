@@ -25,9 +25,9 @@ from .flights import (
     CLOSING_SECONDS,
     Flights,
     SingleFlight,
+    authorized_token,
     require_no_error,
     thread_pool,
-    token_of,
 )
 from .keepalive import KeepAlive, Progress, Report
 from .policy import Need
@@ -255,8 +255,10 @@ class TokenManager:
         """
         secret = hide(code, "authorization code")
         del code
-        flight = self._single_flight.exchange(grant, require_secret(secret), redirect_uri, psu)
-        return token_of(flight.result())
+        flight = self._single_flight.start_exchange(
+            grant, require_secret(secret), redirect_uri, psu
+        )
+        return authorized_token(flight.result())
 
     async def aauthorize(
         self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu
@@ -281,8 +283,10 @@ class TokenManager:
         """
         secret = hide(code, "authorization code")
         del code
-        flight = self._single_flight.exchange(grant, require_secret(secret), redirect_uri, psu)
-        return token_of(await wrap_future(flight))
+        flight = self._single_flight.start_exchange(
+            grant, require_secret(secret), redirect_uri, psu
+        )
+        return authorized_token(await wrap_future(flight))
 
     def revoke(self, grant: Grant, *, psu: Psu = Psu.AUTO) -> None:
         """Stop using a grant, and revoke every token of it at the bank.
@@ -301,7 +305,7 @@ class TokenManager:
 
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
-        require_no_error(self._single_flight.revocation(grant, psu).result())
+        require_no_error(self._single_flight.start_revocation(grant, psu).result())
 
     async def arevoke(self, grant: Grant, *, psu: Psu = Psu.AUTO) -> None:
         """Stop using a grant, and revoke every token of it at the bank.
@@ -319,7 +323,7 @@ class TokenManager:
 
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
-        require_no_error(await wrap_future(self._single_flight.revocation(grant, psu)))
+        require_no_error(await wrap_future(self._single_flight.start_revocation(grant, psu)))
 
     def invalidate(self, grant: Grant, token: Token) -> bool:
         """Say that a bank's API refused an access token.

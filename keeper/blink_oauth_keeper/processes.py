@@ -1,4 +1,4 @@
-"""What the keeper does when its process forks or ends: the one registry for both."""
+"""The registry of what the keeper resets after a fork and closes at exit."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Closeable(Protocol):
-    """Something with work in progress."""
+    """An object with work in progress."""
 
     def close(self) -> None:
-        """Bring it to an end."""
+        """Finish the work."""
 
 
 _resets: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
@@ -25,17 +25,17 @@ _closed: weakref.WeakSet[Closeable] = weakref.WeakSet()
 
 
 def reset_after_fork(thing: T, reset: Callable[[T], None]) -> None:
-    """Renew a thing in each forked child, as long as it exists.
+    """Reset an object in each forked child, as long as the object exists.
 
     Args:
-        thing: What has threads, locks or connections that a child cannot go on with.
-        reset: Is called with the thing, in the child.
+        thing: An object with threads, locks or connections that a child cannot use.
+        reset: Resets the object; called in the child.
     """
     _resets[thing] = reset
 
 
 def close_at_exit(thing: Closeable) -> None:
-    """Close a thing before the process ends, if it exists then."""
+    """Close an object when the interpreter exits, if the object still exists."""
     _closed.add(thing)
 
 

@@ -1,4 +1,4 @@
-"""What wakes up a flight that waits, so that it holds no thread meanwhile."""
+"""Timers that resume waiting flights, so that a flight holds no thread while it waits."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ __all__ = ["ThreadTimers", "Timers"]
 
 
 class Timers(Protocol):
-    """What calls back after a while."""
+    """Calls functions after a delay."""
 
     def start(self) -> None:
-        """Start what it needs; called once, before the first call of `after`."""
+        """Start; called once, before the first call of `after`."""
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call back once after some seconds, or at once if it is closed."""
+        """Call a function once after some seconds, or at once if the timers are closed."""
 
     def close(self) -> None:
-        """Call back everybody who waits, at once, and all later ones too."""
+        """Make all waiting calls at once; from now on `after` calls at once too."""
 
 
 @define(eq=False)
 class ThreadTimers:
-    """Call back after a while, from one thread of its own that keeps no process alive.
+    """Calls functions after a delay, from one daemon thread.
 
-    The calls must be short: they hand work to somebody else.
+    The functions must return quickly: the others wait for them.
 
     Args:
-        monotonic: Tells the seconds, never backwards; they pass as the real ones do.
+        monotonic: Returns seconds of a clock that never goes back and runs as real time does.
     """
 
     monotonic: Callable[[], float] = time.monotonic
@@ -45,13 +45,13 @@ class ThreadTimers:
     _closed: bool = field(init=False, default=False)
 
     def start(self) -> None:
-        """Start the thread. Later it may be too late: an interpreter that ends starts none."""
+        """Start the thread now: an interpreter that is shutting down starts none."""
         thread = threading.Thread(target=self._run, name="blink-oauth-wakeups", daemon=True)
         thread.start()
         self._thread = thread
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call back after some seconds, or at once if everything is closing."""
+        """Call a function once after some seconds, or at once if the timers are closed."""
         with self._changed:
             if not self._closed:
                 heapq.heappush(self._heap, (self.monotonic() + seconds, next(self._order), call))
@@ -60,7 +60,7 @@ class ThreadTimers:
         call()
 
     def close(self) -> None:
-        """Call back everybody who waits, at once, and all later ones too."""
+        """Make all waiting calls at once; from now on `after` calls at once too."""
         with self._changed:
             self._closed = True
             waiting = [call for _, _, call in sorted(self._heap)]
