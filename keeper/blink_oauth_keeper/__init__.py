@@ -1,7 +1,7 @@
-"""Tokens kept alive: one refresh whoever asks, stored before anybody gets it.
+"""Stored tokens, refreshed before they expire: one refresh for all callers and processes.
 
 `SqlTokenStore` and `metadata` need the extra `blink-oauth[sql]`, `otel_listener` needs
-`blink-oauth[otel]`. They load when they are first named, so they are not in `__all__`.
+`blink-oauth[otel]`. They are imported on first access, so they are not in `__all__`.
 """
 
 from typing import TYPE_CHECKING
@@ -71,9 +71,9 @@ __all__ = [
     "UnknownGrantError",
 ]
 
-# Hidden from type checkers, so that a misspelt name stays an error.
+# Hidden from type checkers, so that they report a misspelt name.
 if not TYPE_CHECKING:  # pragma: no branch
-    _OF_AN_EXTRA = {
+    _LAZY = {
         "SqlTokenStore": ("sql", "store.sql"),
         "metadata": ("sql", "store.sql_tables"),
         "otel_listener": ("otel", "otel"),
@@ -82,9 +82,9 @@ if not TYPE_CHECKING:  # pragma: no branch
     def __getattr__(name: str) -> object:
         from importlib import import_module
 
-        if name not in _OF_AN_EXTRA:
+        if name not in _LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        extra, module = _OF_AN_EXTRA[name]
+        extra, module = _LAZY[name]
         try:
             return getattr(import_module(f".{module}", __name__), name)
         except ImportError as error:

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["GrantAuth", "Signer", "TokenSource"]
 
 AUTHORIZATION = "Authorization"
-OURS = frozenset(name.lower().encode() for name in {AUTHORIZATION, *REQUEST_HEADERS})
+OUR_HEADERS = frozenset(name.lower().encode() for name in {AUTHORIZATION, *REQUEST_HEADERS})
 
 
 class TokenSource(Protocol):
-    """Where `GrantAuth` has its tokens from: a `TokenManager`."""
+    """The part of a `TokenManager` that `GrantAuth` needs."""
 
     def get(self, grant: Grant, *, psu: Psu) -> Token:
         """Return a token that can be used now."""
@@ -36,7 +36,7 @@ class TokenSource(Protocol):
         """Return a token that can be used now."""
 
     def invalidate(self, grant: Grant, token: Token) -> bool:
-        """Note that a token was refused, and say whether a newer one may help."""
+        """Record that a token was refused; return whether a newer one may help."""
 
 
 @frozen(eq=False, repr=False, init=False)
@@ -45,34 +45,34 @@ class Signer:
 
     Args:
         grant: The grant that the requests concern.
-        psu: The person behind them, or `Psu.AUTO`.
-        user_agent: Name and version of our software.
-        new_correlation_id: Makes a fresh id for each attempt.
+        psu: The customer's device, or `Psu.AUTO`.
+        user_agent: Name and version of the client software.
+        new_correlation_id: Returns a new id for each request that is sent.
 
     Source: RFC 6750 section 2.1; bLink custom headers.
     """
 
     _new_correlation_id: Callable[[], str]
-    _lasting: tuple[tuple[bytes, bytes], ...]
+    _constant: tuple[tuple[bytes, bytes], ...]
 
     def __init__(
         self, grant: Grant, psu: Psu, *, user_agent: str, new_correlation_id: Callable[[], str]
     ) -> None:
-        lasting = request_headers(grant, psu, user_agent=user_agent, correlation_id="")
-        del lasting[CORRELATION_ID]
+        constant = request_headers(grant, psu, user_agent=user_agent, correlation_id="")
+        del constant[CORRELATION_ID]
         self.__attrs_init__(
             new_correlation_id,
-            tuple((name.encode(), value.encode()) for name, value in lasting.items()),
+            tuple((name.encode(), value.encode()) for name, value in constant.items()),
         )
 
     def sign(self, request: httpx.Request, access_token: Secret) -> None:
-        """Replace what a request has of these headers by ours."""
+        """Set the headers on a request, in place of any of the same name."""
         before = request.headers
-        # In one pass: set one by one, each header would be looked for among all the others.
+        # In one pass: setting a single header searches all the others.
         request.headers = httpx.Headers(
             [
-                *(item for item in before.raw if item[0].lower() not in OURS),
-                *self._lasting,
+                *(item for item in before.raw if item[0].lower() not in OUR_HEADERS),
+                *self._constant,
                 (CORRELATION_ID.encode(), self._new_correlation_id().encode()),
                 (AUTHORIZATION.encode(), bearer(access_token).encode()),
             ],
@@ -87,56 +87,56 @@ def bearer(access_token: Secret) -> str:
         NoTokenError: No header can carry it.
     """
     if not is_visible_ascii(access_token.reveal()):
-        # Those below would repeat it in their own error.
+        # The HTTP library would repeat the token in its own error.
         raise NoTokenError(
             "The bank issued an access token that no header can carry: it must be visible ASCII "
-            "(RFC 6750 section 2.1). Nothing was sent. A refresh may bring another: invalidate it."
+            "(RFC 6750 section 2.1). Nothing was sent. Invalidate it and refresh the grant."
         )
     return "Bearer " + access_token.reveal()
 
 
-REFUSED = (
-    "The bank's API answered 401 to the last request, which was therefore not executed (RFC 9110 "
-    "section 15.5.2). This error is about the attempt to get another token for it."
+REFUSED_NOTE = (
+    "The bank's API refused the last request with 401, so it was not executed (RFC 9110 section "
+    "15.5.2). This error comes from the attempt to get a newer token for it."
 )
 PARAMETER = re.compile(r'([\w!#$%&\'*+.^`|~-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]+)')
-"""One parameter of a challenge (RFC 9110 section 11.2); a quoted text is taken whole."""
+"""One parameter of a challenge (RFC 9110 section 11.2): a token or a whole quoted string."""
 
 
 class GrantAuth(httpx.Auth):
     """Put the bearer token of a grant and the platform's five headers on each request of httpx.
 
     `TokenManager.auth` makes it. The same object serves `httpx.Client` and, under asyncio,
-    `httpx.AsyncClient`, from any thread. It holds nothing while a request is in flight.
+    `httpx.AsyncClient`, from any thread. It holds no resource while a request is in progress.
 
-    A request never leaves without a token: if none can be had, what `TokenManager.get` raises is
-    raised. The six headers replace those of the same name that the request has already; which
-    correlation id an attempt had stands in `response.request.headers`.
+    No request is sent without a token: if there is none, the error of `TokenManager.get` is raised.
+    The six headers replace those of the same name on the request. The correlation id of the request
+    that was sent last is in `response.request.headers`.
 
-    On a 401 that may concern the token, the token is invalidated, a newer one is fetched, and what
-    was refused is sent once more, with a new correlation id. A 401 is returned as it is if it
+    On a 401 that may concern the token, the token is invalidated, a newer one is fetched, and the
+    refused request is sent once more, with a new correlation id. A 401 is returned as it is if
 
-    * gives another reason, in `WWW-Authenticate` or as a problem,
-    * answers a request without our token: after a redirect to another origin,
-    * concerns a token that was less than a minute old,
-    * answers a request with a streamed body, which cannot be sent again,
-    * is the second one.
+    * it gives another reason, in `WWW-Authenticate` or as a problem,
+    * the refused request had no token: after a redirect to another origin,
+    * the token was less than a minute old,
+    * the refused request has a streamed body, which cannot be sent again,
+    * it is the second one.
 
-    If no newer token can be had, the error is raised, with a note that the request was refused. A
-    403 changes nothing. After a 401 with a problem the body of a streamed response is read already:
-    all but `iter_raw` works as ever.
+    If there is no newer token, the error is raised, with a note that the request was refused. A 403
+    changes nothing. After a 401 with a problem the body of a streamed response has been read: all
+    methods but `iter_raw` still work.
 
-    httpx follows no redirects unless asked. If it does, it takes the `Authorization` header off on
-    the way to another origin, and leaves the five others on: the user's address among them.
+    httpx follows redirects only if told to. On a redirect to another origin it removes the
+    `Authorization` header, but not the five others, which contain the customer's IP address.
 
     Args:
-        manager: Where the tokens are from.
-        blink: Who makes the correlation ids, and under which name we call.
-        grant: Whose token.
-        psu: The person behind the requests, or `Psu.AUTO`.
+        manager: The source of the tokens.
+        blink: The client, for its correlation ids and user agent.
+        grant: The grant.
+        psu: The customer's device, or `Psu.AUTO`.
 
     Raises:
-        InvalidInputError: It is no grant or no Psu.
+        InvalidInputError: The grant is not a `Grant`, or the psu is not a `Psu`.
 
     Source: RFC 6750 sections 2.1, 3.1 and 5.3; bLink custom headers and error codes.
     """
@@ -167,13 +167,13 @@ class GrantAuth(httpx.Auth):
             return
         if _is_problem(response):
             response.read()
-        again = self._replay(response, token)
+        again = self._request_again(response, token)
         if again is None:
             return
         try:
             token = self._manager.get(self._grant, psu=self._psu)
         except BlinkError as error:
-            error.add_note(REFUSED)
+            error.add_note(REFUSED_NOTE)
             raise
         self._signer.sign(again, token.access_token)
         yield again
@@ -190,28 +190,28 @@ class GrantAuth(httpx.Auth):
             return
         if _is_problem(response):
             await response.aread()
-        again = self._replay(response, token)
+        again = self._request_again(response, token)
         if again is None:
             return
         try:
             token = await self._manager.aget(self._grant, psu=self._psu)
         except BlinkError as error:
-            error.add_note(REFUSED)
+            error.add_note(REFUSED_NOTE)
             raise
         self._signer.sign(again, token.access_token)
         yield again
 
-    def _replay(self, response: httpx.Response, token: Token) -> httpx.Request | None:
-        """Return what to send again after a 401, or None if that would not help."""
+    def _request_again(self, response: httpx.Response, token: Token) -> httpx.Request | None:
+        """Return the request to send again after a 401, or None to return the 401."""
         # After a redirect this is the last request: an earlier one may have been executed.
         refused = response.request
-        if not _carries(refused, token) or not _may_concern_the_token(response):
+        if not _carries_token(refused, token) or not _may_concern_the_token(response):
             return None
         if not self._manager.invalidate(self._grant, token):
             return None
         if not isinstance(refused.stream, httpx.ByteStream):
             return None
-        # A request of its own, so that the refused one keeps its correlation id.
+        # A new request, so that the refused one keeps its correlation id.
         again = httpx.Request(
             refused.method,
             refused.url,
@@ -226,12 +226,12 @@ class GrantAuth(httpx.Auth):
 def _require_confidential(url: httpx.URL) -> None:
     if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.host)):
         raise InvalidInputError(
-            "A token is sent to https:// only, and to http:// on this very machine (RFC 6750 "
-            "section 5.3). Nothing was sent."
+            "A token is sent only to https://, or to http:// on this machine (RFC 6750 section "
+            "5.3). Nothing was sent."
         )
 
 
-def _carries(request: httpx.Request, token: Token) -> bool:
+def _carries_token(request: httpx.Request, token: Token) -> bool:
     return bool(request.headers.get(AUTHORIZATION) == bearer(token.access_token))
 
 
@@ -241,7 +241,7 @@ def _is_problem(response: httpx.Response) -> bool:
 
 
 def _may_concern_the_token(response: httpx.Response) -> bool:
-    """Say whether a 401 may be the token's fault: a reason that is given decides."""
+    """Return whether a 401 may concern the token; if the response gives a reason, by that."""
     challenge = response.headers.get("WWW-Authenticate", "")
     parameters = [(name.lower(), text.strip('"')) for name, text in PARAMETER.findall(challenge)]
     errors = {text.lower() for name, text in parameters if name == "error"}
@@ -251,13 +251,13 @@ def _may_concern_the_token(response: httpx.Response) -> bool:
 
 
 def _problem_code(response: httpx.Response) -> str:
-    """Return the last segment of the problem's type in upper case, or nothing if it has none."""
+    """Return the last segment of the problem's type in upper case, or an empty string."""
     try:
         problem = response.json()
     except (ValueError, RecursionError):
         return ""
     kind = problem.get("type") if isinstance(problem, dict) else None
-    # A blank type says no more than the status does (RFC 9457 section 4.2.1).
+    # `about:blank` says no more than the status does (RFC 9457 section 4.2.1).
     if not isinstance(kind, str) or kind.lower() == "about:blank":
         return ""
     return problem_code(kind)

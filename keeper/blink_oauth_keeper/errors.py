@@ -1,15 +1,15 @@
-"""What can go wrong beyond a single call, as one tree below `BlinkError`.
+"""The errors of the keeper, as one tree below `BlinkError`.
 
 * BlinkError
   x NoTokenError                 there is no usable token for a grant
-    + UnknownGrantError          there never was one: ask for consent
-    + ConsentNeededError         the grant is over: ask for consent
-    + RefreshUncertainError      the refresh token may be spent
-    + RefreshPausedError         a refresh failed a moment ago, and it is too early for another
-    + RefreshPendingError        another caller or process is refreshing, and it took too long
+    + UnknownGrantError          no token was ever stored: start an authorization
+    + ConsentNeededError         the grant cannot be refreshed: start a new authorization
+    + RefreshUncertainError      the refresh token may be spent and is not presented now
+    + RefreshPausedError         a refresh failed, and the pause before the next is not over
+    + RefreshPendingError        the refresh took longer than the caller or the flight waits
   x StoreError                   the token store cannot be used
-    + SealError                  a stored token cannot be unsealed with the keys at hand
-    + SchemaError                the tables are not those that this version knows
+    + SealError                  a stored token cannot be unsealed with the configured keys
+    + SchemaError                the tables are missing or of another version
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class NoTokenError(BlinkError):
     """There is no usable token for a grant.
 
     Attributes:
-        retry_after: Seconds after which another try makes sense, or None.
+        retry_after: Seconds after which to try again, or None.
     """
 
     retry_after: float | None = None
@@ -46,45 +46,45 @@ class UnknownGrantError(NoTokenError):
 
 
 class ConsentNeededError(NoTokenError):
-    """The grant is over: refused by the bank, revoked, or expired without a refresh token."""
+    """The grant was revoked, the bank refused its refresh token, or it has no refresh token."""
 
     needs_consent = True
 
 
 class RefreshUncertainError(NoTokenError):
-    """The refresh token was presented, may be spent, and is not presented again.
+    """The refresh token was presented, may be spent, and is not presented again now.
 
-    `needs_consent` tells whether that is final; `outcome` is UNCERTAIN.
+    With `needs_consent` that is final. `outcome` is UNCERTAIN.
     """
 
     outcome = Outcome.UNCERTAIN
 
 
 class RefreshPausedError(NoTokenError):
-    """A refresh failed a moment ago, and it is too early for another. Nothing was sent."""
+    """A refresh failed, and the pause before the next one is not over. Nothing was sent."""
 
     retryable = True
 
 
 class RefreshPendingError(NoTokenError):
-    """Somebody else is refreshing this grant, and it took too long. Nothing was sent by us."""
+    """The refresh takes longer than the caller or its flight waits. Try again: it may go on."""
 
     retryable = True
 
 
 class StoreError(BlinkError):
-    """The token store cannot be used. Nothing was sent: the store comes first."""
+    """The token store cannot be used. Nothing is sent before the store is written."""
 
     retryable = True
 
 
 class SealError(StoreError):
-    """A stored token cannot be unsealed: its key is missing, or it was not sealed for this row."""
+    """A stored token cannot be unsealed: the key is missing, or it belongs to another record."""
 
     retryable = False
 
 
 class SchemaError(StoreError):
-    """The tables are missing, or not those that this version knows."""
+    """The tables are missing, or have a schema that this version does not know."""
 
     retryable = False

@@ -1,4 +1,4 @@
-"""What the keeper tells of itself: events with stable names and fields, and no secret."""
+"""The events of the keeper: they have stable names and fields, and contain no secret."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["LEVELS", "Event", "EventName", "Listener"]
 
 
 class EventName(StrEnum):
-    """The names of the events. They do not change; new ones may come."""
+    """The names of the events. They do not change; new ones may be added."""
 
     AUTHORIZED = "grant.authorized"
     """A code was exchanged and the pair is stored."""
     AUTHORIZATION_FAILED = "grant.authorization_failed"
-    """A code was not exchanged."""
+    """The exchange of a code failed."""
     REFRESHED = "refresh.succeeded"
     """A new pair is stored."""
     FAILED = "refresh.failed"
@@ -26,25 +26,25 @@ class EventName(StrEnum):
     UNCERTAIN = "refresh.uncertain"
     """A refresh token was presented, and may be spent."""
     REPLAYED = "refresh.replayed"
-    """A doubtful refresh token is presented once more."""
+    """A refresh token that may be spent is presented again."""
     ABANDONED = "refresh.abandoned"
-    """A lease was given back unused, because its time had become too short."""
+    """A lease was released unused: too little of it was left for the call."""
     SUPERSEDED = "refresh.superseded"
-    """A pair came too late to be stored, and is in the journal."""
+    """A pair was received too late to become the record's."""
     SALVAGED = "refresh.salvaged"
-    """A pair from the journal takes the place of one that the bank refused."""
+    """A pair from the journal replaces one that the bank refused."""
     CONSENT_NEEDED = "grant.consent_needed"
-    """The bank refused the refresh token: the customer is needed."""
+    """The bank refused the refresh token: a new consent of the customer is needed."""
     REVOKED = "grant.revoked"
     """The bank confirmed the revocation."""
     REVOCATION_FAILED = "grant.revocation_failed"
-    """The grant is not used any more, but a token of it may still be alive at the bank."""
+    """A revocation failed at the bank: a token of the unused grant may still be valid there."""
     UNSETTLED = "store.unsettled"
-    """A result could not be written: it lives in memory only, and is tried again."""
+    """A result could not be stored: it is in memory only, and is tried again."""
     SETTLED_LATE = "store.settled_late"
-    """A result that could not be written at first is written."""
+    """A result was stored after at least one failed try."""
     LOST = "store.lost"
-    """A result could not be written before everything closed."""
+    """A result could not be stored before the manager closed."""
 
 
 LEVELS: dict[EventName, int] = {
@@ -72,17 +72,17 @@ class Event:
     """Something that happened to a grant.
 
     Attributes:
-        name: What happened.
-        at: When, aware UTC.
+        name: The name of the event.
+        at: The time of the event, aware UTC.
         grant: The keyed fingerprint of client, target and username.
         target_id: The target.
-        generation: The generation of the stored pair, or None if nothing is stored.
+        generation: The generation of the record, or None if the event has no record.
         state: The state of the record, or None.
-        correlation_id: The call it belongs to, or None.
+        correlation_id: The correlation id of the call, or None.
         outcome: `done`, or the outcome of the error.
         error: The class of the error, or None.
         status: The HTTP status of the error, or None.
-        seconds: How long the call to the bank took, or None if there was none.
+        seconds: Seconds that the call to the bank took, or None.
     """
 
     name: EventName

@@ -1,6 +1,6 @@
 """Refresh idle grants before their refresh tokens expire.
 
-Safe to run on every node at once: each claims small batches of its own, and no two get the same.
+It can run on every node at once: each run claims small batches, and each record is claimed once.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from .store.protocol import Due, TokenStore
 
 __all__ = ["KeepAlive", "Progress", "Report"]
 
-ANY_NUMBER = 2**31 - 1
-MOMENT = timedelta(seconds=1)
-SLICE = 0.5
-"""Seconds to sleep at most before a run looks again whether it is to stop."""
-PEEK = 100
-"""Records to look at when the targets are not known beforehand."""
+UNLIMITED = 2**31 - 1
+IDLE_MARGIN = timedelta(seconds=1)
+STOP_INTERVAL = 0.5
+"""Seconds that a run sleeps at most before it asks again whether to stop."""
+TARGETS_PAGE = 100
+"""Due records to read at once in search of targets that are not in the profiles."""
 
 
 @frozen(kw_only=True)
 class Report:
-    """What a run has done, or in a dry run would do.
+    """The numbers of grants that a run has refreshed or not; a dry run only counts `due`.
 
     Attributes:
-        due: Grants that were found due.
+        due: Grants that were due.
         refreshed: Grants with a new pair.
-        failed: Grants whose refresh failed without spending anything; a later run tries again.
+        failed: Grants whose refresh failed, with nothing known to be spent; a later run tries
+            again.
         uncertain: Grants whose refresh token may be spent.
-        consent_needed: Grants that only the customer can help.
-        left: Grants that were left to a later run, for want of time.
+        consent_needed: Grants that need a new consent of the customer.
+        left: Grants that this run did not refresh, although nothing failed.
     """
 
     due: int = 0
@@ -54,8 +55,8 @@ class Report:
 Progress = Callable[[Report], None]
 
 
-def tallied(report: Report, flight: Future[Result]) -> Report:
-    """Count how a flight has ended."""
+def counted(report: Report, flight: Future[Result]) -> Report:
+    """Return the report with the outcome of a flight counted."""
     if flight.exception() is not None:
         return evolve(report, failed=report.failed + 1)
     result = flight.result()
@@ -77,13 +78,13 @@ class KeepAlive:
 
     Args:
         store: The store.
-        breakers: Say whether a target may be called.
-        flights: Refreshes what is claimed.
-        now: When the run begins, aware.
-        within: Grants are due whose refresh token lives no longer than this from now.
-        concurrency: How many refreshes may be in progress.
-        stop: Says whether nothing new is to be begun; not asked again once it has said so.
-        sleep: Waits some seconds.
+        breakers: The circuit breakers of the targets.
+        flights: Refreshes the claimed grants.
+        now: The time at which the run starts, timezone-aware.
+        within: A refresh token is due if it would expire unused within this time.
+        concurrency: Number of refreshes that may be in progress.
+        stop: Returns whether to start no more refreshes; not called again once it returned True.
+        sleep: Sleeps some seconds.
     """
 
     store: TokenStore
@@ -99,65 +100,65 @@ class KeepAlive:
     _in_progress: set[Future[Result]] = field(init=False, factory=set)
 
     def dry_run(self, limit: int) -> Report:
-        """Count what is due, and change nothing."""
-        kinds = [
+        """Count the due grants, and change nothing."""
+        queries = [
             self._due(profile, targets=(target_id,))
             for target_id, profile in self.flights.profiles.items()
         ]
-        kinds.append(self._rest(self.flights.profiles))
-        due = sum(len(self.store.due(each, limit=limit)) for each in kinds)
+        queries.append(self._due_elsewhere(self.flights.profiles))
+        due = sum(len(self.store.due(query, limit=limit)) for query in queries)
         return Report(due=min(due, limit))
 
     def run(self, limit: int, on_progress: Progress | None) -> Report:
-        """Refresh what is due.
+        """Refresh the due grants.
 
         Args:
-            limit: How many grants at most.
-            on_progress: Is told the report after each grant.
+            limit: Number of grants at most.
+            on_progress: Receives the report after each grant.
         """
         while True:
             free = min(self.concurrency - len(self._in_progress), limit - self._report.due)
-            # A batch costs one transaction, so it should be worth it.
+            # A batch costs one transaction, so it should not be too small.
             worth_it = free > 0 and (not self._in_progress or free >= self.concurrency // 4)
             queue = self._claim(free) if worth_it else None
             if self._in_progress:
-                self._gather(on_progress, queue)
+                self._collect(on_progress, queue)
             elif queue is not None and self._report.due < limit:
                 self._sleep(queue)
             else:
                 return self._report
 
     def _claim(self, free: int) -> float | None:
-        """Claim and start what is due; return the seconds until a limited target has a turn."""
+        """Claim and start due grants; return the seconds until a limited target may be called."""
         queue: float | None = None
         if self._stopping():
             return queue
         failing = self.breakers.failing()
-        singled_out = self._singled_out(failing)
-        for target_id in singled_out:
+        alone = self._targets_claimed_alone(failing)
+        for target_id in alone:
             profile = self.flights.profile_of(target_id)
             due = self._due(profile, targets=(target_id,))
             allowed = free
             if profile.rate is not None or target_id in failing:
-                # A turn is taken only if there is somebody to use it.
+                # A permit is acquired only if there is a due grant to use it.
                 if free == 0 or not self.store.due(due, limit=1):
                     continue
                 permit = self.breakers.acquire(target_id, profile)
                 if permit.hold_off > 0:
                     continue
                 if profile.rate is not None:
-                    turn = permit.queue or 1 / profile.rate
-                    queue = min(turn, queue or turn)
+                    seconds = permit.queue or 1 / profile.rate
+                    queue = min(seconds, queue or seconds)
                 allowed = 0 if permit.queue > 0 else 1
             free -= self._start(due, allowed)
-        self._start(self._rest(singled_out), free)
+        self._start(self._due_elsewhere(alone), free)
         return queue
 
-    def _singled_out(self, failing: Collection[str]) -> list[str]:
-        """Return the targets that are looked at one by one; the others are claimed together."""
+    def _targets_claimed_alone(self, failing: Collection[str]) -> list[str]:
+        """Return the targets that need claims of their own: profiled, failing or rate-limited."""
         names = [*self.flights.profiles, *sorted(set(failing) - self.flights.profiles.keys())]
         if self.flights.profile.rate is not None:
-            while found := self.store.due(self._rest(names), limit=PEEK):
+            while found := self.store.due(self._due_elsewhere(names), limit=TARGETS_PAGE):
                 names += {record.key.grant.target_id for record in found}
         return names
 
@@ -171,29 +172,29 @@ class KeepAlive:
             try:
                 self._in_progress.add(self.flights.start_claimed_refresh(claim, claimed_at))
             except InvalidInputError:
-                for rest in claims[number:]:
-                    self.flights.release(rest)
+                for unused in claims[number:]:
+                    self.flights.release(unused)
                 raise
         return len(claims)
 
-    def _gather(self, on_progress: Progress | None, queue: float | None) -> None:
-        over, self._in_progress = wait(self._in_progress, queue, FIRST_COMPLETED)
-        for future in over:
-            self._report = tallied(self._report, future)
+    def _collect(self, on_progress: Progress | None, queue: float | None) -> None:
+        ended, self._in_progress = wait(self._in_progress, queue, FIRST_COMPLETED)
+        for future in ended:
+            self._report = counted(self._report, future)
             if on_progress is not None:
                 on_progress(self._report)
 
     def _sleep(self, seconds: float) -> None:
         while seconds > 0 and not self._stopping():
-            self.sleep(min(seconds, SLICE))
-            seconds -= SLICE
+            self.sleep(min(seconds, STOP_INTERVAL))
+            seconds -= STOP_INTERVAL
 
     def _stopping(self) -> bool:
         self.stopped = self.stopped or self.stop()
         return self.stopped
 
-    def _rest(self, singled_out: Collection[str]) -> Due:
-        return self._due(self.flights.profile, except_targets=frozenset(singled_out))
+    def _due_elsewhere(self, except_targets: Collection[str]) -> Due:
+        return self._due(self.flights.profile, except_targets=frozenset(except_targets))
 
     def _due(
         self,
@@ -202,13 +203,13 @@ class KeepAlive:
         targets: tuple[str, ...] | None = None,
         except_targets: frozenset[str] = frozenset(),
     ) -> Due:
-        # What this very run has refreshed is not due again, however long `within` is.
-        idle = timedelta(seconds=profile.idle_lifetime) - MOMENT
+        # A grant that this run has refreshed is not due again, however long `within` is.
+        idle = timedelta(seconds=profile.idle_lifetime) - IDLE_MARGIN
         attempts = 0 if profile.after_uncertainty is AfterUncertainty.HOLD else 1
         return Due(
             client_id=self.flights.client_id,
             before=self.now + min(self.within, idle),
-            max_attempts=attempts if profile.rotates else ANY_NUMBER,
+            max_attempts=attempts if profile.rotates else UNLIMITED,
             targets=targets,
             except_targets=except_targets,
         )

@@ -1,4 +1,4 @@
-"""Tokens kept alive: one refresh, whoever asks, on however many machines."""
+"""The token manager: one refresh for all callers, also across processes and machines."""
 
 from __future__ import annotations
 
@@ -44,37 +44,38 @@ if TYPE_CHECKING:
 __all__ = ["TokenManager"]
 
 LONGEST_LEASE = 30.0
-"""Seconds; banks that allow a replay at all mostly allow it for that long."""
+"""Seconds; banks that allow a replay usually allow it for that long."""
 
 _utc_now = partial(datetime.now, UTC)
 
 
 class TokenManager:
-    """Keep tokens alive, and hand them out.
+    """Store the tokens of grants, refresh them, and return them to callers.
 
-    Make one for each application and store, and share it between threads and event loops. A
-    refresh is made once, whoever asks: in this process by a thread of the manager, among many
-    processes by the one that takes the lease in the store. The store is written before a refresh
-    token leaves, and again before anybody gets the new one.
+    Create one for each application and store, and share it between threads and event loops. All
+    callers in this process share one refresh, and of many processes only the one that takes the
+    lease in the store refreshes. The store is written before a refresh token is sent, and again
+    before callers get the new pair. If that second write fails, it is retried until it succeeds;
+    callers get the pair from memory meanwhile.
 
-    After a fork the child goes on with the tokens at hand, and with threads of its own.
+    After a fork the child keeps the cached tokens and starts threads of its own.
 
     Args:
-        blink: The client; it stays yours to close.
-        store: Where the tokens are kept; `close` closes it.
-        profiles: What is known of single targets, by their ids.
-        profile: What is assumed of all others.
-        lease: Seconds that a refresh has at most. It must be longer than the client's total
+        blink: The client; the manager does not close it.
+        store: The token store; `close` closes it.
+        profiles: Profiles of single targets, by target id.
+        profile: The profile of all other targets.
+        lease: Seconds that the lease of a refresh lasts. It must be longer than the client's total
             timeout, and at most 30.
-        threads: How many calls to store and bank may be in progress at once.
-        on_event: Is told every event, from any thread. It should be quick.
-        clock: Tells the present moment, aware UTC.
-        monotonic: Tells seconds that never run backwards.
-        random: Makes a number from 0 to below 1.
-        sleep: Waits some seconds; `refresh_due` does so where a target's rate is limited.
-        timers: Makes what calls back after some seconds; a forked child makes another one.
-        executor: Makes what runs the calls to store and bank, given `threads`; a forked child
-            makes another one.
+        threads: Number of calls to store and bank that may be in progress at once.
+        on_event: Receives every event, on any thread. It should return quickly.
+        clock: Returns the current time, aware UTC.
+        monotonic: Returns seconds of a clock that never goes back.
+        random: Returns a number from 0 to below 1.
+        sleep: Sleeps some seconds; `refresh_due` uses it where a target's rate is limited.
+        timers: Makes the timers of waiting flights; again in a forked child.
+        executor: Makes the executor of the calls to store and bank, given `threads`; again in a
+            forked child.
 
     Raises:
         InvalidInputError: The lease does not fit the client's timeouts, or the client is not a
@@ -146,24 +147,24 @@ class TokenManager:
     ) -> Token:
         """Return a token that can be used now, refreshed if it must be.
 
-        A token that is fresh in memory is returned at once. One that expires soon is returned too,
-        and refreshed in the background.
+        A fresh token is returned from the cache. A stale one is returned too, and refreshed in the
+        background.
 
         Args:
-            grant: Whose token.
-            min_validity: Seconds that the access token must still live. It counts as at most half
-                of the token's lifetime.
-            psu: The person who waits for it, if one does.
-            timeout: Seconds to wait at most. The refresh goes on without you.
+            grant: The grant.
+            min_validity: Seconds for which the access token must still be valid; at most half of
+                its lifetime counts.
+            psu: The customer's device, or `Psu.AUTO`.
+            timeout: Seconds to wait at most; the refresh goes on.
 
         Raises:
-            NoTokenError: There is no usable token; its subclasses say why and what to do.
+            NoTokenError: There is no usable token; the subclass says why and what to do.
             StoreError: The store cannot be used.
             BlinkError: The refresh failed; `outcome` says whether anything may be spent.
         """
-        held = self._tokens.get(grant)
-        if held is not None and not min_validity and self._now() < held.fresh_until:
-            return held.token
+        cached = self._tokens.get(grant)
+        if cached is not None and not min_validity and self._now() < cached.fresh_until:
+            return cached.token
         return self._single_flight.get(grant, Need(min_validity), psu, timeout)
 
     async def aget(
@@ -176,38 +177,38 @@ class TokenManager:
     ) -> Token:
         """Return a token that can be used now, refreshed if it must be.
 
-        The same as `get`, for a coroutine of any asyncio event loop. Nothing here blocks the loop.
+        The same as `get`, for a coroutine of any asyncio event loop. It does not block the loop.
 
         Args:
-            grant: Whose token.
-            min_validity: Seconds that the access token must still live. It counts as at most half
-                of the token's lifetime.
-            psu: The person who waits for it, if one does.
-            timeout: Seconds to wait at most. The refresh goes on without you.
+            grant: The grant.
+            min_validity: Seconds for which the access token must still be valid; at most half of
+                its lifetime counts.
+            psu: The customer's device, or `Psu.AUTO`.
+            timeout: Seconds to wait at most; the refresh goes on.
 
         Raises:
-            NoTokenError: There is no usable token; its subclasses say why and what to do.
+            NoTokenError: There is no usable token; the subclass says why and what to do.
             StoreError: The store cannot be used.
             BlinkError: The refresh failed; `outcome` says whether anything may be spent.
         """
-        held = self._tokens.get(grant)
-        if held is not None and not min_validity and self._now() < held.fresh_until:
-            return held.token
+        cached = self._tokens.get(grant)
+        if cached is not None and not min_validity and self._now() < cached.fresh_until:
+            return cached.token
         return await self._single_flight.aget(grant, Need(min_validity), psu, timeout)
 
     def refresh(self, grant: Grant, *, psu: Psu = Psu.AUTO, timeout: float | None = None) -> Token:
-        """Refresh a token now, however good the stored one is.
+        """Refresh a token now, even if the stored one is fresh.
 
-        A refresh that is in progress already, here or elsewhere, will do. If none comes of it, this
-        raises; `get` goes on serving the stored token until it expires.
+        A refresh that is already in progress, in this process or another, counts. If the refresh
+        fails, this raises; `get` still serves the stored token until it expires.
 
         Args:
-            grant: Whose token.
-            psu: The person who waits for it, if one does.
-            timeout: Seconds to wait at most. The refresh goes on without you.
+            grant: The grant.
+            psu: The customer's device, or `Psu.AUTO`.
+            timeout: Seconds to wait at most; the refresh goes on.
 
         Raises:
-            NoTokenError: The refresh is not possible now; its subclasses say why and what to do.
+            NoTokenError: The refresh is not possible now; the subclass says why and what to do.
             StoreError: The store cannot be used.
             BlinkError: The refresh failed; `outcome` says whether anything may be spent.
 
@@ -218,18 +219,18 @@ class TokenManager:
     async def arefresh(
         self, grant: Grant, *, psu: Psu = Psu.AUTO, timeout: float | None = None
     ) -> Token:
-        """Refresh a token now, however good the stored one is.
+        """Refresh a token now, even if the stored one is fresh.
 
         The same as `refresh`, for a coroutine of any asyncio event loop. If it is cancelled, the
         refresh goes on.
 
         Args:
-            grant: Whose token.
-            psu: The person who waits for it, if one does.
-            timeout: Seconds to wait at most. The refresh goes on without you.
+            grant: The grant.
+            psu: The customer's device, or `Psu.AUTO`.
+            timeout: Seconds to wait at most; the refresh goes on.
 
         Raises:
-            NoTokenError: The refresh is not possible now; its subclasses say why and what to do.
+            NoTokenError: The refresh is not possible now; the subclass says why and what to do.
             StoreError: The store cannot be used.
             BlinkError: The refresh failed; `outcome` says whether anything may be spent.
 
@@ -242,9 +243,9 @@ class TokenManager:
 
         Args:
             grant: The grant that the customer has just consented to.
-            code: The authorization code from the callback. It lives 30 s and is good for one call.
+            code: The authorization code from the callback. It is valid for 30 s and one call.
             redirect_uri: The redirect URI of the authorization request, unchanged.
-            psu: The customer whose browser brought the code.
+            psu: The customer's device, taken from the request to the redirect URI.
 
         Raises:
             InvalidInputError: An argument cannot be sent; the code is not spent.
@@ -265,14 +266,14 @@ class TokenManager:
     ) -> Token:
         """Exchange an authorization code and store the pair.
 
-        The same as `authorize`, for a coroutine. If it is cancelled, the pair is stored all the
-        same.
+        The same as `authorize`, for a coroutine. If it is cancelled, the exchange goes on, and the
+        pair is stored.
 
         Args:
             grant: The grant that the customer has just consented to.
-            code: The authorization code from the callback. It lives 30 s and is good for one call.
+            code: The authorization code from the callback. It is valid for 30 s and one call.
             redirect_uri: The redirect URI of the authorization request, unchanged.
-            psu: The customer whose browser brought the code.
+            psu: The customer's device, taken from the request to the redirect URI.
 
         Raises:
             InvalidInputError: An argument cannot be sent; the code is not spent.
@@ -291,17 +292,18 @@ class TokenManager:
     def revoke(self, grant: Grant, *, psu: Psu = Psu.AUTO) -> None:
         """Stop using a grant, and revoke every token of it at the bank.
 
-        From now on nobody gets a token of it, even if the bank cannot be reached. A refresh that
-        is in progress is revoked when it is over. If this raises, call it again.
+        From now on no caller gets a token of it, even if the bank cannot be reached; but another
+        process may return a cached one until it reads the store again. The pair of a refresh in
+        progress is revoked when the refresh ends. If this raises, call it again.
 
         Args:
             grant: The grant.
-            psu: The person who asked for it, if one did.
+            psu: The customer's device, or `Psu.AUTO`.
 
         Raises:
             UnknownGrantError: No token was ever stored for the grant.
             StoreError: The store cannot be used.
-            RevocationError: A token may still be alive at the bank; all are kept for another try.
+            RevocationError: A token may still be valid at the bank; the store keeps all of them.
 
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
@@ -314,26 +316,26 @@ class TokenManager:
 
         Args:
             grant: The grant.
-            psu: The person who asked for it, if one did.
+            psu: The customer's device, or `Psu.AUTO`.
 
         Raises:
             UnknownGrantError: No token was ever stored for the grant.
             StoreError: The store cannot be used.
-            RevocationError: A token may still be alive at the bank; all are kept for another try.
+            RevocationError: A token may still be valid at the bank; the store keeps all of them.
 
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
         require_no_error(await wrap_future(self._single_flight.start_revocation(grant, psu)))
 
     def invalidate(self, grant: Grant, token: Token) -> bool:
-        """Say that a bank's API refused an access token.
+        """Report that a bank's API refused an access token.
 
-        Nothing happens if another token has taken its place already. Otherwise the next `get`
-        brings a newer one. `auth` does all this by itself.
+        If it is the cached token and at least a minute old, `get` returns only a newer one from now
+        on; otherwise nothing changes. `auth` does this by itself.
 
         Args:
-            grant: Whose token.
-            token: The token that was refused.
+            grant: The grant.
+            token: The refused token.
 
         Returns:
             Whether a newer token may help: not if the refused one is less than a minute old.
@@ -343,11 +345,11 @@ class TokenManager:
         return self._cache.invalidate(grant, token)
 
     def auth(self, grant: Grant, *, psu: Psu) -> GrantAuth:
-        """Return what puts the bearer token and the five headers on each request of httpx.
+        """Return an `httpx.Auth` that sets the bearer token and the platform's five headers.
 
         Args:
-            grant: Whose token.
-            psu: The person behind the requests, or `Psu.AUTO`.
+            grant: The grant.
+            psu: The customer's device, or `Psu.AUTO`.
 
         Raises:
             InvalidInputError: An argument cannot be used.
@@ -368,23 +370,23 @@ class TokenManager:
     ) -> Report:
         """Refresh idle grants before their refresh tokens expire.
 
-        Run it once a day, on every node if you like: each claims small batches of its own. It
-        also deletes what journal and history have kept for long enough.
+        Run it once a day, on one node or on all: each run claims small batches of its own. It also
+        deletes the journal and history entries that the store need not keep any longer.
 
         Args:
-            within: How long before the end of its idle time a refresh token is due.
-            limit: How many grants at most.
-            concurrency: How many refreshes at once, at most as many as there are `threads`.
-            dry_run: Only count what is due.
-            on_progress: Is told the report so far after each grant, in your thread.
-            stop: Says whether to end the run early; asked before each claim, in your thread. What
-                is in progress finishes and is counted.
+            within: A refresh token is due if it would expire unused within this time.
+            limit: Number of grants at most.
+            concurrency: Number of refreshes at once; `threads` is the upper limit.
+            dry_run: Only count the due grants.
+            on_progress: Receives the report so far after each grant, in the calling thread.
+            stop: Returns whether to end the run early; called before each claim, in the calling
+                thread. Refreshes in progress finish and are counted.
 
         Raises:
-            StoreError: The store cannot be used. What was begun by then finishes by itself.
+            StoreError: The store cannot be used. Refreshes in progress finish by themselves.
             InvalidInputError: The manager is closed.
 
-        Source: bLink token management (a refresh token lives 30 days, extended with every
+        Source: bLink token management (a refresh token is valid for 30 days, extended with every
             refresh).
         """
         run = KeepAlive(
@@ -405,13 +407,13 @@ class TokenManager:
         return report
 
     def status(self, grant: Grant) -> GrantStatus:
-        """Tell how a grant is doing, as the store knows it.
+        """Return the status of a grant, read from the store.
 
         Args:
             grant: The grant.
 
         Raises:
-            UnknownGrantError: No token was ever stored for it.
+            UnknownGrantError: No token was ever stored for the grant.
             StoreError: The store cannot be used.
         """
         record = self._store.load(self._single_flight.key(grant))
@@ -420,7 +422,7 @@ class TokenManager:
         return status_of(record, self._single_flight.profile_of(grant.target_id), self._now())
 
     def statuses(self) -> Iterator[GrantStatus]:
-        """Tell how all grants of the client are doing, sorted by target and username.
+        """Return the status of every grant of the client, sorted by target and username.
 
         Raises:
             StoreError: The store cannot be used.
@@ -429,11 +431,11 @@ class TokenManager:
         return statuses_of(self._store, client_id, self._single_flight.profile_of, self._now)
 
     def history(self, grant: Grant, *, limit: int = 100) -> Sequence[HistoryEntry]:
-        """Tell what happened to a grant, the newest first.
+        """Return the history of a grant, the newest entry first.
 
         Args:
             grant: The grant.
-            limit: How many entries at most.
+            limit: Number of entries at most.
 
         Raises:
             StoreError: The store cannot be used.
@@ -441,10 +443,10 @@ class TokenManager:
         return self._store.history(self._single_flight.key(grant), limit=limit)
 
     def close(self, timeout: float = CLOSING_SECONDS) -> None:
-        """Let the calls in progress finish, then close the store.
+        """Let the flights in progress finish, then close the store.
 
         Args:
-            timeout: Seconds to wait for a store that does not take a result.
+            timeout: Seconds after which a flight stops trying to store a result.
         """
         self._flights.close(timeout)
         self._store.close()
@@ -461,5 +463,5 @@ def _check(blink: BlinkOAuth, lease: float) -> None:
     if not total < lease <= LONGEST_LEASE:
         raise InvalidInputError(
             f"The lease must be longer than the client's total timeout ({total:g} s) and at most "
-            f"{LONGEST_LEASE:g} s: within that time banks that allow a replay at all mostly do."
+            f"{LONGEST_LEASE:g} s: banks that allow a replay usually allow it for that long."
         )

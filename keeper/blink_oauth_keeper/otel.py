@@ -1,4 +1,4 @@
-"""The lifecycle's events as OpenTelemetry metrics and spans (extra `otel`).
+"""The keeper's events as OpenTelemetry metrics and spans (extra `otel`).
 
 ```python
 manager = TokenManager(blink, store, on_event=otel_listener())
@@ -9,9 +9,9 @@ manager = TokenManager(blink, store, on_event=otel_listener())
 | `blink_oauth.events` | counter | `blink.event`, `blink.target_id`, `blink.outcome`, `error.type` |
 | `blink_oauth.call.duration` | histogram, seconds | the same |
 
-Each call to a bank is a span, `blink_oauth.authorize` or `blink_oauth.refresh`. Beside the above it
-says `blink.grant` (a fingerprint), `blink.generation`, `blink.state`, `blink.correlation_id` and
-`http.response.status_code`. No secret and no username is in any of them.
+Each code exchange and each refresh is a span, `blink_oauth.authorize` or `blink_oauth.refresh`. It
+has the attributes above and `blink.grant` (a fingerprint), `blink.generation`, `blink.state`,
+`blink.correlation_id` and `http.response.status_code`. None contains a secret or a username.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ __all__ = ["otel_listener"]
 NAME = "blink_oauth"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 AUTHORIZATIONS = frozenset({EventName.AUTHORIZED, EventName.AUTHORIZATION_FAILED})
-# Banks answer in tenths of a second, and a lease ends after 30 s at most.
+# Banks respond in tenths of a second, and a lease ends after 30 s at most.
 BOUNDARIES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0)
 
 
 def otel_listener(
     meter: metrics.Meter | None = None, tracer: trace.Tracer | None = None
 ) -> Listener:
-    """Make a listener for `TokenManager(on_event=…)` that feeds OpenTelemetry.
+    """Return a listener for `TokenManager(on_event=…)` that records metrics and spans.
 
-    A span ends when its event is told, after the result is stored: it is moved by the time that the
-    store took, and as long as the call to the bank.
+    A span is as long as the call to the bank, but ends when the event is emitted, which is after
+    the result is stored.
 
     Args:
-        meter: Makes the metrics; that of the global provider if None.
-        tracer: Makes the spans; that of the global provider if None.
+        meter: The meter for the metrics; by default that of the global provider.
+        tracer: The tracer for the spans; by default that of the global provider.
     """
     meter = meter or metrics.get_meter(NAME, __version__)
     spans = tracer or trace.get_tracer(NAME, __version__)
@@ -69,7 +69,7 @@ def otel_listener(
 
 
 def _attributes(event: Event) -> dict[str, str]:
-    # Few values each: a metric keeps one series for every combination.
+    # Only attributes with few values: each combination is a time series of its own.
     attributes = {
         "blink.event": event.name.value,
         "blink.target_id": event.target_id,

@@ -1,4 +1,4 @@
-"""What can be said of a grant without showing a secret."""
+"""The status of a grant, without its secrets."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ PAGE = 500
 
 @frozen(kw_only=True)
 class GrantStatus:
-    """How a grant is doing.
+    """The status of a grant.
 
     Attributes:
         grant: The grant.
-        state: Where it stands.
+        state: The state of its record.
         usable: Whether the stored access token can still be used.
-        needs_consent: Whether only the customer can help, now or once the access token expires.
-        expires_at: When the access token expires, aware UTC; None if nothing is stored.
-        refresh_at: From when it is refreshed in the background, aware UTC.
-        idle_until: Until when the refresh token lives if nobody uses it, aware UTC; None without
-            one.
-        generation: Counts what was stored for the grant.
-        consent: Counts the customer's consents.
-        attempts: How often the refresh token was presented without a clear answer.
-        retry_in: Seconds before another attempt is possible, 0 for now.
+        needs_consent: Whether a new consent is needed, now or once the access token expires.
+        expires_at: When the access token expires, aware UTC; None if no pair is stored.
+        refresh_at: When the access token becomes stale, aware UTC; None if no pair is stored.
+        idle_until: When the refresh token expires unless it is used, aware UTC; None without one.
+        generation: The generation of the record.
+        consent: Number of consents of the customer.
+        attempts: How often the refresh token was presented without a certain outcome.
+        retry_in: Seconds until another attempt is possible, 0 for now.
         error: The class of the last error, None after a success.
-        correlation_id: The id of the last call, for the bLink support.
+        correlation_id: The correlation id of the last call, for the bLink support.
         updated_at: When the record was last written, aware UTC.
     """
 
@@ -57,24 +56,25 @@ class GrantStatus:
 
 
 def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantStatus:
-    """Tell the status from a record.
+    """Return the status that a record shows.
 
     Args:
         record: The record as it was just read.
-        profile: What is known of the target.
-        now: The present moment, aware.
+        profile: The profile of the target.
+        now: The current time, timezone-aware.
     """
     token = record.token
-    span = windows(record, token, profile) if token else None
-    spent = profile.rotates and record.attempts > 1 and record.state is not State.REFRESHING
-    over = record.state in {State.NEEDS_CONSENT, State.REVOKED}
+    times = windows(record, token, profile) if token else None
+    presented_twice = profile.rotates and record.attempts > 1
+    given_up = presented_twice and record.state is not State.REFRESHING
+    ended = record.state in {State.NEEDS_CONSENT, State.REVOKED}
     return GrantStatus(
         grant=record.key.grant,
         state=record.state,
         usable=is_usable(record, Need(), profile, now),
-        needs_consent=over or spent or token is None or token.refresh_token is None,
-        expires_at=span.expires_at if span else None,
-        refresh_at=span.advisory_at if span else None,
+        needs_consent=ended or given_up or token is None or token.refresh_token is None,
+        expires_at=times.expires_at if times else None,
+        refresh_at=times.advisory_at if times else None,
         idle_until=record.idle_until,
         generation=record.generation,
         consent=record.consent,
@@ -92,13 +92,13 @@ def statuses_of(
     profile_of: Callable[[str], TargetProfile],
     now: Callable[[], datetime],
 ) -> Iterator[GrantStatus]:
-    """Tell how all grants of a client are doing, sorted by target and username.
+    """Yield the status of every grant of a client, sorted by target and username.
 
     Args:
-        store: Where they are.
-        client_id: Whose grants.
-        profile_of: Returns what is known of a target.
-        now: Tells the present moment, aware.
+        store: The store.
+        client_id: The client.
+        profile_of: Returns the profile of a target.
+        now: Returns the current time, timezone-aware.
 
     Raises:
         StoreError: The store cannot be used.
