@@ -100,7 +100,7 @@ REFUSED_NOTE = (
     "15.5.2). This error comes from the attempt to get a newer token for it."
 )
 PARAMETER = re.compile(r'([\w!#$%&\'*+.^`|~-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]+)')
-"""One parameter of a challenge (RFC 9110 section 11.2): a token or a whole quoted string."""
+"""One parameter of a challenge (RFC 9110 section 11.2); a quoted string is matched whole."""
 
 
 class GrantAuth(httpx.Auth):
@@ -117,7 +117,7 @@ class GrantAuth(httpx.Auth):
     refused request is sent once more, with a new correlation id. A 401 is returned as it is if
 
     * it gives another reason, in `WWW-Authenticate` or as a problem,
-    * the refused request had no token: after a redirect to another origin,
+    * the refused request did not carry our token: after a redirect to another origin,
     * the token was less than a minute old,
     * the refused request has a streamed body, which cannot be sent again,
     * it is the second one.

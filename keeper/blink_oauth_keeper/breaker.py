@@ -38,8 +38,8 @@ class _Breaker:
 class Breakers:
     """A circuit breaker for each target: an outage must not cost every grant an attempt.
 
-    After some failures in a row the circuit opens, for growing times; after each, one grant probes
-    the target. A `Retry-After` holds for all grants of the target.
+    After `FAILURES_TO_OPEN` failures in a row the circuit opens, for growing periods; after each,
+    one grant probes the target. A `Retry-After` holds for all grants of the target.
 
     Args:
         monotonic: Returns seconds of a clock that never goes back.

@@ -19,7 +19,7 @@ from .store.rules import same_second
 __all__ = ["Cache", "CachedToken"]
 
 RECHECK = timedelta(minutes=5)
-"""How long a token is served before the store is read for changes by other processes."""
+"""Longest time for which a token is fresh: another process may have changed the record."""
 BACKGROUND_GAP = timedelta(seconds=5)
 """How long a stale token is served before another background refresh of it may start."""
 TOO_NEW = timedelta(minutes=1)
@@ -28,8 +28,7 @@ TOO_NEW = timedelta(minutes=1)
 
 @define(eq=False, weakref_slot=False)
 class CachedToken:
-    """A cached token.
-
+    """A token, its record, and the time until which it is fresh.
     Attributes:
         token: The token.
         fresh_until: The time until which it is served without any other check, aware UTC.
@@ -105,7 +104,7 @@ class Cache:
         return cached is not None and cached.record.generation > record.generation
 
     def invalidate(self, grant: Grant, token: Token) -> bool:
-        """Stop serving a token that a bank's API refused, unless it has been replaced already.
+        """Drop the cached token if it is the one that a bank's API refused, unless it is too new.
 
         Returns:
             Whether a newer token may help: not if the refused one is less than a minute old.

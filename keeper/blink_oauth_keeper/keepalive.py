@@ -74,8 +74,7 @@ def counted(report: Report, flight: Future[Result]) -> Report:
 
 @define(eq=False)
 class KeepAlive:
-    """One run.
-
+    """One run of `TokenManager.refresh_due`.
     Args:
         store: The store.
         breakers: The circuit breakers of the targets.

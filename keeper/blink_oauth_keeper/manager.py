@@ -370,8 +370,8 @@ class TokenManager:
     ) -> Report:
         """Refresh idle grants before their refresh tokens expire.
 
-        Run it once a day, on one node or on all: each run claims small batches of its own. It also
-        deletes the journal and history entries that the store need not keep any longer.
+        Run it once a day, on one node or on all: each run claims small batches of its own. Unless
+        it is stopped, it also deletes the journal and history entries past their retention.
 
         Args:
             within: A refresh token is due if it would expire unused within this time.

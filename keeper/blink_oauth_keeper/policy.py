@@ -123,7 +123,7 @@ class Attempt:
 
 @frozen
 class AwaitLease:
-    """Wait: the lease is held by another claim."""
+    """Wait: another claim holds the lease."""
 
 
 @frozen
@@ -167,7 +167,7 @@ def decide(
 
 
 def _is_uncertain(record: Record) -> bool:
-    # An attempt without an error brought an access token, but an unreadable refresh token.
+    # Attempts without an error: the refresh succeeded, but its refresh token was unreadable.
     return record.state is State.REFRESHING or (record.attempts > 0 and record.error is not None)
 
 
@@ -226,7 +226,7 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 LONGEST_RETRY_AFTER = 3_600.0
 POLL = (0.05, 0.25)
-"""Seconds between two reads of a record while its lease is held elsewhere: first and longest."""
+"""Seconds between two reads of a record while another claim holds its lease: first, longest."""
 
 
 def backoff(failures: int, spread: float) -> float:
@@ -279,7 +279,7 @@ def should_replay(error: BlinkError, profile: TargetProfile) -> bool:
 
 
 def poll_delay(polls: int, spread: float) -> float:
-    """Return the seconds until a record is read again, while its lease is held elsewhere.
+    """Return the seconds until a record is read again, while another claim holds its lease.
 
     Args:
         polls: Number of delays before this one.

@@ -24,29 +24,29 @@ _resets: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKey
 _closed: weakref.WeakSet[Closeable] = weakref.WeakSet()
 
 
-def reset_after_fork(thing: T, reset: Callable[[T], None]) -> None:
+def reset_after_fork(instance: T, reset: Callable[[T], None]) -> None:
     """Reset an object in each forked child, as long as the object exists.
 
     Args:
-        thing: An object with threads, locks or connections that a child cannot use.
+        instance: An object with threads, locks or connections that a child cannot use.
         reset: Resets the object; called in the child.
     """
-    _resets[thing] = reset
+    _resets[instance] = reset
 
 
-def close_at_exit(thing: Closeable) -> None:
+def close_at_exit(instance: Closeable) -> None:
     """Close an object when the interpreter exits, if the object still exists."""
-    _closed.add(thing)
+    _closed.add(instance)
 
 
 def _reset_all() -> None:
-    for thing, reset in list(_resets.items()):
-        reset(thing)
+    for instance, reset in list(_resets.items()):
+        reset(instance)
 
 
 def _close_all() -> None:
-    for thing in list(_closed):
-        thing.close()
+    for instance in list(_closed):
+        instance.close()
 
 
 # Windows has no fork.

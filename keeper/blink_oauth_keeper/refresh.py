@@ -117,7 +117,7 @@ def settle_failure(
     if error.token is not None and error.token.refresh_token is not None:
         yield from retry_until_stored(Journal(claim, error.token, Origin.ERROR))
     if error.needs_consent:
-        # [7] A pair that was received too late may be the valid one.
+        # [7] A superseded pair in the journal may be the valid one.
         salvaged = yield from retry_until_stored(
             Salvage(claim, evolve(note, event=EventName.SALVAGED))
         )
@@ -193,7 +193,7 @@ def retry_until_stored(
 
     Args:
         step: The step; it must be safe to repeat, unless `done` is given.
-        interim: The result that callers get once the store has failed; the error if None.
+        interim: The result that callers get once the store has failed; by default its error.
         done: Returns whether the stored record shows that a failed try was executed after all; for
             a step that must not be repeated once the record has moved on.
 
@@ -237,15 +237,15 @@ REFUSAL_SHARED_FOR = 1.0
 def refresh(job: Job) -> Steps:
     """Get a usable pair: the stored one, one that another flight stores, or a refreshed one."""
     started = job.monotonic()
-    polls, first = 0, None
+    polls, initial = 0, None
     while True:
         try:
             record = yield Load()
         except StoreError as error:
             return Result(None, error, shared_for=STORE_FAILURE_SHARED_FOR)
         generation = record.generation if record else 0
-        first = generation if first is None else first
-        newer = generation > first
+        initial = generation if initial is None else initial
+        newer = generation > initial
         if newer:
             # A forced refresh wants a newer pair; it does not matter which flight stored it.
             job = evolve(job, need=evolve(job.need, forced=False))

@@ -73,7 +73,8 @@ class Permit:
     """Whether a target may be called: now, if both numbers are 0.
 
     Attributes:
-        hold_off: Seconds not to call the target, because it fails or sent `Retry-After`.
+        hold_off: Seconds during which the target must not be called, because it fails or sent
+            `Retry-After`.
         queue: Seconds until the next permit may be acquired, because the target's rate is limited
             or this process has a newer pair that is not stored yet.
     """
@@ -191,7 +192,7 @@ class Erase:
 
 @frozen
 class Wait:
-    """Let time pass. Returns True, or False if the manager is closing and the flight must end.
+    """Let time pass. Returns True, or False if the flight must end since the manager is closing.
 
     Attributes:
         seconds: Seconds to wait.
