@@ -21,7 +21,7 @@ from attrs import define, field
 from blink_oauth import BlinkError, Grant
 from blink_oauth_keeper import MemoryTokenStore, TokenManager
 from blink_oauth_keeper.store.protocol import Note, Record
-from blink_oauth_keeper.timers import Wakeups
+from blink_oauth_keeper.timers import ThreadTimers
 from keeper.harness import DAY, TIMEOUT, CountingExecutor, Gate, Harness
 
 SECONDS = 30
@@ -107,7 +107,7 @@ def main() -> None:
         # Both threads are busy when the process forks.
         threads=2,
         monotonic=halts.callback("breakers", harness.clock.monotonic),
-        timers=partial(Wakeups, halts.callback("timers", time.monotonic)),
+        timers=partial(ThreadTimers, halts.callback("timers", time.monotonic)),
     )
     first_use = harness.make_manager(
         real_waits=True, executor=halts.callback("flights", CountingExecutor)

@@ -19,7 +19,7 @@ from blink_oauth import (
     StatusError,
 )
 from blink_oauth_keeper import TargetProfile
-from blink_oauth_keeper.breaker import PROBE, Breakers
+from blink_oauth_keeper.breaker import PROBE_INTERVAL, Breakers
 from blink_oauth_keeper.steps import Permit
 from keeper.harness import TIMEOUT, ManualClock
 
@@ -91,15 +91,15 @@ def test_after_the_hold_off_one_call_probes_the_target(
     clock.elapse(1.5)
     assert breakers.failing() == {BANK}
     assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
-    assert breakers.acquire(BANK, DEFAULTS).hold_off == PROBE
-    clock.elapse(PROBE)
+    assert breakers.acquire(BANK, DEFAULTS).hold_off == PROBE_INTERVAL
+    clock.elapse(PROBE_INTERVAL)
     assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
 
 
 def test_a_response_closes_the_breaker(breakers: Breakers) -> None:
     breakers.failed(BANK, FAILURE)
     breakers.failed(BANK, FAILURE)
-    breakers.answered(BANK)
+    breakers.succeeded(BANK)
     assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
     breakers.failed(BANK, FAILURE)
     assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
@@ -136,7 +136,7 @@ def test_calls_in_progress_do_not_shorten_a_retry_after(breakers: Breakers) -> N
     assert breakers.acquire(BANK, DEFAULTS).hold_off == 40
     breakers.failed(BANK, retry_after_error(429, 10))
     assert breakers.acquire(BANK, DEFAULTS).hold_off == 40
-    breakers.answered(BANK)
+    breakers.succeeded(BANK)
     assert breakers.acquire(BANK, DEFAULTS).hold_off == 40
 
 

@@ -15,7 +15,7 @@ from blink_oauth import BlinkError, Grant, InvalidInputError
 from blink_oauth_keeper import StoreError
 from blink_oauth_keeper.flights import Flight, Flights, thread_pool
 from blink_oauth_keeper.steps import AcquirePermit, Load, Publish, Result, Step, Wait
-from blink_oauth_keeper.timers import Wakeups
+from blink_oauth_keeper.timers import ThreadTimers
 from keeper.harness import TARGET, TIMEOUT, ManualClock, ManualTimers, wait_until
 
 GRANT = Grant(TARGET, "u-4711")
@@ -154,8 +154,8 @@ def test_all_callers_of_a_grant_share_one_flight(flights: Flights, make_flight: 
         made.append(make_flight(steps_only(Load()), lambda step: proceed.wait(TIMEOUT)))
         return made[-1]
 
-    futures = [flights.share(GRANT, make) for _ in range(10)]
-    other = flights.share(OTHER, lambda: make_flight(steps_only(), grant=OTHER))
+    futures = [flights.join_or_start(GRANT, make) for _ in range(10)]
+    other = flights.join_or_start(OTHER, lambda: make_flight(steps_only(), grant=OTHER))
     assert result(other) == DONE
     assert len(made) == 1
     assert len(set(futures)) == 1
@@ -166,9 +166,9 @@ def test_all_callers_of_a_grant_share_one_flight(flights: Flights, make_flight: 
 def test_after_a_flight_has_finished_the_next_call_starts_another(
     flights: Flights, make_flight: MakeFlight
 ) -> None:
-    first = flights.share(GRANT, lambda: make_flight(steps_only()))
+    first = flights.join_or_start(GRANT, lambda: make_flight(steps_only()))
     result(first)
-    assert flights.share(GRANT, lambda: make_flight(steps_only())) is not first
+    assert flights.join_or_start(GRANT, lambda: make_flight(steps_only())) is not first
 
 
 def test_a_caller_joins_a_joinable_flight_only(flights: Flights, make_flight: MakeFlight) -> None:
@@ -177,8 +177,11 @@ def test_a_caller_joins_a_joinable_flight_only(flights: Flights, make_flight: Ma
     alone = make_flight(steps_only(Load()), lambda step: proceed.wait(TIMEOUT), OTHER)
     flights.start(joinable, joinable=True)
     flights.start(alone, joinable=False)
-    assert flights.share(GRANT, lambda: make_flight(steps_only())) is joinable.future
-    assert flights.share(OTHER, lambda: make_flight(steps_only(), grant=OTHER)) is not alone.future
+    assert flights.join_or_start(GRANT, lambda: make_flight(steps_only())) is joinable.future
+    assert (
+        flights.join_or_start(OTHER, lambda: make_flight(steps_only(), grant=OTHER))
+        is not alone.future
+    )
     proceed.set()
 
 
@@ -191,7 +194,7 @@ def test_a_second_joinable_flight_does_not_replace_the_first(
     )
     flights.start(first, joinable=True)
     flights.start(second, joinable=True)
-    assert flights.share(GRANT, lambda: make_flight(steps_only())) is first.future
+    assert flights.join_or_start(GRANT, lambda: make_flight(steps_only())) is first.future
     proceed.set()
     assert result(second.future) == DONE
 
@@ -216,7 +219,7 @@ def test_a_waiting_flight_occupies_no_thread(
         for number in range(20)
     ]
     wait_until(lambda: len(timers.pending) == 20)
-    assert result(flights.share(GRANT, lambda: make_flight(steps_only()))) == DONE
+    assert result(flights.join_or_start(GRANT, lambda: make_flight(steps_only()))) == DONE
     for _ in futures:
         next_call(clock)()
     assert [result(future) for future in futures] == [DONE] * 20
@@ -235,9 +238,9 @@ def test_publish_gives_the_callers_a_result_before_the_flight_has_finished(
         assert (yield Wait(5, has_unsaved_result=True)) is True
         return DONE
 
-    assert result(flights.share(GRANT, lambda: make_flight(protocol()))) == PUBLISHED
+    assert result(flights.join_or_start(GRANT, lambda: make_flight(protocol()))) == PUBLISHED
     wait_until(lambda: len(timers.pending) == 1)
-    assert result(flights.share(GRANT, lambda: make_flight(steps_only()))) == DONE
+    assert result(flights.join_or_start(GRANT, lambda: make_flight(steps_only()))) == DONE
     next_call(clock)()
     close(flights)
     assert results == [PUBLISHED, DONE]
@@ -271,10 +274,10 @@ def test_an_unexpected_error_in_a_flight_is_raised_by_its_callers(
     def do(step: Step) -> None:
         raise error
 
-    future = flights.share(GRANT, lambda: make_flight(steps_only(Load()), do))
+    future = flights.join_or_start(GRANT, lambda: make_flight(steps_only(Load()), do))
     assert future.exception(TIMEOUT) is error
     assert "A flight broke" in caplog.text
-    assert result(flights.share(GRANT, lambda: make_flight(steps_only()))) == DONE
+    assert result(flights.join_or_start(GRANT, lambda: make_flight(steps_only()))) == DONE
     close(flights)
 
 
@@ -284,7 +287,9 @@ def test_an_unexpected_error_after_the_result_ends_the_flight_too(
     def do(step: Step) -> None:
         raise RuntimeError("defect")
 
-    future = flights.share(GRANT, lambda: make_flight(steps_only(Publish(PUBLISHED), Load()), do))
+    future = flights.join_or_start(
+        GRANT, lambda: make_flight(steps_only(Publish(PUBLISHED), Load()), do)
+    )
     assert result(future) == PUBLISHED
     close(flights)
     assert "A flight broke" in caplog.text
@@ -297,7 +302,7 @@ def test_an_error_in_the_finished_callback_is_raised_by_the_callers(
         raise RuntimeError("defect")
 
     flight = Flight(GRANT, steps_only(), lambda step: None, finished)
-    future = flights.share(GRANT, lambda: flight)
+    future = flights.join_or_start(GRANT, lambda: flight)
     assert isinstance(future.exception(TIMEOUT), RuntimeError)
     close(flights)
 
@@ -353,7 +358,7 @@ def test_a_step_is_performed_once_although_no_more_threads_can_be_started(
         assert (yield AcquirePermit()) == "done"
         return DONE
 
-    assert result(flights.share(GRANT, lambda: make_flight(protocol(), do))) == DONE
+    assert result(flights.join_or_start(GRANT, lambda: make_flight(protocol(), do))) == DONE
     assert seen == [Load(), AcquirePermit()]
     assert len(pool.queued) == 1
     close(flights)
@@ -370,7 +375,7 @@ def test_after_the_pool_has_shut_down_a_flight_runs_in_the_calling_thread(
     def do(step: Step) -> None:
         names.append(threading.current_thread().name)
 
-    future = flights.share(
+    future = flights.join_or_start(
         GRANT, lambda: make_flight(steps_only(Load(), Wait(1), AcquirePermit()), do)
     )
     assert not future.done()
@@ -390,7 +395,7 @@ def test_closing_ends_the_wait_of_a_flight(
         assert (yield Wait(1000)) is False
         return DONE
 
-    future = flights.share(GRANT, lambda: make_flight(protocol()))
+    future = flights.join_or_start(GRANT, lambda: make_flight(protocol()))
     wait_until(lambda: len(timers.pending) == 1)
     close(flights)
     assert future.done()
@@ -410,7 +415,7 @@ def test_a_flight_that_starts_to_wait_during_closing_does_not_wait(
         assert (yield Wait(1000)) is False
         return DONE
 
-    future = flights.share(GRANT, lambda: make_flight(protocol(), do))
+    future = flights.join_or_start(GRANT, lambda: make_flight(protocol(), do))
     assert performing_step.wait(TIMEOUT)
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(flights.close)
@@ -432,7 +437,7 @@ def test_closing_waits_for_an_unsaved_result_until_its_timeout(
         returned.append((yield Wait(1, has_unsaved_result=True)))
         return DONE
 
-    flights.share(GRANT, lambda: make_flight(protocol()))
+    flights.join_or_start(GRANT, lambda: make_flight(protocol()))
     wait_until(lambda: len(timers.pending) == 1)
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(flights.close, 0.05)
@@ -450,7 +455,7 @@ def test_a_flight_with_an_unsaved_result_goes_on_during_closing(
         returned.append((yield Wait(1, has_unsaved_result=True)))
         return DONE
 
-    flights.share(GRANT, lambda: make_flight(protocol()))
+    flights.join_or_start(GRANT, lambda: make_flight(protocol()))
     wait_until(lambda: len(timers.pending) == 1)
     with ThreadPoolExecutor(1) as pool:
         closing = pool.submit(flights.close)
@@ -469,10 +474,10 @@ def test_after_closing_no_flight_starts_and_later_makes_no_call(
     flights.close()
     flights.close()
     called: list[bool] = []
-    flights.later(0, lambda: called.append(True))
+    flights.call_later(0, lambda: called.append(True))
     assert called == []
     with pytest.raises(InvalidInputError, match="closed"):
-        flights.share(GRANT, lambda: make_flight(steps_only()))
+        flights.join_or_start(GRANT, lambda: make_flight(steps_only()))
     with pytest.raises(InvalidInputError, match="closed"):
         flights.start(make_flight(steps_only()), joinable=True)
 
@@ -480,7 +485,7 @@ def test_after_closing_no_flight_starts_and_later_makes_no_call(
 def test_a_second_wakeup_of_a_flight_does_nothing(
     flights: Flights, make_flight: MakeFlight, clock: ManualClock, timers: ManualTimers
 ) -> None:
-    future = flights.share(GRANT, lambda: make_flight(steps_only(Wait(1))))
+    future = flights.join_or_start(GRANT, lambda: make_flight(steps_only(Wait(1))))
     wait_until(lambda: len(timers.pending) == 1)
     call = next_call(clock)
     call()
@@ -492,14 +497,14 @@ def test_a_second_wakeup_of_a_flight_does_nothing(
 
 
 @pytest.fixture
-def wakeups() -> Iterator[Wakeups]:
-    made = Wakeups()
+def wakeups() -> Iterator[ThreadTimers]:
+    made = ThreadTimers()
     made.start()
     yield made
     made.close()
 
 
-def test_calls_are_made_in_the_order_of_their_time(wakeups: Wakeups) -> None:
+def test_calls_are_made_in_the_order_of_their_time(wakeups: ThreadTimers) -> None:
     seen: list[str] = []
     wakeups.after(0.06, lambda: seen.append("late"))
     wakeups.after(0.03, lambda: seen.append("early"))
@@ -510,7 +515,7 @@ def test_calls_are_made_in_the_order_of_their_time(wakeups: Wakeups) -> None:
 
 
 def test_closing_makes_all_scheduled_calls_and_later_ones_are_made_at_once(
-    wakeups: Wakeups,
+    wakeups: ThreadTimers,
 ) -> None:
     seen: list[str] = []
     wakeups.after(1000, lambda: seen.append("late"))
@@ -523,13 +528,13 @@ def test_closing_makes_all_scheduled_calls_and_later_ones_are_made_at_once(
 
 
 def test_wakeups_that_were_never_started_can_be_closed() -> None:
-    Wakeups().close()
+    ThreadTimers().close()
 
 
 def test_the_thread_of_the_wakeups_does_not_stop_a_process_from_ending() -> None:
     program = (
-        "from blink_oauth_keeper.timers import Wakeups\n"
-        "wakeups = Wakeups()\n"
+        "from blink_oauth_keeper.timers import ThreadTimers\n"
+        "wakeups = ThreadTimers()\n"
         "wakeups.start()\n"
         "wakeups.after(1000, lambda: print('late'))\n"
     )

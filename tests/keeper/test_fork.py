@@ -83,11 +83,11 @@ def test_reset_reopens_flights_and_replaces_a_held_lock() -> None:
         raise InterruptedError
 
     with ThreadPoolExecutor(1) as pool:
-        holder = pool.submit(flights.share, GRANT, make)
+        holder = pool.submit(flights.join_or_start, GRANT, make)
         assert lock_held.wait(TIMEOUT)
         flights.reset()
         flight = Flight(GRANT, one_step(), lambda step: None, lambda _: None)
-        assert flights.share(GRANT, lambda: flight) is flight.future
+        assert flights.join_or_start(GRANT, lambda: flight) is flight.future
         assert flight.future.result(TIMEOUT) == Result()
         assert not holder.done()
         release.set()

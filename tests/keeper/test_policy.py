@@ -31,7 +31,7 @@ from blink_oauth_keeper import (
     TargetProfile,
     UnknownGrantError,
 )
-from blink_oauth_keeper.flights import answer
+from blink_oauth_keeper.flights import token_for_caller
 from blink_oauth_keeper.policy import (
     JITTER,
     LONGEST_PAUSE,
@@ -348,30 +348,32 @@ def test_a_pending_error_names_the_rest_of_the_lease() -> None:
 
 def test_a_token_that_the_flight_obtained_is_served_although_it_has_expired() -> None:
     obtained = Result(record(lifetime=0), obtained=True)
-    assert answer(obtained, Need(), DEFAULTS, at(5)) == record(lifetime=0).token
+    assert token_for_caller(obtained, Need(), DEFAULTS, at(5)) == record(lifetime=0).token
     found = Result(record(lifetime=0))
-    assert answer(found, Need(), DEFAULTS, at(5)) is None
+    assert token_for_caller(found, Need(), DEFAULTS, at(5)) is None
 
 
 def test_a_token_that_the_flight_obtained_is_not_served_if_it_was_invalidated() -> None:
     obtained = Result(record(), obtained=True)
-    assert answer(obtained, Need(newer_than=2), DEFAULTS, at(5)) is not None
-    assert answer(obtained, Need(newer_than=3), DEFAULTS, at(5)) is None
+    assert token_for_caller(obtained, Need(newer_than=2), DEFAULTS, at(5)) is not None
+    assert token_for_caller(obtained, Need(newer_than=3), DEFAULTS, at(5)) is None
 
 
 def test_a_usable_token_is_served_although_the_flight_failed() -> None:
     failed = Result(record(), NotConnectedError("Not connected."))
-    assert answer(failed, Need(), DEFAULTS, at(MANDATORY)) is not None
+    assert token_for_caller(failed, Need(), DEFAULTS, at(MANDATORY)) is not None
     with pytest.raises(NotConnectedError):
-        answer(failed, Need(), DEFAULTS, at(EXPIRED))
+        token_for_caller(failed, Need(), DEFAULTS, at(EXPIRED))
 
 
 def test_a_forced_refresh_returns_only_a_token_stored_during_the_flight() -> None:
-    assert answer(Result(record()), FORCED, DEFAULTS, at(5)) is None
-    assert answer(Result(record(), newer=True), FORCED, DEFAULTS, at(5)) is not None
-    assert answer(Result(record(), obtained=True), FORCED, DEFAULTS, at(5)) is not None
+    assert token_for_caller(Result(record()), FORCED, DEFAULTS, at(5)) is None
+    assert token_for_caller(Result(record(), newer=True), FORCED, DEFAULTS, at(5)) is not None
+    assert token_for_caller(Result(record(), obtained=True), FORCED, DEFAULTS, at(5)) is not None
     with pytest.raises(NotConnectedError):
-        answer(Result(record(), NotConnectedError("Not connected.")), FORCED, DEFAULTS, at(5))
+        token_for_caller(
+            Result(record(), NotConnectedError("Not connected.")), FORCED, DEFAULTS, at(5)
+        )
 
 
 # Pauses
