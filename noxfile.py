@@ -205,7 +205,7 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure what the wrapper costs, as ratios within one run."""
     install(session, "bench", project=True)
-    for name in session.posargs or ("start", "cost", "auth", "sockets", "keeping", "path"):
+    for name in session.posargs or ("start", "cost", "auth", "sockets", "keeper", "path"):
         # A limit that is not kept (2) is printed, and keeps no other benchmark from running.
         session.run(
             *("python", "-m", f"benchmarks.{name}"),

@@ -26,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from time import thread_time
 
 import httpx
-from benchmarks.rounds import Figure, Limit, Round, in_rounds, ratio, report, take_turns
+from benchmarks.rounds import Figure, Limit, Round, in_rounds, medians_in_turn, ratio, report
 
 from blink_oauth import BlinkOAuth, Grant, Psu, Settings, Token
 from blink_oauth_keeper import GrantKey, MemoryTokenStore, Note, TokenManager
@@ -49,7 +49,7 @@ SETTINGS = Settings(
     client_id=CLIENT_ID,
     user_agent="acme-books/3.2",
 )
-PERSON = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")
+CUSTOMER = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")
 ACCESS_TOKEN = "fake-access-token-of-forty-three-characters"
 AUTHLIB_TOKEN = {"access_token": ACCESS_TOKEN, "token_type": "bearer"}
 
@@ -95,7 +95,7 @@ def sync_round(auth: httpx.Auth) -> Round:
                 client.get(URL)
             return thread_time() - start
 
-        return take_turns(
+        return medians_in_turn(
             {
                 "bare httpx": lambda: requests(bare),
                 "Authlib": lambda: requests(authlib),
@@ -121,7 +121,7 @@ def async_round(auth: httpx.Auth) -> Round:
         bare = httpx.AsyncClient(transport=transport)
         authlib = AsyncOAuth2Client(token=AUTHLIB_TOKEN, transport=transport)
         ours = httpx.AsyncClient(auth=auth, transport=transport)
-        measured = take_turns(
+        measured = medians_in_turn(
             {
                 "bare httpx": lambda: runner.run(requests(bare)),
                 "Authlib": lambda: runner.run(requests(authlib)),
@@ -160,7 +160,7 @@ def look_round(manager: TokenManager, plain: dict[Grant, Token], sample: list[Gr
             plain[grant]
         return thread_time() - start
 
-    return take_turns(
+    return medians_in_turn(
         {"TokenManager.get": lambda: looks(manager.get), "a plain look-up": plain_looks},
         LOOK_TURNS,
     )
@@ -191,7 +191,7 @@ def figures() -> Iterator[Figure]:
     ):
         grant = key_of(GRANTS).grant
         put(store, key_of(GRANTS), GRANTS)
-        auth = manager.auth(grant, psu=PERSON)
+        auth = manager.auth(grant, psu=CUSTOMER)
         yield from added(in_rounds(lambda: sync_round(auth)), "sync")
         yield from added(in_rounds(lambda: async_round(auth)), "async")
         in_store, in_all = bytes_each(store, manager)

@@ -8,7 +8,7 @@ One call at a time, over mutual TLS on loopback, to an endpoint that does nothin
 
 Left out: the network and the bank, whose time would hide the difference; handshakes, since all keep
 their one connection alive; calls side by side (see `sockets`); the keeper and its store (see
-`auth` and `keeping`).
+`auth` and `keeper`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
 
 import httpx
-from benchmarks.endpoint import FORM, GRANT, HEADERS, Endpoint, endpoint
-from benchmarks.rounds import Figure, Limit, Round, in_rounds, ratio, report, take_turns
+from benchmarks.rounds import Figure, Limit, Round, in_rounds, medians_in_turn, ratio, report
+from benchmarks.stub_server import FORM, GRANT, HEADERS, StubServer, running_stub_server
 
 from blink_oauth import AsyncBlinkOAuth, BlinkOAuth
 
@@ -45,11 +45,11 @@ async def async_seconds(call: Callable[[], Awaitable[object]], times: int = CALL
     return perf_counter() - start
 
 
-def sync_round(target: Endpoint) -> Round:
+def sync_round(server: StubServer) -> Round:
     """Measure the synchronous clients."""
     with (
-        BlinkOAuth(target.settings) as blink,
-        httpx.Client(verify=target.context, base_url=target.base_url, trust_env=False) as bare,
+        BlinkOAuth(server.settings) as blink,
+        httpx.Client(verify=server.context, base_url=server.base_url, trust_env=False) as bare,
     ):
 
         def wrapped() -> object:
@@ -63,14 +63,14 @@ def sync_round(target: Endpoint) -> Round:
             "BlinkOAuth.refresh": lambda: seconds(wrapped),
             "httpx.Client.post": lambda: seconds(plain),
         }
-        return take_turns(subjects, TURNS)
+        return medians_in_turn(subjects, TURNS)
 
 
-def async_round(target: Endpoint) -> Round:
+def async_round(server: StubServer) -> Round:
     """Measure the asynchronous clients."""
     with asyncio.Runner() as runner:
-        blink = AsyncBlinkOAuth(target.settings)
-        bare = httpx.AsyncClient(verify=target.context, base_url=target.base_url, trust_env=False)
+        blink = AsyncBlinkOAuth(server.settings)
+        bare = httpx.AsyncClient(verify=server.context, base_url=server.base_url, trust_env=False)
 
         async def wrapped() -> object:
             return await blink.refresh(GRANT, REFRESH_TOKEN)
@@ -84,7 +84,7 @@ def async_round(target: Endpoint) -> Round:
             "AsyncBlinkOAuth.refresh": lambda: runner.run(async_seconds(wrapped)),
             "httpx.AsyncClient.post": lambda: runner.run(async_seconds(plain)),
         }
-        measured = take_turns(subjects, TURNS)
+        measured = medians_in_turn(subjects, TURNS)
         runner.run(blink.close())
         runner.run(bare.aclose())
         return measured
@@ -92,10 +92,10 @@ def async_round(target: Endpoint) -> Round:
 
 def figures() -> Iterator[Figure]:
     """Measure both flavours."""
-    with endpoint(delay=0) as target:
-        rounds = in_rounds(lambda: sync_round(target))
+    with running_stub_server(delay=0) as server:
+        rounds = in_rounds(lambda: sync_round(server))
         yield ratio(rounds, "BlinkOAuth.refresh", "httpx.Client.post", LIMIT)
-        rounds = in_rounds(lambda: async_round(target))
+        rounds = in_rounds(lambda: async_round(server))
         yield ratio(rounds, "AsyncBlinkOAuth.refresh", "httpx.AsyncClient.post", ASYNC_LIMIT)
 
 

@@ -38,7 +38,7 @@ from typing import Any
 
 import httpx
 from attrs import define, field, frozen
-from benchmarks.endpoint import GRANT, endpoint
+from benchmarks.stub_server import GRANT, running_stub_server
 
 from blink_oauth import BlinkOAuth, Psu
 from blink_oauth_keeper import MemoryTokenStore, SqlTokenStore, TokenManager, TokenStore
@@ -229,8 +229,8 @@ def ways() -> Iterator[Way]:
     calls = Calls()
     threading.setprofile(calls.profiler)
     with (
-        endpoint(delay=0) as target,
-        BlinkOAuth(target.settings) as blink,
+        running_stub_server(delay=0) as server,
+        BlinkOAuth(server.settings) as blink,
         tempfile.TemporaryDirectory() as folder,
     ):
         for _ in range(WARM_UP):

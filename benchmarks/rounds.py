@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from attrs import frozen
 
-__all__ = ["ROUNDS", "Figure", "Limit", "Round", "in_rounds", "ratio", "report", "take_turns"]
+__all__ = ["ROUNDS", "Figure", "Limit", "Round", "in_rounds", "medians_in_turn", "ratio", "report"]
 
 ROUNDS = 3
 
@@ -37,7 +37,7 @@ class Limit:
     at_least: bool = False
     proposed: bool = False
 
-    def kept_by(self, value: float) -> bool:
+    def is_met_by(self, value: float) -> bool:
         """Say whether a ratio keeps it."""
         return value >= self.value if self.at_least else value <= self.value
 
@@ -70,18 +70,18 @@ class Figure:
     @property
     def kept(self) -> bool:
         """Whether the median keeps the limit that is demanded, if there is one."""
-        return self.limit is None or self.limit.proposed or self.limit.kept_by(self.median)
+        return self.limit is None or self.limit.proposed or self.limit.is_met_by(self.median)
 
     def __str__(self) -> str:
         figure = f"{self.name}: {self.median:.2f} ({min(self.values):.2f}..{max(self.values):.2f})"
         if self.limit is None:
             return figure
         return (
-            f"{figure}, {self.limit}, {'kept' if self.limit.kept_by(self.median) else 'NOT KEPT'}"
+            f"{figure}, {self.limit}, {'kept' if self.limit.is_met_by(self.median) else 'NOT KEPT'}"
         )
 
 
-def take_turns(subjects: Mapping[str, Callable[[], float]], turns: int = 1) -> Round:
+def medians_in_turn(subjects: Mapping[str, Callable[[], float]], turns: int = 1) -> Round:
     """Run subjects in turn, and return the median of what each measured.
 
     Args:

@@ -10,7 +10,7 @@ loopback. Of each of these the requests per second:
 * all beside raw sockets in a process of their own: what the endpoint can answer at all
 
 Left out: the first handshakes (all clients are warmed up); processes side by side; the way to the
-bank, for which the 50 ms stand; the keeper and its store (see `keeping`). A request that httpx's
+bank, for which the 50 ms stand; the keeper and its store (see `keeper`). A request that httpx's
 pool loses is counted as made.
 """
 
@@ -23,8 +23,8 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from time import perf_counter
 
 import httpx
-from benchmarks.endpoint import FORM, GRANT, HEADERS, Endpoint, endpoint
-from benchmarks.rounds import Figure, Limit, in_rounds, ratio, report, take_turns
+from benchmarks.rounds import Figure, Limit, in_rounds, medians_in_turn, ratio, report
+from benchmarks.stub_server import FORM, GRANT, HEADERS, StubServer, running_stub_server
 
 from blink_oauth import AsyncBlinkOAuth, BlinkOAuth
 
@@ -34,14 +34,14 @@ LIMIT = Limit(2.0, at_least=True)
 REFRESH_TOKEN = FORM["refresh_token"]
 DEFAULT = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 """What httpx keeps by default."""
-KEEPING_ALL = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
+KEEP_ALL = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
 
 
-async def _raw(target: Endpoint, at_once: int, requests: int) -> float:
-    built = httpx.Request("POST", f"{target.base_url}/oauth/token", data=FORM, headers=HEADERS)
+async def _raw(server: StubServer, at_once: int, requests: int) -> float:
+    built = httpx.Request("POST", f"{server.base_url}/oauth/token", data=FORM, headers=HEADERS)
     fields = b"".join(b"%b: %b\r\n" % field for field in built.headers.raw)
     request = b"POST %b HTTP/1.1\r\n%b\r\n%b" % (built.url.raw_path, fields, built.content)
-    context = target.context
+    context = server.context
     left = iter(range(requests))
 
     async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -50,7 +50,7 @@ async def _raw(target: Endpoint, at_once: int, requests: int) -> float:
             await reader.readuntil(b"}")
 
     connections = [
-        await asyncio.open_connection("localhost", target.port, ssl=context) for _ in range(at_once)
+        await asyncio.open_connection("localhost", server.port, ssl=context) for _ in range(at_once)
     ]
     start = perf_counter()
     await asyncio.gather(*(work(*connection) for connection in connections))
@@ -60,21 +60,21 @@ async def _raw(target: Endpoint, at_once: int, requests: int) -> float:
     return requests / elapsed
 
 
-def _raw_process(target: Endpoint, at_once: int, requests: int) -> float:
-    return asyncio.run(_raw(target, at_once, requests))
+def _raw_process(server: StubServer, at_once: int, requests: int) -> float:
+    return asyncio.run(_raw(server, at_once, requests))
 
 
-def raw_capacity(target: Endpoint, at_once: int = AT_ONCE, requests: int = REQUESTS) -> float:
+def raw_capacity(server: StubServer, at_once: int = AT_ONCE, requests: int = REQUESTS) -> float:
     """Measure how many requests per second an endpoint answers to raw sockets.
 
     Args:
-        target: The endpoint.
+        server: The stub server.
         at_once: How many connections, each kept alive and used for one request at a time.
         requests: How many requests are sent.
     """
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=fresh) as process:
-        return process.submit(_raw_process, target, at_once, requests).result()
+        return process.submit(_raw_process, server, at_once, requests).result()
 
 
 def throughput(call: Callable[[], object], at_once: int = AT_ONCE, times: int = REQUESTS) -> float:
@@ -109,12 +109,12 @@ async def async_throughput(
 
 
 def bare_httpx(
-    target: Endpoint, limits: httpx.Limits, at_once: int = AT_ONCE, requests: int = REQUESTS
+    server: StubServer, limits: httpx.Limits, at_once: int = AT_ONCE, requests: int = REQUESTS
 ) -> float:
     """Measure the requests per second of threads that share one `httpx.Client`, and store nothing.
 
     Args:
-        target: The endpoint.
+        server: The stub server.
         limits: How many connections httpx has and keeps alive. If it keeps fewer than there are
             threads, its pool now and then closes a connection under a request. That request is told
             of, and counted as made.
@@ -123,8 +123,8 @@ def bare_httpx(
     """
     lost: list[httpx.TransportError] = []
     with httpx.Client(
-        verify=target.context,
-        base_url=target.base_url,
+        verify=server.context,
+        base_url=server.base_url,
         limits=limits,
         timeout=60.0,
         trust_env=False,
@@ -142,13 +142,13 @@ def bare_httpx(
     return speed
 
 
-def async_bare_httpx(target: Endpoint, limits: httpx.Limits) -> float:
+def async_bare_httpx(server: StubServer, limits: httpx.Limits) -> float:
     """Measure the same of tasks that share one `httpx.AsyncClient`."""
 
     async def run() -> float:
         async with httpx.AsyncClient(
-            verify=target.context,
-            base_url=target.base_url,
+            verify=server.context,
+            base_url=server.base_url,
             limits=limits,
             timeout=60.0,
             trust_env=False,
@@ -162,17 +162,17 @@ def async_bare_httpx(target: Endpoint, limits: httpx.Limits) -> float:
     return asyncio.run(run())
 
 
-def blink(target: Endpoint) -> float:
+def blink(server: StubServer) -> float:
     """Measure the refreshes per second of threads that share one `BlinkOAuth`."""
-    with BlinkOAuth(target.settings) as client:
+    with BlinkOAuth(server.settings) as client:
         return throughput(lambda: client.refresh(GRANT, REFRESH_TOKEN))
 
 
-def async_blink(target: Endpoint) -> float:
+def async_blink(server: StubServer) -> float:
     """Measure the same of tasks that share one `AsyncBlinkOAuth`."""
 
     async def run() -> float:
-        async with AsyncBlinkOAuth(target.settings) as client:
+        async with AsyncBlinkOAuth(server.settings) as client:
             return await async_throughput(lambda: client.refresh(GRANT, REFRESH_TOKEN))
 
     return asyncio.run(run())
@@ -180,17 +180,17 @@ def async_blink(target: Endpoint) -> float:
 
 def figures() -> Iterator[Figure]:
     """Measure all in each round."""
-    with endpoint(DELAY) as target:
+    with running_stub_server(DELAY) as server:
         subjects = {
-            "raw sockets": lambda: raw_capacity(target),
-            "httpx.Client by default": lambda: bare_httpx(target, DEFAULT),
-            "httpx.Client that keeps all": lambda: bare_httpx(target, KEEPING_ALL),
-            "BlinkOAuth": lambda: blink(target),
-            "httpx.AsyncClient by default": lambda: async_bare_httpx(target, DEFAULT),
-            "httpx.AsyncClient that keeps all": lambda: async_bare_httpx(target, KEEPING_ALL),
-            "AsyncBlinkOAuth": lambda: async_blink(target),
+            "raw sockets": lambda: raw_capacity(server),
+            "httpx.Client by default": lambda: bare_httpx(server, DEFAULT),
+            "httpx.Client that keeps all": lambda: bare_httpx(server, KEEP_ALL),
+            "BlinkOAuth": lambda: blink(server),
+            "httpx.AsyncClient by default": lambda: async_bare_httpx(server, DEFAULT),
+            "httpx.AsyncClient that keeps all": lambda: async_bare_httpx(server, KEEP_ALL),
+            "AsyncBlinkOAuth": lambda: async_blink(server),
         }
-        rounds = in_rounds(lambda: take_turns(subjects))
+        rounds = in_rounds(lambda: medians_in_turn(subjects))
     yield ratio(rounds, "BlinkOAuth", "httpx.Client by default", LIMIT)
     yield ratio(rounds, "BlinkOAuth", "httpx.Client that keeps all")
     yield ratio(rounds, "AsyncBlinkOAuth", "httpx.AsyncClient by default")

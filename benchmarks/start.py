@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks.rounds import Figure, Limit, in_rounds, ratio, report, take_turns
+from benchmarks.rounds import Figure, Limit, in_rounds, medians_in_turn, ratio, report
 
 from blink_oauth import Grant, Token
 from blink_oauth_keeper import GrantKey, Note, SqlTokenStore
@@ -148,8 +148,8 @@ def figures() -> Iterator[Figure]:
         folder = Path(name)
         prepare(folder)
         started = subjects(Interpreters(folder / "bytecode"), folder)
-        take_turns(started)
-        rounds = in_rounds(lambda: take_turns(started, TURNS))
+        medians_in_turn(started)
+        rounds = in_rounds(lambda: medians_in_turn(started, TURNS))
     for (subject, reference), limit in LIMITS.items():
         yield ratio(rounds, subject, reference, limit)
 

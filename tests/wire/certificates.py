@@ -1,4 +1,4 @@
-"""Client certificates with one thing wrong each."""
+"""Client certificates, each with one defect."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ VERSION_3 = bytes.fromhex("a003020102")
 
 
 def files(credentials: Credentials, folder: Path, ca: bytes) -> ClientCertificate:
-    """Write credentials to a folder.
+    """Write credentials to files, and return the certificate that uses them.
 
     Args:
-        credentials: What to write.
-        folder: Where; it holds one client.
+        credentials: The client's certificate chain, key and passphrase.
+        folder: The folder for the files of one client.
         ca: The authority of the server, PEM.
     """
     saved = credentials.save(folder, "client")
@@ -80,7 +80,7 @@ def with_a_foreign_issuer(authority: CertificateAuthority) -> Credentials:
 
 
 def bare(authority: CertificateAuthority, *usages: x509.ExtensionType) -> Credentials:
-    """Issue a certificate with no extensions but those given."""
+    """Issue a certificate that has the given extensions only."""
     now, key = datetime.now(UTC), private_key(NAME)
     builder = (
         x509.CertificateBuilder()
@@ -120,7 +120,7 @@ def signed_with_sha1(authority: CertificateAuthority) -> Credentials:
     credentials = authority.issue_client(NAME)
     tbs = credentials.certificate.tbs_certificate_bytes.replace(SHA256_WITH_RSA, SHA1_WITH_RSA)
     certificate = signed(authority, tbs, SHA1_WITH_RSA, hashes.SHA1())
-    # Alone, as the library that judges chains does not even look at such a signature.
+    # No issuers: the check of the chain refuses SHA-1 too, and would add a finding.
     return evolve(credentials, certificate=certificate, issuers=())
 
 
@@ -137,7 +137,7 @@ def signed(
     algorithm: bytes,
     digest: hashes.HashAlgorithm,
 ) -> x509.Certificate:
-    """Sign a certificate by hand (RFC 5280 section 4.1): the library makes only good ones."""
+    """Sign a certificate by hand (RFC 5280 section 4.1): the library makes only valid ones."""
     key = authority.intermediate_key
     assert isinstance(key, RSAPrivateKey)
     signature = key.sign(tbs, padding.PKCS1v15(), digest)

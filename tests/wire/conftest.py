@@ -1,4 +1,4 @@
-"""What every test over real sockets shares."""
+"""Fixtures of the tests over real sockets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from wire.harness import Connect
 
 @pytest.fixture(params=FLAVOURS)
 def flavour(request: pytest.FixtureRequest) -> Flavour:
-    """Name each flavour of the client in turn."""
+    """Return each flavour of the client in turn."""
     name: Flavour = request.param
     return name
 
 
 @pytest.fixture
 def connect(flavour: Flavour) -> Iterator[Connect]:
-    """Make clients of the flavour, and close them at the end of the test."""
+    """Return a function that makes clients of the flavour; close them at the end of the test."""
     with ExitStack() as stack:
 
         def make(settings: Settings, **options: Any) -> Caller:
@@ -37,13 +37,13 @@ def connect(flavour: Flavour) -> Iterator[Connect]:
 
 @pytest.fixture(scope="session")
 def contexts() -> dict[str, ssl.SSLContext]:
-    """Keep the context of each sandbox: checking and loading a key is slow."""
+    """Return a cache of TLS contexts by base URL: checking and loading a key is slow."""
     return {}
 
 
 @pytest.fixture
 def settings(blink_sandbox: Sandbox, contexts: dict[str, ssl.SSLContext]) -> Settings:
-    """Give the settings of a client of the sandbox, with its certificate loaded already."""
+    """Return the settings of a client of the sandbox, with the certificate already loaded."""
     url = blink_sandbox.base_url
     if url not in contexts:
         certificate = blink_sandbox.client_certificate()
@@ -53,13 +53,13 @@ def settings(blink_sandbox: Sandbox, contexts: dict[str, ssl.SSLContext]) -> Set
 
 @pytest.fixture
 def caller(connect: Connect, settings: Settings) -> Caller:
-    """Give a client of the flavour that is connected to the sandbox."""
+    """Return a client of the flavour for the sandbox."""
     return connect(settings)
 
 
 @pytest.fixture(autouse=True)
-def every_request_keeps_the_contract(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test in which the client sent what the contract forbids."""
+def every_request_conforms_to_the_contract(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test in which the client sent a request that violates the contract."""
     if "blink_sandbox" not in request.fixturenames:
         yield
         return

@@ -1,4 +1,4 @@
-"""An HTTP proxy on loopback that does nothing but CONNECT (RFC 9110 section 9.3.6)."""
+"""An HTTP proxy on loopback that supports CONNECT only (RFC 9110 section 9.3.6)."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ import threading
 from collections.abc import Iterator
 
 ESTABLISHED = "200 Connection established"
-SILENCE = "says nothing"
-GONE = ""
+STALL = "stall"
+HANG_UP = ""
+"""What the proxy does with a CONNECT: open the tunnel, send nothing, or close the connection."""
 
 
 class ConnectProxy(socketserver.ThreadingTCPServer):
-    """Opens tunnels, or refuses to.
+    """Opens a tunnel for each CONNECT, or responds with an error.
 
     Attributes:
-        heads: The head of each request, oldest first: one for each tunnel.
+        heads: The head of each CONNECT request, oldest first.
     """
 
     daemon_threads = True
 
-    def __init__(self, answer: str) -> None:
+    def __init__(self, response: str) -> None:
         super().__init__(("127.0.0.1", 0), _Tunnel)
-        self.answer = answer
+        self.response = response
         self.heads: list[bytes] = []
-        self.ends: list[socket.socket] = []
+        self.sockets: list[socket.socket] = []
 
-    def url(self, user: str = "") -> str:
-        """Return the URL of the proxy, with credentials if there are any."""
-        return f"http://{user}127.0.0.1:{self.server_address[1]}"
+    def url(self, credentials: str = "") -> str:
+        """Return the URL of the proxy; the credentials, if any, end with an `@`."""
+        return f"http://{credentials}127.0.0.1:{self.server_address[1]}"
 
-    def drop(self) -> None:
-        """End every tunnel."""
-        while self.ends:
+    def end_tunnels(self) -> None:
+        """Shut down both connections of every tunnel."""
+        while self.sockets:
             with contextlib.suppress(OSError):
-                self.ends.pop().shutdown(socket.SHUT_RDWR)
+                self.sockets.pop().shutdown(socket.SHUT_RDWR)
 
 
 class _Tunnel(socketserver.StreamRequestHandler):
@@ -45,25 +46,25 @@ class _Tunnel(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         lines = list(iter(self.rfile.readline, b"\r\n"))
         self.server.heads.append(b"".join(lines))
-        if self.server.answer == SILENCE:
-            self.server.ends.append(self.connection)
+        if self.server.response == STALL:
+            self.server.sockets.append(self.connection)
             self.rfile.read()
             return
-        if self.server.answer:
-            self.connection.sendall(f"HTTP/1.1 {self.server.answer}\r\n\r\n".encode())
-        if self.server.answer != ESTABLISHED:
+        if self.server.response:
+            self.connection.sendall(f"HTTP/1.1 {self.server.response}\r\n\r\n".encode())
+        if self.server.response != ESTABLISHED:
             return
         host, _, port = lines[0].split()[1].decode().partition(":")
         with socket.create_connection((host, int(port))) as upstream:
-            self.server.ends += [self.connection, upstream]
-            back = threading.Thread(target=pipe, args=(upstream, self.connection))
+            self.server.sockets += [self.connection, upstream]
+            back = threading.Thread(target=forward, args=(upstream, self.connection))
             back.start()
-            pipe(self.connection, upstream)
+            forward(self.connection, upstream)
             back.join()
 
 
-def pipe(source: socket.socket, target: socket.socket) -> None:
-    """Pass on what one side sends until it ends, and then end the other one's waiting."""
+def forward(source: socket.socket, target: socket.socket) -> None:
+    """Forward the bytes of one connection to another until it ends, then end the other one."""
     with contextlib.suppress(OSError):
         while data := source.recv(65_536):
             target.sendall(data)
@@ -72,19 +73,18 @@ def pipe(source: socket.socket, target: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def proxying(answer: str = ESTABLISHED) -> Iterator[ConnectProxy]:
+def running_proxy(response: str = ESTABLISHED) -> Iterator[ConnectProxy]:
     """Run a proxy.
 
     Args:
-        answer: Status and reason with which it answers each CONNECT; it can also stay silent, or
-            hang up.
+        response: Status and reason of the response to each CONNECT, or `STALL` or `HANG_UP`.
     """
-    with ConnectProxy(answer) as proxy:
+    with ConnectProxy(response) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield proxy
         finally:
-            proxy.drop()
+            proxy.end_tunnels()
             proxy.shutdown()
             thread.join()

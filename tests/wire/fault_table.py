@@ -1,6 +1,6 @@
-"""What each fault of the sandbox amounts to: the one table that `test_faults` runs over.
+"""The result of a call for each fault of the sandbox; `test_faults` checks every row.
 
-A row says what becomes of a token request, and of a revocation where the fault fits one.
+A row has the result of a token request, and of a revocation if the fault applies to one.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from blink_oauth import (
     StatusError,
     UnreadableResponseError,
 )
-from wire.attempts import Operation
+from wire.calls import Operation
 
 
 @frozen
 class Success:
-    """The call succeeds: the token comes home, the revocation counts.
+    """The call returns a token, or the revocation succeeds.
 
     Attributes:
-        oddities: What is odd about the token.
-        echoed: What the meta data say of the correlation id.
-        source: Whom they name.
-        cache_rules_held: What they say of caches.
+        oddities: The oddities of the token.
+        echoed: `ResponseMeta.echoed`.
+        source: `ResponseMeta.source`.
+        cache_rules_held: `ResponseMeta.cache_rules_held`.
     """
 
     oddities: frozenset[Oddity] = frozenset()
@@ -42,15 +42,15 @@ class Success:
 
 @frozen
 class Failure:
-    """The call fails.
+    """The call raises an error.
 
     Attributes:
-        error: The class, exactly.
-        outcome: What is known of the execution.
-        status: The status, or None without a response.
-        source: Whom the meta data name, or None without a response.
+        error: The exact class of the error.
+        outcome: The outcome.
+        status: The HTTP status, or None without a response.
+        source: `ResponseMeta.source`, or None without a response.
         retryable: Whether the same call may be sent again.
-        retry_after: Seconds to wait before that.
+        retry_after: Seconds to wait before the retry, or None.
     """
 
     error: type[ResponseError | NoResponseError]
@@ -66,11 +66,11 @@ Expectation = Success | Failure
 
 @frozen
 class Row:
-    """What a fault amounts to.
+    """The expected results of one fault.
 
     Attributes:
-        token: For an exchange or a refresh.
-        revocation: For a revocation, or None if the fault fits none.
+        token: The result of an exchange or a refresh.
+        revocation: The result of a revocation, or None if the fault does not apply to one.
     """
 
     token: Expectation
@@ -78,35 +78,35 @@ class Row:
 
 
 def failing(expectation: Failure) -> Row:
-    """Make a row for a fault that fails every call; an uncertain revocation may be repeated."""
+    """Return the row of a fault that fails every call; an uncertain revocation is retryable."""
     uncertain = expectation.outcome is Outcome.UNCERTAIN
-    again = evolve(expectation, retryable=expectation.retryable or uncertain)
-    return Row(expectation, again)
+    revocation = evolve(expectation, retryable=expectation.retryable or uncertain)
+    return Row(expectation, revocation)
 
 
 def platform(status: int, retry_after: float | None = None) -> Row:
-    """Make a row for a technical problem of the platform."""
+    """Return the row of a technical problem of the platform."""
     problem = Failure(ProblemError, Outcome.UNCERTAIN, status, Source.PLATFORM)
     return failing(evolve(problem, retry_after=retry_after))
 
 
 def proxy(status: int, outcome: Outcome = Outcome.UNCERTAIN) -> Row:
-    """Make a row for something on the way that speaks neither OAuth nor problem details."""
+    """Return the row of a proxy error, which is neither an OAuth error nor problem details."""
     return failing(Failure(StatusError, outcome, status, Source.UNKNOWN))
 
 
 def odd(*oddities: Oddity) -> Row:
-    """Make a row for an odd token response; it fits no revocation."""
+    """Return the row of an odd token response; it does not apply to a revocation."""
     return Row(Success(frozenset(oddities)))
 
 
 def odd_headers(success: Success) -> Row:
-    """Make a row for a response with odd headers; those of a revocation are as odd."""
+    """Return the row of a response with odd headers, also in a revocation."""
     return Row(success, evolve(success, oddities=frozenset()))
 
 
 LOST = failing(Failure(ConnectionLostError, Outcome.UNCERTAIN))
-UNHARMED = Row(Success(), Success())
+UNAFFECTED = Row(Success(), Success())
 UNREADABLE = Failure(UnreadableResponseError, Outcome.UNCERTAIN, 200, Source.PROVIDER)
 TOO_MANY = Failure(
     ProblemError, Outcome.REJECTED, 429, Source.PLATFORM, retryable=True, retry_after=2.0
@@ -121,9 +121,9 @@ TABLE: Mapping[str, Row] = {
     "too-many-requests": failing(TOO_MANY),
     "reset-before": LOST,
     "reset-after": LOST,
-    "slow-body": UNHARMED,
-    "slow-headers": UNHARMED,
-    # A revocation has no body that could be cut.
+    "slow-body": UNAFFECTED,
+    "slow-headers": UNAFFECTED,
+    # The response to a revocation has no body to truncate.
     "truncated-body": Row(UNREADABLE, Success()),
     "missing-access-token": Row(UNREADABLE),
     "missing-expires-in": odd(Oddity.EXPIRES_IN_MISSING),
@@ -152,11 +152,11 @@ TABLE: Mapping[str, Row] = {
 
 
 def expectation(fault: str, operation: Operation, *, rotates: bool) -> Expectation:
-    """Return what is expected of a call.
+    """Return the expected result of a call.
 
     Args:
         fault: The name of the fault.
-        operation: What the call does.
+        operation: The operation of the call.
         rotates: Whether the bank rotates its refresh tokens.
     """
     row = TABLE[fault]
@@ -166,7 +166,7 @@ def expectation(fault: str, operation: Operation, *, rotates: bool) -> Expectati
     if operation == "exchange_code" or rotates or isinstance(row.token, Failure):
         return row.token
     if fault == "json-list":
-        # A bank that does not rotate sends an access token alone, and one alone in a broken body
-        # proves nothing: its refresh token may be in the part that cannot be read.
+        # A bank that does not rotate sends an access token only. In a broken body that is not
+        # enough: a refresh token may be in the part that cannot be read.
         return UNREADABLE
     return evolve(row.token, oddities=row.token.oddities | {Oddity.REFRESH_TOKEN_MISSING})

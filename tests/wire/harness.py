@@ -1,4 +1,4 @@
-"""What tests over real sockets do with a client of either flavour."""
+"""Helpers of the tests over real sockets, for a client of either flavour."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PERSON = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")
 
 
 class Connect(Protocol):
-    """Makes a client that is closed at the end of the test."""
+    """Makes clients, and closes them at the end of the test."""
 
     def __call__(self, settings: Settings, **options: Any) -> Caller:
-        """Make a client; the options are further arguments of it."""
+        """Make a client; the options are further arguments of the client."""
 
 
 def exchange(caller: Caller, sandbox: Sandbox, grant: Grant) -> Token:
-    """Exchange a fresh code of the sandbox."""
+    """Exchange a new code of the sandbox."""
     code = sandbox.issue_code(grant)
     return caller.exchange_code(grant, code=code, redirect_uri=sandbox.redirect_uri, psu=PERSON)
 
@@ -36,7 +36,7 @@ def refresh_token(token: Token) -> str:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another thread brings about."""
+    """Wait until a condition is true, at most 30 seconds."""
     give_up = time.monotonic() + 30.0
     while not condition():
         assert time.monotonic() < give_up

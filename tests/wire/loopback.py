@@ -1,4 +1,4 @@
-"""Sockets on loopback that misbehave, or that stand in the way."""
+"""Servers on loopback that misbehave."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def listening(backlog: int = 16) -> Iterator[socket.socket]:
-    """Open a port where connections are taken and nobody ever speaks."""
+    """Open a port that accepts connections and never sends a byte."""
     with socket.create_server(("127.0.0.1", 0), backlog=backlog) as server:
         yield server
 
 
 @contextlib.contextmanager
-def full_queue() -> Iterator[socket.socket]:
-    """Open a port whose queue of connections is full: a further one waits for ever."""
+def full_backlog() -> Iterator[socket.socket]:
+    """Open a port whose backlog is full: a new connection waits for ever."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(listening(backlog=0))
-        # More than the queue holds: those that are left over fill whatever the kernel adds.
+        # More connections than the backlog: the kernel accepts a few beyond it.
         for _ in range(8):
             waiting = stack.enter_context(socket.socket())
             waiting.setblocking(False)
@@ -35,7 +35,7 @@ def url_of(server: socket.socket, scheme: str = "https") -> str:
 
 @contextlib.contextmanager
 def server_that(behave: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Serve one connection in a way of its own, and give the URL."""
+    """Serve one connection with a function, and return the URL."""
     with listening() as server:
 
         def serve() -> None:
@@ -43,7 +43,7 @@ def server_that(behave: Callable[[socket.socket], None]) -> Iterator[str]:
             with connection:
                 behave(connection)
 
-        # A daemon: if the test fails before it connects, nobody waits for the connection.
+        # A daemon: if the test fails before it connects, the thread must not block the exit.
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield url_of(server)

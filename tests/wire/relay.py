@@ -1,4 +1,4 @@
-"""A server on loopback that passes every byte on, and counts the connections."""
+"""A server on loopback that forwards every byte and counts the connections."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import threading
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from wire.connect_proxy import pipe
+from wire.connect_proxy import forward
 
 
 class Relay(socketserver.ThreadingTCPServer):
-    """Stands between a client and the server of a URL on this machine.
+    """Forwards the connections of a client to the server of a URL on this machine.
 
     Attributes:
-        opened: How many connections the client opened.
-        open: How many of them it has not closed yet.
+        opened: The number of connections that the client opened.
+        open: The number of connections that the client has not closed yet.
     """
 
     request_queue_size = 64
@@ -40,14 +40,14 @@ class Relay(socketserver.ThreadingTCPServer):
         return parts._replace(netloc=f"{parts.hostname}:{self.server_address[1]}").geturl()
 
     def get_request(self) -> tuple[socket.socket, object]:
-        """Take a connection."""
+        """Accept a connection and count it."""
         connection, address = super().get_request()
         self.opened += 1
         self._sockets.append(connection)
         return connection, address
 
-    def drop(self) -> None:
-        """End every connection."""
+    def end_connections(self) -> None:
+        """Shut down every connection."""
         for connection in self._sockets:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -58,15 +58,15 @@ class _Connection(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         with socket.create_connection(("127.0.0.1", urlsplit(self.server.url).port)) as upstream:
-            back = threading.Thread(target=pipe, args=(upstream, self.request))
+            back = threading.Thread(target=forward, args=(upstream, self.request))
             back.start()
-            pipe(self.request, upstream)
+            forward(self.request, upstream)
             self.server.ended.append(self.request)
             back.join()
 
 
 @contextlib.contextmanager
-def relaying(url: str) -> Iterator[Relay]:
+def running_relay(url: str) -> Iterator[Relay]:
     """Run a relay to a URL."""
     with Relay(url) as relay:
         thread = threading.Thread(target=relay.serve_forever, kwargs={"poll_interval": 0.01})
@@ -76,4 +76,4 @@ def relaying(url: str) -> Iterator[Relay]:
         finally:
             relay.shutdown()
             thread.join()
-            relay.drop()
+            relay.end_connections()

@@ -1,4 +1,4 @@
-"""The offline check says in words what is wrong with a certificate, and how long it lasts."""
+"""The offline check reports the defects of a certificate and the days until it expires."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def report(credentials: Credentials, folder: Path, now: datetime = NOW) -> Certi
     return check_certificate(files(credentials, folder, AUTHORITY.root_pem), now=now)
 
 
-def lasting(time_left: timedelta) -> Credentials:
-    """Issue a certificate that expires in a while."""
+def expiring_in(time_left: timedelta) -> Credentials:
+    """Issue a certificate that expires after the given time."""
     return AUTHORITY.issue_client(NAME, not_before=NOW - 400 * DAY, not_after=NOW + time_left)
 
 
 def test_a_good_certificate_has_no_findings(tmp_path: Path) -> None:
-    good = report(lasting(90 * DAY), tmp_path)
+    good = report(expiring_in(90 * DAY), tmp_path)
     assert good == CertificateReport(
         subject=f"CN={NAME}", expires_at=NOW + 90 * DAY, days_left=90, findings=()
     )
@@ -38,8 +38,8 @@ def test_a_good_certificate_has_no_findings(tmp_path: Path) -> None:
     assert "\n- " not in str(good)
 
 
-def test_a_certificate_that_ends_soon_is_usable_with_a_warning(tmp_path: Path) -> None:
-    soon = report(lasting(30 * DAY - timedelta(seconds=1)), tmp_path)
+def test_a_certificate_that_expires_soon_is_usable_with_a_warning(tmp_path: Path) -> None:
+    soon = report(expiring_in(30 * DAY - timedelta(seconds=1)), tmp_path)
     assert soon.usable
     assert soon.days_left == 29
     assert soon.findings == (
@@ -52,12 +52,12 @@ def test_a_certificate_that_ends_soon_is_usable_with_a_warning(tmp_path: Path) -
     assert str(soon).splitlines() == [f"CN={NAME}: 29 days left.", f"- {soon.findings[0].text}"]
 
 
-def test_thirty_days_are_enough(tmp_path: Path) -> None:
-    assert report(lasting(30 * DAY), tmp_path).findings == ()
+def test_thirty_days_left_give_no_warning(tmp_path: Path) -> None:
+    assert report(expiring_in(30 * DAY), tmp_path).findings == ()
 
 
-def test_the_moment_decides_and_it_is_the_callers(tmp_path: Path) -> None:
-    certificate = lasting(90 * DAY)
+def test_validity_is_checked_at_the_time_that_the_caller_passes(tmp_path: Path) -> None:
+    certificate = expiring_in(90 * DAY)
     late = report(certificate, tmp_path, NOW + 91 * DAY)
     assert not late.usable
     assert late.days_left == -1
@@ -67,7 +67,7 @@ def test_the_moment_decides_and_it_is_the_callers(tmp_path: Path) -> None:
     assert not early.usable
 
 
-def test_a_certificate_alone_is_usable_with_a_warning(tmp_path: Path) -> None:
+def test_a_certificate_without_issuers_is_usable_with_a_warning(tmp_path: Path) -> None:
     alone = report(certificates.alone(AUTHORITY), tmp_path)
     assert alone.usable
     assert [(finding.rule, finding.fatal) for finding in alone.findings] == [
@@ -87,7 +87,7 @@ def test_a_chain_in_the_wrong_order_is_broken(tmp_path: Path) -> None:
     ]
 
 
-def test_several_faults_are_all_told(tmp_path: Path) -> None:
+def test_every_defect_is_reported(tmp_path: Path) -> None:
     many = AUTHORITY.issue_client(
         NAME,
         key=private_key(NAME, 2048),
@@ -104,16 +104,16 @@ def test_several_faults_are_all_told(tmp_path: Path) -> None:
     assert len(str(broken).splitlines()) == 4
 
 
-def test_a_file_that_cannot_be_read_has_no_days_left(tmp_path: Path) -> None:
+def test_a_report_on_an_unreadable_file_has_no_days_left(tmp_path: Path) -> None:
     certificate = files(certificates.good(AUTHORITY), tmp_path, AUTHORITY.root_pem)
-    lost = check_certificate(evolve(certificate, chain=tmp_path / "no.pem"), now=NOW)
-    assert (lost.subject, lost.expires_at, lost.days_left) == (None, None, None)
-    assert not lost.usable
-    assert str(lost).startswith("The client certificate cannot be read.\n- ")
+    unreadable = check_certificate(evolve(certificate, chain=tmp_path / "no.pem"), now=NOW)
+    assert (unreadable.subject, unreadable.expires_at, unreadable.days_left) == (None, None, None)
+    assert not unreadable.usable
+    assert str(unreadable).startswith("The client certificate cannot be read.\n- ")
 
 
 @pytest.mark.parametrize("minutes", [1, 60 * 23])
-def test_the_last_day_is_still_valid(tmp_path: Path, minutes: int) -> None:
-    last = report(lasting(timedelta(minutes=minutes)), tmp_path)
+def test_a_certificate_is_usable_on_its_last_day(tmp_path: Path, minutes: int) -> None:
+    last = report(expiring_in(timedelta(minutes=minutes)), tmp_path)
     assert last.usable
     assert last.days_left == 0

@@ -1,4 +1,4 @@
-"""What can be known of a client certificate here is known before anything is sent."""
+"""A defect of the client certificate is found when the client is made, before a connection."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ BROKEN: dict[str, tuple[Callable[[CertificateAuthority], Credentials], tuple[Rul
         "chain is broken",
     ),
 }
-"""How a certificate is made, the rules it breaks, and what the error says."""
+"""The function that makes a certificate, the rules it breaks, and words of the error."""
 
 
 def garbage(path: Path) -> Path:
-    """Write a file that is no PEM, next to another."""
+    """Write a file that is not PEM to the folder of a file."""
     target = path.with_name("garbage.pem")
     target.write_text("-----BEGIN NOTHING-----\n")
     return target
 
 
 def plain_key(certificate: ClientCertificate) -> Path:
-    """Write a key without a passphrase."""
+    """Write a key without a passphrase to the folder of a certificate."""
     key = certificates.good(shared_authority()).key
     target = certificate.chain.with_name("plain.key")
     target.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -81,7 +81,7 @@ def plain_key(certificate: ClientCertificate) -> Path:
 
 
 def damaged_key(certificate: ClientCertificate) -> ClientCertificate:
-    """Write the client's own key, two of its numbers altered so that it signs nothing valid."""
+    """Replace the key by one with two altered numbers, whose signatures are invalid."""
     credentials = certificates.good(shared_authority())
     saved = credentials.save(certificate.chain.parent, "damaged")
     assert isinstance(credentials.key, RSAPrivateKey)
@@ -99,8 +99,8 @@ def damaged_key(certificate: ClientCertificate) -> ClientCertificate:
     return evolve(certificate, chain=saved.chain, key=saved.key, passphrase=None)
 
 
-def key_of_another(certificate: ClientCertificate) -> ClientCertificate:
-    """Replace the key by that of another client."""
+def key_of_another_client(certificate: ClientCertificate) -> ClientCertificate:
+    """Replace the key by the key of another client."""
     other = shared_authority().issue_client("CIDX0000000003")
     saved = other.save(certificate.chain.parent, "another")
     return evolve(certificate, key=saved.key, passphrase=other.passphrase)
@@ -117,12 +117,12 @@ SPOILT: dict[str, tuple[Callable[[ClientCertificate], ClientCertificate], Rule, 
         Rule.PASSPHRASE,
         "encrypted: give its passphrase",
     ),
-    "needless passphrase": (
+    "unneeded passphrase": (
         lambda c: evolve(c, key=plain_key(c)),
         Rule.PASSPHRASE,
         "not encrypted",
     ),
-    "key of another": (key_of_another, Rule.KEY_MATCHES, "does not belong"),
+    "key of another client": (key_of_another_client, Rule.KEY_MATCHES, "does not belong"),
     "no chain file": (
         lambda c: evolve(c, chain=c.chain.with_name("no.pem")),
         Rule.READABLE,
@@ -164,7 +164,7 @@ SPOILT: dict[str, tuple[Callable[[ClientCertificate], ClientCertificate], Rule, 
 
 @pytest.fixture
 def port() -> Iterator[socket.socket]:
-    """Open a port, and fail the test if anybody connected to it."""
+    """Open a port, and fail the test if a client connected to it."""
     with listening() as server:
         yield server
         server.setblocking(False)
@@ -180,7 +180,7 @@ def settings_for(port: socket.socket, certificate: ClientCertificate | None) -> 
 
 
 def refusal(flavour: Flavour, settings: Settings) -> CertificateError:
-    """Return the error that keeps a client from coming into being."""
+    """Return the error of making a client."""
     with pytest.raises(CertificateError) as caught, calling(flavour, settings):
         pass
     error = caught.value
@@ -192,7 +192,7 @@ def refusal(flavour: Flavour, settings: Settings) -> CertificateError:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_certificate_the_platform_would_refuse_is_refused_here(
+def test_a_certificate_that_the_platform_would_refuse_makes_no_client(
     flavour: Flavour, port: socket.socket, tmp_path: Path, name: str
 ) -> None:
     make, rules, words = BROKEN[name]
@@ -219,7 +219,7 @@ def test_a_file_that_cannot_be_used_is_named(
     assert PASSPHRASE not in str(error)
 
 
-def test_no_certificate_at_all_is_refused_before_connecting(
+def test_settings_without_a_certificate_make_no_client(
     flavour: Flavour, port: socket.socket
 ) -> None:
     with (
@@ -229,7 +229,7 @@ def test_no_certificate_at_all_is_refused_before_connecting(
         pass
 
 
-def test_what_openssl_refuses_after_our_own_check_is_told_as_well(
+def test_an_error_of_openssl_becomes_a_certificate_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:

@@ -1,4 +1,4 @@
-"""Which connection a call gets, how long it waits for one, and when a connection is closed."""
+"""The connection pool: which connection a call gets, how long it waits, and when one is closed."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ from blink_oauth import (
 )
 from blink_oauth_testing.sandbox import Sandbox
 from flavours import Flavour
-from wire.connect_proxy import proxying
-from wire.counting import GRANT, counting, name_of, refresh_token_of
+from wire.concurrent_callers import WaitingThreads, concurrent_callers
+from wire.connect_proxy import running_proxy
+from wire.counting_server import GRANT, name_of, refresh_token_of, running_counting_server
 from wire.harness import Connect, exchange, wait_until
 from wire.loopback import listening, url_of
-from wire.together import WaitingThreads, together
 
 PATIENCE = 30.0
 PATIENT = Timeouts(pool=PATIENCE, read=PATIENCE, total=PATIENCE)
 SHORT = 0.2
-"""Seconds; how long a call waits for a connection where it has to give up."""
+"""Seconds that a call waits for a connection before it gives up."""
 KEEP_ALIVE = 5.0
-"""Seconds; less than the idle limit of any common server."""
+"""Seconds that an idle connection is kept; less than the idle limit of any common server."""
 BODY = b'{"access_token":"fake-access-token-1","token_type":"bearer","expires_in":60}'
-ANSWER = (
+RESPONSE = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 ) + BODY
 
 
 @define
 class Clock:
-    """Moves when it is told to."""
+    """A clock that a test sets."""
 
     now: float = 1000.0
 
@@ -65,27 +65,30 @@ class Clock:
 
 
 def test_the_connection_that_was_used_last_is_used_next(flavour: Flavour) -> None:
-    names = [f"{turn}-{number}" for turn in ("one", "two") for number in range(3)]
-    with counting() as server, together(flavour, server.settings(timeouts=PATIENT)) as callers:
+    names = [f"{batch}-{number}" for batch in ("one", "two") for number in range(3)]
+    with (
+        running_counting_server() as server,
+        concurrent_callers(flavour, server.settings(timeouts=PATIENT)) as callers,
+    ):
         server.hold(*names)
-        for turn in (names[:3], names[3:]):
+        for batch in (names[:3], names[3:]):
             calls = []
-            for name in turn:
+            for name in batch:
                 calls.append(callers.start(name))
                 server.wait_for(name)
-            for name, call in zip(turn, calls, strict=True):
-                server.answer(name)
+            for name, call in zip(batch, calls, strict=True):
+                server.respond(name)
                 assert call.result(PATIENCE) == [name]
         callers.start("last").result(PATIENCE)
         assert server.connections_of(*names, "last") == [0, 1, 2, 2, 1, 0, 0]
         assert server.opened == 3
 
 
-def test_connections_that_are_passed_over_grow_too_old_and_are_closed(flavour: Flavour) -> None:
+def test_a_connection_that_stays_idle_too_long_is_closed(flavour: Flavour) -> None:
     clock = Clock()
     with (
-        counting() as server,
-        together(flavour, server.settings(timeouts=PATIENT), monotonic=clock) as callers,
+        running_counting_server() as server,
+        concurrent_callers(flavour, server.settings(timeouts=PATIENT), monotonic=clock) as callers,
     ):
         names = ["first", "second", "third"]
         server.hold(*names)
@@ -94,7 +97,7 @@ def test_connections_that_are_passed_over_grow_too_old_and_are_closed(flavour: F
             calls.append(callers.start(name))
             server.wait_for(name)
         for name, call in zip(names, calls, strict=True):
-            server.answer(name)
+            server.respond(name)
             call.result(PATIENCE)
             clock.now += 1.0
         clock.now += KEEP_ALIVE - 2.5  # the first was put back 5.5 seconds ago, the second 4.5
@@ -107,20 +110,20 @@ def test_connections_that_are_passed_over_grow_too_old_and_are_closed(flavour: F
 
 
 @pytest.mark.parametrize(("pause", "reused"), [(KEEP_ALIVE - 0.1, True), (KEEP_ALIVE + 0.1, False)])
-def test_only_a_short_pause_leaves_the_connections_in_use(
+def test_all_connections_are_reused_after_a_short_pause_only(
     flavour: Flavour, pause: float, *, reused: bool
 ) -> None:
     clock = Clock()
     with (
-        counting() as server,
-        together(flavour, server.settings(timeouts=PATIENT), monotonic=clock) as callers,
+        running_counting_server() as server,
+        concurrent_callers(flavour, server.settings(timeouts=PATIENT), monotonic=clock) as callers,
     ):
         server.hold("first")
         calls = [callers.start("first")]
         server.wait_for("first")
         calls.append(callers.start("second"))
         server.wait_for("second")
-        server.answer("first")
+        server.respond("first")
         for call in calls:
             call.result(PATIENCE)
         clock.now += pause
@@ -132,42 +135,53 @@ def test_only_a_short_pause_leaves_the_connections_in_use(
             assert server.connections_of("after") == [2]
 
 
-def test_the_caller_who_waits_longest_is_next_and_nobody_overtakes(flavour: Flavour) -> None:
+def test_callers_get_a_connection_in_the_order_in_which_they_began_to_wait(
+    flavour: Flavour,
+) -> None:
     settings = {"timeouts": PATIENT, "max_connections": 1}
-    with counting() as server, together(flavour, server.settings(**settings)) as callers:
+    with (
+        running_counting_server() as server,
+        concurrent_callers(flavour, server.settings(**settings)) as callers,
+    ):
         server.hold("busy")
-        # Whoever ends a call and begins another one stands behind those that waited.
+        # A caller that begins its next call queues behind the callers that already wait.
         calls = [callers.start("busy", "again")]
         server.wait_for("busy")
         for number, name in enumerate(["first", "second", "third"], start=1):
             calls.append(callers.start(name))
             callers.wait_until_waiting(number)
-        server.answer("busy")
-        answers = [call.result(PATIENCE) for call in calls]
-    assert answers == [["busy", "again"], ["first"], ["second"], ["third"]]
+        server.respond("busy")
+        results = [call.result(PATIENCE) for call in calls]
+    assert results == [["busy", "again"], ["first"], ["second"], ["third"]]
     names = ["busy", "first", "second", "third", "again"]
     assert server.requests == [(name, 0) for name in names]
 
 
-def test_there_are_never_more_connections_than_allowed(flavour: Flavour) -> None:
+def test_there_are_at_most_max_connections(flavour: Flavour) -> None:
     settings = {"timeouts": PATIENT, "max_connections": 2}
-    with counting() as server, together(flavour, server.settings(**settings)) as callers:
+    with (
+        running_counting_server() as server,
+        concurrent_callers(flavour, server.settings(**settings)) as callers,
+    ):
         server.hold("first", "second")
         calls = [callers.start("first"), callers.start("second")]
         server.wait_for("first", "second")
         calls += [callers.start("third"), callers.start("fourth")]
         callers.wait_until_waiting(2)
         assert len(server.requests) == 2
-        server.answer("first", "second")
+        server.respond("first", "second")
         for call in calls:
             call.result(PATIENCE)
         assert len(server.requests) == 4
         assert server.opened == 2
 
 
-def test_a_caller_who_gave_up_waiting_is_passed_over(flavour: Flavour) -> None:
+def test_a_caller_that_timed_out_gets_no_connection_later(flavour: Flavour) -> None:
     settings = {"timeouts": evolve(PATIENT, pool=SHORT), "max_connections": 1}
-    with counting() as server, together(flavour, server.settings(**settings)) as callers:
+    with (
+        running_counting_server() as server,
+        concurrent_callers(flavour, server.settings(**settings)) as callers,
+    ):
         server.hold("busy")
         busy = callers.start("busy")
         server.wait_for("busy")
@@ -175,15 +189,18 @@ def test_a_caller_who_gave_up_waiting_is_passed_over(flavour: Flavour) -> None:
             with pytest.raises(NotConnectedError) as caught:
                 callers.start("gives up").result(PATIENCE)
             assert caught.value.outcome is Outcome.NOT_EXECUTED
-        server.answer("busy")
+        server.respond("busy")
         busy.result(PATIENCE)
         callers.start("after").result(PATIENCE)
     assert server.requests == [("busy", 0), ("after", 0)]
 
 
-def test_a_task_that_is_cancelled_while_it_waits_is_passed_over() -> None:
+def test_a_task_that_was_cancelled_while_it_waited_gets_no_connection_later() -> None:
     settings = {"timeouts": PATIENT, "max_connections": 1}
-    with counting() as server, together("async", server.settings(**settings)) as callers:
+    with (
+        running_counting_server() as server,
+        concurrent_callers("async", server.settings(**settings)) as callers,
+    ):
         server.hold("busy")
         busy = callers.start("busy")
         server.wait_for("busy")
@@ -192,7 +209,7 @@ def test_a_task_that_is_cancelled_while_it_waits_is_passed_over() -> None:
         assert waiting.cancel()
         after = callers.start("after")
         callers.wait_until_waiting(1)
-        server.answer("busy")
+        server.respond("busy")
         assert [call.result(PATIENCE) for call in (busy, after)] == [["busy"], ["after"]]
         with pytest.raises(CancelledError):
             waiting.result(PATIENCE)
@@ -200,19 +217,21 @@ def test_a_task_that_is_cancelled_while_it_waits_is_passed_over() -> None:
 
 
 @pytest.mark.parametrize("interrupted", [True, False], ids=["interrupted", "too late"])
-def test_a_turn_that_comes_to_a_thread_at_the_last_moment_is_not_lost(*, interrupted: bool) -> None:
-    """A signal handler gives the turn while the main thread waits, and then ends the wait."""
+def test_a_connection_given_to_a_thread_at_the_last_moment_is_not_lost(
+    *, interrupted: bool
+) -> None:
+    """A signal handler frees the connection while the main thread waits, and ends the wait."""
     waiting = WaitingThreads()
     pool = SHORT if not interrupted else PATIENCE
     settings = {"timeouts": evolve(PATIENT, pool=pool), "max_connections": 1}
-    with counting() as server, BlinkOAuth(server.settings(**settings)) as client:
+    with running_counting_server() as server, BlinkOAuth(server.settings(**settings)) as client:
 
         def call(name: str) -> str:
             return name_of(client.refresh(GRANT, refresh_token_of(name)))
 
-        def give_the_turn(number: int, frame: FrameType | None) -> None:
+        def free_the_connection(number: int, frame: FrameType | None) -> None:
             sys.setprofile(None)
-            server.answer("busy")
+            server.respond("busy")
             busy.result(PATIENCE)
             if interrupted:
                 raise KeyboardInterrupt
@@ -223,7 +242,7 @@ def test_a_turn_that_comes_to_a_thread_at_the_last_moment_is_not_lost(*, interru
             signal.pthread_kill(main, signal.SIGUSR1)
 
         server.hold("busy")
-        main, before = threading.get_ident(), signal.signal(signal.SIGUSR1, give_the_turn)
+        main, before = threading.get_ident(), signal.signal(signal.SIGUSR1, free_the_connection)
         try:
             with ThreadPoolExecutor() as threads:
                 busy = threads.submit(call, "busy")
@@ -232,7 +251,7 @@ def test_a_turn_that_comes_to_a_thread_at_the_last_moment_is_not_lost(*, interru
                 started = time.monotonic()
                 sys.setprofile(waiting)
                 try:
-                    # In time or too late: either is right, as long as it is no third thing.
+                    # The call may succeed or time out; it must not raise anything else.
                     assert call("at the last moment") == "at the last moment"
                 except NotConnectedError:
                     assert not interrupted
@@ -247,9 +266,9 @@ def test_a_turn_that_comes_to_a_thread_at_the_last_moment_is_not_lost(*, interru
 
 
 @pytest.mark.anyio
-async def test_a_turn_that_comes_to_a_task_at_the_last_moment_is_not_lost() -> None:
+async def test_a_connection_given_to_a_task_at_the_last_moment_is_not_lost() -> None:
     settings = {"timeouts": evolve(PATIENT, pool=SHORT), "max_connections": 1}
-    with counting() as server:
+    with running_counting_server() as server:
         async with AsyncBlinkOAuth(server.settings(**settings)) as client:
 
             def start(name: str) -> asyncio.Task[Token]:
@@ -259,17 +278,20 @@ async def test_a_turn_that_comes_to_a_task_at_the_last_moment_is_not_lost() -> N
             busy = start("busy")
             await asyncio.to_thread(server.wait_for, "busy")
             waiting = start("at the last moment")
-            # It has the turn by then, and could not go on yet.
+            # By then the task has been given the connection, and has not run yet.
             busy.add_done_callback(lambda _: waiting.cancel())
-            server.answer("busy")
+            server.respond("busy")
             with pytest.raises(asyncio.CancelledError):
                 await waiting
             assert name_of(await start("after")) == "after"
     assert [name for name, _ in server.requests] == ["busy", "after"]
 
 
-def test_a_closed_client_holds_no_connection(flavour: Flavour) -> None:
-    with counting() as server, together(flavour, server.settings()) as callers:
+def test_a_closed_client_keeps_no_connection(flavour: Flavour) -> None:
+    with (
+        running_counting_server() as server,
+        concurrent_callers(flavour, server.settings()) as callers,
+    ):
         callers.start("before").result(PATIENCE)
         assert server.open == 1
         callers.close()
@@ -279,13 +301,13 @@ def test_a_closed_client_holds_no_connection(flavour: Flavour) -> None:
     assert server.requests == [("before", 0)]
 
 
-def test_a_tunnel_that_fails_takes_up_no_room(
+def test_a_tunnel_that_fails_uses_up_no_connection(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    stranger = ssl.create_default_context()
+    untrusting = ssl.create_default_context()
     timeouts = Timeouts(pool=0.2)
-    settings = evolve(settings, certificate=stranger, max_connections=1, timeouts=timeouts)
-    with proxying() as proxy:
+    settings = evolve(settings, certificate=untrusting, max_connections=1, timeouts=timeouts)
+    with running_proxy() as proxy:
         caller = connect(evolve(settings, proxy=proxy.url()))
         for _ in range(3):
             with pytest.raises(TlsError) as caught:
@@ -294,8 +316,15 @@ def test_a_tunnel_that_fails_takes_up_no_room(
 
 
 @define
-class Step:
-    """Lets a coroutine run, and does something when it has been suspended a number of times."""
+class SuspensionHook:
+    """Awaits a coroutine, and calls a function at its n-th suspension.
+
+    Attributes:
+        work: The coroutine.
+        suspensions: The number n.
+        act: The function to call.
+        acted: Whether the function was called.
+    """
 
     work: Coroutine[Any, Any, Token]
     suspensions: int
@@ -315,7 +344,7 @@ class Step:
                 self.act()
             try:
                 yield waits_for
-            except BaseException as exc:  # noqa: BLE001  # it goes where it was meant to go
+            except BaseException as exc:  # noqa: BLE001  # thrown into the coroutine below
                 go_on = partial(steps.throw, exc)
             else:
                 go_on = partial(next, steps)
@@ -323,30 +352,30 @@ class Step:
 
 
 async def cancelled(work: Coroutine[Any, Any, Token], suspensions: int, *, scope: bool) -> bool:
-    """Cancel a call when it was suspended a number of times, and say whether it ever was."""
+    """Cancel a call at its n-th suspension, and return whether it came that far."""
     with anyio.CancelScope() as around:
-        step = Step(work, suspensions, around.cancel)
+        hook = SuspensionHook(work, suspensions, around.cancel)
         if scope:
-            await step
-            return step.acted
+            await hook
+            return hook.acted
 
         async def run() -> None:
-            await step
+            await hook
 
         task = asyncio.create_task(run())
-        step.act = task.cancel
+        hook.act = task.cancel
         with contextlib.suppress(asyncio.CancelledError):
             await task
-    return step.acted
+    return hook.acted
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("scope", [False, True], ids=["task", "scope"])
 @pytest.mark.parametrize("reused", [False, True], ids=["connecting", "on a connection"])
-async def test_a_call_that_is_cancelled_at_any_moment_gives_back_what_it_had(
+async def test_a_call_that_is_cancelled_at_any_suspension_frees_its_connection(
     *, reused: bool, scope: bool
 ) -> None:
-    with counting() as server:
+    with running_counting_server() as server:
         settings = server.settings(timeouts=evolve(PATIENT, pool=SHORT), max_connections=1)
         for suspensions in itertools.count(1):
             async with AsyncBlinkOAuth(settings) as client:
@@ -358,7 +387,7 @@ async def test_a_call_that_is_cancelled_at_any_moment_gives_back_what_it_had(
                     await call("before")
                 over = not await cancelled(call("cancelled"), suspensions, scope=scope)
                 assert name_of(await call("after")) == "after"
-                # The server notices a moment later.
+                # The server sees the end of a connection a little later.
                 await asyncio.to_thread(wait_until, lambda: server.open == 1)
             await asyncio.to_thread(wait_until, lambda: server.open == 0)
             if over:
@@ -367,37 +396,37 @@ async def test_a_call_that_is_cancelled_at_any_moment_gives_back_what_it_had(
 
 
 @define(eq=False)
-class Acting(logging.Handler):
-    """Does something when httpcore logs that it reached a place.
+class LogHook(logging.Handler):
+    """Calls a function when httpcore logs a message.
 
     Args:
-        place: How the message begins.
-        act: What to do.
+        prefix: The beginning of the message.
+        act: The function to call.
     """
 
-    place: str
+    prefix: str
     act: Callable[[], object]
 
     def __attrs_pre_init__(self) -> None:
         super().__init__()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Look at a message."""
-        if record.getMessage().startswith(self.place):
+        """Call the function if the message has the prefix."""
+        if record.getMessage().startswith(self.prefix):
             self.act()
 
 
 @pytest.mark.anyio
-async def test_a_token_that_was_read_comes_home_although_its_scope_is_cancelled(
+async def test_a_token_that_was_read_is_returned_although_the_scope_is_cancelled(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG, "httpcore.http11")
     token = None
-    with counting() as server:
+    with running_counting_server() as server:
         settings = server.settings(timeouts=evolve(PATIENT, pool=SHORT), max_connections=1)
         async with AsyncBlinkOAuth(settings) as client:
             with anyio.CancelScope() as scope:
-                handler = Acting("receive_response_body.complete", scope.cancel)
+                handler = LogHook("receive_response_body.complete", scope.cancel)
                 logging.getLogger("httpcore.http11").addHandler(handler)
                 try:
                     token = await client.refresh(GRANT, refresh_token_of("cancelled"))
@@ -411,7 +440,7 @@ async def test_a_token_that_was_read_comes_home_although_its_scope_is_cancelled(
 
 
 def plain(settings: Settings, server: socket.socket) -> Settings:
-    """Return settings for a server without TLS, with one connection."""
+    """Return settings for one connection to a server without TLS."""
     return evolve(
         settings,
         base_url=url_of(server, "http"),
@@ -421,8 +450,8 @@ def plain(settings: Settings, server: socket.socket) -> Settings:
     )
 
 
-def asked(server: socket.socket) -> socket.socket:
-    """Take a connection and wait for a request on it."""
+def accept_request(server: socket.socket) -> socket.socket:
+    """Accept a connection, and read a request from it."""
     connection, _ = server.accept()
     received = b""
     while b"refresh_token=" not in received:
@@ -430,36 +459,38 @@ def asked(server: socket.socket) -> socket.socket:
     return connection
 
 
-def require_answered_and_closed(connection: socket.socket, answer: Callable[[], Token]) -> None:
-    """Check that a call brings its token home, and that its connection is closed behind it."""
+def require_token_and_closed_connection(
+    connection: socket.socket, result: Callable[[], Token]
+) -> None:
+    """Check that a call returns its token, and that its connection is closed afterwards."""
     with connection:
-        connection.sendall(ANSWER)
-        assert answer().access_token.reveal() == "fake-access-token-1"
+        connection.sendall(RESPONSE)
+        assert result().access_token.reveal() == "fake-access-token-1"
         connection.settimeout(PATIENCE)
         assert connection.recv(1) == b""
 
 
-def test_closing_a_client_lets_a_thread_bring_its_token_home(settings: Settings) -> None:
+def test_a_call_of_a_thread_finishes_after_its_client_was_closed(settings: Settings) -> None:
     with listening() as server, ThreadPoolExecutor() as threads:
         client = BlinkOAuth(plain(settings, server))
         call = threads.submit(client.refresh, GRANT, "fake-refresh-token-1")
-        connection = asked(server)
+        connection = accept_request(server)
         client.close()
         with pytest.raises(InvalidInputError, match="closed"):
             client.refresh(GRANT, "fake-refresh-token-2")
-        require_answered_and_closed(connection, call.result)
+        require_token_and_closed_connection(connection, call.result)
 
 
 @pytest.mark.anyio
-async def test_closing_a_client_lets_a_task_bring_its_token_home(settings: Settings) -> None:
+async def test_a_call_of_a_task_finishes_after_its_client_was_closed(settings: Settings) -> None:
     with listening() as server:
         client = AsyncBlinkOAuth(plain(settings, server))
         call = asyncio.create_task(client.refresh(GRANT, "fake-refresh-token-1"))
-        connection = await asyncio.to_thread(asked, server)
+        connection = await asyncio.to_thread(accept_request, server)
         await client.close()
         loop = asyncio.get_running_loop()
         await asyncio.to_thread(
-            require_answered_and_closed,
+            require_token_and_closed_connection,
             connection,
             lambda: asyncio.run_coroutine_threadsafe(awaited(call), loop).result(PATIENCE),
         )

@@ -1,7 +1,7 @@
-"""No call waits for ever, and what is known of its execution depends on when the wait ended.
+"""Every call ends within its timeouts, and its outcome depends on when it ended.
 
-Where a clock can be injected it counts looks at it, not time. Elsewhere the limits are short, and
-only that the error came is asserted.
+Where a clock can be injected, it advances with each reading and not with time. Elsewhere the
+timeouts are short, and the tests assert the error, never a duration.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from blink_oauth import (
     Timeouts,
     UnreadableResponseError,
 )
-from blink_oauth_testing.sandbox import Delivery, Fault, Sandbox
+from blink_oauth_testing.sandbox import Fault, Sandbox, Delivery
 from flavours import Caller
 from wire.harness import STRICT, Connect, exchange, refresh_token
-from wire.loopback import full_queue, listening, url_of
+from wire.loopback import full_backlog, listening, url_of
 
 SHORT = 0.2
-"""Seconds; long enough for loopback, short enough to wait for."""
+"""Seconds; enough for loopback, and short enough for a test to wait."""
 BYTE_BY_BYTE = 100_000
-"""Pieces; more than a reply has bytes."""
+"""Number of pieces; more than a response has bytes."""
 
 
 @define
-class ClockThatRunsOnceSeen:
-    """Stands still until the sandbox has seen a request, then moves a second at each look."""
+class ClockThatStartsWithARequest:
+    """A clock that stands still until the sandbox has a request, then advances 1 s per reading."""
 
     sandbox: Sandbox
     now: float = 0.0
@@ -48,8 +48,8 @@ class ClockThatRunsOnceSeen:
         return self.now
 
 
-def refused(caller: Caller, sandbox: Sandbox) -> BlinkError:
-    """Return the error of an exchange."""
+def error_of_exchange(caller: Caller, sandbox: Sandbox) -> BlinkError:
+    """Return the error that an exchange raises."""
     with pytest.raises(BlinkError) as caught:
         exchange(caller, sandbox, sandbox.grant())
     return caught.value
@@ -64,39 +64,39 @@ def require_not_connected(error: BlinkError) -> None:
     assert error.correlation_id in str(error)
 
 
-def test_a_port_that_takes_no_connection_is_given_up(
+def test_a_connection_that_is_not_accepted_times_out(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    with full_queue() as server:
+    with full_backlog() as server:
         settings = evolve(settings, base_url=url_of(server), timeouts=Timeouts(connect=SHORT))
-        require_not_connected(refused(connect(settings), blink_sandbox))
+        require_not_connected(error_of_exchange(connect(settings), blink_sandbox))
 
 
 @pytest.mark.parametrize(
     "timeouts", [Timeouts(connect=SHORT), Timeouts(total=SHORT)], ids=["connect", "total"]
 )
-def test_a_server_that_never_speaks_in_the_handshake_is_given_up(
+def test_a_handshake_without_a_response_times_out(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings, timeouts: Timeouts
 ) -> None:
     with listening() as server:
         settings = evolve(settings, base_url=url_of(server), timeouts=timeouts)
-        require_not_connected(refused(connect(settings), blink_sandbox))
+        require_not_connected(error_of_exchange(connect(settings), blink_sandbox))
 
 
-def test_a_port_where_nobody_listens_is_not_connected(
+def test_a_closed_port_raises_not_connected(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
     with listening() as server:
         settings = evolve(settings, base_url=url_of(server))
-    require_not_connected(refused(connect(settings), blink_sandbox))
+    require_not_connected(error_of_exchange(connect(settings), blink_sandbox))
 
 
-def test_an_answer_that_never_comes_is_uncertain(
+def test_a_response_that_never_arrives_is_uncertain(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
     blink_sandbox.fail(Fault("silence", executes=True, delivery=Delivery(head_interval=60.0)))
     caller = connect(evolve(settings, timeouts=Timeouts(read=SHORT)))
-    error = refused(caller, blink_sandbox)
+    error = error_of_exchange(caller, blink_sandbox)
     assert type(error) is TimedOutError
     assert error.outcome is Outcome.UNCERTAIN
     assert not error.retryable
@@ -104,35 +104,35 @@ def test_an_answer_that_never_comes_is_uncertain(
     assert "start a new authorization" in str(error)
 
 
-def test_headers_that_drip_for_ever_end_with_the_total_time(
+def test_headers_that_never_end_are_ended_by_the_total_timeout(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    caller = connect(settings, monotonic=ClockThatRunsOnceSeen(blink_sandbox))
+    caller = connect(settings, monotonic=ClockThatStartsWithARequest(blink_sandbox))
     drip = Delivery(head_interval=0.01, pieces=BYTE_BY_BYTE)
     blink_sandbox.fail(Fault("dripping-headers", executes=True, delivery=drip))
-    error = refused(caller, blink_sandbox)
+    error = error_of_exchange(caller, blink_sandbox)
     assert type(error) is TimedOutError
     assert error.outcome is Outcome.UNCERTAIN
     assert error.status is None
 
 
-def test_a_body_that_drips_for_ever_ends_with_the_total_time(
+def test_a_body_that_never_ends_is_ended_by_the_total_timeout(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    caller = connect(settings, monotonic=ClockThatRunsOnceSeen(blink_sandbox))
+    caller = connect(settings, monotonic=ClockThatStartsWithARequest(blink_sandbox))
     drip = Delivery(body_interval=0.01, pieces=BYTE_BY_BYTE)
     blink_sandbox.fail(Fault("dripping-body", executes=True, delivery=drip))
-    error = refused(caller, blink_sandbox)
+    error = error_of_exchange(caller, blink_sandbox)
     assert type(error) is UnreadableResponseError
     assert error.outcome is Outcome.UNCERTAIN
     assert error.status == 200
     assert "cut short" in str(error)
 
 
-def test_a_pair_that_came_before_the_time_was_over_comes_home(
+def test_a_pair_received_before_the_total_timeout_is_returned(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    caller = connect(settings, monotonic=ClockThatRunsOnceSeen(blink_sandbox))
+    caller = connect(settings, monotonic=ClockThatStartsWithARequest(blink_sandbox))
     padded = Fault(
         "pair-then-drip",
         executes=True,
@@ -146,18 +146,18 @@ def test_a_pair_that_came_before_the_time_was_over_comes_home(
 
 
 def narrow(settings: Settings, base_url: str) -> Settings:
-    """Return settings with one connection and little patience for it."""
+    """Return settings with one connection and a short pool timeout."""
     return evolve(
         settings, base_url=base_url, max_connections=1, timeouts=Timeouts(pool=SHORT, connect=30.0)
     )
 
 
-def test_threads_that_find_no_free_connection_have_sent_nothing(
+def test_a_thread_that_gets_no_connection_has_sent_nothing(
     blink_sandbox: Sandbox, settings: Settings
 ) -> None:
     grant = blink_sandbox.grant()
     with listening() as server, BlinkOAuth(narrow(settings, url_of(server))) as client:
-        held = threading.Thread(target=refused, args=(client, blink_sandbox))
+        held = threading.Thread(target=error_of_exchange, args=(client, blink_sandbox))
         held.start()
         connection, _ = server.accept()
         with pytest.raises(NotConnectedError) as caught:
@@ -168,7 +168,7 @@ def test_threads_that_find_no_free_connection_have_sent_nothing(
 
 
 @pytest.mark.anyio
-async def test_tasks_that_find_no_free_connection_have_sent_nothing(
+async def test_a_task_that_gets_no_connection_has_sent_nothing(
     blink_sandbox: Sandbox, settings: Settings
 ) -> None:
     grant = blink_sandbox.grant()

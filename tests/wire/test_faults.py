@@ -1,7 +1,7 @@
-"""Each fault of the sandbox, at each operation and bank: what comes out, and that it is true.
+"""Each fault of the sandbox at each operation and bank: the result is as in the table, and true.
 
-An outcome is a promise about a token that cannot be replaced. So what comes out is not only
-compared with the table: every promise is held against what the bank really did.
+An outcome is a promise about a token that cannot be replaced. So each result is compared with the
+table and, in addition, with what the bank executed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from blink_oauth import BlinkError, Outcome, ResponseMeta, Token
 from blink_oauth_testing.sandbox import FAULTS, Exchange, Sandbox
 from blink_oauth_testing.sandbox.faults import slow_body, slow_headers
 from flavours import Caller
-from wire.attempts import OPERATIONS, Operation, attempt, of_the_faulty_call
+from wire.calls import OPERATIONS, Operation, repeatable_call, result_of_faulty_call
 from wire.fault_table import TABLE, Failure, Success, expectation
 from wire.harness import LENIENT, STRICT, exchange
 
-# The pace of a slow reply does not matter here, only that it comes in pieces.
+# Only the pieces of a slow response matter here, not its pace.
 QUICKER = {"slow-body": slow_body(0.005), "slow-headers": slow_headers(0.005)}
 CASES = [
     pytest.param(name, operation, id=f"{name}-{operation}")
@@ -27,20 +27,20 @@ CASES = [
 ]
 
 
-def lies(result: Token | ResponseMeta | BlinkError, seen: Exchange) -> list[str]:
-    """Tell what a result says of the execution that is not so."""
+def false_claims(result: Token | ResponseMeta | BlinkError, seen: Exchange) -> list[str]:
+    """Return the claims of a result about the execution that are false."""
     if not isinstance(result, BlinkError):
-        return [] if seen.executed else ["it claims success, and the bank was never asked"]
+        return [] if seen.executed else ["success, although the bank executed nothing"]
     found = []
     if seen.executed and result.outcome is not Outcome.UNCERTAIN:
-        found.append("the bank carried the call out, and the error does not say that it may have")
+        found.append("not executed, although the bank executed the call")
     if not seen.executed and result.needs_consent:
-        found.append("the bank was never asked, and the customer is to consent again")
+        found.append("a new consent is needed, although the bank executed nothing")
     return found
 
 
-def promises_no_harm(error: BlinkError) -> bool:
-    """Say whether an error promises that the same call can still be made."""
+def promises_repeatable(error: BlinkError) -> bool:
+    """Return whether an error promises that the same call can succeed when it is repeated."""
     return error.retryable or error.outcome is not Outcome.UNCERTAIN
 
 
@@ -72,7 +72,7 @@ def check_failure(error: BlinkError, expected: Failure, seen: Exchange) -> None:
     assert (error.meta.retry_after if error.meta else None) == expected.retry_after
 
 
-def test_the_table_has_a_row_for_every_fault_and_for_nothing_else() -> None:
+def test_the_table_has_exactly_one_row_for_every_fault() -> None:
     assert TABLE.keys() == FAULTS.keys()
     for name, fault in FAULTS.items():
         assert (TABLE[name].revocation is None) == (fault.operation == "request_token"), name
@@ -80,34 +80,34 @@ def test_the_table_has_a_row_for_every_fault_and_for_nothing_else() -> None:
 
 @pytest.mark.parametrize("bank", [STRICT, LENIENT])
 @pytest.mark.parametrize(("fault", "operation"), CASES)
-def test_a_fault_comes_out_as_the_table_says_and_without_a_lie(
+def test_a_fault_has_the_result_of_the_table_and_no_false_claim(
     caller: Caller, blink_sandbox: Sandbox, bank: str, fault: str, operation: Operation
 ) -> None:
-    call = attempt(caller, blink_sandbox, blink_sandbox.grant(bank), operation)
+    call = repeatable_call(caller, blink_sandbox, blink_sandbox.grant(bank), operation)
     before = len(blink_sandbox.exchanges)
     blink_sandbox.fail(QUICKER.get(fault, FAULTS[fault]))
     result = call()
 
     seen = blink_sandbox.exchanges[before]
     assert seen.fault == fault
-    struck = of_the_faulty_call(result)
-    assert lies(struck, seen) == []
+    faulty = result_of_faulty_call(result)
+    assert false_claims(faulty, seen) == []
     expected = expectation(fault, operation, rotates=bank == STRICT)
     if isinstance(expected, Failure):
-        assert isinstance(struck, BlinkError)
-        check_failure(struck, expected, seen)
+        assert isinstance(faulty, BlinkError)
+        check_failure(faulty, expected, seen)
     else:
-        assert not isinstance(struck, BlinkError)
-        check_success(struck, expected, seen)
-    if isinstance(result, BlinkError) and promises_no_harm(result):
+        assert not isinstance(faulty, BlinkError)
+        check_success(faulty, expected, seen)
+    if isinstance(result, BlinkError) and promises_repeatable(result):
         assert not isinstance(call(), BlinkError)
 
 
-def test_a_lie_about_the_execution_would_be_found(blink_sandbox: Sandbox, caller: Caller) -> None:
+def test_a_false_claim_about_the_execution_is_found(blink_sandbox: Sandbox, caller: Caller) -> None:
     exchange(caller, blink_sandbox, blink_sandbox.grant())
     executed = blink_sandbox.exchanges[-1]
-    untouched = evolve(executed, executed=False)
+    not_executed = evolve(executed, executed=False)
     for outcome in (Outcome.NOT_EXECUTED, Outcome.REJECTED):
-        assert lies(BlinkError("a lie", outcome=outcome), executed)
-    assert lies(Token(access_token="fake-access-token-1"), untouched)
-    assert lies(BlinkError("a lie", needs_consent=True), untouched)
+        assert false_claims(BlinkError("a false claim", outcome=outcome), executed)
+    assert false_claims(Token(access_token="fake-access-token-1"), not_executed)
+    assert false_claims(BlinkError("a false claim", needs_consent=True), not_executed)

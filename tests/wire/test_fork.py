@@ -1,4 +1,4 @@
-"""A process that is forked off makes connections of its own, and leaves its parent's alone."""
+"""A forked child opens its own connections and never uses those of its parent."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import pytest
 
 from blink_oauth_testing.sandbox import Sandbox
 from flavours import Flavour
-from wire.counting import CountingServer, counting
+from wire.counting_server import CountingServer, running_counting_server
 
-PROGRAM = Path(__file__).with_name("forking.py")
+PROGRAM = Path(__file__).with_name("fork_program.py")
 
 
 @pytest.fixture
 def server(blink_sandbox: Sandbox, tmp_path: Path) -> Iterator[CountingServer]:
-    """Run a server with TLS: two processes that write to one connection break it for both."""
+    """Run a server with TLS, where a connection that two processes share breaks for both."""
     credentials = blink_sandbox.authority.issue_server()
     saved = credentials.save(tmp_path, "server")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(saved.chain, saved.key, credentials.passphrase)
-    with counting(context) as server:
+    with running_counting_server(context) as server:
         yield server
 
 
 def run(flavour: Flavour, state: str, sandbox: Sandbox, server: CountingServer) -> None:
-    """Run the program, and check that neither process complains."""
+    """Run the program, and check that neither process reports an error."""
     with subprocess.Popen(
         [sys.executable, "-W", "error", PROGRAM, flavour, server.base_url, state],
         env=os.environ
@@ -49,14 +49,14 @@ def run(flavour: Flavour, state: str, sandbox: Sandbox, server: CountingServer) 
             server.wait_for("parent-1")
             program.stdin.write("\n")
             program.stdin.flush()
-            # Nothing comes if the program failed, and what it said of that is read below.
+            # The line is empty if the program failed; its errors are read below.
             program.stdout.readline()
-            server.answer("parent-1")
-        _, complaints = program.communicate(timeout=120)
-    assert (program.returncode, complaints) == (0, "")
+            server.respond("parent-1")
+        _, errors = program.communicate(timeout=120)
+    assert (program.returncode, errors) == (0, "")
 
 
-def test_an_idle_connection_stays_the_parents(
+def test_the_child_does_not_use_an_idle_connection_of_the_parent(
     flavour: Flavour, blink_sandbox: Sandbox, server: CountingServer
 ) -> None:
     run(flavour, "idle", blink_sandbox, server)
@@ -64,13 +64,13 @@ def test_an_idle_connection_stays_the_parents(
     assert server.opened == 2
 
 
-def test_a_call_in_progress_and_those_that_wait_stay_the_parents(
+def test_calls_in_progress_and_waiting_calls_finish_in_the_parent(
     flavour: Flavour, blink_sandbox: Sandbox, server: CountingServer
 ) -> None:
     run(flavour, "busy", blink_sandbox, server)
     assert server.requests == [
         ("parent-1", 0),
-        # Its parent's call takes up none of its room.
+        # The call in progress of the parent does not count for the child's limit.
         ("child-1", 1),
         ("child-2", 1),
         ("parent-2", 0),
@@ -79,11 +79,11 @@ def test_a_call_in_progress_and_those_that_wait_stay_the_parents(
     assert server.opened == 2
 
 
-def test_no_lock_that_another_thread_holds_blocks_the_child(
+def test_a_lock_held_by_another_thread_does_not_block_the_child(
     blink_sandbox: Sandbox,
 ) -> None:
-    # Without TLS: each of many children connects.
-    with counting() as server:
+    # Without TLS, because each of more than 100 children connects.
+    with running_counting_server() as server:
         run("sync", "anywhere", blink_sandbox, server)
     parents = [number for name, number in server.requests if name.startswith("parent")]
     children = [number for name, number in server.requests if name.startswith("child")]

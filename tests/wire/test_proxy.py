@@ -19,7 +19,7 @@ from blink_oauth import (
     TlsFault,
 )
 from blink_oauth_testing.sandbox import Sandbox
-from wire.connect_proxy import GONE, SILENCE, proxying
+from wire.connect_proxy import HANG_UP, STALL, running_proxy
 from wire.harness import Connect, exchange
 from wire.loopback import listening, url_of
 
@@ -37,7 +37,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_named_proxy_sees_a_tunnel_and_nothing_of_the_call(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    with proxying() as proxy:
+    with running_proxy() as proxy:
         caller = connect(evolve(settings, proxy=proxy.url()))
         exchange(caller, blink_sandbox, blink_sandbox.grant())
         head = proxy.heads[0].decode()
@@ -50,7 +50,7 @@ def test_a_named_proxy_sees_a_tunnel_and_nothing_of_the_call(
 def test_the_calls_of_one_client_share_one_tunnel(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    with proxying() as proxy:
+    with running_proxy() as proxy:
         caller = connect(evolve(settings, proxy=proxy.url()))
         for _ in range(5):
             exchange(caller, blink_sandbox, blink_sandbox.grant())
@@ -60,7 +60,7 @@ def test_the_calls_of_one_client_share_one_tunnel(
 def test_the_credentials_of_a_proxy_go_to_the_proxy_alone(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    with proxying() as proxy:
+    with running_proxy() as proxy:
         through = evolve(settings, proxy=proxy.url(USER))
         exchange(connect(through), blink_sandbox, blink_sandbox.grant())
         expected = b64encode(USER.rstrip("@").encode())
@@ -74,7 +74,7 @@ def test_the_credentials_of_a_proxy_go_to_the_proxy_alone(
 def test_a_proxy_that_refuses_leaves_everything_unsent(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings, answer: str
 ) -> None:
-    with proxying(answer) as proxy:
+    with running_proxy(answer) as proxy:
         caller = connect(evolve(settings, proxy=proxy.url(USER)))
         with pytest.raises(BlinkError) as caught:
             exchange(caller, blink_sandbox, blink_sandbox.grant())
@@ -86,11 +86,11 @@ def test_a_proxy_that_refuses_leaves_everything_unsent(
     assert blink_sandbox.exchanges == ()
 
 
-@pytest.mark.parametrize("answer", [SILENCE, GONE], ids=["stalls", "hangs up"])
+@pytest.mark.parametrize("answer", [STALL, HANG_UP], ids=["stalls", "hangs up"])
 def test_a_proxy_that_makes_no_tunnel_leaves_everything_unsent(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings, answer: str
 ) -> None:
-    with proxying(answer) as proxy:
+    with running_proxy(answer) as proxy:
         hurried = evolve(settings, proxy=proxy.url(), timeouts=Timeouts(read=0.2))
         with pytest.raises(NotConnectedError) as caught:
             exchange(connect(hurried), blink_sandbox, blink_sandbox.grant())
@@ -103,7 +103,7 @@ def test_a_proxy_that_makes_no_tunnel_leaves_everything_unsent(
 def test_a_tunnel_that_breaks_once_the_request_left_leaves_the_outcome_open(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings, fault: str
 ) -> None:
-    with proxying() as proxy:
+    with running_proxy() as proxy:
         caller = connect(evolve(settings, proxy=proxy.url()))
         for _ in range(2):  # on a new tunnel, and on one that was used before
             blink_sandbox.fail(fault)
@@ -127,7 +127,7 @@ def test_the_handshake_is_with_the_platform_and_not_with_the_proxy(
     connect: Connect, blink_sandbox: Sandbox
 ) -> None:
     context = ssl.create_default_context(cadata=blink_sandbox.authority.root_pem.decode())
-    with proxying() as proxy:
+    with running_proxy() as proxy:
         caller = connect(blink_sandbox.settings(certificate=context, proxy=proxy.url()))
         with pytest.raises(TlsError) as caught:
             exchange(caller, blink_sandbox, blink_sandbox.grant())
@@ -143,7 +143,7 @@ def test_a_proxy_in_the_environment_is_ignored_unasked(
     monkeypatch: pytest.MonkeyPatch,
     variable: str,
 ) -> None:
-    with proxying() as proxy:
+    with running_proxy() as proxy:
         monkeypatch.setenv(variable, proxy.url())
         exchange(connect(settings), blink_sandbox, blink_sandbox.grant())
         assert proxy.heads == []
@@ -155,7 +155,7 @@ def test_a_proxy_in_the_environment_is_used_when_the_environment_is_trusted(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with proxying() as proxy:
+    with running_proxy() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url())
         caller = connect(evolve(settings, trust_env=True))
         exchange(caller, blink_sandbox, blink_sandbox.grant())
@@ -170,9 +170,9 @@ def test_a_proxy_in_the_environment_is_used_when_the_environment_is_trusted(
 def test_a_connection_that_was_closed_while_idle_is_replaced(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    with proxying() as proxy:
+    with running_proxy() as proxy:
         caller = connect(evolve(settings, proxy=proxy.url()))
         exchange(caller, blink_sandbox, blink_sandbox.grant())
-        proxy.drop()
+        proxy.end_tunnels()
         exchange(caller, blink_sandbox, blink_sandbox.grant())
         assert len(proxy.heads) == 2

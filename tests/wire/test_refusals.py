@@ -20,7 +20,7 @@ from blink_oauth import (
 from blink_oauth_testing.sandbox import Delivery, Fault, Sandbox
 from blink_oauth_testing.sandbox.messages import oauth_error, problem
 from flavours import Caller
-from wire.attempts import OPERATIONS, Operation, attempt, of_the_faulty_call
+from wire.calls import OPERATIONS, Operation, repeatable_call, result_of_faulty_call
 from wire.harness import STRICT, Connect, exchange, refresh_token
 
 BOTH = frozenset(TokenKind)
@@ -94,9 +94,9 @@ def test_who_refuses_decides_what_is_known(
     caller: Caller, blink_sandbox: Sandbox, name: str, operation: Operation
 ) -> None:
     reply, outcome = REFUSALS[name]
-    call = attempt(caller, blink_sandbox, blink_sandbox.grant(), operation)
+    call = repeatable_call(caller, blink_sandbox, blink_sandbox.grant(), operation)
     blink_sandbox.fail(Fault(name, executes=False, change=lambda _: reply))
-    error = of_the_faulty_call(call())
+    error = result_of_faulty_call(call())
     assert isinstance(error, ProblemError)
     assert error.outcome is outcome
     assert error.needs_consent is False

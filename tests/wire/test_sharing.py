@@ -26,7 +26,7 @@ from blink_oauth_testing.sandbox import Delivery, Fault, Sandbox
 from blink_oauth_testing.sandbox.messages import Response
 from flavours import Caller
 from wire.harness import PERSON, Connect, exchange, wait_until
-from wire.relay import Relay, relaying
+from wire.relay import Relay, running_relay
 
 THREADS, TASKS = 64, 500
 # The sandbox serves one request after the other, so the last of many waits for all of them.
@@ -36,7 +36,7 @@ PATIENT = Timeouts(connect=120.0, read=120.0, pool=120.0, total=120.0)
 @pytest.fixture
 def relay(blink_sandbox: Sandbox) -> Iterator[Relay]:
     """Count the connections to the sandbox."""
-    with relaying(blink_sandbox.base_url) as relay:
+    with running_relay(blink_sandbox.base_url) as relay:
         yield relay
 
 

@@ -1,8 +1,9 @@
-"""A program that forks while its client is in use, and goes on in both processes.
+"""A program that forks while its client is in use, and uses the client in both processes.
 
-It is started by a test of its own: a fork copies whatever the other threads of a process hold. The
-test has the server, which sees who calls on which connection. In the state "busy" the test writes a
-line when the first call has arrived, and answers that call when the program writes one.
+`test_fork` starts it as a separate process, because a fork copies the locks that other threads
+hold. The test runs the server, which records the connection of each request. In the state "busy",
+the test writes a line when the first request has arrived, and responds to that request when the
+program writes a line.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from attrs import evolve
 
 import blink_oauth
 from blink_oauth import AsyncBlinkOAuth, BlinkOAuth, Settings
-from wire.counting import GRANT, refresh_token_of
+from wire.concurrent_callers import WaitingThreads
+from wire.counting_server import GRANT, refresh_token_of
 from wire.harness import wait_until
-from wire.together import WaitingThreads
 
 SECONDS = 30
 PACKAGE = str(Path(blink_oauth.__file__).parent)
 
 
-def in_a_child(work: Callable[[], object], when: str) -> None:
-    """Do something in a child, and end as it did if it fails or hangs."""
+def run_in_child(work: Callable[[], object], when: str) -> None:
+    """Run a function in a forked child, and exit with status 1 if the child fails or hangs."""
     with warnings.catch_warnings():
-        # Newer versions of Python warn of what is tested here.
+        # Newer versions of Python warn of a fork in a process with threads.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child:
@@ -53,17 +54,17 @@ def in_a_child(work: Callable[[], object], when: str) -> None:
     except BaseException:  # noqa: BLE001  # the child ends here, whatever happens
         traceback.print_exc()
     finally:
-        # Anything else would close an inherited loop, whose selector is the parent's too.
+        # A normal exit would close the inherited loop, whose selector the parent still uses.
         os._exit(failed)
 
 
-def ask_for_the_answer() -> None:
-    """Tell the test that the child is through."""
-    print("answer", flush=True)  # noqa: T201  # what the test reads
+def ask_for_response() -> None:
+    """Ask the test to respond to the first request: the child has ended."""
+    print("respond", flush=True)  # noqa: T201  # the test waits for this line
 
 
 class Threads:
-    """A client that threads share."""
+    """A client shared by threads."""
 
     def __init__(self, settings: Settings) -> None:
         self.client = BlinkOAuth(settings)
@@ -71,11 +72,11 @@ class Threads:
     def idle(self) -> None:
         """Fork while the connection is idle."""
         self._call("parent-1")
-        in_a_child(self._child, "while the connection was idle")
+        run_in_child(self._child, "while the connection was idle")
         self._call("parent-2")
 
     def busy(self) -> None:
-        """Fork while a thread is in a call, and another one waits for its connection."""
+        """Fork while one thread is in a call and a second thread waits for its connection."""
         waiting = WaitingThreads()
         threading.setprofile(waiting)
         threads = [threading.Thread(target=self._call, args=(f"parent-{n}",)) for n in (1, 2)]
@@ -83,16 +84,16 @@ class Threads:
         sys.stdin.readline()
         threads[1].start()
         wait_until(lambda: waiting.idents == {threads[1].ident})
-        in_a_child(self._child, "while the connection was in use")
-        ask_for_the_answer()
+        run_in_child(self._child, "while the connection was in use")
+        ask_for_response()
         for thread in threads:
             thread.join()
         self._call("parent-3")
 
     def anywhere(self) -> None:
-        """Fork once for each line of the package that another thread runs in a call.
+        """Fork once for each line of the package that a second thread runs in a call.
 
-        Whatever the thread holds on that line, the child goes on without it.
+        The child must work whichever locks that thread holds on the line.
         """
         self._call("parent-1")
         reached, go_on, lines = Semaphore(0), Semaphore(0), [""]
@@ -118,7 +119,7 @@ class Threads:
         thread.start()
         while reached.acquire() and lines[-1]:
             name = f"child-{len(lines)}"
-            in_a_child(lambda name=name: self._call(name), f"at {lines[-1]}")  # type: ignore[misc]
+            run_in_child(lambda name=name: self._call(name), f"at {lines[-1]}")  # type: ignore[misc]
             go_on.release()
         thread.join()
 
@@ -136,7 +137,7 @@ class Threads:
 
 
 class Tasks:
-    """A client that the tasks of an event loop share; the fork is between two runs of the loop."""
+    """A client shared by the tasks of an event loop; the fork is between two runs of the loop."""
 
     def __init__(self, settings: Settings) -> None:
         self.client, self.runner = AsyncBlinkOAuth(settings), asyncio.Runner()
@@ -144,11 +145,11 @@ class Tasks:
     def idle(self) -> None:
         """Fork while the connection is idle."""
         self.runner.run(self._call("parent-1"))
-        in_a_child(self._child, "while the connection was idle")
+        run_in_child(self._child, "while the connection was idle")
         self.runner.run(self._call("parent-2"))
 
     def busy(self) -> None:
-        """Fork while a task is in a call, and another one waits for its connection."""
+        """Fork while one task is in a call and a second task waits for its connection."""
 
         async def begin() -> list[asyncio.Task[None]]:
             tasks = [asyncio.create_task(self._call(f"parent-{n}")) for n in (1, 2)]
@@ -156,13 +157,13 @@ class Tasks:
             return tasks
 
         async def go_on() -> None:
-            ask_for_the_answer()
+            ask_for_response()
             for task in tasks:
                 await task
             await self._call("parent-3")
 
         tasks = self.runner.run(begin())
-        in_a_child(self._child, "while the connection was in use")
+        run_in_child(self._child, "while the connection was in use")
         self.runner.run(go_on())
 
     def close(self) -> None:
@@ -180,12 +181,12 @@ class Tasks:
             await self.client.close()
 
         asyncio.run(go_on())
-        # What nobody holds any more is closed now, and not some time later.
+        # Close unreferenced connections now, while the test can still see it.
         gc.collect()
 
 
 def main() -> None:
-    """Take the flavour of a client, the URL of its server, and the state in which to fork."""
+    """Fork in a state; arguments: the flavour, the URL of the server, the state."""
     flavour, base_url, state = sys.argv[1:]
     settings = evolve(
         Settings.from_env(), base_url=base_url, allow_plain_http=True, max_connections=1

@@ -26,9 +26,9 @@ from time import perf_counter
 
 import sqlalchemy
 from attrs import evolve
-from benchmarks.endpoint import Endpoint, endpoint
-from benchmarks.rounds import Figure, Limit, Round, in_rounds, ratio, report, take_turns
-from benchmarks.sockets import DEFAULT, KEEPING_ALL, bare_httpx, raw_capacity
+from benchmarks.rounds import Figure, Limit, Round, in_rounds, medians_in_turn, ratio, report
+from benchmarks.sockets import DEFAULT, KEEP_ALL, bare_httpx, raw_capacity
+from benchmarks.stub_server import StubServer, running_stub_server
 
 from blink_oauth import BlinkOAuth, Grant, Settings, Token
 from blink_oauth_keeper import GrantKey, Note, SqlTokenStore, TokenManager
@@ -79,10 +79,10 @@ def fill(store: SqlTokenStore, client_id: str, number: int, target_id: str) -> l
     return grants
 
 
-def keep_alive(target: Endpoint, store: SqlTokenStore, number: int, target_id: str) -> float:
+def keep_alive(server: StubServer, store: SqlTokenStore, number: int, target_id: str) -> float:
     """Return the refreshes per second of `refresh_due` over grants at a bank of their own."""
-    fill(store, target.settings.client_id, number, target_id)
-    with BlinkOAuth(target.settings) as blink, TokenManager(blink, store) as manager:
+    fill(store, server.settings.client_id, number, target_id)
+    with BlinkOAuth(server.settings) as blink, TokenManager(blink, store) as manager:
         begun = perf_counter()
         summary = manager.refresh_due(concurrency=AT_ONCE, limit=number)
         elapsed = perf_counter() - begun
@@ -127,22 +127,22 @@ def starve(
 def figures(number: int) -> Iterator[Figure]:
     """Measure throughput, then starvation."""
     banks = (f"IIDX{index:05}" for index in count(1))
-    with database(10) as (_, store), endpoint(DELAY) as target:
+    with database(10) as (_, store), running_stub_server(DELAY) as server:
         subjects = {
-            "raw sockets": lambda: raw_capacity(target, AT_ONCE, number),
-            "httpx.Client by default": lambda: bare_httpx(target, DEFAULT),
-            "httpx.Client that keeps all": lambda: bare_httpx(target, KEEPING_ALL, AT_ONCE, number),
-            "refresh_due": lambda: keep_alive(target, store, number, next(banks)),
+            "raw sockets": lambda: raw_capacity(server, AT_ONCE, number),
+            "httpx.Client by default": lambda: bare_httpx(server, DEFAULT),
+            "httpx.Client that keeps all": lambda: bare_httpx(server, KEEP_ALL, AT_ONCE, number),
+            "refresh_due": lambda: keep_alive(server, store, number, next(banks)),
         }
-        rounds = in_rounds(lambda: take_turns(subjects))
+        rounds = in_rounds(lambda: medians_in_turn(subjects))
     yield ratio(rounds, "refresh_due", "httpx.Client that keeps all", LIMIT)
     yield ratio(rounds, "refresh_due", "httpx.Client by default")
     yield ratio(rounds, "refresh_due", "raw sockets")
     # Nobody can be faster than the raw sockets: what is left above this one.
     yield ratio(rounds, "httpx.Client that keeps all", "raw sockets")
-    with database(POOL) as (engine, store), endpoint(SLOW) as target:
+    with database(POOL) as (engine, store), running_stub_server(SLOW) as server:
         # What is measured is the database, so there are connections to the bank for all at once.
-        settings = evolve(target.settings, max_connections=STARVING)
+        settings = evolve(server.settings, max_connections=STARVING)
         rounds = in_rounds(lambda: starve(engine, store, settings, next(banks)))
     yield ratio(rounds, f"{STARVING} grants at once", "the bank's own time", ALL_LIMIT)
     yield ratio(rounds, "longest wait of an unrelated query", "the bank's own time", QUERY_LIMIT)

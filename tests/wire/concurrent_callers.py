@@ -1,4 +1,4 @@
-"""Calls that run at the same time on one client of either flavour, started from a test."""
+"""Concurrent callers of one client of either flavour, started by a test."""
 
 from __future__ import annotations
 
@@ -15,37 +15,36 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from blink_oauth import AsyncBlinkOAuth, BlinkOAuth, Settings
 from flavours import Flavour
-from wire.counting import GRANT, name_of, refresh_token_of
+from wire.counting_server import GRANT, name_of, refresh_token_of
 from wire.harness import wait_until
 
 LOCK = type(threading.Lock())
 
 
-class Together(Protocol):
+class ConcurrentCallers(Protocol):
     """Many callers of one client."""
 
     def start(self, *names: str) -> Future[list[str]]:
-        """Let a caller make calls, one after the other, and give the names of their answers."""
+        """Start a caller that makes calls one after the other, and returns the tokens' names."""
 
     def wait_until_waiting(self, callers: int) -> None:
-        """Wait until callers wait for a connection; nobody else may begin a call meanwhile."""
+        """Wait until so many callers wait for a connection; start no call meanwhile."""
 
     def close(self) -> None:
         """Close the client."""
 
 
 class WaitingThreads:
-    """Tells which threads wait for another one; a profile function.
+    """A profile function that records which threads wait for another thread.
 
-    Whatever `threading` and `concurrent.futures` wait with ends in the acquisition of a lock that
-    somebody else has.
+    Every wait of `threading` and `concurrent.futures` acquires a lock that is already held.
     """
 
     def __init__(self) -> None:
         self.idents: set[int] = set()
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
-        """Note what a thread begins to do, and that it is done."""
+        """Record that a thread begins or ends to wait for a lock."""
         waits = event == "c_call" and arg.__name__ == "acquire" and isinstance(arg.__self__, LOCK)
         if waits and arg.__self__.locked():
             self.idents.add(threading.get_ident())
@@ -54,7 +53,7 @@ class WaitingThreads:
 
 
 class Threads:
-    """Threads that share a client."""
+    """Threads that share one client."""
 
     def __init__(
         self, client: BlinkOAuth, pool: ThreadPoolExecutor, waiting: WaitingThreads
@@ -75,7 +74,7 @@ class Threads:
 
 
 class Tasks:
-    """Tasks of one event loop that share a client. To cancel a future cancels its task."""
+    """Tasks of one event loop that share one client. Cancelling a future cancels its task."""
 
     def __init__(self, client: AsyncBlinkOAuth, portal: BlockingPortal) -> None:
         self._client, self._portal = client, portal
@@ -89,25 +88,27 @@ class Tasks:
         ]
 
     def wait_until_waiting(self, callers: int) -> None:
-        self._portal.call(everything_that_can_go_on)
+        self._portal.call(let_other_tasks_run)
 
     def close(self) -> None:
         self._portal.call(self._client.close)
 
 
-async def everything_that_can_go_on() -> None:
-    """Let every other task of the loop go on until it waits for something outside of it."""
+async def let_other_tasks_run() -> None:
+    """Let every other task of the loop run until it waits for I/O or for a lock."""
     for _ in range(50):
         await asyncio.sleep(0)
 
 
 @contextmanager
-def together(flavour: Flavour, settings: Settings, **options: Any) -> Iterator[Together]:
-    """Make a client of a flavour for many callers.
+def concurrent_callers(
+    flavour: Flavour, settings: Settings, **options: Any
+) -> Iterator[ConcurrentCallers]:
+    """Make one client for concurrent callers, and close it.
 
     Args:
-        flavour: Which one.
-        settings: What the client needs to know.
+        flavour: The flavour of the client.
+        settings: The settings of the client.
         **options: Further arguments of the client.
     """
     if flavour == "sync":

@@ -24,7 +24,15 @@ from blink_oauth.context import request_headers
 from blink_oauth.tls import ssl_context
 from blink_oauth_testing.sandbox.certificates import CredentialFiles, shared_authority
 
-__all__ = ["CLIENT_ID", "FORM", "GRANT", "HEADERS", "USER_AGENT", "Endpoint", "endpoint"]
+__all__ = [
+    "CLIENT_ID",
+    "FORM",
+    "GRANT",
+    "HEADERS",
+    "USER_AGENT",
+    "StubServer",
+    "running_stub_server",
+]
 
 GRANT = Grant(target_id="IIDX00001", username="u-4711")
 USER_AGENT = "acme-books/3.2"
@@ -53,7 +61,7 @@ HEAD = (
 
 
 @frozen
-class Endpoint:
+class StubServer:
     """Where a bare token endpoint listens, and the files of who may talk to it.
 
     Attributes:
@@ -93,7 +101,7 @@ class Endpoint:
         )
 
 
-class Answering(asyncio.Protocol):
+class StubProtocol(asyncio.Protocol):
     """One connection: every request for tokens gets a fresh pair, after a while.
 
     Args:
@@ -146,7 +154,7 @@ def serve(listening: socket.socket, folder: Path, name: int, delay: float) -> No
 
     async def run() -> None:
         server = await asyncio.get_running_loop().create_server(
-            lambda: Answering(delay, new_id), sock=listening, ssl=context
+            lambda: StubProtocol(delay, new_id), sock=listening, ssl=context
         )
         await server.serve_forever()
 
@@ -154,7 +162,7 @@ def serve(listening: socket.socket, folder: Path, name: int, delay: float) -> No
 
 
 @contextmanager
-def endpoint(delay: float, processes: int = 1) -> Iterator[Endpoint]:
+def running_stub_server(delay: float, processes: int = 1) -> Iterator[StubServer]:
     """Run a bare token endpoint in processes of its own.
 
     Args:
@@ -179,7 +187,7 @@ def endpoint(delay: float, processes: int = 1) -> Iterator[Endpoint]:
         try:
             for server in servers:
                 server.start()
-            yield Endpoint(listening.getsockname()[1], folder)
+            yield StubServer(listening.getsockname()[1], folder)
         finally:
             ended = [server.exitcode for server in servers if not server.is_alive()]
             for server in servers:

@@ -1,6 +1,7 @@
-"""A server on loopback that counts its connections and answers a call when a test says so.
+"""A token endpoint on loopback that counts its connections and can delay its responses.
 
-A call is known by the name in its refresh token, and is answered at once unless it is held.
+The refresh token of a request ends with the name of the request. The server responds at once,
+unless a test holds the request of that name.
 """
 
 from __future__ import annotations
@@ -23,31 +24,31 @@ REFRESH_TOKEN, ACCESS_TOKEN = "fake-refresh-token-", "fake-access-token-"
 
 
 def refresh_token_of(name: str) -> Secret:
-    """Return the refresh token of the call with a name."""
+    """Return the refresh token that names a request."""
     return Secret(REFRESH_TOKEN + name)
 
 
 def name_of(token: Token) -> str:
-    """Return the name of the call that a token answers."""
+    """Return the name of the request that returned a token."""
     return token.access_token.reveal().removeprefix(ACCESS_TOKEN)
 
 
 class CountingServer(socketserver.ThreadingTCPServer):
-    """Answers every call with a token of its own.
+    """Issues a different token for every request.
 
     Args:
-        context: For TLS, or None.
+        context: The TLS context, or None for plain HTTP.
 
     Attributes:
-        opened: How many connections clients opened; they are numbered from 0.
-        ended: The numbers of those that the client closed.
-        requests: The name and the connection of each call, in the order in which they arrived.
+        opened: The number of connections that clients opened; they are numbered from 0.
+        ended: The numbers of the connections that the client closed.
+        requests: The name and the connection of each request, in the order of arrival.
     """
 
     request_queue_size = 64
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Conversation)
+        super().__init__(("127.0.0.1", 0), _Connection)
         self.context = context
         self.opened = 0
         self.ended: set[int] = set()
@@ -56,10 +57,10 @@ class CountingServer(socketserver.ThreadingTCPServer):
         self._sockets: list[socket.socket] = []
 
     def get_request(self) -> tuple[socket.socket, int]:
-        """Take a connection; its number stands where its address would."""
+        """Accept a connection, and return its number in place of its address."""
         connection, _ = super().get_request()
         if self.context is not None:
-            # The handshake is left to the thread of the connection, which reads first.
+            # The handshake runs in the thread of the connection, at its first read.
             connection = self.context.wrap_socket(
                 connection, server_side=True, do_handshake_on_connect=False
             )
@@ -75,11 +76,11 @@ class CountingServer(socketserver.ThreadingTCPServer):
 
     @property
     def open(self) -> int:
-        """How many connections clients keep open."""
+        """The number of open connections."""
         return self.opened - len(self.ended)
 
     def settings(self, **changes: Any) -> Settings:
-        """Return the settings of a client of a server without TLS."""
+        """Return the settings of a client that uses plain HTTP."""
         return Settings(
             base_url=self.base_url,
             client_id="CIDX0000000002",
@@ -89,44 +90,44 @@ class CountingServer(socketserver.ThreadingTCPServer):
         )
 
     def hold(self, *names: str) -> None:
-        """Answer these calls later."""
+        """Send no response to these requests until `respond` is called."""
         self.held |= {name: threading.Event() for name in names}
 
-    def answer(self, *names: str) -> None:
-        """Answer calls that are held."""
+    def respond(self, *names: str) -> None:
+        """Respond to requests that are held."""
         for name in names:
             self.held[name].set()
 
     def wait_for(self, *names: str) -> None:
-        """Wait until these calls have arrived."""
+        """Wait until these requests have arrived."""
         wait_until(lambda: set(names) <= {name for name, _ in self.requests})
 
     def connections_of(self, *names: str) -> list[int]:
-        """Return the connection of each of these calls."""
+        """Return the connection of each of these requests."""
         return [dict(self.requests)[name] for name in names]
 
-    def drop(self) -> None:
-        """Answer everything and end every connection."""
-        self.answer(*self.held)
+    def end_connections(self) -> None:
+        """Respond to every request, and shut down every connection."""
+        self.respond(*self.held)
         for connection in self._sockets:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
 
-class _Conversation(socketserver.StreamRequestHandler):
+class _Connection(socketserver.StreamRequestHandler):
     server: CountingServer
 
     def handle(self) -> None:
         number: int = self.client_address
         with contextlib.suppress(OSError):
-            while (name := self._request()) is not None:
+            while (name := self._read_request()) is not None:
                 self.server.requests.append((name, number))
                 if name in self.server.held:
                     self.server.held[name].wait()
-                self._answer(name)
+                self._respond(name)
         self.server.ended.add(number)
 
-    def _request(self) -> str | None:
+    def _read_request(self) -> str | None:
         length = 0
         while line := self.rfile.readline().strip():
             field, _, value = line.partition(b":")
@@ -137,7 +138,7 @@ class _Conversation(socketserver.StreamRequestHandler):
             return None
         return parse_qs(body.decode())["refresh_token"][0].removeprefix(REFRESH_TOKEN)
 
-    def _answer(self, name: str) -> None:
+    def _respond(self, name: str) -> None:
         body = {"access_token": ACCESS_TOKEN + name, "token_type": "bearer", "expires_in": 60}
         content = json.dumps(body).encode()
         head = (
@@ -147,11 +148,11 @@ class _Conversation(socketserver.StreamRequestHandler):
 
 
 @contextlib.contextmanager
-def counting(context: ssl.SSLContext | None = None) -> Iterator[CountingServer]:
+def running_counting_server(context: ssl.SSLContext | None = None) -> Iterator[CountingServer]:
     """Run a server.
 
     Args:
-        context: For TLS, or None.
+        context: The TLS context, or None for plain HTTP.
     """
     with CountingServer(context) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -161,4 +162,4 @@ def counting(context: ssl.SSLContext | None = None) -> Iterator[CountingServer]:
         finally:
             server.shutdown()
             thread.join()
-            server.drop()
+            server.end_connections()

@@ -1,4 +1,4 @@
-"""A call as a value: prepared once, made as often as a test wants, its error returned."""
+"""A client call as a function: it can be repeated, and it returns its error."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ Operation = Literal["exchange_code", "refresh", "revoke"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 Result = Token | Mapping[TokenKind, ResponseMeta] | BlinkError
-Attempt = Callable[[], Result]
+RepeatableCall = Callable[[], Result]
 
 
-def attempt(caller: Caller, sandbox: Sandbox, grant: Grant, operation: Operation) -> Attempt:
-    """Prepare a call that can be made more than once, and that returns its error."""
+def repeatable_call(
+    caller: Caller, sandbox: Sandbox, grant: Grant, operation: Operation
+) -> RepeatableCall:
+    """Return a function that makes the same call each time and returns its result or error."""
     if operation == "exchange_code":
         code = sandbox.issue_code(grant)
     else:
@@ -39,8 +41,8 @@ def attempt(caller: Caller, sandbox: Sandbox, grant: Grant, operation: Operation
     return call
 
 
-def of_the_faulty_call(result: Result) -> Token | ResponseMeta | BlinkError:
-    """Return what became of the one call that the fault struck: the first of a revocation."""
+def result_of_faulty_call(result: Result) -> Token | ResponseMeta | BlinkError:
+    """Return the result of the request that the fault hit: the first one of a revocation."""
     if isinstance(result, RevocationError):
         return result.errors[TokenKind.REFRESH_TOKEN]
     if isinstance(result, Mapping):
