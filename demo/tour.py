@@ -1,8 +1,8 @@
-"""The life of a token, from consent to revocation: first call by call, then with the keeper.
+"""A token from consent to revocation: first with single calls of the client, then with the keeper.
 
-Nothing inside the client is mocked: real sockets on loopback, mutual TLS, and a local platform that
-holds every request to the contract. Its clock is also that of client, manager and store, so that
-days pass at once.
+The client is real and nothing in it is mocked: sockets on loopback, mutual TLS, and a sandbox that
+validates every request against the contract. Client, manager and store use the sandbox's clock, so
+that the demo can advance it by days.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from blink_oauth_keeper import (
 )
 from blink_oauth_testing.sandbox import DEFAULT_BANKS, BankPolicy, Sandbox
 
-SLOWNESS = 0.1
-"""Seconds that the patient bank takes to answer."""
-STRICT, LENIENT, PATIENT = "IIDX00001", "IIDX00002", "IIDX00003"
+DELAY = 0.1
+"""Seconds that the bank `TOLERANT` takes to respond."""
+STRICT, LENIENT, TOLERANT = "IIDX00001", "IIDX00002", "IIDX00003"
 BANKS = (
     *DEFAULT_BANKS,
-    BankPolicy(PATIENT, "Musterbank Kulant", replay_window=60.0, response_delay=SLOWNESS),
+    BankPolicy(TOLERANT, "Musterbank Kulant", replay_window=60.0, response_delay=DELAY),
 )
-HABITS = {
-    STRICT: "rotates refresh tokens, takes a second use of one for theft",
-    LENIENT: "keeps the refresh token the same",
-    PATIENT: "rotates refresh tokens, allows a replay for 60 s",
+DESCRIPTIONS = {
+    STRICT: "rotates refresh tokens, revokes all tokens when one is reused",
+    LENIENT: "does not rotate refresh tokens",
+    TOLERANT: "rotates refresh tokens, allows a replay for 60 s",
 }
 CUSTOMER = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (demo)")
 CALLERS = 50
 HOUR = 3_600.0
-PATIENCE = 10.0
-"""Seconds after which the demo fails for want of an answer that should be there."""
-LOST_ANSWER = "gateway-timeout-after"
+TIMEOUT = 10.0
+"""Seconds after which the demo fails if an event or a thread is missing."""
+LOST_RESPONSE = "gateway-timeout-after"
 SPENT = {Outcome.NOT_EXECUTED: "no", Outcome.REJECTED: "refused", Outcome.UNCERTAIN: "maybe"}
 
 
@@ -62,12 +62,12 @@ def heading(number: int, text: str) -> None:
     print(f"\n{number}. {text}")
 
 
-def say(text: str) -> None:
+def paragraph(text: str) -> None:
     print(textwrap.fill(text, width=100, initial_indent="   ", subsequent_indent="   "))
 
 
 def expect_error(call: Callable[[], object]) -> BlinkError:
-    """Return the error that a call is meant to end with."""
+    """Return the error of a call that must fail."""
     try:
         call()
     except BlinkError as error:
@@ -75,8 +75,8 @@ def expect_error(call: Callable[[], object]) -> BlinkError:
     sys.exit("A call succeeded that should have failed.")
 
 
-def moment(sandbox: Sandbox) -> datetime:
-    """Return the present moment on the sandbox's clock."""
+def current_time(sandbox: Sandbox) -> datetime:
+    """Return the current time of the sandbox's clock."""
     return datetime.fromtimestamp(sandbox.clock(), UTC)
 
 
@@ -84,7 +84,7 @@ def moment(sandbox: Sandbox) -> datetime:
 
 
 def consent(sandbox: Sandbox, grant: Grant) -> str:
-    """Be the customer's browser: open the bank's page and come back with a code."""
+    """Open the bank's page as the customer's browser does, and return the code."""
     state = f"demo-state-{grant.target_id}"
     page = sandbox.authorize_url(grant, sandbox.redirect_uri, state)
     callback = httpx.get(page, trust_env=False).next_request
@@ -94,7 +94,7 @@ def consent(sandbox: Sandbox, grant: Grant) -> str:
 
 
 def log_in(blink: BlinkOAuth | TokenManager, sandbox: Sandbox, grant: Grant) -> Token:
-    """Exchange the code of a fresh consent for tokens; the manager also stores them."""
+    """Exchange the code of a new consent for a pair; the manager also stores it."""
     exchange = blink.authorize if isinstance(blink, TokenManager) else blink.exchange_code
     code = consent(sandbox, grant)
     return exchange(grant, code=code, redirect_uri=sandbox.redirect_uri, psu=CUSTOMER)
@@ -106,7 +106,7 @@ def refresh_token(token: Token) -> Secret:
 
 
 def show_headers(sandbox: Sandbox) -> None:
-    """Show the platform's own headers in the last exchange, as the platform recorded them."""
+    """Print the headers of the platform in the last exchange, as the sandbox recorded them."""
     exchange = sandbox.exchanges[-1]
     for arrow, headers in (("->", exchange.request_headers), ("<-", exchange.response_headers)):
         for name, value in headers:
@@ -115,7 +115,7 @@ def show_headers(sandbox: Sandbox) -> None:
 
 
 def accounts(sandbox: Sandbox, http: httpx.Client, grant: Grant, token: Token) -> httpx.Response:
-    """Use the token: list the customer's accounts."""
+    """Request the customer's accounts with the token."""
     headers = request_headers(
         grant, CUSTOMER, user_agent="acme-books/3.2", correlation_id="demo-accounts"
     )
@@ -124,58 +124,64 @@ def accounts(sandbox: Sandbox, http: httpx.Client, grant: Grant, token: Token) -
 
 
 def show_client(sandbox: Sandbox, blink: BlinkOAuth, http: httpx.Client) -> None:
-    """Walk the way of the thin client once."""
+    """Show each operation of the thin client."""
     strict, lenient = sandbox.grant(STRICT), sandbox.grant(LENIENT)
 
-    heading(2, "The thin client makes single calls. At two banks, a code becomes a pair of tokens.")
+    heading(2, "The thin client makes single calls: at two banks, a code is exchanged for a pair.")
     first = log_in(blink, sandbox, strict)
     show_headers(sandbox)
     other = log_in(blink, sandbox, lenient)
     for grant, token in ((strict, first), (lenient, other)):
         name = sandbox.banks[grant.target_id].policy.name
-        say(f"{name}: expires {token.expires_at:%Y-%m-%d %H:%M} UTC, {token.access_token}.")
-    answer = accounts(sandbox, http, strict, first)
-    names = [f"{account['name']} in {account['currency']}" for account in answer.json()["accounts"]]
-    say(f"The account list answers {answer.status_code}: {', '.join(names)}.")
+        paragraph(f"{name}: expires {token.expires_at:%Y-%m-%d %H:%M} UTC, {token.access_token}.")
+    listed = accounts(sandbox, http, strict, first)
+    names = [f"{account['name']} in {account['currency']}" for account in listed.json()["accounts"]]
+    paragraph(f"The account list returns {listed.status_code}: {', '.join(names)}.")
     second = blink.refresh(strict, refresh_token(first))
     is_new = second.refresh_token != first.refresh_token
-    say(f"Refresh at the strict bank. New refresh token: {is_new}. The old one is spent.")
+    paragraph(f"Refresh at the strict bank. New refresh token: {is_new}. The old one is spent.")
 
-    heading(3, "Errors are told apart: who made them, what they may have spent, what to do next.")
+    heading(3, "Each error has its source, whether a token may be spent, and what to do next.")
     show_errors(failures(sandbox, blink, first, second, other))
-    say(f"The sandbox knows of the last one: executed was {sandbox.exchanges[-1].executed}.")
+    paragraph(
+        f"The sandbox recorded of the last request: executed was {sandbox.exchanges[-1].executed}."
+    )
     third = blink.refresh(lenient, refresh_token(other))
     is_same = third.refresh_token == other.refresh_token
-    say(f"That bank does not rotate, so one more refresh works. Same refresh token: {is_same}.")
+    paragraph(
+        f"That bank does not rotate, so one more refresh works. Same refresh token: {is_same}."
+    )
 
     heading(4, "Revocation: first the refresh token, then the access token.")
     for kind, meta in blink.revoke(lenient, third).items():
-        say(f"{kind.label}: {meta.status} from the {meta.source.lower()}")
-    say(f"The account list now answers {accounts(sandbox, http, lenient, third).status_code}.")
+        paragraph(f"{kind.label}: {meta.status} from the {meta.source.lower()}")
+    paragraph(
+        f"The account list now returns {accounts(sandbox, http, lenient, third).status_code}."
+    )
 
 
 def failures(
     sandbox: Sandbox, blink: BlinkOAuth, first: Token, second: Token, other: Token
 ) -> Iterator[tuple[str, BlinkError]]:
-    """Make one call after the other that fails; yield what happened, and the error."""
+    """Make calls that fail, and yield a description and the error of each."""
     strict, lenient = sandbox.grant(STRICT), sandbox.grant(LENIENT)
     unknown = Grant(target_id="IIDX99999", username=strict.username)
-    uri, lasting = sandbox.redirect_uri, refresh_token(other)
+    uri, not_rotated = sandbox.redirect_uri, refresh_token(other)
     exchange = partial(blink.exchange_code, strict, redirect_uri=uri, psu=CUSTOMER)
     refresh = blink.refresh
 
-    yield "a bank that is not connected", expect_error(lambda: refresh(unknown, lasting))
-    yield "a code nobody issued", expect_error(lambda: exchange(code="fake-code"))
+    yield "a bank that is not connected", expect_error(lambda: refresh(unknown, not_rotated))
+    yield "a code that was not issued", expect_error(lambda: exchange(code="fake-code"))
     yield "the old refresh token again", expect_error(lambda: refresh(strict, refresh_token(first)))
-    # Whoever presents a token twice may have stolen it, so the bank ends the whole consent.
+    # Reuse detection: a token presented twice may be stolen, so the bank revokes all tokens.
     yield (
         "after that, even the new one",
         expect_error(lambda: refresh(strict, refresh_token(second))),
     )
     sandbox.fail("bad-gateway-html", target_id=LENIENT)
-    yield "502 with a page of HTML", expect_error(lambda: refresh(lenient, lasting))
-    sandbox.fail(LOST_ANSWER, target_id=LENIENT)
-    yield "504 although the bank did it", expect_error(lambda: refresh(lenient, lasting))
+    yield "502 with a page of HTML", expect_error(lambda: refresh(lenient, not_rotated))
+    sandbox.fail(LOST_RESPONSE, target_id=LENIENT)
+    yield "504 although it was executed", expect_error(lambda: refresh(lenient, not_rotated))
 
 
 def show_errors(failed: Iterator[tuple[str, BlinkError]]) -> None:
@@ -199,15 +205,15 @@ def next_step(error: BlinkError) -> str:
 
 
 @frozen
-class Desk:
-    """What every manager of the demo is made from.
+class KeeperSetup:
+    """The parts of every manager of the demo.
 
     Attributes:
-        sandbox: The platform; its clock is the clock of manager and store, too.
+        sandbox: The sandbox; its clock is also the clock of manager and store.
         blink: The client.
-        folder: Where the file of the store is.
-        key: What the store seals with.
-        events: What the managers told, oldest first.
+        folder: The folder of the store's file.
+        key: The key that seals the tokens.
+        events: The events of the managers, oldest first.
     """
 
     sandbox: Sandbox
@@ -217,8 +223,8 @@ class Desk:
     events: SimpleQueue[Event]
 
     def open(self) -> TokenManager:
-        """Open a manager and its store."""
-        now = partial(moment, self.sandbox)
+        """Return a new manager with a new store on the same file."""
+        now = partial(current_time, self.sandbox)
         path = self.folder / "tokens.db"
         return TokenManager(
             self.blink,
@@ -229,143 +235,147 @@ class Desk:
             monotonic=self.sandbox.clock,
         )
 
-    def let_pass(self, seconds: float) -> None:
-        """Let time pass for everything on the one clock."""
+    def advance(self, seconds: float) -> None:
+        """Advance the clock that all parts share."""
         self.sandbox.clock.advance(seconds=seconds)
 
     def events_until(self, last: EventName) -> str:
-        """Wait for an event, and return the names of all since the last time."""
-        names = [self.events.get(timeout=PATIENCE).name]
+        """Wait for an event, and return the names of all events since the last call."""
+        names = [self.events.get(timeout=TIMEOUT).name]
         while names[-1] is not last:
-            names.append(self.events.get(timeout=PATIENCE).name)
+            names.append(self.events.get(timeout=TIMEOUT).name)
         return ", ".join(names)
 
     def refreshes(self, grant: Grant) -> int:
-        """Count the refresh requests for a bank that reached the sandbox."""
+        """Return the number of refresh requests for a bank that reached the sandbox."""
         forms = [seen.form for seen in self.sandbox.exchanges if seen.target_id == grant.target_id]
         return sum(("grant_type", "refresh_token") in form for form in forms)
 
 
-def show_keeper(desk: Desk) -> None:
-    """Keep tokens through a day, a restart and a lost answer."""
-    patient = desk.sandbox.grant(PATIENT)
-    with desk.open() as manager:
-        show_store(desk, manager, patient)
-        show_single_flight(desk, manager, patient)
-        show_early_refresh(desk, manager, patient)
-    before = desk.refreshes(patient)
-    with desk.open() as manager:
+def show_keeper(setup: KeeperSetup) -> None:
+    """Show the keeper: store, single flight, early refresh, restart and lost responses."""
+    tolerant = setup.sandbox.grant(TOLERANT)
+    with setup.open() as manager:
+        show_store(setup, manager, tolerant)
+        show_single_flight(setup, manager, tolerant)
+        show_early_refresh(setup, manager, tolerant)
+    before = setup.refreshes(tolerant)
+    with setup.open() as manager:
         heading(8, "A restart: manager and store are closed, new ones open the file.")
-        token, generation = manager.get(patient), manager.status(patient).generation
-        say(
-            f"get() returns generation {generation}, good until {token.expires_at:%Y-%m-%d %H:%M} "
-            f"UTC. Requests at the sandbox: {desk.refreshes(patient) - before}."
+        token, generation = manager.get(tolerant), manager.status(tolerant).generation
+        paragraph(
+            f"get() returns generation {generation}, valid until {token.expires_at:%Y-%m-%d %H:%M} "
+            f"UTC. Requests at the sandbox: {setup.refreshes(tolerant) - before}."
         )
-        show_lost_answers(desk, manager, patient, desk.sandbox.grant(STRICT))
+        show_lost_responses(setup, manager, tolerant, setup.sandbox.grant(STRICT))
 
 
-def show_store(desk: Desk, manager: TokenManager, grant: Grant) -> None:
+def show_store(setup: KeeperSetup, manager: TokenManager, grant: Grant) -> None:
     heading(
-        5, "The keeper stores tokens, sealed: authorize() exchanges the code and stores the pair."
+        5, "The keeper seals and stores tokens: authorize() exchanges the code and stores the pair."
     )
-    token = log_in(manager, desk.sandbox, grant)
-    mode = stat.filemode((desk.folder / "tokens.db").stat().st_mode)
-    # The write-ahead log lies beside the file.
-    content = b"".join(path.read_bytes() for path in desk.folder.iterdir())
+    token = log_in(manager, setup.sandbox, grant)
+    mode = stat.filemode((setup.folder / "tokens.db").stat().st_mode)
+    # The write-ahead log is a second file.
+    content = b"".join(path.read_bytes() for path in setup.folder.iterdir())
     words = {
         "bank id": grant.target_id,
         "access token": token.access_token.reveal(),
         "refresh token": refresh_token(token).reveal(),
     }
     found = [f"{name}: {word.encode() in content}" for name, word in words.items()]
-    say(f"tokens.db ({mode}) holds {', '.join(found)}.")
+    paragraph(f"tokens.db ({mode}) holds {', '.join(found)}.")
 
 
-def show_single_flight(desk: Desk, manager: TokenManager, grant: Grant) -> None:
-    heading(6, "One refresh, whoever asks.")
-    before, together = desk.refreshes(grant), Barrier(CALLERS)
-    desk.let_pass(25 * HOUR)
+def show_single_flight(setup: KeeperSetup, manager: TokenManager, grant: Grant) -> None:
+    heading(6, "A single flight: one refresh for all callers.")
+    before, barrier = setup.refreshes(grant), Barrier(CALLERS)
+    setup.advance(25 * HOUR)
 
-    def ask(_: int) -> Token:
-        together.wait(PATIENCE)
+    def get(_: int) -> Token:
+        barrier.wait(TIMEOUT)
         return manager.get(grant)
 
     with ThreadPoolExecutor(CALLERS) as pool:
-        tokens = list(pool.map(ask, range(CALLERS)))
-    desk.events_until(EventName.REFRESHED)
+        tokens = list(pool.map(get, range(CALLERS)))
+    setup.events_until(EventName.REFRESHED)
     different = len({token.access_token for token in tokens})
-    say(
+    paragraph(
         f"25 hours later the token has expired, and {len(tokens)} threads call get(). Different "
-        f"tokens returned: {different}. Requests at the sandbox: {desk.refreshes(grant) - before}."
+        f"tokens returned: {different}. Requests at the sandbox: {setup.refreshes(grant) - before}."
     )
 
 
-def show_early_refresh(desk: Desk, manager: TokenManager, grant: Grant) -> None:
-    heading(7, "An early refresh: the present token is served, the next one fetched meanwhile.")
-    present = manager.get(grant)
-    desk.let_pass(22 * HOUR)
+def show_early_refresh(setup: KeeperSetup, manager: TokenManager, grant: Grant) -> None:
+    heading(
+        7, "An early refresh: the stale token is served while it is refreshed in the background."
+    )
+    cached = manager.get(grant)
+    setup.advance(22 * HOUR)
     began = time.perf_counter()
     served = manager.get(grant)
     took = 1_000 * (time.perf_counter() - began)
-    told = desk.events_until(EventName.REFRESHED)
-    say(
-        f"22 of 24 hours later get() returns the present token: {served == present}. It took "
-        f"{took:.1f} ms; the bank takes {1_000 * SLOWNESS:.0f} ms. In the background: {told}. "
+    events = setup.events_until(EventName.REFRESHED)
+    paragraph(
+        f"22 of 24 hours later get() returns the same token: {served == cached}. It took "
+        f"{took:.1f} ms; the bank takes {1_000 * DELAY:.0f} ms. In the background: {events}. "
         f"Stored: generation {manager.status(grant).generation}."
     )
 
 
-def show_lost_answers(desk: Desk, manager: TokenManager, patient: Grant, strict: Grant) -> None:
-    heading(9, "An uncertain outcome: the bank made a new pair, and its answer was lost.")
+def show_lost_responses(
+    setup: KeeperSetup, manager: TokenManager, tolerant: Grant, strict: Grant
+) -> None:
+    heading(9, "An uncertain outcome: the bank issued a new pair, and its response was lost.")
     row = "   {:<17}  {:<10}  {:<13}  {:<7}  {}".format
     print(row("bank", "when", "state", "replays", "what you see"))
 
-    def tell(grant: Grant, when: str, first: int, seen: str) -> None:
-        name = desk.sandbox.banks[grant.target_id].policy.name
-        print(row(name, when, manager.status(grant).state, desk.refreshes(grant) - first, seen))
+    def print_row(grant: Grant, when: str, first: int, seen: str) -> None:
+        name = setup.sandbox.banks[grant.target_id].policy.name
+        print(row(name, when, manager.status(grant).state, setup.refreshes(grant) - first, seen))
 
-    def lose_answer(grant: Grant) -> int:
-        present = manager.get(grant)
-        desk.let_pass(22 * HOUR)
-        desk.sandbox.fail(LOST_ANSWER, target_id=grant.target_id)
+    def lose_response(grant: Grant) -> int:
+        cached = manager.get(grant)
+        setup.advance(22 * HOUR)
+        setup.sandbox.fail(LOST_RESPONSE, target_id=grant.target_id)
         expect_error(lambda: manager.refresh(grant))
-        desk.events_until(EventName.UNCERTAIN)
-        first = desk.refreshes(grant)
-        is_served = manager.get(grant) == present
-        tell(grant, "the 504", first, f"get() serves the present token: {is_served}")
-        desk.let_pass(30.0)
+        setup.events_until(EventName.UNCERTAIN)
+        first = setup.refreshes(grant)
+        is_served = manager.get(grant) == cached
+        print_row(grant, "the 504", first, f"get() serves the same token: {is_served}")
+        setup.advance(30.0)
         return first
 
-    first = lose_answer(patient)
-    manager.get(patient)
-    tell(patient, "30 s later", first, desk.events_until(EventName.REFRESHED))
+    first = lose_response(tolerant)
+    manager.get(tolerant)
+    print_row(tolerant, "30 s later", first, setup.events_until(EventName.REFRESHED))
 
-    log_in(manager, desk.sandbox, strict)
-    first = lose_answer(strict)
+    log_in(manager, setup.sandbox, strict)
+    first = lose_response(strict)
     held = expect_error(lambda: manager.refresh(strict))
-    tell(strict, "30 s later", first, type(held).__name__)
-    desk.let_pass(2 * HOUR)
+    print_row(strict, "30 s later", first, type(held).__name__)
+    setup.advance(2 * HOUR)
     refused = expect_error(lambda: manager.get(strict))
-    tell(strict, "2 h later", first, f"{type(refused).__name__}: {next_step(refused)}")
-    say(
-        "By default the token is presented once more when the lease is over, never a third time. "
-        "The profile of the strict bank says HOLD: a replay may look like theft there, so it waits "
-        "until the access token is about to expire."
+    print_row(strict, "2 h later", first, f"{type(refused).__name__}: {next_step(refused)}")
+    paragraph(
+        "By default the keeper replays the refresh token once after the lease has ended, and never "
+        "presents it a third time. The profile of the strict bank is HOLD: its reuse detection "
+        "could revoke all tokens, so the replay waits until the access token is about to expire."
     )
 
 
 def main() -> None:
-    """Start the local platform, check the certificate, walk the way."""
-    # What the keeper logs is told in the transcript.
+    """Run the demo against a sandbox."""
+    # The demo prints the events, so the keeper's log would repeat them.
     logging.getLogger("blink_oauth_keeper").addHandler(logging.NullHandler())
     print(__doc__)
     with Sandbox(banks=BANKS) as sandbox, TemporaryDirectory(prefix="blink-demo-") as folder:
-        for target_id, habit in HABITS.items():
-            say(f"{sandbox.banks[target_id].policy.name} ({target_id}): {habit}")
-        now = partial(moment, sandbox)
+        for target_id, text in DESCRIPTIONS.items():
+            paragraph(f"{sandbox.banks[target_id].policy.name} ({target_id}): {text}")
+        now = partial(current_time, sandbox)
         certificate = sandbox.client_certificate()
         heading(1, "The client certificate is checked offline, before anything is sent.")
-        say(str(check_certificate(certificate, now=now())))
+        paragraph(str(check_certificate(certificate, now=now())))
         context = ssl_context(certificate, now=now())
         with (
             BlinkOAuth(sandbox.settings(), clock=now) as blink,
@@ -373,7 +383,7 @@ def main() -> None:
         ):
             show_client(sandbox, blink, http)
             key = SqlTokenStore.new_key()
-            show_keeper(Desk(sandbox, blink, Path(folder), key, SimpleQueue()))
+            show_keeper(KeeperSetup(sandbox, blink, Path(folder), key, SimpleQueue()))
         exchanges, violations = len(sandbox.exchanges), len(sandbox.violations)
         print(f"\nDone: {exchanges} exchanges, {violations} violations of the contract.")
 

@@ -1,4 +1,4 @@
-"""The life of a token over mutual TLS: exchanged, used, refreshed, revoked."""
+"""The operations of the client over mutual TLS: code exchange, refresh and revocation."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from blink_oauth_testing.sandbox import Exchange, Sandbox
 from flavours import Caller
 from wire.harness import LENIENT, PERSON, STRICT, Connect, exchange, refresh_token
 
-Read = Callable[[Grant, Token], httpx.Response]
+ReadAccounts = Callable[[Grant, Token], httpx.Response]
 
 
 @pytest.fixture
-def read_accounts(blink_sandbox: Sandbox, settings: Settings) -> Iterator[Read]:
-    """Read the accounts with an access token, as an application does."""
+def read_accounts(blink_sandbox: Sandbox, settings: Settings) -> Iterator[ReadAccounts]:
+    """Return a function that reads the accounts with an access token, as an application does."""
     assert isinstance(settings.certificate, ssl.SSLContext)
     with httpx.Client(verify=settings.certificate, trust_env=False) as http:
 
@@ -47,13 +47,13 @@ def read_accounts(blink_sandbox: Sandbox, settings: Settings) -> Iterator[Read]:
         yield read
 
 
-def last(sandbox: Sandbox) -> Exchange:
-    """Return what the sandbox saw last."""
+def last_exchange(sandbox: Sandbox) -> Exchange:
+    """Return the last exchange that the sandbox recorded."""
     return sandbox.exchanges[-1]
 
 
-def test_a_code_becomes_a_token_that_opens_the_accounts(
-    caller: Caller, blink_sandbox: Sandbox, read_accounts: Read
+def test_a_code_is_exchanged_for_a_token_that_the_bank_accepts(
+    caller: Caller, blink_sandbox: Sandbox, read_accounts: ReadAccounts
 ) -> None:
     grant = blink_sandbox.grant()
     before = datetime.now(UTC)
@@ -82,7 +82,7 @@ def test_an_exchange_sends_the_five_headers_and_the_form(
     token = caller.exchange_code(
         grant, code=code, redirect_uri=blink_sandbox.redirect_uri, psu=PERSON
     )
-    seen = last(blink_sandbox)
+    seen = last_exchange(blink_sandbox)
     assert token.meta is not None
     sent = {name.lower(): value for name, value in seen.request_headers}
     UUID(sent["x-correlation-id"])
@@ -105,11 +105,11 @@ def test_an_exchange_sends_the_five_headers_and_the_form(
     }
 
 
-def test_a_refresh_nobody_waits_for_says_auto(caller: Caller, blink_sandbox: Sandbox) -> None:
+def test_a_refresh_without_a_psu_sends_auto(caller: Caller, blink_sandbox: Sandbox) -> None:
     grant = blink_sandbox.grant()
     old = refresh_token(exchange(caller, blink_sandbox, grant))
     caller.refresh(grant, old)
-    seen = last(blink_sandbox)
+    seen = last_exchange(blink_sandbox)
     sent = {name.lower(): value for name, value in seen.request_headers}
     assert sent["x-psu-ip-address"] == sent["x-psu-user-agent"] == Psu.AUTOMATIC
     assert dict(seen.form) == {
@@ -120,9 +120,7 @@ def test_a_refresh_nobody_waits_for_says_auto(caller: Caller, blink_sandbox: San
     }
 
 
-def test_every_attempt_has_a_correlation_id_of_its_own(
-    caller: Caller, blink_sandbox: Sandbox
-) -> None:
+def test_every_request_has_its_own_correlation_id(caller: Caller, blink_sandbox: Sandbox) -> None:
     grant = blink_sandbox.grant(LENIENT)
     token = exchange(caller, blink_sandbox, grant)
     for _ in range(2):
@@ -134,7 +132,7 @@ def test_every_attempt_has_a_correlation_id_of_its_own(
 
 
 def test_a_rotated_refresh_token_replaces_the_old_one(
-    caller: Caller, blink_sandbox: Sandbox, read_accounts: Read
+    caller: Caller, blink_sandbox: Sandbox, read_accounts: ReadAccounts
 ) -> None:
     grant = blink_sandbox.grant(STRICT)
     first = exchange(caller, blink_sandbox, grant)
@@ -147,27 +145,27 @@ def test_a_rotated_refresh_token_replaces_the_old_one(
 
 
 def test_a_refresh_token_used_twice_revokes_the_whole_family(
-    caller: Caller, blink_sandbox: Sandbox, read_accounts: Read
+    caller: Caller, blink_sandbox: Sandbox, read_accounts: ReadAccounts
 ) -> None:
     grant = blink_sandbox.grant(STRICT)
     first = exchange(caller, blink_sandbox, grant)
     second = caller.refresh(grant, refresh_token(first))
-    for stale in (first, second):
+    for revoked in (first, second):
         with pytest.raises(InvalidGrantError) as caught:
-            caller.refresh(grant, refresh_token(stale))
+            caller.refresh(grant, refresh_token(revoked))
         error = caught.value
         assert error.outcome is Outcome.REJECTED
         assert error.needs_consent
         assert not error.retryable
         assert error.status == 400
         assert error.source is Source.PROVIDER
-        assert error.correlation_id == last(blink_sandbox).correlation_id
-        assert refresh_token(stale) not in str(error)
+        assert error.correlation_id == last_exchange(blink_sandbox).correlation_id
+        assert refresh_token(revoked) not in str(error)
     assert read_accounts(grant, second).status_code == 401
 
 
-def test_a_bank_that_does_not_rotate_leaves_the_refresh_token_in_force(
-    caller: Caller, blink_sandbox: Sandbox, read_accounts: Read
+def test_a_bank_that_does_not_rotate_leaves_the_refresh_token_valid(
+    caller: Caller, blink_sandbox: Sandbox, read_accounts: ReadAccounts
 ) -> None:
     grant = blink_sandbox.grant(LENIENT)
     token = first = exchange(caller, blink_sandbox, grant)
@@ -178,8 +176,8 @@ def test_a_bank_that_does_not_rotate_leaves_the_refresh_token_in_force(
         assert read_accounts(grant, token).status_code == 200
 
 
-def test_revoking_ends_both_halves_the_refresh_token_first(
-    caller: Caller, blink_sandbox: Sandbox, read_accounts: Read
+def test_revoking_a_pair_revokes_the_refresh_token_first(
+    caller: Caller, blink_sandbox: Sandbox, read_accounts: ReadAccounts
 ) -> None:
     grant = blink_sandbox.grant()
     token = exchange(caller, blink_sandbox, grant)
@@ -198,7 +196,7 @@ def test_revoking_ends_both_halves_the_refresh_token_first(
         caller.refresh(grant, refresh_token(token))
 
 
-def test_revoking_twice_does_no_harm(caller: Caller, blink_sandbox: Sandbox) -> None:
+def test_revoking_twice_succeeds(caller: Caller, blink_sandbox: Sandbox) -> None:
     grant = blink_sandbox.grant()
     token = exchange(caller, blink_sandbox, grant)
     assert caller.revoke(grant, token).keys() == caller.revoke(grant, token).keys()
@@ -216,9 +214,7 @@ def test_without_a_refresh_token_only_the_access_token_is_revoked(
     assert blink_sandbox.banks[STRICT].accepts(refresh_token(token))
 
 
-def test_a_code_that_lived_too_long_asks_for_a_new_consent(
-    caller: Caller, blink_sandbox: Sandbox
-) -> None:
+def test_an_expired_code_needs_a_new_consent(caller: Caller, blink_sandbox: Sandbox) -> None:
     grant = blink_sandbox.grant()
     code = blink_sandbox.issue_code(grant)
     blink_sandbox.clock.advance(seconds=31)
@@ -228,7 +224,9 @@ def test_a_code_that_lived_too_long_asks_for_a_new_consent(
     assert code not in str(caught.value)
 
 
-def test_settings_from_the_environment_connect(connect: Connect, blink_sandbox: Sandbox) -> None:
+def test_a_client_with_settings_from_the_environment_works(
+    connect: Connect, blink_sandbox: Sandbox
+) -> None:
     environment = blink_sandbox.environment()
     assert Path(environment["BLINK_KEY_PASSPHRASE_FILE"]).is_file()
     caller = connect(Settings.from_env(environment))

@@ -1,4 +1,4 @@
-"""A proxy is used when it is named, and never because the environment says so unasked."""
+"""A proxy is used if the settings name it; one of the environment only with `trust_env`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from wire.connect_proxy import HANG_UP, STALL, running_proxy
 from wire.harness import Connect, exchange
 from wire.loopback import listening, url_of
 
-USER = "books:fake-proxy-password@"
+CREDENTIALS = "books:fake-proxy-password@"
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget the proxies of the machine that runs the tests."""
+    """Remove the proxies of the machine that runs the tests."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-def test_a_named_proxy_sees_a_tunnel_and_nothing_of_the_call(
+def test_a_proxy_receives_a_connect_request_and_nothing_of_the_call(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
     with running_proxy() as proxy:
@@ -57,13 +57,13 @@ def test_the_calls_of_one_client_share_one_tunnel(
         assert len(proxy.heads) == 1
 
 
-def test_the_credentials_of_a_proxy_go_to_the_proxy_alone(
+def test_the_credentials_of_a_proxy_are_sent_to_the_proxy_only(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
     with running_proxy() as proxy:
-        through = evolve(settings, proxy=proxy.url(USER))
+        through = evolve(settings, proxy=proxy.url(CREDENTIALS))
         exchange(connect(through), blink_sandbox, blink_sandbox.grant())
-        expected = b64encode(USER.rstrip("@").encode())
+        expected = b64encode(CREDENTIALS.rstrip("@").encode())
         assert b"Proxy-Authorization: Basic " + expected in proxy.heads[0]
     sent = {name.lower() for name, _ in blink_sandbox.exchanges[0].request_headers}
     assert "proxy-authorization" not in sent
@@ -71,11 +71,11 @@ def test_the_credentials_of_a_proxy_go_to_the_proxy_alone(
 
 
 @pytest.mark.parametrize("answer", ["403 Forbidden", "407 Proxy Authentication Required", "502 No"])
-def test_a_proxy_that_refuses_leaves_everything_unsent(
+def test_nothing_is_sent_if_the_proxy_refuses(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings, answer: str
 ) -> None:
     with running_proxy(answer) as proxy:
-        caller = connect(evolve(settings, proxy=proxy.url(USER)))
+        caller = connect(evolve(settings, proxy=proxy.url(CREDENTIALS)))
         with pytest.raises(BlinkError) as caught:
             exchange(caller, blink_sandbox, blink_sandbox.grant())
     error = caught.value
@@ -87,7 +87,7 @@ def test_a_proxy_that_refuses_leaves_everything_unsent(
 
 
 @pytest.mark.parametrize("answer", [STALL, HANG_UP], ids=["stalls", "hangs up"])
-def test_a_proxy_that_makes_no_tunnel_leaves_everything_unsent(
+def test_nothing_is_sent_if_the_proxy_opens_no_tunnel(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings, answer: str
 ) -> None:
     with running_proxy(answer) as proxy:
@@ -100,12 +100,12 @@ def test_a_proxy_that_makes_no_tunnel_leaves_everything_unsent(
 
 
 @pytest.mark.parametrize("fault", ["reset-before", "reset-after"])
-def test_a_tunnel_that_breaks_once_the_request_left_leaves_the_outcome_open(
+def test_a_tunnel_that_breaks_after_the_request_was_sent_makes_the_outcome_uncertain(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings, fault: str
 ) -> None:
     with running_proxy() as proxy:
         caller = connect(evolve(settings, proxy=proxy.url()))
-        for _ in range(2):  # on a new tunnel, and on one that was used before
+        for _ in range(2):  # on a new tunnel, and on a reused one
             blink_sandbox.fail(fault)
             with pytest.raises(ConnectionLostError) as caught:
                 exchange(caller, blink_sandbox, blink_sandbox.grant())
@@ -113,11 +113,11 @@ def test_a_tunnel_that_breaks_once_the_request_left_leaves_the_outcome_open(
             exchange(caller, blink_sandbox, blink_sandbox.grant())
 
 
-def test_a_proxy_that_is_not_there_leaves_everything_unsent(
+def test_nothing_is_sent_if_the_proxy_cannot_be_reached(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
-    with listening() as gone:
-        url = url_of(gone, "http")
+    with listening() as closed:
+        url = url_of(closed, "http")
     with pytest.raises(NotConnectedError) as caught:
         exchange(connect(evolve(settings, proxy=url)), blink_sandbox, blink_sandbox.grant())
     assert caught.value.outcome is Outcome.NOT_EXECUTED
@@ -136,7 +136,7 @@ def test_the_handshake_is_with_the_platform_and_not_with_the_proxy(
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
-def test_a_proxy_in_the_environment_is_ignored_unasked(
+def test_a_proxy_in_the_environment_is_ignored_by_default(
     connect: Connect,
     blink_sandbox: Sandbox,
     settings: Settings,

@@ -1,4 +1,4 @@
-"""What a refusal, a wreck of a response or half a revocation says of the tokens."""
+"""The state of the tokens after a refusal, a broken response or an incomplete revocation."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ NO_FAULT = Fault("no-fault", executes=True)
 
 
 @pytest.mark.parametrize(
-    ("fault", "state"), [("reset-after", "unknown"), ("too-many-requests", "alive")]
+    ("fault", "state"), [("reset-after", "unknown"), ("too-many-requests", "active")]
 )
 @pytest.mark.parametrize("failed", [REFRESH, ACCESS, BOTH], ids=["refresh", "access", "both"])
-def test_a_revocation_that_fails_says_which_half_still_lives(
+def test_a_failed_revocation_names_the_tokens_that_are_still_active(
     caller: Caller, blink_sandbox: Sandbox, fault: str, state: str, failed: frozenset[TokenKind]
 ) -> None:
     grant = blink_sandbox.grant()
@@ -45,12 +45,12 @@ def test_a_revocation_that_fails_says_which_half_still_lives(
     nothing: frozenset[TokenKind] = frozenset()
     assert error.revoked == BOTH - failed
     assert error.unknown == (failed if state == "unknown" else nothing)
-    assert error.alive == (failed if state == "alive" else nothing)
+    assert error.alive == (failed if state == "active" else nothing)
     assert error.errors.keys() == failed
     assert all(seen.operation == "revoke_token" for seen in blink_sandbox.exchanges[-2:])
 
 
-def test_a_client_id_of_somebody_else_is_refused_before_the_bank_is_asked(
+def test_the_platform_refuses_the_client_id_of_another_client(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
     caller = connect(evolve(settings, client_id="CIDX0000000003"))
@@ -62,7 +62,7 @@ def test_a_client_id_of_somebody_else_is_refused_before_the_bank_is_asked(
     assert not blink_sandbox.exchanges[-1].executed
 
 
-def test_a_bank_that_is_not_allowed_is_refused_before_it_is_asked(
+def test_the_platform_refuses_a_bank_that_is_not_connected(
     caller: Caller, blink_sandbox: Sandbox
 ) -> None:
     with pytest.raises(ProblemError) as caught:
@@ -79,7 +79,7 @@ REFUSALS = {
     "415 of the platform": (problem(415, "X", "Refused", "No."), Outcome.NOT_EXECUTED),
     "401 of the bank": (problem(401, "X", "Refused", "No.", "PROVIDER"), Outcome.REJECTED),
     "403 of the bank": (problem(403, "X", "Refused", "No.", "PROVIDER"), Outcome.REJECTED),
-    "401 of nobody": (
+    "401 without a source": (
         problem(401, "X", "Refused", "No.").without_header("X-CorAPI-Source"),
         Outcome.REJECTED,
     ),
@@ -90,7 +90,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("name", REFUSALS)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_who_refuses_decides_what_is_known(
+def test_the_source_of_a_refusal_determines_the_outcome(
     caller: Caller, blink_sandbox: Sandbox, name: str, operation: Operation
 ) -> None:
     reply, outcome = REFUSALS[name]
@@ -104,7 +104,7 @@ def test_who_refuses_decides_what_is_known(
 
 
 @pytest.mark.parametrize("code", ["invalid_client", "Unauthorized_Client"])
-def test_a_client_that_the_bank_does_not_know_is_told_apart(
+def test_a_client_that_the_bank_refuses_has_its_own_error(
     caller: Caller, blink_sandbox: Sandbox, code: str
 ) -> None:
     reply = oauth_error(code, "No.")
@@ -117,7 +117,7 @@ def test_a_client_that_the_bank_does_not_know_is_told_apart(
     assert not error.needs_consent
 
 
-def test_a_whole_pair_in_a_body_that_is_cut_comes_home(
+def test_a_complete_pair_in_a_truncated_body_is_returned(
     caller: Caller, blink_sandbox: Sandbox
 ) -> None:
     grant = blink_sandbox.grant()
@@ -135,7 +135,7 @@ def test_a_whole_pair_in_a_body_that_is_cut_comes_home(
     assert bank.accepts(refresh_token(token))
 
 
-def test_a_pair_under_an_error_status_comes_home_on_the_error(
+def test_a_pair_in_a_response_with_an_error_status_is_on_the_error(
     caller: Caller, blink_sandbox: Sandbox
 ) -> None:
     grant = blink_sandbox.grant()

@@ -1,4 +1,4 @@
-"""A response that the HTTP parser refuses is still read: a pair in it is not lost."""
+"""A pair is read even from a response that the HTTP parser refuses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ODD_LINES = {
 
 
 def settings_for(url: str) -> Settings:
-    """Return the settings of a client of a server without TLS."""
+    """Return the settings of a client that uses plain HTTP."""
     return Settings(
         base_url=f"{url}/consent-flow/v2",
         client_id="CIDX0000000002",
@@ -36,10 +36,10 @@ def settings_for(url: str) -> Settings:
     )
 
 
-def answer(
+def respond(
     connection: socket.socket, *lines: bytes, status: bytes = b"200 OK", body: bytes
 ) -> None:
-    """Read a request, and answer it with header lines as they are given."""
+    """Read a request, and send a response with the given header lines unchanged."""
     received = b""
     while b"refresh_token=" not in received:
         received += connection.recv(65536)
@@ -48,9 +48,9 @@ def answer(
 
 
 @pytest.mark.parametrize("line", ODD_LINES.values(), ids=ODD_LINES)
-def test_a_pair_behind_an_illegal_header_line_is_kept(connect: Connect, line: bytes) -> None:
+def test_a_pair_is_returned_despite_an_illegal_header_line(connect: Connect, line: bytes) -> None:
     body = json.dumps(PAIR).encode()
-    with server_that(lambda connection: answer(connection, line, body=body)) as url:
+    with server_that(lambda connection: respond(connection, line, body=body)) as url:
         caller = connect(settings_for(url.replace("https:", "http:")))
         token = caller.refresh(GRANT, "fake-refresh-token-1")
     assert token.refresh_token is not None
@@ -70,11 +70,11 @@ def test_a_pair_behind_an_illegal_header_line_is_kept(connect: Connect, line: by
     ],
     ids=["half a token", "no token", "an error status"],
 )
-def test_without_a_token_under_a_success_the_outcome_is_uncertain(
+def test_the_outcome_is_uncertain_without_a_success_status_and_a_token(
     connect: Connect, status: bytes, body: bytes
 ) -> None:
     line = ODD_LINES["no colon"]
-    with server_that(lambda connection: answer(connection, line, status=status, body=body)) as url:
+    with server_that(lambda connection: respond(connection, line, status=status, body=body)) as url:
         caller = connect(settings_for(url.replace("https:", "http:")))
         with pytest.raises(ConnectionLostError) as caught:
             caller.refresh(GRANT, "fake-refresh-token-1")
@@ -83,7 +83,7 @@ def test_without_a_token_under_a_success_the_outcome_is_uncertain(
     assert "fake-" not in str(caught.value)
 
 
-def test_a_head_that_breaks_off_is_no_response(connect: Connect) -> None:
+def test_a_truncated_head_is_no_response(connect: Connect) -> None:
     def hang_up(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Le")

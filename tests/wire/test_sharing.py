@@ -1,4 +1,4 @@
-"""One client for many threads or tasks, and what a cancelled task leaves behind."""
+"""One client shared by many threads or tasks, some of which are cancelled."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from blink_oauth import (
     Timeouts,
     Token,
 )
-from blink_oauth_testing.sandbox import Delivery, Fault, Sandbox
+from blink_oauth_testing.sandbox import Fault, Sandbox, Delivery
 from blink_oauth_testing.sandbox.messages import Response
 from flavours import Caller
 from wire.harness import PERSON, Connect, exchange, wait_until
 from wire.relay import Relay, running_relay
 
 THREADS, TASKS = 64, 500
-# The sandbox serves one request after the other, so the last of many waits for all of them.
+# The sandbox serves one request at a time, so the last of many callers waits for all others.
 PATIENT = Timeouts(connect=120.0, read=120.0, pool=120.0, total=120.0)
 
 
 @pytest.fixture
 def relay(blink_sandbox: Sandbox) -> Iterator[Relay]:
-    """Count the connections to the sandbox."""
+    """Run a relay that counts the connections to the sandbox."""
     with running_relay(blink_sandbox.base_url) as relay:
         yield relay
 
 
 def require_no_mix_up(sandbox: Sandbox, tokens: list[Token]) -> None:
-    """Check that each caller got the answer to its own request."""
+    """Check that each caller got the response to its own request."""
     assert all(token.oddities == frozenset() for token in tokens)
     metas = [token.meta for token in tokens if token.meta is not None]
     assert all(meta.echoed for meta in metas)
@@ -101,12 +101,12 @@ def test_the_calls_of_one_client_share_one_connection(
     assert relay.opened == 1
 
 
-def test_two_event_loops_one_after_the_other_have_a_client_each(
+def test_consecutive_event_loops_can_each_use_a_client(
     blink_sandbox: Sandbox, settings: Settings
 ) -> None:
     grant = blink_sandbox.grant("IIDX00002")
 
-    async def journey() -> None:
+    async def exchange_refresh_and_revoke() -> None:
         async with AsyncBlinkOAuth(settings) as client:
             token = await client.exchange_code(
                 grant,
@@ -119,13 +119,13 @@ def test_two_event_loops_one_after_the_other_have_a_client_each(
             await client.revoke(grant, token)
 
     for _ in range(2):
-        asyncio.run(journey())
+        asyncio.run(exchange_refresh_and_revoke())
     assert len(blink_sandbox.exchanges) == 8
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("delivery", "reached"),
+    ("wire", "reached"),
     [
         (Delivery(head_interval=60.0), "send_request_body.complete"),
         (Delivery(body_interval=60.0), "receive_response_headers.complete"),
@@ -138,7 +138,7 @@ async def test_cancelled_tasks_leave_the_client_usable_and_leak_no_connection(
     settings: Settings,
     relay: Relay,
     caplog: pytest.LogCaptureFixture,
-    delivery: Delivery,
+    wire: Delivery,
     reached: str,
 ) -> None:
     grant = blink_sandbox.grant("IIDX00002")
@@ -155,15 +155,15 @@ async def test_cancelled_tasks_leave_the_client_usable_and_leak_no_connection(
                 )
             )
 
-        def underway(calls: int) -> bool:
+        def in_progress(calls: int) -> bool:
             return len(blink_sandbox.exchanges) == calls and reached in caplog.text
 
         for calls in range(1, 21):
             caplog.clear()
-            blink_sandbox.fail(Fault("stuck", executes=True, delivery=delivery))
+            blink_sandbox.fail(Fault("stuck", executes=True, delivery=wire))
             with caplog.at_level(logging.DEBUG, "httpcore.http11"):
                 task = call()
-                await asyncio.to_thread(wait_until, partial(underway, calls))
+                await asyncio.to_thread(wait_until, partial(in_progress, calls))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -203,12 +203,12 @@ def test_a_cookie_is_never_sent_back(caller: Caller, blink_sandbox: Sandbox) -> 
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed_even_back_to_the_platform(
+def test_a_redirect_is_not_followed_even_to_the_platform_itself(
     caller: Caller, blink_sandbox: Sandbox, status: int
 ) -> None:
     target = f"{blink_sandbox.base_url}/oauth/token"
     reply = Response(status).with_header("Location", target)
-    blink_sandbox.fail(Fault("redirect-home", executes=False, change=lambda _: reply))
+    blink_sandbox.fail(Fault("redirect-to-itself", executes=False, change=lambda _: reply))
     with pytest.raises(StatusError) as caught:
         exchange(caller, blink_sandbox, blink_sandbox.grant())
     assert caught.value.status == status

@@ -1,4 +1,4 @@
-"""Who refuses whom in a handshake: each a clear error of its own, and nothing was executed."""
+"""Failed handshakes: each has its own error, and nothing was executed."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ Issue = Callable[[CertificateAuthority], Credentials]
 
 
 @pytest.fixture(scope="session")
-def stranger() -> CertificateAuthority:
-    """Make an authority that neither side knows."""
-    return CertificateAuthority.create("Stranger")
+def unknown_authority() -> CertificateAuthority:
+    """Return an authority that neither side trusts."""
+    return CertificateAuthority.create("Unknown")
 
 
 def context_of(
     version: ssl.TLSVersion, credentials: Credentials | None = None, folder: Path = Path()
 ) -> ssl.SSLContext:
-    """Make a user's own context, which looks at nothing before it connects."""
+    """Return a context made by an application, which checks nothing before it connects."""
     context = ssl.create_default_context(cadata=shared_authority().root_pem.decode())
     context.maximum_version = version
     if credentials is not None:
@@ -56,7 +56,7 @@ def context_of(
 
 
 def refusal(connect: Connect, sandbox: Sandbox, settings: Settings) -> BlinkError:
-    """Return the error of an exchange of which the sandbox saw nothing."""
+    """Return the error of an exchange whose request never reached the sandbox."""
     with pytest.raises(BlinkError) as caught:
         exchange(connect(settings), sandbox, sandbox.grant())
     error = caught.value
@@ -81,7 +81,7 @@ REFUSED_BY_THE_SERVER: dict[str, Issue] = {
 
 @BOTH_VERSIONS
 @pytest.mark.parametrize("name", REFUSED_BY_THE_SERVER)
-def test_a_client_certificate_the_server_refuses_is_told_apart(
+def test_a_client_certificate_that_the_server_refuses_has_its_own_fault(
     connect: Connect, blink_sandbox: Sandbox, tmp_path: Path, version: ssl.TLSVersion, name: str
 ) -> None:
     credentials = REFUSED_BY_THE_SERVER[name](blink_sandbox.authority)
@@ -97,11 +97,11 @@ def test_a_client_certificate_the_server_refuses_is_told_apart(
 def test_a_client_certificate_of_an_unknown_authority_is_refused_by_the_server(
     connect: Connect,
     blink_sandbox: Sandbox,
-    stranger: CertificateAuthority,
+    unknown_authority: CertificateAuthority,
     tmp_path: Path,
     version: ssl.TLSVersion,
 ) -> None:
-    context = context_of(version, certificates.good(stranger), tmp_path)
+    context = context_of(version, certificates.good(unknown_authority), tmp_path)
     error = refusal(connect, blink_sandbox, blink_sandbox.settings(certificate=context))
     assert type(error) is TlsError
     assert error.fault is TlsFault.CLIENT_CERTIFICATE_REFUSED
@@ -111,7 +111,7 @@ def test_a_client_certificate_of_an_unknown_authority_is_refused_by_the_server(
     ("version", "fault", "words"),
     [
         (TLS_1_3, TlsFault.CLIENT_CERTIFICATE_MISSING, "Set Settings.certificate"),
-        # Before TLS 1.3 there is no alert of its own for it (RFC 8446 section 6.2).
+        # Versions before TLS 1.3 have no alert for a missing certificate (RFC 8446 section 6.2).
         (TLS_1_2, TlsFault.HANDSHAKE_FAILED, "accepts this client certificate"),
     ],
     ids=["1.3", "1.2"],
@@ -131,7 +131,7 @@ def test_a_client_without_a_certificate_is_refused_by_the_server(
 
 
 @BOTH_VERSIONS
-def test_a_good_certificate_that_is_not_registered_is_refused_by_the_platform(
+def test_the_platform_refuses_a_valid_certificate_that_is_not_registered(
     connect: Connect, blink_sandbox: Sandbox, tmp_path: Path, version: ssl.TLSVersion
 ) -> None:
     credentials = blink_sandbox.authority.issue_client("CIDX0000000009")
@@ -144,7 +144,7 @@ def test_a_good_certificate_that_is_not_registered_is_refused_by_the_platform(
 
 
 @BOTH_VERSIONS
-def test_a_context_of_the_users_own_works(
+def test_a_context_made_by_the_application_works(
     connect: Connect, blink_sandbox: Sandbox, version: ssl.TLSVersion
 ) -> None:
     context = ssl_context(blink_sandbox.client_certificate(), now=NOW)
@@ -169,13 +169,13 @@ BAD_SERVERS: dict[str, tuple[Issue, TlsFault, str]] = {
         TlsFault.SERVER_NAME_MISMATCH,
         "for another host name",
     ),
-    "no server's": (
+    "not for a server": (
         lambda authority: authority.issue_client("localhost"),
         TlsFault.SERVER_CERTIFICATE_INVALID,
         "was refused",
     ),
     "of an unknown authority": (
-        lambda _: CertificateAuthority.create("Stranger").issue_server(),
+        lambda _: CertificateAuthority.create("Unknown").issue_server(),
         TlsFault.SERVER_AUTHORITY_UNKNOWN,
         "not trusted here",
     ),
@@ -183,7 +183,9 @@ BAD_SERVERS: dict[str, tuple[Issue, TlsFault, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_SERVERS)
-def test_a_server_that_cannot_identify_itself_gets_no_request(connect: Connect, name: str) -> None:
+def test_a_server_with_an_invalid_certificate_receives_no_request(
+    connect: Connect, name: str
+) -> None:
     issue, fault, words = BAD_SERVERS[name]
     with Sandbox(server_credentials=issue(shared_authority())) as sandbox:
         error = refusal(connect, sandbox, sandbox.settings())
@@ -193,7 +195,7 @@ def test_a_server_that_cannot_identify_itself_gets_no_request(connect: Connect, 
         assert words in str(error)
 
 
-def test_a_name_and_an_address_are_both_checked(connect: Connect) -> None:
+def test_the_host_of_the_url_is_checked_be_it_a_name_or_an_address(connect: Connect) -> None:
     server = shared_authority().issue_server(("localhost",))
     with Sandbox(server_credentials=server) as sandbox:
         address = sandbox.base_url.replace("localhost", "127.0.0.1")
@@ -203,8 +205,8 @@ def test_a_name_and_an_address_are_both_checked(connect: Connect) -> None:
         exchange(connect(sandbox.settings()), sandbox, sandbox.grant())
 
 
-def speak_old_tls(connection: socket.socket) -> None:
-    """Offer TLS 1.1 and nothing newer."""
+def offer_tls_1_1(connection: socket.socket) -> None:
+    """Begin a handshake that allows TLS 1.1 only."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -214,13 +216,13 @@ def speak_old_tls(connection: socket.socket) -> None:
         context.wrap_socket(connection, server_side=True)
 
 
-def speak_plain_http(connection: socket.socket) -> None:
+def send_plain_http(connection: socket.socket) -> None:
     connection.recv(65_536)
     connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
 
 
-@pytest.mark.parametrize("behave", [speak_old_tls, speak_plain_http])
-def test_a_server_that_speaks_no_tls_of_today_gets_no_request(
+@pytest.mark.parametrize("behave", [offer_tls_1_1, send_plain_http])
+def test_a_server_without_tls_1_2_or_newer_receives_no_request(
     connect: Connect, blink_sandbox: Sandbox, behave: Callable[[socket.socket], None]
 ) -> None:
     with server_that(behave) as url:
@@ -230,7 +232,7 @@ def test_a_server_that_speaks_no_tls_of_today_gets_no_request(
     assert "TLS 1.2 or newer" in str(error)
 
 
-def test_a_server_that_hangs_up_in_the_handshake_has_executed_nothing(
+def test_a_server_that_hangs_up_in_the_handshake_is_not_connected(
     connect: Connect, blink_sandbox: Sandbox
 ) -> None:
     with server_that(lambda connection: None) as url:

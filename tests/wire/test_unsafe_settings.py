@@ -1,4 +1,4 @@
-"""Settings under which a token could be read on the way make no client."""
+"""Settings that would expose a token on the network make no client."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from wire.harness import Connect, exchange
 URL = "https://platform.invalid/consent-flow/v2"
 
 
-def blind() -> ssl.SSLContext:
+def without_verification() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
 
 
-def nameless() -> ssl.SSLContext:
+def without_host_name_check() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.check_hostname = False
     return context
 
 
-def optional() -> ssl.SSLContext:
+def with_optional_verification() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
 
-def outdated() -> ssl.SSLContext:
+def from_tls_1_1() -> ssl.SSLContext:
     context = ssl.create_default_context()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -45,7 +45,7 @@ def outdated() -> ssl.SSLContext:
     return context
 
 
-def without_a_floor() -> ssl.SSLContext:
+def from_any_version() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
     return context
@@ -54,14 +54,14 @@ def without_a_floor() -> ssl.SSLContext:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (blind, "verify the server"),
-        (nameless, "verify the server"),
-        (optional, "verify the server"),
-        (outdated, "less than TLS 1.2"),
-        (without_a_floor, "less than TLS 1.2"),
+        (without_verification, "verify the server"),
+        (without_host_name_check, "verify the server"),
+        (with_optional_verification, "verify the server"),
+        (from_tls_1_1, "less than TLS 1.2"),
+        (from_any_version, "less than TLS 1.2"),
     ],
 )
-def test_a_context_that_would_trust_anybody_is_refused(
+def test_a_context_that_verifies_less_than_the_default_is_refused(
     flavour: Flavour, make: Callable[[], ssl.SSLContext], words: str
 ) -> None:
     settings = Settings(
@@ -84,7 +84,7 @@ def test_a_context_that_would_trust_anybody_is_refused(
         ("ftp://localhost/consent-flow/v2", True),
     ],
 )
-def test_plain_http_is_refused_but_to_loopback_by_name(url: str, allowed: bool) -> None:
+def test_plain_http_is_refused_except_to_loopback_when_allowed(url: str, allowed: bool) -> None:
     with pytest.raises(InvalidInputError, match="https"):
         Settings(
             base_url=url,
@@ -94,10 +94,10 @@ def test_plain_http_is_refused_but_to_loopback_by_name(url: str, allowed: bool) 
         )
 
 
-def test_plain_http_to_this_machine_works_when_asked_for(
+def test_plain_http_to_loopback_works_when_allowed(
     connect: Connect, blink_sandbox: Sandbox
 ) -> None:
-    # The sandbox has no token endpoint on its plain port: that it answers at all is the point.
+    # The sandbox has no token endpoint on its plain port. The 404 proves that it was reached.
     settings = Settings(
         base_url=f"{blink_sandbox.control_url}/consent-flow/v2",
         client_id="CIDX0000000002",
@@ -110,7 +110,7 @@ def test_plain_http_to_this_machine_works_when_asked_for(
     assert blink_sandbox.exchanges == ()
 
 
-def test_the_environment_cannot_have_the_keys_of_the_connections_written_down(
+def test_sslkeylogfile_is_ignored(
     connect: Connect,
     blink_sandbox: Sandbox,
     tmp_path: Path,
@@ -123,7 +123,7 @@ def test_the_environment_cannot_have_the_keys_of_the_connections_written_down(
 
 
 @pytest.mark.parametrize("host", ["xn--", "a..b", "a" * 64 + ".ch"])
-def test_a_host_that_cannot_exist_is_refused_before_anything_is_sent(
+def test_an_impossible_host_is_refused_before_anything_is_sent(
     flavour: Flavour, settings: Settings, host: str
 ) -> None:
     impossible = evolve(settings, base_url=f"https://{host}/consent-flow/v2")
@@ -131,8 +131,8 @@ def test_a_host_that_cannot_exist_is_refused_before_anything_is_sent(
         pass
 
 
-def test_a_host_that_nobody_knows_is_no_connection(connect: Connect, settings: Settings) -> None:
-    # The name is reserved for this (RFC 6761), and the tests look nothing up outside anyway.
+def test_an_unknown_host_is_not_connected(connect: Connect, settings: Settings) -> None:
+    # RFC 6761 reserves `.invalid`; the tests resolve no other host than loopback either.
     caller = connect(evolve(settings, base_url="https://platform.invalid/consent-flow/v2"))
     with pytest.raises(NotConnectedError) as caught:
         caller.refresh(Grant("IIDX00001", "u-4711"), "fake-refresh-token")
