@@ -1,17 +1,17 @@
-"""What a fresh token costs, as ratios within one run.
+"""The cost of a fresh token, as ratios within one run.
 
-* what a request of httpx through `TokenManager.auth` takes longer than a bare one, beside what it
-  takes longer through Authlib's client, sync and async: six headers with a new correlation id for
-  each request, where Authlib sets one
-* `TokenManager.get` of a fresh token among 100,000 grants, beside a plain look-up of the same key
-* 100,000 grants in memory, store and manager together, in bytes each
+* the time that `TokenManager.auth` adds to a request of httpx, compared with the time that
+  Authlib's client adds, sync and async: the manager sets six headers with a new correlation id for
+  each request, Authlib sets one
+* `TokenManager.get` of a fresh token among 100,000 grants, compared with a dict look-up
+* the memory of 100,000 grants in store and manager, in bytes per grant
 
-Nothing leaves the process: the other side is an `httpx.MockTransport` that only answers. So all
-that is measured is work of this one thread, by the clock that counts nothing else.
+The server is an `httpx.MockTransport`, so nothing leaves the process. The figures are CPU time of
+one thread.
 
 Left out: sockets and TLS, whose time would hide the difference; refreshes (see `cost`); the first
-`get` of a grant, which asks the store; many threads at once; Authlib on httpx2, which it prefers.
-The application's own `Grant` objects are not counted, since it has them anyway.
+`get` of a grant, which reads the store; concurrent threads; Authlib on httpx2, which it prefers.
+The `Grant` objects of the application are not counted, because it has them anyway.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from blink_oauth import BlinkOAuth, Grant, Psu, Settings, Token
 from blink_oauth_keeper import GrantKey, MemoryTokenStore, Note, TokenManager
 
 with warnings.catch_warnings():
-    # Authlib would rather have another library than httpx, and insists on saying so.
+    # Authlib warns that it prefers httpx2.
     import authlib.deprecate  # type: ignore
 
     warnings.simplefilter("ignore", authlib.deprecate.AuthlibDeprecationWarning)
     from authlib.integrations.httpx_client import AsyncOAuth2Client, OAuth2Client  # type: ignore
 
 TURNS, CALLS, WARM_UP = 130, 25, 5
-GRANTS, LOOKS, LOOK_TURNS = 100_000, 20_000, 10
-ADDED_LIMIT, LOOK_LIMIT, MEMORY_LIMIT = Limit(1.0), Limit(5.0), Limit(1024.0)
+GRANTS, LOOKUPS, LOOKUP_TURNS = 100_000, 20_000, 10
+ADDED_LIMIT, LOOKUP_LIMIT, MEMORY_LIMIT = Limit(1.0), Limit(5.0), Limit(1024.0)
 
 URL = "https://bank.invalid/accounts"
 CLIENT_ID = "CIDX0000000002"
@@ -54,18 +54,18 @@ ACCESS_TOKEN = "fake-access-token-of-forty-three-characters"
 AUTHLIB_TOKEN = {"access_token": ACCESS_TOKEN, "token_type": "bearer"}
 
 
-def answer(_: httpx.Request) -> httpx.Response:
-    """Answer every request alike."""
+def respond(_: httpx.Request) -> httpx.Response:
+    """Return the same response to every request."""
     return httpx.Response(200, json={"accounts": []})
 
 
 def key_of(number: int) -> GrantKey:
-    """Return the key of one of many grants."""
+    """Return the key of the grant with a number."""
     return GrantKey(CLIENT_ID, Grant(f"IIDX{number % 20:05}", f"customer-{number:08}"))
 
 
 def put(store: MemoryTokenStore, key: GrantKey, number: int) -> None:
-    """Store a pair as a bank issues it, nothing in it shared with other grants."""
+    """Store a pair that shares no object with the pairs of other grants."""
     now = datetime.now(UTC)
     token = Token(
         access_token=f"fake-access-{number}-".ljust(43, "a"),
@@ -79,8 +79,8 @@ def put(store: MemoryTokenStore, key: GrantKey, number: int) -> None:
 
 
 def sync_round(auth: httpx.Auth) -> Round:
-    """Measure the three synchronous clients, and return seconds for each request."""
-    transport = httpx.MockTransport(answer)
+    """Return the seconds that each of the three synchronous clients takes for its calls."""
+    transport = httpx.MockTransport(respond)
     with (
         httpx.Client(transport=transport) as bare,
         OAuth2Client(token=AUTHLIB_TOKEN, transport=transport) as authlib,
@@ -106,8 +106,8 @@ def sync_round(auth: httpx.Auth) -> Round:
 
 
 def async_round(auth: httpx.Auth) -> Round:
-    """Measure the three asynchronous clients, and return seconds for each request."""
-    transport = httpx.MockTransport(answer)
+    """Return the seconds that each of the three asynchronous clients takes for its calls."""
+    transport = httpx.MockTransport(respond)
 
     async def requests(client: httpx.AsyncClient) -> float:
         for _ in range(WARM_UP):
@@ -134,40 +134,40 @@ def async_round(auth: httpx.Auth) -> Round:
         return measured
 
 
-def added(rounds: list[Round], flavour: str) -> Iterator[Figure]:
-    """Compare what each client adds to bare httpx."""
-    more = [{name: each[name] - each["bare httpx"] for name in each} for each in rounds]
-    found = ratio(more, "TokenManager.auth", "Authlib", ADDED_LIMIT)
-    yield Figure(f"{flavour}, what a request takes longer: {found.name}", found.values, found.limit)
+def added_time(rounds: list[Round], flavour: str) -> Iterator[Figure]:
+    """Compare the time that each client adds to a request of bare httpx."""
+    added = [{name: each[name] - each["bare httpx"] for name in each} for each in rounds]
+    found = ratio(added, "TokenManager.auth", "Authlib", ADDED_LIMIT)
+    yield Figure(f"{flavour}, time added to a request: {found.name}", found.values, found.limit)
     for name in ("TokenManager.auth", "Authlib"):
         found = ratio(rounds, name, "bare httpx")
         yield Figure(f"{flavour}, the whole request: {found.name}", found.values)
 
 
-def look_round(manager: TokenManager, plain: dict[Grant, Token], sample: list[Grant]) -> Round:
-    """Measure `get` and a plain look-up, on grants all over the memory."""
+def lookup_round(manager: TokenManager, tokens: dict[Grant, Token], sample: list[Grant]) -> Round:
+    """Measure `get` and a dict look-up on a random sample of the grants."""
 
-    def looks(look: Callable[[Grant], object]) -> float:
+    def gets(get: Callable[[Grant], object]) -> float:
         start = thread_time()
         for grant in sample:
-            look(grant)
+            get(grant)
         return thread_time() - start
 
-    def plain_looks() -> float:
-        # Without a call for each, which `looks` would add.
+    def dict_lookups() -> float:
+        # Subscripts in place, because `gets` would add a function call to each.
         start = thread_time()
         for grant in sample:
-            plain[grant]
+            tokens[grant]
         return thread_time() - start
 
     return medians_in_turn(
-        {"TokenManager.get": lambda: looks(manager.get), "a plain look-up": plain_looks},
-        LOOK_TURNS,
+        {"TokenManager.get": lambda: gets(manager.get), "a dict look-up": dict_lookups},
+        LOOKUP_TURNS,
     )
 
 
-def bytes_each(store: MemoryTokenStore, manager: TokenManager) -> tuple[float, float]:
-    """Return what a grant takes in the store, and in the store and the manager."""
+def bytes_per_grant(store: MemoryTokenStore, manager: TokenManager) -> tuple[float, float]:
+    """Return the bytes of a grant in the store alone, and in store and manager together."""
     grants = [key_of(number).grant for number in range(GRANTS)]
     gc.collect()
     tracemalloc.start()
@@ -177,31 +177,31 @@ def bytes_each(store: MemoryTokenStore, manager: TokenManager) -> tuple[float, f
     for grant in grants:
         manager.get(grant)
     gc.collect()
-    held, _ = tracemalloc.get_traced_memory()
+    total, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return stored / GRANTS, held / GRANTS
+    return stored / GRANTS, total / GRANTS
 
 
 def figures() -> Iterator[Figure]:
-    """Measure all."""
+    """Yield all figures."""
     store = MemoryTokenStore()
     with (
-        BlinkOAuth(SETTINGS, transport=httpx.MockTransport(answer)) as blink,
+        BlinkOAuth(SETTINGS, transport=httpx.MockTransport(respond)) as blink,
         TokenManager(blink, store) as manager,
     ):
         grant = key_of(GRANTS).grant
         put(store, key_of(GRANTS), GRANTS)
         auth = manager.auth(grant, psu=CUSTOMER)
-        yield from added(in_rounds(lambda: sync_round(auth)), "sync")
-        yield from added(in_rounds(lambda: async_round(auth)), "async")
-        in_store, in_all = bytes_each(store, manager)
+        yield from added_time(in_rounds(lambda: sync_round(auth)), "sync")
+        yield from added_time(in_rounds(lambda: async_round(auth)), "async")
+        in_store, in_both = bytes_per_grant(store, manager)
         grants = [key_of(number).grant for number in range(GRANTS)]
-        plain = {each: manager.get(each) for each in grants}
-        sample = random.Random(2).sample(grants, LOOKS)  # noqa: S311
-        rounds = in_rounds(lambda: look_round(manager, plain, sample))
-        yield ratio(rounds, "TokenManager.get", "a plain look-up", LOOK_LIMIT)
-        yield Figure("bytes of a grant in the store alone, counted once", [in_store])
-        yield Figure("bytes of a grant in store and manager, counted once", [in_all], MEMORY_LIMIT)
+        tokens = {each: manager.get(each) for each in grants}
+        sample = random.Random(2).sample(grants, LOOKUPS)  # noqa: S311
+        rounds = in_rounds(lambda: lookup_round(manager, tokens, sample))
+        yield ratio(rounds, "TokenManager.get", "a dict look-up", LOOKUP_LIMIT)
+        yield Figure("bytes per grant in the store alone, counted once", [in_store])
+        yield Figure("bytes per grant in store and manager, counted once", [in_both], MEMORY_LIMIT)
 
 
 if __name__ == "__main__":

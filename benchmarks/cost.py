@@ -1,13 +1,13 @@
-"""What a refresh with the wrapper costs, as ratios within one run.
+"""The cost of a refresh with the wrapper, as ratios within one run.
 
-* `BlinkOAuth.refresh` beside the same form sent with a bare `httpx.Client`, the response parsed
-  with `.json()`
-* `AsyncBlinkOAuth.refresh` beside the same with a bare `httpx.AsyncClient`
+* `BlinkOAuth.refresh`, compared with the same form sent with a bare `httpx.Client`, whose response
+  is parsed with `.json()`
+* `AsyncBlinkOAuth.refresh`, compared with the same on a bare `httpx.AsyncClient`
 
-One call at a time, over mutual TLS on loopback, to an endpoint that does nothing but answer.
+One call at a time, over mutual TLS on loopback, to a stub server.
 
-Left out: the network and the bank, whose time would hide the difference; handshakes, since all keep
-their one connection alive; calls side by side (see `sockets`); the keeper and its store (see
+Left out: the network and the bank, whose time would hide the difference; handshakes, because each
+client reuses its one connection; concurrent calls (see `sockets`); the keeper and its store (see
 `auth` and `keeper`).
 """
 
@@ -30,7 +30,7 @@ REFRESH_TOKEN = FORM["refresh_token"]
 
 
 def seconds(call: Callable[[], object], times: int = CALLS) -> float:
-    """Return how long a number of calls takes."""
+    """Return the seconds of a number of calls."""
     start = perf_counter()
     for _ in range(times):
         call()
@@ -38,7 +38,7 @@ def seconds(call: Callable[[], object], times: int = CALLS) -> float:
 
 
 async def async_seconds(call: Callable[[], Awaitable[object]], times: int = CALLS) -> float:
-    """Return how long a number of calls takes, one after the other."""
+    """Return the seconds of a number of consecutive calls."""
     start = perf_counter()
     for _ in range(times):
         await call()
@@ -46,7 +46,7 @@ async def async_seconds(call: Callable[[], Awaitable[object]], times: int = CALL
 
 
 def sync_round(server: StubServer) -> Round:
-    """Measure the synchronous clients."""
+    """Return the seconds of each synchronous client."""
     with (
         BlinkOAuth(server.settings) as blink,
         httpx.Client(verify=server.context, base_url=server.base_url, trust_env=False) as bare,
@@ -67,7 +67,7 @@ def sync_round(server: StubServer) -> Round:
 
 
 def async_round(server: StubServer) -> Round:
-    """Measure the asynchronous clients."""
+    """Return the seconds of each asynchronous client."""
     with asyncio.Runner() as runner:
         blink = AsyncBlinkOAuth(server.settings)
         bare = httpx.AsyncClient(verify=server.context, base_url=server.base_url, trust_env=False)
@@ -91,7 +91,7 @@ def async_round(server: StubServer) -> Round:
 
 
 def figures() -> Iterator[Figure]:
-    """Measure both flavours."""
+    """Yield the figures of both flavours."""
     with running_stub_server(delay=0) as server:
         rounds = in_rounds(lambda: sync_round(server))
         yield ratio(rounds, "BlinkOAuth.refresh", "httpx.Client.post", LIMIT)

@@ -1,4 +1,4 @@
-"""Get a fresh token from a hand-written SQLite cache with Authlib, and say so. Run by `start`."""
+"""Get a fresh token from a hand-written SQLite cache with Authlib; print True. Run by `start`."""
 
 import json
 import sqlite3
@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 with warnings.catch_warnings():
-    # Authlib would rather have another library than httpx, and insists on saying so.
+    # Authlib warns that it prefers httpx2.
     import authlib.deprecate  # type: ignore
 
     warnings.simplefilter("ignore", authlib.deprecate.AuthlibDeprecationWarning)

@@ -1,4 +1,4 @@
-"""Get a fresh token from an SQLite store with blink-oauth, and say so. Run by `start`."""
+"""Get a fresh token from an SQLite store with blink-oauth; print True. Run by `start`."""
 
 import sys
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Rounds, ratios, and how they are printed: the same for every benchmark.
+"""Rounds, ratios and the report of every benchmark.
 
-In a round the subjects take turns, so that a machine whose speed drifts does not matter, in another
-order each time, since each finds the caches as the one before left them. A ratio is taken within a
-round; what is printed of it is the median of the rounds, and the lowest and the highest.
+In a round the subjects run in turn, so that a drift of the machine's speed affects all of them
+alike. Their order is shuffled, because each leaves its traces in the CPU caches. A ratio is taken
+within a round; the report has the median, the lowest and the highest of all rounds.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ __all__ = ["ROUNDS", "Figure", "Limit", "Round", "in_rounds", "medians_in_turn",
 ROUNDS = 3
 
 Round = Mapping[str, float]
-"""What one round measured of each subject."""
+"""The value that one round measured for each subject."""
 
 _random = random.Random(1)  # noqa: S311
 
 
 @frozen
 class Limit:
-    """How far a ratio may go.
+    """The limit of a figure.
 
     Attributes:
-        value: The last ratio that keeps it.
-        at_least: Whether it bounds from below; otherwise it bounds from above.
-        proposed: Whether nobody demands it yet: it is printed, and does not count.
+        value: The bound; the bound itself meets the limit.
+        at_least: Whether the limit is a lower bound; otherwise it is an upper bound.
+        proposed: Whether the limit is printed only, and does not count for the exit status.
     """
 
     value: float
@@ -38,7 +38,7 @@ class Limit:
     proposed: bool = False
 
     def is_met_by(self, value: float) -> bool:
-        """Say whether a ratio keeps it."""
+        """Return whether a value meets the limit."""
         return value >= self.value if self.at_least else value <= self.value
 
     def __str__(self) -> str:
@@ -50,12 +50,12 @@ class Limit:
 
 @frozen
 class Figure:
-    """One figure of the result, a ratio unless its name says otherwise.
+    """One figure of the result, usually a ratio.
 
     Attributes:
-        name: What is divided by what.
-        values: One for each round.
-        limit: What its median has to keep, or None.
+        name: The subject and the reference of the ratio, or the name of another value.
+        values: One value per round.
+        limit: The limit of the median, or None.
     """
 
     name: str
@@ -68,8 +68,8 @@ class Figure:
         return statistics.median(self.values)
 
     @property
-    def kept(self) -> bool:
-        """Whether the median keeps the limit that is demanded, if there is one."""
+    def passed(self) -> bool:
+        """Whether the median meets the limit; a proposed limit always passes."""
         return self.limit is None or self.limit.proposed or self.limit.is_met_by(self.median)
 
     def __str__(self) -> str:
@@ -77,16 +77,16 @@ class Figure:
         if self.limit is None:
             return figure
         return (
-            f"{figure}, {self.limit}, {'kept' if self.limit.is_met_by(self.median) else 'NOT KEPT'}"
+            f"{figure}, {self.limit}, {'met' if self.limit.is_met_by(self.median) else 'NOT MET'}"
         )
 
 
 def medians_in_turn(subjects: Mapping[str, Callable[[], float]], turns: int = 1) -> Round:
-    """Run subjects in turn, and return the median of what each measured.
+    """Run subjects in turn, and return the median of each.
 
     Args:
-        subjects: Each does its work once and returns what it measured.
-        turns: How often each has its turn.
+        subjects: Functions that do their work once and return the measured value.
+        turns: The number of times that each subject runs.
     """
     measured: dict[str, list[float]] = {name: [] for name in subjects}
     order = list(subjects)
@@ -98,31 +98,31 @@ def medians_in_turn(subjects: Mapping[str, Callable[[], float]], turns: int = 1)
 
 
 def in_rounds(measure: Callable[[], Round]) -> list[Round]:
-    """Measure in each round."""
+    """Return the measurements of all rounds."""
     return [measure() for _ in range(ROUNDS)]
 
 
 def ratio(
     rounds: Iterable[Round], subject: str, reference: str, limit: Limit | None = None
 ) -> Figure:
-    """Divide one subject by another, round by round."""
+    """Return the ratio of one subject to another in each round."""
     values = [each[subject] / each[reference] for each in rounds]
     return Figure(f"{subject} / {reference}", values, limit)
 
 
 def report(what: str | None, figures: Iterable[Figure]) -> int:
-    """Print all, each figure as soon as it is there; return 0 if every demanded limit is kept.
+    """Print the figures as they are measured; return 0 if every limit is met, otherwise 2.
 
-    Otherwise return 2, which no crash of Python does.
+    A crash of Python returns 1, so the two can be distinguished.
 
     Args:
-        what: What is measured and what is left out: the docstring of the benchmark.
-        figures: What was measured.
+        what: The docstring of the benchmark: what is measured and what is left out.
+        figures: The figures.
     """
     print(what, flush=True)
-    kept = True
+    passed = True
     for each in figures:
         print(each, flush=True)
-        kept = kept and each.kept
+        passed = passed and each.passed
     print(f"Medians of {ROUNDS} rounds, in brackets the lowest and the highest.\n", flush=True)
-    return 0 if kept else 2
+    return 0 if passed else 2

@@ -1,16 +1,16 @@
-"""How many refreshes a second one shared client makes, as ratios within one run.
+"""The throughput of one shared client, as ratios within one run.
 
-64 requests are under way at any time, to an endpoint that answers after 50 ms, over mutual TLS on
-loopback. Of each of these the requests per second:
+64 requests are in progress at any time, to a stub server that responds after 50 ms, over mutual TLS
+on loopback. The requests per second are compared:
 
-* threads that share one `BlinkOAuth`, beside threads that share one `httpx.Client` as it is by
-  default: that one keeps 20 connections alive and makes the others anew again and again
-* the same beside an `httpx.Client` that is told to keep all its connections
-* tasks that share one `AsyncBlinkOAuth`, beside both kinds of `httpx.AsyncClient`
-* all beside raw sockets in a process of their own: what the endpoint can answer at all
+* threads that share one `BlinkOAuth`, with threads that share one `httpx.Client` with its default
+  limits, which keep 20 idle connections, so that it opens the others again and again
+* the same, with an `httpx.Client` that keeps all connections
+* tasks that share one `AsyncBlinkOAuth`, with both kinds of `httpx.AsyncClient`
+* all of them, with raw sockets in a separate process: the capacity of the stub server
 
-Left out: the first handshakes (all clients are warmed up); processes side by side; the way to the
-bank, for which the 50 ms stand; the keeper and its store (see `keeper`). A request that httpx's
+Left out: the first handshakes (all clients are warmed up); several processes; the network to the
+bank, which the 50 ms stand for; the keeper and its store (see `keeper`). A request that httpx's
 pool loses is counted as made.
 """
 
@@ -33,7 +33,7 @@ AT_ONCE, REQUESTS = 64, 640
 LIMIT = Limit(2.0, at_least=True)
 REFRESH_TOKEN = FORM["refresh_token"]
 DEFAULT = httpx.Limits(max_connections=100, max_keepalive_connections=20)
-"""What httpx keeps by default."""
+"""The default limits of httpx."""
 KEEP_ALL = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
 
 
@@ -65,25 +65,25 @@ def _raw_process(server: StubServer, at_once: int, requests: int) -> float:
 
 
 def raw_capacity(server: StubServer, at_once: int = AT_ONCE, requests: int = REQUESTS) -> float:
-    """Measure how many requests per second an endpoint answers to raw sockets.
+    """Return the requests per second of raw sockets.
 
     Args:
         server: The stub server.
-        at_once: How many connections, each kept alive and used for one request at a time.
-        requests: How many requests are sent.
+        at_once: The number of connections, each reused for one request at a time.
+        requests: The number of requests.
     """
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=fresh) as process:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as process:
         return process.submit(_raw_process, server, at_once, requests).result()
 
 
 def throughput(call: Callable[[], object], at_once: int = AT_ONCE, times: int = REQUESTS) -> float:
-    """Measure how often per second threads that share a client make a call.
+    """Return the calls per second of threads that share a client.
 
     Args:
         call: The call.
-        at_once: How many threads make it.
-        times: How often it is made by all together; before, each thread makes it once unmeasured.
+        at_once: The number of threads; as many calls are made first, which are not measured.
+        times: The number of measured calls, of all threads together.
     """
     with ThreadPoolExecutor(at_once) as threads:
         list(threads.map(lambda _: call(), range(at_once)))
@@ -95,7 +95,7 @@ def throughput(call: Callable[[], object], at_once: int = AT_ONCE, times: int = 
 async def async_throughput(
     call: Callable[[], Awaitable[object]], at_once: int = AT_ONCE, times: int = REQUESTS
 ) -> float:
-    """Measure how often per second tasks that share a client make a call; see `throughput`."""
+    """Return the calls per second of tasks that share a client; see `throughput`."""
     left = iter(range(times))
 
     async def work() -> None:
@@ -111,15 +111,15 @@ async def async_throughput(
 def bare_httpx(
     server: StubServer, limits: httpx.Limits, at_once: int = AT_ONCE, requests: int = REQUESTS
 ) -> float:
-    """Measure the requests per second of threads that share one `httpx.Client`, and store nothing.
+    """Return the requests per second of threads that share one `httpx.Client`.
 
     Args:
         server: The stub server.
-        limits: How many connections httpx has and keeps alive. If it keeps fewer than there are
-            threads, its pool now and then closes a connection under a request. That request is told
-            of, and counted as made.
-        at_once: How many threads.
-        requests: How many requests are sent.
+        limits: The limits of the pool. If it keeps fewer idle connections than there are threads,
+            it sometimes closes a connection during a request. Such requests are printed, and
+            counted as made.
+        at_once: The number of threads.
+        requests: The number of requests.
     """
     lost: list[httpx.TransportError] = []
     with httpx.Client(
@@ -143,7 +143,7 @@ def bare_httpx(
 
 
 def async_bare_httpx(server: StubServer, limits: httpx.Limits) -> float:
-    """Measure the same of tasks that share one `httpx.AsyncClient`."""
+    """Return the requests per second of tasks that share one `httpx.AsyncClient`."""
 
     async def run() -> float:
         async with httpx.AsyncClient(
@@ -163,13 +163,13 @@ def async_bare_httpx(server: StubServer, limits: httpx.Limits) -> float:
 
 
 def blink(server: StubServer) -> float:
-    """Measure the refreshes per second of threads that share one `BlinkOAuth`."""
+    """Return the refreshes per second of threads that share one `BlinkOAuth`."""
     with BlinkOAuth(server.settings) as client:
         return throughput(lambda: client.refresh(GRANT, REFRESH_TOKEN))
 
 
 def async_blink(server: StubServer) -> float:
-    """Measure the same of tasks that share one `AsyncBlinkOAuth`."""
+    """Return the refreshes per second of tasks that share one `AsyncBlinkOAuth`."""
 
     async def run() -> float:
         async with AsyncBlinkOAuth(server.settings) as client:
@@ -179,7 +179,7 @@ def async_blink(server: StubServer) -> float:
 
 
 def figures() -> Iterator[Figure]:
-    """Measure all in each round."""
+    """Yield all figures."""
     with running_stub_server(DELAY) as server:
         subjects = {
             "raw sockets": lambda: raw_capacity(server),

@@ -1,17 +1,16 @@
-"""What it costs to start, as ratios within one run. Each subject has a fresh interpreter each time.
+"""The cost of starting, as ratios within one run. Each subject runs in a new interpreter each time.
 
-* the import of values and errors, and that of the client, each beside `import httpx`
-* the import of the keeper with its SQL store beside `import httpx, sqlalchemy`
-* `blink-oauth --help`, the whole process, beside `python -c "import click"`
-* the first token: from the start of the process until it has a fresh token from an SQLite store, a
-  client with its certificate made (`first_token_blink.py`), beside the same with Authlib, the same
+* the import of values and errors, and the import of the client, each compared with `import httpx`
+* the import of the keeper with its SQL store, compared with `import httpx, sqlalchemy`
+* the whole process of `blink-oauth --help`, compared with `python -c "import click"`
+* the first token: from the start of the process until it has made a client with its certificate and
+  read a fresh token from an SQLite store (`first_token_blink.py`), compared with Authlib, the same
   mutual TLS and a hand-written cache in SQLite (`first_token_authlib.py`)
 
-Left out: the compiling of the sources to bytecode, which happens once per installation; files that
-the operating system has not read before; the end of the process after the first token. httpx loads
-click and rich where they are installed, as they are here: it does so on both sides. The cache
-beside ours neither seals its tokens nor shares them between processes, and its certificate is not
-checked.
+Left out: compiling the sources to bytecode, which happens once per installation; cold disk caches;
+the end of the process after the first token. httpx loads click and rich where they are installed,
+as they are here, on both sides. The cache used with Authlib neither seals its tokens nor shares
+them between processes, and its certificate is not checked.
 """
 
 from __future__ import annotations
@@ -54,7 +53,11 @@ LIMITS = {
 
 
 class Interpreters:
-    """Fresh interpreters, with a bytecode cache of their own wherever the others write none."""
+    """Runs new interpreters that share a bytecode cache in a folder.
+
+    Args:
+        bytecode: The folder; it is used even if the environment disables writing bytecode.
+    """
 
     def __init__(self, bytecode: Path) -> None:
         inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
@@ -72,7 +75,7 @@ class Interpreters:
         return elapsed
 
     def until_ended(self, *arguments: str) -> float:
-        """Return the seconds that a process takes."""
+        """Return the seconds of a whole process."""
         begin = perf_counter()
         with self._started(*arguments) as process:
             process.communicate()
@@ -81,7 +84,7 @@ class Interpreters:
         return perf_counter() - begin
 
     def for_statement(self, statement: str) -> float:
-        """Return the seconds that a statement takes, without the start of the interpreter."""
+        """Return the seconds of a statement, without the start of the interpreter."""
         code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
         with self._started("-c", code) as process:
             out, _ = process.communicate()
@@ -93,7 +96,7 @@ class Interpreters:
 
 
 def prepare(folder: Path) -> None:
-    """Write the certificate and a fresh token, as either side keeps it."""
+    """Write the certificate, and a fresh token in the storage of each side."""
     authority = shared_authority()
     (folder / "ca.pem").write_bytes(authority.root_pem)
     authority.issue_client(KEY.client_id).save(folder, "client")
@@ -129,7 +132,7 @@ def prepare(folder: Path) -> None:
 
 
 def subjects(fresh: Interpreters, folder: Path) -> Mapping[str, Callable[[], float]]:
-    """Return everything that is started."""
+    """Return the subjects by name."""
     statements = (VALUES, CLIENT, KEEPER, HTTPX, SQLALCHEMY)
     grant = KEY.grant
     arguments = (str(folder), KEY.client_id, grant.target_id, grant.username)
@@ -143,13 +146,13 @@ def subjects(fresh: Interpreters, folder: Path) -> Mapping[str, Callable[[], flo
 
 
 def figures() -> Iterator[Figure]:
-    """Measure all in each round."""
+    """Yield all figures."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        started = subjects(Interpreters(folder / "bytecode"), folder)
-        medians_in_turn(started)
-        rounds = in_rounds(lambda: medians_in_turn(started, TURNS))
+        measured = subjects(Interpreters(folder / "bytecode"), folder)
+        medians_in_turn(measured)  # fills the bytecode cache
+        rounds = in_rounds(lambda: medians_in_turn(measured, TURNS))
     for (subject, reference), limit in LIMITS.items():
         yield ratio(rounds, subject, reference, limit)
 

@@ -1,6 +1,6 @@
-"""A bare token endpoint on loopback: it does nothing but answer, over mutual TLS.
+"""A stub of the token endpoint on loopback: it only sends responses, over mutual TLS.
 
-It runs in processes of its own. The less it does, the more a difference between clients shows.
+It runs in separate processes. The less it does, the clearer is a difference between clients.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FORM = {
     "refresh_token": "fake-refresh-token",
 }
 HEADERS = request_headers(GRANT, Psu.AUTO, user_agent=USER_AGENT, correlation_id="bench")
-"""What a bare client sends: the form and the headers of `BlinkOAuth.refresh`."""
+"""`FORM` and `HEADERS` are what `BlinkOAuth.refresh` sends; the bare clients send the same."""
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 CORRELATION_ID = re.compile(rb"\r\nx-correlation-id: *([!-~]*)", re.IGNORECASE)
@@ -62,7 +62,7 @@ HEAD = (
 
 @frozen
 class StubServer:
-    """Where a bare token endpoint listens, and the files of who may talk to it.
+    """The address of a running stub server, and the certificates of its clients.
 
     Attributes:
         port: The port on 127.0.0.1.
@@ -79,7 +79,7 @@ class StubServer:
 
     @property
     def certificate(self) -> ClientCertificate:
-        """The client certificate that is let in."""
+        """The client certificate that the server accepts."""
         files = CredentialFiles.named(self.folder, "client")
         return ClientCertificate(
             files.chain, files.key, files.passphrase.read_text(), self.folder / "ca.pem"
@@ -87,7 +87,7 @@ class StubServer:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """The same, loaded anew."""
+        """A new TLS context with that certificate."""
         return ssl_context(self.certificate, now=datetime.now(UTC))
 
     @property
@@ -102,11 +102,11 @@ class StubServer:
 
 
 class StubProtocol(asyncio.Protocol):
-    """One connection: every request for tokens gets a fresh pair, after a while.
+    """One connection: every token request gets a new pair after a delay.
 
     Args:
-        delay: Seconds before each answer.
-        ids: Makes the part of a token that no other has.
+        delay: Seconds before each response.
+        ids: Returns the unique part of a token.
     """
 
     def __init__(self, delay: float, ids: Callable[[], bytes]) -> None:
@@ -129,20 +129,20 @@ class StubProtocol(asyncio.Protocol):
             self._transport.close()
         elif len(body) >= int(length[1]):
             self._received = body[int(length[1]) :]
-            of_request = correlation_id[1] if correlation_id else b""
+            echoed = correlation_id[1] if correlation_id else b""
             if self._delay:
-                asyncio.get_running_loop().call_later(self._delay, self._answer, of_request)
+                asyncio.get_running_loop().call_later(self._delay, self._respond, echoed)
             else:
-                self._answer(of_request)
+                self._respond(echoed)
 
-    def _answer(self, correlation_id: bytes) -> None:
+    def _respond(self, correlation_id: bytes) -> None:
         if not self._transport.is_closing():
             body = BODY % {b"id": self._ids()}
             self._transport.write(HEAD % (correlation_id, len(body)) + body)
 
 
 def serve(listening: socket.socket, folder: Path, name: int, delay: float) -> None:
-    """Answer every request for tokens, until the process is ended."""
+    """Respond to token requests until the process is terminated."""
     files = CredentialFiles.named(folder, "server")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=folder / "ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
@@ -163,15 +163,15 @@ def serve(listening: socket.socket, folder: Path, name: int, delay: float) -> No
 
 @contextmanager
 def running_stub_server(delay: float, processes: int = 1) -> Iterator[StubServer]:
-    """Run a bare token endpoint in processes of its own.
+    """Run a stub server in separate processes.
 
     Args:
-        delay: Seconds before each answer.
-        processes: How many processes take the connections.
+        delay: Seconds before each response.
+        processes: The number of processes that accept connections.
     """
     authority = shared_authority()
-    # Started afresh: whoever measures may have threads, and a fork would copy their locks.
-    fresh = multiprocessing.get_context("spawn")
+    # A spawned process: a fork would copy the locks that threads of the benchmark hold.
+    spawn = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as name,
         socket.create_server(("127.0.0.1", 0), backlog=512) as listening,
@@ -181,7 +181,7 @@ def running_stub_server(delay: float, processes: int = 1) -> Iterator[StubServer
         authority.issue_client(CLIENT_ID).save(folder, "client")
         authority.issue_server().save(folder, "server")
         servers = [
-            fresh.Process(target=serve, args=(listening, folder, number, delay), daemon=True)
+            spawn.Process(target=serve, args=(listening, folder, number, delay), daemon=True)
             for number in range(processes)
         ]
         try:
@@ -194,4 +194,4 @@ def running_stub_server(delay: float, processes: int = 1) -> Iterator[StubServer
                 server.terminate()
                 server.join()
             if ended:
-                raise RuntimeError(f"the endpoint ended before its time, with {ended}")
+                raise RuntimeError(f"the stub server ended early, with exit codes {ended}")
