@@ -1,4 +1,4 @@
-"""What holds for every test: only loopback is contacted, and examples are the same in each run."""
+"""Settings of every test: only loopback is contacted, and generated examples are deterministic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def anyio_backend() -> str:
 
 
 def is_loopback(host: object) -> bool:
-    """Say whether a host stays on this machine; the empty host of a listener does."""
+    """Return whether a host is on this machine; the empty host of a listening socket is."""
     text = host.decode("ascii") if isinstance(host, bytes) else str(host or "localhost")
     try:
         return ipaddress.ip_address(text).is_loopback
@@ -29,7 +29,7 @@ def is_loopback(host: object) -> bool:
 
 
 def refuse_the_network(event: str, arguments: tuple[object, ...]) -> None:
-    """Fail whatever looks up or connects to another machine, as if it were not there."""
+    """Fail each look-up of and connection to another machine, as if the host did not exist."""
     if event == "socket.getaddrinfo":
         host = arguments[0]
     elif event == "socket.connect" and isinstance(arguments[1], tuple):
@@ -40,5 +40,5 @@ def refuse_the_network(event: str, arguments: tuple[object, ...]) -> None:
         raise socket.gaierror(socket.EAI_NONAME, f"tests contact loopback only, not {host!r}")
 
 
-# An audit hook sees every socket, also those of threads and of libraries. It cannot be removed.
+# An audit hook covers every socket, also in threads and libraries. It cannot be removed.
 sys.addaudithook(refuse_the_network)

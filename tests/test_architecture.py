@@ -1,4 +1,4 @@
-"""The boundaries between the packages and their modules, read from the imports."""
+"""The boundaries between the packages and their modules, checked on their imports."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ MAY_IMPORT: Mapping[str, Collection[str]] = {
         *("blink_oauth", "blink_oauth_keeper", "blink_oauth_testing", "blink_oauth_cli"),
     },
 }
-"""Our packages, and which of them each may import."""
+"""Our packages, and the packages that each may import."""
 
 ALWAYS_INSTALLED = {"anyio", "attrs", "cryptography", "httpcore", "httpx"}
-HOMES = {
+EXTRA_LIBRARIES = {
     "aiohttp": "blink_oauth_testing.sandbox",
     "jsonschema": "blink_oauth_testing.sandbox",
     "jsonschema_path": "blink_oauth_testing.sandbox",
@@ -48,7 +48,7 @@ HOMES = {
     "platformdirs": "blink_oauth_cli",
     "rich": "blink_oauth_cli",
 }
-"""What only an extra brings, and where alone it is imported."""
+"""The libraries that only an extra installs, and the only package that may import each."""
 
 HTTP_STACK = {"httpx", "httpcore", "anyio", "h11", GENERATED}
 
@@ -58,9 +58,9 @@ class Import:
     """A name that a module imports.
 
     Attributes:
-        name: The name in full: that of the module, and of what is taken from it.
+        name: The full name: the module and, if one is imported from it, the object.
         is_eager: Whether it is imported when the module is loaded, not when a function is called.
-        is_for_types: Whether type checkers alone see it.
+        is_for_types: Whether it is imported for type checkers only.
     """
 
     name: str
@@ -69,11 +69,11 @@ class Import:
 
 
 def imports_of(package: str, source: str) -> Iterator[Import]:
-    """Yield what a module imports: at its top, in functions and for type checkers.
+    """Yield the imports of a module: at its top, in functions and for type checkers.
 
     Args:
-        package: What its relative imports begin at.
-        source: Its text.
+        package: The package that the relative imports are relative to.
+        source: The source of the module.
     """
     waiting: list[tuple[ast.AST, bool, bool]] = [(ast.parse(source), True, False)]
     while waiting:
@@ -94,7 +94,7 @@ def imports_of(package: str, source: str) -> Iterator[Import]:
 
 
 def modules_of(package: str) -> dict[str, Path]:
-    """Return the modules of an installed package by their names."""
+    """Return the names and files of the modules of an installed package."""
     found = find_spec(package)
     assert found is not None
     assert found.submodule_search_locations is not None
@@ -107,22 +107,22 @@ def modules_of(package: str) -> dict[str, Path]:
 
 
 def package_of(name: str, path: Path) -> str:
-    """Return the package at which the relative imports of a module begin."""
+    """Return the package that the relative imports of a module are relative to."""
     return name if path.name == "__init__.py" else name.rpartition(".")[0]
 
 
 def top(name: str) -> str:
-    """Return the outermost package of a name."""
+    """Return the top-level package of a name."""
     return name.partition(".")[0]
 
 
 def within(name: str, package: str) -> bool:
-    """Say whether a name is a package or something in it."""
+    """Return whether a name is a package or inside it."""
     return name == package or name.startswith(f"{package}.")
 
 
 def is_private(name: str) -> bool:
-    """Say whether a name is private by its underscore; `_` and `__this__` are not."""
+    """Return whether a name is private: a leading underscore, but not `_` or `__this__`."""
     is_special = name.startswith("__") and name.endswith("__")
     return name.startswith("_") and name != "_" and not is_special
 
@@ -135,7 +135,7 @@ IMPORTS = {
 HAND_WRITTEN = [name for name in MODULES if top(name) != GENERATED]
 
 
-def test_every_import_of_a_module_is_read() -> None:
+def test_every_kind_of_import_is_found() -> None:
     source = """
 from __future__ import annotations
 import a.b
@@ -166,7 +166,7 @@ if not TYPE_CHECKING:
     }
 
 
-def test_the_imports_of_all_packages_are_read() -> None:
+def test_the_imports_of_all_packages_are_found() -> None:
     assert {top(name) for name in MODULES} == MAY_IMPORT.keys()
     assert Import("blink_oauth._api.Api") in IMPORTS["blink_oauth.client"]
     assert Import("blink_oauth.tokens.Token", is_for_types=True) in IMPORTS["blink_oauth.errors"]
@@ -178,37 +178,37 @@ def test_the_imports_of_all_packages_are_read() -> None:
 
 
 def is_upward(module: str, imported: str) -> bool:
-    """A package imports only what stands below it."""
+    """A package imports only the packages that `MAY_IMPORT` allows."""
     return top(imported) in MAY_IMPORT and top(imported) not in MAY_IMPORT[top(module)]
 
 
 def is_of_generated_code(module: str, imported: str) -> bool:
-    """The module `_api` alone imports the generated package."""
+    """Only the module `_api` imports the generated package."""
     outside = top(module) != GENERATED and module != "blink_oauth._api"
     return outside and within(imported, GENERATED)
 
 
 def is_private_elsewhere(module: str, imported: str) -> bool:
-    """No private name is imported from another package, ours or another library."""
+    """No private name of another package is imported, neither of ours nor of a library."""
     return top(module) != top(imported) and any(map(is_private, imported.split(".")))
 
 
 def is_of_the_testing_kit(module: str, imported: str) -> bool:
-    """The command loads the testing kit for its local platform alone."""
+    """Only the sandbox module of the command imports the testing kit."""
     elsewhere = top(module) == "blink_oauth_cli" and module != "blink_oauth_cli.sandbox"
     return elsewhere and within(imported, "blink_oauth_testing")
 
 
 def is_of_an_extra_elsewhere(module: str, imported: str) -> bool:
-    """What an extra brings is imported only where it is at home, and nothing else is needed."""
+    """A library of an extra is imported only in its package; no undeclared library is imported."""
     library = top(imported)
     if library in {*MAY_IMPORT, *ALWAYS_INSTALLED, *sys.stdlib_module_names}:
         return False
-    return library not in HOMES or not within(module, HOMES[library])
+    return library not in EXTRA_LIBRARIES or not within(module, EXTRA_LIBRARIES[library])
 
 
 def is_of_a_client_in_a_store(module: str, imported: str) -> bool:
-    """A store knows the values of the wrapper, and neither a client nor HTTP."""
+    """A store imports only value modules of the wrapper, and neither a client nor HTTP."""
     if not within(module, "blink_oauth_keeper.store"):
         return False
     values = [f"blink_oauth.{name}" for name in ("context", "errors", "headers", "tokens")]
@@ -218,7 +218,7 @@ def is_of_a_client_in_a_store(module: str, imported: str) -> bool:
 
 
 def is_of_ours_in_headers(module: str, imported: str) -> bool:
-    """How a header is called depends on nothing of ours."""
+    """The module with the header names imports nothing of ours."""
     return module == "blink_oauth.headers" and top(imported) in MAY_IMPORT
 
 
@@ -250,7 +250,7 @@ RULES: dict[Callable[[str, str], bool], list[tuple[str, str]]] = {
     ],
     is_of_ours_in_headers: [("blink_oauth.headers", "blink_oauth.tokens.Token")],
 }
-"""What no import may be, each with imports that would break the rule."""
+"""The rules as predicates that are true of a forbidden import, with examples of such imports."""
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -270,7 +270,7 @@ def test_an_import_that_breaks_a_rule_is_found(
 
 
 def edges_of(imports: Mapping[str, Iterable[Import]], *, with_types: bool) -> dict[str, set[str]]:
-    """Return which module imports which, of those given."""
+    """Return the modules that each of the given modules imports."""
 
     def module_of(name: str) -> str:
         while name and name not in imports:
@@ -284,8 +284,8 @@ def edges_of(imports: Mapping[str, Iterable[Import]], *, with_types: bool) -> di
     }
 
 
-def circle_in(edges: Mapping[str, Iterable[str]]) -> list[str]:
-    """Return modules that import each other around in a circle, or nothing."""
+def cycle_in(edges: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return the modules of one import cycle, or an empty list."""
     try:
         TopologicalSorter(edges).prepare()
     except CycleError as error:
@@ -293,44 +293,44 @@ def circle_in(edges: Mapping[str, Iterable[str]]) -> list[str]:
     return []
 
 
-def test_a_circle_is_found_also_within_functions_and_through_a_package() -> None:
+def test_a_cycle_is_found_also_within_functions_and_through_a_package() -> None:
     imports = {
         "p": [Import("p.a.Thing")],
         "p.a": [Import("p.b.help", is_eager=False), Import("sys")],
         "p.b": [Import("p.c", is_for_types=True)],
         "p.c": [Import("p.a")],
     }
-    assert circle_in(edges_of(imports, with_types=False)) == []
-    assert set(circle_in(edges_of(imports, with_types=True))) == {"p.a", "p.b", "p.c"}
+    assert cycle_in(edges_of(imports, with_types=False)) == []
+    assert set(cycle_in(edges_of(imports, with_types=True))) == {"p.a", "p.b", "p.c"}
     imports["p.b"] = [Import("p.Thing", is_eager=False)]
-    assert set(circle_in(edges_of(imports, with_types=False))) == {"p", "p.a", "p.b"}
+    assert set(cycle_in(edges_of(imports, with_types=False))) == {"p", "p.a", "p.b"}
 
 
-def test_no_modules_import_each_other_at_run_time() -> None:
-    assert circle_in(edges_of(IMPORTS, with_types=False)) == []
+def test_there_is_no_import_cycle_at_run_time() -> None:
+    assert cycle_in(edges_of(IMPORTS, with_types=False)) == []
 
 
-def test_what_loads_modules_by_their_names_is_imported_by_none_of_them() -> None:
-    loading = {name for name in HAND_WRITTEN if "import_module(" in SOURCES[name]}
-    assert loading == {"blink_oauth_keeper", "blink_oauth_testing", "blink_oauth_cli.main"}
+def test_a_module_that_imports_lazily_is_not_imported_within_its_package() -> None:
+    lazy = {name for name in HAND_WRITTEN if "import_module(" in SOURCES[name]}
+    assert lazy == {"blink_oauth_keeper", "blink_oauth_testing", "blink_oauth_cli.main"}
     edges = edges_of(IMPORTS, with_types=False)
     importing = {
-        name for name, its in edges.items() for each in its & loading if within(name, top(each))
+        name for name, its in edges.items() for each in its & lazy if within(name, top(each))
     }
     assert importing == {"blink_oauth_cli.__main__"}
 
 
-# `error.token` keeps its type.
-UPWARD = ("blink_oauth.errors", "blink_oauth.tokens")
-"""The one import for type checkers alone that goes against the order of all others."""
+# The annotation of `error.token` needs it.
+TYPES_ONLY = ("blink_oauth.errors", "blink_oauth.tokens")
+"""The only import for type checkers that closes a cycle."""
 
 
-def test_for_type_checkers_the_errors_alone_name_what_stands_above_them() -> None:
+def test_one_import_for_type_checkers_closes_the_only_cycles() -> None:
     edges = edges_of(IMPORTS, with_types=True)
-    assert circle_in(edges) != []
-    module, imported = UPWARD
+    assert cycle_in(edges) != []
+    module, imported = TYPES_ONLY
     edges[module].remove(imported)
-    assert circle_in(edges) == []
+    assert cycle_in(edges) == []
 
 
 PUBLIC_BY_DOCUMENTATION = {
@@ -340,7 +340,7 @@ PUBLIC_BY_DOCUMENTATION = {
 
 
 def defined_in(tree: ast.AST) -> set[str]:
-    """Return what code defines: functions, classes, variables and attributes of `self`."""
+    """Return the names that code defines, including the attributes of `self`."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -353,7 +353,7 @@ def defined_in(tree: ast.AST) -> set[str]:
 
 
 def used_in(tree: ast.AST) -> set[str]:
-    """Return the attributes that code reads or writes, by name or through `getattr` and its kin."""
+    """Return the attributes that code uses, directly or with `getattr` or `attrgetter`."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
@@ -364,8 +364,8 @@ def used_in(tree: ast.AST) -> set[str]:
     return found
 
 
-def foreign_names_used(source: str) -> set[str]:
-    """Return the private attributes that a module uses and does not define itself."""
+def private_attributes_of_others(source: str) -> set[str]:
+    """Return the private attributes that a module uses and does not define."""
     tree = ast.parse(source)
     private = set(filter(is_private, used_in(tree)))
     return private - defined_in(tree) - PUBLIC_BY_DOCUMENTATION
@@ -373,7 +373,7 @@ def foreign_names_used(source: str) -> set[str]:
 
 @pytest.mark.parametrize("name", HAND_WRITTEN)
 def test_a_private_attribute_is_used_only_where_it_is_defined(name: str) -> None:
-    assert foreign_names_used(SOURCES[name]) == set()
+    assert private_attributes_of_others(SOURCES[name]) == set()
 
 
 @pytest.mark.parametrize(
@@ -382,18 +382,18 @@ def test_a_private_attribute_is_used_only_where_it_is_defined(name: str) -> None
 )
 def test_a_private_attribute_of_another_class_is_found(statement: str) -> None:
     own = "class Own:\n def __init__(self):\n  self._one = 1\n def get(self): return self._one\n"
-    assert foreign_names_used(own) == set()
-    assert foreign_names_used(own + statement) == {"_transport"}
+    assert private_attributes_of_others(own) == set()
+    assert private_attributes_of_others(own + statement) == {"_transport"}
 
 
 def names_in(code: CodeType) -> set[str]:
-    """Return the names of attributes and globals that a function and those within it use."""
+    """Return the names of attributes and globals that a function and its inner functions use."""
     inner = (each for each in code.co_consts if isinstance(each, CodeType))
     return set(code.co_names).union(*map(names_in, inner))
 
 
 def private_names_of(cls: type) -> set[str]:
-    """Return the private attributes that a class of another library has or uses, without bases'."""
+    """Return the private attributes that a class of a library has or uses, without its bases."""
     names = {*vars(cls), *vars(cls).get("__annotations__", ())}
     for value in vars(cls).values():
         for part in (value, *(getattr(value, name, None) for name in ("fget", "fset", "func"))):
@@ -402,12 +402,12 @@ def private_names_of(cls: type) -> set[str]:
     return set(filter(is_private, names))
 
 
-def taken_over(cls: type, packages: Collection[str] = MAY_IMPORT.keys()) -> set[str]:
-    """Return the private attributes of bases from other libraries that a class defines anew.
+def overridden_private(cls: type, packages: Collection[str] = MAY_IMPORT.keys()) -> set[str]:
+    """Return the private attributes of base classes from libraries that a class overrides.
 
     Args:
         cls: The class.
-        packages: What counts as ours.
+        packages: The packages that count as ours.
     """
     ours = [each for each in cls.__mro__ if top(each.__module__) in packages]
     text = "\n".join(textwrap.dedent(inspect.getsource(each)) for each in ours)
@@ -417,25 +417,26 @@ def taken_over(cls: type, packages: Collection[str] = MAY_IMPORT.keys()) -> set[
 
 
 @pytest.mark.parametrize("name", [each for each in HAND_WRITTEN if top(each) != each])
-def test_no_private_attribute_of_a_base_class_is_taken_over(name: str) -> None:
+def test_no_private_attribute_of_a_base_class_is_overridden(name: str) -> None:
     classes = [
         each for each in vars(importlib.import_module(name)).values() if inspect.isclass(each)
     ]
-    assert [taken_over(cls) for cls in classes if cls.__module__ == name and taken_over(cls)] == []
+    ours = [cls for cls in classes if cls.__module__ == name]
+    assert [overridden_private(cls) for cls in ours if overridden_private(cls)] == []
 
 
-def test_a_private_attribute_of_a_base_class_that_is_taken_over_is_found() -> None:
+def test_an_overridden_private_attribute_of_a_base_class_is_found() -> None:
     class Ours(httpx.HTTPTransport):
         def __init__(self) -> None:
             super().__init__()
             self._own = 1
             self._pool = None  # type: ignore[assignment]
 
-    assert taken_over(Ours, {top(__name__)}) == {"HTTPTransport._pool"}
+    assert overridden_private(Ours, {top(__name__)}) == {"HTTPTransport._pool"}
 
 
 def loaded_by(statement: str) -> set[str]:
-    """Return the names of all modules that a fresh interpreter holds after a statement."""
+    """Return the names of all modules that a new interpreter has loaded after a statement."""
     code = f"import json, sys; {statement}; print(); print(json.dumps(list(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -449,35 +450,37 @@ def loaded_by(statement: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def always_loaded() -> set[str]:
-    """Return what every process holds: what measures the tests brings a database of its own."""
+    """Return the modules that every process loads; coverage, for example, loads sqlite3."""
     return loaded_by("pass")
 
 
 def packages_of(names: Iterable[str]) -> set[str]:
-    """Return the outermost packages of modules."""
+    """Return the top-level packages of modules."""
     return set(map(top, names))
 
 
-def test_what_a_statement_loads_is_read(always_loaded: set[str]) -> None:
+def test_the_modules_that_a_statement_loads_are_found(always_loaded: set[str]) -> None:
     loaded = loaded_by("import httpx, sqlalchemy; print('aiohttp')") - always_loaded
-    assert {"httpx", "sqlalchemy"} <= packages_of(loaded) & {*HTTP_STACK, *HOMES}
+    assert {"httpx", "sqlalchemy"} <= packages_of(loaded) & {*HTTP_STACK, *EXTRA_LIBRARIES}
     assert "aiohttp" not in loaded
 
 
-def test_importing_the_library_loads_no_http_stack_and_no_sibling(always_loaded: set[str]) -> None:
+def test_importing_the_wrapper_loads_no_http_stack_and_no_other_package(
+    always_loaded: set[str],
+) -> None:
     loaded = loaded_by("import blink_oauth") - always_loaded
     assert {"blink_oauth.tokens", "blink_oauth.errors"} <= loaded
-    unwanted = HTTP_STACK | HOMES.keys() | {"cryptography"} | MAY_IMPORT.keys()
+    unwanted = HTTP_STACK | EXTRA_LIBRARIES.keys() | {"cryptography"} | MAY_IMPORT.keys()
     assert packages_of(loaded) & unwanted == {"blink_oauth"}
     assert "blink_oauth.client" not in loaded
 
 
-def test_the_clients_load_no_extra_no_sibling_and_no_cryptography() -> None:
-    # httpx loads its own command line where click and rich are installed.
+def test_the_clients_load_no_extra_no_other_package_and_no_cryptography() -> None:
+    # httpx loads its command line, and with it click and rich, where they are installed.
     before = loaded_by("import attrs, httpx, httpcore")
     loaded = loaded_by("from blink_oauth import AsyncBlinkOAuth, BlinkOAuth") - before
     assert "blink_oauth._api" in loaded
-    unwanted = HOMES.keys() | {"cryptography"} | MAY_IMPORT.keys()
+    unwanted = EXTRA_LIBRARIES.keys() | {"cryptography"} | MAY_IMPORT.keys()
     assert packages_of(loaded) & unwanted == {"blink_oauth", GENERATED}
 
 
@@ -485,7 +488,7 @@ def test_importing_the_keeper_loads_no_http_stack_and_no_extra(always_loaded: se
     statement = "from blink_oauth_keeper import MemoryTokenStore, TokenManager"
     loaded = loaded_by(statement) - always_loaded
     assert {"blink_oauth_keeper.manager", "blink_oauth_keeper.store.memory"} <= loaded
-    unwanted = HTTP_STACK | HOMES.keys() | {"cryptography"} | MAY_IMPORT.keys()
+    unwanted = HTTP_STACK | EXTRA_LIBRARIES.keys() | {"cryptography"} | MAY_IMPORT.keys()
     assert packages_of(loaded) & unwanted == {"blink_oauth", "blink_oauth_keeper"}
     assert "blink_oauth.client" not in loaded
 
@@ -501,18 +504,21 @@ def test_a_manager_with_a_store_in_memory_loads_no_extra() -> None:
     )
     loaded = loaded_by(statement) - before
     assert {"blink_oauth_keeper.manager", "blink_oauth.client"} <= loaded
-    assert packages_of(loaded) & (HOMES.keys() | {"cryptography", "blink_oauth_testing"}) == set()
+    assert (
+        packages_of(loaded) & (EXTRA_LIBRARIES.keys() | {"cryptography", "blink_oauth_testing"})
+        == set()
+    )
 
 
-def test_the_testing_kit_loads_nothing_until_it_is_asked(always_loaded: set[str]) -> None:
+def test_importing_the_testing_kit_loads_none_of_its_modules(always_loaded: set[str]) -> None:
     loaded = loaded_by("import blink_oauth_testing") - always_loaded
     ours = {name for name in loaded if top(name) in MAY_IMPORT}
     assert ours == {"blink_oauth_testing"}
-    assert packages_of(loaded) & (HTTP_STACK | HOMES.keys()) == set()
+    assert packages_of(loaded) & (HTTP_STACK | EXTRA_LIBRARIES.keys()) == set()
 
 
 def command_names() -> list[str]:
-    """Return the command, and its subcommands down to the last."""
+    """Return the words of the command and of all subcommands; none for the command itself."""
     from click import Context, Group
 
     from blink_oauth_cli.main import command
@@ -541,5 +547,7 @@ def test_the_help_of_a_command_loads_no_http_and_no_database(
     run = f"from blink_oauth_cli.main import run; assert run({arguments!r}) == 0"
     loaded = loaded_by(run) - always_loaded
     assert "blink_oauth_cli.main" in loaded
-    libraries = HTTP_STACK | HOMES.keys() - {"click"} | {"cryptography", "sqlite3", "http"}
+    libraries = (
+        HTTP_STACK | EXTRA_LIBRARIES.keys() - {"click"} | {"cryptography", "sqlite3", "http"}
+    )
     assert packages_of(loaded) & (libraries | {"blink_oauth_testing"}) == set()

@@ -1,8 +1,8 @@
-"""Check that the built archives hold what users need, and nothing else.
+"""Check the contents of the built archives: the wheel exactly, the source archive for gaps.
 
     python tools/check_archives.py FOLDER   the folder with the wheel and the source archive
 
-Exit status: 0 all is there, 1 something is missing or too much.
+Exit status: 0 no faults, 1 a file is missing or unexpected, or metadata are invalid.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PACKAGES = (
     "testing/blink_oauth_testing",
     "generated/blink_oauth_api",
 )
-# The sandbox holds calls against the contract, also where there is no source tree.
+# The sandbox validates against the contract, so the wheel has a copy of it in this folder.
 CONTRACT = "blink_oauth_testing/sandbox"
 IN_SDIST = (
     "generated/provenance.json",
@@ -35,13 +35,13 @@ IN_SDIST = (
 
 
 def files(folder: Path) -> set[Path]:
-    """Return the files in a folder and below, without what Python has compiled."""
+    """Return the files in a folder and below, without bytecode."""
     found = {path for path in folder.rglob("*") if path.is_file()}
     return {path for path in found if "__pycache__" not in path.parts}
 
 
 def main(folder: Path) -> int:
-    """Look into both archives and print what is wrong."""
+    """Check both archives and print every fault; return the exit status."""
     (wheel,) = folder.glob("*.whl")
     (sdist,) = folder.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive, tarfile.open(sdist) as tarball:
@@ -61,7 +61,7 @@ def main(folder: Path) -> int:
         check = [sys.executable, "-m", "twine", "check", "--strict", str(path)]
         if subprocess.run(check, check=False).returncode:
             faults.append(f"{path.name} has unusable metadata")
-    print("\n".join(faults) or f"{wheel.name} and {sdist.name} hold what they should.")
+    print("\n".join(faults) or f"{wheel.name} and {sdist.name} are complete.")
     return 1 if faults else 0
 
 

@@ -1,8 +1,8 @@
-"""Check what an installation without extras can do, and what it says about the rest.
+"""Check an installation without extras: what works, and the errors that name a missing extra.
 
-    python tools/check_bare.py   with the Python of an environment that holds the wheel and pytest
+    python tools/check_bare.py   with the Python of an environment that has the wheel and pytest
 
-Exit status: 0 all is as it should be, 1 something is not.
+Exit status: 0 no faults, 1 at least one fault.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ settings = Settings(
 with BlinkOAuth(settings) as blink, TokenManager(blink, MemoryTokenStore()) as manager:
     assert list(manager.statuses()) == []
 """
-FOREIGN_TEST = "def test_sum():\n    assert 1 + 1 == 2\n"
+OTHER_TEST = "def test_sum():\n    assert 1 + 1 == 2\n"
 FIXTURE_TEST = "def test_platform(blink_sandbox):\n    pass\n"
 NEEDS = {
     "from blink_oauth_keeper import SqlTokenStore": "blink-oauth[sql]",
@@ -58,14 +58,14 @@ def pytest(folder: Path, test: str) -> tuple[int, list[str]]:
 
 
 def faults(folder: Path) -> Iterator[str]:
-    """Yield what is wrong.
+    """Yield every fault.
 
     Args:
-        folder: An empty one, outside the source tree.
+        folder: An empty folder outside the source tree.
     """
     yield from (f"{name} is installed: nothing is proven" for name in EXTRAS if find_spec(name))
-    yield from unless_well("the tests of a foreign project", pytest(folder, FOREIGN_TEST))
-    yield from unless_well("a manager with a store in memory", python(folder, "-c", MEMORY_STORE))
+    yield from failure_of("the test of another project", pytest(folder, OTHER_TEST))
+    yield from failure_of("a manager with a store in memory", python(folder, "-c", MEMORY_STORE))
     for statement, extra in NEEDS.items():
         code, lines = python(folder, "-c", statement)
         if code != 1 or not lines[-1].startswith("ImportError: ") or extra not in lines[-1]:
@@ -79,7 +79,7 @@ def faults(folder: Path) -> Iterator[str]:
             yield f"the command does not name blink-oauth[cli] in one line: {code}, {lines}"
 
 
-def unless_well(what: str, result: tuple[int, Sequence[str]]) -> Iterator[str]:
+def failure_of(what: str, result: tuple[int, Sequence[str]]) -> Iterator[str]:
     """Yield a fault if a program failed."""
     code, lines = result
     if code:
@@ -87,10 +87,10 @@ def unless_well(what: str, result: tuple[int, Sequence[str]]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print what is wrong."""
+    """Print every fault; return the exit status."""
     with TemporaryDirectory() as folder:
         found = list(faults(Path(folder)))
-    print("\n".join(found) or "Without extras all is as it should be.")
+    print("\n".join(found) or "The installation without extras has no faults.")
     return 1 if found else 0
 
 

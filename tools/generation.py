@@ -1,10 +1,10 @@
-"""Make the low-level client from the contract, or show where the committed one differs.
+"""Generate the low-level client from the contract, or compare the committed one with it.
 
     python tools/generation.py generate   rewrite generated/ from spec/openapi.yaml
-    python tools/generation.py drift      compare generated/ with a fresh generation, write nothing
+    python tools/generation.py drift      compare generated/ with a new generation, write nothing
 
-Runs where requirements/generate.txt is installed. Exit status: 0 done or no drift, 1 drift,
-2 nothing could be generated.
+Needs an environment with requirements/generate.txt. Exit status: 0 done or no drift, 1 drift,
+2 nothing was generated.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SPEC = "spec/openapi.yaml"
 SETTINGS = "generator-config.yml"
 GENERATED = "generated"
 PACKAGE = "blink_oauth_api"
-CONTRACT_TYPES = "contract.py"  # what the generator leaves out, added to its package
+CONTRACT_TYPES = "contract.py"  # types that the generator leaves out, added to its package
 PROVENANCE = "provenance.json"
 BY_HAND = "README.md"  # the only file under generated/ that is not generated
 OUTCOME_DONE, OUTCOME_DRIFT, OUTCOME_FAILED = 0, 1, 2
@@ -43,8 +43,8 @@ OUTCOME_DONE, OUTCOME_DRIFT, OUTCOME_FAILED = 0, 1, 2
 CONTRACT_TYPES_HEAD = f'''\
 """Paths, statuses, headers, members and limits of the contract, as types.
 
-Generated from {SPEC} by tools/generation.py; do not edit. Code that spells one of
-them pins it here, so that a type checker tells when the contract no longer says so.
+Generated from {SPEC} by tools/generation.py; do not edit. Code that repeats one of
+these values refers to its type here, so that a type checker reports when the contract changes.
 """
 
 from typing import Final, Literal, NotRequired, TypedDict
@@ -76,11 +76,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def generate(root: Path, fresh: Path) -> int:
-    """Replace generated/ by the fresh generation, all but the file written by hand."""
+    """Replace generated/ by the new generation, except the file written by hand."""
     differences = list(compare(read_files(root / GENERATED), read_files(fresh)))
     target = root / GENERATED
     target.mkdir(exist_ok=True)
-    # All of it goes first: a file the contract no longer gives rise to must not survive.
+    # Delete everything first, so that no file remains that the contract no longer generates.
     for entry in target.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -94,7 +94,7 @@ def generate(root: Path, fresh: Path) -> int:
 
 
 def drift(root: Path, fresh: Path) -> int:
-    """Print every difference between generated/ and the fresh generation."""
+    """Print every difference between generated/ and the new generation."""
     differences = list(compare(read_files(root / GENERATED), read_files(fresh)))
     for path, kind, diff in differences:
         print(f"{kind:8} {GENERATED}/{path}\n{diff}", end="\n" if diff else "")
@@ -112,10 +112,10 @@ def drift(root: Path, fresh: Path) -> int:
 
 @contextmanager
 def fresh_generation(root: Path) -> Iterator[Path]:
-    """Generate into a temporary folder outside the tree and yield it.
+    """Generate into a temporary folder outside the tree, and yield the folder.
 
     Raises:
-        GenerationError: If a setting is refused or the generator reports so much as a warning.
+        GenerationError: If a setting is refused, or the generator reports an error or a warning.
     """
     settings = check_settings(root / SETTINGS)
     if not (root / SPEC).is_file():
@@ -125,17 +125,17 @@ def fresh_generation(root: Path) -> Iterator[Path]:
         if fresh.is_relative_to(root):
             raise GenerationError(f"Point TMPDIR at a folder outside {root}.")
         run_generator(root, fresh / PACKAGE)
-        # The generator goes first: it says best what is wrong with a contract.
+        # The generator runs first: it reports a broken contract best.
         add_contract_types(root, settings, fresh / PACKAGE)
         (fresh / PROVENANCE).write_text(provenance(root), encoding="utf-8", newline="\n")
         yield fresh
 
 
 def check_settings(path: Path) -> ConfigFile:
-    """Read the settings and refuse what the generator does not know; it would not say a word.
+    """Read the settings, and refuse unknown keys, which the generator would ignore silently.
 
     Raises:
-        GenerationError: If the file cannot be read, or a key or a value is not the generator's.
+        GenerationError: If the file cannot be read, or a key or a value is invalid.
     """
     try:
         return ConfigFile.model_validate(YAML(typ="safe").load(path), extra="forbid")
@@ -152,7 +152,7 @@ def check_settings(path: Path) -> ConfigFile:
 
 
 def run_generator(root: Path, output: Path) -> None:
-    """Run openapi-python-client; a warning is a failure, because it may mean a lost operation.
+    """Run openapi-python-client; a warning is a failure, because an operation may be left out.
 
     Raises:
         GenerationError: If the generator or one of its post hooks fails.
@@ -160,7 +160,7 @@ def run_generator(root: Path, output: Path) -> None:
     command = [sys.executable, "-m", "openapi_python_client", "generate", "--fail-on-warning"]
     command += ["--meta", "none", "--overwrite", "--path", str(root / SPEC)]
     command += ["--config", str(root / SETTINGS), "--output-path", str(output)]
-    # Run from the output's parent: no file of the caller's folder may shadow a module or a setting.
+    # In the output's parent, so that no file of the current folder shadows a module or a setting.
     run(command, output.parent)
 
 
@@ -170,7 +170,7 @@ def run(command: list[str], folder: Path) -> None:
     Raises:
         GenerationError: If it fails.
     """
-    # The hooks call `ruff` by name: let them find the pinned one, installed beside this Python.
+    # The hooks call `ruff` by name; they must find the pinned one, installed beside this Python.
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = os.environ | {"PATH": search}
     result = subprocess.run(
@@ -178,14 +178,14 @@ def run(command: list[str], folder: Path) -> None:
     )
     if result.returncode:
         report = (result.stdout + result.stderr).strip()
-        raise GenerationError(f"Correct {SPEC} or {SETTINGS}; the generator says:\n{report}")
+        raise GenerationError(f"Correct {SPEC} or {SETTINGS}; the generator reports:\n{report}")
 
 
 def add_contract_types(root: Path, settings: ConfigFile, package: Path) -> None:
-    """Add what the generator leaves out, in the layout that the post hooks give to the rest.
+    """Add the types that the generator leaves out, formatted by the same post hooks.
 
     Raises:
-        GenerationError: If the contract lacks what names a type, or a post hook fails.
+        GenerationError: If the contract lacks a name that a type needs, or a post hook fails.
     """
     contract: Node = YAML(typ="safe").load(root / SPEC)
     schemas = contract.get("components", {}).get("schemas", {}).items()
@@ -200,16 +200,16 @@ def add_contract_types(root: Path, settings: ConfigFile, package: Path) -> None:
 
 
 def operation_types(contract: Node, path: str, item: Node) -> Iterator[str]:
-    """Yield the paths of a path's operations, and the types of their statuses and headers.
+    """Yield the path constants and the types of statuses and headers for the operations of a path.
 
     Raises:
-        GenerationError: If an operation has no name, or a status is no number.
+        GenerationError: If an operation has no operationId, or a status is not a number.
     """
     for method in METHODS:
         if method not in item:
             continue
         operation, place = item[method], f"{method.upper()} {path}"
-        name = pascal_case(demand(operation, "operationId", place))
+        name = pascal_case(require(operation, "operationId", place))
         parameters = [
             resolve(contract, one)
             for one in (*item.get("parameters", ()), *operation.get("parameters", ()))
@@ -227,10 +227,10 @@ def operation_types(contract: Node, path: str, item: Node) -> Iterator[str]:
 
 
 def statuses(operation: Node, place: str) -> list[str]:
-    """Return the statuses of an operation, all of them numbers.
+    """Return the statuses of an operation.
 
     Raises:
-        GenerationError: If one is not: it stands for any number of them.
+        GenerationError: If one is not a number, such as `default` or `5XX`.
     """
     for status in operation["responses"]:
         if not status.isdecimal():
@@ -240,7 +240,7 @@ def statuses(operation: Node, place: str) -> list[str]:
 
 
 def members(contract: Node, name: str, schema: Node) -> str:
-    """Define the type of a model in JSON or as a form."""
+    """Return the TypedDict of a model in JSON or as a form."""
     required = schema.get("required", ())
     fields = {
         field: {"schema": value, "required": field in required}
@@ -250,7 +250,7 @@ def members(contract: Node, name: str, schema: Node) -> str:
 
 
 def limits(name: str, schema: Node) -> Iterator[str]:
-    """Yield the lengths that a schema or one of its properties demands."""
+    """Yield the length limits of a schema and its properties."""
     for limit in ("minLength", "maxLength"):
         if limit in schema:
             yield f"{snake_case(f'{name}_{limit}').upper()}: Final = {schema[limit]}"
@@ -259,14 +259,14 @@ def limits(name: str, schema: Node) -> Iterator[str]:
 
 
 def typed_dict(contract: Node, name: str, variants: list[Node]) -> str:
-    """Define a TypedDict with the keys of all variants.
+    """Return a TypedDict with the keys of all variants.
 
-    What one variant may lack is optional; what they declare otherwise has any of their types.
+    A key is optional unless every variant requires it. Its type is the union of their types.
     """
     types = {}
     for key in dict.fromkeys(key for one in variants for key in one):
         declared = [one[key] for one in variants if key in one]
-        each = (json_type(contract, demand(one, "schema", f"{key} of {name}")) for one in declared)
+        each = (json_type(contract, require(one, "schema", f"{key} of {name}")) for one in declared)
         type_ = " | ".join(dict.fromkeys(each))
         required = all(one.get(key, {}).get("required") for one in variants)
         types[key] = type_ if required else f"NotRequired[{type_}]"
@@ -275,18 +275,18 @@ def typed_dict(contract: Node, name: str, variants: list[Node]) -> str:
 
 
 def json_type(contract: Node, schema: Node) -> str:
-    """Return the type of what a schema describes, as far as a type can tell."""
+    """Return the Python type of a schema; `object` if there is no simple type."""
     schema = resolve(contract, schema)
     if "enum" in schema:
         return f"Literal[{', '.join(map(repr, schema['enum']))}]"
     return JSON_TYPES.get(str(schema.get("type")), "object")
 
 
-def demand(node: Node, key: str, place: str) -> Any:
-    """Return what a node must have for the types, although the generator does without.
+def require(node: Node, key: str, place: str) -> Any:
+    """Return a value that the types need, although the generator works without it.
 
     Raises:
-        GenerationError: If it has not.
+        GenerationError: If the node lacks the key.
     """
     if key not in node:
         raise GenerationError(f"Correct {SPEC}: {place} has no {key}; {CONTRACT_TYPES} needs it.")
@@ -294,10 +294,10 @@ def demand(node: Node, key: str, place: str) -> Any:
 
 
 def resolve(contract: Node, node: Node) -> Node:
-    """Follow references within the contract, if the node is one.
+    """Return the node that a reference within the contract leads to, or the node itself.
 
     Raises:
-        GenerationError: If one leads nowhere.
+        GenerationError: If a reference does not resolve.
     """
     followed: set[str] = set()
     while "$ref" in node:
@@ -313,7 +313,7 @@ def resolve(contract: Node, node: Node) -> Node:
 
 
 def provenance(root: Path) -> str:
-    """Tell what the generated package was made with and from, as JSON; no times, no paths."""
+    """Return the versions and sources of the generated package as JSON, without times and paths."""
     tools = ("openapi-python-client", "ruff")
     record = {
         "made_with": {tool: version(tool) for tool in tools},
@@ -326,7 +326,7 @@ def provenance(root: Path) -> str:
 
 
 def read_files(folder: Path) -> Files:
-    """Read every file below a folder; bytecode and the file written by hand do not count."""
+    """Read every file below a folder, except bytecode and the file written by hand."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -335,7 +335,7 @@ def read_files(folder: Path) -> Files:
 
 
 def compare(committed: Files, fresh: Files) -> Iterator[tuple[str, str, str]]:
-    """Yield path, kind (missing, extra or changed) and unified diff of every difference."""
+    """Yield the path, kind (missing, extra or changed) and unified diff of every difference."""
     for path in sorted(committed.keys() | fresh.keys()):
         before, after = committed.get(path), fresh.get(path)
         if before == after:

@@ -1,7 +1,7 @@
 """Paths, statuses, headers, members and limits of the contract, as types.
 
-Generated from spec/openapi.yaml by tools/generation.py; do not edit. Code that spells one of
-them pins it here, so that a type checker tells when the contract no longer says so.
+Generated from spec/openapi.yaml by tools/generation.py; do not edit. Code that repeats one of
+these values refers to its type here, so that a type checker reports when the contract changes.
 """
 
 from typing import Final, Literal, NotRequired, TypedDict

@@ -1,6 +1,6 @@
-"""generated/ is what the generator makes of the contract, byte for byte, or the drift is named.
+"""generated/ equals what the generator makes of the contract, byte for byte; drift is reported.
 
-Every test works on a copy of the tree; only the generator's own environment is needed.
+A test that writes works on a copy of the tree. Only requirements/generate.txt is needed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Snapshot = dict[str, bytes]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Copy what generation reads and writes."""
+    """Return a copy of the files that the generation reads and writes."""
     root = tmp_path / "project"
     for folder in ("spec", "generated"):
         shutil.copytree(PROJECT / folder, root / folder)
@@ -58,7 +58,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def run(command: str, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run tools/generation.py on a tree, with no more than Python's own folder to find it by."""
+    """Run tools/generation.py on a tree, with the default PATH only."""
     return subprocess.run(
         [sys.executable, str(PROJECT / "tools/generation.py"), command, "--root", str(root)],
         env={"PATH": os.defpath, **environment},
@@ -79,7 +79,7 @@ def snapshot(root: Path) -> Snapshot:
 
 
 def edit(path: Path, old: str, new: str) -> None:
-    """Replace the first occurrence of a text that must be there."""
+    """Replace the first occurrence of a text, which must occur."""
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
@@ -132,7 +132,7 @@ def test_the_committed_package_is_what_the_generator_makes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "named"),
+    ("change", "reported"),
     [
         (edit_a_file, [f"changed  {MODEL}", "-    client_id: bytes", "+    client_id: str"]),
         (remove_a_file, [f"missing  {MODEL}", "+class TokenRequest:"]),
@@ -166,20 +166,20 @@ def test_the_committed_package_is_what_the_generator_makes() -> None:
         ),
     ],
 )
-def test_drift_is_named_and_nothing_is_written(
-    tree: Path, spoil: Callable[[Path], None], named: list[str]
+def test_drift_is_reported_and_nothing_is_written(
+    tree: Path, change: Callable[[Path], None], reported: list[str]
 ) -> None:
-    spoil(tree)
+    change(tree)
     before = snapshot(tree)
     result = run("drift", tree)
     assert result.returncode == 1
-    assert [text for text in named if text not in result.stdout] == []
+    assert [text for text in reported if text not in result.stdout] == []
     assert "nox -s generate" in result.stderr
     assert snapshot(tree) == before
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("settings", "reported"),
     [
         ("literal_enum: true\n", "literal_enum: Extra inputs are not permitted"),
         ("class_overrides: {A: {klass: B}}\n", "class_overrides.A.klass: Extra inputs"),
@@ -189,42 +189,42 @@ def test_drift_is_named_and_nothing_is_written(
         ("literal_enums: true\nliteral_enums: true\n", "generator-config.yml cannot be read"),
     ],
 )
-def test_settings_the_generator_would_ignore_or_misread_are_refused(
-    tree: Path, settings: str, named: str
+def test_settings_that_the_generator_would_ignore_or_misread_are_refused(
+    tree: Path, settings: str, reported: str
 ) -> None:
     (tree / "generator-config.yml").write_text(settings, encoding="utf-8")
     before = snapshot(tree)
     result = run("drift", tree)
     assert (result.returncode, result.stdout) == (2, "")
-    assert named in result.stderr
+    assert reported in result.stderr
     assert "Nothing was generated." in result.stderr
     assert snapshot(tree) == before
 
 
 @pytest.mark.parametrize(
-    ("path", "old", "new", "named"),
+    ("path", "old", "new", "reported"),
     [
         # The generator would leave out the operation, print a warning and succeed.
         ("spec/openapi.yaml", "TargetId:\n      type: string", "TargetId:", "TargetId"),
         ("spec/openapi.yaml", 'openapi: "3.1.0"', 'openapi: "4.0.0"', "4.0.0"),
-        # It would skip a hook it cannot find.
+        # The generator would skip a hook that it cannot find.
         ("generator-config.yml", '"ruff check', '"rough check', "rough is not in PATH"),
         ("generator-config.yml", "--select F,I,UP", "--select NONE", "ruff failed"),
     ],
 )
 def test_a_warning_of_the_generator_is_a_failure(
-    tree: Path, path: str, old: str, new: str, named: str
+    tree: Path, path: str, old: str, new: str, reported: str
 ) -> None:
     edit(tree / path, old, new)
     before = snapshot(tree)
     result = run("generate", tree)
     assert (result.returncode, result.stdout) == (2, "")
-    assert named in result.stderr
+    assert reported in result.stderr
     assert snapshot(tree) == before
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "named"),
+    ("old", "new", "reported"),
     [
         pytest.param(
             "      operationId: request_token\n",
@@ -264,16 +264,16 @@ def test_a_warning_of_the_generator_is_a_failure(
         ),
     ],
 )
-def test_what_only_the_contract_types_need_is_named_and_is_no_drift(
-    tree: Path, old: str, new: str, named: str
+def test_an_element_that_only_the_contract_types_need_is_reported_and_is_no_drift(
+    tree: Path, old: str, new: str, reported: str
 ) -> None:
     edit(tree / "spec/openapi.yaml", old, new)
     result = run("drift", tree)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"Nothing was generated. Correct spec/openapi.yaml: {named}\n"
+    assert result.stderr == f"Nothing was generated. Correct spec/openapi.yaml: {reported}\n"
 
 
-def test_a_contract_without_components_has_its_types(tree: Path) -> None:
+def test_a_contract_without_components_gets_contract_types(tree: Path) -> None:
     (tree / "spec/openapi.yaml").write_text(SMALL, encoding="utf-8")
     result = run("generate", tree)
     assert (result.returncode, result.stderr) == (0, "")
@@ -286,7 +286,7 @@ def test_a_contract_without_components_has_its_types(tree: Path) -> None:
     ]
 
 
-def test_a_missing_contract_is_named(tree: Path) -> None:
+def test_a_missing_contract_is_reported(tree: Path) -> None:
     (tree / "spec/openapi.yaml").unlink()
     result = run("drift", tree)
     assert result.returncode == 2
@@ -314,13 +314,15 @@ def test_generation_from_nothing_gives_the_same_bytes_whatever_the_hash_seed(tre
         assert snapshot(tree) == before
 
 
-def test_settings_of_ruff_around_the_output_have_no_influence(tree: Path, tmp_path: Path) -> None:
+def test_a_ruff_configuration_in_a_parent_folder_has_no_influence(
+    tree: Path, tmp_path: Path
+) -> None:
     (tmp_path / "ruff.toml").write_text("line-length = 40\n", encoding="utf-8")
     result = run("drift", tree, TMPDIR=str(tmp_path))
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_provenance_names_tools_and_sources_and_nothing_of_the_machine() -> None:
+def test_provenance_has_tools_and_sources_and_nothing_of_the_machine() -> None:
     record = json.loads((PROJECT / PROVENANCE).read_text(encoding="utf-8"))
     pins = (PROJECT / "requirements/generate.txt").read_text(encoding="utf-8")
     for tool, version in record["made_with"].items():
@@ -337,7 +339,7 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "gone", "come"),
+    ("old", "new", "removed", "added"),
     [
         pytest.param(
             '        "504":\n',
@@ -423,16 +425,16 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
     ],
 )
 def test_the_contract_types_follow_the_contract(
-    tree: Path, old: str, new: str, gone: list[str], come: list[str]
+    tree: Path, old: str, new: str, removed: list[str], added: list[str]
 ) -> None:
     before = Counter((tree / CONTRACT_TYPES).read_text("utf-8").splitlines())
     edit(tree / "spec/openapi.yaml", old, new)
     assert run("generate", tree).returncode == 0
     after = Counter((tree / CONTRACT_TYPES).read_text("utf-8").splitlines())
-    assert (before - after, after - before) == (Counter(gone), Counter(come))
+    assert (before - after, after - before) == (Counter(removed), Counter(added))
 
 
-def test_the_contract_types_say_that_they_are_generated() -> None:
+def test_the_contract_types_state_that_they_are_generated() -> None:
     text = (PROJECT / CONTRACT_TYPES).read_text("utf-8")
     note = text.partition('"""')[2].partition('"""')[0]
     assert "Generated from spec/openapi.yaml by tools/generation.py; do not edit." in note
@@ -441,7 +443,7 @@ def test_the_contract_types_say_that_they_are_generated() -> None:
     }
 
 
-def test_one_more_form_field_changes_one_model_its_types_and_the_provenance(tree: Path) -> None:
+def test_a_new_form_field_changes_one_model_its_types_and_the_provenance(tree: Path) -> None:
     before = snapshot(tree)
     add_scope(tree)
     assert run("generate", tree).returncode == 0
@@ -460,7 +462,7 @@ def test_one_more_form_field_changes_one_model_its_types_and_the_provenance(tree
     )
 
 
-def test_contributing_shows_this_change_as_it_is(tree: Path) -> None:
+def test_contributing_shows_the_exact_diff_of_this_change(tree: Path) -> None:
     page = (PROJECT / "CONTRIBUTING.md").read_text("utf-8")
     before = snapshot(tree)
     add_scope(tree)
@@ -477,11 +479,11 @@ def test_contributing_shows_this_change_as_it_is(tree: Path) -> None:
 
 
 def hunks(diff: str) -> str:
-    """Return a diff without its line numbers, which move whenever a line above them does."""
+    """Return a diff without line numbers, which change with every line above them."""
     return re.sub(r"^@@ .*", "@@", diff, flags=re.MULTILINE)
 
 
 def difference(path: str, before: Snapshot, after: Snapshot) -> str:
-    """Return what changed in a file, as a unified diff."""
+    """Return the unified diff of a file between two snapshots."""
     old, new = (one[path].decode().splitlines(keepends=True) for one in (before, after))
     return "".join(unified_diff(old, new, f"a/{path}", f"b/{path}"))

@@ -1,4 +1,4 @@
-"""The package under generated/ offers exactly what the contract describes."""
+"""The package under generated/ has exactly the operations, models and types of the contract."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_each_model_has_the_fields_of_its_schema(name: str) -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("status", [400, 401, 403, 406, 415, 500, 502, 504])
 @pytest.mark.parametrize("form", ["error", "type"])
-def test_an_error_is_one_model_that_shows_its_form(operation: str, status: int, form: str) -> None:
+def test_both_forms_of_an_error_have_one_model(operation: str, status: int, form: str) -> None:
     module = importlib.import_module(f"{PACKAGE}.api.oauth.{operation}")
     response = httpx.Response(status, json={form: "what happened"})
     transport = httpx.MockTransport(lambda _: response)
@@ -128,7 +128,7 @@ def test_the_contract_types_hold_the_limits() -> None:
     assert {value for name, value in vars(contract).items() if "_MIN_LENGTH" in name} == {1}
 
 
-def test_the_package_is_typed_and_knows_the_two_sources() -> None:
+def test_the_package_is_typed_and_has_the_two_sources() -> None:
     folder = Path(inspect.getfile(blink_oauth_api)).parent
     assert (folder / "py.typed").is_file()
     assert {"PLATFORM", "PROVIDER"} == SOURCE_VALUES

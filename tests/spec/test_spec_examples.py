@@ -1,4 +1,4 @@
-"""Every example is what the contract says, and the contract knows every example."""
+"""Every example conforms to the contract, and the contract refers to every example."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BODIES = list(bodies())
 
 
 def faults(value: object, schema: dict[str, str]) -> list[str]:
-    """Return what is wrong with a value by a schema of the contract, formats included."""
+    """Return the errors of a value against a schema of the contract, formats included."""
     validator = OAS31Validator(
         schema | {"components": COMPONENTS}, format_checker=OAS31Validator.FORMAT_CHECKER
     )
@@ -50,16 +50,16 @@ def header_schemas(name: str) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize(("file", "schema"), BODIES)
-def test_the_example_of_a_body_fits_its_schema(file: str, schema: dict[str, str]) -> None:
+def test_the_example_of_a_body_conforms_to_its_schema(file: str, schema: dict[str, str]) -> None:
     assert faults(json.loads((SPEC_FOLDER / file).read_text("utf-8")), schema) == []
 
 
 @pytest.mark.parametrize(("file", "schema"), BODIES)
-def test_the_example_without_its_members_does_not(file: str, schema: dict[str, str]) -> None:
+def test_an_empty_body_does_not_conform_to_the_schema(file: str, schema: dict[str, str]) -> None:
     assert faults({}, schema)
 
 
-def test_every_file_is_an_example_of_something() -> None:
+def test_every_file_is_referred_to_by_the_contract() -> None:
     files = {path.relative_to(SPEC_FOLDER).as_posix() for path in EXAMPLES.iterdir()}
     assert files == {file for file, _ in BODIES} | {"examples/headers.json"}
 
@@ -76,7 +76,7 @@ def test_every_body_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_the_examples_of_headers_are_complete_and_fit_their_schemas(name: str) -> None:
+def test_the_examples_of_headers_are_complete_and_conform_to_their_schemas(name: str) -> None:
     schemas = header_schemas(name)
     assert HEADERS[name].keys() == schemas.keys()
     assert [faults(HEADERS[name][header], schema) for header, schema in schemas.items()] == [
@@ -85,7 +85,7 @@ def test_the_examples_of_headers_are_complete_and_fit_their_schemas(name: str) -
     assert all(faults("\r\n", schema) for schema in schemas.values())
 
 
-def test_the_examples_in_the_contract_are_those_of_the_file() -> None:
+def test_the_header_examples_in_the_contract_equal_those_in_the_file() -> None:
     parameters = COMPONENTS["parameters"].values()
     assert {item["name"]: item["example"] for item in parameters} == HEADERS["request_interactive"]
     for name in ("response_success", "response_error_provider"):
@@ -95,7 +95,7 @@ def test_the_examples_in_the_contract_are_those_of_the_file() -> None:
             assert declared["example"] == HEADERS[name][header]
 
 
-def test_every_secret_in_an_example_is_plainly_fake() -> None:
+def test_every_secret_in_an_example_is_obviously_fake() -> None:
     secrets = {"access_token", "refresh_token", "code", "token"}
     found = [
         value

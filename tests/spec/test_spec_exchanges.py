@@ -1,6 +1,6 @@
-"""openapi-core understands the contract: it passes what is right and names what is wrong.
+"""openapi-core accepts the exchanges that the contract allows, and refuses all others.
 
-The sandbox enforces the contract with openapi-core, so this is also the proof that it can.
+The sandbox validates with openapi-core, so these tests also prove that the sandbox can.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def headers(name: str) -> Fields:
 
 
 def read_problem(body: bytes, **_parameters: str) -> object:
-    """Decode problem details; media type parameters such as charset mean nothing for JSON."""
+    """Decode problem details; media type parameters such as charset do not affect JSON."""
     return json.loads(body)
 
 
@@ -49,9 +49,9 @@ CONTRACT = OpenAPI.from_dict(
 CODE = example("token-request-authorization-code")
 REFRESH = example("token-request-refresh")
 REVOKE = example("revoke-request-refresh-token")
-PERSON = headers("request_interactive")
+INTERACTIVE = headers("request_interactive")
 SUCCESS = headers("response_success")
-FAILURE = headers("response_error_platform")
+ERROR = headers("response_error_platform")
 TOKENS = json.dumps(example("token-response"))
 GRANT_REFUSED = json.dumps(example("error-oauth-invalid-grant"))
 UNREACHABLE = json.dumps(example("error-problem-bad-gateway"))
@@ -80,14 +80,14 @@ NO_ERRORS = [
 
 
 def without(fields: Fields, *names: str) -> Fields:
-    """Return the fields without some of them."""
+    """Return the fields except the named ones."""
     return {name: value for name, value in fields.items() if name not in names}
 
 
 def request(
-    form: Fields, sent: Fields = PERSON, path: str | None = None, media_type: str = FORM
+    form: Fields, sent: Fields = INTERACTIVE, path: str | None = None, media_type: str = FORM
 ) -> MockRequest:
-    """Return the request of a form; a form with a token in it is a revocation."""
+    """Return the request with a form; a form with a `token` field is a revocation."""
     return MockRequest(
         HOST,
         "post",
@@ -99,7 +99,7 @@ def request(
 
 
 def response(status: int, body: str, received: Fields, media_type: str = JSON) -> MockResponse:
-    """Return a response with its media type among its headers."""
+    """Return a response whose headers include the media type."""
     sent = {**received, "Content-Type": media_type}
     return MockResponse(body.encode(), status, headers=sent, content_type=media_type)
 
@@ -110,21 +110,21 @@ def response(status: int, body: str, received: Fields, media_type: str = JSON) -
         request(CODE),
         request(REFRESH),
         request(REFRESH, headers("request_unattended")),
-        request(REFRESH, PERSON | {"X-PSU-IP-Address": "2001:db8::7"}),
+        request(REFRESH, INTERACTIVE | {"X-PSU-IP-Address": "2001:db8::7"}),
         request(REVOKE),
         request(without(REVOKE, "token_type_hint")),
     ],
 )
-def test_a_request_as_the_contract_wants_it_passes(good: MockRequest) -> None:
+def test_a_request_that_conforms_to_the_contract_is_accepted(good: MockRequest) -> None:
     CONTRACT.validate_request(good)
 
 
 @pytest.mark.parametrize(
     "bad",
     [
-        *(request(REFRESH, without(PERSON, header)) for header in PERSON),
-        *(request(REVOKE, without(PERSON, header)) for header in PERSON),
-        *(request(REFRESH, PERSON | {header: ""}) for header in PERSON),
+        *(request(REFRESH, without(INTERACTIVE, header)) for header in INTERACTIVE),
+        *(request(REVOKE, without(INTERACTIVE, header)) for header in INTERACTIVE),
+        *(request(REFRESH, INTERACTIVE | {header: ""}) for header in INTERACTIVE),
         *(request(CODE | {field: ""}) for field in CODE),
         *(request(without(CODE, field)) for field in CODE),
         *(request(without(REFRESH, field)) for field in REFRESH),
@@ -138,12 +138,12 @@ def test_a_request_as_the_contract_wants_it_passes(good: MockRequest) -> None:
         request(REFRESH | {"grant_type": "password"}),
         request(REFRESH | {"username": "u" * 65}),
         request(REVOKE | {"token_type_hint": "id_token"}),
-        request(REFRESH, PERSON | {"X-Correlation-ID": "c" * 65}),
-        request(REFRESH, PERSON | {"X-PSU-IP-Address": "automatic"}),
+        request(REFRESH, INTERACTIVE | {"X-Correlation-ID": "c" * 65}),
+        request(REFRESH, INTERACTIVE | {"X-PSU-IP-Address": "automatic"}),
         request(REFRESH, media_type=JSON),
     ],
 )
-def test_a_request_against_the_contract_is_named(bad: MockRequest) -> None:
+def test_a_request_that_violates_the_contract_is_refused(bad: MockRequest) -> None:
     with pytest.raises(OpenAPIError):
         CONTRACT.validate_request(bad)
 
@@ -157,13 +157,15 @@ def test_a_request_against_the_contract_is_named(bad: MockRequest) -> None:
         (REFRESH, response(200, '{"access_token": "a", "token_type": "Bearer", "x": 1}', SUCCESS)),
         (REVOKE, response(200, "", SUCCESS)),
         (REFRESH, response(400, GRANT_REFUSED, headers("response_error_provider"))),
-        (REVOKE, response(502, UNREACHABLE, FAILURE, PROBLEM)),
-        (REVOKE, response(502, UNREACHABLE, FAILURE, f"{PROBLEM};charset=utf-8")),
-        *((REVOKE, response(400, body, FAILURE)) for body in ERRORS),
-        *((REVOKE, response(400, body, FAILURE, PROBLEM)) for body in ERRORS),
+        (REVOKE, response(502, UNREACHABLE, ERROR, PROBLEM)),
+        (REVOKE, response(502, UNREACHABLE, ERROR, f"{PROBLEM};charset=utf-8")),
+        *((REVOKE, response(400, body, ERROR)) for body in ERRORS),
+        *((REVOKE, response(400, body, ERROR, PROBLEM)) for body in ERRORS),
     ],
 )
-def test_a_response_as_the_contract_describes_it_passes(form: Fields, good: MockResponse) -> None:
+def test_a_response_that_conforms_to_the_contract_is_accepted(
+    form: Fields, good: MockResponse
+) -> None:
     CONTRACT.validate_response(request(form), good)
 
 
@@ -171,19 +173,19 @@ def test_a_response_as_the_contract_describes_it_passes(form: Fields, good: Mock
     "bad",
     [
         *(response(200, TOKENS, without(SUCCESS, header)) for header in SUCCESS),
-        *(response(400, GRANT_REFUSED, without(FAILURE, header)) for header in FAILURE),
+        *(response(400, GRANT_REFUSED, without(ERROR, header)) for header in ERROR),
         response(200, TOKENS, SUCCESS | {"Cache-Control": "private"}),
         response(200, TOKENS, SUCCESS | {"Pragma": "cache"}),
         response(200, TOKENS, SUCCESS | {"X-CorAPI-Source": "BANK"}),
-        response(400, GRANT_REFUSED, FAILURE | {"Content-Language": "de"}),
+        response(400, GRANT_REFUSED, ERROR | {"Content-Language": "de"}),
         response(200, '{"token_type": "bearer"}', SUCCESS),
         response(200, '{"access_token": "", "token_type": "bearer"}', SUCCESS),
-        *(response(400, body, FAILURE) for body in NO_ERRORS),
-        *(response(400, body, FAILURE, PROBLEM) for body in NO_ERRORS),
-        response(502, "<html>", FAILURE, "text/html"),
-        response(503, UNREACHABLE, FAILURE, PROBLEM),
+        *(response(400, body, ERROR) for body in NO_ERRORS),
+        *(response(400, body, ERROR, PROBLEM) for body in NO_ERRORS),
+        response(502, "<html>", ERROR, "text/html"),
+        response(503, UNREACHABLE, ERROR, PROBLEM),
     ],
 )
-def test_a_response_against_the_contract_is_named(bad: MockResponse) -> None:
+def test_a_response_that_violates_the_contract_is_refused(bad: MockResponse) -> None:
     with pytest.raises(OpenAPIError):
         CONTRACT.validate_response(request(REFRESH), bad)

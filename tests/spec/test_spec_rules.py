@@ -1,7 +1,7 @@
-"""The contract keeps the house rules of spec/README.md.
+"""The contract follows the house rules of spec/README.md.
 
-A rule is a function from the contract to its faults. Each is tried on the contract and on a
-contract broken on purpose, so that no rule can go blind.
+A rule is a function that yields the faults of a contract. Each rule is checked against the contract
+and against contracts broken on purpose, which proves that the rule finds a fault.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Rule = Callable[[Contract], Iterator[str]]
 
 
 def walk(node: object, place: tuple[Step, ...] = ()) -> Iterator[tuple[tuple[Step, ...], object]]:
-    """Yield every node below a node with its place, the node itself first."""
+    """Yield a node and every node below it, each with its place."""
     yield place, node
     if isinstance(node, list):
         node = dict(enumerate(node))
@@ -58,7 +58,7 @@ def operations(contract: Contract) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def resolve(contract: Contract, node: dict[str, Any]) -> dict[str, Any]:
-    """Follow one internal reference, if the node is one."""
+    """Return the node that an internal reference leads to, or the node itself."""
     for step in node.get("$ref", "").split("/")[1:]:
         contract = contract[step]
     return contract if "$ref" in node else node
@@ -71,27 +71,27 @@ def is_valid_openapi(contract: Contract) -> Iterator[str]:
 
 
 def operation_ids_are_unique(contract: Contract) -> Iterator[str]:
-    """operationId names the generated module: a second one would overwrite the first."""
+    """operationId is unique: it names the generated module, which a second one would overwrite."""
     ids = [operation.get("operationId") for _, operation in operations(contract)]
     for name, operation in operations(contract):
         if ids.count(operation.get("operationId")) != 1 or len(operation.get("tags", ())) != 1:
-            yield f"{name} needs an operationId of its own and one tag"
+            yield f"{name} needs a unique operationId and one tag"
 
 
 def every_status_is_documented(contract: Contract) -> Iterator[str]:
     """Both operations document the platform's statuses, and no others."""
     for name, operation in operations(contract):
         for status in STATUSES ^ operation["responses"].keys():
-            yield f"{name}: {status!r} is missing or too much"
+            yield f"{name}: {status!r} is missing or unexpected"
 
 
 def every_status_declares_its_headers(contract: Contract) -> Iterator[str]:
-    """Each status declares exactly the headers the platform lists for it."""
+    """Each status declares exactly the headers that the platform lists for it."""
     for name, operation in operations(contract):
         for status, reference in operation["responses"].items():
             declared = resolve(contract, reference).get("headers", {}).keys()
             for header in declared ^ (ON_SUCCESS if status == "200" else ON_ERROR):
-                yield f"{name} {status}: {header} is missing or too much"
+                yield f"{name} {status}: {header} is missing or unexpected"
 
 
 def every_error_carries_both_forms(contract: Contract) -> Iterator[str]:
@@ -107,7 +107,7 @@ def every_error_carries_both_forms(contract: Contract) -> Iterator[str]:
 
 
 def no_schema_is_inline(contract: Contract) -> Iterator[str]:
-    """Every schema has a name: the generator would invent one."""
+    """Every schema has a name; otherwise the generator would invent one."""
     for place, node in mappings(contract):
         if "schema" in node and "$ref" not in node["schema"]:
             yield f"{place}: inline schema"
@@ -116,7 +116,7 @@ def no_schema_is_inline(contract: Contract) -> Iterator[str]:
 
 
 def references_resolve(contract: Contract) -> Iterator[str]:
-    """The generator does not notice a dangling header reference; nobody notices a dead schema."""
+    """Every reference resolves and every component is used; the generator checks neither."""
     used = {str(node["$ref"]) for _, node in mappings(contract) if "$ref" in node}
     kinds = contract["components"].items()
     defined = {f"#/components/{kind}/{name}" for kind, items in kinds for name in items}
@@ -124,8 +124,8 @@ def references_resolve(contract: Contract) -> Iterator[str]:
         yield f"{reference} is dangling, external or unused"
 
 
-def the_tools_can_digest_it(contract: Contract) -> Iterator[str]:
-    """What the generator drops, breaks or misreads stays out."""
+def the_generator_supports_it(contract: Contract) -> Iterator[str]:
+    """The contract has no construct that the generator drops, breaks or misreads."""
     for place, node in mappings(contract):
         if node.keys() & {"default", "security", "securitySchemes"} and "servers" not in place:
             yield f"{place}: default or security"
@@ -144,8 +144,8 @@ def the_tools_can_digest_it(contract: Contract) -> Iterator[str]:
             yield f"{name}: a form has one media type"
 
 
-def strict_or_tolerant(contract: Contract) -> Iterator[str]:
-    """Forms are closed; response bodies are open and take any value of the right type."""
+def closed_requests_open_responses(contract: Contract) -> Iterator[str]:
+    """Forms are closed; response bodies are open and allow any value of the right type."""
     schemas = contract["components"]["schemas"].items()
     for name, schema in ((name, schema) for name, schema in schemas if "properties" in schema):
         is_request = name.endswith("Request")
@@ -161,7 +161,7 @@ def strict_or_tolerant(contract: Contract) -> Iterator[str]:
 
 
 def secrets_are_marked(contract: Contract) -> Iterator[str]:
-    """Whatever carries a token or a code says so with format: password."""
+    """Every field with a token or a code has format: password."""
     for place, node in mappings(contract):
         is_field = place[-2:-1] == ("properties",)
         is_secret = is_field and re.search("token$|^code$", str(place[-1]))
@@ -169,7 +169,7 @@ def secrets_are_marked(contract: Contract) -> Iterator[str]:
             yield f"{place}: format: password is missing"
 
 
-# Ways to break each rule: a place in the contract and what to put there.
+# Breaches of each rule: a place in the contract and the value to put there.
 BREACHES: list[tuple[Rule, str, object]] = [
     (is_valid_openapi, "info", {}),
     (operation_ids_are_unique, "paths /oauth/revoke post operationId", "request_token"),
@@ -182,26 +182,46 @@ BREACHES: list[tuple[Rule, str, object]] = [
     (no_schema_is_inline, "components schemas TokenRequest properties code enum", ["a"]),
     (references_resolve, "components responses BadGateway headers Pragma", {"$ref": "#/nowhere"}),
     (references_resolve, "components schemas Unused", {}),
-    (the_tools_can_digest_it, "paths /oauth/token post responses default", {}),
-    (the_tools_can_digest_it, "paths /oauth/token post security", []),
-    (the_tools_can_digest_it, "components schemas TokenRequest oneOf", []),
-    (the_tools_can_digest_it, "components schemas ErrorBody anyOf", [{"required": ["error"]}]),
-    (the_tools_can_digest_it, "components parameters UserAgent name", "Accept"),
-    (the_tools_can_digest_it, "components schemas HeaderText const", "AUTO"),
-    (the_tools_can_digest_it, "components schemas HeaderText format", "uuid"),
-    (the_tools_can_digest_it, "components requestBodies Token content application/json", {}),
-    (strict_or_tolerant, "components schemas TokenRequest additionalProperties", True),
-    (strict_or_tolerant, "components schemas TokenResponse additionalProperties", False),
-    (strict_or_tolerant, "components schemas TokenResponse properties token_type enum", ["x"]),
-    (strict_or_tolerant, "components schemas ErrorBody properties instance format", "uri"),
-    (strict_or_tolerant, "components schemas TokenRequest properties code", {"type": "string"}),
+    (the_generator_supports_it, "paths /oauth/token post responses default", {}),
+    (the_generator_supports_it, "paths /oauth/token post security", []),
+    (the_generator_supports_it, "components schemas TokenRequest oneOf", []),
+    (the_generator_supports_it, "components schemas ErrorBody anyOf", [{"required": ["error"]}]),
+    (the_generator_supports_it, "components parameters UserAgent name", "Accept"),
+    (the_generator_supports_it, "components schemas HeaderText const", "AUTO"),
+    (the_generator_supports_it, "components schemas HeaderText format", "uuid"),
+    (the_generator_supports_it, "components requestBodies Token content application/json", {}),
+    (
+        closed_requests_open_responses,
+        "components schemas TokenRequest additionalProperties",
+        True,
+    ),
+    (
+        closed_requests_open_responses,
+        "components schemas TokenResponse additionalProperties",
+        False,
+    ),
+    (
+        closed_requests_open_responses,
+        "components schemas TokenResponse properties token_type enum",
+        ["x"],
+    ),
+    (
+        closed_requests_open_responses,
+        "components schemas ErrorBody properties instance format",
+        "uri",
+    ),
+    (
+        closed_requests_open_responses,
+        "components schemas TokenRequest properties code",
+        {"type": "string"},
+    ),
     (secrets_are_marked, "components schemas TokenRequest properties code format", "byte"),
 ]
 RULES = list(dict.fromkeys(rule for rule, _, _ in BREACHES))
 
 
 def name_of(rule: object) -> str | None:
-    """Name a rule in the test's id; everything else pytest names itself."""
+    """Return the name of a rule for the id of a test; pytest names all other values."""
     return getattr(rule, "__name__", None)
 
 
@@ -214,12 +234,12 @@ def test_there_are_exactly_the_two_operations() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=name_of)
-def test_the_contract_keeps_the_rule(rule: Rule) -> None:
+def test_the_contract_follows_the_rule(rule: Rule) -> None:
     assert list(rule(CONTRACT)) == []
 
 
 @pytest.mark.parametrize(("rule", "place", "value"), BREACHES, ids=name_of)
-def test_a_contract_that_breaks_the_rule_is_caught(rule: Rule, place: str, value: object) -> None:
+def test_a_breach_of_the_rule_is_found(rule: Rule, place: str, value: object) -> None:
     *steps, last = place.split()
     broken = node = copy.deepcopy(CONTRACT)
     for step in steps:

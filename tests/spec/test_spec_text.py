@@ -1,4 +1,4 @@
-"""The contract as a text: every YAML reader sees the same, and spec/README.md accounts for it."""
+"""The text of the contract: all YAML parsers read it alike, and spec/README.md has every mark."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SPEC_FOLDER = Path(__file__).parents[2] / "spec"
 TEXT = (SPEC_FOLDER / "openapi.yaml").read_text(encoding="utf-8")
 CONTRACT: dict[str, Any] = yaml.safe_load(TEXT)
 
-# How YAML 1.2 (core schema) reads a plain scalar; whatever matches nothing is a string. A leading
-# zero is octal in 1.1 and decimal in 1.2: the types agree, the values do not.
+# The type of a plain scalar in YAML 1.2 (core schema); a scalar that matches nothing is a string.
+# A leading zero is octal in 1.1 and decimal in 1.2: the types agree, the values do not.
 YAML_1_2 = {
     "int of another value": r"[-+]?0[0-9]+",
     "NoneType": r"null|Null|NULL|~|",
@@ -37,7 +37,7 @@ def ambiguous_scalars(text: str) -> Iterator[str]:
 
 
 def repeated_keys(text: str) -> Iterator[str]:
-    """Yield every key that stands twice in one mapping; PyYAML would keep the last in silence."""
+    """Yield every key that occurs twice in one mapping; PyYAML would silently use the last."""
     nodes = [yaml.compose(text, Loader=yaml.SafeLoader)]
     for node in nodes:
         if isinstance(node, yaml.SequenceNode):
@@ -49,7 +49,7 @@ def repeated_keys(text: str) -> Iterator[str]:
 
 
 def marks(node: object, *place: str) -> Iterator[tuple[str, str]]:
-    """Yield the place and the word of every x-blink-evidence, places as spec/README.md has them."""
+    """Yield the place, as written in spec/README.md, and the value of every x-blink-evidence."""
     if isinstance(node, list):
         node = {str(index): item for index, item in enumerate(node)}
     if not isinstance(node, dict):
@@ -72,17 +72,17 @@ def test_an_ambiguous_scalar_is_found_unless_it_is_quoted(scalar: str) -> None:
     assert list(ambiguous_scalars(f'key: "{scalar}"')) == []
 
 
-def test_no_key_of_the_contract_stands_twice() -> None:
+def test_no_key_of_the_contract_occurs_twice() -> None:
     assert list(repeated_keys(TEXT)) == []
     assert list(repeated_keys("a: [{b: 1, b: 2}]")) == ["b", "b"]
 
 
-def test_the_readme_accounts_for_every_mark_and_for_no_other() -> None:
+def test_the_readme_lists_exactly_the_marks_of_the_contract() -> None:
     readme = (SPEC_FOLDER / "README.md").read_text(encoding="utf-8")
     row = re.compile(r"^\| `([\w/-]+)` \| [^|]+ \| (\w+) \| [^|]+ \| [^|]+ \|$", re.MULTILINE)
-    accounted = row.findall(readme)
-    assert sorted(accounted) == sorted(marks(CONTRACT))
-    assert len(accounted) == len(set(accounted))
+    listed = row.findall(readme)
+    assert sorted(listed) == sorted(marks(CONTRACT))
+    assert len(listed) == len(set(listed))
 
 
 def test_every_operation_header_status_and_field_is_marked() -> None:
@@ -106,7 +106,7 @@ def test_the_contract_has_no_other_extension() -> None:
     }
 
 
-def test_only_the_two_headers_seen_on_the_revocation_page_count_as_stated_there() -> None:
+def test_only_the_two_headers_on_the_revocation_page_are_stated_for_revocation() -> None:
     operation = CONTRACT["paths"]["/oauth/revoke"]["post"]
     parameters = {item["$ref"].rpartition("/")[2] for item in operation["parameters"]}
     inferred = set(operation["x-blink-inferred-parameters"])
