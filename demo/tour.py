@@ -352,11 +352,11 @@ def show_lost_responses(
 
     log_in(manager, setup.sandbox, strict)
     first = lose_response(strict)
-    held = expect_error(lambda: manager.refresh(strict))
-    print_row(strict, "30 s later", first, type(held).__name__)
+    error = expect_error(lambda: manager.refresh(strict))
+    print_row(strict, "30 s later", first, type(error).__name__)
     setup.advance(2 * HOUR)
-    refused = expect_error(lambda: manager.get(strict))
-    print_row(strict, "2 h later", first, f"{type(refused).__name__}: {next_step(refused)}")
+    error = expect_error(lambda: manager.get(strict))
+    print_row(strict, "2 h later", first, f"{type(error).__name__}: {next_step(error)}")
     paragraph(
         "By default the keeper replays the refresh token once after the lease has ended, and never "
         "presents it a third time. The profile of the strict bank is HOLD: its reuse detection "

@@ -75,9 +75,9 @@ def imports_of(package: str, source: str) -> Iterator[Import]:
         package: The package that the relative imports are relative to.
         source: The source of the module.
     """
-    waiting: list[tuple[ast.AST, bool, bool]] = [(ast.parse(source), True, False)]
-    while waiting:
-        node, eager, for_types = waiting.pop()
+    pending: list[tuple[ast.AST, bool, bool]] = [(ast.parse(source), True, False)]
+    while pending:
+        node, eager, for_types = pending.pop()
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, eager, for_types) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -85,12 +85,12 @@ def imports_of(package: str, source: str) -> Iterator[Import]:
             for alias in node.names:
                 yield Import(f"{origin}.{alias.name}", eager, for_types)
         elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            waiting += [(child, eager, True) for child in node.body]
-            waiting += [(child, eager, for_types) for child in node.orelse]
+            pending += [(child, eager, True) for child in node.body]
+            pending += [(child, eager, for_types) for child in node.orelse]
             continue
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             eager = False
-        waiting += [(child, eager, for_types) for child in ast.iter_child_nodes(node)]
+        pending += [(child, eager, for_types) for child in ast.iter_child_nodes(node)]
 
 
 def modules_of(package: str) -> dict[str, Path]:

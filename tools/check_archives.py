@@ -54,7 +54,7 @@ def main(folder: Path) -> int:
     installed |= {f"{CONTRACT}/{path.relative_to(ROOT).as_posix()}" for path in contract}
     faults = [
         *(f"wheel lacks {name}" for name in sorted(installed - in_wheel)),
-        *(f"wheel holds {name}" for name in sorted(in_wheel - installed)),
+        *(f"wheel should not have {name}" for name in sorted(in_wheel - installed)),
         *(f"sdist lacks {name}" for name in sorted((sources | set(IN_SDIST)) - in_sdist)),
     ]
     for path in (wheel, sdist):

@@ -147,7 +147,7 @@ def check_settings(path: Path) -> ConfigFile:
             f"\n  {'.'.join(map(str, fault['loc'])) or path.name}: {fault['msg']}"
             for fault in error.errors(include_input=False)
         )
-        message = f"Correct {path.name}:{faults}\nThe generator knows these keys: {known}."
+        message = f"Correct {path.name}:{faults}\nKnown keys: {known}."
         raise GenerationError(message) from error
 
 
@@ -234,7 +234,7 @@ def statuses(operation: Node, place: str) -> list[str]:
     """
     for status in operation["responses"]:
         if not status.isdecimal():
-            message = f"{place} documents {status}. Write down each status it stands for."
+            message = f"{place} documents {status}. Document each status by its number."
             raise GenerationError(f"Correct {SPEC}: {message}")
     return list(operation["responses"])
 
@@ -306,7 +306,7 @@ def resolve(contract: Node, node: Node) -> Node:
         for step in reference.removeprefix("#/").split("/"):
             found = found.get(step) if isinstance(found, dict) else None
         if not isinstance(found, dict):
-            raise GenerationError(f"Correct {SPEC}: {reference} leads nowhere in it.")
+            raise GenerationError(f"Correct {SPEC}: {reference} does not resolve.")
         followed.add(reference)
         node = found
     return node

@@ -235,13 +235,13 @@ def test_a_warning_of_the_generator_is_a_failure(
         pytest.param(
             '        "504":\n',
             "        default:\n",
-            "POST /oauth/token documents default. Write down each status it stands for.",
+            "POST /oauth/token documents default. Document each status by its number.",
             id="any status",
         ),
         pytest.param(
             '        "504":\n',
             '        "5XX":\n',
-            "POST /oauth/token documents 5XX. Write down each status it stands for.",
+            "POST /oauth/token documents 5XX. Document each status by its number.",
             id="a range of statuses",
         ),
         pytest.param(
@@ -253,13 +253,13 @@ def test_a_warning_of_the_generator_is_a_failure(
         pytest.param(
             "#/components/headers/Pragma",
             "#/components/headers/Missing",
-            "#/components/headers/Missing leads nowhere in it.",
+            "#/components/headers/Missing does not resolve.",
             id="reference to nothing",
         ),
         pytest.param(
             "    Pragma:\n      description:",
             '    Pragma:\n      $ref: "#/components/headers/Pragma"\n      description:',
-            "#/components/headers/Pragma leads nowhere in it.",
+            "#/components/headers/Pragma does not resolve.",
             id="reference to itself",
         ),
     ],

@@ -65,9 +65,9 @@ BROKEN: dict[str, tuple[Callable[[CertificateAuthority], Credentials], tuple[Rul
 """The function that makes a certificate, the rules it breaks, and words of the error."""
 
 
-def garbage(path: Path) -> Path:
+def not_pem(path: Path) -> Path:
     """Write a file that is not PEM to the folder of a file."""
-    target = path.with_name("garbage.pem")
+    target = path.with_name("not-pem.pem")
     target.write_text("-----BEGIN NOTHING-----\n")
     return target
 
@@ -106,7 +106,7 @@ def key_of_another_client(certificate: ClientCertificate) -> ClientCertificate:
     return evolve(certificate, key=saved.key, passphrase=other.passphrase)
 
 
-SPOILT: dict[str, tuple[Callable[[ClientCertificate], ClientCertificate], Rule, str]] = {
+UNUSABLE: dict[str, tuple[Callable[[ClientCertificate], ClientCertificate], Rule, str]] = {
     "wrong passphrase": (
         lambda c: evolve(c, passphrase=PASSPHRASE),
         Rule.PASSPHRASE,
@@ -138,21 +138,21 @@ SPOILT: dict[str, tuple[Callable[[ClientCertificate], ClientCertificate], Rule, 
         Rule.READABLE,
         "no-ca.pem cannot be read",
     ),
-    "chain is garbage": (
-        lambda c: evolve(c, chain=garbage(c.chain)),
+    "chain is not PEM": (
+        lambda c: evolve(c, chain=not_pem(c.chain)),
         Rule.READABLE,
         "holds no PEM certificate",
     ),
-    "key is garbage": (
-        lambda c: evolve(c, key=garbage(c.chain)),
+    "key is not PEM": (
+        lambda c: evolve(c, key=not_pem(c.chain)),
         Rule.READABLE,
         "holds no PEM private key",
     ),
     "key is damaged": (damaged_key, Rule.READABLE, "holds no PEM private key"),
-    "authority is garbage": (
-        lambda c: evolve(c, ca=garbage(c.chain)),
+    "authority is not PEM": (
+        lambda c: evolve(c, ca=not_pem(c.chain)),
         Rule.READABLE,
-        "garbage.pem cannot be read: expected PEM",
+        "not-pem.pem cannot be read: expected PEM",
     ),
     "chain is a folder": (
         lambda c: evolve(c, chain=c.chain.parent),
@@ -203,15 +203,15 @@ def test_a_certificate_that_the_platform_would_refuse_makes_no_client(
     assert words in str(error)
 
 
-@pytest.mark.parametrize("name", SPOILT)
+@pytest.mark.parametrize("name", UNUSABLE)
 def test_a_file_that_cannot_be_used_is_named(
     flavour: Flavour, port: socket.socket, tmp_path: Path, name: str
 ) -> None:
-    spoil, rule, words = SPOILT[name]
+    change, rule, words = UNUSABLE[name]
     authority = shared_authority()
     certificate = files(certificates.good(authority), tmp_path, authority.root_pem)
     secret = certificate.passphrase
-    error = refusal(flavour, settings_for(port, spoil(certificate)))
+    error = refusal(flavour, settings_for(port, change(certificate)))
     assert error.rules == (rule,)
     assert words in str(error)
     assert secret is not None

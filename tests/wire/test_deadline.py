@@ -157,13 +157,13 @@ def test_a_thread_that_gets_no_connection_has_sent_nothing(
 ) -> None:
     grant = blink_sandbox.grant()
     with listening() as server, BlinkOAuth(narrow(settings, url_of(server))) as client:
-        held = threading.Thread(target=error_of_exchange, args=(client, blink_sandbox))
-        held.start()
+        in_progress = threading.Thread(target=error_of_exchange, args=(client, blink_sandbox))
+        in_progress.start()
         connection, _ = server.accept()
         with pytest.raises(NotConnectedError) as caught:
             client.refresh(grant, "fake-refresh-token-1")
         connection.close()
-        held.join()
+        in_progress.join()
     require_not_connected(caught.value)
 
 
@@ -174,11 +174,11 @@ async def test_a_task_that_gets_no_connection_has_sent_nothing(
     grant = blink_sandbox.grant()
     with listening() as server:
         async with AsyncBlinkOAuth(narrow(settings, url_of(server))) as client:
-            held = asyncio.create_task(client.refresh(grant, "fake-refresh-token-1"))
+            in_progress = asyncio.create_task(client.refresh(grant, "fake-refresh-token-1"))
             connection, _ = await asyncio.to_thread(server.accept)
             with pytest.raises(NotConnectedError) as caught:
                 await client.refresh(grant, "fake-refresh-token-2")
             connection.close()
             with pytest.raises(NotConnectedError):
-                await held
+                await in_progress
     require_not_connected(caught.value)

@@ -70,27 +70,29 @@ def test_the_credentials_of_a_proxy_are_sent_to_the_proxy_only(
     assert "fake-proxy-password" not in repr(through)
 
 
-@pytest.mark.parametrize("answer", ["403 Forbidden", "407 Proxy Authentication Required", "502 No"])
+@pytest.mark.parametrize(
+    "response", ["403 Forbidden", "407 Proxy Authentication Required", "502 No"]
+)
 def test_nothing_is_sent_if_the_proxy_refuses(
-    connect: Connect, blink_sandbox: Sandbox, settings: Settings, answer: str
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings, response: str
 ) -> None:
-    with running_proxy(answer) as proxy:
+    with running_proxy(response) as proxy:
         caller = connect(evolve(settings, proxy=proxy.url(CREDENTIALS)))
         with pytest.raises(BlinkError) as caught:
             exchange(caller, blink_sandbox, blink_sandbox.grant())
     error = caught.value
     assert type(error) is NotConnectedError
     assert error.outcome is Outcome.NOT_EXECUTED
-    assert answer in str(error)
+    assert response in str(error)
     assert "fake-proxy-password" not in str(error)
     assert blink_sandbox.exchanges == ()
 
 
-@pytest.mark.parametrize("answer", [STALL, HANG_UP], ids=["stalls", "hangs up"])
+@pytest.mark.parametrize("response", [STALL, HANG_UP], ids=["stalls", "hangs up"])
 def test_nothing_is_sent_if_the_proxy_opens_no_tunnel(
-    connect: Connect, blink_sandbox: Sandbox, settings: Settings, answer: str
+    connect: Connect, blink_sandbox: Sandbox, settings: Settings, response: str
 ) -> None:
-    with running_proxy(answer) as proxy:
+    with running_proxy(response) as proxy:
         hurried = evolve(settings, proxy=proxy.url(), timeouts=Timeouts(read=0.2))
         with pytest.raises(NotConnectedError) as caught:
             exchange(connect(hurried), blink_sandbox, blink_sandbox.grant())
