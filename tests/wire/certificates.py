@@ -59,7 +59,7 @@ def weak(authority: CertificateAuthority) -> Credentials:
     return authority.issue_client(NAME, key=private_key(NAME, 2048))
 
 
-def elliptic(authority: CertificateAuthority) -> Credentials:
+def with_elliptic_curve_key(authority: CertificateAuthority) -> Credentials:
     return authority.issue_client(NAME, key=ec.generate_private_key(ec.SECP384R1()))
 
 
@@ -79,7 +79,7 @@ def with_a_foreign_issuer(authority: CertificateAuthority) -> Credentials:
     return evolve(authority.issue_client(NAME), issuers=(authority.root,))
 
 
-def bare(authority: CertificateAuthority, *usages: x509.ExtensionType) -> Credentials:
+def with_extensions(authority: CertificateAuthority, *usages: x509.ExtensionType) -> Credentials:
     """Issue a certificate that has the given extensions only."""
     now, key = datetime.now(UTC), private_key(NAME)
     builder = (
@@ -109,29 +109,31 @@ def without_digital_signature(authority: CertificateAuthority) -> Credentials:
         encipher_only=False,
         decipher_only=False,
     )
-    return bare(authority, usage, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]))
+    return with_extensions(
+        authority, usage, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    )
 
 
 def without_key_usage(authority: CertificateAuthority) -> Credentials:
-    return bare(authority, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]))
+    return with_extensions(authority, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]))
 
 
 def signed_with_sha1(authority: CertificateAuthority) -> Credentials:
     credentials = authority.issue_client(NAME)
     tbs = credentials.certificate.tbs_certificate_bytes.replace(SHA256_WITH_RSA, SHA1_WITH_RSA)
-    certificate = signed(authority, tbs, SHA1_WITH_RSA, hashes.SHA1())
+    certificate = sign(authority, tbs, SHA1_WITH_RSA, hashes.SHA1())
     # No issuers: the check of the chain refuses SHA-1 too, and would add a finding.
     return evolve(credentials, certificate=certificate, issuers=())
 
 
 def of_version_1(authority: CertificateAuthority) -> Credentials:
-    credentials = bare(authority)
+    credentials = with_extensions(authority)
     content = credentials.certificate.tbs_certificate_bytes.partition(VERSION_3)[2]
-    certificate = signed(authority, sequence(content), SHA256_WITH_RSA, hashes.SHA256())
+    certificate = sign(authority, der_sequence(content), SHA256_WITH_RSA, hashes.SHA256())
     return evolve(credentials, certificate=certificate)
 
 
-def signed(
+def sign(
     authority: CertificateAuthority,
     tbs: bytes,
     algorithm: bytes,
@@ -141,15 +143,15 @@ def signed(
     key = authority.intermediate_key
     assert isinstance(key, RSAPrivateKey)
     signature = key.sign(tbs, padding.PKCS1v15(), digest)
-    bits = tagged(0x03, b"\0" + signature)
-    return x509.load_der_x509_certificate(sequence(tbs, algorithm, bits))
+    bits = der_value(0x03, b"\0" + signature)
+    return x509.load_der_x509_certificate(der_sequence(tbs, algorithm, bits))
 
 
-def sequence(*parts: bytes) -> bytes:
+def der_sequence(*parts: bytes) -> bytes:
     """Encode a SEQUENCE in DER."""
-    return tagged(0x30, b"".join(parts))
+    return der_value(0x30, b"".join(parts))
 
 
-def tagged(tag: int, content: bytes) -> bytes:
+def der_value(tag: int, content: bytes) -> bytes:
     """Encode a value of 256 to 65535 bytes in DER."""
     return bytes([tag, 0x82]) + len(content).to_bytes(2, "big") + content

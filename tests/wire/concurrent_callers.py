@@ -101,9 +101,7 @@ async def let_other_tasks_run() -> None:
 
 
 @contextmanager
-def concurrent_callers(
-    flavour: Flavour, settings: Settings, **options: Any
-) -> Iterator[ConcurrentCallers]:
+def callers_of(flavour: Flavour, settings: Settings, **options: Any) -> Iterator[ConcurrentCallers]:
     """Make one client for concurrent callers, and close it.
 
     Args:

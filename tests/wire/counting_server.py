@@ -148,7 +148,7 @@ class _Connection(socketserver.StreamRequestHandler):
 
 
 @contextlib.contextmanager
-def running_counting_server(context: ssl.SSLContext | None = None) -> Iterator[CountingServer]:
+def counting_server(context: ssl.SSLContext | None = None) -> Iterator[CountingServer]:
     """Run a server.
 
     Args:

@@ -63,7 +63,7 @@ def ask_for_response() -> None:
     print("respond", flush=True)  # noqa: T201  # the test waits for this line
 
 
-class Threads:
+class ParentWithThreads:
     """A client shared by threads."""
 
     def __init__(self, settings: Settings) -> None:
@@ -90,7 +90,7 @@ class Threads:
             thread.join()
         self._call("parent-3")
 
-    def anywhere(self) -> None:
+    def at_every_line(self) -> None:
         """Fork once for each line of the package that a second thread runs in a call.
 
         The child must work whichever locks that thread holds on the line.
@@ -136,7 +136,7 @@ class Threads:
         self.client.close()
 
 
-class Tasks:
+class ParentWithTasks:
     """A client shared by the tasks of an event loop; the fork is between two runs of the loop."""
 
     def __init__(self, settings: Settings) -> None:
@@ -191,7 +191,7 @@ def main() -> None:
     settings = evolve(
         Settings.from_env(), base_url=base_url, allow_plain_http=True, max_connections=1
     )
-    parent = Threads(settings) if flavour == "sync" else Tasks(settings)
+    parent = ParentWithThreads(settings) if flavour == "sync" else ParentWithTasks(settings)
     getattr(parent, state)()
     parent.close()
 

@@ -36,9 +36,9 @@ from blink_oauth import (
 )
 from blink_oauth_testing.sandbox import Sandbox
 from flavours import Flavour
-from wire.concurrent_callers import WaitingThreads, concurrent_callers
+from wire.concurrent_callers import WaitingThreads, callers_of
 from wire.connect_proxy import running_proxy
-from wire.counting_server import GRANT, name_of, refresh_token_of, running_counting_server
+from wire.counting_server import GRANT, counting_server, name_of, refresh_token_of
 from wire.harness import Connect, exchange, wait_until
 from wire.loopback import listening, url_of
 
@@ -67,8 +67,8 @@ class Clock:
 def test_the_connection_that_was_used_last_is_used_next(flavour: Flavour) -> None:
     names = [f"{batch}-{number}" for batch in ("one", "two") for number in range(3)]
     with (
-        running_counting_server() as server,
-        concurrent_callers(flavour, server.settings(timeouts=PATIENT)) as callers,
+        counting_server() as server,
+        callers_of(flavour, server.settings(timeouts=PATIENT)) as callers,
     ):
         server.hold(*names)
         for batch in (names[:3], names[3:]):
@@ -87,8 +87,8 @@ def test_the_connection_that_was_used_last_is_used_next(flavour: Flavour) -> Non
 def test_a_connection_that_stays_idle_too_long_is_closed(flavour: Flavour) -> None:
     clock = Clock()
     with (
-        running_counting_server() as server,
-        concurrent_callers(flavour, server.settings(timeouts=PATIENT), monotonic=clock) as callers,
+        counting_server() as server,
+        callers_of(flavour, server.settings(timeouts=PATIENT), monotonic=clock) as callers,
     ):
         names = ["first", "second", "third"]
         server.hold(*names)
@@ -115,8 +115,8 @@ def test_all_connections_are_reused_after_a_short_pause_only(
 ) -> None:
     clock = Clock()
     with (
-        running_counting_server() as server,
-        concurrent_callers(flavour, server.settings(timeouts=PATIENT), monotonic=clock) as callers,
+        counting_server() as server,
+        callers_of(flavour, server.settings(timeouts=PATIENT), monotonic=clock) as callers,
     ):
         server.hold("first")
         calls = [callers.start("first")]
@@ -139,10 +139,7 @@ def test_callers_get_a_connection_in_the_order_in_which_they_began_to_wait(
     flavour: Flavour,
 ) -> None:
     settings = {"timeouts": PATIENT, "max_connections": 1}
-    with (
-        running_counting_server() as server,
-        concurrent_callers(flavour, server.settings(**settings)) as callers,
-    ):
+    with counting_server() as server, callers_of(flavour, server.settings(**settings)) as callers:
         server.hold("busy")
         # A caller that begins its next call queues behind the callers that already wait.
         calls = [callers.start("busy", "again")]
@@ -159,10 +156,7 @@ def test_callers_get_a_connection_in_the_order_in_which_they_began_to_wait(
 
 def test_there_are_at_most_max_connections(flavour: Flavour) -> None:
     settings = {"timeouts": PATIENT, "max_connections": 2}
-    with (
-        running_counting_server() as server,
-        concurrent_callers(flavour, server.settings(**settings)) as callers,
-    ):
+    with counting_server() as server, callers_of(flavour, server.settings(**settings)) as callers:
         server.hold("first", "second")
         calls = [callers.start("first"), callers.start("second")]
         server.wait_for("first", "second")
@@ -178,10 +172,7 @@ def test_there_are_at_most_max_connections(flavour: Flavour) -> None:
 
 def test_a_caller_that_timed_out_gets_no_connection_later(flavour: Flavour) -> None:
     settings = {"timeouts": evolve(PATIENT, pool=SHORT), "max_connections": 1}
-    with (
-        running_counting_server() as server,
-        concurrent_callers(flavour, server.settings(**settings)) as callers,
-    ):
+    with counting_server() as server, callers_of(flavour, server.settings(**settings)) as callers:
         server.hold("busy")
         busy = callers.start("busy")
         server.wait_for("busy")
@@ -197,10 +188,7 @@ def test_a_caller_that_timed_out_gets_no_connection_later(flavour: Flavour) -> N
 
 def test_a_task_that_was_cancelled_while_it_waited_gets_no_connection_later() -> None:
     settings = {"timeouts": PATIENT, "max_connections": 1}
-    with (
-        running_counting_server() as server,
-        concurrent_callers("async", server.settings(**settings)) as callers,
-    ):
+    with counting_server() as server, callers_of("async", server.settings(**settings)) as callers:
         server.hold("busy")
         busy = callers.start("busy")
         server.wait_for("busy")
@@ -224,7 +212,7 @@ def test_a_connection_given_to_a_thread_at_the_last_moment_is_not_lost(
     waiting = WaitingThreads()
     pool = SHORT if not interrupted else PATIENCE
     settings = {"timeouts": evolve(PATIENT, pool=pool), "max_connections": 1}
-    with running_counting_server() as server, BlinkOAuth(server.settings(**settings)) as client:
+    with counting_server() as server, BlinkOAuth(server.settings(**settings)) as client:
 
         def call(name: str) -> str:
             return name_of(client.refresh(GRANT, refresh_token_of(name)))
@@ -268,7 +256,7 @@ def test_a_connection_given_to_a_thread_at_the_last_moment_is_not_lost(
 @pytest.mark.anyio
 async def test_a_connection_given_to_a_task_at_the_last_moment_is_not_lost() -> None:
     settings = {"timeouts": evolve(PATIENT, pool=SHORT), "max_connections": 1}
-    with running_counting_server() as server:
+    with counting_server() as server:
         async with AsyncBlinkOAuth(server.settings(**settings)) as client:
 
             def start(name: str) -> asyncio.Task[Token]:
@@ -288,10 +276,7 @@ async def test_a_connection_given_to_a_task_at_the_last_moment_is_not_lost() -> 
 
 
 def test_a_closed_client_keeps_no_connection(flavour: Flavour) -> None:
-    with (
-        running_counting_server() as server,
-        concurrent_callers(flavour, server.settings()) as callers,
-    ):
+    with counting_server() as server, callers_of(flavour, server.settings()) as callers:
         callers.start("before").result(PATIENCE)
         assert server.open == 1
         callers.close()
@@ -375,7 +360,7 @@ async def cancelled(work: Coroutine[Any, Any, Token], suspensions: int, *, scope
 async def test_a_call_that_is_cancelled_at_any_suspension_frees_its_connection(
     *, reused: bool, scope: bool
 ) -> None:
-    with running_counting_server() as server:
+    with counting_server() as server:
         settings = server.settings(timeouts=evolve(PATIENT, pool=SHORT), max_connections=1)
         for suspensions in itertools.count(1):
             async with AsyncBlinkOAuth(settings) as client:
@@ -422,7 +407,7 @@ async def test_a_token_that_was_read_is_returned_although_the_scope_is_cancelled
 ) -> None:
     caplog.set_level(logging.DEBUG, "httpcore.http11")
     token = None
-    with running_counting_server() as server:
+    with counting_server() as server:
         settings = server.settings(timeouts=evolve(PATIENT, pool=SHORT), max_connections=1)
         async with AsyncBlinkOAuth(settings) as client:
             with anyio.CancelScope() as scope:
@@ -439,7 +424,7 @@ async def test_a_token_that_was_read_is_returned_although_the_scope_is_cancelled
         assert server.opened == 1
 
 
-def plain(settings: Settings, server: socket.socket) -> Settings:
+def plain_http(settings: Settings, server: socket.socket) -> Settings:
     """Return settings for one connection to a server without TLS."""
     return evolve(
         settings,
@@ -472,7 +457,7 @@ def require_token_and_closed_connection(
 
 def test_a_call_of_a_thread_finishes_after_its_client_was_closed(settings: Settings) -> None:
     with listening() as server, ThreadPoolExecutor() as threads:
-        client = BlinkOAuth(plain(settings, server))
+        client = BlinkOAuth(plain_http(settings, server))
         call = threads.submit(client.refresh, GRANT, "fake-refresh-token-1")
         connection = accept_request(server)
         client.close()
@@ -484,7 +469,7 @@ def test_a_call_of_a_thread_finishes_after_its_client_was_closed(settings: Setti
 @pytest.mark.anyio
 async def test_a_call_of_a_task_finishes_after_its_client_was_closed(settings: Settings) -> None:
     with listening() as server:
-        client = AsyncBlinkOAuth(plain(settings, server))
+        client = AsyncBlinkOAuth(plain_http(settings, server))
         call = asyncio.create_task(client.refresh(GRANT, "fake-refresh-token-1"))
         connection = await asyncio.to_thread(accept_request, server)
         await client.close()

@@ -145,7 +145,7 @@ def test_a_pair_received_before_the_total_timeout_is_returned(
     assert blink_sandbox.banks[STRICT].accepts(refresh_token(token))
 
 
-def narrow(settings: Settings, base_url: str) -> Settings:
+def one_connection(settings: Settings, base_url: str) -> Settings:
     """Return settings with one connection and a short pool timeout."""
     return evolve(
         settings, base_url=base_url, max_connections=1, timeouts=Timeouts(pool=SHORT, connect=30.0)
@@ -156,7 +156,7 @@ def test_a_thread_that_gets_no_connection_has_sent_nothing(
     blink_sandbox: Sandbox, settings: Settings
 ) -> None:
     grant = blink_sandbox.grant()
-    with listening() as server, BlinkOAuth(narrow(settings, url_of(server))) as client:
+    with listening() as server, BlinkOAuth(one_connection(settings, url_of(server))) as client:
         in_progress = threading.Thread(target=error_of_exchange, args=(client, blink_sandbox))
         in_progress.start()
         connection, _ = server.accept()
@@ -173,7 +173,7 @@ async def test_a_task_that_gets_no_connection_has_sent_nothing(
 ) -> None:
     grant = blink_sandbox.grant()
     with listening() as server:
-        async with AsyncBlinkOAuth(narrow(settings, url_of(server))) as client:
+        async with AsyncBlinkOAuth(one_connection(settings, url_of(server))) as client:
             in_progress = asyncio.create_task(client.refresh(grant, "fake-refresh-token-1"))
             connection, _ = await asyncio.to_thread(server.accept)
             with pytest.raises(NotConnectedError) as caught:

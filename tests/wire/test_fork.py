@@ -13,7 +13,7 @@ import pytest
 
 from blink_oauth_testing.sandbox import Sandbox
 from flavours import Flavour
-from wire.counting_server import CountingServer, running_counting_server
+from wire.counting_server import CountingServer, counting_server
 
 PROGRAM = Path(__file__).with_name("fork_program.py")
 
@@ -25,7 +25,7 @@ def server(blink_sandbox: Sandbox, tmp_path: Path) -> Iterator[CountingServer]:
     saved = credentials.save(tmp_path, "server")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(saved.chain, saved.key, credentials.passphrase)
-    with running_counting_server(context) as server:
+    with counting_server(context) as server:
         yield server
 
 
@@ -83,8 +83,8 @@ def test_a_lock_held_by_another_thread_does_not_block_the_child(
     blink_sandbox: Sandbox,
 ) -> None:
     # Without TLS, because each of more than 100 children connects.
-    with running_counting_server() as server:
-        run("sync", "anywhere", blink_sandbox, server)
+    with counting_server() as server:
+        run("sync", "at_every_line", blink_sandbox, server)
     parents = [number for name, number in server.requests if name.startswith("parent")]
     children = [number for name, number in server.requests if name.startswith("child")]
     assert parents == [0, 0]

@@ -144,7 +144,7 @@ def test_a_rotated_refresh_token_replaces_the_old_one(
     assert read_accounts(grant, third).status_code == 200
 
 
-def test_a_refresh_token_used_twice_revokes_the_whole_family(
+def test_reuse_of_a_refresh_token_revokes_its_successor_too(
     caller: Caller, blink_sandbox: Sandbox, read_accounts: ReadAccounts
 ) -> None:
     grant = blink_sandbox.grant(STRICT)

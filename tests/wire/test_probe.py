@@ -43,11 +43,11 @@ def test_a_response_without_a_valid_date_is_still_a_response(connect: Connect) -
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: soon\r\n\r\n")
 
     with server_that(respond) as url:
-        probe = connect(plain(url.replace("https:", "http:"))).probe()
+        probe = connect(plain_http(url.replace("https:", "http:"))).probe()
     assert (probe.status, probe.date) == (200, None)
 
 
-def plain(url: str) -> Settings:
+def plain_http(url: str) -> Settings:
     """Return the settings of a client that uses plain HTTP."""
     return Settings(
         base_url=url, client_id="CIDX1", user_agent="acme-books/3.2", allow_plain_http=True
@@ -58,7 +58,7 @@ def test_a_closed_port_is_reported(connect: Connect) -> None:
     with listening() as server:
         url = url_of(server, "http")
     with pytest.raises(NotConnectedError) as caught:
-        connect(plain(url)).probe()
+        connect(plain_http(url)).probe()
     assert caught.value.network_fault is NetworkFault.CONNECTION_REFUSED
     assert caught.value.reason
     assert "Nothing was spent." in str(caught.value)
@@ -73,7 +73,7 @@ def test_an_unknown_host_is_reported(connect: Connect, settings: Settings) -> No
 
 def test_a_server_that_hangs_up_is_reported_and_nothing_is_spent(connect: Connect) -> None:
     with server_that(lambda connection: None) as url, pytest.raises(NoResponseError) as caught:
-        connect(plain(url.replace("https:", "http:"))).probe()
+        connect(plain_http(url.replace("https:", "http:"))).probe()
     assert caught.value.network_fault is NetworkFault.OTHER
     assert (caught.value.outcome, caught.value.retryable) == (Outcome.NOT_EXECUTED, True)
 

@@ -151,7 +151,7 @@ def test_a_proxy_in_the_environment_is_ignored_by_default(
         assert proxy.heads == []
 
 
-def test_a_proxy_in_the_environment_is_used_when_the_environment_is_trusted(
+def test_a_proxy_in_the_environment_is_used_with_trust_env(
     connect: Connect,
     blink_sandbox: Sandbox,
     settings: Settings,
