@@ -232,8 +232,8 @@ MUTANTS = (
     Mutant(
         line="claim: a running lease can be taken",
         module=RULES,
-        old="    at_rest = record.lease_left <= 0 and record.pause_left <= 0\n",
-        new="    at_rest = record.pause_left <= 0\n",
+        old="    is_free = record.lease_left <= 0 and record.pause_left <= 0\n",
+        new="    is_free = record.pause_left <= 0\n",
         breaks="a_second_presentation_needs_a_doubt",
         scenario=MANY_PAUSES,
     ),
@@ -241,7 +241,7 @@ MUTANTS = (
         line="settle: goes by generation and owner",
         module=MEMORY,
         old="            if record and record.generation == claim.generation:\n",
-        new="            if record and is_owned(record, claim):\n",
+        new="            if record and is_latest_claim(record, claim):\n",
         breaks="no_live_pair_is_given_up",
         scenario=LATE_PAIRS,
     ),
@@ -256,7 +256,7 @@ MUTANTS = (
     Mutant(
         line="settle: a pair that comes too late is not kept",
         module=MEMORY,
-        old="                row.keep(claim, token, Origin.SUPERSEDED, now, ahead=1)\n",
+        old="                grant.add_to_journal(claim, token, Origin.SUPERSEDED, now, ahead=1)\n",
         new="                pass\n",
         breaks="every_received_pair_is_kept",
         scenario=SCENARIOS["consents"],
@@ -306,7 +306,7 @@ MUTANTS = (
     Mutant(
         line="salvage: takes a pair that was stored in its time",
         module=RULES,
-        old="        same = same and entry.generation >= oldest\n",
+        old="        fits = fits and entry.generation >= oldest\n",
         new="",
         breaks="a_second_presentation_needs_a_doubt",
         scenario=STORED_ONCE,

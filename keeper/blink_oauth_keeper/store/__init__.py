@@ -1,1 +1,1 @@
-"""Where tokens are kept: the protocol of a store, and the stores that ship."""
+"""Token stores: the protocol, a store in memory and a store in a database."""

@@ -1,8 +1,8 @@
-"""The protocol of a token store, and the values in it.
+"""The protocol of a token store, and its values.
 
-A store is a table with one row per grant, a journal and a history. What it has to guarantee is
-little, and all of it is in the methods below: `claim` is won by one, `settle` goes by generation
-alone, `release` by generation and owner. `TokenStoreContract` proves a store right.
+A store has one record per grant, a journal and a history. The methods below say all that it has to
+guarantee: one caller wins a `claim`, `settle` compares the generation only, `release` compares
+generation and owner. `TokenStoreContract` tests a store against these promises.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 
 @frozen(weakref_slot=False)
 class GrantKey:
-    """Whose token it is: the identity that a store keeps a token under.
+    """The key of a record: the client and the grant.
 
     Args:
         client_id: The service user's id in bLink's directory, such as `CIDX0000000002`.
@@ -46,41 +46,41 @@ class GrantKey:
 
 
 class State(StrEnum):
-    """Where a grant stands."""
+    """The state of a grant."""
 
     ACTIVE = "active"
-    """The stored pair is good as far as is known."""
+    """The stored pair is usable, as far as is known."""
     REFRESHING = "refreshing"
-    """Somebody holds the lease and may be presenting the refresh token right now."""
+    """The lease was taken, and its owner may be presenting the refresh token now."""
     UNCERTAIN = "uncertain"
-    """The refresh token was presented and nobody knows whether it is spent."""
+    """The refresh token was presented, and it is unknown whether it is spent."""
     NEEDS_CONSENT = "needs_consent"
-    """The bank refused the refresh token: only the customer can help."""
+    """The bank refused the refresh token: the customer has to give a new consent."""
     REVOKED = "revoked"
     """We revoked the grant."""
 
 
 @frozen(kw_only=True, weakref_slot=False)
 class Record:
-    """What a store knows of one grant at the moment it was read.
+    """The stored state of one grant, as it was when it was read.
 
     Attributes:
-        key: Whose token it is.
-        generation: Counts what was stored: each new pair adds one, and so does a revocation.
-            Nothing else does.
-        consent: Counts the customer's consents, from 1.
-        state: Where the grant stands.
-        token: The stored pair, without `meta` and `extra`. None once a revocation is confirmed.
-        issued_at: When the request that brought the token was started, aware UTC.
-        idle_until: Until when the refresh token lives if nobody uses it, aware UTC; None without
-            a refresh token.
+        key: The client and the grant.
+        generation: The number of the pair. Each new pair adds one, and so does a revocation;
+            nothing else does.
+        consent: The number of the customer's consent, from 1.
+        state: The state of the grant.
+        token: The stored pair, without `meta` and `extra`. None after `erase`.
+        issued_at: When the request that returned the token was started, aware UTC.
+        idle_until: When the refresh token expires if it is not used, aware UTC; None without a
+            refresh token.
         attempts: How often the refresh token of this generation was presented, or is about to be,
-            without an answer that says it is unspent.
-        owner: Who holds the lease, or held it last. None after a success.
-        lease_left: Seconds that the lease still runs by the store's clock, 0 if there is none.
-        pause_left: Seconds to wait before another attempt by the store's clock, 0 for none.
-        error: The class of the last error, None after a success.
-        correlation_id: The id of the last call for this grant, or None.
+            without a response that shows it unspent.
+        owner: The owner of the lease, or of the last one. None after a success.
+        lease_left: Seconds until the lease ends by the store's clock, 0 without a lease.
+        pause_left: Seconds until a claim is possible again by the store's clock, 0 without a pause.
+        error: The class name of the last error, None after a success.
+        correlation_id: The correlation ID of the last call for this grant, or None.
         updated_at: When the record was last written, by the store's clock, aware UTC.
     """
 
@@ -101,17 +101,18 @@ class Record:
 
 
 def state_before(claim: Record) -> State:
-    """Return the state that a grant had before a claim under which nothing was spent."""
+    """Return the state to restore if nothing was spent under a claim."""
     return State.UNCERTAIN if claim.attempts > 1 else State.ACTIVE
 
 
 @frozen
 class Settlement:
-    """What became of a pair that was received.
+    """The result of `settle`.
 
     Attributes:
-        stored: Whether the stored pair is the one that was received. If not, it is in the journal.
-        record: The record as it is now, or None if the grant is not in the store any more.
+        stored: Whether the record's pair is the received one. If not, the received pair is in the
+            journal.
+        record: The record as it is now, or None if the grant has none.
     """
 
     stored: bool
@@ -119,29 +120,29 @@ class Settlement:
 
 
 class Origin(StrEnum):
-    """Why a pair is in the journal and not in the record."""
+    """Why a pair is in the journal."""
 
     SUPERSEDED = "superseded"
-    """It came from a refresh while another pair had been stored meanwhile."""
+    """A refresh returned it after the record's generation had changed."""
     REPLACED = "replaced"
-    """A new consent put another pair in its place."""
+    """The pair of a new consent replaced it in the record."""
     REFUSED = "refused"
-    """The bank refused it, and a superseded pair was tried in its place."""
+    """The bank refused it, and `salvage` replaced it in the record."""
     ERROR = "error"
-    """It came in a response that said the call had failed."""
+    """A response that reported a failure contained it."""
 
 
 @frozen(kw_only=True)
 class JournalEntry:
-    """A pair that was received and is not the stored one.
+    """A pair that was received and is not the record's.
 
     Attributes:
-        key: Whose token it is.
-        generation: The generation that it would have become, or was.
-        consent: The consent it grew out of.
-        origin: Why it is here.
+        key: The client and the grant.
+        generation: The generation that the pair had, or would have had in the record.
+        consent: The consent that the pair belongs to.
+        origin: Why the pair is in the journal.
         token: The pair.
-        at: When it was written, by the store's clock, aware UTC.
+        at: When the entry was written, by the store's clock, aware UTC.
     """
 
     key: GrantKey
@@ -154,14 +155,14 @@ class JournalEntry:
 
 @frozen(kw_only=True)
 class Note:
-    """What the audit history is to say of a change. Never holds a secret.
+    """What to write to the history of a grant about a change. Never contains a secret.
 
     Attributes:
         event: What happened, a name from `blink_oauth_keeper.EventName`.
-        correlation_id: The call it belongs to, or None.
+        correlation_id: The correlation ID of the call, or None.
         outcome: `done`, or the outcome of the error.
-        detail: The class of the error or another word on it, or None.
-        actor: `psu` where a person triggered it, otherwise `auto`.
+        detail: The class name of the error or another keyword, or None.
+        actor: `psu` if the customer triggered the change, otherwise `auto`.
     """
 
     event: str
@@ -173,10 +174,10 @@ class Note:
 
 @frozen(kw_only=True)
 class HistoryEntry:
-    """One line of the audit history of a grant.
+    """An entry in the history of a grant.
 
     Attributes:
-        at: When, by the store's clock, aware UTC.
+        at: When the change was made, by the store's clock, aware UTC.
         generation: The generation after the change.
         note: What happened.
     """
@@ -188,14 +189,14 @@ class HistoryEntry:
 
 @frozen(kw_only=True)
 class Due:
-    """Which records are due to be kept alive.
+    """Which records are due for a refresh before their refresh tokens expire.
 
     Attributes:
-        client_id: Whose records.
-        before: Those whose `idle_until` is not later than this, aware.
-        max_attempts: Those whose refresh token was doubtfully presented at most so often.
-        targets: Only those of these targets; None for all.
-        except_targets: None of these targets.
+        client_id: The client of the records.
+        before: The latest `idle_until` of a due record, aware.
+        max_attempts: The most `attempts` of a due record.
+        targets: The targets to include; None for all.
+        except_targets: The targets to leave out.
     """
 
     client_id: str
@@ -206,48 +207,48 @@ class Due:
 
 
 class TokenStore(Protocol):
-    """Where tokens are kept. Methods may be called from any thread, and from many processes.
+    """Stores pairs, journal and history. Any thread of any process may call the methods.
 
-    Every method is one transaction: when it returns, its effect is durable and visible to
-    everybody; when it raises `StoreError`, it had no effect, or nobody knows. For that second case
-    `settle`, `put` and `release` do no harm when they are called again with the same arguments.
-    Leases and pauses run by the store's own clock, which all processes share. A store keeps no
-    lock, no transaction and no connection between two calls.
+    Every method acts as one transaction. When it returns, its effect is durable and visible to all
+    processes. When it raises `StoreError`, it had no effect, or its effect is unknown; therefore
+    `settle`, `put` and `release` can be called again with the same arguments without harm.
+    Leases and pauses run by the store's own clock, which all processes share. Between two calls a
+    store holds no lock and no transaction, and occupies no connection.
 
-    All methods raise `StoreError` where the store cannot be reached, and its subclasses where
-    another try cannot help: a wrong key, a schema that is not known.
+    All methods raise `StoreError` if the store is unavailable, and a subclass of it if a retry
+    cannot help: for a missing key, or an unknown schema.
     """
 
     def load(self, key: GrantKey) -> Record | None:
-        """Return what is known of a grant, or None."""
+        """Return the record of a grant, or None."""
 
     def claim(self, seen: Record, *, owner: str, ttl: float) -> Record | None:
-        """Take the lease on a grant, and write down that its refresh token may be spent.
+        """Take the lease on a grant, and record that its refresh token may be spent.
 
-        It is won only if generation and attempts are still those of `seen`, no lease and no pause
-        is running, and the state is active, refreshing or uncertain. Then the state is
-        `refreshing`, the attempts are one more, the owner is `owner` and the lease ends in `ttl`
-        seconds. Of many that try at once, one wins.
+        The claim succeeds only if generation and attempts are still those of `seen`, no lease and
+        no pause is running, and the state is active, refreshing or uncertain. The state becomes
+        `refreshing`, the attempts go up by one, the owner becomes `owner`, and the lease ends in
+        `ttl` seconds. Of several callers that try at the same time, one succeeds.
 
         Args:
             seen: The record as it was read.
             owner: A new unique name for this claim.
-            ttl: Seconds until the lease ends by itself.
+            ttl: Seconds until the lease ends.
 
         Returns:
-            The record as it is now, lease included, or None if somebody else was first.
+            The record with the lease, or None if the claim failed.
         """
 
     def claim_due(self, due: Due, *, owner: str, ttl: float, limit: int) -> list[Record]:
-        """Take the leases on due records as `claim` does, those first that are due first.
+        """Take the leases on due records as `claim` does, the earliest `idle_until` first.
 
-        Records that another transaction is just claiming are skipped, not waited for.
+        Records that another transaction is claiming are skipped without a wait.
 
         Args:
-            due: Which records. Records that could not be claimed do not count.
+            due: Which records.
             owner: A new unique name for these claims.
-            ttl: Seconds until the leases end by themselves.
-            limit: How many at most.
+            ttl: Seconds until the leases end.
+            limit: The most claims to make. Records that cannot be claimed do not count.
         """
 
     def settle(
@@ -262,19 +263,19 @@ class TokenStore(Protocol):
     ) -> Settlement:
         """Store the pair that was received under a claim.
 
-        It goes by generation alone: if that is still the claim's, the pair becomes the record's,
-        with the next generation, no attempts, no lease, no pause and no error, whoever holds the
-        lease by now. If the generation has moved on, nothing is thrown away: the pair goes to the
-        journal as `superseded`, unless it is the very pair that is stored already.
+        Only the generation is compared, not the owner. If it is still the claim's, the record gets
+        the pair, the next generation, no attempts, no lease, no pause and no error, even if another
+        claim has the lease by now. If the generation has changed, the pair goes to the journal as
+        `superseded`, unless the record or the journal has it already.
 
         Args:
             claim: What `claim`, `claim_due` or `salvage` returned.
             token: The pair. `meta` and `extra` are not stored.
             issued_at: When the request was started, aware UTC.
-            idle_until: Until when the refresh token lives unused, aware UTC; None without one.
+            idle_until: When the refresh token expires unused, aware UTC; None without one.
             note: For the history.
-            state: `active`, or `uncertain` where the pair's refresh token is the one that was
-                presented, and may be spent; then the record keeps its attempts.
+            state: `active`, or `uncertain` if the pair has the refresh token that was presented,
+                which may be spent; the record then keeps its attempts.
         """
 
     def release(
@@ -287,20 +288,20 @@ class TokenStore(Protocol):
         error: str | None,
         note: Note,
     ) -> bool:
-        """Give a lease back without a new pair.
+        """Release a lease without a new pair.
 
-        It goes by generation and owner: whoever lost the lease changes nothing.
+        Generation and owner are compared: if either is no longer the claim's, nothing changes.
 
         Args:
             claim: What `claim`, `claim_due` or `salvage` returned.
             state: `active`, `uncertain` or `needs_consent`.
-            attempts: The number of attempts that the record is to have.
-            pause: Seconds before the next claim may be won.
-            error: The class of the error, or None.
+            attempts: The number of attempts to store.
+            pause: Seconds during which every claim fails.
+            error: The class name of the error, or None.
             note: For the history.
 
         Returns:
-            Whether the lease was still the claim's.
+            Whether generation and owner were still the claim's.
         """
 
     def put(
@@ -312,61 +313,65 @@ class TokenStore(Protocol):
         idle_until: datetime | None,
         note: Note,
     ) -> Record:
-        """Store the pair of a new consent, whatever was there before.
+        """Store the pair of a new consent, in whatever state the record is.
 
-        The generation and the consent go up by one, so that a refresh in flight loses. The pair
-        that was there goes to the journal as `replaced`. If the very same pair is stored already,
+        Generation and consent go up by one, so that a refresh in progress cannot replace the pair.
+        The previous pair goes to the journal as `replaced`. If the same pair is stored already,
         nothing changes.
 
         Args:
-            key: Whose pair it is.
+            key: The client and the grant.
             token: The pair. `meta` and `extra` are not stored.
             issued_at: When the request was started, aware UTC.
-            idle_until: Until when the refresh token lives unused, aware UTC; None without one.
+            idle_until: When the refresh token expires unused, aware UTC; None without one.
             note: For the history.
         """
 
     def revoke(self, key: GrantKey, *, note: Note) -> Record | None:
-        """Mark a grant as revoked, and keep its pair until `erase`.
+        """Mark a grant as revoked. Its pair stays until `erase`.
 
-        The generation goes up by one, so that a refresh in flight loses; lease, pause, attempts
-        and error are cleared. A grant that is revoked already is left as it is.
+        The generation goes up by one, so that a refresh in progress cannot change the record;
+        lease, pause, attempts and error are cleared. If the grant is revoked already, nothing
+        changes.
 
         Returns:
-            The record as it is now, or None if there is none.
+            The record as it is now, or None if the grant has none.
         """
 
     def erase(self, record: Record) -> bool:
-        """Forget the pair of a revoked grant, and everything the journal has of its consents.
+        """Delete the pair of a revoked grant, and the journal entries of its consents.
 
-        It goes by generation and by the state `revoked`. The record itself and its history stay.
+        Nothing is deleted unless the generation is still the record's and the state is `revoked`.
+        The record itself and its history stay.
 
         Returns:
-            Whether it was still that record.
+            Whether generation and state matched.
         """
 
     def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
-        """Keep a pair that does not become the record's, under the record's next generation."""
+        """Add a pair to the journal under the record's next generation, unless it is there."""
 
     def journal_entries(self, key: GrantKey) -> Sequence[JournalEntry]:
-        """Return what the journal holds of a grant, the newest first."""
+        """Return the journal entries of a grant, the newest first."""
 
     def salvage(self, claim: Record, *, note: Note) -> Record | None:
-        """Put the newest superseded pair of the same consent in the place of one that was refused.
+        """Replace the refused pair of a record by the newest superseded pair of the same consent.
 
-        Pairs of an older generation do not count, but for those that came beside pairs which were
-        refused one after the other: they were stored in their time.
-
-        It goes by generation and owner. The pair leaves the journal and becomes the record's with
-        the next generation and one attempt, under the same lease; the refused one goes to the
+        Generation and owner are compared. The pair leaves the journal and becomes the record's with
+        the next generation and one attempt, under the same lease; the refused pair goes to the
         journal as `refused`. Pairs of origin `error` count as superseded here.
 
+        Pairs without a refresh token, or with a refused one, are skipped. So are pairs of a
+        generation before the record's, which may have been the record's and be spent; generations
+        that were refused one after the other, up to the record's, count as the record's.
+
         Returns:
-            The claim on the new pair, or None if there is no such pair or the lease is lost.
+            The claim on the new pair, or None if there is no such pair, or if generation or owner
+            is no longer the claim's.
         """
 
     def due(self, due: Due, *, limit: int) -> Sequence[Record]:
-        """Return due records that could be claimed now, those first that are due first."""
+        """Return due records that can be claimed now, the earliest `idle_until` first."""
 
     def records(
         self, client_id: str, *, after: GrantKey | None = None, limit: int = 100
@@ -374,23 +379,23 @@ class TokenStore(Protocol):
         """Return the records of a client, sorted by target and username.
 
         Args:
-            client_id: Whose records.
-            after: Only those that come after this one, for the next page.
-            limit: How many at most.
+            client_id: The client of the records.
+            after: The key after which to start, for the next page.
+            limit: The most records to return.
         """
 
     def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
-        """Return the audit history of a grant, the newest first."""
+        """Return the history of a grant, the newest entry first."""
 
     def purge(self) -> int:
-        """Delete journal and history entries that are older than the store keeps them.
+        """Delete journal and history entries that are older than the store's retention.
 
         Returns:
-            How many were deleted.
+            The number of entries that were deleted.
         """
 
     def fingerprint(self, text: str) -> str:
-        """Return what stands for a text in logs: short, keyed, the same for the same text."""
+        """Return a keyed fingerprint of a text for logs: short, and the same for the same text."""
 
     def close(self) -> None:
-        """Give back what the store itself has opened."""
+        """Close what the store itself has opened."""

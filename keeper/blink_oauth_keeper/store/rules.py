@@ -1,4 +1,4 @@
-"""What a change makes of a record. Pure, and shared by all stores."""
+"""The rules of a record's changes: pure functions that all stores share."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ from .protocol import Due, GrantKey, JournalEntry, Origin, Record, State
 
 __all__ = [
     "CLAIMABLE",
-    "bare",
     "claimed",
+    "due_order",
+    "empty_record",
     "fingerprint",
+    "interned",
     "is_due",
-    "is_owned",
-    "is_pair",
-    "kept_once",
-    "newest_to_salvage",
-    "nothing_yet",
+    "is_latest_claim",
+    "is_same_pair",
+    "newest_salvageable",
     "renewed",
     "revoked",
     "same_second",
-    "urgency",
     "utc",
+    "without_metadata",
 ]
 
 T = TypeVar("T", bound=Hashable)
 
 
-def kept_once(value: T) -> T:
-    """Return the first value that is equal to this one, as long as it is asked for."""
-    return cast("T", _first(value))
+def interned(value: T) -> T:
+    """Return the cached value that equals this one, so that equal values share memory."""
+    return cast("T", _cached(value))
 
 
-def same_second(moment: datetime) -> datetime:
-    """Return a moment to the second: thousands of grants have the same one."""
-    return kept_once(moment.replace(microsecond=0))
+def same_second(time: datetime) -> datetime:
+    """Return a time without its fraction of a second, shared by all grants of that second."""
+    return interned(time.replace(microsecond=0))
 
 
 @lru_cache(maxsize=8192, typed=True)
-def _first(value: Hashable) -> Hashable:
+def _cached(value: Hashable) -> Hashable:
     return value
 
 
 SALVAGEABLE = frozenset({Origin.SUPERSEDED, Origin.ERROR})
 CLAIMABLE = frozenset({State.ACTIVE, State.REFRESHING, State.UNCERTAIN})
-NOTHING: dict[str, object] = {}
+NO_EXTRA: dict[str, object] = {}
 FINGERPRINT_LENGTH = 16
 
 
-def nothing_yet(key: GrantKey, now: datetime) -> Record:
-    """Return what the first consent builds on."""
+def empty_record(key: GrantKey, now: datetime) -> Record:
+    """Return the record of a grant before its first consent, of generation 0."""
     return Record(
         key=key,
         generation=0,
@@ -72,10 +72,16 @@ def nothing_yet(key: GrantKey, now: datetime) -> Record:
 
 
 def claimed(record: Record, seen: Record, owner: str) -> Record | None:
-    """Return the record with the refresh token at risk, or None if it cannot be claimed."""
+    """Return the claimed record, or None if it cannot be claimed.
+
+    Args:
+        record: The record as it is now.
+        seen: The record as the caller read it.
+        owner: The owner of the claim.
+    """
     if (record.generation, record.attempts) != (seen.generation, seen.attempts):
         return None
-    if not _is_free(record):
+    if not _is_claimable(record):
         return None
     return evolve(record, state=State.REFRESHING, attempts=record.attempts + 1, owner=owner)
 
@@ -88,7 +94,7 @@ def renewed(
     idle_until: datetime | None,
     state: State = State.ACTIVE,
 ) -> Record:
-    """Return the record with a new pair."""
+    """Return the record with a new pair, in the next generation."""
     return evolve(
         record,
         generation=record.generation + 1,
@@ -98,57 +104,57 @@ def renewed(
         attempts=record.attempts if state is State.UNCERTAIN else 0,
         owner=None,
         error=None,
-        token=bare(token),
+        token=without_metadata(token),
     )
 
 
 def revoked(record: Record) -> Record:
-    """Return the record of a grant that is over, with its pair."""
+    """Return the record as revoked, with its pair."""
     generation = record.generation + 1
     return evolve(
         record, generation=generation, state=State.REVOKED, attempts=0, owner=None, error=None
     )
 
 
-def is_owned(record: Record, claim: Record) -> bool:
-    """Say whether nobody came after a claim."""
+def is_latest_claim(record: Record, claim: Record) -> bool:
+    """Return whether generation and owner of a record are still those of a claim."""
     return (record.generation, record.owner) == (claim.generation, claim.owner)
 
 
-def is_pair(stored: Token | None, token: Token) -> bool:
-    """Say whether both tokens of a pair are those of another."""
+def is_same_pair(stored: Token | None, token: Token) -> bool:
+    """Return whether two pairs have the same access token and the same refresh token."""
     if stored is None or stored.access_token != token.access_token:
         return False
     return stored.refresh_token == token.refresh_token
 
 
-def newest_to_salvage(journal: Sequence[JournalEntry], record: Record) -> JournalEntry | None:
-    """Return the pair that may still be good where the record's is not.
+def newest_salvageable(journal: Sequence[JournalEntry], record: Record) -> JournalEntry | None:
+    """Return the newest journal entry whose pair may replace the refused one, or None.
 
     Args:
-        journal: What the journal holds of the grant, the oldest entry first.
+        journal: The journal entries of the grant, the oldest first.
         record: The record whose pair was refused.
     """
-    # A bank that does not rotate gave all pairs the one refresh token that it refused.
+    # A bank that does not rotate returns the refused refresh token in every pair.
     refused = [entry.token for entry in journal if entry.origin is Origin.REFUSED]
     useless = [None, *(token.refresh_token for token in [*refused, record.token] if token)]
-    # Those that were refused one after the other came beside the same pair.
+    # Each salvage adds a generation, so the entries may be as old as the first pair refused.
     generations = {e.generation for e in journal if e.origin is Origin.REFUSED}
     oldest = record.generation
     while oldest - 1 in generations:
         oldest -= 1
     for entry in reversed(journal):
-        same = entry.origin in SALVAGEABLE and entry.consent == record.consent
-        # An older one was stored in its time, and is spent.
-        same = same and entry.generation >= oldest
-        if same and entry.token.refresh_token not in useless:
+        fits = entry.origin in SALVAGEABLE and entry.consent == record.consent
+        # A pair of an older generation may have been the record's before, and be spent.
+        fits = fits and entry.generation >= oldest
+        if fits and entry.token.refresh_token not in useless:
             return entry
     return None
 
 
 def is_due(record: Record, due: Due) -> bool:
-    """Say whether a record is due, and could be claimed."""
-    if record.idle_until is None or record.idle_until > due.before or not _is_free(record):
+    """Return whether a record is due and can be claimed."""
+    if record.idle_until is None or record.idle_until > due.before or not _is_claimable(record):
         return False
     if record.key.client_id != due.client_id or record.attempts > due.max_attempts:
         return False
@@ -157,36 +163,36 @@ def is_due(record: Record, due: Due) -> bool:
     return wanted and target not in due.except_targets
 
 
-def urgency(record: Record) -> tuple[datetime, str, str]:
-    """Return what sorts those first that are due first."""
+def due_order(record: Record) -> tuple[datetime, str, str]:
+    """Return the sort key of due records: `idle_until`, then target and username."""
     grant = record.key.grant
     return (record.idle_until or datetime.max.replace(tzinfo=UTC), grant.target_id, grant.username)
 
 
-def utc(moment: datetime) -> datetime:
-    """Return an aware moment in UTC.
+def utc(time: datetime) -> datetime:
+    """Return a time in UTC.
 
     Raises:
-        InvalidInputError: It is naive, so nobody knows when it is.
+        InvalidInputError: The time has no time zone.
     """
-    if moment.tzinfo is None:
-        raise InvalidInputError("A moment must be aware: it needs a time zone. Nothing was stored.")
-    return moment.astimezone(UTC)
+    if time.tzinfo is None:
+        raise InvalidInputError("A datetime must have a time zone. Nothing was stored.")
+    return time.astimezone(UTC)
 
 
-def bare(token: Token) -> Token:
-    """Return a pair without what is not stored."""
-    # Each was read from a response of its own, and most are alike.
-    kind = None if token.token_type is None else kept_once(token.token_type)
-    scope = None if token.scope is None else kept_once(token.scope)
-    return evolve(token, token_type=kind, scope=scope, meta=None, extra=NOTHING)
+def without_metadata(token: Token) -> Token:
+    """Return a pair without `meta` and `extra`, which are not stored."""
+    # Each response has its own copy of values that most responses share.
+    kind = None if token.token_type is None else interned(token.token_type)
+    scope = None if token.scope is None else interned(token.scope)
+    return evolve(token, token_type=kind, scope=scope, meta=None, extra=NO_EXTRA)
 
 
 def fingerprint(key: bytes, text: str) -> str:
-    """Return what stands for a text in logs."""
+    """Return the keyed fingerprint of a text for logs."""
     return hmac.digest(key, text.encode(), "sha256").hex()[:FINGERPRINT_LENGTH]
 
 
-def _is_free(record: Record) -> bool:
-    at_rest = record.lease_left <= 0 and record.pause_left <= 0
-    return at_rest and record.state in CLAIMABLE
+def _is_claimable(record: Record) -> bool:
+    is_free = record.lease_left <= 0 and record.pause_left <= 0
+    return is_free and record.state in CLAIMABLE

@@ -30,13 +30,13 @@ from .protocol import (
     state_before,
 )
 from .rules import (
-    is_owned,
-    is_pair,
-    newest_to_salvage,
-    nothing_yet,
+    due_order,
+    empty_record,
+    is_latest_claim,
+    is_same_pair,
+    newest_salvageable,
     renewed,
     revoked,
-    urgency,
 )
 from .sealing import Key, Place, new_key, sealer_for
 from .sql_engine import (
@@ -270,7 +270,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             claims += [claim for claim in found if claim.token is not None]
             unreadable = [claim for claim in found if claim.token is None]
             if not unreadable:
-                return sorted(claims, key=urgency)
+                return sorted(claims, key=due_order)
             self._put_off(unreadable)
 
     def _put_off(self, claims: Sequence[Record]) -> None:
@@ -308,7 +308,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         with database.transaction() as session:
             row = session.row(sql_statements.LOCK, of_grant(claim.key))
             record = self._reader.record_if_readable(claim.key, row) if row else None
-            stored = record is not None and is_pair(record.token, token)
+            stored = record is not None and is_same_pair(record.token, token)
             if not stored:
                 self._keep(session, claim, token, Origin.SUPERSEDED)
             now = session.row(sql_statements.LOAD, of_grant(claim.key))
@@ -348,10 +348,10 @@ class SqlTokenStore(SqlBase, TokenStore):
         with self._ready().transaction() as session:
             row = session.row(sql_statements.LOCK, of_grant(key))
             # What cannot be opened is kept as it is: a new consent is just what helps then.
-            known = nothing_yet(key, issued_at)
+            known = empty_record(key, issued_at)
             if row:
                 known = self._reader.record_if_readable(key, row)
-            if is_pair(known.token, token):
+            if is_same_pair(known.token, token):
                 return known
             if row and (replaced := sealed_in(row)):
                 entry = of_entry(place_of(key, row), replaced, Origin.REPLACED)
@@ -401,10 +401,10 @@ class SqlTokenStore(SqlBase, TokenStore):
         with self._ready().transaction() as session:
             key = claim.key
             row = session.row(sql_statements.LOCK, of_grant(key))
-            if row is None or not is_owned(record := self._reader.record(key, row), claim):
+            if row is None or not is_latest_claim(record := self._reader.record(key, row), claim):
                 return None
             kept = self._entries(session, key)
-            newest = newest_to_salvage([entry for _, entry in reversed(kept)], record)
+            newest = newest_salvageable([entry for _, entry in reversed(kept)], record)
             refused = sealed_in(row)
             if newest is None or refused is None:
                 return None
@@ -467,7 +467,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         """Add a pair to the journal under the record's next generation, unless it is there."""
         # A second copy could be salvaged after the first was refused.
         known = [entry.token for _, entry in self._entries(session, record.key)]
-        if not any(is_pair(other, token) for other in known):
+        if not any(is_same_pair(other, token) for other in known):
             place = Place(record.key, record.generation + 1, record.consent)
             entry = of_entry(place, self._sealer.seal(place, token), origin)
             session.count(sql_statements.KEEP, entry)

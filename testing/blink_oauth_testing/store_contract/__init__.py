@@ -1,37 +1,36 @@
-"""The tests that prove a store of tokens right, to be run by whoever writes one.
+"""Tests for implementations of `TokenStore`.
 
 ```python
-from blink_oauth_testing.store_contract import Clock, TokenStoreContract
+from blink_oauth_testing.store_contract import ManualClock, TokenStoreContract
 
 class TestMyStore(TokenStoreContract):
-    def make_store(self, clock: Clock) -> MyStore:
+    def make_store(self, clock: ManualClock) -> MyStore:
         return MyStore(clock=clock)
 ```
 
-Run it with pytest: each test is a sentence on what `TokenStore` promises, on a new store.
+Run it with pytest: each test checks one promise of `TokenStore`, on a new store.
 """
 
 from .claims import Claims, Settling
 from .consents import Consents, Salvaging
-from .finding import Finding, Listing
-from .harness import Clock
+from .harness import ManualClock
+from .queries import DueRecords, Listing
 from .values import Values
 
-__all__ = ["Clock", "TokenStoreContract"]
+__all__ = ["ManualClock", "TokenStoreContract"]
 
 
-class TokenStoreContract(Claims, Settling, Consents, Salvaging, Finding, Listing, Values):
-    """Prove that a store keeps what `TokenStore` promises.
+class TokenStoreContract(Claims, Settling, Consents, Salvaging, DueRecords, Listing, Values):
+    """Test that a store does what `TokenStore` promises.
 
     Subclass it in a test module and override:
 
     * `make_store`: returns a new empty store. An autouse fixture of your class may prepare what it
       needs, such as a path.
-    * `reopen`: returns a second store upon the same data, if there can be one. Durability and
-      visibility to other processes are proven by reading through it.
+    * `reopen`: returns a second store on the same data, if that is possible. The tests read through
+      it to check that changes are durable and visible to other processes.
     * `let_pass`: lets time pass, if the store does not run by the clock that it was given.
-    * `journal_retention` and `history_retention`, if the store keeps entries for another time.
+    * `journal_retention` and `history_retention`, if the retention of the store is different.
 
-    The methods use plain assertions, and need no runner but one that calls `teardown_method` after
-    each test.
+    The tests use plain assertions. Any runner works that calls `teardown_method` after each test.
     """

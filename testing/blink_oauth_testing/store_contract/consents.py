@@ -1,7 +1,4 @@
-"""A new consent and a revocation go before every refresh in progress.
-
-The journal loses nothing, and gives back the pair that may still be good.
-"""
+"""Tests of `put`, `revoke`, `erase`, the journal and `salvage`."""
 
 from __future__ import annotations
 
@@ -10,17 +7,28 @@ from attrs import evolve
 from blink_oauth.tokens import Token
 from blink_oauth_keeper.store.protocol import Origin, Record, State
 
-from .harness import ISSUED, KEY, Harness, at_rest, days, grant_key, note, origins, pair, texts
+from .harness import (
+    ISSUED,
+    KEY,
+    Harness,
+    access_tokens,
+    days,
+    entry_values,
+    grant_key,
+    note,
+    pair,
+    untimed,
+)
 
 __all__ = ["Consents", "Salvaging"]
 
 
 class Consents(Harness):
-    """What `put`, `revoke` and `erase` promise."""
+    """Tests of `put`, `revoke` and `erase`."""
 
     def test_the_first_pair_is_the_first_generation_of_the_first_consent(self) -> None:
         put = self.put("a")
-        assert put == self.seen()
+        assert put == self.read()
         assert put == Record(
             key=KEY,
             generation=1,
@@ -33,28 +41,28 @@ class Consents(Harness):
         )
         assert self.journal() == []
 
-    def test_a_new_consent_puts_its_pair_in_the_place_of_the_old(self) -> None:
+    def test_a_new_consent_replaces_the_pair(self) -> None:
         self.put("a")
         self.settle(self.claim(), "b")
         again = self.put("c")
-        assert again == self.seen()
+        assert again == self.read()
         assert (again.generation, again.consent, again.token) == (3, 2, pair("c"))
-        assert origins(self.journal()) == [(Origin.REPLACED, pair("b"), 2, 1)]
+        assert entry_values(self.journal()) == [(Origin.REPLACED, pair("b"), 2, 1)]
 
-    def test_a_refresh_in_flight_loses_against_a_new_consent(self) -> None:
+    def test_a_refresh_in_progress_cannot_overwrite_a_new_consent(self) -> None:
         self.put("a")
         claim = self.claim()
         put = self.put("b")
         assert (put.state, put.lease_left, put.attempts, put.owner) == (State.ACTIVE, 0, 0, None)
         assert not self.release(claim, State.NEEDS_CONSENT)
         assert not self.settle(claim, "c").stored
-        assert self.seen() == put
-        assert origins(self.journal()) == [
+        assert self.read() == put
+        assert entry_values(self.journal()) == [
             (Origin.SUPERSEDED, pair("c"), 2, 1),
             (Origin.REPLACED, pair("a"), 1, 1),
         ]
 
-    def test_a_new_consent_ends_whatever_was_wrong(self) -> None:
+    def test_a_new_consent_makes_a_paused_refused_or_revoked_grant_active(self) -> None:
         paused, refused, revoked = (grant_key(name) for name in ("paused", "refused", "revoked"))
         self.release(self.claim(self.put("a", paused)), State.UNCERTAIN, pause=1000)
         self.release(self.claim(self.put("a", refused)), State.NEEDS_CONSENT)
@@ -62,7 +70,7 @@ class Consents(Harness):
         self.store.revoke(revoked, note=note())
         for key in (paused, refused, revoked):
             self.put("b", key)
-            now = self.seen(key)
+            now = self.read(key)
             assert (now.state, now.attempts, now.error) == (State.ACTIVE, 0, None)
             assert (now.pause_left, now.consent) == (0, 2)
             assert self.claim(now).token == pair("b")
@@ -71,50 +79,52 @@ class Consents(Harness):
         self.put("a")
         first = self.put("b")
         journal, events = self.journal(), self.events()
-        assert self.put("b") == first == self.seen()
+        assert self.put("b") == first == self.read()
         assert (self.journal(), self.events()) == (journal, events)
 
-    def test_putting_the_same_pair_again_leaves_a_lease_alone(self) -> None:
+    def test_putting_the_same_pair_again_keeps_the_lease(self) -> None:
         self.put("a")
         claim = self.claim()
-        assert at_rest(self.put("a")) == at_rest(claim) == at_rest(self.seen())
-        assert self.seen().lease_left > 0
+        assert untimed(self.put("a")) == untimed(claim) == untimed(self.read())
+        assert self.read().lease_left > 0
         assert self.settle(claim, "b").stored
 
     def test_putting_the_same_pair_again_does_not_undo_a_revocation(self) -> None:
         self.put("a")
         revoked = self.store.revoke(KEY, note=note())
-        assert self.put("a") == revoked == self.seen()
+        assert self.put("a") == revoked == self.read()
 
-    def test_of_many_consents_at_once_the_last_is_stored_and_none_is_lost(self) -> None:
+    def test_of_many_concurrent_consents_the_last_is_stored_and_no_pair_is_lost(self) -> None:
         names = [f"a{n}" for n in range(8)]
-        put = self.at_once(8, lambda n: self.put(names[n]))
+        put = self.run_concurrently(8, lambda n: self.put(names[n]))
         assert sorted(record.generation for record in put) == list(range(1, 9))
-        last = self.seen()
+        last = self.read()
         assert (last.generation, last.consent) == (8, 8)
-        journalled = [entry.token for entry in self.journal()]
+        journaled = [entry.token for entry in self.journal()]
         assert last.token is not None
-        assert sorted(texts([last.token, *journalled])) == sorted(texts([pair(n) for n in names]))
+        assert sorted(access_tokens([last.token, *journaled])) == sorted(
+            access_tokens([pair(n) for n in names])
+        )
 
     def test_a_revoked_grant_keeps_its_pair_until_it_is_erased(self) -> None:
         before = self.put("a")
         revoked = self.store.revoke(KEY, note=note())
-        assert revoked == self.seen()
+        assert revoked == self.read()
         assert revoked == evolve(
             before,
             generation=before.generation + 1,
             state=State.REVOKED,
-            updated_at=self.seen().updated_at,
+            updated_at=self.read().updated_at,
         )
 
-    def test_a_refresh_in_flight_loses_against_a_revocation(self) -> None:
+    def test_a_refresh_in_progress_cannot_overwrite_a_revocation(self) -> None:
         self.put("a")
         claim = self.claim()
         revoked = self.store.revoke(KEY, note=note())
-        assert revoked == self.seen()
+        assert revoked == self.read()
         assert not self.release(claim, State.ACTIVE)
         assert not self.settle(claim, "b").stored
-        assert self.seen() == revoked
+        assert self.read() == revoked
 
     def test_a_revocation_clears_lease_pause_attempts_and_error(self) -> None:
         claimed, paused = grant_key("claimed"), grant_key("paused")
@@ -122,13 +132,13 @@ class Consents(Harness):
         self.release(self.claim(self.put("a", paused)), State.UNCERTAIN, pause=1000)
         for key in (claimed, paused):
             self.store.revoke(key, note=note())
-            now = self.seen(key)
+            now = self.read(key)
             assert (now.lease_left, now.pause_left, now.attempts, now.error) == (0, 0, 0, None)
 
     def test_revoking_again_changes_nothing(self) -> None:
         self.put("a")
         revoked, events = self.store.revoke(KEY, note=note()), self.events()
-        assert self.store.revoke(KEY, note=note()) == revoked == self.seen()
+        assert self.store.revoke(KEY, note=note()) == revoked == self.read()
         assert self.events() == events
 
     def test_an_unknown_grant_cannot_be_revoked(self) -> None:
@@ -136,7 +146,7 @@ class Consents(Harness):
         assert self.store.load(KEY) is None
         assert self.events() == []
 
-    def test_erasing_forgets_every_pair_and_keeps_record_and_history(self) -> None:
+    def test_erasing_deletes_every_pair_and_keeps_record_and_history(self) -> None:
         other = self.put("other", grant_key("other"))
         self.settle(self.claim(other), "other-2")
         self.settle(other, "other-3")
@@ -148,18 +158,18 @@ class Consents(Harness):
         events = self.events()
         assert revoked is not None
         assert self.store.erase(revoked)
-        now = self.seen()
+        now = self.read()
         assert now == evolve(revoked, token=None, updated_at=now.updated_at)
         assert (self.journal(), self.events()) == ([], events)
         assert len(self.journal(other.key)) == 1
 
-    def test_only_what_is_revoked_is_erased(self) -> None:
+    def test_only_a_revoked_grant_is_erased(self) -> None:
         active = self.put("a")
         self.settle(active, "b")
         self.settle(active, "c")
         journal = self.journal()
-        assert not self.store.erase(self.seen())
-        assert self.seen().token == pair("b")
+        assert not self.store.erase(self.read())
+        assert self.read().token == pair("b")
         assert self.journal() == journal
 
     def test_nothing_is_erased_after_a_new_consent(self) -> None:
@@ -168,8 +178,8 @@ class Consents(Harness):
         assert revoked is not None
         again = self.put("b")
         assert not self.store.erase(revoked)
-        assert self.seen() == again
-        assert origins(self.journal()) == [(Origin.REPLACED, pair("a"), 2, 1)]
+        assert self.read() == again
+        assert entry_values(self.journal()) == [(Origin.REPLACED, pair("a"), 2, 1)]
 
     def test_nothing_is_erased_after_a_later_revocation(self) -> None:
         self.put("a")
@@ -178,13 +188,13 @@ class Consents(Harness):
         self.put("b")
         later = self.store.revoke(KEY, note=note())
         assert not self.store.erase(first)
-        assert self.seen() == later
+        assert self.read() == later
 
     def test_an_unknown_grant_cannot_be_erased(self) -> None:
-        nobody = evolve(self.put("a"), key=grant_key("nobody"), state=State.REVOKED)
-        assert not self.store.erase(nobody)
+        unknown = evolve(self.put("a"), key=grant_key("unknown"), state=State.REVOKED)
+        assert not self.store.erase(unknown)
 
-    def test_a_new_consent_after_an_erasure_has_nothing_to_replace(self) -> None:
+    def test_a_new_consent_after_an_erasure_replaces_no_pair(self) -> None:
         self.put("a")
         revoked = self.store.revoke(KEY, note=note())
         assert revoked is not None
@@ -195,10 +205,10 @@ class Consents(Harness):
 
 
 class Salvaging(Harness):
-    """What `journal`, `journal_entries` and `salvage` promise."""
+    """Tests of `journal`, `journal_entries` and `salvage`."""
 
     def superseded(self, *names: str) -> Record:
-        """Return the claim on a pair beside which others came too late."""
+        """Return a claim on a grant that has superseded pairs of these names in the journal."""
         late = self.claim(self.put("stored-first"))
         self.settle(late, "stored")
         for name in names:
@@ -208,44 +218,44 @@ class Salvaging(Harness):
     def test_the_journal_keeps_a_pair_under_the_next_generation(self) -> None:
         record = self.put("a")
         self.store.journal(record, pair("b"), origin=Origin.ERROR)
-        assert origins(self.journal()) == [(Origin.ERROR, pair("b"), 2, 1)]
+        assert entry_values(self.journal()) == [(Origin.ERROR, pair("b"), 2, 1)]
         assert self.journal()[0].key == KEY
-        assert self.seen() == record
+        assert self.read() == record
 
-    def test_the_journal_is_read_from_its_newest_entry(self) -> None:
+    def test_journal_entries_are_returned_newest_first(self) -> None:
         record = self.put("a")
         for origin in Origin:
             self.store.journal(record, pair(origin), origin=origin)
             self.let_pass(1)
         assert [entry.origin for entry in self.journal()] == list(reversed(Origin))
-        moments = [entry.at for entry in self.journal()]
-        assert moments == sorted(moments, reverse=True)
-        assert moments[0] - moments[-1] >= days(0)
+        times = [entry.at for entry in self.journal()]
+        assert times == sorted(times, reverse=True)
+        assert times[0] - times[-1] >= days(0)
 
-    def test_entries_of_one_moment_are_read_from_the_newest_too(self) -> None:
+    def test_journal_entries_of_the_same_time_are_returned_newest_first(self) -> None:
         record = self.put("a")
         for number in range(5):
             self.store.journal(record, pair(f"{number}"), origin=Origin.ERROR)
         assert [entry.token for entry in self.journal()] == [pair(f"{n}") for n in range(4, -1, -1)]
 
-    def test_a_pair_that_is_written_to_the_journal_again_is_in_it_once(self) -> None:
+    def test_a_pair_that_is_journaled_twice_is_in_the_journal_once(self) -> None:
         record = self.put("a")
         for _ in range(2):
             self.store.journal(record, pair("b"), origin=Origin.ERROR)
-        assert origins(self.journal()) == [(Origin.ERROR, pair("b"), 2, 1)]
+        assert entry_values(self.journal()) == [(Origin.ERROR, pair("b"), 2, 1)]
 
     def test_each_grant_has_its_own_journal(self) -> None:
         other = self.put("other", grant_key("other"))
         self.store.journal(self.put("a"), pair("b"), origin=Origin.ERROR)
         self.store.journal(other, pair("c"), origin=Origin.ERROR)
         assert [entry.token for entry in self.journal()] == [pair("b")]
-        assert self.journal(grant_key("nobody")) == []
+        assert self.journal(grant_key("unknown")) == []
 
     def test_a_superseded_pair_is_salvaged_under_the_same_lease(self) -> None:
         claim = self.superseded("late")
         salvaged = self.store.salvage(claim, note=note("salvaged"))
         assert salvaged is not None
-        assert at_rest(salvaged) == at_rest(self.seen())
+        assert untimed(salvaged) == untimed(self.read())
         assert (salvaged.token, salvaged.generation) == (pair("late"), claim.generation + 1)
         assert (salvaged.state, salvaged.attempts) == (State.REFRESHING, 1)
         assert (salvaged.owner, salvaged.consent) == (claim.owner, claim.consent)
@@ -255,7 +265,9 @@ class Salvaging(Harness):
     def test_the_refused_pair_goes_to_the_journal_and_the_salvaged_one_leaves_it(self) -> None:
         claim = self.superseded("late")
         self.store.salvage(claim, note=note())
-        assert origins(self.journal()) == [(Origin.REFUSED, pair("stored"), claim.generation, 1)]
+        assert entry_values(self.journal()) == [
+            (Origin.REFUSED, pair("stored"), claim.generation, 1)
+        ]
 
     def test_the_newest_superseded_pair_is_salvaged_first(self) -> None:
         claim = self.superseded("late", "later", "latest")
@@ -287,65 +299,65 @@ class Salvaging(Harness):
         assert not self.settle(old, "late").stored
         claim = self.claim()
         assert self.store.salvage(claim, note=note()) is None
-        assert self.seen().token == pair("new")
+        assert self.read().token == pair("new")
 
     def test_a_pair_of_another_grant_is_never_salvaged(self) -> None:
         self.superseded("late")
         other = self.claim(self.put("other", grant_key("other")))
         assert self.store.salvage(other, note=note()) is None
 
-    def test_a_pair_that_could_not_be_refreshed_either_is_never_salvaged(self) -> None:
+    def test_a_pair_without_a_usable_refresh_token_is_never_salvaged(self) -> None:
         refused = self.claim(self.put("a"))
         same = evolve(pair("b"), refresh_token=pair("a").refresh_token)
-        for useless in (same, evolve(pair("c"), refresh_token=None)):
-            self.store.journal(refused, useless, origin=Origin.ERROR)
+        for token in (same, evolve(pair("c"), refresh_token=None)):
+            self.store.journal(refused, token, origin=Origin.ERROR)
         assert self.store.salvage(refused, note=note()) is None
 
     def test_a_refresh_token_that_was_refused_is_never_salvaged_again(self) -> None:
         claim = self.claim(self.put("a"))
-        twins = [evolve(pair(name), refresh_token=pair("b").refresh_token) for name in ("c", "d")]
-        for token in (twins[0], pair("e"), twins[1]):
+        same_refresh_token = [
+            evolve(pair(name), refresh_token=pair("b").refresh_token) for name in ("c", "d")
+        ]
+        for token in (same_refresh_token[0], pair("e"), same_refresh_token[1]):
             self.store.journal(claim, token, origin=Origin.ERROR)
         tried: list[Token | None] = []
         for _ in range(3):
             salvaged = self.store.salvage(claim, note=note())
             tried.append(salvaged.token if salvaged else None)
             claim = salvaged or claim
-        assert tried == [twins[1], pair("e"), None]
+        assert tried == [same_refresh_token[1], pair("e"), None]
 
     def test_without_a_pair_to_salvage_nothing_changes(self) -> None:
         claim = self.claim(self.put("a"))
         events = self.events()
         assert self.store.salvage(claim, note=note()) is None
-        assert at_rest(self.seen()) == at_rest(claim)
-        assert self.seen().lease_left > 0
+        assert untimed(self.read()) == untimed(claim)
+        assert self.read().lease_left > 0
         assert (self.journal(), self.events()) == ([], events)
 
-    def test_whoever_lost_the_lease_salvages_nothing(self) -> None:
+    def test_a_salvage_changes_nothing_after_another_claim(self) -> None:
         claim = self.superseded("late")
         self.let_pass(2000)
         other = self.claim()
         journal = self.journal()
         assert self.store.salvage(claim, note=note()) is None
-        assert at_rest(self.seen()) == at_rest(other)
+        assert untimed(self.read()) == untimed(other)
         self.settle(other, "next")
         assert self.store.salvage(other, note=note()) is None
-        assert (self.seen().token, self.journal()) == (pair("next"), journal)
+        assert (self.read().token, self.journal()) == (pair("next"), journal)
 
-    def test_a_salvaged_claim_is_a_claim(self) -> None:
+    def test_a_salvaged_claim_works_like_any_claim(self) -> None:
         first = self.store.salvage(self.superseded("late", "later"), note=note())
         assert first is not None
-        assert self.loses(first)
+        assert self.claim_fails(first)
         assert self.release(first, State.UNCERTAIN, attempts=1)
         second = self.store.salvage(self.claim(), note=note())
         assert second is not None
         assert self.settle(second, "next").stored
-        assert (self.seen().token, self.seen().idle_until) == (pair("next"), ISSUED + days(31))
+        assert (self.read().token, self.read().idle_until) == (pair("next"), ISSUED + days(31))
 
-    def test_the_owner_of_a_refused_pair_holds_the_salvaged_one_by_its_new_claim_alone(
-        self,
-    ) -> None:
+    def test_after_a_salvage_the_previous_claim_changes_nothing(self) -> None:
         claim = self.superseded("late")
         salvaged = self.store.salvage(claim, note=note())
         assert not self.release(claim, State.NEEDS_CONSENT)
-        assert at_rest(self.seen()) == at_rest(salvaged)
+        assert untimed(self.read()) == untimed(salvaged)

@@ -1,4 +1,4 @@
-"""What every test of the contract starts from: a store, a clock, fake pairs, many threads."""
+"""What all tests of the contract use: hooks, a clock, fake pairs and threads."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ __all__ = [
     "CLIENT",
     "ISSUED",
     "KEY",
-    "Clock",
     "Harness",
-    "at_once",
-    "at_rest",
+    "ManualClock",
+    "access_tokens",
     "days",
     "due",
+    "entry_values",
     "grant_key",
     "is_utc",
     "note",
-    "origins",
     "pair",
-    "texts",
+    "run_concurrently",
+    "untimed",
 ]
 
 T = TypeVar("T")
@@ -51,27 +51,27 @@ BEARER = "bearer"
 ISSUED = datetime(2030, 5, 17, 9, 30, 0, 123456, tzinfo=UTC)
 
 
-class Clock:
-    """A clock that stands still until it is told to move on.
+class ManualClock:
+    """A clock that a test advances.
 
     Args:
-        start: What it shows at first, aware.
+        start: The time that it returns at first, timezone-aware.
     """
 
     def __init__(self, start: datetime = ISSUED) -> None:
         self._now = start
 
     def __call__(self) -> datetime:
-        """Return the present moment."""
+        """Return the current time."""
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move on by so many seconds."""
+        """Advance the clock by this number of seconds."""
         self._now += timedelta(seconds=seconds)
 
 
 def grant_key(username: str = "customer", target: str = TARGET, client: str = CLIENT) -> GrantKey:
-    """Return whose token it is."""
+    """Return the key of a record."""
     return GrantKey(client, Grant(target, username))
 
 
@@ -79,7 +79,7 @@ KEY = grant_key()
 
 
 def pair(name: str) -> Token:
-    """Return a pair of fake tokens that can be told from others by its name."""
+    """Return a pair of fake tokens that contain a name."""
     return Token(
         access_token=f"fake-access-token-{name}",
         refresh_token=f"fake-refresh-token-{name}",
@@ -90,17 +90,17 @@ def pair(name: str) -> Token:
 
 
 def note(event: str = "changed", correlation_id: str | None = None) -> Note:
-    """Return what the history is to say."""
+    """Return a note for the history."""
     return Note(event=event, correlation_id=correlation_id)
 
 
-def is_utc(moment: datetime) -> bool:
-    """Say whether a moment is aware, and in UTC."""
-    return moment.utcoffset() == timedelta(0)
+def is_utc(time: datetime) -> bool:
+    """Return whether a time is timezone-aware and in UTC."""
+    return time.utcoffset() == timedelta(0)
 
 
 def days(count: float) -> timedelta:
-    """Return so many days."""
+    """Return this number of days."""
     return timedelta(days=count)
 
 
@@ -112,7 +112,7 @@ def due(
     targets: Collection[str] | None = None,
     except_targets: Collection[str] = (),
 ) -> Due:
-    """Return what is due within so many days."""
+    """Return a selection of the records whose refresh tokens expire within some days."""
     return Due(
         client_id=client,
         before=ISSUED + days(within),
@@ -122,54 +122,59 @@ def due(
     )
 
 
-def at_once(count: int, work: Callable[[int], T]) -> list[T]:
-    """Do something in many threads, all of which start at the same moment."""
-    start = threading.Barrier(count, timeout=60)
+def run_concurrently(count: int, work: Callable[[int], T]) -> list[T]:
+    """Call a function in several threads that start at the same time; return the results.
 
-    def one(number: int) -> T:
-        start.wait()
+    Args:
+        count: The number of threads.
+        work: The function. It gets the number of its thread, from 0.
+    """
+    barrier = threading.Barrier(count, timeout=60)
+
+    def run(number: int) -> T:
+        barrier.wait()
         return work(number)
 
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(one, range(count)))
+        return list(pool.map(run, range(count)))
 
 
-def at_rest(record: Record | None) -> Record:
-    """Return a record without what changes from one reading to the next."""
+def untimed(record: Record | None) -> Record:
+    """Return a record without the seconds left of lease and pause, which change at each read."""
     assert record is not None
     return evolve(record, lease_left=0.0, pause_left=0.0)
 
 
-def texts(tokens: list[Token]) -> list[str]:
-    """Return the access tokens, to compare pairs by."""
+def access_tokens(tokens: list[Token]) -> list[str]:
+    """Return the access tokens of pairs, to compare the pairs by."""
     return [token.access_token.reveal() for token in tokens]
 
 
-def origins(entries: list[JournalEntry]) -> list[tuple[str, Token, int, int]]:
-    """Return what the journal says of each pair: why, which, and its generation and consent."""
+def entry_values(entries: list[JournalEntry]) -> list[tuple[str, Token, int, int]]:
+    """Return origin, pair, generation and consent of each journal entry."""
     return [(entry.origin, entry.token, entry.generation, entry.consent) for entry in entries]
 
 
 class Harness:
-    """The hooks of the contract, and the usual steps in a store."""
+    """The hooks of the contract, and shorthands for the methods of a store."""
 
     journal_retention: timedelta = timedelta(days=7)
-    """How long the store keeps journal entries."""
+    """The age at which the store's `purge` deletes journal entries."""
     history_retention: timedelta = timedelta(days=400)
-    """How long the store keeps history entries."""
+    """The age at which the store's `purge` deletes history entries."""
 
-    def make_store(self, clock: Clock) -> TokenStore:
+    def make_store(self, clock: ManualClock) -> TokenStore:
         """Return a new empty store. Every test calls it once.
 
         Args:
-            clock: The clock that the store is to run by.
+            clock: The clock that the store has to use.
         """
         raise NotImplementedError("Override make_store, and return your store.")
 
     def reopen(self, store: TokenStore) -> TokenStore:
-        """Return a second store upon the same data, as another process would open it.
+        """Return a second store on the same data, as another process would open it.
 
-        Override it wherever that is possible: what one has written, the other must see.
+        Override it if that is possible: each store has to see the changes of the other.
 
         Args:
             store: What `make_store` returned.
@@ -179,19 +184,19 @@ class Harness:
     def let_pass(self, seconds: float) -> None:
         """Let time pass for the store.
 
-        If its clock is a database's and cannot be advanced, override this, and date back all that
-        it has dated by that clock, by so many seconds: ends of leases and pauses, `updated_at`, and
-        `at` in journal and history.
+        If the store uses the clock of a database, which cannot be advanced, override this and
+        subtract `seconds` from all times that it stored by that clock: the ends of leases and
+        pauses, `updated_at`, and `at` in journal and history.
 
         Args:
-            seconds: How many.
+            seconds: The seconds to let pass.
         """
         self.clock.advance(seconds)
 
     @cached_property
-    def clock(self) -> Clock:
+    def clock(self) -> ManualClock:
         """The clock of this test."""
-        return Clock()
+        return ManualClock()
 
     @cached_property
     def store(self) -> TokenStore:
@@ -200,51 +205,57 @@ class Harness:
 
     @cached_property
     def second(self) -> TokenStore:
-        """The same data, seen from elsewhere."""
+        """The second store on the data of this test."""
         return self.reopen(self.store)
 
-    def at_once(self, count: int, work: Callable[[int], T]) -> list[T]:
-        """Do something in many threads, all of which start at the same moment."""
-        # Opened here: of many threads that are the first to ask, each would open a store.
+    def run_concurrently(self, count: int, work: Callable[[int], T]) -> list[T]:
+        """Call a function in several threads that start at the same time; return the results."""
+        # Opened before the threads start: otherwise each of them may open a store.
         assert self.store is not None
-        return at_once(count, work)
+        return run_concurrently(count, work)
 
     def teardown_method(self) -> None:
-        """Close what a test has opened. The runner of the tests calls it."""
+        """Close the stores of a test. The test runner calls it."""
         opened = [vars(self)[name] for name in ("second", "store") if name in vars(self)]
         for store in dict.fromkeys(opened):
             store.close()
 
     def put(self, name: str, key: GrantKey = KEY, *, idle: float = 30) -> Record:
-        """Store a pair of a new consent, with a refresh token that lives so many days unused."""
+        """Store the pair of a new consent.
+
+        Args:
+            name: The name in the tokens of the pair.
+            key: The key of the record.
+            idle: The days after which the refresh token expires unused.
+        """
         return self.store.put(
             key, pair(name), issued_at=ISSUED, idle_until=ISSUED + days(idle), note=note()
         )
 
-    def seen(self, key: GrantKey = KEY) -> Record:
-        """Return the record as it is seen from elsewhere."""
+    def read(self, key: GrantKey = KEY) -> Record:
+        """Return the record as the second store reads it."""
         record = self.second.load(key)
-        assert record is not None, f"{key} is not stored, or not visible to others"
+        assert record is not None, f"{key} is not stored, or the second store cannot read it"
         return record
 
     def claim(self, record: Record | None = None, *, ttl: float = 1000) -> Record:
-        """Take the lease, which must be possible."""
-        claim = self.store.claim(record or self.seen(), owner=uuid4().hex, ttl=ttl)
-        assert claim is not None, "the claim should have been won"
+        """Claim a record; fail the test if that is not possible."""
+        claim = self.store.claim(record or self.read(), owner=uuid4().hex, ttl=ttl)
+        assert claim is not None, "the claim failed"
         return claim
 
-    def loses(self, record: Record) -> bool:
-        """Say whether the lease cannot be taken, and that the attempt changes nothing."""
+    def claim_fails(self, record: Record) -> bool:
+        """Return whether a claim fails and changes nothing."""
         before = self.second.load(record.key)
         if self.store.claim(record, owner=uuid4().hex, ttl=1000) is not None:
             return False
         after = self.second.load(record.key)
-        return (before is None and after is None) or at_rest(before) == at_rest(after)
+        return (before is None and after is None) or untimed(before) == untimed(after)
 
     def settle(
         self, claim: Record, name: str, *, state: State = State.ACTIVE, event: str = "changed"
     ) -> Settlement:
-        """Bring a pair home."""
+        """Settle the pair of this name."""
         issued, until = ISSUED + days(1), ISSUED + days(31)
         return self.store.settle(
             claim, pair(name), issued_at=issued, idle_until=until, note=note(event), state=state
@@ -259,15 +270,15 @@ class Harness:
         pause: float = 0.0,
         error: str | None = "TimedOutError",
     ) -> bool:
-        """Give a lease back."""
+        """Release a lease."""
         return self.store.release(
             claim, state=state, attempts=attempts, pause=pause, error=error, note=note("released")
         )
 
     def journal(self, key: GrantKey = KEY) -> list[JournalEntry]:
-        """Return the journal as it is seen from elsewhere."""
+        """Return the journal entries as the second store reads them, the newest first."""
         return list(self.second.journal_entries(key))
 
     def events(self, key: GrantKey = KEY) -> list[str]:
-        """Return the events of the history, the newest first, as they are seen from elsewhere."""
+        """Return the events of the history as the second store reads them, the newest first."""
         return [entry.note.event for entry in self.second.history(key)]

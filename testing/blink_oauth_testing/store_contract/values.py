@@ -1,4 +1,4 @@
-"""What goes into a store comes out of it, and is shown nowhere."""
+"""Stored values are returned unchanged, and no repr shows a token."""
 
 from __future__ import annotations
 
@@ -20,59 +20,59 @@ NEPAL = timezone(timedelta(hours=5, minutes=45))
 
 
 class Values(Harness):
-    """What records, pairs and keys promise."""
+    """Tests of the values that a store returns."""
 
-    def comes_back(self, token: Token, key: GrantKey = KEY) -> Token:
-        """Store a pair in each way there is, and return what comes out."""
+    def round_trip(self, token: Token, key: GrantKey = KEY) -> Token:
+        """Store a pair with each method that stores one, and return it as it is read."""
         record = self.put("before", key)
         self.store.journal(record, token, origin=Origin.ERROR)
         assert self.journal(key)[0].token == token
         until = ISSUED + days(30)
         self.store.settle(record, token, issued_at=ISSUED, idle_until=until, note=note())
-        assert self.seen(key).token == token
+        assert self.read(key).token == token
         self.put("between", key)
         self.store.put(key, token, issued_at=ISSUED, idle_until=until, note=note())
-        assert self.seen(key).token == token
+        assert self.read(key).token == token
         self.put("after", key)
         replaced = self.journal(key)[0].token
         assert replaced == token
         return replaced
 
-    def test_a_pair_that_lacks_whatever_may_be_missing_comes_back(self) -> None:
+    def test_a_pair_without_optional_values_is_returned_unchanged(self) -> None:
         full = pair("full")
-        lacking = [
+        partial = [
             evolve(full, refresh_token=None),
             evolve(full, token_type=None),
             evolve(full, expires_at=None),
             evolve(full, scope=None),
             Token(access_token=full.access_token),
         ]
-        for number, token in enumerate(lacking):
-            self.comes_back(token, grant_key(f"customer-{number}"))
+        for number, token in enumerate(partial):
+            self.round_trip(token, grant_key(f"customer-{number}"))
 
-    def test_the_smallest_values_are_not_taken_for_missing_ones(self) -> None:
-        stored = self.comes_back(evolve(pair("a"), token_type="", scope=frozenset()))
+    def test_empty_values_are_not_returned_as_missing(self) -> None:
+        stored = self.round_trip(evolve(pair("a"), token_type="", scope=frozenset()))
         assert (stored.token_type, stored.scope) == ("", frozenset())
 
-    def test_what_was_odd_about_a_pair_comes_back(self) -> None:
-        stored = self.comes_back(evolve(pair("odd"), oddities=frozenset(Oddity)))
+    def test_the_oddities_of_a_pair_are_returned_unchanged(self) -> None:
+        stored = self.round_trip(evolve(pair("odd"), oddities=frozenset(Oddity)))
         assert all(isinstance(oddity, Oddity) for oddity in stored.oddities)
 
-    def test_odd_texts_in_a_pair_come_back(self) -> None:
-        odd = "fake-\x00\n\t\"'\\%s{}; é ß 漢字 \U0001f600"
-        self.comes_back(
+    def test_special_characters_in_a_pair_are_returned_unchanged(self) -> None:
+        special = "fake-\x00\n\t\"'\\%s{}; é ß 漢字 \U0001f600"
+        self.round_trip(
             Token(
-                access_token=f"a {odd}",
-                refresh_token=f"r {odd}",
-                token_type=odd,
-                scope=frozenset({"accounts", odd, ""}),
+                access_token=f"a {special}",
+                refresh_token=f"r {special}",
+                token_type=special,
+                scope=frozenset({"accounts", special, ""}),
             )
         )
 
-    def test_large_tokens_come_back(self) -> None:
-        self.comes_back(Token(access_token="a" * LARGE, refresh_token="\U0001f600" * (LARGE // 4)))
+    def test_large_tokens_are_returned_unchanged(self) -> None:
+        self.round_trip(Token(access_token="a" * LARGE, refresh_token="\U0001f600" * (LARGE // 4)))
 
-    def test_what_the_headers_said_and_unknown_members_are_not_stored(self) -> None:
+    def test_response_headers_and_unknown_members_are_not_stored(self) -> None:
         meta = ResponseMeta(
             status=200,
             correlation_id="call-1",
@@ -82,23 +82,23 @@ class Values(Harness):
             cache_rules_held=True,
             retry_after=None,
         )
-        laden = evolve(pair("a"), meta=meta, extra={"id_token": "fake-id-token"})
-        put = self.store.put(KEY, laden, issued_at=ISSUED, idle_until=None, note=note())
-        assert put.token == self.seen().token == pair("a")
-        self.store.journal(put, laden, origin=Origin.ERROR)
+        full = evolve(pair("a"), meta=meta, extra={"id_token": "fake-id-token"})
+        put = self.store.put(KEY, full, issued_at=ISSUED, idle_until=None, note=note())
+        assert put.token == self.read().token == pair("a")
+        self.store.journal(put, full, origin=Origin.ERROR)
         assert self.journal()[0].token == pair("a")
-        laden = evolve(laden, access_token=pair("b").access_token)
-        settled = self.store.settle(put, laden, issued_at=ISSUED, idle_until=None, note=note())
+        full = evolve(full, access_token=pair("b").access_token)
+        settled = self.store.settle(put, full, issued_at=ISSUED, idle_until=None, note=note())
         assert settled.record is not None
         assert settled.record.token == evolve(pair("a"), access_token=pair("b").access_token)
 
-    def test_a_pair_is_the_same_whatever_came_with_it(self) -> None:
+    def test_pairs_are_compared_without_unknown_members(self) -> None:
         put = self.put("a")
-        laden = evolve(pair("a"), extra={"id_token": "fake-id-token"})
-        again = self.store.put(KEY, laden, issued_at=ISSUED, idle_until=None, note=note())
-        assert again == put == self.seen()
+        full = evolve(pair("a"), extra={"id_token": "fake-id-token"})
+        again = self.store.put(KEY, full, issued_at=ISSUED, idle_until=None, note=note())
+        assert again == put == self.read()
 
-    def test_every_username_comes_back(self) -> None:
+    def test_every_username_is_returned_unchanged(self) -> None:
         usernames = [
             "\U0001f600" * 64,
             "é" * 64,
@@ -112,11 +112,11 @@ class Values(Harness):
         for number, username in enumerate(usernames):
             self.put(f"{number}", grant_key(username))
         for number, username in enumerate(usernames):
-            assert self.seen(grant_key(username)).token == pair(f"{number}")
-            assert self.seen(grant_key(username)).key == grant_key(username)
+            assert self.read(grant_key(username)).token == pair(f"{number}")
+            assert self.read(grant_key(username)).key == grant_key(username)
         assert len(self.store.records(CLIENT)) == len(usernames)
 
-    def test_usernames_that_only_look_alike_are_different_customers(self) -> None:
+    def test_usernames_that_look_alike_are_different_grants(self) -> None:
         composed = "Zoé"
         alike = [
             composed,
@@ -129,37 +129,37 @@ class Values(Harness):
         for number, username in enumerate(alike):
             self.put(f"{number}", grant_key(username))
         for number, username in enumerate(alike):
-            assert self.seen(grant_key(username)).token == pair(f"{number}")
+            assert self.read(grant_key(username)).token == pair(f"{number}")
 
-    def test_moments_come_back_in_utc_to_the_microsecond(self) -> None:
+    def test_times_are_returned_in_utc_to_the_microsecond(self) -> None:
         issued = datetime(2030, 3, 31, 1, 59, 59, 999_999, NEPAL)
         until = datetime(2030, 4, 30, 23, 0, 0, 1, NEPAL)
         token = evolve(pair("a"), expires_at=issued.astimezone(UTC) + days(1))
         self.store.put(KEY, token, issued_at=issued, idle_until=until, note=note())
-        self.check_moments(issued, until)
+        self.check_times(issued, until)
         later = issued + days(1)
         self.store.settle(self.claim(), pair("b"), issued_at=later, idle_until=until, note=note())
-        self.check_moments(later, until)
+        self.check_times(later, until)
 
-    def check_moments(self, issued: datetime, until: datetime) -> None:
-        """Compare the moments of the record."""
-        record = self.seen()
+    def check_times(self, issued: datetime, until: datetime) -> None:
+        """Compare the times of the record, and check that they are in UTC."""
+        record = self.read()
         assert record.token is not None
         assert record.idle_until is not None
         assert record.token.expires_at is not None
         assert (record.issued_at, record.idle_until) == (issued, until)
-        for moment in (record.issued_at, record.idle_until, record.token.expires_at):
-            assert is_utc(moment)
+        for time in (record.issued_at, record.idle_until, record.token.expires_at):
+            assert is_utc(time)
 
-    def test_what_is_due_is_the_same_in_every_time_zone(self) -> None:
+    def test_the_time_zone_of_before_does_not_change_what_is_due(self) -> None:
         self.put("a", idle=10)
         for zone in (UTC, NEPAL, timezone(-timedelta(hours=11))):
-            moment = (ISSUED + days(10)).astimezone(zone)
-            early = moment - timedelta(microseconds=1)
-            assert len(self.store.due(evolve(due(), before=moment), limit=10)) == 1
+            expiry = (ISSUED + days(10)).astimezone(zone)
+            early = expiry - timedelta(microseconds=1)
+            assert len(self.store.due(evolve(due(), before=expiry), limit=10)) == 1
             assert len(self.store.due(evolve(due(), before=early), limit=10)) == 0
 
-    def test_many_grants_are_kept_apart(self) -> None:
+    def test_many_grants_are_stored_separately(self) -> None:
         keys = [grant_key(f"customer-{n:03}", f"IIDX{n % 7:05}") for n in range(150)]
         for number, key in enumerate(keys):
             self.put(f"{number}", key)
@@ -167,21 +167,21 @@ class Values(Harness):
         assert found == {key: pair(f"{number}") for number, key in enumerate(keys)}
         assert len(self.second.records(CLIENT)) == 100
 
-    def test_nothing_that_a_store_returns_shows_a_token(self) -> None:
+    def test_no_returned_value_shows_a_token(self) -> None:
         self.put("a")
         claim = self.claim()
         shown = [self.put("b"), self.settle(claim, "c"), claim, self.claim()]
         shown += [*self.store.due(due(within=1000), limit=9), *self.store.records(CLIENT)]
-        text = repr([shown, self.journal(), self.store.history(KEY), self.seen()])
+        text = repr([shown, self.journal(), self.store.history(KEY), self.read()])
         text += f"{self.store!r} {self.store}"
         assert "fake-" not in text
 
-    def test_a_fingerprint_stands_for_a_text_and_does_not_show_it(self) -> None:
+    def test_a_fingerprint_identifies_a_text_and_does_not_show_it(self) -> None:
         text = "fake-access-token-\U0001f600"
-        mark = self.store.fingerprint(text)
-        assert mark == self.store.fingerprint(text) == self.second.fingerprint(text)
-        assert mark != self.store.fingerprint(text + " ")
-        assert 8 <= len(mark) <= 64
-        assert mark.isascii()
-        assert mark.isalnum()
-        assert "fake" not in mark
+        fingerprint = self.store.fingerprint(text)
+        assert fingerprint == self.store.fingerprint(text) == self.second.fingerprint(text)
+        assert fingerprint != self.store.fingerprint(text + " ")
+        assert 8 <= len(fingerprint) <= 64
+        assert fingerprint.isascii()
+        assert fingerprint.isalnum()
+        assert "fake" not in fingerprint

@@ -1,4 +1,4 @@
-"""The store in memory: the contract, and what it promises beyond."""
+"""MemoryTokenStore: the contract, memory use, forks, retention and clocks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pytest
 
 from blink_oauth import Grant, InvalidInputError, Token
 from blink_oauth_keeper import GrantKey, MemoryTokenStore, Note, Record
-from blink_oauth_testing.store_contract import Clock, TokenStoreContract
+from blink_oauth_testing.store_contract import ManualClock, TokenStoreContract
 
 KEY = GrantKey("CIDX0000000002", Grant("IIDX99999", "customer"))
 NOW = datetime(2030, 5, 17, 9, 30, tzinfo=UTC)
 GRANTS = 2_000
-BESIDE_THE_STORE = 170
-"""Bytes that the lifecycle's cache has of its own for each grant: an object, a date, an entry."""
+CACHE_BYTES = 170
+"""Bytes that the keeper's cache needs for each grant: an object, a date, an entry."""
 
 FORK = """
 import inspect, os
@@ -31,14 +31,14 @@ from blink_oauth_keeper.errors import StoreError
 from blink_oauth_keeper import GrantKey, MemoryTokenStore, Note, TokenStore
 
 def call(method):
-    wanted = inspect.signature(method).parameters.values()
-    places = [None for one in wanted if one.kind is not one.KEYWORD_ONLY]
-    return method(*places, **{one.name: None for one in wanted if one.kind is one.KEYWORD_ONLY})
+    parameters = inspect.signature(method).parameters.values()
+    positional = [None for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    return method(*positional, **{p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY})
 
 store = MemoryTokenStore()
 key, token = GrantKey("CIDX0000000002", Grant("IIDX99999", "customer")), Token(access_token="fake")
 store.put(key, token, issued_at=datetime.now(UTC), idle_until=None, note=Note(event="authorized"))
-store._lock.acquire()  # as another thread may hold it at the moment of the fork
+store._lock.acquire()  # another thread may hold it when the process forks
 child = os.fork()
 if child:
     store._lock.release()
@@ -62,7 +62,7 @@ os._exit(0)
 class TestMemoryTokenStore(TokenStoreContract):
     """The contract."""
 
-    def make_store(self, clock: Clock) -> MemoryTokenStore:
+    def make_store(self, clock: ManualClock) -> MemoryTokenStore:
         return MemoryTokenStore(clock=clock)
 
 
@@ -71,7 +71,7 @@ def put(store: MemoryTokenStore, key: GrantKey = KEY, number: int = 0) -> Record
     token = Token(
         access_token=f"fake-access-token-{number:06}",
         refresh_token=f"fake-refresh-token-{number:06}",
-        token_type="BEARER".lower(),  # a text of its own, as each response has it
+        token_type="BEARER".lower(),  # a new string, as in each response
         expires_at=NOW + timedelta(seconds=number),
         scope=frozenset({"accounts", "payments"}),
         extra={"unknown": "member"},
@@ -85,7 +85,7 @@ def put(store: MemoryTokenStore, key: GrantKey = KEY, number: int = 0) -> Record
     )
 
 
-def test_after_a_fork_the_child_is_told_and_the_parent_goes_on() -> None:
+def test_after_a_fork_the_store_raises_in_the_child_and_works_in_the_parent() -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [sys.executable, "-c", FORK],
@@ -103,8 +103,8 @@ def test_after_a_fork_the_child_is_told_and_the_parent_goes_on() -> None:
 
 
 def test_a_hundred_thousand_grants_take_a_kilobyte_each_besides_their_texts() -> None:
-    clock = Clock()
-    texts = 0
+    clock = ManualClock()
+    text_bytes = 0
     tracemalloc.start()
     try:
         store = MemoryTokenStore(clock=clock)
@@ -116,22 +116,22 @@ def test_a_hundred_thousand_grants_take_a_kilobyte_each_besides_their_texts() ->
             assert record.token.refresh_token is not None
             tokens = [record.token.access_token, record.token.refresh_token]
             names = [grant.target_id, grant.username, str(record.correlation_id)]
-            texts += sum(sys.getsizeof(text) for text in names)
-            texts += sum(sys.getsizeof(token.reveal()) for token in tokens)
+            text_bytes += sum(sys.getsizeof(text) for text in names)
+            text_bytes += sum(sys.getsizeof(token.reveal()) for token in tokens)
         taken = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert 0 < (taken - texts) / GRANTS <= 1024 - BESIDE_THE_STORE
+    assert 0 < (taken - text_bytes) / GRANTS <= 1024 - CACHE_BYTES
 
 
-def test_all_who_read_a_grant_at_rest_share_one_record() -> None:
+def test_readers_of_a_grant_without_lease_and_pause_share_one_record() -> None:
     store = MemoryTokenStore()
     record = put(store)
     assert store.load(KEY) is record
     assert store.records(KEY.client_id)[0] is record
 
 
-def test_what_many_grants_have_in_common_is_kept_once() -> None:
+def test_grants_share_equal_scopes_and_token_types() -> None:
     store = MemoryTokenStore()
     records = [put(store, GrantKey(f"CIDX{n}", KEY.grant), n) for n in range(2)]
     first, second = (record.token for record in records)
@@ -141,70 +141,70 @@ def test_what_many_grants_have_in_common_is_kept_once() -> None:
     assert first.token_type is second.token_type
 
 
-def test_to_ask_for_unknown_grants_leaves_nothing_behind() -> None:
-    rows: dict[GrantKey, Any] = {}
-    store = MemoryTokenStore(rows=rows)
+def test_reading_unknown_grants_stores_nothing() -> None:
+    grants: dict[GrantKey, Any] = {}
+    store = MemoryTokenStore(grants=grants)
     record = put(MemoryTokenStore())
     assert store.load(KEY) is None
     assert store.claim(record, owner="owner", ttl=20) is None
     assert store.revoke(KEY, note=Note(event="revoked")) is None
     assert not store.erase(record)
     assert (list(store.history(KEY)), list(store.journal_entries(KEY))) == ([], [])
-    assert rows == {}
+    assert grants == {}
 
 
-def test_the_newest_twenty_lines_of_the_history_are_kept() -> None:
-    for calls in (True, False):
-        rows: dict[GrantKey, Any] = {}
-        store = MemoryTokenStore(rows=rows)
+def test_the_history_keeps_its_newest_twenty_entries() -> None:
+    for has_correlation_id in (True, False):
+        grants: dict[GrantKey, Any] = {}
+        store = MemoryTokenStore(grants=grants)
         for number in range(50):
             put(store, number=number)
-            if not calls:
+            if not has_correlation_id:
                 store.revoke(KEY, note=Note(event=f"revoked-{number}"))
         history = store.history(KEY, limit=1000)
         assert len(history) == 20
         newest = history[0]
-        if calls:
+        if has_correlation_id:
             assert [entry.generation for entry in history] == list(range(50, 30, -1))
             assert newest.note == Note(event="authorized", correlation_id=f"{49:036}")
         else:
             assert [entry.generation for entry in history] == list(range(100, 80, -1))
             assert newest.note == Note(event="revoked-49")
-        assert len(rows[KEY].lines) <= 20
+        assert len(grants[KEY].older_entries) <= 20
 
 
-@pytest.mark.parametrize("leave", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_a_store_does_not_leave_its_process(leave: object) -> None:
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_store_can_be_neither_pickled_nor_copied(duplicate: object) -> None:
     store = MemoryTokenStore()
     put(store)
-    assert callable(leave)
+    assert callable(duplicate)
     with pytest.raises(TypeError, match="SqlTokenStore") as refused:
-        leave(store)
+        duplicate(store)
     assert "fake-" not in str(refused.value)
     assert "fake-" not in repr(store)
 
 
-def test_each_store_has_fingerprints_of_its_own() -> None:
-    marks = {MemoryTokenStore().fingerprint("fake-token") for _ in range(3)}
-    assert len(marks) == 3
-    assert {len(mark) for mark in marks} == {16}
+def test_each_store_makes_its_own_fingerprints() -> None:
+    fingerprints = {MemoryTokenStore().fingerprint("fake-token") for _ in range(3)}
+    assert len(fingerprints) == 3
+    assert {len(fingerprint) for fingerprint in fingerprints} == {16}
 
 
-def test_a_store_runs_by_the_present_moment_unless_it_is_told_otherwise() -> None:
-    # To the second: what many grants have in common is kept once.
+def test_a_store_without_a_clock_uses_the_current_time() -> None:
+    # `updated_at` has no fraction of a second, so that grants share it.
     before = datetime.now(UTC).replace(microsecond=0)
     record = put(MemoryTokenStore())
     assert before <= record.updated_at <= datetime.now(UTC)
 
 
-def test_a_clock_may_show_the_time_of_any_zone() -> None:
+def test_a_clock_may_return_the_time_in_any_zone() -> None:
     far_away = NOW.astimezone(timezone(timedelta(hours=9)))
     record = put(MemoryTokenStore(clock=lambda: far_away))
     assert record.updated_at == NOW
     assert record.updated_at.tzinfo is UTC
 
 
-def test_a_moment_without_a_time_zone_is_refused_and_nothing_is_stored() -> None:
+def test_a_datetime_without_a_time_zone_is_refused_and_nothing_is_stored() -> None:
     store = MemoryTokenStore()
     first = put(store)
     naive = NOW.replace(tzinfo=None)
@@ -218,15 +218,15 @@ def test_a_moment_without_a_time_zone_is_refused_and_nothing_is_stored() -> None
     assert list(store.journal_entries(KEY)) == []
 
 
-def test_closing_a_store_keeps_what_it_holds() -> None:
+def test_closing_a_store_keeps_its_tokens() -> None:
     store = MemoryTokenStore()
     record = put(store)
     store.close()
     assert store.load(KEY) is record
 
 
-def test_entries_are_purged_at_the_age_that_was_asked_for() -> None:
-    clock = Clock()
+def test_entries_are_purged_at_the_retention_of_the_store() -> None:
+    clock = ManualClock()
     store = MemoryTokenStore(
         clock=clock, journal_retention=timedelta(hours=1), history_retention=timedelta(hours=2)
     )

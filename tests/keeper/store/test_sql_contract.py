@@ -10,7 +10,7 @@ from sqlalchemy import URL, Engine, create_engine, delete
 
 from blink_oauth_keeper import SqlTokenStore, TokenStore
 from blink_oauth_keeper.store.sql_tables import grants, history, journal
-from blink_oauth_testing.store_contract import Clock, TokenStoreContract
+from blink_oauth_testing.store_contract import ManualClock, TokenStoreContract
 from postgresql import PostgreSQL
 
 KEY = SqlTokenStore.new_key()
@@ -32,7 +32,7 @@ class SqlContract(TokenStoreContract):
 
     database: str | URL | Engine
 
-    def make_store(self, clock: Clock) -> TokenStore:
+    def make_store(self, clock: ManualClock) -> TokenStore:
         return SqlTokenStore(self.database, keys=[KEY], clock=clock)
 
     def reopen(self, store: TokenStore) -> TokenStore:

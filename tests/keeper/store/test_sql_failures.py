@@ -18,7 +18,7 @@ from blink_oauth.errors import InvalidInputError
 from blink_oauth_keeper import Origin, Record, SqlTokenStore, State
 from blink_oauth_keeper.errors import StoreError
 from blink_oauth_keeper.store.sql_tables import Database
-from blink_oauth_testing.store_contract.harness import ISSUED, KEY, note, origins, pair
+from blink_oauth_testing.store_contract.harness import ISSUED, KEY, entry_values, note, pair
 from postgresql import PostgreSQL
 
 FERNET_KEY = SqlTokenStore.new_key()
@@ -115,7 +115,7 @@ def test_a_late_pair_of_which_nobody_knows_whether_it_is_kept_is_kept_once(
     put(store, "again")
     unknown(lambda: settle(store, taken, "late"))
     assert not settle(store, taken, "late")
-    found = [origin for origin, *_ in origins(list(store.journal_entries(KEY)))]
+    found = [origin for origin, *_ in entry_values(list(store.journal_entries(KEY)))]
     assert found == [Origin.SUPERSEDED, Origin.REPLACED]
 
 

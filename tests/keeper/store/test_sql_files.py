@@ -22,11 +22,11 @@ from blink_oauth_testing.store_contract.harness import (
     CLIENT,
     ISSUED,
     KEY,
-    at_once,
     days,
     grant_key,
     note,
     pair,
+    run_concurrently,
 )
 from keeper.store.programs import finish, start
 
@@ -201,7 +201,9 @@ def test_the_applications_own_engine_serves_as_well(path: Path) -> None:
     store.create_schema()
 
     seen = put(store)
-    claims = at_once(4, lambda number: store.claim(seen, owner=f"fake-owner-{number}", ttl=60))
+    claims = run_concurrently(
+        4, lambda number: store.claim(seen, owner=f"fake-owner-{number}", ttl=60)
+    )
     assert len([claim for claim in claims if claim]) == 1
     store.close()
     assert store.load(KEY) is not None

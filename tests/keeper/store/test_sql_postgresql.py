@@ -15,13 +15,13 @@ from blink_oauth_testing.store_contract.harness import (
     CLIENT,
     ISSUED,
     KEY,
-    at_once,
     days,
     due,
+    entry_values,
     grant_key,
     note,
-    origins,
     pair,
+    run_concurrently,
 )
 from keeper.store.pooler import Pooler, pooling
 from keeper.store.programs import finish, start
@@ -125,7 +125,7 @@ def test_many_threads_work_behind_a_pooler_of_transactions(pooler: Pooler) -> No
         taken = store.claim(seen, owner=f"owner-{number}", ttl=600)
         return taken is not None and settle(store, taken, f"new-{number}")
 
-    assert sum(at_once(8, refresh)) == 1
+    assert sum(run_concurrently(8, refresh)) == 1
     store.close()
     assert_nothing_is_left(pooler)
 
@@ -152,7 +152,7 @@ def assert_nothing_is_left(pooler: Pooler) -> None:
 
 def test_a_restart_between_two_calls_fails_none(store: SqlTokenStore, postgres: PostgreSQL) -> None:
     seen = put(store)
-    at_once(5, lambda number: store.load(KEY))
+    run_concurrently(5, lambda number: store.load(KEY))
     postgres.restart()
     taken = claim(store, seen)
     postgres.restart("immediate")
@@ -206,7 +206,7 @@ def test_one_connection_is_enough(postgres_url: str) -> None:
     store.create_schema()
     use_everything(store)
     put(store, "other")
-    seen = at_once(8, lambda number: store.load(grant_key("other")))
+    seen = run_concurrently(8, lambda number: store.load(grant_key("other")))
     assert [record.token for record in seen if record] == [pair("a")] * 8
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     engine.dispose()
@@ -236,10 +236,10 @@ def test_strict_serialisation_is_no_error_and_one_wins(postgres: PostgreSQL) -> 
             taken = use.claim(seen, owner=f"owner-{number}", ttl=600)
             return taken is not None and settle(use, taken, f"{seen.generation}-{number}")
 
-        assert sum(at_once(8, refresh)) == 1
+        assert sum(run_concurrently(8, refresh)) == 1
     late = claim(store, put(store, of="again"))
     put(store, of="new")
-    assert at_once(4, lambda number: settle(store, late, f"late-{number}")) == [False] * 4
+    assert run_concurrently(4, lambda number: settle(store, late, f"late-{number}")) == [False] * 4
     found = [entry.origin for entry in store.journal_entries(KEY)]
     assert found == [Origin.SUPERSEDED] * 4 + [Origin.REPLACED] * 4
     store.close()
@@ -248,11 +248,11 @@ def test_strict_serialisation_is_no_error_and_one_wins(postgres: PostgreSQL) -> 
 
 
 def test_the_first_pairs_of_a_grant_at_once_are_all_kept(store: SqlTokenStore) -> None:
-    at_once(6, lambda number: put(store, of=f"{number}"))
+    run_concurrently(6, lambda number: put(store, of=f"{number}"))
     record = store.load(KEY)
     assert record is not None
     assert (record.generation, record.consent) == (6, 6)
-    assert [origin for origin, *_ in origins(list(store.journal_entries(KEY)))] == [
+    assert [origin for origin, *_ in entry_values(list(store.journal_entries(KEY)))] == [
         Origin.REPLACED
     ] * 5
 
@@ -264,7 +264,7 @@ def test_a_pair_that_many_write_to_the_journal_is_in_it_once(store: SqlTokenStor
         # Every pair comes from several threads, at about the same time.
         store.journal(record, pair(f"late-{number // 4}"), origin=Origin.ERROR)
 
-    at_once(20, write)
+    run_concurrently(20, write)
     assert len(store.journal_entries(KEY)) == 5
 
 

@@ -27,7 +27,7 @@ from blink_oauth_keeper import SqlTokenStore
 from blink_oauth_keeper.errors import SchemaError, StoreError
 from blink_oauth_keeper.store import sql_tables as tables
 from blink_oauth_keeper.store.sql import metadata
-from blink_oauth_testing.store_contract.harness import ISSUED, KEY, at_once, note, pair
+from blink_oauth_testing.store_contract.harness import ISSUED, KEY, note, pair, run_concurrently
 
 FERNET_KEY = SqlTokenStore.new_key()
 NAMES = ["blink_oauth_grants", "blink_oauth_history", "blink_oauth_journal", "blink_oauth_schema"]
@@ -76,10 +76,10 @@ def test_nothing_is_created_by_itself_in_the_applications_database(engine: Engin
 
 
 def test_the_tables_are_created_once_whoever_asks(engine: Engine) -> None:
-    at_once(6, lambda number: store_in(engine).create_schema())
+    run_concurrently(6, lambda number: store_in(engine).create_schema())
     store = store_in(engine)
     record = store.put(KEY, pair("a"), issued_at=ISSUED, idle_until=None, note=note())
-    at_once(2, lambda number: store_in(engine).create_schema())
+    run_concurrently(2, lambda number: store_in(engine).create_schema())
     assert store.load(KEY) == record
     with engine.connect() as connection:
         assert list(connection.scalars(select(tables.schema.c.version))) == [tables.VERSION]
@@ -104,7 +104,7 @@ def test_whoever_comes_second_in_creating_a_table_finds_it(
 
 def test_many_stores_that_find_no_tables_all_work(database_url: str) -> None:
     stores = [store_in(database_url) for _ in range(6)]
-    assert at_once(6, lambda number: stores[number].load(KEY)) == [None] * 6
+    assert run_concurrently(6, lambda number: stores[number].load(KEY)) == [None] * 6
     for store in stores:
         store.close()
 

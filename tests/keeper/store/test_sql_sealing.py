@@ -18,12 +18,12 @@ from blink_oauth_keeper.store.sql_tables import grants, history, journal
 from blink_oauth_testing.store_contract.harness import (
     CLIENT,
     ISSUED,
-    Clock,
+    ManualClock,
     days,
     due,
+    entry_values,
     grant_key,
     note,
-    origins,
     pair,
 )
 
@@ -38,7 +38,7 @@ class Sealed:
 
     def __init__(self, url: str) -> None:
         self.engine: Engine = create_engine(url)
-        self.clock = Clock()
+        self.clock = ManualClock()
         self.store(OLD).create_schema()
 
     def store(self, *keys: Secret) -> SqlTokenStore:
@@ -160,7 +160,7 @@ def test_a_new_consent_helps_where_the_key_is_lost(sealed: Sealed) -> None:
     assert (record.token, record.generation, record.consent) == (pair("again"), 2, 2)
     assert list(store.journal_entries(A)) == []
     kept = sealed.store(NEW, OLD).journal_entries(A)
-    assert origins(list(kept)) == [(Origin.REPLACED, pair("a"), 1, 1)]
+    assert entry_values(list(kept)) == [(Origin.REPLACED, pair("a"), 1, 1)]
 
 
 def test_one_spoilt_row_does_not_stand_before_the_others(
