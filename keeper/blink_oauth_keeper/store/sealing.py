@@ -1,4 +1,4 @@
-"""Tokens sealed at rest, each for its row alone."""
+"""Encrypt pairs for storage, each bound to its grant, generation and consent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from blink_oauth_keeper.errors import SealError
 from .protocol import GrantKey, Record
 from .rules import fingerprint
 
-__all__ = ["Key", "Place", "Sealed", "Sealer", "new_key", "sealer_for"]
+__all__ = ["Binding", "Key", "Sealed", "Sealer", "new_key", "sealer_for"]
 
 Key = str | bytes | Secret
 KEY_LENGTH = 32
@@ -28,13 +28,13 @@ ODDITIES = frozenset(Oddity)
 
 
 def new_key() -> Secret:
-    """Return a new random key. Keep what its `reveal()` returns where you keep your passwords."""
+    """Return a new random key. Store what its `reveal()` returns like a password."""
     return Secret(Fernet.generate_key().decode(), what="key")
 
 
 @frozen
-class Place:
-    """What a pair is sealed for: in another place the same text is refused."""
+class Binding:
+    """The grant, generation and consent that a pair is sealed for. It opens for no other."""
 
     key: GrantKey
     generation: int
@@ -44,7 +44,7 @@ class Place:
         return f"a grant at {self.key.grant.target_id}, generation {self.generation}"
 
     def members(self) -> dict[str, object]:
-        """Return what stands beside the pair in the sealed text."""
+        """Return the members to seal together with the pair."""
         return {
             "client_id": self.key.client_id,
             "target_id": self.key.grant.target_id,
@@ -56,17 +56,17 @@ class Place:
 
 @frozen
 class Sealed:
-    """A sealed pair, and the name of the key that it was sealed with."""
+    """A sealed pair, and the ID of the key that it was sealed with."""
 
     text: str
     key_id: str
 
 
 class Sealer:
-    """Seal pairs with the first key, open them with any, and make fingerprints.
+    """Seals pairs with the first key, opens them with any key, and makes fingerprints.
 
     Args:
-        keys: Fernet keys that were checked, the newest first.
+        keys: Valid Fernet keys, the newest first.
         fingerprint_key: The key of the fingerprints.
     """
 
@@ -76,10 +76,10 @@ class Sealer:
         self.key_ids = tuple(dict.fromkeys(ids))
         self._fingerprint_key = _derive(fingerprint_key, "fingerprint")
 
-    def seal(self, place: Place, token: Token) -> Sealed:
-        """Seal a pair for one place."""
+    def seal(self, binding: Binding, token: Token) -> Sealed:
+        """Return a pair sealed for a binding."""
         refresh = token.refresh_token
-        members = place.members() | {
+        members = binding.members() | {
             "access_token": token.access_token.reveal(),
             "refresh_token": None if refresh is None else refresh.reveal(),
             "token_type": token.token_type,
@@ -90,27 +90,27 @@ class Sealer:
         return Sealed(self._fernet.encrypt(json.dumps(members).encode()).decode(), self.key_ids[0])
 
     def seal_record(self, record: Record) -> Sealed | None:
-        """Seal the pair in a record for its place, if there is one."""
+        """Return the sealed pair of a record, or None if the record has no pair."""
         if record.token is None:
             return None
-        return self.seal(Place(record.key, record.generation, record.consent), record.token)
+        return self.seal(Binding(record.key, record.generation, record.consent), record.token)
 
-    def open(self, place: Place, sealed: Sealed) -> Token:
-        """Open a sealed pair.
+    def open(self, binding: Binding, sealed: Sealed) -> Token:
+        """Return the pair that was sealed for a binding.
 
         Raises:
-            SealError: The key is missing, or the pair was not sealed for this place.
+            SealError: The key is missing, or the pair was not sealed for this binding.
         """
         if sealed.key_id not in self.key_ids:
             raise SealError(
-                f"The token of {place} is sealed with the key {sealed.key_id}, which is not among "
-                f"those given ({', '.join(self.key_ids)}). Nothing was sent and nothing was "
+                f"The token of {binding} is sealed with the key {sealed.key_id}, which is not "
+                f"among those given ({', '.join(self.key_ids)}). Nothing was sent and nothing was "
                 "changed. Add that key to keys."
             )
-        token = _opened(self._fernet, sealed.text, place.members())
+        token = _open(self._fernet, sealed.text, binding.members())
         if token is None:
             raise SealError(
-                f"The token of {place} was not sealed for this row: it was altered, moved or put "
+                f"The token of {binding} was not sealed for this row: it was altered, moved or put "
                 "back from an older copy. Nothing was sent and nothing was changed. Restore the "
                 "row, or ask the customer for a new consent."
             )
@@ -122,9 +122,9 @@ class Sealer:
 
 
 def sealer_for(keys: Sequence[Key], fingerprint_key: Key | None) -> Sealer | InvalidInputError:
-    """Return a sealer, or the error that says why the keys are none.
+    """Return a sealer, or an error if the keys are invalid.
 
-    It returns the error instead of raising it, so that no traceback holds a plain key.
+    The error is returned and not raised, so that no traceback contains a key.
 
     Args:
         keys: Fernet keys: 32 random bytes in URL-safe base64, the newest first.
@@ -141,17 +141,17 @@ def sealer_for(keys: Sequence[Key], fingerprint_key: Key | None) -> Sealer | Inv
                 f"Key {number} of {len(texts)} is no Fernet key: 32 bytes in URL-safe base64, as "
                 "SqlTokenStore.new_key().reveal() returns them. Nothing was stored."
             )
-    other = texts[-1] if fingerprint_key is None else _as_text(fingerprint_key)
-    if not other:
+    fingerprint_text = texts[-1] if fingerprint_key is None else _as_text(fingerprint_key)
+    if not fingerprint_text:
         return InvalidInputError("The fingerprint key must be a str, bytes or Secret, not empty.")
-    return Sealer([Secret(text) for text in texts], Secret(other))
+    return Sealer([Secret(text) for text in texts], Secret(fingerprint_text))
 
 
-def _opened(fernet: MultiFernet, text: str, place: dict[str, object]) -> Token | None:
-    # Returns instead of raising: a traceback from here would hold the open text.
+def _open(fernet: MultiFernet, text: str, binding: dict[str, object]) -> Token | None:
+    # Returns None instead of raising: a traceback from here would contain the tokens.
     try:
         members = json.loads(fernet.decrypt(text))
-        if {name: members[name] for name in place} != place:
+        if {name: members[name] for name in binding} != binding:
             return None
         expires_at, scope = members["expires_at"], members["scope"]
         return Token(
@@ -182,6 +182,6 @@ def _is_key(text: str) -> bool:
 
 
 def _derive(key: Secret, purpose: str) -> bytes:
-    # RFC 5869: one key, several uses that tell nothing of each other.
+    # RFC 5869: keys derived for different purposes reveal nothing about each other.
     derivation = HKDF(SHA256(), length=32, salt=None, info=f"blink-oauth {purpose}".encode())
     return derivation.derive(key.reveal().encode())

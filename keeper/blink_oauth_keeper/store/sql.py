@@ -1,4 +1,4 @@
-"""Tokens kept in a database: an SQLite file, or PostgreSQL for several machines."""
+"""A token store in a database: an SQLite file, or PostgreSQL for several machines."""
 
 from __future__ import annotations
 
@@ -38,40 +38,42 @@ from .rules import (
     renewed,
     revoked,
 )
-from .sealing import Key, Place, new_key, sealer_for
+from .sealing import Binding, Key, new_key, sealer_for
 from .sql_engine import (
     check_schema,
     create_schema,
     engine_for,
-    explain,
-    forget_connections,
     has_schema,
     is_conflict,
+    replace_pool,
+    store_error_for,
 )
-from .sql_keys import count_stale, reseal_stale
+from .sql_keys import count_older, reseal_older
 from .sql_tables import (
     Change,
     Database,
     Reader,
     Session,
+    binding_of,
+    due_params,
+    entry_params,
+    grant_params,
     history_entry,
     key_of,
     metadata,
-    of_due,
-    of_entry,
-    of_grant,
-    of_note,
-    of_pair,
-    of_seen,
-    place_of,
+    note_params,
+    pair_params,
     record_of,
+    record_params,
     sealed_in,
 )
 
 __all__ = ["SqlTokenStore", "metadata"]
 
-ATTEMPTS = 10
+MAX_TRIES = 10
+"""How often a method runs if its transactions conflict with others."""
 UNREADABLE_PAUSE = 3600.0
+"""Seconds before a record that cannot be opened can be claimed again."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -79,31 +81,31 @@ S = TypeVar("S")
 
 
 def operation(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """Let a method of a store raise nothing but `StoreError` where its database fails.
+    """Turn database errors of a store's method into `StoreError`.
 
-    Where the database asks for it, because others were at the same rows, the method runs again.
+    If its transaction conflicts with another one, the method runs again.
     """
 
     @wraps(method)
     def run(store: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        for left in reversed(range(ATTEMPTS)):
+        for tries_left in reversed(range(MAX_TRIES)):
             try:
                 return method(store, *args, **kwargs)
             except (SQLAlchemyError, OSError) as error:
-                if left and is_conflict(error):
+                if tries_left and is_conflict(error):
                     continue
-                problem = explain(method.__name__, error)
+                store_error = store_error_for(method.__name__, error)
                 break
-        # Raised out here, where no context holds the parameters of the statement.
-        raise problem
+        # Raised outside `except`: a chained exception would show the parameters of the statement.
+        raise store_error
 
     return run
 
 
 class SqlBase:
-    """A database with the tables of a token store, and the keys to it."""
+    """The database, keys and tables of `SqlTokenStore`."""
 
-    _shown = ""
+    _shown_url = ""
 
     def __init__(
         self,
@@ -116,17 +118,17 @@ class SqlBase:
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         engine, sealer = engine_for(database), sealer_for(keys, fingerprint_key)
-        self._is_ours = not isinstance(database, Engine)
-        # No traceback from here on holds a password or a key.
+        self._owns_engine = not isinstance(database, Engine)
+        # No later traceback contains a password or a key.
         del database, keys, fingerprint_key
         if isinstance(engine, InvalidInputError):
             raise engine
         if isinstance(sealer, InvalidInputError):
             raise sealer
-        # The query of a URL may hold a password, too.
-        self._shown = engine.url.set(query={}).render_as_string()
-        reset_after_fork(engine, forget_connections)
-        if not self._is_ours:
+        # The query of a URL may contain a password.
+        self._shown_url = engine.url.set(query={}).render_as_string()
+        reset_after_fork(engine, replace_pool)
+        if not self._owns_engine:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._engine, self._database = engine, Database(engine, clock)
         self._sealer, self._reader = sealer, Reader(sealer)
@@ -134,16 +136,16 @@ class SqlBase:
         self._is_prepared = False
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._shown!r})"
+        return f"{type(self).__name__}({self._shown_url!r})"
 
     @staticmethod
     def new_key() -> Secret:
-        """Return a new random key. Keep what its `reveal()` returns with your passwords."""
+        """Return a new random key. Store what its `reveal()` returns like a password."""
         return new_key()
 
     @operation
     def create_schema(self) -> None:
-        """Create the tables that are missing. It may be called often, and by many at once.
+        """Create the tables that are missing. Any process may call it at any time.
 
         Raises:
             SchemaError: The tables are newer than this version of the library.
@@ -153,46 +155,46 @@ class SqlBase:
 
     @operation
     def rotate_keys(self, *, batch: int = 100) -> int:
-        """Seal with the first key what is sealed with one of the others.
+        """Seal with the first key the pairs that are sealed with one of the other keys.
 
-        Everything goes on meanwhile: a pair that is replaced at the same moment is left alone. Many
-        processes may do it at once.
+        The store stays in use meanwhile: a pair that is replaced at the same time is skipped.
+        Several processes may call it at the same time.
 
         Args:
-            batch: How many pairs to a transaction.
+            batch: The number of pairs per transaction.
 
         Returns:
-            How many pairs were sealed anew.
+            The number of pairs that were sealed again.
 
         Raises:
             StoreError: The database cannot be used.
         """
-        return reseal_stale(self._ready(), self._sealer, batch)
+        return reseal_older(self._prepared(), self._sealer, batch)
 
     @operation
     def count_older_seals(self) -> int:
-        """Count the pairs that are not sealed with the first key, in the journal too.
+        """Return the number of pairs, journal included, that the first key did not seal.
 
-        At 0 the other keys can go, once no process has another key as its first.
+        At 0 the other keys can be removed, once every process has the same first key.
 
         Raises:
             StoreError: The database cannot be used.
         """
-        return count_stale(self._ready(), self._sealer)
+        return count_older(self._prepared(), self._sealer)
 
     def fingerprint(self, text: str) -> str:
-        """Return what stands for a text in logs: short, keyed, the same for the same text."""
+        """Return a keyed fingerprint of a text for logs: short, and the same for the same text."""
         return self._sealer.fingerprint(text)
 
     def close(self) -> None:
-        """Close the connections, unless the engine is the application's own."""
-        if self._is_ours:
+        """Close the connections, unless the application made the engine."""
+        if self._owns_engine:
             self._engine.dispose()
 
-    def _ready(self) -> Database:
-        # No lock: to look twice does no harm, and a lock may be taken when the process forks.
+    def _prepared(self) -> Database:
+        # No lock: a second check does no harm, and another thread may hold a lock during a fork.
         if not self._is_prepared:
-            if self._is_ours and not has_schema(self._database):
+            if self._owns_engine and not has_schema(self._database):
                 create_schema(self._database)
             check_schema(self._database)
             self._is_prepared = True
@@ -200,61 +202,60 @@ class SqlBase:
 
 
 class SqlTokenStore(SqlBase, TokenStore):
-    """Keep tokens in an SQLite file or in PostgreSQL, sealed, for any number of processes.
+    """Stores sealed tokens in an SQLite file or in PostgreSQL, for any number of processes.
 
     ```python
     SqlTokenStore("sqlite:///tokens.db", keys=[key])
     SqlTokenStore("postgresql+psycopg://app@db.example/app", keys=[key])
     ```
 
-    With a URL the store makes its engine (5 connections), and the tables when it is first used and
-    they are missing. With the application's own `Engine` it changes nothing by itself: call
-    `create_schema()`, or include `metadata` in your migrations.
+    With a URL the store makes its own engine (5 connections), and creates missing tables at first
+    use. With an `Engine` of the application it creates nothing by itself: call `create_schema()`,
+    or include `metadata` in your migrations.
 
-    An SQLite file is made readable for its owner alone, and written so that what was committed
-    survives a loss of power. It belongs on a local disk.
+    Only the owner of an SQLite file can read it. Committed changes survive a loss of power. Put the
+    file on a local disk.
 
-    On PostgreSQL the store keeps nothing in a session, so a pooler may give each transaction
-    another connection, provided that psycopg prepares no statements: with an engine of your own,
-    set `connect_args={"prepare_threshold": None}` there. Leave `synchronous_commit` on, and give a
-    server that fails over a synchronous standby: a commit that is lost takes a refresh token with
-    it. Set `statement_timeout` for the role that the store logs in with: whether the server is
-    gone the store notices itself, but not that it hangs.
+    On PostgreSQL the store keeps no session state, so a pooler may give each transaction another
+    connection, provided that psycopg prepares no statements: with your own engine, set
+    `connect_args={"prepare_threshold": None}`. Leave `synchronous_commit` on, and use a synchronous
+    standby for failover: if a commit is lost, so is a refresh token. Set `statement_timeout` for
+    the role of the store: the store detects a lost connection, but not a server that hangs.
 
-    A forked child opens connections of its own. So it does with the application's engine.
+    A forked child opens its own connections, also with an engine of the application.
 
-    Where one row cannot be opened, the others still can: `records` shows it without a token and
-    with the error `SealError`, `due` and `claim_due` leave it out, and a warning is logged.
+    A row that cannot be opened does not affect the others: `records` returns it without a token and
+    with the error `SealError`, `due` and `claim_due` skip it, and a warning is logged.
 
     Args:
         database: `sqlite:///…` with the path of a file, `postgresql+psycopg://…`, or an engine for
             one of them.
-        keys: Fernet keys, as `new_key` makes them. The first seals, all open.
-        fingerprint_key: The key of the fingerprints in logs. By default it is made from the last of
-            `keys`, so fingerprints change when that key is dropped; give one of your own if logs
-            of years are to be compared.
-        journal_retention: The age at which `purge` deletes entries of the journal.
-        history_retention: The age at which `purge` deletes lines of the history.
-        clock: For tests alone: returns the present moment, aware, in place of the database.
+        keys: Fernet keys, as `new_key` makes them. The first key seals; all keys open.
+        fingerprint_key: The key of the fingerprints in logs. By default it is derived from the last
+            of `keys`, so fingerprints change when that key is removed; pass a key to keep them
+            comparable over years.
+        journal_retention: The age at which `purge` deletes journal entries.
+        history_retention: The age at which `purge` deletes history entries.
+        clock: Returns the current time, timezone-aware, in place of the database. Only for tests.
 
     Raises:
-        InvalidInputError: The database is none that can be used, or a key is no Fernet key.
+        InvalidInputError: The database is not supported, or a key is no Fernet key.
     """
 
     @operation
     def load(self, key: GrantKey) -> Record | None:
-        with self._ready().session() as session:
-            row = session.row(sql_statements.LOAD, of_grant(key))
+        with self._prepared().session() as session:
+            row = session.row(sql_statements.LOAD, grant_params(key))
         return row and self._reader.record(key, row)
 
     @operation
     def claim(self, seen: Record, *, owner: str, ttl: float) -> Record | None:
         if seen.token is None:
             return None
-        lease = {"seen_attempts": seen.attempts, "new_owner": owner, "ttl": ttl}
-        with self._ready().session() as session:
-            row = session.row(sql_statements.CLAIM, of_seen(seen) | lease)
-        # The generation is the same, so the pair is.
+        lease = {"expected_attempts": seen.attempts, "new_owner": owner, "ttl": ttl}
+        with self._prepared().session() as session:
+            row = session.row(sql_statements.CLAIM, record_params(seen) | lease)
+        # Same generation, same pair.
         return row and record_of(seen.key, row, seen.token)
 
     @operation
@@ -263,28 +264,28 @@ class SqlTokenStore(SqlBase, TokenStore):
         lease = {"new_owner": owner, "ttl": ttl}
         claims: list[Record] = []
         while True:
-            wanted = of_due(due, self._sealer.key_ids, limit - len(claims))
-            with self._ready().session() as session:
-                rows = session.rows(statement, wanted | lease)
-            found = [self._reader.record_if_readable(key_of(row), row) for row in rows]
-            claims += [claim for claim in found if claim.token is not None]
-            unreadable = [claim for claim in found if claim.token is None]
+            selection = due_params(due, self._sealer.key_ids, limit - len(claims))
+            with self._prepared().session() as session:
+                rows = session.rows(statement, selection | lease)
+            claimed = [self._reader.record_if_readable(key_of(row), row) for row in rows]
+            claims += [claim for claim in claimed if claim.token is not None]
+            unreadable = [claim for claim in claimed if claim.token is None]
             if not unreadable:
                 return sorted(claims, key=due_order)
-            self._put_off(unreadable)
+            self._pause(unreadable)
 
-    def _put_off(self, claims: Sequence[Record]) -> None:
-        # Nobody can use them, and being the first that are due they must not be in the way.
-        with self._ready().session() as session:
+    def _pause(self, claims: Sequence[Record]) -> None:
+        # Otherwise the next `claim_due` would claim them first again, and they cannot be used.
+        with self._prepared().session() as session:
             for claim in claims:
                 outcome = {
                     "new_state": state_before(claim).value,
                     "new_attempts": claim.attempts - 1,
                     "new_error": claim.error,
                     "pause": UNREADABLE_PAUSE,
-                    "call": None,
+                    "note_correlation_id": None,
                 }
-                session.row(sql_statements.RELEASE.alone, of_seen(claim) | outcome)
+                session.row(sql_statements.RELEASE.grant, record_params(claim) | outcome)
 
     @operation
     def settle(
@@ -297,21 +298,21 @@ class SqlTokenStore(SqlBase, TokenStore):
         note: Note,
         state: State = State.ACTIVE,
     ) -> Settlement:
-        database = self._ready()
+        database = self._prepared()
         pair = renewed(claim, token, issued_at=issued_at, idle_until=idle_until, state=state)
         sealed = self._sealer.seal_record(pair)
-        with database.one_change() as session:
-            parameters = of_seen(claim) | of_pair(pair, sealed) | of_note(note)
+        with database.single_change() as session:
+            parameters = record_params(claim) | pair_params(pair, sealed) | note_params(note)
             row = session.change(sql_statements.WRITE, parameters)
             if row is not None:
                 return Settlement(stored=True, record=record_of(claim.key, row, pair.token))
         with database.transaction() as session:
-            row = session.row(sql_statements.LOCK, of_grant(claim.key))
+            row = session.row(sql_statements.LOCK, grant_params(claim.key))
             record = self._reader.record_if_readable(claim.key, row) if row else None
             stored = record is not None and is_same_pair(record.token, token)
             if not stored:
-                self._keep(session, claim, token, Origin.SUPERSEDED)
-            now = session.row(sql_statements.LOAD, of_grant(claim.key))
+                self._add_to_journal(session, claim, token, Origin.SUPERSEDED)
+            now = session.row(sql_statements.LOAD, grant_params(claim.key))
         return Settlement(stored=stored, record=now and self._reader.record(claim.key, now))
 
     @operation
@@ -331,8 +332,10 @@ class SqlTokenStore(SqlBase, TokenStore):
             "new_error": error,
             "pause": pause,
         }
-        with self._ready().one_change() as session:
-            row = session.change(sql_statements.RELEASE, of_seen(claim) | outcome | of_note(note))
+        with self._prepared().single_change() as session:
+            row = session.change(
+                sql_statements.RELEASE, record_params(claim) | outcome | note_params(note)
+            )
         return row is not None
 
     @operation
@@ -345,17 +348,17 @@ class SqlTokenStore(SqlBase, TokenStore):
         idle_until: datetime | None,
         note: Note,
     ) -> Record:
-        with self._ready().transaction() as session:
-            row = session.row(sql_statements.LOCK, of_grant(key))
-            # What cannot be opened is kept as it is: a new consent is just what helps then.
+        with self._prepared().transaction() as session:
+            row = session.row(sql_statements.LOCK, grant_params(key))
+            # A pair that cannot be opened goes to the journal as it is; the consent replaces it.
             known = empty_record(key, issued_at)
             if row:
                 known = self._reader.record_if_readable(key, row)
             if is_same_pair(known.token, token):
                 return known
             if row and (replaced := sealed_in(row)):
-                entry = of_entry(place_of(key, row), replaced, Origin.REPLACED)
-                session.count(sql_statements.KEEP, entry)
+                entry = entry_params(binding_of(key, row), replaced, Origin.REPLACED)
+                session.count(sql_statements.INSERT_ENTRY, entry)
             pair = renewed(known, token, issued_at=issued_at, idle_until=idle_until)
             pair = evolve(pair, consent=known.consent + 1)
             change = sql_statements.WRITE if row else sql_statements.INSERT
@@ -365,8 +368,8 @@ class SqlTokenStore(SqlBase, TokenStore):
 
     @operation
     def revoke(self, key: GrantKey, *, note: Note) -> Record | None:
-        with self._ready().transaction() as session:
-            row = session.row(sql_statements.LOCK, of_grant(key))
+        with self._prepared().transaction() as session:
+            row = session.row(sql_statements.LOCK, grant_params(key))
             if row is None:
                 return None
             known = self._reader.record(key, row)
@@ -378,40 +381,41 @@ class SqlTokenStore(SqlBase, TokenStore):
 
     @operation
     def erase(self, record: Record) -> bool:
-        seen = of_seen(record)
-        with self._ready().transaction() as session:
-            if not session.count(sql_statements.ERASE, seen):
+        parameters = record_params(record)
+        with self._prepared().transaction() as session:
+            if not session.count(sql_statements.ERASE, parameters):
                 return False
-            session.count(sql_statements.FORGET, seen | {"seen_consent": record.consent})
+            consents = {"last_consent": record.consent}
+            session.count(sql_statements.ERASE_JOURNAL, parameters | consents)
         return True
 
     @operation
     def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
-        with self._ready().transaction() as session:
-            session.row(sql_statements.LOCK, of_grant(record.key))
-            self._keep(session, record, token, origin)
+        with self._prepared().transaction() as session:
+            session.row(sql_statements.LOCK, grant_params(record.key))
+            self._add_to_journal(session, record, token, origin)
 
     @operation
     def journal_entries(self, key: GrantKey) -> Sequence[JournalEntry]:
-        with self._ready().session() as session:
+        with self._prepared().session() as session:
             return [entry for _, entry in self._entries(session, key)]
 
     @operation
     def salvage(self, claim: Record, *, note: Note) -> Record | None:
-        with self._ready().transaction() as session:
+        with self._prepared().transaction() as session:
             key = claim.key
-            row = session.row(sql_statements.LOCK, of_grant(key))
+            row = session.row(sql_statements.LOCK, grant_params(key))
             if row is None or not is_latest_claim(record := self._reader.record(key, row), claim):
                 return None
-            kept = self._entries(session, key)
-            newest = newest_salvageable([entry for _, entry in reversed(kept)], record)
+            entries = self._entries(session, key)
+            newest = newest_salvageable([entry for _, entry in reversed(entries)], record)
             refused = sealed_in(row)
             if newest is None or refused is None:
                 return None
-            number = next(number for number, entry in kept if entry is newest)
-            session.count(sql_statements.TAKE, {"entry": number})
-            entry = of_entry(place_of(key, row), refused, Origin.REFUSED)
-            session.count(sql_statements.KEEP, entry)
+            number = next(number for number, entry in entries if entry is newest)
+            session.count(sql_statements.DELETE_ENTRY, {"entry": number})
+            entry = entry_params(binding_of(key, row), refused, Origin.REFUSED)
+            session.count(sql_statements.INSERT_ENTRY, entry)
             pair = renewed(record, newest.token, issued_at=newest.at, idle_until=record.idle_until)
             pair = evolve(pair, state=State.REFRESHING, attempts=1, owner=record.owner)
             return self._write(session, sql_statements.SALVAGE, claim, pair, note)
@@ -419,8 +423,8 @@ class SqlTokenStore(SqlBase, TokenStore):
     @operation
     def due(self, due: Due, *, limit: int) -> Sequence[Record]:
         statement = sql_statements.due(targets=due.targets is not None)
-        with self._ready().session() as session:
-            rows = session.rows(statement, of_due(due, self._sealer.key_ids, limit))
+        with self._prepared().session() as session:
+            rows = session.rows(statement, due_params(due, self._sealer.key_ids, limit))
         found = [self._reader.record_if_readable(key_of(row), row) for row in rows]
         return [record for record in found if record.token is not None]
 
@@ -428,8 +432,8 @@ class SqlTokenStore(SqlBase, TokenStore):
     def records(
         self, client_id: str, *, after: GrantKey | None = None, limit: int = 100
     ) -> Sequence[Record]:
-        page = of_grant(after) if after else {"target": "", "user": ""}
-        with self._ready().session() as session:
+        page = grant_params(after) if after else {"target": "", "user": ""}
+        with self._prepared().session() as session:
             rows = session.rows(
                 sql_statements.RECORDS, page | {"client": client_id, "limit": limit}
             )
@@ -437,37 +441,41 @@ class SqlTokenStore(SqlBase, TokenStore):
 
     @operation
     def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
-        with self._ready().session() as session:
-            rows = session.rows(sql_statements.HISTORY, of_grant(key) | {"limit": limit})
+        with self._prepared().session() as session:
+            rows = session.rows(sql_statements.HISTORY, grant_params(key) | {"limit": limit})
         return [history_entry(row) for row in rows]
 
     @operation
     def purge(self) -> int:
-        with self._ready().transaction() as session:
+        with self._prepared().transaction() as session:
             return sum(
                 session.count(statement, {"minus_retention": -retention.total_seconds()})
                 for statement, retention in zip(sql_statements.PURGE, self._retention, strict=True)
             )
 
     def _write(
-        self, session: Session, change: Change, seen: Record, pair: Record, note: Note
+        self, session: Session, change: Change, seen: Record, new: Record, note: Note
     ) -> Record | None:
-        """Write a record as it is to be, if it is still as it was seen; return it as it is now."""
-        sealed = self._sealer.seal_record(pair)
-        row = session.change(change, of_seen(seen) | of_pair(pair, sealed) | of_note(note))
-        return row and record_of(pair.key, row, pair.token)
+        """Replace a record that is still as it was read; return the new record, or None."""
+        sealed = self._sealer.seal_record(new)
+        row = session.change(
+            change, record_params(seen) | pair_params(new, sealed) | note_params(note)
+        )
+        return row and record_of(new.key, row, new.token)
 
     def _entries(self, session: Session, key: GrantKey) -> list[tuple[int, JournalEntry]]:
-        """Return what the journal holds of a grant, the newest first, with the rows' numbers."""
-        rows = session.rows(sql_statements.ENTRIES, of_grant(key))
+        """Return the row IDs and journal entries of a grant, the newest first."""
+        rows = session.rows(sql_statements.JOURNAL_ENTRIES, grant_params(key))
         read = ((row.id, self._reader.entry_if_readable(key, row)) for row in rows)
         return [(number, entry) for number, entry in read if entry]
 
-    def _keep(self, session: Session, record: Record, token: Token, origin: Origin) -> None:
+    def _add_to_journal(
+        self, session: Session, record: Record, token: Token, origin: Origin
+    ) -> None:
         """Add a pair to the journal under the record's next generation, unless it is there."""
-        # A second copy could be salvaged after the first was refused.
+        # Otherwise a second copy could be salvaged after the first was refused.
         known = [entry.token for _, entry in self._entries(session, record.key)]
         if not any(is_same_pair(other, token) for other in known):
-            place = Place(record.key, record.generation + 1, record.consent)
-            entry = of_entry(place, self._sealer.seal(place, token), origin)
-            session.count(sql_statements.KEEP, entry)
+            binding = Binding(record.key, record.generation + 1, record.consent)
+            entry = entry_params(binding, self._sealer.seal(binding, token), origin)
+            session.count(sql_statements.INSERT_ENTRY, entry)

@@ -1,7 +1,4 @@
-"""The engine: how it is made, what becomes of it after a fork, what its failures mean.
-
-The tables are created once, by the first process, and their version is checked.
-"""
+"""The engine of the SQL store: its settings, its pool after a fork, its errors, and the schema."""
 
 from __future__ import annotations
 
@@ -46,10 +43,10 @@ __all__ = [
     "check_schema",
     "create_schema",
     "engine_for",
-    "explain",
-    "forget_connections",
     "has_schema",
     "is_conflict",
+    "replace_pool",
+    "store_error_for",
 ]
 
 POOL_SIZE = 5
@@ -59,8 +56,8 @@ BUSY_TIMEOUT = 30.0
 BUSY_PAUSE = 0.01
 OWNER_ONLY = 0o600
 
-# A server that is gone is noticed within about 20 s, also in the middle of a statement.
-TCP = {
+# A server that cannot be reached is detected within about 20 s, also during a statement.
+TCP_OPTIONS = {
     "connect_timeout": CONNECT_TIMEOUT,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -70,7 +67,7 @@ TCP = {
 
 DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
 SQLITE_SETTINGS = (
-    # A claim or a pair that was committed survives a loss of power.
+    # Committed claims and pairs survive a loss of power.
     "PRAGMA synchronous = FULL",
     "PRAGMA fullfsync = ON",
     "PRAGMA secure_delete = ON",
@@ -78,46 +75,47 @@ SQLITE_SETTINGS = (
 
 
 def engine_for(database: str | URL | Engine) -> Engine | InvalidInputError:
-    """Return an engine for a URL, or the application's own if it can be used.
+    """Return an engine for a URL, or the application's engine if it is supported.
 
-    An error is returned instead of raised, so that no traceback holds a URL with a password.
+    An error is returned and not raised, so that no traceback contains a URL with a password.
 
     Args:
         database: `sqlite:///…` with a file, `postgresql+psycopg://…`, or an engine for one of them.
     """
     if isinstance(database, Engine):
-        return _problem(database.url, database.dialect.name, database.dialect.driver) or database
+        own = database.dialect
+        return _unsupported(database.url, own.name, own.driver) or database
     try:
         url = make_url(database)
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
         dialect = url.get_dialect()
-        problem = _problem(url, dialect.name, dialect.driver)
-        if problem is None:
+        error = _unsupported(url, dialect.name, dialect.driver)
+        if error is None:
             return _sqlite(url) if dialect.name == "sqlite" else _postgresql(url)
     except ArgumentError:
-        problem = InvalidInputError(
+        error = InvalidInputError(
             "The database must be a URL such as sqlite:///tokens.db or "
             "postgresql+psycopg://user@host/name, or an Engine of SQLAlchemy."
         )
     except ImportError:
-        problem = InvalidInputError(
+        error = InvalidInputError(
             "PostgreSQL needs psycopg: pip install 'blink-oauth[postgresql]'."
         )
-    return problem.with_traceback(None)
+    return error.with_traceback(None)
 
 
-def _problem(url: URL, name: str, driver: str) -> InvalidInputError | None:
+def _unsupported(url: URL, name: str, driver: str) -> InvalidInputError | None:
     if DRIVERS.get(name) != driver:
         return InvalidInputError(
-            f"Tokens are kept in SQLite and PostgreSQL, through pysqlite and psycopg, and not in "
-            f"{name} through {driver}."
+            "The database must be SQLite with the driver pysqlite, or PostgreSQL with psycopg. "
+            f"It is {name} with {driver}."
         )
     path = url.database or ""
     if name == "sqlite" and (path in ("", ":memory:") or path.startswith("file:")):
         return InvalidInputError(
-            "An SQLite database must be a file, given by its path as in sqlite:///tokens.db: one "
-            "in memory would be lost with the process. For that there is MemoryTokenStore."
+            "An SQLite database must be a file, given by its path as in sqlite:///tokens.db. To "
+            "keep tokens in memory, use MemoryTokenStore."
         )
     return None
 
@@ -133,19 +131,19 @@ def _sqlite(url: URL) -> Engine:
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT,
     )
-    # A process may change its folder later; SQLAlchemy looks at it now, too.
+    # The process may change its working directory; SQLAlchemy resolves the path now, too.
     path = Path(url.database or "").absolute()
-    event.listen(engine, "do_connect", lambda *_: _create(path))
-    event.listen(engine, "connect", _set_up)
+    event.listen(engine, "do_connect", lambda *_: _create_file(path))
+    event.listen(engine, "connect", _configure_sqlite)
     return engine
 
 
 def _postgresql(url: URL) -> Engine:
-    # Nothing below leaves anything in the session, so that a pooler may hand each transaction to
-    # another connection.
+    # These settings leave no session state, so a pooler may give each transaction another
+    # connection.
     return create_engine(
         url,
-        connect_args={name: value for name, value in TCP.items() if name not in url.query}
+        connect_args={name: value for name, value in TCP_OPTIONS.items() if name not in url.query}
         | {"prepare_threshold": None},
         hide_parameters=True,
         isolation_level="AUTOCOMMIT",
@@ -157,29 +155,29 @@ def _postgresql(url: URL) -> Engine:
     )
 
 
-_creating = threading.Lock()
+_file_lock = threading.Lock()
 
 
-def _create(path: Path) -> None:
-    # SQLite gives the files beside it the mode of the database. To close a file that is in use
-    # here would give up the locks on it (POSIX), hence O_EXCL, and nobody connects meanwhile.
-    with _creating, suppress(FileExistsError):
+def _create_file(path: Path) -> None:
+    # SQLite gives its other files the mode of this one. Closing a file that SQLite has open in this
+    # process would release SQLite's locks on it (POSIX): hence O_EXCL, and the lock.
+    with _file_lock, suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ONLY))
 
 
-def _set_up(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
     for setting in SQLITE_SETTINGS:
         cursor.execute(setting)
     cursor.execute("PRAGMA journal_mode")
     if cursor.fetchone() != ("wal",):
-        _write_ahead(cursor)
+        _enable_wal(cursor)
     cursor.close()
 
 
-def _write_ahead(cursor: DBAPICursor) -> None:
-    # The mode is kept in the file. Of several that set it at once SQLite refuses all but the first,
-    # whatever the timeout.
+def _enable_wal(cursor: DBAPICursor) -> None:
+    # The file stores the mode. If several connections set it at the same time, SQLite refuses all
+    # but the first, whatever the timeout.
     end = time.monotonic() + BUSY_TIMEOUT
     while True:
         try:
@@ -192,32 +190,39 @@ def _write_ahead(cursor: DBAPICursor) -> None:
             return
 
 
-_inherited: list[Pool] = []
+_parent_pools: list[Pool] = []
 
 
-def forget_connections(engine: Engine) -> None:
-    """Leave the connections to the parent process, and open others in this one."""
-    global _creating  # noqa: PLW0603 - another thread of the parent may hold it
-    _creating = threading.Lock()
-    # Kept, because to drop a connection would close it, and it is the parent's.
-    _inherited.append(engine.pool)
+def replace_pool(engine: Engine) -> None:
+    """Give the engine a new pool after a fork, and leave the connections to the parent."""
+    global _file_lock  # noqa: PLW0603 - another thread of the parent may hold it
+    _file_lock = threading.Lock()
+    # Keeps a reference: garbage collection would close the parent's connections.
+    _parent_pools.append(engine.pool)
     engine.dispose(close=False)
 
 
 CONFLICTS = frozenset({"40001", "40P01", "23505"})
-"""Serialization failure, deadlock, and a row that another has inserted just now."""
+"""Serialization failure, deadlock, and a row that another transaction inserted."""
 UNKNOWN_TABLES = frozenset({"42P01", "42703", "SQLITE_ERROR"})
-"""No such table, no such column, and what SQLite says of either."""
+"""Unknown table, unknown column, and SQLite's code for both."""
+READS = frozenset({"load", "journal_entries", "due", "records", "history", "count_older_seals"})
+"""The operations that change nothing."""
+READ_FAILED = "Nothing was sent and nothing was changed."
+CHANGE_FAILED = (
+    "Nothing was sent. It is unknown whether the change was made: the call can be repeated without "
+    "harm."
+)
 HINTS = {
     "25006": "The database is read-only.",
     "28P01": "The database refuses the password.",
     "3D000": "There is no such database.",
-    "42501": "The database refuses the permission.",
+    "42501": "The role lacks a permission.",
     "53300": "The database has too many connections.",
-    "55P03": "Somebody held a lock for too long.",
+    "55P03": "Another transaction held a lock for too long.",
     "57P01": "The server is shutting down.",
     "57P03": "The server is starting or shutting down.",
-    "SQLITE_BUSY": "Somebody held the file for too long.",
+    "SQLITE_BUSY": "Another connection held the file for too long.",
     "SQLITE_CANTOPEN": "The file cannot be opened.",
     "SQLITE_FULL": "The disk is full.",
     "SQLITE_READONLY": "The file is read-only.",
@@ -225,7 +230,7 @@ HINTS = {
 
 
 def is_conflict(error: Exception) -> bool:
-    """Say whether the database asks to try again, because others were at the same rows."""
+    """Return whether an error is a conflict between transactions, so that a retry may succeed."""
     return _code(error) in CONFLICTS
 
 
@@ -234,24 +239,24 @@ def _code(error: Exception) -> str | None:
     return getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
 
 
-def explain(name: str, error: Exception) -> StoreError:
-    """Return the error of a store for a failure of its database.
+def store_error_for(operation: str, error: Exception) -> StoreError:
+    """Return the `StoreError` for an error of the database.
 
     Args:
-        name: What was called.
-        error: What SQLAlchemy or the operating system raised.
+        operation: The name of the method that failed.
+        error: The exception of SQLAlchemy or the operating system.
     """
     code = _code(error)
     cause = error.orig if isinstance(error, DBAPIError) else error
     what = type(cause).__name__ + (f", {code}" if code else "")
     if code in UNKNOWN_TABLES:
         return SchemaError(
-            f"The tables of the token store are not those that this version knows ({what}) in "
-            f"{name}. Nothing was sent and nothing was changed. Bring them up to date."
+            f"The tables of the token store do not match this version of the library ({what}, in "
+            f"{operation}). Nothing was sent and nothing was changed. Migrate the tables."
         )
     return StoreError(
-        f"The token store's database failed in {name} ({what}). {_hint(error, code)} Nothing was "
-        "sent. The change was not made, or nobody knows: it does no harm to call it again.",
+        f"The token store's database failed in {operation} ({what}). {_hint(error, code)} "
+        f"{READ_FAILED if operation in READS else CHANGE_FAILED}",
         retryable=not isinstance(error, DatabaseError) or isinstance(error, OperationalError),
     )
 
@@ -263,43 +268,43 @@ def _hint(error: Exception, code: str | None) -> str:
         return f"The file cannot be created: {error.strerror}."
     if isinstance(error, OperationalError) and code is None:
         return "There is no connection to the server."
-    return HINTS.get(code or "", "The log of the database may tell more.")
+    return HINTS.get(code or "", "See the log of the database.")
 
 
-NEWEST = select(func.max(schema.c.version))
+NEWEST_VERSION = select(func.max(schema.c.version))
 
 
 def has_schema(database: Database) -> bool:
-    """Say whether the tables have been created."""
+    """Return whether the tables have been created."""
     with database.session() as session:
         return inspect(session.connection).has_table(schema.name)
 
 
 def create_schema(database: Database) -> None:
-    """Create the tables that are missing, and note their version.
+    """Create the tables that are missing, and store their version.
 
     Raises:
-        SchemaError: The tables are of a version that is not known here.
+        SchemaError: The tables are newer than this version of the library.
     """
     try:
         with database.transaction() as session:
             metadata.create_all(session.connection)
-            if session.connection.scalar(NEWEST) is None:
+            if session.connection.scalar(NEWEST_VERSION) is None:
                 session.count(insert(schema), {"version": VERSION})
     except (IntegrityError, ProgrammingError):
-        # PostgreSQL lets several begin to create a table, and refuses all but the first.
+        # PostgreSQL lets several transactions create a table, and fails all but the first.
         if not has_schema(database):
             raise
     check_schema(database)
 
 
 def check_schema(database: Database) -> None:
-    """Look whether the tables are there, and of a version that is known here.
+    """Check that the tables exist, and that this version of the library supports their version.
 
-    Tables that a migration has created may come without a version: they are taken as they are.
+    Tables without a version, as a migration creates them, are accepted.
 
     Raises:
-        SchemaError: They are missing, or newer than this library.
+        SchemaError: The tables are missing, or newer than this version of the library.
     """
     if not has_schema(database):
         raise SchemaError(
@@ -308,7 +313,7 @@ def check_schema(database: Database) -> None:
             "migrations."
         )
     with database.session() as session:
-        version = session.connection.scalar(NEWEST)
+        version = session.connection.scalar(NEWEST_VERSION)
     if version is not None and version > VERSION:
         raise SchemaError(
             f"The tables of the token store have version {version}, and this library knows no "

@@ -1,8 +1,7 @@
-"""The statements on grants, journal and history, and the database's clock, as SQL.
+"""The SQL statements on grants, journal and history, and the clock of the database.
 
-Each statement is built once, so that SQLAlchemy compiles it once. They are the same on SQLite and
-PostgreSQL, but for a `Change`. Each parameter has a name of its own; `now` is None unless a test
-brings its own clock.
+Each statement is built once, so that SQLAlchemy compiles it once. SQLite and PostgreSQL use the
+same statements, except for a `Change`. The parameter `now` is None unless a test has its own clock.
 
 Leases and pauses run by the clock that all processes share: `clock_timestamp()` on PostgreSQL, and
 on SQLite the machine's clock in milliseconds.
@@ -39,7 +38,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from .protocol import State
 from .rules import CLAIMABLE
-from .sql_tables import Change, Moment, grants, history, journal
+from .sql_tables import Change, UtcDateTime, grants, history, journal
 
 __all__ = [
     "CLAIM",
@@ -56,56 +55,58 @@ __all__ = [
 ]
 
 
-class Clock(FunctionElement[datetime]):
-    """The present moment, read when the row is, not when the transaction began."""
+class CurrentTime(FunctionElement[datetime]):
+    """The current time when the row is processed, not when the transaction began."""
 
-    type = Moment()
+    type = UtcDateTime()
     inherit_cache = True
 
 
-class After(FunctionElement[datetime]):
-    """A moment so many seconds after another."""
+class AddSeconds(FunctionElement[datetime]):
+    """A time plus a number of seconds."""
 
-    type = Moment()
+    type = UtcDateTime()
     inherit_cache = True
 
 
-def after(seconds: str) -> ColumnElement[datetime]:
-    """Return the moment so many seconds from now.
+def seconds_from_now(name: str) -> ColumnElement[datetime]:
+    """Return the current time plus the seconds in a parameter.
 
     Args:
-        seconds: The name of the parameter that holds them.
+        name: The name of the parameter.
     """
-    return After(NOW, bindparam(seconds, type_=Float))
+    return AddSeconds(NOW, bindparam(name, type_=Float))
 
 
-@compiles(Clock)
-def _clock(element: Clock, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(CurrentTime)
+def _current_time(element: CurrentTime, compiler: SQLCompiler, **options: Any) -> str:
     return "clock_timestamp()"
 
 
-@compiles(Clock, "sqlite")
-def _clock_of_sqlite(element: Clock, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(CurrentTime, "sqlite")
+def _current_time_in_sqlite(element: CurrentTime, compiler: SQLCompiler, **options: Any) -> str:
     return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 
 
-@compiles(After)
-def _after(element: After, compiler: SQLCompiler, **options: Any) -> str:
-    moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"({moment} + make_interval(secs => {seconds}))"
+@compiles(AddSeconds)
+def _add_seconds(element: AddSeconds, compiler: SQLCompiler, **options: Any) -> str:
+    time, seconds = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"({time} + make_interval(secs => {seconds}))"
 
 
-@compiles(After, "sqlite")
-def _after_in_sqlite(element: After, compiler: SQLCompiler, **options: Any) -> str:
-    moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"strftime('%Y-%m-%d %H:%M:%f000', {moment}, {seconds} || ' seconds')"
+@compiles(AddSeconds, "sqlite")
+def _add_seconds_in_sqlite(element: AddSeconds, compiler: SQLCompiler, **options: Any) -> str:
+    time, seconds = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"strftime('%Y-%m-%d %H:%M:%f000', {time}, {seconds} || ' seconds')"
 
 
-NOW: ColumnElement[datetime] = func.coalesce(bindparam("now", type_=Moment), Clock(), type_=Moment)
+NOW: ColumnElement[datetime] = func.coalesce(
+    bindparam("now", type_=UtcDateTime), CurrentTime(), type_=UtcDateTime
+)
 
 
-def of_grant(table: Table) -> ColumnElement[bool]:
-    """Select the rows of one grant."""
+def is_of_grant(table: Table) -> ColumnElement[bool]:
+    """Return the condition that a row belongs to the grant in the parameters."""
     return and_(
         table.c.client_id == bindparam("client"),
         table.c.target_id == bindparam("target"),
@@ -113,17 +114,17 @@ def of_grant(table: Table) -> ColumnElement[bool]:
     )
 
 
-IDENTITY: dict[str, object] = {
+KEY_VALUES: dict[str, object] = {
     "client_id": bindparam("client"),
     "target_id": bindparam("target"),
     "username": bindparam("user"),
 }
 
-KEEP = (
+INSERT_ENTRY = (
     insert(journal)
     .inline()
     .values(
-        IDENTITY
+        KEY_VALUES
         | {
             "generation": bindparam("new_generation"),
             "consent": bindparam("new_consent"),
@@ -134,87 +135,95 @@ KEEP = (
         }
     )
 )
-ENTRIES = select(journal).where(of_grant(journal)).order_by(journal.c.id.desc())
-TAKE = delete(journal).where(journal.c.id == bindparam("entry"))
-FORGET = delete(journal).where(of_grant(journal), journal.c.consent <= bindparam("seen_consent"))
+JOURNAL_ENTRIES = select(journal).where(is_of_grant(journal)).order_by(journal.c.id.desc())
+DELETE_ENTRY = delete(journal).where(journal.c.id == bindparam("entry"))
+ERASE_JOURNAL = delete(journal).where(
+    is_of_grant(journal), journal.c.consent <= bindparam("last_consent")
+)
 
-LINE: dict[str, object] = {
+NOTE_VALUES: dict[str, object] = {
     "event": bindparam("note_event", type_=String),
     "outcome": bindparam("note_outcome", type_=String),
     "detail": bindparam("note_detail", type_=String),
     "actor": bindparam("note_actor", type_=String),
-    "correlation_id": bindparam("call", type_=String),
+    "correlation_id": bindparam("note_correlation_id", type_=String),
 }
-NOTE = (
+INSERT_HISTORY = (
     insert(history)
     .inline()
-    .values(IDENTITY | LINE | {"at": NOW, "generation": bindparam("new_generation")})
+    .values(KEY_VALUES | NOTE_VALUES | {"at": NOW, "generation": bindparam("new_generation")})
 )
 HISTORY = (
-    select(history).where(of_grant(history)).order_by(history.c.id.desc()).limit(bindparam("limit"))
+    select(history)
+    .where(is_of_grant(history))
+    .order_by(history.c.id.desc())
+    .limit(bindparam("limit"))
 )
 PURGE = tuple(
-    delete(table).where(table.c.at < after("minus_retention")) for table in (journal, history)
+    delete(table).where(table.c.at < seconds_from_now("minus_retention"))
+    for table in (journal, history)
 )
 
 
-RECORD = (*grants.c, NOW.label("now"))
+RECORD_COLUMNS = (*grants.c, NOW.label("now"))
 
 
-# Which row.
-IS_SEEN = and_(of_grant(grants), grants.c.generation == bindparam("seen"))
-IS_OWNED = and_(IS_SEEN, grants.c.owner == bindparam("by"))
-IS_FREE = and_(
+# Conditions on the row.
+HAS_GENERATION = and_(is_of_grant(grants), grants.c.generation == bindparam("expected_generation"))
+IS_LATEST_CLAIM = and_(HAS_GENERATION, grants.c.owner == bindparam("expected_owner"))
+IS_CLAIMABLE = and_(
     or_(grants.c.lease_until.is_(None), grants.c.lease_until <= NOW),
     or_(grants.c.pause_until.is_(None), grants.c.pause_until <= NOW),
     or_(*(grants.c.state == state.value for state in sorted(CLAIMABLE))),
 )
 
-# What becomes of it.
-LEASE: dict[str, object] = {
+# New values of the row.
+LEASE_VALUES: dict[str, object] = {
     "state": State.REFRESHING.value,
     "attempts": grants.c.attempts + 1,
     "owner": bindparam("new_owner"),
-    "lease_until": after("ttl"),
+    "lease_until": seconds_from_now("ttl"),
     "pause_until": null(),
     "updated_at": NOW,
 }
-CALL: dict[str, object] = {
-    "correlation_id": func.coalesce(bindparam("call", type_=String), grants.c.correlation_id),
+CALL_VALUES: dict[str, object] = {
+    "correlation_id": func.coalesce(
+        bindparam("note_correlation_id", type_=String), grants.c.correlation_id
+    ),
     "updated_at": NOW,
 }
-PAIR: dict[str, object] = {
+PAIR_VALUES: dict[str, object] = {
     "generation": bindparam("new_generation"),
     "consent": bindparam("new_consent"),
     "state": bindparam("new_state"),
     "sealed": bindparam("new_sealed"),
     "key_id": bindparam("new_key_id"),
-    "issued_at": bindparam("new_issued_at", type_=Moment),
-    "idle_until": bindparam("new_idle_until", type_=Moment),
+    "issued_at": bindparam("new_issued_at", type_=UtcDateTime),
+    "idle_until": bindparam("new_idle_until", type_=UtcDateTime),
     "attempts": bindparam("new_attempts"),
     "owner": bindparam("new_owner"),
     "pause_until": null(),
     "error": bindparam("new_error"),
 }
-# A refresh token that stays, in doubt, was perhaps presented by another meanwhile.
-KEPT: dict[str, object] = {
+# If the presented refresh token stays, another claim may have counted an attempt meanwhile.
+ATTEMPTS_IF_UNCERTAIN: dict[str, object] = {
     "attempts": case(
         (bindparam("new_state") == State.UNCERTAIN.value, grants.c.attempts),
         else_=bindparam("new_attempts"),
     )
 }
-OUTCOME: dict[str, object] = {
+RELEASE_VALUES: dict[str, object] = {
     "state": bindparam("new_state"),
     "attempts": bindparam("new_attempts"),
     "lease_until": null(),
-    "pause_until": after("pause"),
+    "pause_until": seconds_from_now("pause"),
     "error": bindparam("new_error"),
 }
 
 
-def _change(change: ReturningUpdate[Any] | ReturningInsert[Any]) -> Change:
-    # A single statement needs no transaction around it, so on PostgreSQL it is one round trip, and
-    # a process that is stopped in the middle holds no lock.
+def _with_history(change: ReturningUpdate[Any] | ReturningInsert[Any]) -> Change:
+    # A single statement needs no explicit transaction. On PostgreSQL it is one round trip, and a
+    # process that stops in the middle holds no lock.
     changed = change.cte("changed")
     columns: dict[str, Any] = {
         "client_id": changed.c.client_id,
@@ -222,39 +231,53 @@ def _change(change: ReturningUpdate[Any] | ReturningInsert[Any]) -> Change:
         "username": changed.c.username,
         "at": changed.c.updated_at,
         "generation": changed.c.generation,
-    } | LINE
-    line = insert(history).from_select(list(columns), select(*columns.values())).cte("line")
-    return Change(change, NOTE, select(changed).add_cte(line))
+    } | NOTE_VALUES
+    entry = insert(history).from_select(list(columns), select(*columns.values())).cte("entry")
+    return Change(change, INSERT_HISTORY, select(changed).add_cte(entry))
 
 
-LOAD = select(*RECORD).where(of_grant(grants))
+LOAD = select(*RECORD_COLUMNS).where(is_of_grant(grants))
 LOCK = LOAD.with_for_update()
 CLAIM = (
     update(grants)
-    .where(IS_SEEN, grants.c.attempts == bindparam("seen_attempts"), IS_FREE)
-    .values(LEASE)
-    .returning(*RECORD)
+    .where(HAS_GENERATION, grants.c.attempts == bindparam("expected_attempts"), IS_CLAIMABLE)
+    .values(LEASE_VALUES)
+    .returning(*RECORD_COLUMNS)
 )
-RELEASE = _change(update(grants).where(IS_OWNED).values(OUTCOME | CALL).returning(*RECORD))
-WRITE = _change(
+RELEASE = _with_history(
     update(grants)
-    .where(IS_SEEN)
-    .values(PAIR | CALL | KEPT | {"lease_until": null()})
-    .returning(*RECORD)
+    .where(IS_LATEST_CLAIM)
+    .values(RELEASE_VALUES | CALL_VALUES)
+    .returning(*RECORD_COLUMNS)
 )
-SALVAGE = _change(update(grants).where(IS_OWNED).values(PAIR | CALL).returning(*RECORD))
-INSERT = _change(
+WRITE = _with_history(
+    update(grants)
+    .where(HAS_GENERATION)
+    .values(PAIR_VALUES | CALL_VALUES | ATTEMPTS_IF_UNCERTAIN | {"lease_until": null()})
+    .returning(*RECORD_COLUMNS)
+)
+SALVAGE = _with_history(
+    update(grants)
+    .where(IS_LATEST_CLAIM)
+    .values(PAIR_VALUES | CALL_VALUES)
+    .returning(*RECORD_COLUMNS)
+)
+INSERT = _with_history(
     insert(grants)
-    .values(IDENTITY | PAIR | {"correlation_id": bindparam("call"), "updated_at": NOW})
-    .returning(*RECORD)
+    .values(
+        KEY_VALUES
+        | PAIR_VALUES
+        | {"correlation_id": bindparam("note_correlation_id"), "updated_at": NOW}
+    )
+    .returning(*RECORD_COLUMNS)
 )
 ERASE = (
     update(grants)
-    .where(IS_SEEN, grants.c.state == State.REVOKED.value)
+    .where(HAS_GENERATION, grants.c.state == State.REVOKED.value)
     .values(sealed=None, key_id=None, updated_at=NOW)
 )
 RECORDS = (
-    select(*RECORD)
+    select(*RECORD_COLUMNS)
     .where(
         grants.c.client_id == bindparam("client"),
         tuple_(grants.c.target_id, grants.c.username)
@@ -265,14 +288,14 @@ RECORDS = (
 )
 
 
-def _are_due(targets: bool) -> list[ColumnElement[bool]]:
+def _due_conditions(targets: bool) -> list[ColumnElement[bool]]:
     conditions = [
         grants.c.client_id == bindparam("client"),
-        grants.c.idle_until <= bindparam("before", type_=Moment),
+        grants.c.idle_until <= bindparam("before", type_=UtcDateTime),
         grants.c.attempts <= bindparam("max_attempts"),
         grants.c.key_id.in_(bindparam("key_ids", expanding=True)),
         grants.c.target_id.not_in(bindparam("except_targets", expanding=True)),
-        IS_FREE,
+        IS_CLAIMABLE,
     ]
     if targets:
         conditions.append(grants.c.target_id.in_(bindparam("targets", expanding=True)))
@@ -281,14 +304,14 @@ def _are_due(targets: bool) -> list[ColumnElement[bool]]:
 
 @cache
 def due(*, targets: bool) -> Select[Any]:
-    """Return what reads due records.
+    """Return the statement that reads due records.
 
     Args:
-        targets: Whether only those of certain targets.
+        targets: Whether to filter by the parameter `targets`.
     """
     return (
-        select(*RECORD)
-        .where(*_are_due(targets))
+        select(*RECORD_COLUMNS)
+        .where(*_due_conditions(targets))
         .order_by(grants.c.idle_until, grants.c.target_id, grants.c.username)
         .limit(bindparam("limit"))
     )
@@ -296,12 +319,12 @@ def due(*, targets: bool) -> Select[Any]:
 
 @cache
 def claim_due(*, targets: bool) -> ReturningUpdate[Any]:
-    """Return what takes the leases on due records, past those that others are just claiming.
+    """Return the statement that claims due records and skips locked ones.
 
     Args:
-        targets: Whether only those of certain targets.
+        targets: Whether to filter by the parameter `targets`.
     """
-    # PostgreSQL runs a subquery in IN more than once if it likes, but a CTE that locks only once.
+    # PostgreSQL may run a subquery in IN more than once, but a CTE with FOR UPDATE only once.
     picked = (
         due(targets=targets)
         .with_only_columns(grants.c.client_id, grants.c.target_id, grants.c.username)
@@ -315,6 +338,6 @@ def claim_due(*, targets: bool) -> ReturningUpdate[Any]:
             grants.c.target_id == picked.c.target_id,
             grants.c.username == picked.c.username,
         )
-        .values(LEASE)
-        .returning(*RECORD)
+        .values(LEASE_VALUES)
+        .returning(*RECORD_COLUMNS)
     )

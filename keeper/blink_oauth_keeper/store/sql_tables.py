@@ -1,6 +1,6 @@
-"""The tables of the SQL store, how statements are executed on them, and rows as values of a store.
+"""The tables of the SQL store, the sessions on them, and the conversion of values and rows.
 
-Statements and transactions leave nothing behind in the connection that they used.
+Statements and transactions leave no state in a connection.
 
 Alembic can include the tables:
 
@@ -47,29 +47,29 @@ from blink_oauth.tokens import Token
 from blink_oauth_keeper.errors import SealError
 
 from .protocol import Due, GrantKey, HistoryEntry, JournalEntry, Note, Origin, Record, State
-from .sealing import Place, Sealed, Sealer
+from .sealing import Binding, Sealed, Sealer
 
 __all__ = [
     "VERSION",
     "Change",
     "Database",
-    "Moment",
     "Reader",
     "Session",
+    "UtcDateTime",
+    "binding_of",
+    "due_params",
+    "entry_params",
+    "grant_params",
     "grants",
     "history",
     "history_entry",
     "journal",
     "key_of",
     "metadata",
-    "of_due",
-    "of_entry",
-    "of_grant",
-    "of_note",
-    "of_pair",
-    "of_seen",
-    "place_of",
+    "note_params",
+    "pair_params",
     "record_of",
+    "record_params",
     "schema",
     "sealed_in",
 ]
@@ -78,8 +78,8 @@ VERSION = 1
 """The version of the tables below."""
 
 
-class Moment(TypeDecorator[datetime]):
-    """An aware moment in UTC: a timestamp with time zone, on SQLite a text that sorts as it."""
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time in UTC: a timestamp with time zone, or on SQLite a text that sorts in its order."""
 
     impl = DateTime
     cache_ok = True
@@ -91,7 +91,7 @@ class Moment(TypeDecorator[datetime]):
         return dialect.type_descriptor(DateTime(timezone=True))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | str | None:
-        """Turn an aware moment into what is stored."""
+        """Convert a timezone-aware time into the stored value."""
         if value is None or dialect.name != "sqlite":
             return value
         utc = value.astimezone(UTC).replace(tzinfo=None)
@@ -100,22 +100,22 @@ class Moment(TypeDecorator[datetime]):
     def process_result_value(
         self, value: datetime | str | None, dialect: Dialect
     ) -> datetime | None:
-        """Turn what is stored into an aware moment."""
+        """Convert the stored value into a time in UTC."""
         if isinstance(value, str):
             return datetime.fromisoformat(value).replace(tzinfo=UTC)
         return None if value is None else value.astimezone(UTC)
 
 
-# Sorted by code points everywhere, whatever the database's language is.
-Name = String().with_variant(String(collation="C"), "postgresql")
-Number = BigInteger().with_variant(Integer(), "sqlite")
+# Sorted by code points, whatever the collation of the database is.
+SortedText = String().with_variant(String(collation="C"), "postgresql")
+RowNumber = BigInteger().with_variant(Integer(), "sqlite")
 
 
-def _identity() -> tuple[Column[str], Column[str], Column[str]]:
+def _key_columns() -> tuple[Column[str], Column[str], Column[str]]:
     return (
-        Column("client_id", Name, nullable=False),
-        Column("target_id", Name, nullable=False),
-        Column("username", Name, nullable=False),
+        Column("client_id", SortedText, nullable=False),
+        Column("target_id", SortedText, nullable=False),
+        Column("username", SortedText, nullable=False),
     )
 
 
@@ -124,21 +124,21 @@ metadata = MetaData()
 grants = Table(
     "blink_oauth_grants",
     metadata,
-    *_identity(),
+    *_key_columns(),
     Column("generation", BigInteger, nullable=False),
     Column("consent", Integer, nullable=False),
     Column("state", String, nullable=False),
     Column("sealed", Text),
     Column("key_id", String),
-    Column("issued_at", Moment, nullable=False),
-    Column("idle_until", Moment),
+    Column("issued_at", UtcDateTime, nullable=False),
+    Column("idle_until", UtcDateTime),
     Column("attempts", Integer, nullable=False),
     Column("owner", String),
-    Column("lease_until", Moment),
-    Column("pause_until", Moment),
+    Column("lease_until", UtcDateTime),
+    Column("pause_until", UtcDateTime),
     Column("error", String),
     Column("correlation_id", String),
-    Column("updated_at", Moment, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
     PrimaryKeyConstraint("client_id", "target_id", "username", name="blink_oauth_grants_key"),
     Index("blink_oauth_grants_due", "client_id", "idle_until"),
 )
@@ -146,14 +146,14 @@ grants = Table(
 journal = Table(
     "blink_oauth_journal",
     metadata,
-    Column("id", Number, Identity(), primary_key=True),
-    *_identity(),
+    Column("id", RowNumber, Identity(), primary_key=True),
+    *_key_columns(),
     Column("generation", BigInteger, nullable=False),
     Column("consent", Integer, nullable=False),
     Column("origin", String, nullable=False),
     Column("sealed", Text, nullable=False),
     Column("key_id", String, nullable=False),
-    Column("at", Moment, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
     Index("blink_oauth_journal_grant", "client_id", "target_id", "username", "id"),
     Index("blink_oauth_journal_at", "at"),
 )
@@ -161,9 +161,9 @@ journal = Table(
 history = Table(
     "blink_oauth_history",
     metadata,
-    Column("id", Number, Identity(), primary_key=True),
-    *_identity(),
-    Column("at", Moment, nullable=False),
+    Column("id", RowNumber, Identity(), primary_key=True),
+    *_key_columns(),
+    Column("at", UtcDateTime, nullable=False),
     Column("generation", BigInteger, nullable=False),
     Column("event", String, nullable=False),
     Column("outcome", String, nullable=False),
@@ -184,73 +184,74 @@ schema = Table(
 logger = logging.getLogger("blink_oauth_keeper.store")
 
 BEGIN = {
-    # The lock is taken at once: a transaction that only asks for it later may be refused.
+    # Takes the write lock at once: SQLite may refuse it to a transaction that has read first.
     "sqlite": "BEGIN IMMEDIATE",
-    # Nobody waits for ever: neither we for a lock, nor others for one of a process that stopped.
+    # Limits the wait for a lock, and how long a stopped process can hold one.
     "postgresql": (
         "BEGIN; SET LOCAL lock_timeout = '10s'; "
         "SET LOCAL idle_in_transaction_session_timeout = '10s'"
     ),
 }
-SEVERAL_STATEMENTS = {"no_parameters": True}
+# psycopg executes several statements at once only without parameters.
+WITHOUT_PARAMETERS = {"no_parameters": True}
 
 
 @frozen(eq=False)
 class Change:
-    """How a grant is changed, and its line of the history written.
+    """The statements that change a grant and add an entry to its history.
 
     Attributes:
-        alone: Changes the grant and returns its row.
-        line: Writes the line.
-        with_line: Does both in one statement; SQLite cannot do it.
+        grant: Changes the grant and returns its row.
+        history: Adds the entry.
+        both: Does both in one statement, which SQLite does not support.
     """
 
-    alone: Executable
-    line: Executable
-    with_line: Executable
+    grant: Executable
+    history: Executable
+    both: Executable
 
 
 @define(eq=False)
 class Session:
-    """A connection on loan, and the moment by which its statements go.
+    """A connection, and the time that its statements use.
 
     Args:
         connection: The connection.
-        moment: Holds `now` where a test brings its own clock.
+        time: The parameter `now`: a time where a test has its own clock, otherwise None.
     """
 
     connection: Connection
-    moment: Mapping[str, object]
+    time: Mapping[str, object]
 
     def rows(self, statement: Executable, parameters: Mapping[str, object]) -> Sequence[Row[Any]]:
-        """Execute a statement and return its rows, all of them."""
-        return self.connection.execute(statement, {**parameters, **self.moment}).all()
+        """Execute a statement and return all its rows."""
+        return self.connection.execute(statement, {**parameters, **self.time}).all()
 
     def row(self, statement: Executable, parameters: Mapping[str, object]) -> Row[Any] | None:
-        """Execute a statement and return its row, or None."""
+        """Execute a statement and return its first row, or None."""
         return next(iter(self.rows(statement, parameters)), None)
 
     def count(self, statement: Executable, parameters: Mapping[str, object]) -> int:
-        """Execute a statement and return how many rows it changed."""
-        return self.connection.execute(statement, {**parameters, **self.moment}).rowcount
+        """Execute a statement and return the number of rows that it changed."""
+        return self.connection.execute(statement, {**parameters, **self.time}).rowcount
 
     def change(self, change: Change, parameters: Mapping[str, object]) -> Row[Any] | None:
-        """Change a grant and write its line of the history; return its row, or None."""
+        """Change a grant and add to its history; return its row, or None if nothing changed."""
         if self.connection.dialect.name == "postgresql":
-            return self.row(change.with_line, parameters)
-        row = self.row(change.alone, parameters)
+            return self.row(change.both, parameters)
+        row = self.row(change.grant, parameters)
         if row is not None:
-            self.count(change.line, {**parameters, "new_generation": row.generation})
+            self.count(change.history, {**parameters, "new_generation": row.generation})
         return row
 
 
 @define(eq=False)
 class Database:
-    """Where statements are executed.
+    """Opens sessions and transactions.
 
     Args:
         engine: An engine for SQLite or PostgreSQL, in autocommit mode.
-        clock: Returns the present moment in place of the database, aware; None in production.
+        clock: Returns the current time, timezone-aware, in tests. None for the database's clock.
     """
 
     engine: Engine
@@ -258,17 +259,17 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Lend a connection on which every statement is committed at once."""
+        """Open a session in which each statement is its own transaction."""
         with self.engine.connect() as connection:
             yield Session(connection, {"now": self.clock() if self.clock else None})
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """Lend a connection for one transaction that changes something."""
+        """Open a session for one transaction that writes."""
         with self.session() as session:
             connection = session.connection
             begin = BEGIN[connection.dialect.name]
-            connection.exec_driver_sql(begin, execution_options=SEVERAL_STATEMENTS)
+            connection.exec_driver_sql(begin, execution_options=WITHOUT_PARAMETERS)
             try:
                 yield session
                 connection.exec_driver_sql("COMMIT")
@@ -277,10 +278,10 @@ class Database:
                 raise
 
     @contextmanager
-    def one_change(self) -> Iterator[Session]:
-        """Lend a connection for a single `change`: on PostgreSQL that is a single statement."""
-        by_itself = self.engine.dialect.name == "postgresql"
-        with self.session() if by_itself else self.transaction() as session:
+    def single_change(self) -> Iterator[Session]:
+        """Open a session for one `change`, which is a single statement on PostgreSQL."""
+        is_one_statement = self.engine.dialect.name == "postgresql"
+        with self.session() if is_one_statement else self.transaction() as session:
             yield session
 
 
@@ -289,27 +290,30 @@ def _roll_back(connection: Connection) -> None:
         if not connection.invalidated:
             connection.exec_driver_sql("ROLLBACK")
     except DBAPIError:
-        # What cannot be rolled back goes, and takes its transaction with it.
+        # Closing the connection ends the transaction.
         connection.invalidate()
 
 
 Parameters = dict[str, object]
 
 
-def of_grant(key: GrantKey) -> Parameters:
-    """Return the parameters that name a grant."""
+def grant_params(key: GrantKey) -> Parameters:
+    """Return the parameters that select a grant."""
     return {"client": key.client_id, "target": key.grant.target_id, "user": key.grant.username}
 
 
-def of_seen(record: Record) -> Parameters:
-    """Return the parameters that name a record as it was seen."""
-    return of_grant(record.key) | {"seen": record.generation, "by": record.owner}
+def record_params(record: Record) -> Parameters:
+    """Return the parameters that select a record by generation and owner."""
+    return grant_params(record.key) | {
+        "expected_generation": record.generation,
+        "expected_owner": record.owner,
+    }
 
 
-def of_note(note: Note) -> Parameters:
-    """Return the parameters of a line of the history."""
+def note_params(note: Note) -> Parameters:
+    """Return the parameters of a history entry."""
     return {
-        "call": note.correlation_id,
+        "note_correlation_id": note.correlation_id,
         "note_event": note.event,
         "note_outcome": note.outcome,
         "note_detail": note.detail,
@@ -317,8 +321,8 @@ def of_note(note: Note) -> Parameters:
     }
 
 
-def of_pair(record: Record, sealed: Sealed | None) -> Parameters:
-    """Return the parameters of all that a new pair or a revocation changes."""
+def pair_params(record: Record, sealed: Sealed | None) -> Parameters:
+    """Return the parameters of the columns that a new pair or a revocation changes."""
     return {
         "new_generation": record.generation,
         "new_consent": record.consent,
@@ -333,19 +337,19 @@ def of_pair(record: Record, sealed: Sealed | None) -> Parameters:
     }
 
 
-def of_entry(place: Place, sealed: Sealed, origin: Origin) -> Parameters:
-    """Return the parameters of an entry of the journal."""
-    return of_grant(place.key) | {
-        "new_generation": place.generation,
-        "new_consent": place.consent,
+def entry_params(binding: Binding, sealed: Sealed, origin: Origin) -> Parameters:
+    """Return the parameters of a journal entry."""
+    return grant_params(binding.key) | {
+        "new_generation": binding.generation,
+        "new_consent": binding.consent,
         "new_origin": origin.value,
         "new_sealed": sealed.text,
         "new_key_id": sealed.key_id,
     }
 
 
-def of_due(due: Due, key_ids: Sequence[str], limit: int) -> Parameters:
-    """Return the parameters that say what is due, and can be opened with these keys."""
+def due_params(due: Due, key_ids: Sequence[str], limit: int) -> Parameters:
+    """Return the parameters that select due records sealed with one of these keys."""
     return {
         "client": due.client_id,
         "before": due.before,
@@ -358,22 +362,22 @@ def of_due(due: Due, key_ids: Sequence[str], limit: int) -> Parameters:
 
 
 def sealed_in(row: Row[Any]) -> Sealed | None:
-    """Return what is sealed in a row, or None."""
+    """Return the sealed pair in a row, or None."""
     return None if row.sealed is None else Sealed(row.sealed, row.key_id)
 
 
 def key_of(row: Row[Any]) -> GrantKey:
-    """Return whose row it is."""
+    """Return the key of the grant of a row."""
     return GrantKey(row.client_id, Grant(row.target_id, row.username))
 
 
-def place_of(key: GrantKey, row: Row[Any]) -> Place:
-    """Return what the pair in a row of a grant was sealed for."""
-    return Place(key, row.generation, row.consent)
+def binding_of(key: GrantKey, row: Row[Any]) -> Binding:
+    """Return the binding of the pair in a row."""
+    return Binding(key, row.generation, row.consent)
 
 
 def record_of(key: GrantKey, row: Row[Any], token: Token | None) -> Record:
-    """Return the record in a row of a grant, with its pair."""
+    """Return the record in a row, with the given pair."""
     return Record(
         key=key,
         generation=row.generation,
@@ -393,7 +397,7 @@ def record_of(key: GrantKey, row: Row[Any], token: Token | None) -> Record:
 
 
 def history_entry(row: Row[Any]) -> HistoryEntry:
-    """Return the line of the history in a row."""
+    """Return the history entry in a row."""
     note = Note(
         event=row.event,
         correlation_id=row.correlation_id,
@@ -410,7 +414,7 @@ def _seconds_left(until: datetime | None, now: datetime) -> float:
 
 @define(eq=False)
 class Reader:
-    """Read rows of a grant with what is sealed in them."""
+    """Reads rows, and opens the pairs in them."""
 
     _sealer: Sealer
 
@@ -421,13 +425,13 @@ class Reader:
             SealError: Its pair cannot be opened.
         """
         sealed = sealed_in(row)
-        token = None if sealed is None else self._sealer.open(place_of(key, row), sealed)
+        token = None if sealed is None else self._sealer.open(binding_of(key, row), sealed)
         return record_of(key, row, token)
 
     def record_if_readable(self, key: GrantKey, row: Row[Any]) -> Record:
-        """Return the record in a row; if its pair cannot be opened, warn and leave that out.
+        """Return the record in a row. If its pair cannot be opened, log a warning.
 
-        Then the record has no token, and the error `SealError`.
+        The record then has no token, and `SealError` as its error.
         """
         try:
             return self.record(key, row)
@@ -436,9 +440,9 @@ class Reader:
             return evolve(record_of(key, row, None), error=type(error).__name__)
 
     def entry_if_readable(self, key: GrantKey, row: Row[Any]) -> JournalEntry | None:
-        """Return the entry of the journal in a row; if it cannot be opened, warn."""
+        """Return the journal entry in a row, or log a warning if it cannot be opened."""
         try:
-            token = self._sealer.open(place_of(key, row), Sealed(row.sealed, row.key_id))
+            token = self._sealer.open(binding_of(key, row), Sealed(row.sealed, row.key_id))
         except SealError as error:
             logger.warning("%s", error)
             return None

@@ -1,4 +1,4 @@
-"""What holds for every test of a store: a failed assertion of the contract shows its values."""
+"""Fixtures for the tests of the stores; failed assertions of the contract show their values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A database for a test: a new file, or the PostgreSQL that is started when first asked for."""
+"""A database for a test: a new file, or a PostgreSQL server that starts at its first use."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def postgres() -> PostgreSQL:
 
 @pytest.fixture
 def postgres_url(postgres: PostgreSQL) -> str:
-    """Return the URL of an empty database. It is the same in all tests, and emptied for each."""
+    """Return the URL of an empty database. All tests use the same one, emptied for each test."""
     return postgres.url(postgres.emptied())
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of a new empty database of each kind in turn."""
+    """Return the URL of a new empty database, once for SQLite and once for PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'tokens.db'}"
     url: str = request.getfixturevalue("postgres_url")

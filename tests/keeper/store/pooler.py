@@ -1,8 +1,8 @@
-"""A transaction-pooling proxy for PostgreSQL, as unkind as one may be.
+"""A transaction-pooling proxy for PostgreSQL that shows every use of session state.
 
-Each transaction goes to another server connection than the one before, whoever the client is, and
-nothing is cleaned up in between: what a client leaves in a session is lost to itself, and found by
-others.
+Each transaction goes to the server connection that has been idle longest, whichever the client is,
+and the proxy resets no session: the state that a client leaves in a session is found by other
+clients, and not by its own next transaction.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ IDLE = b"I"
 
 
 @define(eq=False)
-class Wire:
-    """One connection, and the messages on it."""
+class MessageStream:
+    """A connection that sends and receives messages of the PostgreSQL protocol."""
 
     socket: socket.socket
     _received: bytes = b""
@@ -37,25 +37,25 @@ class Wire:
         self.socket.sendall(message)
 
     def message(self) -> tuple[bytes, bytes]:
-        """Return the type of the next message, and all of it."""
+        """Return the type of the next message, and the whole message."""
         kind, length = self._read(1), self._read(4)
         return kind, kind + length + self._read(struct.unpack("!I", length)[0] - 4)
 
     def until_ready(self) -> bytes:
-        """Return the messages up to the one that says that the server is ready."""
-        all_of_them = b""
+        """Return the messages up to and including ReadyForQuery."""
+        messages = b""
         while True:
             kind, message = self.message()
-            all_of_them += message
+            messages += message
             if kind == READY:
-                return all_of_them
+                return messages
 
-    def skip_greeting(self) -> None:
-        """Read what a client says first, and refuse encryption."""
+    def skip_startup(self) -> None:
+        """Read the startup message of a client, and refuse encryption."""
         while True:
             length = struct.unpack("!I", self._read(4))[0]
-            said = self._read(length - 4)
-            if struct.unpack("!I", said[:4])[0] == PROTOCOL:
+            content = self._read(length - 4)
+            if struct.unpack("!I", content[:4])[0] == PROTOCOL:
                 return
             self.send(b"N")
 
@@ -65,8 +65,8 @@ class Wire:
             if not chunk:
                 raise EOFError
             self._received += chunk
-        taken, self._received = self._received[:length], self._received[length:]
-        return taken
+        data, self._received = self._received[:length], self._received[length:]
+        return data
 
 
 @define(eq=False)
@@ -76,40 +76,40 @@ class Pooler:
     Args:
         server: The socket of the server.
         database: The database.
-        listener: Where clients come in.
+        listener: The socket that accepts clients.
     """
 
     server: Path
     database: str
     listener: socket.socket
     switches: int = 0
-    """How often a client's transaction went to another connection than its last one."""
-    _welcome: bytes = b""
-    _idle: SimpleQueue[Wire] = field(factory=SimpleQueue)
+    """How often a client's transaction used another connection than the client's previous one."""
+    _startup_response: bytes = b""
+    _idle: SimpleQueue[MessageStream] = field(factory=SimpleQueue)
 
     def connect(self) -> None:
         """Open a connection to the server."""
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(self.server))
         names = f"user\0postgres\0database\0{self.database}\0\0".encode()
-        wire = Wire(connection)
-        wire.send(struct.pack("!II", len(names) + 8, PROTOCOL) + names)
-        self._welcome = wire.until_ready()
-        self._idle.put(wire)
+        stream = MessageStream(connection)
+        stream.send(struct.pack("!II", len(names) + 8, PROTOCOL) + names)
+        self._startup_response = stream.until_ready()
+        self._idle.put(stream)
 
     def accept(self) -> None:
-        """Serve all who come, until the listener is closed."""
+        """Accept and serve clients until the listener is closed."""
         with suppress(OSError):
             while True:
                 client, _ = self.listener.accept()
                 threading.Thread(target=self.serve, args=(client,), daemon=True).start()
 
     def serve(self, connection: socket.socket) -> None:
-        """Serve one client until it leaves."""
-        client, last = Wire(connection), None
+        """Serve one client until it disconnects."""
+        client, last = MessageStream(connection), None
         with connection, suppress(EOFError, OSError):
-            client.skip_greeting()
-            client.send(self._welcome)
+            client.skip_startup()
+            client.send(self._startup_response)
             while (first := client.message())[0] != TERMINATE:
                 server = self._idle.get()
                 self.switches += last not in (None, server)
@@ -118,21 +118,21 @@ class Pooler:
                 self._idle.put(server)
 
     def close(self) -> None:
-        """Let go of everybody."""
+        """Close the listener and all idle connections to the server."""
         self.listener.close()
         while not self._idle.empty():
             self._idle.get().socket.close()
 
 
-def relay(client: Wire, server: Wire, first: tuple[bytes, bytes]) -> None:
-    """Bring one transaction of a client to the server."""
+def relay(client: MessageStream, server: MessageStream, first: tuple[bytes, bytes]) -> None:
+    """Relay one transaction of a client to the server."""
     kind, message = first
     while True:
         server.send(message)
         if kind in ENDS_A_BATCH:
-            answer = server.until_ready()
-            client.send(answer)
-            if answer[-1:] == IDLE:
+            response = server.until_ready()
+            client.send(response)
+            if response[-1:] == IDLE:
                 return
         kind, message = client.message()
 
@@ -144,8 +144,8 @@ def pooling(server: Path, database: str, folder: Path, connections: int = 2) -> 
     Args:
         server: The socket of the server.
         database: The database.
-        folder: Where the socket of the proxy is to be.
-        connections: How many connections to the server.
+        folder: The folder for the socket of the proxy.
+        connections: The number of connections to the server.
     """
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(folder / server.name))
@@ -158,7 +158,7 @@ def pooling(server: Path, database: str, folder: Path, connections: int = 2) -> 
     try:
         yield pooler
     finally:
-        # A close alone would not wake who waits there.
+        # Closing the socket does not end an `accept` that waits.
         listener.shutdown(socket.SHUT_RDWR)
         accepting.join()
         pooler.close()

@@ -1,4 +1,4 @@
-"""Programs that use a store in processes of their own."""
+"""Test programs that use a store in their own processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 from blink_oauth import Secret
 
-OPENING = """
+PREAMBLE = """
 import json, os, sys
 from sqlalchemy import Engine, event
 from blink_oauth_keeper import SqlTokenStore
@@ -27,16 +27,16 @@ def names():
 
 
 def start(url: str, key: Secret, program: str) -> subprocess.Popen[str]:
-    """Start a program that has a store, and whose last line is what it tells.
+    """Start a program that uses a store and prints its result as its last line.
 
     Args:
         url: The database of the store.
         key: The key of the store.
-        program: What it does when it may go; it also has `put`, `names` and the list `opened` of
-            the connections that were opened.
+        program: The code that runs after `finish` is called. It can use `store`, `put`, `names`,
+            and `opened`, the list of the connections that were opened.
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", OPENING + program],
+        [sys.executable, "-c", PREAMBLE + program],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -49,7 +49,7 @@ def start(url: str, key: Secret, program: str) -> subprocess.Popen[str]:
 
 
 def finish(*processes: subprocess.Popen[str]) -> list[object]:
-    """Let all programs go at the same moment, and return what they told."""
+    """Let all programs run at the same time, and return their results."""
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -57,6 +57,6 @@ def finish(*processes: subprocess.Popen[str]) -> list[object]:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    told = [process.communicate(timeout=60)[0] for process in processes]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes)
-    return [json.loads(lines.splitlines()[-1]) for lines in told]
+    return [json.loads(lines.splitlines()[-1]) for lines in outputs]

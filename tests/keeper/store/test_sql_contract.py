@@ -1,4 +1,4 @@
-"""Both kinds of database keep what `TokenStore` promises."""
+"""SqlTokenStore passes the contract on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY = SqlTokenStore.new_key()
 
 @pytest.fixture(scope="module")
 def engine(postgres: PostgreSQL) -> Iterator[Engine]:
-    """Return an application's own engine for a database that has the tables."""
+    """Return an engine of the application for a database that has the tables."""
     name = postgres.create()
     engine = create_engine(postgres.url(name))
     SqlTokenStore(engine, keys=[KEY]).create_schema()
@@ -28,7 +28,7 @@ def engine(postgres: PostgreSQL) -> Iterator[Engine]:
 
 
 class SqlContract(TokenStoreContract):
-    """The contract for both."""
+    """The contract for both databases."""
 
     database: str | URL | Engine
 
@@ -40,16 +40,16 @@ class SqlContract(TokenStoreContract):
 
 
 class TestSqlite(SqlContract):
-    """A file that the store opens itself."""
+    """A file, with an engine that the store makes."""
 
     @pytest.fixture(autouse=True)
     def new_file(self, tmp_path: Path) -> None:
-        """Name a file that is not there yet."""
+        """Choose a file that does not exist."""
         self.database = f"sqlite:///{tmp_path / 'tokens.db'}"
 
 
 class TestPostgresql(SqlContract):
-    """An engine of the application's own."""
+    """An engine of the application."""
 
     @pytest.fixture(autouse=True)
     def empty_tables(self, engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""What fails is told plainly, without a secret, and does no harm."""
+"""Failures of the database: they lose no pair, can be repeated, and show no secret."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PASSWORD = "fake-password"
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[SqlTokenStore]:
-    """Return a store in each kind of database in turn."""
+    """Return a store in each kind of database."""
     store = SqlTokenStore(database_url, keys=[FERNET_KEY])
     store.create_schema()
     yield store
@@ -40,21 +40,21 @@ def put(store: SqlTokenStore, name: str = "a") -> Record:
 
 
 def claim(store: SqlTokenStore, seen: Record) -> Record:
-    """Take the lease."""
+    """Claim a record, which must succeed."""
     taken = store.claim(seen, owner="fake-owner", ttl=600)
     assert taken is not None
     return taken
 
 
 def settle(store: SqlTokenStore, taken: Record, name: str = "b") -> bool:
-    """Bring a pair home."""
+    """Settle a pair."""
     return store.settle(
         taken, pair(name), issued_at=ISSUED, idle_until=None, note=note("settled")
     ).stored
 
 
 def release(store: SqlTokenStore, taken: Record) -> bool:
-    """Give the lease back."""
+    """Release the lease."""
     return store.release(
         taken, state=State.ACTIVE, attempts=0, pause=0, error=None, note=note("released")
     )
@@ -66,9 +66,8 @@ def events(store: SqlTokenStore) -> list[str]:
 
 
 @contextmanager
-def losing_the_answer() -> Iterator[None]:
-    """Lose the connection when a change is durable, and before anybody hears of it."""
-
+def losing_the_result() -> Iterator[None]:
+    """Break the connection after a change is committed and before the store gets the result."""
     begun: list[str] = []
 
     def lose(connection: Connection, cursor: object, statement: str, *rest: object) -> None:
@@ -84,21 +83,21 @@ def losing_the_answer() -> Iterator[None]:
     event.remove(Engine, "after_cursor_execute", lose)
 
 
-def unknown(change: Callable[[], object]) -> None:
-    """Make a change, and do not learn whether it was made."""
+def with_unknown_result(change: Callable[[], object]) -> None:
+    """Make a change whose result is unknown to the caller."""
     with (
-        losing_the_answer(),
-        pytest.raises(StoreError, match="nobody knows") as caught,
+        losing_the_result(),
+        pytest.raises(StoreError, match="unknown whether the change was made") as caught,
     ):
         change()
     assert caught.value.retryable
 
 
-def test_a_pair_of_which_nobody_knows_whether_it_is_stored_is_settled_again(
+def test_settle_can_be_repeated_if_its_result_is_unknown(
     store: SqlTokenStore,
 ) -> None:
     taken = claim(store, put(store))
-    unknown(lambda: settle(store, taken))
+    with_unknown_result(lambda: settle(store, taken))
     record = store.load(KEY)
     assert settle(store, taken)
     assert store.load(KEY) == record
@@ -108,43 +107,43 @@ def test_a_pair_of_which_nobody_knows_whether_it_is_stored_is_settled_again(
     assert events(store) == ["put", "settled"]
 
 
-def test_a_late_pair_of_which_nobody_knows_whether_it_is_kept_is_kept_once(
+def test_a_superseded_pair_is_journaled_once_if_settle_is_repeated(
     store: SqlTokenStore,
 ) -> None:
     taken = claim(store, put(store))
     put(store, "again")
-    unknown(lambda: settle(store, taken, "late"))
+    with_unknown_result(lambda: settle(store, taken, "late"))
     assert not settle(store, taken, "late")
     found = [origin for origin, *_ in entry_values(list(store.journal_entries(KEY)))]
     assert found == [Origin.SUPERSEDED, Origin.REPLACED]
 
 
-def test_a_consent_of_which_nobody_knows_whether_it_is_stored_is_put_again(
+def test_put_can_be_repeated_if_its_result_is_unknown(
     store: SqlTokenStore,
 ) -> None:
-    unknown(lambda: put(store))
+    with_unknown_result(lambda: put(store))
     assert put(store).generation == 1
-    unknown(lambda: put(store, "b"))
+    with_unknown_result(lambda: put(store, "b"))
     assert put(store, "b").generation == 2
     assert len(store.journal_entries(KEY)) == 1
     assert events(store) == ["put", "put"]
 
 
-def test_a_lease_of_which_nobody_knows_whether_it_went_back_is_given_back_again(
+def test_release_can_be_repeated_if_its_result_is_unknown(
     store: SqlTokenStore,
 ) -> None:
     taken = claim(store, put(store))
-    unknown(lambda: release(store, taken))
+    with_unknown_result(lambda: release(store, taken))
     record = store.load(KEY)
     assert record is not None
     assert (record.state, record.attempts, record.lease_left) == (State.ACTIVE, 0, 0)
     assert release(store, taken)
 
 
-def test_a_claim_of_which_nobody_knows_is_not_won_twice(postgres_url: str) -> None:
+def test_a_claim_fails_if_it_is_repeated_after_an_unknown_result(postgres_url: str) -> None:
     store = SqlTokenStore(postgres_url, keys=[FERNET_KEY])
     seen = put(store)
-    unknown(lambda: store.claim(seen, owner="fake-owner", ttl=600))
+    with_unknown_result(lambda: store.claim(seen, owner="fake-owner", ttl=600))
     assert store.claim(seen, owner="fake-owner", ttl=600) is None
     record = store.load(KEY)
     assert record is not None
@@ -157,9 +156,9 @@ def test_a_change_that_fails_in_the_middle_is_not_made(store: SqlTokenStore) -> 
 
     def fail(connection: Connection, cursor: object, statement: str, *rest: object) -> None:
         if statement.startswith(("UPDATE", "WITH")):
-            raise OperationalError("fake", None, Exception("no more"))
+            raise OperationalError("fake", None, Exception("the connection is lost"))
 
-    # The old pair is in the journal by then.
+    # The transaction has added the old pair to the journal before it fails.
     event.listen(Engine, "before_cursor_execute", fail)
     with pytest.raises(StoreError):
         put(store, "b")
@@ -175,7 +174,7 @@ def test_a_change_that_fails_leaves_no_transaction_in_the_pool(database_url: str
 
     def fail(connection: Connection, cursor: object, statement: str, *rest: object) -> None:
         if statement.startswith(("INSERT", "WITH")):
-            raise OperationalError("fake", None, Exception("no more"))
+            raise OperationalError("fake", None, Exception("the connection is lost"))
 
     event.listen(engine, "before_cursor_execute", fail)
     with pytest.raises(StoreError):
@@ -209,7 +208,7 @@ def test_a_failure_shows_neither_parameters_nor_the_statement(
     assert "Nothing was sent." in str(caught.value)
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_raises_a_permanent_error(tmp_path: Path) -> None:
     path = tmp_path / "tokens.db"
     path.write_text("nonsense " * 1000)
     with pytest.raises(StoreError, match="SQLITE_NOTADB") as caught:
@@ -217,7 +216,7 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     assert not caught.value.retryable
 
 
-def test_a_file_that_somebody_holds_is_told(tmp_path: Path) -> None:
+def test_a_locked_file_raises_a_retryable_error(tmp_path: Path) -> None:
     path = tmp_path / "tokens.db"
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
     store = SqlTokenStore(engine, keys=[FERNET_KEY])
@@ -225,7 +224,9 @@ def test_a_file_that_somebody_holds_is_told(tmp_path: Path) -> None:
     holder = create_engine(f"sqlite:///{path}", isolation_level="AUTOCOMMIT")
     with holder.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        with pytest.raises(StoreError, match="Somebody held the file for too long") as caught:
+        with pytest.raises(
+            StoreError, match="Another connection held the file for too long"
+        ) as caught:
             put(store)
         connection.exec_driver_sql("ROLLBACK")
     assert caught.value.retryable
@@ -234,12 +235,14 @@ def test_a_file_that_somebody_holds_is_told(tmp_path: Path) -> None:
     holder.dispose()
 
 
-def test_a_permission_that_is_missing_is_told(postgres: PostgreSQL, postgres_url: str) -> None:
+def test_a_missing_permission_raises_a_permanent_error(
+    postgres: PostgreSQL, postgres_url: str
+) -> None:
     url = make_url(postgres_url)
-    postgres.execute("DROP ROLE IF EXISTS stranger")
-    postgres.execute("CREATE ROLE stranger LOGIN")
-    store = SqlTokenStore(url.set(username="stranger"), keys=[FERNET_KEY])
-    with pytest.raises(StoreError, match=r"42501.*refuses the permission") as caught:
+    postgres.execute("DROP ROLE IF EXISTS unprivileged")
+    postgres.execute("CREATE ROLE unprivileged LOGIN")
+    store = SqlTokenStore(url.set(username="unprivileged"), keys=[FERNET_KEY])
+    with pytest.raises(StoreError, match=r"42501.*lacks a permission") as caught:
         store.load(KEY)
     assert not caught.value.retryable
     store.close()
@@ -257,13 +260,13 @@ def test_a_permission_that_is_missing_is_told(postgres: PostgreSQL, postgres_url
         b"sqlite:///tokens.db",
     ],
 )
-def test_a_database_that_cannot_be_used_is_refused_and_not_shown(database: Any) -> None:
+def test_an_unsupported_database_is_refused_and_its_url_not_shown(database: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         SqlTokenStore(database, keys=[FERNET_KEY])
     assert_hidden(caught.value, PASSWORD)
 
 
-def test_keys_that_cannot_be_used_are_refused_and_not_shown() -> None:
+def test_invalid_keys_are_refused_and_not_shown() -> None:
     for keys in ([], ["fake-key"], "fake-key"):
         with pytest.raises(InvalidInputError) as caught:
             SqlTokenStore(f"sqlite:///{PASSWORD}", keys=keys)
@@ -271,12 +274,12 @@ def test_keys_that_cannot_be_used_are_refused_and_not_shown() -> None:
 
 
 def assert_hidden(error: BaseException, *secrets: str) -> None:
-    """Look for secrets in an error, and in all frames but those of the tests."""
+    """Check that an error, and the frames outside this file, contain none of the secrets."""
     assert error.__context__ is None
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    ours = [frame for frame in frames if frame.f_code.co_filename != __file__]
-    assert ours
-    shown = [str(error), *(repr(frame.f_locals) for frame in ours)]
+    product = [frame for frame in frames if frame.f_code.co_filename != __file__]
+    assert product
+    shown = [str(error), *(repr(frame.f_locals) for frame in product)]
     assert [text for text in shown for secret in secrets if secret in text] == []
 
 
@@ -285,17 +288,17 @@ def test_a_store_shows_neither_password_nor_key() -> None:
     store = SqlTokenStore(url, keys=[FERNET_KEY])
     assert repr(store) == "SqlTokenStore('postgresql+psycopg://user:***@db.example/app')"
     assert FERNET_KEY.reveal() not in repr(vars(store))
-    # An engine shows the query of its URL.
+    # The repr of an engine contains the query of its URL.
     others = [value for value in vars(store).values() if not isinstance(value, (Engine, Database))]
     assert PASSWORD not in repr(others)
 
 
-def test_a_url_without_a_driver_is_one_for_psycopg() -> None:
+def test_a_postgresql_url_without_a_driver_uses_psycopg() -> None:
     store = SqlTokenStore("postgresql://user@db.example/app", keys=[FERNET_KEY])
     assert repr(store) == "SqlTokenStore('postgresql+psycopg://user@db.example/app')"
 
 
-def test_no_secret_is_found_in_the_database_or_in_the_logs(
+def test_database_and_logs_contain_no_secret(
     database_url: str, tmp_path: Path, postgres: PostgreSQL, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -308,7 +311,7 @@ def test_no_secret_is_found_in_the_database_or_in_the_logs(
     put(store, "d")
     store.revoke(KEY, note=note())
     if engine.dialect.name == "sqlite":
-        # While the store is open, the file beside it that is written first holds the changes.
+        # While the store is open, the write-ahead log contains the changes.
         stored = b"".join(path.read_bytes() for path in tmp_path.iterdir()).decode("latin-1")
         assert (tmp_path / "tokens.db").exists()
     else:
@@ -322,7 +325,7 @@ def test_no_secret_is_found_in_the_database_or_in_the_logs(
         assert FERNET_KEY.reveal() not in shown
 
 
-def test_the_logs_of_an_engine_that_the_store_makes_hide_all_values(
+def test_the_stores_own_engine_logs_no_values(
     database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "sqlalchemy.engine")

@@ -1,4 +1,4 @@
-"""An SQLite file: readable for its owner alone, durable, and shared by processes."""
+"""SQLite files: readable for their owner only, durable, and shared by processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FERNET_KEY = SqlTokenStore.new_key()
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Name a file that is not there yet."""
+    """Return the path of a file that does not exist."""
     return tmp_path / "tokens.db"
 
 
@@ -57,7 +57,7 @@ def modes(folder: Path) -> dict[str, str]:
     return {path.name: stat.filemode(path.stat().st_mode) for path in folder.iterdir()}
 
 
-def test_all_files_are_readable_for_their_owner_alone(store: SqlTokenStore, path: Path) -> None:
+def test_all_files_are_readable_for_their_owner_only(store: SqlTokenStore, path: Path) -> None:
     mask = os.umask(0)
     try:
         put(store)
@@ -73,7 +73,7 @@ def test_the_file_is_never_readable_for_others(store: SqlTokenStore, path: Path)
     def look(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         seen.append(stat.filemode(path.stat().st_mode))
 
-    # It is called before the store's own: SQLite has opened the file, and written nothing.
+    # It runs before the store's listener, when SQLite has opened the file and written nothing.
     event.listen(Engine, "connect", look)
     mask = os.umask(0)
     try:
@@ -84,14 +84,14 @@ def test_the_file_is_never_readable_for_others(store: SqlTokenStore, path: Path)
     assert seen == ["-rw-------"]
 
 
-def test_a_file_that_is_there_keeps_its_mode(store: SqlTokenStore, path: Path) -> None:
+def test_an_existing_file_keeps_its_mode(store: SqlTokenStore, path: Path) -> None:
     path.touch()
     path.chmod(0o660)
     put(store)
     assert modes(path.parent)["tokens.db"] == "-rw-rw----"
 
 
-def test_what_was_committed_survives_a_loss_of_power(store: SqlTokenStore) -> None:
+def test_commits_are_synced_to_disk(store: SqlTokenStore) -> None:
     full, seen = 2, []
 
     def look(connection: DBAPIConnection, *_: object) -> None:
@@ -108,18 +108,18 @@ def test_what_was_committed_survives_a_loss_of_power(store: SqlTokenStore) -> No
 
 
 @contextmanager
-def refusing_write_ahead(*refusals: int) -> Iterator[list[int]]:
-    """Let SQLite refuse to write ahead with these codes, one after the other.
+def refusing_wal(*codes: int) -> Iterator[list[int]]:
+    """Let SQLite refuse WAL mode with these error codes, one after the other.
 
-    It refuses to change the mode of a file that others are just changing, and does not wait.
+    SQLite does so without a wait if another connection changes the mode of the file.
     """
-    left = list(refusals)
+    codes_left = list(codes)
 
     class Cursor(sqlite3.Cursor):
         def execute(self, statement: str, *parameters: Any) -> Self:
-            if statement == "PRAGMA journal_mode = WAL" and left:
+            if statement == "PRAGMA journal_mode = WAL" and codes_left:
                 error = sqlite3.OperationalError("fake")
-                error.sqlite_errorcode = left.pop(0)
+                error.sqlite_errorcode = codes_left.pop(0)
                 raise error
             return super().execute(statement, *parameters)
 
@@ -132,31 +132,31 @@ def refusing_write_ahead(*refusals: int) -> Iterator[list[int]]:
 
     event.listen(Engine, "do_connect", connect)
     try:
-        yield left
+        yield codes_left
     finally:
         event.remove(Engine, "do_connect", connect)
 
 
-def test_several_that_open_a_new_file_at_once_wait_for_each_other(
+def test_connections_that_set_wal_mode_at_the_same_time_wait_for_each_other(
     store: SqlTokenStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)
-    with refusing_write_ahead(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY) as left:
+    with refusing_wal(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY) as codes_left:
         put(store)
-    assert left == []
+    assert codes_left == []
     assert pauses == [0.01, 0.01]
     with closing(sqlite3.connect(path)) as other:
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_file_that_cannot_be_written_is_not_waited_for(store: SqlTokenStore) -> None:
+def test_a_read_only_file_raises_an_error_without_a_wait(store: SqlTokenStore) -> None:
     with (
-        refusing_write_ahead(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_READONLY) as left,
+        refusing_wal(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_READONLY) as codes_left,
         pytest.raises(StoreError),
     ):
         put(store)
-    assert left == [sqlite3.SQLITE_READONLY]
+    assert codes_left == [sqlite3.SQLITE_READONLY]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_an_engine_for_a_database_in_memory_is_refused() -> None:
         SqlTokenStore(create_engine("sqlite://"), keys=[FERNET_KEY])
 
 
-def test_a_relative_path_is_that_of_the_folder_it_was_given_in(
+def test_a_relative_path_is_resolved_when_the_store_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -186,7 +186,7 @@ def test_a_relative_path_is_that_of_the_folder_it_was_given_in(
     store.close()
 
 
-def test_a_folder_that_is_missing_is_an_error_of_the_store(path: Path) -> None:
+def test_a_missing_folder_raises_a_store_error(path: Path) -> None:
     store = SqlTokenStore(f"sqlite:///{path.parent / 'missing' / 'tokens.db'}", keys=[FERNET_KEY])
     with pytest.raises(StoreError, match="No such file or directory"):
         store.load(KEY)
@@ -195,7 +195,7 @@ def test_a_folder_that_is_missing_is_an_error_of_the_store(path: Path) -> None:
     store.close()
 
 
-def test_the_applications_own_engine_serves_as_well(path: Path) -> None:
+def test_an_engine_of_the_application_works(path: Path) -> None:
     engine = create_engine(f"sqlite:///{path}")
     store = SqlTokenStore(engine, keys=[FERNET_KEY])
     store.create_schema()
@@ -210,15 +210,15 @@ def test_the_applications_own_engine_serves_as_well(path: Path) -> None:
     engine.dispose()
 
 
-def test_a_closed_store_opens_again(store: SqlTokenStore, path: Path) -> None:
+def test_a_closed_store_reopens_at_its_next_use(store: SqlTokenStore, path: Path) -> None:
     put(store)
     store.close()
-    # The last connection takes the files beside the database with it.
+    # SQLite deletes its other files when the last connection closes.
     assert list(modes(path.parent)) == ["tokens.db"]
     assert store.load(KEY) is not None
 
 
-def test_processes_share_a_new_file_and_one_wins_each_claim(
+def test_processes_share_a_new_file_and_one_of_them_makes_each_claim(
     store: SqlTokenStore, path: Path
 ) -> None:
     program = """
@@ -230,15 +230,15 @@ for number in range(15):
 print(json.dumps(won))
 """
     wins = finish(*(start(f"sqlite:///{path}", FERNET_KEY, program) for _ in range(3)))
-    everybody = [f"customer-{number}" for number in range(15)]
+    customers = [f"customer-{number}" for number in range(15)]
     assert sorted(name for won in wins if isinstance(won, list) for name in won) == sorted(
-        everybody
+        customers
     )
     assert len(store.records(CLIENT)) == 15
     assert [record.generation for record in store.records(CLIENT)] == [1] * 15
 
 
-def test_a_forked_child_opens_connections_of_its_own(store: SqlTokenStore, path: Path) -> None:
+def test_a_forked_child_opens_its_own_connections(store: SqlTokenStore, path: Path) -> None:
     program = """
 put("parent")
 before = len(opened)

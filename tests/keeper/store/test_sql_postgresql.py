@@ -1,4 +1,4 @@
-"""PostgreSQL behind a pooler, after a restart, with one connection, and strictly serialised."""
+"""PostgreSQL behind a pooler, after a restart, with one connection, and serializable."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def put(store: SqlTokenStore, name: str = "customer", *, of: str = "a", idle: fl
 
 
 def claim(store: SqlTokenStore, seen: Record) -> Record:
-    """Take the lease."""
+    """Claim a record, which must succeed."""
     taken = store.claim(seen, owner="fake-owner", ttl=600)
     assert taken is not None
     return taken
 
 
 def settle(store: SqlTokenStore, taken: Record, of: str) -> bool:
-    """Bring a pair home."""
+    """Settle a pair."""
     until = ISSUED + days(60)
     return store.settle(taken, pair(of), issued_at=ISSUED, idle_until=until, note=note()).stored
 
 
 def use_everything(store: SqlTokenStore) -> None:
-    """Call every method, so that each does something."""
+    """Call every method with an effect."""
     late = claim(store, put(store))
     assert settle(store, late, "b")
     assert not settle(store, late, "c")
@@ -88,9 +88,9 @@ def use_everything(store: SqlTokenStore) -> None:
 
 @pytest.fixture
 def pooler(postgres: PostgreSQL) -> Iterator[Pooler]:
-    """Return a proxy that hands each transaction to another of two connections."""
+    """Return a proxy that alternates between two server connections."""
     database = postgres.create()
-    # Not below pytest's folder, whose path may be too long for a socket.
+    # The path of pytest's folder may be too long for a socket.
     with (
         tempfile.TemporaryDirectory() as folder,
         pooling(postgres.socket, database, Path(folder)) as pooler,
@@ -105,19 +105,17 @@ def pooled_url(pooler: Pooler) -> str:
     return f"postgresql+psycopg://postgres@/{pooler.database}?host={folder}"
 
 
-def test_everything_works_behind_a_pooler_of_transactions(
-    pooler: Pooler, postgres: PostgreSQL
-) -> None:
+def test_all_methods_work_behind_a_transaction_pooler(pooler: Pooler, postgres: PostgreSQL) -> None:
     store = SqlTokenStore(pooled_url(pooler), keys=[FERNET_KEY])
     for _ in range(8):
-        # Often enough for a driver that prepares what it executes often.
+        # By default psycopg prepares a statement that was executed five times.
         use_everything(store)
     store.close()
     assert pooler.switches > 100
-    assert_nothing_is_left(pooler)
+    assert_no_session_state(pooler)
 
 
-def test_many_threads_work_behind_a_pooler_of_transactions(pooler: Pooler) -> None:
+def test_many_threads_work_behind_a_transaction_pooler(pooler: Pooler) -> None:
     store = SqlTokenStore(pooled_url(pooler), keys=[FERNET_KEY])
     seen = put(store)
 
@@ -127,12 +125,12 @@ def test_many_threads_work_behind_a_pooler_of_transactions(pooler: Pooler) -> No
 
     assert sum(run_concurrently(8, refresh)) == 1
     store.close()
-    assert_nothing_is_left(pooler)
+    assert_no_session_state(pooler)
 
 
-def assert_nothing_is_left(pooler: Pooler) -> None:
-    """Look for what may stay behind in a session, in each of the two."""
-    left = {
+def assert_no_session_state(pooler: Pooler) -> None:
+    """Check that both server connections have no session state."""
+    queries = {
         "prepared statements": "SELECT count(*) FROM pg_prepared_statements",
         "advisory locks": "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
         "settings": "SELECT count(*) FROM pg_settings WHERE source = 'session'",
@@ -145,12 +143,14 @@ def assert_nothing_is_left(pooler: Pooler) -> None:
         connect_args={"prepare_threshold": None},
     )
     with engine.connect() as connection:
-        for what, query in left.items():
+        for what, query in queries.items():
             assert [connection.scalar(text(query)) for _ in range(2)] == [0, 0], what
     engine.dispose()
 
 
-def test_a_restart_between_two_calls_fails_none(store: SqlTokenStore, postgres: PostgreSQL) -> None:
+def test_calls_succeed_after_a_restart_of_the_server(
+    store: SqlTokenStore, postgres: PostgreSQL
+) -> None:
     seen = put(store)
     run_concurrently(5, lambda number: store.load(KEY))
     postgres.restart()
@@ -160,7 +160,7 @@ def test_a_restart_between_two_calls_fails_none(store: SqlTokenStore, postgres: 
     assert store.load(KEY) is not None
 
 
-def test_a_server_that_is_down_is_told_and_found_again(
+def test_a_stopped_server_raises_a_retryable_error_until_it_starts_again(
     store: SqlTokenStore, postgres: PostgreSQL
 ) -> None:
     taken = claim(store, put(store))
@@ -174,19 +174,21 @@ def test_a_server_that_is_down_is_told_and_found_again(
     assert settle(store, taken, "b")
 
 
-def test_a_connection_that_breaks_in_a_transaction_leaves_nothing(
+def test_a_connection_that_breaks_in_a_transaction_changes_nothing(
     store: SqlTokenStore, postgres: PostgreSQL, postgres_url: str
 ) -> None:
     put(store)
 
-    def end_it(connection: Connection, cursor: object, statement: str, *rest: object) -> None:
+    def break_connection(
+        connection: Connection, cursor: object, statement: str, *rest: object
+    ) -> None:
         if statement.startswith("INSERT INTO blink_oauth_journal"):
             terminate_all(postgres, postgres_url)
 
-    event.listen(Engine, "after_cursor_execute", end_it)
+    event.listen(Engine, "after_cursor_execute", break_connection)
     with pytest.raises(StoreError, match="57P01"):
         put(store, of="b")
-    event.remove(Engine, "after_cursor_execute", end_it)
+    event.remove(Engine, "after_cursor_execute", break_connection)
     assert list(store.journal_entries(KEY)) == []
     assert put(store, of="b").generation == 2
     assert len(store.journal_entries(KEY)) == 1
@@ -212,7 +214,7 @@ def test_one_connection_is_enough(postgres_url: str) -> None:
     engine.dispose()
 
 
-def test_a_pool_that_is_used_up_is_an_error_of_the_store(postgres_url: str) -> None:
+def test_an_exhausted_pool_raises_a_retryable_error(postgres_url: str) -> None:
     engine = create_engine(postgres_url, pool_size=1, max_overflow=0, pool_timeout=0.05)
     store = SqlTokenStore(engine, keys=[FERNET_KEY])
     store.create_schema()
@@ -223,7 +225,9 @@ def test_a_pool_that_is_used_up_is_an_error_of_the_store(postgres_url: str) -> N
     engine.dispose()
 
 
-def test_strict_serialisation_is_no_error_and_one_wins(postgres: PostgreSQL) -> None:
+def test_serializable_transactions_raise_no_error_and_one_claim_succeeds(
+    postgres: PostgreSQL,
+) -> None:
     name = postgres.create()
     postgres.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
     store = SqlTokenStore(postgres.url(name), keys=[FERNET_KEY])
@@ -247,7 +251,7 @@ def test_strict_serialisation_is_no_error_and_one_wins(postgres: PostgreSQL) -> 
     postgres.drop(name)
 
 
-def test_the_first_pairs_of_a_grant_at_once_are_all_kept(store: SqlTokenStore) -> None:
+def test_concurrent_first_consents_of_a_grant_are_all_stored(store: SqlTokenStore) -> None:
     run_concurrently(6, lambda number: put(store, of=f"{number}"))
     record = store.load(KEY)
     assert record is not None
@@ -257,18 +261,20 @@ def test_the_first_pairs_of_a_grant_at_once_are_all_kept(store: SqlTokenStore) -
     ] * 5
 
 
-def test_a_pair_that_many_write_to_the_journal_is_in_it_once(store: SqlTokenStore) -> None:
+def test_a_pair_that_threads_journal_concurrently_is_in_the_journal_once(
+    store: SqlTokenStore,
+) -> None:
     record = put(store)
 
     def write(number: int) -> None:
-        # Every pair comes from several threads, at about the same time.
+        # Four threads write each pair, at about the same time.
         store.journal(record, pair(f"late-{number // 4}"), origin=Origin.ERROR)
 
     run_concurrently(20, write)
     assert len(store.journal_entries(KEY)) == 5
 
 
-def test_nobody_waits_long_for_a_lock(store: SqlTokenStore) -> None:
+def test_transactions_limit_lock_and_idle_time(store: SqlTokenStore) -> None:
     limits: list[tuple[str, object]] = []
 
     def look(connection: Connection, cursor: object, statement: str, *rest: object) -> None:
@@ -290,11 +296,11 @@ def test_nobody_waits_long_for_a_lock(store: SqlTokenStore) -> None:
     assert limits == [("SELECT", ["0", "0"])]
 
 
-def test_what_others_hold_is_not_waited_for_by_who_claims_what_is_due(
+def test_claim_due_skips_locked_rows_without_a_wait(
     postgres_url: str, postgres: PostgreSQL
 ) -> None:
-    impatient = f"{postgres_url}&options=-c%20lock_timeout%3D2s"
-    store = SqlTokenStore(impatient, keys=[FERNET_KEY])
+    short_timeout = f"{postgres_url}&options=-c%20lock_timeout%3D2s"
+    store = SqlTokenStore(short_timeout, keys=[FERNET_KEY])
     for day, name in enumerate("abc", start=1):
         put(store, name, idle=day)
     database = make_url(postgres_url).database
@@ -308,27 +314,27 @@ def test_what_others_hold_is_not_waited_for_by_who_claims_what_is_due(
     store.close()
 
 
-def test_a_forked_child_leaves_the_connections_of_its_parent_alone(
+def test_a_forked_child_does_not_use_the_connections_of_its_parent(
     store: SqlTokenStore, postgres: PostgreSQL, postgres_url: str
 ) -> None:
     program = """
 def server_process():
-    served.clear()
+    backends.clear()
     put(f"customer-{os.getpid()}")
-    return served.pop()
-served = []
+    return backends.pop()
+backends = []
 event.listen(
-    Engine, "checkout", lambda connection, *_: served.append(connection.info.backend_pid)
+    Engine, "checkout", lambda connection, *_: backends.append(connection.info.backend_pid)
 )
-parents = server_process()
+parent_backend = server_process()
 child = os.fork()
 if child:
     assert os.waitpid(child, 0)[1] == 0
-    # Whatever the child did, the server still serves the parent on the same connection.
-    assert server_process() == parents
+    # The parent keeps its server process, whatever the child did.
+    assert server_process() == parent_backend
     print(json.dumps([len(names()), len(opened)]))
 else:
-    assert server_process() != parents
+    assert server_process() != parent_backend
     store.close()
 """
     assert finish(start(postgres_url, FERNET_KEY, program)) == [[2, 1]]

@@ -1,4 +1,4 @@
-"""The tables come into being once, are those that are known, and Alembic can have them."""
+"""The tables: created once, checked for their version, and usable in Alembic migrations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMES = ["blink_oauth_grants", "blink_oauth_history", "blink_oauth_journal", "bl
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """Return an application's own engine for each kind of database in turn."""
+    """Return an engine of the application for each kind of database."""
     engine = create_engine(database_url)
     yield engine
     engine.dispose()
@@ -47,11 +47,11 @@ def store_in(database: str | Engine) -> SqlTokenStore:
 
 
 def names(engine: Engine) -> list[str]:
-    """Return the names of the tables that are there."""
+    """Return the names of the existing tables."""
     return sorted(inspect(engine).get_table_names())
 
 
-def test_a_url_is_all_that_it_takes(database_url: str, engine: Engine) -> None:
+def test_with_a_url_the_first_use_creates_the_tables(database_url: str, engine: Engine) -> None:
     store = store_in(database_url)
     assert names(engine) == []
     assert store.load(KEY) is None
@@ -59,13 +59,15 @@ def test_a_url_is_all_that_it_takes(database_url: str, engine: Engine) -> None:
     store.close()
 
 
-def test_a_database_is_not_asked_before_it_is_needed() -> None:
-    store = store_in("postgresql+psycopg://nobody@127.0.0.1:1/nowhere")
+def test_a_store_does_not_connect_before_its_first_use() -> None:
+    store = store_in("postgresql+psycopg://user@127.0.0.1:1/missing")
     with pytest.raises(StoreError, match="There is no connection to the server"):
         store.load(KEY)
 
 
-def test_nothing_is_created_by_itself_in_the_applications_database(engine: Engine) -> None:
+def test_with_an_engine_of_the_application_only_create_schema_creates_tables(
+    engine: Engine,
+) -> None:
     store = store_in(engine)
     with pytest.raises(SchemaError, match=r"Call create_schema\(\) once") as caught:
         store.load(KEY)
@@ -75,7 +77,7 @@ def test_nothing_is_created_by_itself_in_the_applications_database(engine: Engin
     assert store.load(KEY) is None
 
 
-def test_the_tables_are_created_once_whoever_asks(engine: Engine) -> None:
+def test_concurrent_calls_create_the_tables_once(engine: Engine) -> None:
     run_concurrently(6, lambda number: store_in(engine).create_schema())
     store = store_in(engine)
     record = store.put(KEY, pair("a"), issued_at=ISSUED, idle_until=None, note=note())
@@ -85,31 +87,31 @@ def test_the_tables_are_created_once_whoever_asks(engine: Engine) -> None:
         assert list(connection.scalars(select(tables.schema.c.version))) == [tables.VERSION]
 
 
-def test_whoever_comes_second_in_creating_a_table_finds_it(
+def test_a_store_works_if_another_process_creates_the_tables_first(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = store_in(postgres_url)
 
-    def come_second(*_: object) -> None:
+    def create_second(*_: object) -> None:
         monkeypatch.undo()
         first = store_in(postgres_url)
         first.create_schema()
         first.close()
         raise ProgrammingError("CREATE TABLE", None, Exception("it exists"))
 
-    monkeypatch.setattr(metadata, "create_all", come_second)
+    monkeypatch.setattr(metadata, "create_all", create_second)
     assert store.load(KEY) is None
     store.close()
 
 
-def test_many_stores_that_find_no_tables_all_work(database_url: str) -> None:
+def test_stores_that_create_the_tables_concurrently_all_work(database_url: str) -> None:
     stores = [store_in(database_url) for _ in range(6)]
     assert run_concurrently(6, lambda number: stores[number].load(KEY)) == [None] * 6
     for store in stores:
         store.close()
 
 
-def test_what_is_missing_is_added(engine: Engine) -> None:
+def test_create_schema_adds_a_missing_table(engine: Engine) -> None:
     store_in(engine).create_schema()
     with engine.begin() as connection:
         tables.journal.drop(connection)
@@ -117,7 +119,7 @@ def test_what_is_missing_is_added(engine: Engine) -> None:
     assert names(engine) == NAMES
 
 
-def test_tables_of_a_newer_version_are_not_touched(database_url: str, engine: Engine) -> None:
+def test_tables_of_a_newer_version_raise_a_schema_error(database_url: str, engine: Engine) -> None:
     store_in(engine).create_schema()
     with engine.begin() as connection:
         connection.execute(update(tables.schema).values(version=tables.VERSION + 1))
@@ -130,21 +132,21 @@ def test_tables_of_a_newer_version_are_not_touched(database_url: str, engine: En
         store.close()
 
 
-def test_tables_that_change_under_a_store_are_told(engine: Engine) -> None:
+def test_tables_that_were_changed_raise_a_schema_error(engine: Engine) -> None:
     store = store_in(engine)
     store.create_schema()
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE blink_oauth_grants RENAME COLUMN owner TO holder"))
-    with pytest.raises(SchemaError, match="not those that this version knows"):
+    with pytest.raises(SchemaError, match="do not match this version"):
         store.load(KEY)
 
 
-def test_the_tables_can_be_part_of_the_applications_own(engine: Engine) -> None:
-    mine = MetaData()
-    Table("mine", mine, Column("id", Integer, primary_key=True))
+def test_the_tables_can_be_part_of_the_applications_metadata(engine: Engine) -> None:
+    application = MetaData()
+    Table("own_table", application, Column("id", Integer, primary_key=True))
     for table in metadata.sorted_tables:
-        table.to_metadata(mine)
-    mine.create_all(engine)
+        table.to_metadata(application)
+    application.create_all(engine)
     store = store_in(engine)
     store.put(KEY, pair("a"), issued_at=ISSUED, idle_until=None, note=note())
     assert store.load(KEY) is not None
@@ -163,8 +165,8 @@ def test_alembic_sees_the_same_tables(engine: Engine) -> None:
         assert compare_metadata(context, metadata) == []
 
 
-def test_tables_of_a_migration_need_no_version(engine: Engine) -> None:
-    # Alembic creates tables, and puts nothing into them.
+def test_tables_from_a_migration_need_no_version(engine: Engine) -> None:
+    # Alembic creates the tables and inserts no version.
     metadata.create_all(engine)
     store = store_in(engine)
     assert store.load(KEY) is None
@@ -173,7 +175,7 @@ def test_tables_of_a_migration_need_no_version(engine: Engine) -> None:
         assert connection.scalar(select(func.max(tables.schema.c.version))) == tables.VERSION
 
 
-def test_a_look_up_uses_an_index(engine: Engine) -> None:
+def test_the_tables_have_their_indices(engine: Engine) -> None:
     store_in(engine).create_schema()
     indices = {index["name"] for table in NAMES for index in inspect(engine).get_indexes(table)}
     assert indices == {
@@ -185,7 +187,7 @@ def test_a_look_up_uses_an_index(engine: Engine) -> None:
     }
 
 
-def test_there_is_one_row_for_a_grant(engine: Engine) -> None:
+def test_a_second_row_for_a_grant_is_refused(engine: Engine) -> None:
     store_in(engine).create_schema()
     row: dict[str, object] = dict.fromkeys(("client_id", "target_id", "username"), "same")
     row |= {"generation": 1, "consent": 1, "state": "active", "attempts": 0}

@@ -1,4 +1,4 @@
-"""What is sealed in a database opens for nobody else, and nothing else suffers from it."""
+"""Pairs in a database open for their row and key only; a row that does not open harms no other."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ A, B, C = (grant_key(name) for name in "abc")
 Contents = dict[str, list[tuple[Any, ...]]]
 
 
-class Sealed:
-    """A database, and stores with several keys upon it."""
+class SealedDatabase:
+    """A database, and stores on it with different keys."""
 
     def __init__(self, url: str) -> None:
         self.engine: Engine = create_engine(url)
@@ -46,7 +46,7 @@ class Sealed:
         return SqlTokenStore(self.engine, keys=keys, clock=self.clock)
 
     def contents(self) -> Contents:
-        """Return all that is in the tables."""
+        """Return all rows of the tables."""
         with self.engine.connect() as connection:
             return {
                 table.name: [tuple(row) for row in connection.execute(select(table))]
@@ -54,7 +54,7 @@ class Sealed:
             }
 
     def change(self, table: Table, username: str, **values: object) -> None:
-        """Write something into a row, as an intruder would."""
+        """Change a row, as an attacker would."""
         with self.engine.begin() as connection:
             connection.execute(update(table).where(table.c.username == username).values(values))
 
@@ -64,23 +64,23 @@ class Sealed:
             found = connection.execute(select(table).where(table.c.username == username))
             return dict(found.mappings().one())
 
-    def spoil(self, username: str) -> None:
-        """Swap a sealed pair for that of another grant."""
-        stranger = f"stranger-of-{username}"
-        put(self.store(OLD), stranger, idle=9000)
-        self.change(grants, username, sealed=self.row(grants, stranger)["sealed"])
+    def corrupt(self, username: str) -> None:
+        """Replace a sealed pair by that of another grant."""
+        other = f"other-than-{username}"
+        put(self.store(OLD), other, idle=9000)
+        self.change(grants, username, sealed=self.row(grants, other)["sealed"])
 
 
 @pytest.fixture
-def sealed(database_url: str) -> Iterator[Sealed]:
-    """Return a database of each kind in turn."""
-    made = Sealed(database_url)
+def sealed(database_url: str) -> Iterator[SealedDatabase]:
+    """Return a database of each kind."""
+    made = SealedDatabase(database_url)
     yield made
     made.engine.dispose()
 
 
 def put(store: SqlTokenStore, name: str, *, idle: float = 1, pair_name: str = "") -> Record:
-    """Store a pair for the grant of that name."""
+    """Store a pair for the grant with this username."""
     return store.put(
         grant_key(name),
         pair(pair_name or name),
@@ -91,12 +91,12 @@ def put(store: SqlTokenStore, name: str, *, idle: float = 1, pair_name: str = ""
 
 
 def settle(store: SqlTokenStore, claim: Record, name: str) -> bool:
-    """Bring a pair home."""
-    home = store.settle(claim, pair(name), issued_at=ISSUED, idle_until=ISSUED, note=note())
-    return home.stored
+    """Settle a pair."""
+    settlement = store.settle(claim, pair(name), issued_at=ISSUED, idle_until=ISSUED, note=note())
+    return settlement.stored
 
 
-def test_a_wrong_key_opens_nothing_and_changes_nothing(sealed: Sealed) -> None:
+def test_a_wrong_key_opens_nothing_and_changes_nothing(sealed: SealedDatabase) -> None:
     record = put(sealed.store(OLD), "a")
     before, wrong = sealed.contents(), sealed.store(NEW)
     claim = sealed.store(OLD).load(A)
@@ -116,11 +116,11 @@ def test_a_wrong_key_opens_nothing_and_changes_nothing(sealed: Sealed) -> None:
     assert sealed.store(NEW, OLD).load(A) == claim == record
 
 
-def test_a_pair_in_the_row_of_another_grant_is_refused(sealed: Sealed) -> None:
+def test_a_pair_in_the_row_of_another_grant_is_refused(sealed: SealedDatabase) -> None:
     store = sealed.store(OLD)
     put(store, "a")
     put(store, "b")
-    sealed.spoil("a")
+    sealed.corrupt("a")
     before = sealed.contents()
     with pytest.raises(SealError, match="was not sealed for this row"):
         store.load(A)
@@ -130,7 +130,7 @@ def test_a_pair_in_the_row_of_another_grant_is_refused(sealed: Sealed) -> None:
     assert store.load(B) is not None
 
 
-def test_an_older_pair_that_is_put_back_is_refused(sealed: Sealed) -> None:
+def test_an_older_pair_that_is_restored_is_refused(sealed: SealedDatabase) -> None:
     store = sealed.store(OLD)
     put(store, "a")
     old = sealed.row(grants, "a")
@@ -138,13 +138,13 @@ def test_an_older_pair_that_is_put_back_is_refused(sealed: Sealed) -> None:
     sealed.change(grants, "a", sealed=old["sealed"])
     with pytest.raises(SealError, match="older copy"):
         store.load(A)
-    # The consent alone does not make it fit either.
+    # Restoring its generation does not help: the consent is different.
     sealed.change(grants, "a", sealed=old["sealed"], generation=old["generation"])
     with pytest.raises(SealError):
         store.load(A)
 
 
-def test_a_pair_from_the_journal_does_not_fit_the_record(sealed: Sealed) -> None:
+def test_a_pair_from_the_journal_does_not_open_in_the_record(sealed: SealedDatabase) -> None:
     store = sealed.store(OLD)
     store.journal(put(store, "a"), pair("late"), origin=Origin.ERROR)
     sealed.change(grants, "a", sealed=sealed.row(journal, "a")["sealed"])
@@ -152,49 +152,49 @@ def test_a_pair_from_the_journal_does_not_fit_the_record(sealed: Sealed) -> None
         store.load(A)
 
 
-def test_a_new_consent_helps_where_the_key_is_lost(sealed: Sealed) -> None:
+def test_a_new_consent_can_be_stored_if_the_key_is_lost(sealed: SealedDatabase) -> None:
     put(sealed.store(OLD), "a")
     store = sealed.store(NEW)
     record = put(store, "a", pair_name="again")
     assert record == store.load(A)
     assert (record.token, record.generation, record.consent) == (pair("again"), 2, 2)
     assert list(store.journal_entries(A)) == []
-    kept = sealed.store(NEW, OLD).journal_entries(A)
-    assert entry_values(list(kept)) == [(Origin.REPLACED, pair("a"), 1, 1)]
+    entries = sealed.store(NEW, OLD).journal_entries(A)
+    assert entry_values(list(entries)) == [(Origin.REPLACED, pair("a"), 1, 1)]
 
 
-def test_one_spoilt_row_does_not_stand_before_the_others(
-    sealed: Sealed, caplog: pytest.LogCaptureFixture
+def test_a_corrupt_row_does_not_block_the_other_due_rows(
+    sealed: SealedDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = sealed.store(OLD)
     for day, name in enumerate("abc", start=1):
         put(store, name, idle=day)
-    sealed.spoil("a")
+    sealed.corrupt("a")
     assert [record.key for record in store.due(due(), limit=10)] == [B, C]
     claims = store.claim_due(due(), owner="fake-owner", ttl=60, limit=1)
     assert [claim.key for claim in claims] == [B]
     assert "was not sealed for this row" in caplog.text
     row = sealed.row(grants, "a")
     assert (row["state"], row["attempts"], row["lease_until"]) == (State.ACTIVE, 0, None)
-    # It is left alone for a while, so that it is not the first each time.
+    # It gets a pause, so that it is not claimed first again.
     assert row["error"] == "SealError"
     claims = store.claim_due(due(), owner="fake-owner", ttl=60, limit=1)
     assert [claim.key for claim in claims] == [C]
 
 
-def test_a_doubtful_row_that_is_spoilt_stays_doubtful(sealed: Sealed) -> None:
+def test_a_corrupt_row_stays_uncertain(sealed: SealedDatabase) -> None:
     store = sealed.store(OLD)
     claim = store.claim(put(store, "a"), owner="fake-owner", ttl=60)
     assert claim is not None
     store.release(claim, state=State.UNCERTAIN, attempts=1, pause=0, error=None, note=note())
-    sealed.spoil("a")
+    sealed.corrupt("a")
     assert store.claim_due(due(attempts=1), owner="fake-owner", ttl=60, limit=9) == []
     row = sealed.row(grants, "a")
     assert (row["state"], row["attempts"]) == (State.UNCERTAIN, 1)
 
 
-def test_what_cannot_be_opened_is_listed_without_its_pair(
-    sealed: Sealed, caplog: pytest.LogCaptureFixture
+def test_records_returns_a_record_that_cannot_be_opened_without_its_pair(
+    sealed: SealedDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(sealed.store(OLD), "a")
     store = sealed.store(NEW)
@@ -207,7 +207,7 @@ def test_what_cannot_be_opened_is_listed_without_its_pair(
     assert (warning.name, warning.levelno) == ("blink_oauth_keeper.store", logging.WARNING)
 
 
-def test_a_spoilt_entry_of_the_journal_does_not_hide_the_others(sealed: Sealed) -> None:
+def test_a_corrupt_journal_entry_does_not_hide_the_others(sealed: SealedDatabase) -> None:
     store = sealed.store(OLD)
     record = put(store, "a")
     store.journal(record, pair("late"), origin=Origin.SUPERSEDED)
@@ -221,7 +221,9 @@ def test_a_spoilt_entry_of_the_journal_does_not_hide_the_others(sealed: Sealed) 
     assert salvaged.token == pair("later")
 
 
-def test_a_late_pair_is_kept_where_the_stored_one_cannot_be_opened(sealed: Sealed) -> None:
+def test_a_superseded_pair_is_journaled_if_the_stored_pair_cannot_be_opened(
+    sealed: SealedDatabase,
+) -> None:
     store = sealed.store(OLD)
     claim = store.claim(put(store, "a"), owner="fake-owner", ttl=60)
     assert claim is not None
@@ -240,14 +242,14 @@ def fill(store: SqlTokenStore, count: int) -> None:
         store.journal(record, pair(f"late-{number}"), origin=Origin.ERROR)
 
 
-def test_all_that_is_sealed_gets_the_first_key(sealed: Sealed) -> None:
+def test_a_rotation_seals_all_pairs_with_the_first_key(sealed: SealedDatabase) -> None:
     fill(sealed.store(OLD), 5)
     both, other = sealed.store(NEW, OLD), sealed.store(OTHER)
     put(other, "z")
     fresh = put(both, "fresh")
     before = both.records(CLIENT)
     assert both.count_older_seals() == 11
-    # The pair under a key that is not given here is counted, and left alone.
+    # The pair that is sealed with a missing key is counted and skipped.
     assert both.rotate_keys(batch=2) == 10
     assert both.count_older_seals() == 1
     assert both.rotate_keys(batch=2) == 0
@@ -260,7 +262,7 @@ def test_all_that_is_sealed_gets_the_first_key(sealed: Sealed) -> None:
     assert other.load(grant_key("z")) is not None
 
 
-def test_an_erased_grant_has_nothing_to_seal(sealed: Sealed) -> None:
+def test_a_rotation_skips_an_erased_grant(sealed: SealedDatabase) -> None:
     store = sealed.store(OLD)
     put(store, "a")
     revoked = store.revoke(A, note=note())
@@ -270,31 +272,33 @@ def test_an_erased_grant_has_nothing_to_seal(sealed: Sealed) -> None:
     assert (both.count_older_seals(), both.rotate_keys()) == (0, 0)
 
 
-def test_a_spoilt_row_does_not_stop_the_rotation(sealed: Sealed) -> None:
+def test_a_corrupt_row_does_not_stop_the_rotation(sealed: SealedDatabase) -> None:
     store = sealed.store(OLD)
     for name in "abc":
         put(store, name)
-    sealed.spoil("b")
+    sealed.corrupt("b")
     both = sealed.store(NEW, OLD)
-    # The stranger's own row moved too.
+    # The third is the row of the grant that the wrong pair was copied from.
     assert both.rotate_keys(batch=1) == 3
     assert both.count_older_seals() == 1
     assert sealed.store(NEW).load(C) is not None
 
 
-def test_a_pair_that_is_settled_during_the_rotation_wins(sealed: Sealed) -> None:
+def test_a_rotation_does_not_overwrite_a_pair_that_is_settled_meanwhile(
+    sealed: SealedDatabase,
+) -> None:
     old, both = sealed.store(OLD), sealed.store(NEW, OLD)
     claim = old.claim(put(old, "a"), owner="fake-owner", ttl=60)
     assert claim is not None
     assert both.count_older_seals() == 1
-    left, settled = [claim], []
+    claims, settled = [claim], []
 
     def settle_meanwhile(
         connection: Connection, cursor: object, statement: str, *rest: object
     ) -> None:
-        # The rotation has read the row by now, and not yet written it.
-        if statement.startswith("BEGIN") and left:
-            settled.append(settle(old, left.pop(), "new"))
+        # The rotation has read the row and not written it yet.
+        if statement.startswith("BEGIN") and claims:
+            settled.append(settle(old, claims.pop(), "new"))
 
     event.listen(sealed.engine, "before_cursor_execute", settle_meanwhile)
     assert both.rotate_keys() == 0
@@ -306,7 +310,7 @@ def test_a_pair_that_is_settled_during_the_rotation_wins(sealed: Sealed) -> None
     assert both.load(A) == record
 
 
-def test_two_rotations_at_once_seal_everything_once(sealed: Sealed) -> None:
+def test_two_concurrent_rotations_seal_each_pair_once(sealed: SealedDatabase) -> None:
     fill(sealed.store(OLD), 20)
     both = sealed.store(NEW, OLD)
     counts: list[int] = []
@@ -319,7 +323,7 @@ def test_two_rotations_at_once_seal_everything_once(sealed: Sealed) -> None:
     assert both.count_older_seals() == 0
 
 
-def test_refreshes_go_on_during_a_rotation(sealed: Sealed) -> None:
+def test_refreshes_succeed_during_a_rotation(sealed: SealedDatabase) -> None:
     old, both = sealed.store(OLD), sealed.store(NEW, OLD)
     fill(old, 10)
     names = [f"customer-{number}" for number in range(10)]
@@ -343,16 +347,16 @@ def test_refreshes_go_on_during_a_rotation(sealed: Sealed) -> None:
     assert [r.token for r in new.records(CLIENT)] == [pair(f"new-{name}") for name in names]
 
 
-def run_together(*work: Callable[[], None]) -> None:
-    """Do several things at once."""
-    threads = [threading.Thread(target=one) for one in work]
+def run_together(*functions: Callable[[], None]) -> None:
+    """Run functions at the same time, each in a thread."""
+    threads = [threading.Thread(target=function) for function in functions]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-def test_what_is_purged_is_older_than_its_retention(sealed: Sealed) -> None:
+def test_purge_deletes_entries_older_than_their_retention(sealed: SealedDatabase) -> None:
     store = SqlTokenStore(
         sealed.engine,
         keys=[OLD],
