@@ -165,7 +165,7 @@ def _utc_now() -> datetime:
 
 @define(eq=False, repr=False, kw_only=True)
 class MemoryTokenStore(TokenStore):
-    """Keep tokens in the memory of one process: for tests, and for services of a single process.
+    """Stores tokens in the memory of one process: for tests, and for services of one process.
 
     The tokens are lost when the process ends. After a fork, parent and child would spend the same
     refresh tokens; therefore every method but `close` raises `StoreError` in the child.
@@ -175,7 +175,7 @@ class MemoryTokenStore(TokenStore):
         clock: Returns the current time, timezone-aware. Leases and pauses run by it.
         journal_retention: The age at which `purge` deletes journal entries.
         history_retention: The age at which `purge` deletes history entries.
-        grants: The dictionary to keep the grants in. For tests that read or change it.
+        grants: The dictionary that contains the grants. Only for tests, which read and change it.
     """
 
     _clock: Callable[[], datetime] = _utc_now

@@ -71,7 +71,7 @@ from .sql_tables import (
 __all__ = ["SqlTokenStore", "metadata"]
 
 MAX_TRIES = 10
-"""How often a method runs if its transactions conflict with others."""
+"""The most runs of a method whose transactions conflict with other transactions."""
 UNREADABLE_PAUSE = 3600.0
 """Seconds before a record that cannot be opened can be claimed again."""
 
@@ -213,8 +213,8 @@ class SqlTokenStore(SqlBase, TokenStore):
     use. With an `Engine` of the application it creates nothing by itself: call `create_schema()`,
     or include `metadata` in your migrations.
 
-    Only the owner of an SQLite file can read it. Committed changes survive a loss of power. Put the
-    file on a local disk.
+    With the URL of an SQLite file, a new file is readable for its owner only, and committed changes
+    survive a loss of power. Put the file on a local disk.
 
     On PostgreSQL the store keeps no session state, so a pooler may give each transaction another
     connection, provided that psycopg prepares no statements: with your own engine, set
@@ -312,8 +312,8 @@ class SqlTokenStore(SqlBase, TokenStore):
             stored = record is not None and is_same_pair(record.token, token)
             if not stored:
                 self._add_to_journal(session, claim, token, Origin.SUPERSEDED)
-            now = session.row(sql_statements.LOAD, grant_params(claim.key))
-        return Settlement(stored=stored, record=now and self._reader.record(claim.key, now))
+            row = session.row(sql_statements.LOAD, grant_params(claim.key))
+        return Settlement(stored=stored, record=row and self._reader.record(claim.key, row))
 
     @operation
     def release(
@@ -351,18 +351,18 @@ class SqlTokenStore(SqlBase, TokenStore):
         with self._prepared().transaction() as session:
             row = session.row(sql_statements.LOCK, grant_params(key))
             # A pair that cannot be opened goes to the journal as it is; the consent replaces it.
-            known = empty_record(key, issued_at)
+            current = empty_record(key, issued_at)
             if row:
-                known = self._reader.record_if_readable(key, row)
-            if is_same_pair(known.token, token):
-                return known
+                current = self._reader.record_if_readable(key, row)
+            if is_same_pair(current.token, token):
+                return current
             if row and (replaced := sealed_in(row)):
                 entry = entry_params(binding_of(key, row), replaced, Origin.REPLACED)
                 session.count(sql_statements.INSERT_ENTRY, entry)
-            pair = renewed(known, token, issued_at=issued_at, idle_until=idle_until)
-            pair = evolve(pair, consent=known.consent + 1)
+            pair = renewed(current, token, issued_at=issued_at, idle_until=idle_until)
+            pair = evolve(pair, consent=current.consent + 1)
             change = sql_statements.WRITE if row else sql_statements.INSERT
-            written = self._write(session, change, known, pair, note)
+            written = self._write(session, change, current, pair, note)
             assert written is not None
             return written
 
@@ -372,10 +372,10 @@ class SqlTokenStore(SqlBase, TokenStore):
             row = session.row(sql_statements.LOCK, grant_params(key))
             if row is None:
                 return None
-            known = self._reader.record(key, row)
-            if known.state is State.REVOKED:
-                return known
-            written = self._write(session, sql_statements.WRITE, known, revoked(known), note)
+            current = self._reader.record(key, row)
+            if current.state is State.REVOKED:
+                return current
+            written = self._write(session, sql_statements.WRITE, current, revoked(current), note)
             assert written is not None
             return written
 
@@ -474,8 +474,8 @@ class SqlTokenStore(SqlBase, TokenStore):
     ) -> None:
         """Add a pair to the journal under the record's next generation, unless it is there."""
         # Otherwise a second copy could be salvaged after the first was refused.
-        known = [entry.token for _, entry in self._entries(session, record.key)]
-        if not any(is_same_pair(other, token) for other in known):
+        journaled = [entry.token for _, entry in self._entries(session, record.key)]
+        if not any(is_same_pair(other, token) for other in journaled):
             binding = Binding(record.key, record.generation + 1, record.consent)
             entry = entry_params(binding, self._sealer.seal(binding, token), origin)
             session.count(sql_statements.INSERT_ENTRY, entry)

@@ -83,16 +83,16 @@ def engine_for(database: str | URL | Engine) -> Engine | InvalidInputError:
         database: `sqlite:///…` with a file, `postgresql+psycopg://…`, or an engine for one of them.
     """
     if isinstance(database, Engine):
-        own = database.dialect
-        return _unsupported(database.url, own.name, own.driver) or database
+        dialect = database.dialect
+        return _unsupported(database.url, dialect.name, dialect.driver) or database
     try:
         url = make_url(database)
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
-        dialect = url.get_dialect()
-        error = _unsupported(url, dialect.name, dialect.driver)
+        kind = url.get_dialect()
+        error = _unsupported(url, kind.name, kind.driver)
         if error is None:
-            return _sqlite(url) if dialect.name == "sqlite" else _postgresql(url)
+            return _sqlite(url) if kind.name == "sqlite" else _postgresql(url)
     except ArgumentError:
         error = InvalidInputError(
             "The database must be a URL such as sqlite:///tokens.db or "
@@ -216,13 +216,13 @@ CHANGE_FAILED = (
 HINTS = {
     "25006": "The database is read-only.",
     "28P01": "The database refuses the password.",
-    "3D000": "There is no such database.",
+    "3D000": "The database does not exist.",
     "42501": "The role lacks a permission.",
     "53300": "The database has too many connections.",
-    "55P03": "Another transaction held a lock for too long.",
+    "55P03": "Another transaction kept a row or table locked for too long.",
     "57P01": "The server is shutting down.",
     "57P03": "The server is starting or shutting down.",
-    "SQLITE_BUSY": "Another connection held the file for too long.",
+    "SQLITE_BUSY": "Another connection kept the file locked for too long.",
     "SQLITE_CANTOPEN": "The file cannot be opened.",
     "SQLITE_FULL": "The disk is full.",
     "SQLITE_READONLY": "The file is read-only.",
@@ -308,8 +308,8 @@ def check_schema(database: Database) -> None:
     """
     if not has_schema(database):
         raise SchemaError(
-            f"The tables of the token store are missing ({schema.name} is). Nothing was sent. Call "
-            "create_schema() once, or include blink_oauth_keeper.metadata in your "
+            f"The tables of the token store are missing: there is no {schema.name}. Nothing was "
+            "sent. Call create_schema() once, or include blink_oauth_keeper.metadata in your "
             "migrations."
         )
     with database.session() as session:

@@ -203,7 +203,7 @@ class Change:
     Attributes:
         grant: Changes the grant and returns its row.
         history: Adds the entry.
-        both: Does both in one statement, which SQLite does not support.
+        both: Does both in one statement, with a CTE that SQLite does not support.
     """
 
     grant: Executable

@@ -199,40 +199,40 @@ class Settling(Harness):
 
     def test_a_pair_is_settled_although_another_claim_has_the_lease(self) -> None:
         self.put("a")
-        late = self.claim(ttl=10)
+        old_claim = self.claim(ttl=10)
         self.let_pass(100)
-        other = self.claim()
-        assert self.settle(late, "b").stored
+        new_claim = self.claim()
+        assert self.settle(old_claim, "b").stored
         after = self.read()
         assert (after.state, after.lease_left, after.owner) == (State.ACTIVE, 0, None)
-        assert not self.release(other)
-        assert not self.settle(other, "c").stored
+        assert not self.release(new_claim)
+        assert not self.settle(new_claim, "c").stored
         assert self.read() == after
 
     def test_a_settled_pair_ends_a_pause_and_clears_an_error(self) -> None:
         self.put("a")
-        late = self.claim(ttl=10)
+        old_claim = self.claim(ttl=10)
         self.let_pass(100)
         self.release(self.claim(), State.UNCERTAIN, attempts=2, pause=1000)
-        assert self.settle(late, "b").stored
+        assert self.settle(old_claim, "b").stored
         after = self.read()
         assert (after.attempts, after.pause_left, after.error) == (0, 0, None)
 
     def test_a_settled_pair_activates_a_grant_that_was_refused_meanwhile(self) -> None:
         self.put("a")
-        late = self.claim(ttl=10)
+        old_claim = self.claim(ttl=10)
         self.let_pass(100)
         self.release(self.claim(), State.NEEDS_CONSENT)
-        assert self.settle(late, "b").stored
+        assert self.settle(old_claim, "b").stored
         assert self.claim().token == pair("b")
 
     def test_a_pair_of_an_old_generation_goes_to_the_journal(self) -> None:
         self.put("a")
-        late = self.claim(ttl=10)
+        old_claim = self.claim(ttl=10)
         self.let_pass(100)
         self.settle(self.claim(), "b")
         stored = self.read()
-        settlement = self.settle(late, "c")
+        settlement = self.settle(old_claim, "c")
         assert not settlement.stored
         assert settlement.record == stored == self.read()
         assert entry_values(self.journal()) == [(Origin.SUPERSEDED, pair("c"), 2, 1)]
@@ -338,12 +338,12 @@ class Settling(Harness):
 
     def test_a_release_changes_nothing_after_another_claim(self) -> None:
         self.put("a")
-        late = self.claim(ttl=10)
+        old_claim = self.claim(ttl=10)
         self.let_pass(100)
-        other = self.claim()
+        new_claim = self.claim()
         events = self.events()
-        assert not self.release(late, State.NEEDS_CONSENT, attempts=0, pause=1000)
-        assert untimed(self.read()) == untimed(other)
+        assert not self.release(old_claim, State.NEEDS_CONSENT, attempts=0, pause=1000)
+        assert untimed(self.read()) == untimed(new_claim)
         assert (self.read().pause_left, self.events()) == (0, events)
         assert self.read().lease_left > 0
 

@@ -209,10 +209,10 @@ class Salvaging(Harness):
 
     def superseded(self, *names: str) -> Record:
         """Return a claim on a grant that has superseded pairs of these names in the journal."""
-        late = self.claim(self.put("stored-first"))
-        self.settle(late, "stored")
+        claim = self.claim(self.put("stored-first"))
+        self.settle(claim, "stored")
         for name in names:
-            assert not self.settle(late, name).stored
+            assert not self.settle(claim, name).stored
         return self.claim()
 
     def test_the_journal_keeps_a_pair_under_the_next_generation(self) -> None:
@@ -338,12 +338,12 @@ class Salvaging(Harness):
     def test_a_salvage_changes_nothing_after_another_claim(self) -> None:
         claim = self.superseded("late")
         self.let_pass(2000)
-        other = self.claim()
+        new_claim = self.claim()
         journal = self.journal()
         assert self.store.salvage(claim, note=note()) is None
-        assert untimed(self.read()) == untimed(other)
-        self.settle(other, "next")
-        assert self.store.salvage(other, note=note()) is None
+        assert untimed(self.read()) == untimed(new_claim)
+        self.settle(new_claim, "next")
+        assert self.store.salvage(new_claim, note=note()) is None
         assert (self.read().token, self.journal()) == (pair("next"), journal)
 
     def test_a_salvaged_claim_works_like_any_claim(self) -> None:

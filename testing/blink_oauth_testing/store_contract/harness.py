@@ -112,7 +112,7 @@ def due(
     targets: Collection[str] | None = None,
     except_targets: Collection[str] = (),
 ) -> Due:
-    """Return a selection of the records whose refresh tokens expire within some days."""
+    """Return a `Due` for records whose refresh tokens expire unused within some days."""
     return Due(
         client_id=client,
         before=ISSUED + days(within),

@@ -118,10 +118,10 @@ def test_a_hundred_thousand_grants_take_a_kilobyte_each_besides_their_texts() ->
             names = [grant.target_id, grant.username, str(record.correlation_id)]
             text_bytes += sum(sys.getsizeof(text) for text in names)
             text_bytes += sum(sys.getsizeof(token.reveal()) for token in tokens)
-        taken = tracemalloc.get_traced_memory()[0]
+        used = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert 0 < (taken - text_bytes) / GRANTS <= 1024 - CACHE_BYTES
+    assert 0 < (used - text_bytes) / GRANTS <= 1024 - CACHE_BYTES
 
 
 def test_readers_of_a_grant_without_lease_and_pause_share_one_record() -> None:

@@ -41,22 +41,22 @@ def put(store: SqlTokenStore, name: str = "a") -> Record:
 
 def claim(store: SqlTokenStore, seen: Record) -> Record:
     """Claim a record, which must succeed."""
-    taken = store.claim(seen, owner="fake-owner", ttl=600)
-    assert taken is not None
-    return taken
+    claimed = store.claim(seen, owner="fake-owner", ttl=600)
+    assert claimed is not None
+    return claimed
 
 
-def settle(store: SqlTokenStore, taken: Record, name: str = "b") -> bool:
+def settle(store: SqlTokenStore, claimed: Record, name: str = "b") -> bool:
     """Settle a pair."""
     return store.settle(
-        taken, pair(name), issued_at=ISSUED, idle_until=None, note=note("settled")
+        claimed, pair(name), issued_at=ISSUED, idle_until=None, note=note("settled")
     ).stored
 
 
-def release(store: SqlTokenStore, taken: Record) -> bool:
+def release(store: SqlTokenStore, claimed: Record) -> bool:
     """Release the lease."""
     return store.release(
-        taken, state=State.ACTIVE, attempts=0, pause=0, error=None, note=note("released")
+        claimed, state=State.ACTIVE, attempts=0, pause=0, error=None, note=note("released")
     )
 
 
@@ -96,10 +96,10 @@ def with_unknown_result(change: Callable[[], object]) -> None:
 def test_settle_can_be_repeated_if_its_result_is_unknown(
     store: SqlTokenStore,
 ) -> None:
-    taken = claim(store, put(store))
-    with_unknown_result(lambda: settle(store, taken))
+    claimed = claim(store, put(store))
+    with_unknown_result(lambda: settle(store, claimed))
     record = store.load(KEY)
-    assert settle(store, taken)
+    assert settle(store, claimed)
     assert store.load(KEY) == record
     assert record is not None
     assert (record.generation, record.token) == (2, pair("b"))
@@ -110,10 +110,10 @@ def test_settle_can_be_repeated_if_its_result_is_unknown(
 def test_a_superseded_pair_is_journaled_once_if_settle_is_repeated(
     store: SqlTokenStore,
 ) -> None:
-    taken = claim(store, put(store))
+    claimed = claim(store, put(store))
     put(store, "again")
-    with_unknown_result(lambda: settle(store, taken, "late"))
-    assert not settle(store, taken, "late")
+    with_unknown_result(lambda: settle(store, claimed, "late"))
+    assert not settle(store, claimed, "late")
     found = [origin for origin, *_ in entry_values(list(store.journal_entries(KEY)))]
     assert found == [Origin.SUPERSEDED, Origin.REPLACED]
 
@@ -132,12 +132,12 @@ def test_put_can_be_repeated_if_its_result_is_unknown(
 def test_release_can_be_repeated_if_its_result_is_unknown(
     store: SqlTokenStore,
 ) -> None:
-    taken = claim(store, put(store))
-    with_unknown_result(lambda: release(store, taken))
+    claimed = claim(store, put(store))
+    with_unknown_result(lambda: release(store, claimed))
     record = store.load(KEY)
     assert record is not None
     assert (record.state, record.attempts, record.lease_left) == (State.ACTIVE, 0, 0)
-    assert release(store, taken)
+    assert release(store, claimed)
 
 
 def test_a_claim_fails_if_it_is_repeated_after_an_unknown_result(postgres_url: str) -> None:
@@ -224,9 +224,7 @@ def test_a_locked_file_raises_a_retryable_error(tmp_path: Path) -> None:
     holder = create_engine(f"sqlite:///{path}", isolation_level="AUTOCOMMIT")
     with holder.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-        with pytest.raises(
-            StoreError, match="Another connection held the file for too long"
-        ) as caught:
+        with pytest.raises(StoreError, match="kept the file locked for too long") as caught:
             put(store)
         connection.exec_driver_sql("ROLLBACK")
     assert caught.value.retryable
@@ -305,9 +303,9 @@ def test_database_and_logs_contain_no_secret(
     engine = create_engine(database_url, echo="debug")
     store = SqlTokenStore(engine, keys=[FERNET_KEY])
     store.create_schema()
-    taken = claim(store, put(store))
-    settle(store, taken, "b")
-    settle(store, taken, "c")
+    claimed = claim(store, put(store))
+    settle(store, claimed, "b")
+    settle(store, claimed, "c")
     put(store, "d")
     store.revoke(KEY, note=note())
     if engine.dialect.name == "sqlite":

@@ -70,17 +70,17 @@ def test_all_files_are_readable_for_their_owner_only(store: SqlTokenStore, path:
 def test_the_file_is_never_readable_for_others(store: SqlTokenStore, path: Path) -> None:
     seen: list[str] = []
 
-    def look(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    def record_mode(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         seen.append(stat.filemode(path.stat().st_mode))
 
     # It runs before the store's listener, when SQLite has opened the file and written nothing.
-    event.listen(Engine, "connect", look)
+    event.listen(Engine, "connect", record_mode)
     mask = os.umask(0)
     try:
         put(store)
     finally:
         os.umask(mask)
-        event.remove(Engine, "connect", look)
+        event.remove(Engine, "connect", record_mode)
     assert seen == ["-rw-------"]
 
 
@@ -94,16 +94,16 @@ def test_an_existing_file_keeps_its_mode(store: SqlTokenStore, path: Path) -> No
 def test_commits_are_synced_to_disk(store: SqlTokenStore) -> None:
     full, seen = 2, []
 
-    def look(connection: DBAPIConnection, *_: object) -> None:
+    def record_settings(connection: DBAPIConnection, *_: object) -> None:
         cursor = connection.cursor()
         for name in ("journal_mode", "synchronous", "busy_timeout"):
             cursor.execute(f"PRAGMA {name}")
             seen.append(cursor.fetchone())
         cursor.close()
 
-    event.listen(Engine, "checkin", look)
+    event.listen(Engine, "checkin", record_settings)
     put(store)
-    event.remove(Engine, "checkin", look)
+    event.remove(Engine, "checkin", record_settings)
     assert seen[-3:] == [("wal",), (full,), (30_000,)]
 
 

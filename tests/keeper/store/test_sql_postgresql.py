@@ -38,24 +38,32 @@ def store(postgres_url: str) -> Iterator[SqlTokenStore]:
     store.close()
 
 
-def put(store: SqlTokenStore, name: str = "customer", *, of: str = "a", idle: float = 30) -> Record:
+def put(
+    store: SqlTokenStore, name: str = "customer", *, pair_name: str = "a", idle: float = 30
+) -> Record:
     """Store a pair."""
     return store.put(
-        grant_key(name), pair(of), issued_at=ISSUED, idle_until=ISSUED + days(idle), note=note()
+        grant_key(name),
+        pair(pair_name),
+        issued_at=ISSUED,
+        idle_until=ISSUED + days(idle),
+        note=note(),
     )
 
 
 def claim(store: SqlTokenStore, seen: Record) -> Record:
     """Claim a record, which must succeed."""
-    taken = store.claim(seen, owner="fake-owner", ttl=600)
-    assert taken is not None
-    return taken
+    claimed = store.claim(seen, owner="fake-owner", ttl=600)
+    assert claimed is not None
+    return claimed
 
 
-def settle(store: SqlTokenStore, taken: Record, of: str) -> bool:
+def settle(store: SqlTokenStore, claimed: Record, pair_name: str) -> bool:
     """Settle a pair."""
     until = ISSUED + days(60)
-    return store.settle(taken, pair(of), issued_at=ISSUED, idle_until=until, note=note()).stored
+    return store.settle(
+        claimed, pair(pair_name), issued_at=ISSUED, idle_until=until, note=note()
+    ).stored
 
 
 def use_everything(store: SqlTokenStore) -> None:
@@ -66,15 +74,15 @@ def use_everything(store: SqlTokenStore) -> None:
     record = store.load(KEY)
     assert record is not None
     store.journal(record, pair("d"), origin=Origin.ERROR)
-    taken = claim(store, record)
-    salvaged = store.salvage(taken, note=note())
+    claimed = claim(store, record)
+    salvaged = store.salvage(claimed, note=note())
     assert salvaged is not None
     assert store.release(salvaged, state=State.ACTIVE, attempts=0, pause=0, error=None, note=note())
     assert len(store.due(due(within=100), limit=10)) == 1
-    [taken] = store.claim_due(due(within=100), owner="fake-owner", ttl=600, limit=10)
-    put(store, of="e")
+    [claimed] = store.claim_due(due(within=100), owner="fake-owner", ttl=600, limit=10)
+    put(store, pair_name="e")
     assert not store.release(
-        taken, state=State.ACTIVE, attempts=0, pause=0, error=None, note=note()
+        claimed, state=State.ACTIVE, attempts=0, pause=0, error=None, note=note()
     )
     revoked = store.revoke(KEY, note=note())
     assert revoked is not None
@@ -120,8 +128,8 @@ def test_many_threads_work_behind_a_transaction_pooler(pooler: Pooler) -> None:
     seen = put(store)
 
     def refresh(number: int) -> bool:
-        taken = store.claim(seen, owner=f"owner-{number}", ttl=600)
-        return taken is not None and settle(store, taken, f"new-{number}")
+        claimed = store.claim(seen, owner=f"owner-{number}", ttl=600)
+        return claimed is not None and settle(store, claimed, f"new-{number}")
 
     assert sum(run_concurrently(8, refresh)) == 1
     store.close()
@@ -154,24 +162,24 @@ def test_calls_succeed_after_a_restart_of_the_server(
     seen = put(store)
     run_concurrently(5, lambda number: store.load(KEY))
     postgres.restart()
-    taken = claim(store, seen)
+    claimed = claim(store, seen)
     postgres.restart("immediate")
-    assert settle(store, taken, "b")
+    assert settle(store, claimed, "b")
     assert store.load(KEY) is not None
 
 
 def test_a_stopped_server_raises_a_retryable_error_until_it_starts_again(
     store: SqlTokenStore, postgres: PostgreSQL
 ) -> None:
-    taken = claim(store, put(store))
+    claimed = claim(store, put(store))
     postgres.stop()
     try:
         with pytest.raises(StoreError, match="There is no connection to the server") as caught:
-            settle(store, taken, "b")
+            settle(store, claimed, "b")
     finally:
         postgres.start()
     assert caught.value.retryable
-    assert settle(store, taken, "b")
+    assert settle(store, claimed, "b")
 
 
 def test_a_connection_that_breaks_in_a_transaction_changes_nothing(
@@ -187,10 +195,10 @@ def test_a_connection_that_breaks_in_a_transaction_changes_nothing(
 
     event.listen(Engine, "after_cursor_execute", break_connection)
     with pytest.raises(StoreError, match="57P01"):
-        put(store, of="b")
+        put(store, pair_name="b")
     event.remove(Engine, "after_cursor_execute", break_connection)
     assert list(store.journal_entries(KEY)) == []
-    assert put(store, of="b").generation == 2
+    assert put(store, pair_name="b").generation == 2
     assert len(store.journal_entries(KEY)) == 1
 
 
@@ -221,6 +229,7 @@ def test_an_exhausted_pool_raises_a_retryable_error(postgres_url: str) -> None:
     with engine.connect(), pytest.raises(StoreError, match="No connection of the pool") as caught:
         store.load(KEY)
     assert caught.value.retryable
+    assert "Nothing was sent and nothing was changed." in str(caught.value)
     assert store.load(KEY) is None
     engine.dispose()
 
@@ -233,16 +242,16 @@ def test_serializable_transactions_raise_no_error_and_one_claim_succeeds(
     store = SqlTokenStore(postgres.url(name), keys=[FERNET_KEY])
     other = SqlTokenStore(postgres.url(name), keys=[FERNET_KEY])
     for round_ in range(3):
-        seen = put(store, of=f"{round_}")
+        seen = put(store, pair_name=f"{round_}")
 
         def refresh(number: int, seen: Record = seen) -> bool:
             use = store if number % 2 else other
-            taken = use.claim(seen, owner=f"owner-{number}", ttl=600)
-            return taken is not None and settle(use, taken, f"{seen.generation}-{number}")
+            claimed = use.claim(seen, owner=f"owner-{number}", ttl=600)
+            return claimed is not None and settle(use, claimed, f"{seen.generation}-{number}")
 
         assert sum(run_concurrently(8, refresh)) == 1
-    late = claim(store, put(store, of="again"))
-    put(store, of="new")
+    late = claim(store, put(store, pair_name="again"))
+    put(store, pair_name="new")
     assert run_concurrently(4, lambda number: settle(store, late, f"late-{number}")) == [False] * 4
     found = [entry.origin for entry in store.journal_entries(KEY)]
     assert found == [Origin.SUPERSEDED] * 4 + [Origin.REPLACED] * 4
@@ -252,7 +261,7 @@ def test_serializable_transactions_raise_no_error_and_one_claim_succeeds(
 
 
 def test_concurrent_first_consents_of_a_grant_are_all_stored(store: SqlTokenStore) -> None:
-    run_concurrently(6, lambda number: put(store, of=f"{number}"))
+    run_concurrently(6, lambda number: put(store, pair_name=f"{number}"))
     record = store.load(KEY)
     assert record is not None
     assert (record.generation, record.consent) == (6, 6)
@@ -277,7 +286,9 @@ def test_a_pair_that_threads_journal_concurrently_is_in_the_journal_once(
 def test_transactions_limit_lock_and_idle_time(store: SqlTokenStore) -> None:
     limits: list[tuple[str, object]] = []
 
-    def look(connection: Connection, cursor: object, statement: str, *rest: object) -> None:
+    def record_limits(
+        connection: Connection, cursor: object, statement: str, *rest: object
+    ) -> None:
         verb = statement.split(maxsplit=1)[0]
         if verb in {"SELECT", "INSERT"}:
             names = ("lock_timeout", "idle_in_transaction_session_timeout")
@@ -285,12 +296,12 @@ def test_transactions_limit_lock_and_idle_time(store: SqlTokenStore) -> None:
             limits.append((verb, found))
 
     put(store)
-    event.listen(Engine, "before_cursor_execute", look)
-    put(store, of="b")
+    event.listen(Engine, "before_cursor_execute", record_limits)
+    put(store, pair_name="b")
     in_transaction = [found for verb, found in limits if verb == "INSERT"]
     limits.clear()
     store.load(KEY)
-    event.remove(Engine, "before_cursor_execute", look)
+    event.remove(Engine, "before_cursor_execute", record_limits)
     assert in_transaction
     assert all(found == ["10s", "10s"] for found in in_transaction)
     assert limits == [("SELECT", ["0", "0"])]
@@ -308,9 +319,9 @@ def test_claim_due_skips_locked_rows_without_a_wait(
     with postgres.connect(database) as other, other.transaction():
         other.execute("SELECT * FROM blink_oauth_grants WHERE username = 'a' FOR UPDATE")
         claims = store.claim_due(due(), owner="fake-owner", ttl=60, limit=1)
-        assert [taken.key for taken in claims] == [grant_key("b")]
+        assert [claimed.key for claimed in claims] == [grant_key("b")]
     claims = store.claim_due(due(), owner="fake-owner", ttl=60, limit=1)
-    assert [taken.key for taken in claims] == [grant_key("a")]
+    assert [claimed.key for claimed in claims] == [grant_key("a")]
     store.close()
 
 
