@@ -62,9 +62,8 @@ class StoredGrant:
         lease_until: When the lease ends.
         pause_until: When the pause ends.
         journal: The journal, the oldest entry first.
-        older_entries: The history without its newest entry, the oldest entry first.
-        newest_note: The note of the newest entry, if the record has the rest of the entry. If it is
-            None, the newest entry is in `older_entries`.
+        older_entries: The history without the entry of `newest_note`, the oldest entry first.
+        newest_note: The note of the newest entry, if the record has the rest of that entry.
     """
 
     record: Record | None = None

@@ -138,7 +138,7 @@ def newest_salvageable(journal: Sequence[JournalEntry], record: Record) -> Journ
     # A bank that does not rotate returns the refused refresh token in every pair.
     refused = [entry.token for entry in journal if entry.origin is Origin.REFUSED]
     useless = [None, *(token.refresh_token for token in [*refused, record.token] if token)]
-    # Each salvage adds a generation, so the entries may be as old as the first pair refused.
+    # Each salvage adds a generation: entries beside the first refused pair still count.
     generations = {e.generation for e in journal if e.origin is Origin.REFUSED}
     oldest = record.generation
     while oldest - 1 in generations:

@@ -82,20 +82,20 @@ class Values(Harness):
             cache_rules_held=True,
             retry_after=None,
         )
-        full = evolve(pair("a"), meta=meta, extra={"id_token": "fake-id-token"})
-        put = self.store.put(KEY, full, issued_at=ISSUED, idle_until=None, note=note())
+        received = evolve(pair("a"), meta=meta, extra={"id_token": "fake-id-token"})
+        put = self.store.put(KEY, received, issued_at=ISSUED, idle_until=None, note=note())
         assert put.token == self.read().token == pair("a")
-        self.store.journal(put, full, origin=Origin.ERROR)
+        self.store.journal(put, received, origin=Origin.ERROR)
         assert self.journal()[0].token == pair("a")
-        full = evolve(full, access_token=pair("b").access_token)
-        settled = self.store.settle(put, full, issued_at=ISSUED, idle_until=None, note=note())
+        received = evolve(received, access_token=pair("b").access_token)
+        settled = self.store.settle(put, received, issued_at=ISSUED, idle_until=None, note=note())
         assert settled.record is not None
         assert settled.record.token == evolve(pair("a"), access_token=pair("b").access_token)
 
     def test_pairs_are_compared_without_unknown_members(self) -> None:
         put = self.put("a")
-        full = evolve(pair("a"), extra={"id_token": "fake-id-token"})
-        again = self.store.put(KEY, full, issued_at=ISSUED, idle_until=None, note=note())
+        received = evolve(pair("a"), extra={"id_token": "fake-id-token"})
+        again = self.store.put(KEY, received, issued_at=ISSUED, idle_until=None, note=note())
         assert again == put == self.read()
 
     def test_every_username_is_returned_unchanged(self) -> None:

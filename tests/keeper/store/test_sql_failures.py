@@ -93,9 +93,7 @@ def with_unknown_result(change: Callable[[], object]) -> None:
     assert caught.value.retryable
 
 
-def test_settle_can_be_repeated_if_its_result_is_unknown(
-    store: SqlTokenStore,
-) -> None:
+def test_settle_can_be_repeated_if_its_result_is_unknown(store: SqlTokenStore) -> None:
     claimed = claim(store, put(store))
     with_unknown_result(lambda: settle(store, claimed))
     record = store.load(KEY)
@@ -107,9 +105,7 @@ def test_settle_can_be_repeated_if_its_result_is_unknown(
     assert events(store) == ["put", "settled"]
 
 
-def test_a_superseded_pair_is_journaled_once_if_settle_is_repeated(
-    store: SqlTokenStore,
-) -> None:
+def test_a_superseded_pair_is_journaled_once_if_settle_is_repeated(store: SqlTokenStore) -> None:
     claimed = claim(store, put(store))
     put(store, "again")
     with_unknown_result(lambda: settle(store, claimed, "late"))
@@ -118,9 +114,7 @@ def test_a_superseded_pair_is_journaled_once_if_settle_is_repeated(
     assert found == [Origin.SUPERSEDED, Origin.REPLACED]
 
 
-def test_put_can_be_repeated_if_its_result_is_unknown(
-    store: SqlTokenStore,
-) -> None:
+def test_put_can_be_repeated_if_its_result_is_unknown(store: SqlTokenStore) -> None:
     with_unknown_result(lambda: put(store))
     assert put(store).generation == 1
     with_unknown_result(lambda: put(store, "b"))
@@ -129,9 +123,7 @@ def test_put_can_be_repeated_if_its_result_is_unknown(
     assert events(store) == ["put", "put"]
 
 
-def test_release_can_be_repeated_if_its_result_is_unknown(
-    store: SqlTokenStore,
-) -> None:
+def test_release_can_be_repeated_if_its_result_is_unknown(store: SqlTokenStore) -> None:
     claimed = claim(store, put(store))
     with_unknown_result(lambda: release(store, claimed))
     record = store.load(KEY)

@@ -66,11 +66,11 @@ def settle(store: SqlTokenStore, claimed: Record, pair_name: str) -> bool:
     ).stored
 
 
-def use_everything(store: SqlTokenStore) -> None:
-    """Call every method with an effect."""
-    late = claim(store, put(store))
-    assert settle(store, late, "b")
-    assert not settle(store, late, "c")
+def call_all_methods(store: SqlTokenStore) -> None:
+    """Call every method so that it has an effect."""
+    first = claim(store, put(store))
+    assert settle(store, first, "b")
+    assert not settle(store, first, "c")
     record = store.load(KEY)
     assert record is not None
     store.journal(record, pair("d"), origin=Origin.ERROR)
@@ -117,7 +117,7 @@ def test_all_methods_work_behind_a_transaction_pooler(pooler: Pooler, postgres: 
     store = SqlTokenStore(pooled_url(pooler), keys=[FERNET_KEY])
     for _ in range(8):
         # By default psycopg prepares a statement that was executed five times.
-        use_everything(store)
+        call_all_methods(store)
     store.close()
     assert pooler.switches > 100
     assert_no_session_state(pooler)
@@ -214,7 +214,7 @@ def test_one_connection_is_enough(postgres_url: str) -> None:
     engine = create_engine(postgres_url, pool_size=1, max_overflow=0, pool_timeout=1)
     store = SqlTokenStore(engine, keys=[FERNET_KEY])
     store.create_schema()
-    use_everything(store)
+    call_all_methods(store)
     put(store, "other")
     seen = run_concurrently(8, lambda number: store.load(grant_key("other")))
     assert [record.token for record in seen if record] == [pair("a")] * 8
