@@ -24,7 +24,7 @@ from blink_oauth import (
     Timeouts,
     UnreadableResponseError,
 )
-from blink_oauth_testing.sandbox import Fault, Sandbox, Delivery
+from blink_oauth_testing.sandbox import Delivery, Fault, Sandbox
 from flavours import Caller
 from wire.harness import STRICT, Connect, exchange, refresh_token
 from wire.loopback import full_backlog, listening, url_of

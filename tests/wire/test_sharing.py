@@ -22,7 +22,7 @@ from blink_oauth import (
     Timeouts,
     Token,
 )
-from blink_oauth_testing.sandbox import Fault, Sandbox, Delivery
+from blink_oauth_testing.sandbox import Delivery, Fault, Sandbox
 from blink_oauth_testing.sandbox.messages import Response
 from flavours import Caller
 from wire.harness import PERSON, Connect, exchange, wait_until
