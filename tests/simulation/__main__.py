@@ -1,7 +1,7 @@
-"""Play schedules in a process of their own. See `test_random_schedules` for how to play one again.
+"""Run schedules in a process of their own. `test_random_schedules` shows how to repeat one.
 
 python -m simulation seed <scenario> <seed>
-python -m simulation path <bank> <family> <turn,turn,…>
+python -m simulation path <bank> <family> <choice,choice,…>
 python -m simulation seeds <scenario,…> <first> <count> <step>
 python -m simulation paths <bank/family,…>
 python -m simulation mutants <first> <step>
@@ -11,87 +11,95 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from .chance import SCENARIOS
-from .chance import play as play_seed
-from .exhaustion import FAMILIES, Choices, paths
-from .exhaustion import play as play_path
+from .exhaustive_search import FAMILIES, Choices, paths
+from .exhaustive_search import run as run_path
 from .harness import BANKS
-from .invariants import broken
-from .mutants import MUTANTS, seeds_until_broken
+from .invariants import violations
+from .mutants import MUTANTS, seeds_until_violation
+from .random_schedules import SCENARIOS
+from .random_schedules import run as run_seed
 
-MOST_FINDINGS = 3
+MAX_VIOLATIONS = 3
 
 
 def show_seed(scenario: str, seed: str) -> str:
-    """Return the steps of a schedule, and what it breaks."""
+    """Return the steps of a random schedule, and the invariants that it violates."""
     trace: list[str] = []
-    world, kind = play_seed(SCENARIOS[scenario], int(seed), trace=trace)
-    return "\n".join([*trace, *(f"{name}: {seen}" for name, seen in broken(world.facts, kind))])
+    simulation, kind = run_seed(SCENARIOS[scenario], int(seed), trace=trace)
+    found = violations(simulation.facts, kind)
+    return "\n".join([*trace, *(f"{name}: {violation}" for name, violation in found)])
 
 
-def show_path(bank: str, family: str, turns: str = "") -> str:
-    """Return the steps of a path, and what it breaks."""
+def show_path(bank: str, family: str, choices: str = "") -> str:
+    """Return the steps of a path, and the invariants that it violates."""
     trace: list[str] = []
-    choices = Choices(tuple(int(turn) for turn in turns.split(",") if turn))
-    world = play_path(BANKS[bank], FAMILIES[family], choices, trace=trace)
-    assert world is not None
-    found = broken(world.facts, BANKS[bank])
-    return "\n".join([*trace, *(f"{name}: {seen}" for name, seen in found)])
+    path = Choices(tuple(int(choice) for choice in choices.split(",") if choice))
+    simulation = run_path(BANKS[bank], FAMILIES[family], path, trace=trace)
+    assert simulation is not None
+    found = violations(simulation.facts, BANKS[bank])
+    return "\n".join([*trace, *(f"{name}: {violation}" for name, violation in found)])
 
 
-def play_seeds(scenarios: str, first: str, count: str, step: str) -> str:
-    """Play many seeds of each scenario; return how many, and what was found."""
+def run_seeds(scenarios: str, first: str, count: str, step: str) -> str:
+    """Run many seeds of each scenario; return the numbers and the first violations."""
     found: list[str] = []
-    played = dict.fromkeys(scenarios.split(","), 0)
-    sent = dict.fromkeys(played, 0)
-    for name in played:
+    schedules = dict.fromkeys(scenarios.split(","), 0)
+    presentations = dict.fromkeys(schedules, 0)
+    for name in schedules:
         for seed in range(int(first), int(first) + int(count) * int(step), int(step)):
-            world, kind = play_seed(SCENARIOS[name], seed)
-            played[name] += 1
-            sent[name] += len(world.facts.presentations)
-            if broken(world.facts, kind) and len(found) < MOST_FINDINGS:
+            simulation, kind = run_seed(SCENARIOS[name], seed)
+            schedules[name] += 1
+            presentations[name] += len(simulation.facts.presentations)
+            if violations(simulation.facts, kind) and len(found) < MAX_VIOLATIONS:
                 found.append(f"seed {name} {seed}\n{show_seed(name, str(seed))}")
-    return json.dumps({"played": played, "sent": sent, "found": found})
+    return report(schedules, presentations, found)
 
 
-def play_paths(families: str) -> str:
-    """Play all paths of some families; return how many, and what was found."""
+def run_paths(families: str) -> str:
+    """Run all paths of some families; return the numbers and the first violations."""
     found: list[str] = []
-    played: dict[str, int] = {}
-    sent: dict[str, int] = {}
+    schedules: dict[str, int] = {}
+    presentations: dict[str, int] = {}
     for name in families.split(","):
         bank, _, family = name.partition("/")
-        played[name] = sent[name] = 0
-        for world, taken in paths(BANKS[bank], FAMILIES[family]):
-            played[name] += 1
-            sent[name] += len(world.facts.presentations)
-            if broken(world.facts, BANKS[bank]) and len(found) < MOST_FINDINGS:
-                turns = ",".join(map(str, taken))
-                found.append(f"path {bank} {family} {turns}\n{show_path(bank, family, turns)}")
-    return json.dumps({"played": played, "sent": sent, "found": found})
+        schedules[name] = presentations[name] = 0
+        for simulation, taken in paths(BANKS[bank], FAMILIES[family]):
+            schedules[name] += 1
+            presentations[name] += len(simulation.facts.presentations)
+            if violations(simulation.facts, BANKS[bank]) and len(found) < MAX_VIOLATIONS:
+                choices = ",".join(map(str, taken))
+                found.append(f"path {bank} {family} {choices}\n{show_path(bank, family, choices)}")
+    return report(schedules, presentations, found)
 
 
-def play_mutants(first: str, step: str) -> str:
-    """Look for the schedule that shows each mutant; return how many it took, and the rest."""
-    ours = MUTANTS[int(first) :: int(step)]
-    played = {one.line: seeds_until_broken(one) for one in ours}
+def run_mutants(first: str, step: str) -> str:
+    """Search a violation for each mutant; return the numbers of seeds and the failed searches."""
+    mutants = MUTANTS[int(first) :: int(step)]
+    seeds = {mutant.name: seeds_until_violation(mutant) for mutant in mutants}
     found = [
-        f"{line}: nothing shows it, or the real code does the same"
-        for line, seeds in played.items()
-        if seeds is None
+        f"{name}: no seed violates the invariant, or the real code violates it too"
+        for name, count in seeds.items()
+        if count is None
     ]
-    return json.dumps({"played": played, "sent": {}, "found": found})
+    return report(seeds, {}, found)
 
 
-WAYS: dict[str, Callable[..., str]] = {
+def report(
+    schedules: Mapping[str, int | None], presentations: Mapping[str, int], found: list[str]
+) -> str:
+    """Return the values of `Findings` as JSON."""
+    return json.dumps({"schedules": schedules, "presentations": presentations, "violations": found})
+
+
+COMMANDS: dict[str, Callable[..., str]] = {
     "seed": show_seed,
     "path": show_path,
-    "seeds": play_seeds,
-    "paths": play_paths,
-    "mutants": play_mutants,
+    "seeds": run_seeds,
+    "paths": run_paths,
+    "mutants": run_mutants,
 }
 
 if __name__ == "__main__":
-    sys.stdout.write(WAYS[sys.argv[1]](*sys.argv[2:]) + "\n")
+    sys.stdout.write(COMMANDS[sys.argv[1]](*sys.argv[2:]) + "\n")

@@ -1,4 +1,4 @@
-"""What happened in a schedule, as far as the invariants ask for it. Values without judgement."""
+"""What happened in a schedule, as far as an invariant needs it. Values without decisions."""
 
 from __future__ import annotations
 
@@ -15,59 +15,58 @@ class Lease:
     """A claim that the store has committed.
 
     Attributes:
-        token: The refresh token that it allows to present.
-        at: When it was committed.
-        until: When it ends.
-        used: Whether something was sent under it.
+        token: The refresh token that may be presented under it.
+        taken_at: Time of the commit, in seconds.
+        ends_at: End of the lease, in seconds.
+        used: Whether a request was sent under it.
     """
 
     token: str
-    at: float
-    until: float
+    taken_at: float
+    ends_at: float
     used: bool = False
 
 
 @define(eq=False)
 class Flight:
-    """One run of a protocol.
+    """One run of the protocol.
 
     Attributes:
-        name: The worker's, with a number.
+        name: The worker's name with a number.
         kind: `refresh`, `authorize` or `revoke`.
-        leases: The claims that it was told of, or that were committed behind its back.
-        broken: What ended it without a result: `crashed` or `closed`.
-        wrote_at: The stored generation when it wrote last.
-        store_failed: Whether the store has failed it.
+        leases: The committed claims, including those whose reply was lost.
+        ended_by: What ended the flight without a result: `crashed` or `closed`.
+        store_failed: Whether a call to the store has failed.
     """
 
     name: str
     kind: str
     leases: list[Lease] = field(factory=list)
-    broken: str | None = None
-    wrote_at: int = 0
+    ended_by: str | None = None
     store_failed: bool = False
 
 
 @define(eq=False)
 class Presentation:
-    """A refresh token on its way to the bank.
+    """A refresh token sent to the bank.
 
     Attributes:
         token: The refresh token.
-        flight: Who presents it.
+        flight: The flight that presents it.
         lease: The claim that allows it, or None.
-        time_left: Seconds between the call's deadline and the end of the lease when it began.
-        told: What the presenter was told, `known` or `unknown`; None if nothing.
-        certainly_unspent: Whether what the presenter was told proves that nothing was spent.
-        written_at: When what the presenter was told stood in the store.
-        outlasted: Whether it reached the bank, or its pair was brought home, after the lease.
+        time_left: Seconds between the request's deadline and the end of the lease at the start.
+        certainty: Whether the flight's result determines the token's state: `known` or `unknown`;
+            None before there is a result.
+        certainly_unspent: Whether the flight's result proves that the token is not spent.
+        written_at: Time at which the result was stored, in seconds.
+        outlasted: Whether the request reached the bank, or its pair was settled, after the lease.
     """
 
     token: str
     flight: Flight
     lease: Lease | None
     time_left: float
-    told: str | None = None
+    certainty: str | None = None
     certainly_unspent: bool = False
     written_at: float | None = None
     outlasted: bool = False
@@ -75,7 +74,7 @@ class Presentation:
 
 @define(eq=False)
 class Received:
-    """A pair that reached a worker."""
+    """A pair that a worker received."""
 
     pair: str
     flight: Flight
@@ -86,35 +85,36 @@ class Written:
     """A change of the stored pair or of the state.
 
     Attributes:
-        how: The step that did it.
-        before: The record as it was, or None.
-        after: The record as it is.
-        before_live: Whether the bank would have taken the refresh token, which was never used.
-        after_live: Whether the bank would take the refresh token now.
-        live_left: Whether the journal has a pair of this consent that the bank would take.
-        consent: The consent that the stored pair grew out of.
-        newest_consent: The consent that was stored last.
+        how: Name of the step that made the change.
+        before: The record before the change, or None.
+        after: The record after the change.
+        before_valid: Whether the bank would have accepted the replaced, unspent refresh token.
+        after_valid: Whether the bank would accept the refresh token of `after`.
+        valid_in_journal: Whether consent is required although the journal has a pair of this
+            consent that the bank would accept.
+        consent: Number of the consent that the stored pair comes from.
+        newest_consent: Number of the consent that was stored last.
     """
 
     how: str
     before: Record | None
     after: Record
-    before_live: bool
-    after_live: bool
-    live_left: bool
+    before_valid: bool
+    after_valid: bool
+    valid_in_journal: bool
     consent: int
     newest_consent: int
 
 
 @define(eq=False)
 class Finished:
-    """How a flight ended.
+    """The end of a flight.
 
     Attributes:
-        flight: Which.
-        record: The record that it brought home, or None.
+        flight: The flight.
+        record: The record that it returned, or None.
         error: The error, or None.
-        stored: The stored record when the flight wrote last, or None.
+        stored: The stored record after the flight's last write, or None.
     """
 
     flight: Flight
@@ -125,37 +125,38 @@ class Finished:
 
 @define(eq=False)
 class Facts:
-    """All that the invariants judge.
+    """The input of the invariants.
 
     Attributes:
-        presentations: In the order in which they left.
-        received: The pairs that reached somebody.
-        kept: The pairs that were ever in the record or in the journal.
+        presentations: The presentations, in the order in which they were sent.
+        received: The pairs that workers received.
+        ever_stored: Access tokens of the pairs that were ever in the record or in the journal.
         written: The changes of the record.
-        finished: The flights that ended by themselves.
-        failures: What ended a flight and is neither a result nor a crash.
-        restless: Workers that went on and on after all disturbances had ended.
-        revoked: Pairs that were revoked at the bank, with the consent they grew out of and the
+        finished: The flights that ended with a result.
+        failures: Unexpected exceptions that ended a flight.
+        endless_workers: Names of workers that did not finish after the faults had stopped.
+        revoked: The pairs that were revoked at the bank, with the consent they come from and the
             newest consent that the revoking flight had seen.
-        revocations: The consents up to which a flight has revoked all pairs, and forgotten them.
-        disturbances: What the schedule did to the workers, by name.
-        plain: Whether all that was wanted is a token in the place of one that has expired.
-        given_up: Whether at the end the customer is asked for, over a pair that could be stored.
-        alive: Whether at the end the bank would take the stored refresh token.
-        left_alive: The consents with pairs that at the end the bank would still take.
+        revocations: The consents up to which a flight has revoked and erased all pairs.
+        faults: Names of the faults that were injected.
+        expired_token_only: Whether all tasks are to replace one expired token.
+        valid_pair_abandoned: Whether at the end consent is required although the journal has a
+            pair that could be stored.
+        refresh_token_valid: Whether at the end the bank would accept the stored refresh token.
+        valid_consents: The consents of which the bank would still accept a pair at the end.
     """
 
     presentations: list[Presentation] = field(factory=list)
     received: list[Received] = field(factory=list)
-    kept: set[str] = field(factory=set)
+    ever_stored: set[str] = field(factory=set)
     written: list[Written] = field(factory=list)
     finished: list[Finished] = field(factory=list)
     failures: list[str] = field(factory=list)
-    restless: list[str] = field(factory=list)
+    endless_workers: list[str] = field(factory=list)
     revoked: list[tuple[str, int, int]] = field(factory=list)
     revocations: list[int] = field(factory=list)
-    disturbances: set[str] = field(factory=set)
-    plain: bool = False
-    given_up: bool = False
-    alive: bool = False
-    left_alive: set[int] = field(factory=set)
+    faults: set[str] = field(factory=set)
+    expired_token_only: bool = False
+    valid_pair_abandoned: bool = False
+    refresh_token_valid: bool = False
+    valid_consents: set[int] = field(factory=set)

@@ -1,4 +1,4 @@
-"""What a schedule plays on: the code under test, the banks, and the settings that never change."""
+"""What a schedule runs on: the code under test, the banks and the constants."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 def secret(name: str) -> str:
-    """Return the text of a token that the trace calls by its name."""
+    """Return a fake token that the trace shows by its name."""
     return f"fake-{name}"
 
 
 @frozen
 class Code:
-    """The code under test: the real one, or a mutant of it."""
+    """The code under test: the real code or a mutant of it."""
 
     refresh: Callable[[Job], Steps]
     authorize: Callable[[Job], Steps]
@@ -56,25 +56,26 @@ REAL = Code(refresh, consent.authorize, consent.revoke, MemoryTokenStore)
 
 @frozen(kw_only=True)
 class BankKind:
-    """A bank, and what we know of it.
+    """A bank, and our profile of it.
 
     Attributes:
         name: Its name.
-        policy: How it behaves.
-        profile: What the protocol is told of it.
-        last_lives: Within its window, each replay ends the pairs that earlier uses have brought.
-        revokes_singly: A revocation ends one token, and nothing that grew out of it.
+        policy: The bank's behaviour.
+        profile: The bank's profile as the protocol has it.
+        only_newest_pair_valid: Within the replay window, a replay invalidates the pair that the
+            previous use has issued.
+        revokes_single_tokens: A revocation ends one token and no token derived from it.
     """
 
     name: str
     policy: BankPolicy
     profile: TargetProfile = field(factory=TargetProfile)
-    last_lives: bool = False
-    revokes_singly: bool = False
+    only_newest_pair_valid: bool = False
+    revokes_single_tokens: bool = False
 
     @property
-    def forgives(self) -> bool:
-        """Whether a refresh token may be used again, at least for a while."""
+    def allows_replay(self) -> bool:
+        """Whether a spent refresh token is accepted again, at least for a while."""
         return not self.policy.rotates or self.policy.replay_window > 0
 
 
@@ -100,53 +101,55 @@ BANKS = {
             policy=_policy(HOUR, rotates=False),
             profile=TargetProfile(rotates=False),
         ),
-        BankKind(name="held", policy=_policy(HOUR), profile=HOLD),
+        BankKind(name="hold after uncertainty", policy=_policy(HOUR), profile=HOLD),
         BankKind(name="short-lived", policy=_policy(8.0)),
         BankKind(name="short-lived windowed", policy=_policy(8.0, replay_window=60.0)),
-        BankKind(name="refusing", policy=_policy(HOUR, on_reuse="refuse"), revokes_singly=True),
         BankKind(
-            name="last lives",
-            policy=_policy(HOUR, replay_window=60.0),
-            last_lives=True,
-            revokes_singly=True,
+            name="refusing", policy=_policy(HOUR, on_reuse="refuse"), revokes_single_tokens=True
         ),
-        BankKind(name="secretly non-rotating", policy=_policy(8.0, rotates=False)),
-        BankKind(name="one contract", policy=_policy(HOUR, one_token_per_contract=True)),
+        BankKind(
+            name="newest pair only",
+            policy=_policy(HOUR, replay_window=60.0),
+            only_newest_pair_valid=True,
+            revokes_single_tokens=True,
+        ),
+        BankKind(name="undeclared non-rotating", policy=_policy(8.0, rotates=False)),
+        BankKind(name="one token per contract", policy=_policy(HOUR, one_token_per_contract=True)),
     )
 }
-"""The banks that are played against, by name. The first three are those of the sandbox."""
+"""The banks by name. The first three are those of the sandbox."""
 
 
 @define(eq=False)
 class SimulatedBank(Bank):
-    """The sandbox's bank with two habits more, which make it harder to please."""
+    """The sandbox's bank with two more traits, both harder on a client."""
 
-    last_lives: bool = field(kw_only=True, default=False)
-    revokes_singly: bool = field(kw_only=True, default=False)
-    _children: dict[str, str] = field(init=False, factory=dict)
+    only_newest_pair_valid: bool = field(kw_only=True, default=False)
+    revokes_single_tokens: bool = field(kw_only=True, default=False)
+    _issued_for: dict[str, str] = field(init=False, factory=dict)
 
     def refresh(self, client_id: str, refresh_token: str, username: str) -> Issued | Refusal:
         issued = super().refresh(client_id, refresh_token, username)
-        if self.last_lives and isinstance(issued, Issued) and issued.refresh_token:
-            elder = self._children.get(refresh_token)
-            if elder is not None:
-                self.expire(elder)
-            self._children[refresh_token] = issued.refresh_token
+        if self.only_newest_pair_valid and isinstance(issued, Issued) and issued.refresh_token:
+            earlier = self._issued_for.get(refresh_token)
+            if earlier is not None:
+                self.expire(earlier)
+            self._issued_for[refresh_token] = issued.refresh_token
         return issued
 
     def revoke(self, client_id: str, token: str, username: str) -> Refusal | None:
-        if self.revokes_singly and self.expire(token):
+        if self.revokes_single_tokens and self.expire(token):
             return None
         return super().revoke(client_id, token, username)
 
 
 def new_bank(kind: BankKind, now: Callable[[], float]) -> SimulatedBank:
-    """Open a bank."""
+    """Return a new bank of a kind."""
     count = 0
 
     def new_secret(what: str) -> str:
         nonlocal count
-        # Both tokens of a pair bear one number: the refresh token is made first.
+        # Both tokens of a pair have one number: the refresh token is made first.
         count += what == "refresh-token" or (what == "access-token" and not kind.policy.rotates)
         return secret(f"{what}-{count}")
 
@@ -154,8 +157,8 @@ def new_bank(kind: BankKind, now: Callable[[], float]) -> SimulatedBank:
         kind.policy,
         now,
         new_secret,
-        last_lives=kind.last_lives,
-        revokes_singly=kind.revokes_singly,
+        only_newest_pair_valid=kind.only_newest_pair_valid,
+        revokes_single_tokens=kind.revokes_single_tokens,
     )
 
 

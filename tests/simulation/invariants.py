@@ -1,8 +1,8 @@
-"""What must hold in every schedule. Each invariant is a function of the facts: None, or what broke.
+"""The invariants of every schedule. Each returns None, or a description of its violation.
 
-A presentation is a refresh token that has left for the bank. It does not count where the presenter
-was told something that proves the token unspent: that no connection was made, or that the server
-refused the call without a look at the token.
+A presentation is a refresh token that was sent to the bank. It does not count if its result proves
+that the token is not spent: no connection was made, or the server rejected the request without
+reading the token.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from blink_oauth_keeper.store.protocol import State
 
 from .facts import Facts, Presentation
 from .harness import BankKind
-from .network import Fate
+from .network import RequestFault
 
-__all__ = ["ALWAYS", "Invariant", "broken"]
+__all__ = ["INVARIANTS", "Invariant", "violations"]
 
 Invariant = Callable[[Facts, BankKind], str | None]
 EPSILON = 1e-6
@@ -34,7 +34,7 @@ def _by_token(facts: Facts) -> Iterable[list[Presentation]]:
 
 
 def no_refresh_token_is_presented_more_than_twice(facts: Facts, kind: BankKind) -> str | None:
-    """The policy's one replay is all there is, unless the bank does not rotate."""
+    """A refresh token is replayed once at most, unless the bank does not rotate."""
     if len(facts.presentations) < 3 or not kind.policy.rotates:
         return None
     for group in _by_token(facts):
@@ -43,59 +43,65 @@ def no_refresh_token_is_presented_more_than_twice(facts: Facts, kind: BankKind) 
     return None
 
 
-def a_second_presentation_needs_a_doubt(facts: Facts, kind: BankKind) -> str | None:
-    """The first presenter does not know what came of it, or its lease was over."""
+def a_second_presentation_needs_an_unknown_result(facts: Facts, kind: BankKind) -> str | None:
+    """The first result is unknown, or its lease ended before the result was stored."""
     if len(facts.presentations) < 2 or not kind.policy.rotates:
         return None
     for group in _by_token(facts):
-        group.sort(key=lambda one: one.lease.at if one.lease else 0.0)
+        group.sort(key=lambda one: one.lease.taken_at if one.lease else 0.0)
         for first, second in pairwise(group):
-            if first.lease is None or second.lease is None or first.told == "unknown":
+            if first.lease is None or second.lease is None or first.certainty == "unknown":
                 continue
-            begun = second.lease.at
-            if begun < first.lease.until - EPSILON:
+            claimed_at = second.lease.taken_at
+            if claimed_at < first.lease.ends_at - EPSILON:
                 return f"{second.flight.name} presents {second.token} under a running lease"
-            if first.told == "known" and first.written_at is not None and first.written_at < begun:
-                return f"{second.flight.name} presents {second.token}, of which all is known"
+            if (
+                first.certainty == "known"
+                and first.written_at is not None
+                and first.written_at < claimed_at
+            ):
+                return f"{second.flight.name} presents {second.token}, whose result is stored"
     return None
 
 
-def nobody_sends_without_a_lease(facts: Facts, kind: BankKind) -> str | None:
-    """Each presentation stands in the store, with its claim, before it leaves; one for each."""
+def no_request_is_sent_without_a_lease(facts: Facts, kind: BankKind) -> str | None:
+    """Each presentation has a claim of its own, stored before the request is sent."""
     for one in facts.presentations:
         if one.lease is None:
             return f"{one.flight.name} presents {one.token} without a claim of its own"
     return None
 
 
-def nobody_begins_what_could_outlast_the_lease(facts: Facts, kind: BankKind) -> str | None:
-    """When a call begins, its deadline fits into the lease."""
+def no_request_begins_that_could_outlast_its_lease(facts: Facts, kind: BankKind) -> str | None:
+    """When a request begins, its deadline is not after the end of the lease."""
     for one in facts.presentations:
         if one.time_left < -EPSILON:
             return f"{one.flight.name} begins {-one.time_left:.1f} s too late"
     return None
 
 
-def a_live_pair_is_never_overwritten_by_a_dead_one(facts: Facts, kind: BankKind) -> str | None:
-    """What the bank would still take is not replaced by what it would refuse."""
+def a_valid_pair_is_never_replaced_by_an_invalid_one(facts: Facts, kind: BankKind) -> str | None:
+    """A pair that the bank would accept is not replaced by one that it would reject."""
     for one in facts.written:
-        if one.before_live and not one.after_live and one.after.token is not None:
-            return f"{one.how} put a dead pair over a live one"
+        if one.before_valid and not one.after_valid and one.after.token is not None:
+            return f"{one.how} replaced a valid pair by an invalid one"
     return None
 
 
-def every_received_pair_is_kept(facts: Facts, kind: BankKind) -> str | None:
-    """It is or was stored, or is in the journal, unless its receiver died before settling."""
+def every_received_pair_is_stored(facts: Facts, kind: BankKind) -> str | None:
+    """It is or was in the record or the journal, unless its flight crashed or was closed."""
     for one in facts.received:
-        if one.pair not in facts.kept and one.flight.broken is None:
-            return f"{one.pair} was received by {one.flight.name} and is nowhere"
+        if one.pair not in facts.ever_stored and one.flight.ended_by is None:
+            return f"{one.pair} was received by {one.flight.name} and never stored"
     return None
 
 
-def everyone_ends_with_a_token_or_a_typed_error(facts: Facts, kind: BankKind) -> str | None:
-    """Nobody goes on for ever once the disturbances are over, and nothing else is raised."""
-    if facts.failures or facts.restless:
-        return "; ".join([*facts.failures, *(f"{name} does not end" for name in facts.restless)])
+def every_flight_ends_with_a_token_or_a_typed_error(facts: Facts, kind: BankKind) -> str | None:
+    """Every worker finishes once the faults have stopped, and nothing else is raised."""
+    if facts.failures or facts.endless_workers:
+        return "; ".join(
+            [*facts.failures, *(f"{name} does not end" for name in facts.endless_workers)]
+        )
     for finished in facts.finished:
         if finished.error is None and finished.flight.kind != "revoke":
             if finished.record is None or finished.record.token is None:
@@ -105,8 +111,8 @@ def everyone_ends_with_a_token_or_a_typed_error(facts: Facts, kind: BankKind) ->
     return None
 
 
-def nobody_fails_where_another_has_brought_a_token(facts: Facts, kind: BankKind) -> str | None:
-    """Whoever has lost its lease looks at the store before it reports its own failure."""
+def no_flight_fails_while_a_newer_token_is_stored(facts: Facts, kind: BankKind) -> str | None:
+    """A flight that lost its lease reads the store before it reports its own failure."""
     for finished in facts.finished:
         stored, record = finished.stored, finished.record
         if finished.error is None or finished.flight.kind != "refresh" or record is None:
@@ -114,38 +120,42 @@ def nobody_fails_where_another_has_brought_a_token(facts: Facts, kind: BankKind)
         if isinstance(finished.error, StoreError) or stored is None or finished.flight.store_failed:
             continue
         if stored.generation > record.generation and stored.state is State.ACTIVE:
-            return f"{finished.flight.name} failed over generation {stored.generation}"
+            return f"{finished.flight.name} failed while generation {stored.generation} was stored"
     return None
 
 
-def no_live_pair_is_given_up(facts: Facts, kind: BankKind) -> str | None:
-    """The customer is not asked for while the store has a pair that the bank would take."""
+def no_consent_is_required_while_a_valid_pair_is_stored(facts: Facts, kind: BankKind) -> str | None:
+    """No new consent is required while the store has a pair that the bank would accept."""
     for one in facts.written:
-        if one.after.state is State.NEEDS_CONSENT and (one.after_live or one.live_left):
-            return "the customer was asked for over a live pair"
-    return "the customer is asked for over a live pair in the journal" if facts.given_up else None
+        if one.after.state is State.NEEDS_CONSENT and (one.after_valid or one.valid_in_journal):
+            return "consent was required although a valid pair was stored"
+    return (
+        "consent is required at the end although the journal has a valid pair"
+        if (facts.valid_pair_abandoned)
+        else None
+    )
 
 
 def one_expired_token_is_refreshed_once(facts: Facts, kind: BankKind) -> str | None:
-    """However many find it, if nothing goes wrong."""
-    if not facts.plain or facts.disturbances or len(facts.presentations) == 1:
+    """Any number of workers present one refresh token if no fault is injected."""
+    if not facts.expired_token_only or facts.faults or len(facts.presentations) == 1:
         return None
     return f"{len(facts.presentations)} refresh tokens were presented"
 
 
-def nobody_is_served_from_a_revoked_grant(facts: Facts, kind: BankKind) -> str | None:
-    """Who asks for a token after a revocation is told so."""
+def no_token_of_a_revoked_grant_is_served(facts: Facts, kind: BankKind) -> str | None:
+    """A caller that asks for a token after a revocation gets an error."""
     for finished in facts.finished:
         served = finished.record if finished.error is None else None
         if finished.flight.kind == "revoke" or served is None:
             continue
         if served.state is State.REVOKED:
-            return f"{finished.flight.name} was served"
+            return f"{finished.flight.name} served a revoked grant"
     return None
 
 
-def what_was_revoked_stays_revoked(facts: Facts, kind: BankKind) -> str | None:
-    """A revoked grant becomes active by a new consent only."""
+def a_revoked_grant_stays_revoked(facts: Facts, kind: BankKind) -> str | None:
+    """Only a new consent makes a revoked grant active again."""
     consents = set()
     for one in facts.written:
         fresh = one.how == "Put" and one.consent not in consents
@@ -156,31 +166,31 @@ def what_was_revoked_stays_revoked(facts: Facts, kind: BankKind) -> str | None:
     return None
 
 
-def an_old_consent_never_comes_back(facts: Facts, kind: BankKind) -> str | None:
-    """After a new consent, no pair of an older one is stored."""
+def no_pair_of_an_older_consent_is_stored(facts: Facts, kind: BankKind) -> str | None:
+    """After a new consent, no pair of an older consent is stored."""
     for one in facts.written:
         if one.consent and one.consent != one.newest_consent:
             return f"{one.how} stored a pair of consent {one.consent}"
     return None
 
 
-def a_confirmed_revocation_leaves_nothing_alive(facts: Facts, kind: BankKind) -> str | None:
-    """Whoever was told that a grant is revoked can rely on it, however late a pair came home."""
-    if facts.disturbances:
+def a_confirmed_revocation_leaves_no_valid_pair(facts: Facts, kind: BankKind) -> str | None:
+    """After a confirmed revocation no pair is valid, even one that was received later."""
+    if facts.faults:
         return None
     newest = max(one.after.consent for one in facts.written)
     for consent in facts.revocations:
-        # After a new consent, nobody can tell a revoked consent from one that was replaced.
-        if newest == consent and any(one <= consent for one in facts.left_alive):
-            return f"a pair of the revoked consent {consent} is still alive"
+        # After a new consent, a revoked consent and a replaced one look the same.
+        if newest == consent and any(one <= consent for one in facts.valid_consents):
+            return f"a pair of the revoked consent {consent} is still valid"
     return None
 
 
-def a_new_consent_survives_the_revocation_of_the_old(facts: Facts, kind: BankKind) -> str | None:
-    """Whoever revokes a grant revokes nothing that the customer has consented to since."""
+def a_revocation_revokes_no_newer_consent(facts: Facts, kind: BankKind) -> str | None:
+    """A revocation revokes no pair of a consent newer than the one that it has read."""
     for pair, consent, seen in facts.revoked:
         if consent > seen:
-            return f"{pair} of consent {consent} was revoked by who saw consent {seen}"
+            return f"{pair} of consent {consent} was revoked by a flight that saw consent {seen}"
     return None
 
 
@@ -188,58 +198,66 @@ def _is_revoked(facts: Facts) -> bool:
     return any(one.how == "MarkRevoked" for one in facts.written)
 
 
-SAFE = frozenset(
-    {Fate.NOT_CONNECTED.value, Fate.REJECTED.value, Fate.BUSY.value, "store", "time passes"}
+HARMLESS = frozenset(
+    {
+        RequestFault.NOT_CONNECTED.value,
+        RequestFault.REJECTED.value,
+        RequestFault.BUSY.value,
+        "store",
+        "time passes",
+    }
 )
 
 
-def without_disturbance_the_grant_lives(facts: Facts, kind: BankKind) -> str | None:
-    """A strict bank, and nobody crashed, lost a reply or outlasted its lease: nothing is lost."""
-    if facts.alive or facts.disturbances - SAFE or _is_revoked(facts):
+def without_a_harmful_fault_the_refresh_token_stays_valid(
+    facts: Facts, kind: BankKind
+) -> str | None:
+    """Harmless faults leave the stored refresh token valid, unless it is revoked."""
+    if facts.refresh_token_valid or facts.faults - HARMLESS or _is_revoked(facts):
         return None
-    return "the stored refresh token is dead"
+    return "the stored refresh token is not valid"
 
 
-LOSSES = frozenset({Fate.REPLY_LOST.value, Fate.REQUEST_LOST.value})
+LOSSES = frozenset({RequestFault.REPLY_LOST.value, RequestFault.REQUEST_LOST.value})
 
 
-def a_lost_reply_is_healed_by_a_bank_that_forgives(facts: Facts, kind: BankKind) -> str | None:
-    """Where a replay is allowed and one reply was lost, and nothing else happened, it lives."""
-    lost = sum(one.told == "unknown" for one in facts.presentations)
-    if facts.alive or not kind.forgives or lost != 1:
+def one_lost_reply_is_recovered_by_an_allowed_replay(facts: Facts, kind: BankKind) -> str | None:
+    """If one reply or request is lost and a replay is allowed, the token stays valid."""
+    lost = sum(one.certainty == "unknown" for one in facts.presentations)
+    if facts.refresh_token_valid or not kind.allows_replay or lost != 1:
         return None
-    if facts.disturbances - LOSSES or _is_revoked(facts):
+    if facts.faults - LOSSES or _is_revoked(facts):
         return None
-    return "the stored refresh token is dead"
+    return "the stored refresh token is not valid"
 
 
-ALWAYS: tuple[Invariant, ...] = (
+INVARIANTS: tuple[Invariant, ...] = (
     no_refresh_token_is_presented_more_than_twice,
-    a_second_presentation_needs_a_doubt,
-    nobody_sends_without_a_lease,
-    nobody_begins_what_could_outlast_the_lease,
-    a_live_pair_is_never_overwritten_by_a_dead_one,
-    every_received_pair_is_kept,
-    everyone_ends_with_a_token_or_a_typed_error,
-    nobody_fails_where_another_has_brought_a_token,
-    no_live_pair_is_given_up,
+    a_second_presentation_needs_an_unknown_result,
+    no_request_is_sent_without_a_lease,
+    no_request_begins_that_could_outlast_its_lease,
+    a_valid_pair_is_never_replaced_by_an_invalid_one,
+    every_received_pair_is_stored,
+    every_flight_ends_with_a_token_or_a_typed_error,
+    no_flight_fails_while_a_newer_token_is_stored,
+    no_consent_is_required_while_a_valid_pair_is_stored,
     one_expired_token_is_refreshed_once,
-    nobody_is_served_from_a_revoked_grant,
-    what_was_revoked_stays_revoked,
-    an_old_consent_never_comes_back,
-    a_confirmed_revocation_leaves_nothing_alive,
-    a_new_consent_survives_the_revocation_of_the_old,
-    without_disturbance_the_grant_lives,
-    a_lost_reply_is_healed_by_a_bank_that_forgives,
+    no_token_of_a_revoked_grant_is_served,
+    a_revoked_grant_stays_revoked,
+    no_pair_of_an_older_consent_is_stored,
+    a_confirmed_revocation_leaves_no_valid_pair,
+    a_revocation_revokes_no_newer_consent,
+    without_a_harmful_fault_the_refresh_token_stays_valid,
+    one_lost_reply_is_recovered_by_an_allowed_replay,
 )
-"""All of them. Those about what lives at the end ask themselves whether the schedule allows it."""
+"""All invariants. Each one checks itself whether it applies to the schedule."""
 
 
-def broken(facts: Facts, kind: BankKind) -> list[tuple[str, str]]:
-    """Return the names of the invariants that a schedule breaks, and what was seen."""
+def violations(facts: Facts, kind: BankKind) -> list[tuple[str, str]]:
+    """Return the name and the description of each invariant that a schedule violates."""
     found = []
-    for invariant in ALWAYS:
-        seen = invariant(facts, kind)
-        if seen is not None:
-            found.append((invariant.__name__, seen))
+    for invariant in INVARIANTS:
+        violation = invariant(facts, kind)
+        if violation is not None:
+            found.append((invariant.__name__, violation))
     return found

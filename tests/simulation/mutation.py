@@ -1,4 +1,4 @@
-"""The code under test with a line changed: in memory, never on disk."""
+"""The code under test with some lines changed, in memory only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .harness import Code
 
 __all__ = ["mutant", "source_of"]
 
-CHAIN = ("store.rules", "store.memory", "policy", "refresh", "consent")
-"""The modules that are made anew, each after those that it imports."""
+MODULES = ("store.rules", "store.memory", "policy", "refresh", "consent")
+"""The modules that are compiled again, each after those that it imports."""
 
 Edits = Mapping[str, Sequence[tuple[str, str]]]
 
@@ -28,32 +28,32 @@ def source_of(module: str) -> str:
 
 
 def mutant(edits: Edits) -> Code:
-    """Build the code under test with some lines changed.
+    """Return the code under test with some lines changed.
 
     Args:
-        edits: By module, what stands there exactly once, and what is to stand there instead.
+        edits: By module, texts that it contains exactly once, each with its replacement.
     """
-    real = {name: importlib.import_module(f"blink_oauth_keeper.{name}") for name in CHAIN}
-    made: dict[str, ModuleType] = {}
+    real = {name: importlib.import_module(f"blink_oauth_keeper.{name}") for name in MODULES}
+    compiled: dict[str, ModuleType] = {}
     try:
-        for name in CHAIN:
-            made[name] = _module(name, edits.get(name, ()))
-            _install(name, made[name])
+        for name in MODULES:
+            compiled[name] = _compile(name, edits.get(name, ()))
+            _install(name, compiled[name])
     finally:
         for name, module in real.items():
             _install(name, module)
     return Code(
-        made["refresh"].refresh,
-        made["consent"].authorize,
-        made["consent"].revoke,
-        made["store.memory"].MemoryTokenStore,
+        compiled["refresh"].refresh,
+        compiled["consent"].authorize,
+        compiled["consent"].revoke,
+        compiled["store.memory"].MemoryTokenStore,
     )
 
 
-def _module(name: str, edits: Sequence[tuple[str, str]]) -> ModuleType:
+def _compile(name: str, edits: Sequence[tuple[str, str]]) -> ModuleType:
     source = source_of(name)
     for old, new in edits:
-        assert source.count(old) == 1, f"{name} has not exactly once: {old}"
+        assert source.count(old) == 1, f"{name} does not contain exactly once: {old}"
         source = source.replace(old, new)
     module = ModuleType(f"blink_oauth_keeper.{name}")
     module.__package__ = module.__name__.rpartition(".")[0]

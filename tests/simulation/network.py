@@ -1,4 +1,4 @@
-"""What can become of a request to the bank, and what the worker is told of it."""
+"""The faults of a request to the bank, and the result that the worker receives."""
 
 from __future__ import annotations
 
@@ -21,13 +21,21 @@ from blink_oauth_testing.sandbox.banks import Issued, Refusal
 
 from .harness import moment
 
-__all__ = ["UNREACHED", "Fate", "certainly_unspent", "reply", "timed_out", "told", "unreached"]
+__all__ = [
+    "UNREACHED",
+    "RequestFault",
+    "certainly_unspent",
+    "certainty",
+    "reply",
+    "timed_out",
+    "unreached",
+]
 
 
-class Fate(Enum):
-    """What becomes of a request."""
+class RequestFault(Enum):
+    """A fault of a request, or none."""
 
-    ANSWERED = "answered"
+    NONE = "answered"
     REPLY_LOST = "reply lost"
     REQUEST_LOST = "request lost"
     NOT_CONNECTED = "not connected"
@@ -41,9 +49,15 @@ class Fate(Enum):
 
 
 UNREACHED = frozenset(
-    {Fate.REQUEST_LOST, Fate.NOT_CONNECTED, Fate.REJECTED, Fate.BUSY, Fate.UNAVAILABLE}
+    {
+        RequestFault.REQUEST_LOST,
+        RequestFault.NOT_CONNECTED,
+        RequestFault.REJECTED,
+        RequestFault.BUSY,
+        RequestFault.UNAVAILABLE,
+    }
 )
-"""The request never comes to the bank, whatever the worker can know of that."""
+"""The request never reaches the bank; the worker may be unable to know that."""
 
 FAKE_ID = "fake-correlation-id"
 
@@ -65,34 +79,34 @@ UNAVAILABLE = _meta(503)
 
 
 def timed_out() -> BlinkError:
-    """Build the error of a call whose time is over."""
+    """Return the error of a request that has timed out."""
     return TimedOutError("The response did not come in time.", correlation_id=FAKE_ID)
 
 
-def unreached(fate: Fate) -> BlinkError:
-    """Build the error for a request that never came to the bank."""
-    if fate is Fate.NOT_CONNECTED:
+def unreached(fault: RequestFault) -> BlinkError:
+    """Return the error of a request that never reached the bank."""
+    if fault is RequestFault.NOT_CONNECTED:
         return NotConnectedError("No connection.", correlation_id=FAKE_ID)
-    if fate is Fate.REQUEST_LOST:
+    if fault is RequestFault.REQUEST_LOST:
         return ConnectionLostError("The connection broke.", correlation_id=FAKE_ID)
-    if fate is Fate.REJECTED:
+    if fault is RequestFault.REJECTED:
         return OAuthError("Refused.", status=400, outcome=Outcome.REJECTED, error="invalid_request")
-    if fate is Fate.BUSY:
+    if fault is RequestFault.BUSY:
         return StatusError(
             "Too many.", status=429, outcome=Outcome.REJECTED, retryable=True, meta=BUSY
         )
     return StatusError("Unavailable.", status=503, meta=UNAVAILABLE)
 
 
-def reply(fate: Fate, answer: Issued | Refusal, started_at: float) -> Token | BlinkError:
-    """Return what the worker is told of what the bank has answered.
+def reply(fault: RequestFault, answer: Issued | Refusal, started_at: float) -> Token | BlinkError:
+    """Return the result that the worker receives for the bank's response.
 
     Args:
-        fate: What becomes of the answer on its way.
-        answer: The answer.
-        started_at: When the worker's clock showed the start of the call.
+        fault: The fault that changes the response on its way.
+        answer: The bank's response.
+        started_at: Seconds that the worker's clock showed at the start of the request.
     """
-    if fate is Fate.REPLY_LOST:
+    if fault is RequestFault.REPLY_LOST:
         return ConnectionLostError("The connection broke.", correlation_id=FAKE_ID)
     if isinstance(answer, Refusal):
         return InvalidGrantError(
@@ -103,31 +117,31 @@ def reply(fate: Fate, answer: Issued | Refusal, started_at: float) -> Token | Bl
             error=answer.error,
             correlation_id=FAKE_ID,
         )
-    unreadable = fate is Fate.UNREADABLE
+    unreadable = fault is RequestFault.UNREADABLE
     token = Token(
         access_token=answer.access_token,
         refresh_token=None if unreadable else answer.refresh_token,
         expires_at=moment(started_at) + timedelta(seconds=answer.expires_in),
     )
-    if fate is Fate.ERROR_WITH_PAIR:
+    if fault is RequestFault.ERROR_WITH_PAIR:
         return StatusError("Broken.", status=500, token=token)
-    if fate is Fate.REJECTED_WITH_PAIR:
+    if fault is RequestFault.REJECTED_WITH_PAIR:
         return StatusError("Refused.", status=400, outcome=Outcome.REJECTED, token=token)
     return token
 
 
-def told(result: Token | BlinkError) -> str:
-    """Say whether a result tells what became of the refresh token: `known` or `unknown`."""
+def certainty(result: Token | BlinkError) -> str:
+    """Return whether a result determines the refresh token's state: `known` or `unknown`."""
     if isinstance(result, Token):
         return "unknown" if result.refresh_token is None else "known"
     if result.token is not None and result.token.refresh_token is not None:
-        # A pair in a refusal: the answer contradicts itself.
+        # A rejection that contains a pair contradicts itself.
         return "known" if result.outcome is Outcome.UNCERTAIN else "unknown"
     return "unknown" if result.outcome is Outcome.UNCERTAIN else "known"
 
 
 def certainly_unspent(result: Token | BlinkError) -> bool:
-    """Say whether a result proves that the refresh token was not used."""
+    """Return whether a result proves that the refresh token is not spent."""
     if isinstance(result, Token) or result.token is not None or result.needs_consent:
         return False
     return result.outcome is not Outcome.UNCERTAIN

@@ -1,65 +1,67 @@
-"""What all schedules have in common: how time passes, and how they end."""
+"""What all schedules have in common: how time advances, and how they end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
+from .simulation import Scheduler, Simulation
 from .worker import Phase, Task, Worker
-from .world import Director, World
 
-__all__ = ["Peacemaker", "finish", "let_time_pass"]
+__all__ = ["StoppableScheduler", "advance_time", "finish"]
 
-MOST_MOVES = 80
-"""Moves that a worker may make on its own once the disturbances are over."""
-LATE_CALLERS = 4
-
-
-class Peacemaker(Director, Protocol):
-    """A director that can be told to disturb nobody any more."""
-
-    def make_peace(self) -> None:
-        """From now on, let everything go right."""
+MAX_MOVES = 80
+"""Moves that a worker may make for each task after the faults have stopped."""
+MAX_LATE_CALLERS = 4
 
 
-def let_time_pass(world: World, workers: Sequence[Worker]) -> None:
-    """Let time pass until somebody can move who could not.
+class StoppableScheduler(Scheduler, Protocol):
+    """A scheduler that can stop injecting faults."""
 
-    Whoever sleeps without a result to write may oversleep until a lease or a pause ends: in the
-    meantime it would find nothing new.
+    def stop_faults(self) -> None:
+        """Inject no more faults."""
+
+
+def advance_time(simulation: Simulation, workers: Sequence[Worker]) -> None:
+    """Advance time until another worker can move.
+
+    If all waiting workers only poll the store, time advances to the end of the lease or pause:
+    until then they would find no change.
     """
-    resting = {Phase.ASLEEP, Phase.IDLE}
-    sleepers = [one for one in workers if one.phase in resting and one.wake > world.time]
-    until = min(one.wake for one in sleepers)
-    only_looking = all(one.phase is Phase.ASLEEP and not one.has_unsaved_result for one in sleepers)
-    if only_looking and world.quiet_until > until:
-        until = world.quiet_until
-    world.time = until
+    resting = {Phase.WAITING, Phase.IDLE}
+    waiting = [one for one in workers if one.phase in resting and one.wake_at > simulation.time]
+    until = min(one.wake_at for one in waiting)
+    only_polling = all(one.phase is Phase.WAITING and not one.has_unsaved_result for one in waiting)
+    if only_polling and simulation.blocked_until > until:
+        until = simulation.blocked_until
+    simulation.time = until
 
 
-def finish(world: World, workers: Sequence[Worker], director: Peacemaker) -> None:
-    """End the disturbances, let everybody land, and let late callers ask for a token."""
-    director.make_peace()
-    world.down = False
-    world.say("peace")
-    _run(world, workers)
-    for number in range(LATE_CALLERS):
-        at = max(world.time, world.quiet_until)
-        caller = Worker(f"late{number}-", world, [Task(early=True, at=at)])
-        _run(world, [caller])
-        if world.facts.finished[-1].error is None:
+def finish(
+    simulation: Simulation, workers: Sequence[Worker], scheduler: StoppableScheduler
+) -> None:
+    """Stop the faults, let all flights finish, and let late callers ask for a token."""
+    scheduler.stop_faults()
+    simulation.store_unavailable = False
+    simulation.add_to_trace("the faults stop")
+    _finish_all(simulation, workers)
+    for number in range(MAX_LATE_CALLERS):
+        at = max(simulation.time, simulation.blocked_until)
+        caller = Worker(f"late{number}-", simulation, [Task(early=True, at=at)])
+        _finish_all(simulation, [caller])
+        if simulation.facts.finished[-1].error is None:
             break
-    world.conclude()
+    simulation.record_end()
 
 
-def _run(world: World, workers: Sequence[Worker]) -> None:
-    limits = {one.name: one.moves + MOST_MOVES * (1 + len(one.tasks)) for one in workers}
-    while any(one.phase is not Phase.OVER for one in workers):
+def _finish_all(simulation: Simulation, workers: Sequence[Worker]) -> None:
+    limits = {one.name: one.moves + MAX_MOVES * (1 + len(one.tasks)) for one in workers}
+    while any(one.phase is not Phase.DONE for one in workers):
         ready = [one for one in workers if one.is_ready()]
         for one in ready:
             one.move()
             if one.moves > limits[one.name]:
-                world.facts.restless.append(one.name)
+                simulation.facts.endless_workers.append(one.name)
                 return
         if not ready:
-            let_time_pass(world, workers)
+            advance_time(simulation, workers)

@@ -1,4 +1,4 @@
-"""The simulated banks are the sandbox's, but for the two habits that some of them have."""
+"""The simulated banks behave as the sandbox's, except for two traits that some of them have."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from simulation.harness import BANKS, CLIENT_ID, USERNAME, SimulatedBank, new_ba
 CALLBACK = "https://app.example/callback"
 
 
-def opened(name: str) -> tuple[SimulatedBank, str]:
-    """Return a bank at which the customer has consented, and the refresh token."""
+def authorized(name: str) -> tuple[SimulatedBank, str]:
+    """Return a bank to which the customer has consented, and the refresh token."""
     bank = new_bank(BANKS[name], lambda: 0.0)
     code = bank.issue_code(CLIENT_ID, CALLBACK, USERNAME)
     issued = bank.exchange_code(CLIENT_ID, code, CALLBACK, USERNAME)
@@ -21,7 +21,7 @@ def opened(name: str) -> tuple[SimulatedBank, str]:
 
 
 def refreshed(bank: SimulatedBank, token: str) -> str:
-    """Return the refresh token that another one brings."""
+    """Present a refresh token and return the new one."""
     issued = bank.refresh(CLIENT_ID, token, USERNAME)
     assert isinstance(issued, Issued)
     assert issued.refresh_token is not None
@@ -29,24 +29,24 @@ def refreshed(bank: SimulatedBank, token: str) -> str:
 
 
 @pytest.mark.parametrize("name", BANKS)
-def test_a_bank_takes_a_spent_refresh_token_again_only_if_it_forgives(name: str) -> None:
-    bank, first = opened(name)
+def test_a_bank_accepts_a_replay_only_if_it_allows_replays(name: str) -> None:
+    bank, first = authorized(name)
     refreshed(bank, first)
     again = bank.refresh(CLIENT_ID, first, USERNAME)
-    assert isinstance(again, Issued if BANKS[name].forgives else Refusal)
+    assert isinstance(again, Issued if BANKS[name].allows_replay else Refusal)
 
 
-@pytest.mark.parametrize(("name", "lives"), [("last lives", False), ("windowed", True)])
-def test_a_replay_may_end_the_pair_that_came_before(name: str, lives: bool) -> None:
-    bank, first = opened(name)
-    lost, found = refreshed(bank, first), refreshed(bank, first)
-    assert bank.accepts(lost) is lives
-    assert bank.accepts(found)
+@pytest.mark.parametrize(("name", "valid"), [("newest pair only", False), ("windowed", True)])
+def test_a_replay_may_invalidate_the_earlier_pair(name: str, valid: bool) -> None:
+    bank, first = authorized(name)
+    earlier, newest = refreshed(bank, first), refreshed(bank, first)
+    assert bank.accepts(earlier) is valid
+    assert bank.accepts(newest)
 
 
-@pytest.mark.parametrize(("name", "lives"), [("refusing", True), ("strict", False)])
-def test_a_revocation_may_end_one_token_only(name: str, lives: bool) -> None:
-    bank, first = opened(name)
+@pytest.mark.parametrize(("name", "valid"), [("refusing", True), ("strict", False)])
+def test_a_revocation_may_end_a_single_token(name: str, valid: bool) -> None:
+    bank, first = authorized(name)
     second = refreshed(bank, first)
     bank.revoke(CLIENT_ID, first, USERNAME)
-    assert bank.accepts(second) is lives
+    assert bank.accepts(second) is valid

@@ -1,78 +1,77 @@
-"""A hundred thousand random schedules of two to five workers break no promise of the protocol.
+"""A hundred thousand random schedules of two to five workers violate no invariant.
 
-Each is said by the name of its scenario and a seed. To play one again and see its steps:
+The name of a scenario and a seed determine a schedule. To see the steps of one:
 
-    PYTHONPATH=wrapper:generated:tests python -m simulation seed wild 4711
+    PYTHONPATH=wrapper:generated:tests python -m simulation seed mixed 4711
 """
 
 from __future__ import annotations
 
 import pytest
 
-from simulation.chance import SCENARIOS, play
-from simulation.children import Findings
-from simulation.children import play as play_in_children
-from simulation.invariants import ALWAYS, Invariant, broken
-from simulation.network import Fate
+from simulation.invariants import INVARIANTS, Invariant, violations
+from simulation.network import RequestFault
+from simulation.random_schedules import SCENARIOS, run
+from simulation.subprocesses import Findings, run_in_subprocesses
 
 SCHEDULES = 100_800
 CORES = 2
-EACH = SCHEDULES // len(SCENARIOS) // CORES
-FEW = range(200_000, 200_060)
+PER_PROCESS = SCHEDULES // len(SCENARIOS) // CORES
+OTHER_SEEDS = range(200_000, 200_060)
 
 
 @pytest.fixture(scope="module")
 def findings() -> Findings:
-    """Play them all."""
+    """Run all schedules."""
     names = ",".join(SCENARIOS)
-    return play_in_children(
-        [("seeds", names, str(first), str(EACH), str(CORES)) for first in range(CORES)]
+    return run_in_subprocesses(
+        [("seeds", names, str(first), str(PER_PROCESS), str(CORES)) for first in range(CORES)]
     )
 
 
-def test_a_hundred_thousand_random_schedules_break_no_promise(findings: Findings) -> None:
-    assert not findings.found, "\n\n".join(findings.found)
-    assert findings.played.total() == SCHEDULES >= 100_000
+def test_a_hundred_thousand_random_schedules_violate_no_invariant(findings: Findings) -> None:
+    assert not findings.violations, "\n\n".join(findings.violations)
+    assert findings.schedules.total() == SCHEDULES >= 100_000
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_schedules_of_a_scenario_present_refresh_tokens(name: str, findings: Findings) -> None:
-    assert findings.played[name] == EACH * CORES
-    assert findings.sent[name] > findings.played[name] / 2
+    assert findings.schedules[name] == PER_PROCESS * CORES
+    assert findings.presentations[name] > findings.schedules[name] / 2
 
 
-@pytest.mark.parametrize("invariant", ALWAYS, ids=lambda invariant: invariant.__name__)
+@pytest.mark.parametrize("invariant", INVARIANTS, ids=lambda invariant: invariant.__name__)
 def test_an_invariant_holds_in_every_scenario(invariant: Invariant) -> None:
     for name, scenario in SCENARIOS.items():
-        for seed in FEW[:5]:
-            world, kind = play(scenario, seed)
-            assert invariant(world.facts, kind) is None, f"{name} {seed}"
+        for seed in OTHER_SEEDS[:5]:
+            simulation, kind = run(scenario, seed)
+            assert invariant(simulation.facts, kind) is None, f"{name} {seed}"
 
 
-def test_a_seed_says_everything_about_a_schedule() -> None:
+def test_a_seed_determines_the_schedule() -> None:
     first: list[str] = []
     second: list[str] = []
-    play(SCENARIOS["wild"], 7, trace=first)
-    play(SCENARIOS["wild"], 7, trace=second)
+    run(SCENARIOS["mixed"], 7, trace=first)
+    run(SCENARIOS["mixed"], 7, trace=second)
     assert first == second
     assert len(first) > 10
 
 
 def test_a_trace_shows_no_token() -> None:
     trace: list[str] = []
-    play(SCENARIOS["lossy"], 1, trace=trace)
+    run(SCENARIOS["lossy"], 1, trace=trace)
     text = "\n".join(trace)
     assert "sends refresh-token-1" in text
     assert "fake-" not in text
 
 
-def test_everything_that_can_go_wrong_does_go_wrong_somewhere() -> None:
+def test_every_fault_is_injected_in_some_schedule() -> None:
     seen: set[str] = set()
-    for seed in FEW:
-        for name in ("wild", "mishaps", "crashes", "outages"):
-            world, kind = play(SCENARIOS[name], seed)
-            assert not broken(world.facts, kind)
-            seen |= world.facts.disturbances
+    for seed in OTHER_SEEDS:
+        for name in ("mixed", "request-faults", "crashes", "outages"):
+            simulation, kind = run(SCENARIOS[name], seed)
+            assert not violations(simulation.facts, kind)
+            seen |= simulation.facts.faults
     others = {"crash", "store", "time passes", "closing", "outlasted", "timed out"}
-    fates = {fate.value for fate in Fate if fate is not Fate.ANSWERED}
-    assert seen >= others | fates | {"revocation failed"}
+    requests = {fault.value for fault in RequestFault if fault is not RequestFault.NONE}
+    assert seen >= others | requests | {"revocation failed"}

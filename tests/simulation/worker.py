@@ -1,4 +1,4 @@
-"""One process: it runs one flight after the other, moment by moment, as it is told to."""
+"""One simulated process: it runs its flights one after the other, one move at a time."""
 
 from __future__ import annotations
 
@@ -17,22 +17,30 @@ from blink_oauth_keeper.store.protocol import Record
 
 from .facts import Finished, Flight, Lease, Presentation, Received
 from .harness import KEY, moment
-from .network import UNREACHED, Fate, certainly_unspent, reply, timed_out, told, unreached
-from .words import words
-from .world import DEADLINE, LEASE, PATIENCE, World
+from .network import (
+    UNREACHED,
+    RequestFault,
+    certainly_unspent,
+    certainty,
+    reply,
+    timed_out,
+    unreached,
+)
+from .simulation import DEADLINE, LEASE, MAX_WAIT, Simulation
+from .trace import describe
 
 __all__ = ["Phase", "Task", "Worker"]
 
 
 @frozen
 class Task:
-    """What a worker wants.
+    """A flight that a worker is to run.
 
     Attributes:
         kind: `refresh`, `authorize` or `revoke`.
-        newer: Only a newer token than the one it has seen will do.
-        early: Refresh early if it is time.
-        at: Not before this time.
+        newer: Whether the token must be newer than the one that the worker has seen.
+        early: Whether to refresh before the token is stale, if it is due.
+        at: Earliest start, in seconds.
     """
 
     kind: str = "refresh"
@@ -45,154 +53,159 @@ class Phase(Enum):
     """What a worker does at its next move."""
 
     IDLE = "begin the next task"
-    STEP = "do the step"
-    WIRE = "the request comes to the bank"
-    RESULT = "be told the result"
-    ASLEEP = "wake up"
-    OVER = "nothing"
+    STEP = "execute the step"
+    IN_TRANSIT = "the request reaches the bank"
+    RESULT = "receive the result"
+    WAITING = "end the wait"
+    DONE = "nothing"
 
 
-FLIGHT_NOTHING = Flight("", "")
+NO_FLIGHT = Flight("", "")
 
 
 @define(eq=False)
 class Worker:
-    """A process.
+    """A simulated process.
 
     Attributes:
-        name: Its name.
-        world: Its world.
-        tasks: What it wants, in this order.
-        skew: Seconds that its wall clock is ahead of the world's.
-        failures: How many of its flights have failed in a row.
-        wake: When it wants to wake up.
-        has_unsaved_result: Whether it sleeps with a result that is not stored.
-        asleep_since: The world's count of changes when it fell asleep.
+        name: The worker's name.
+        simulation: The simulation that it shares with the other workers.
+        tasks: The flights that it has not begun, in order.
+        skew: Seconds that its wall clock is ahead of the simulation's.
+        failures: Number of its flights that have failed in a row.
+        phase: What it does at its next move.
+        wake_at: End of its wait, in seconds.
+        has_unsaved_result: Whether it waits with a result that is not stored.
+        waiting_since: The simulation's count of changes at the start of the wait.
         closing: Whether its manager is closing.
-        moves: How many moves it has made.
-        log: Its moves, what chance made of them, and of how many effects it could know: all that it
-            does follows from these.
-        stored: The stored record when it wrote last.
+        moves: Number of its moves.
+        flights: Number of its flights.
+        seen: The newest generation that it has seen.
+        stored: The stored record after its last write in this flight.
+        record: The last record that the store has returned in this flight.
+        lost: Whether the flight has emitted `store.lost`.
+        erased: Whether the flight has erased the revoked pairs.
+        log: Each move and fault with the number of effects so far and the time. The log determines
+            the worker's state.
     """
 
     name: str
-    world: World
+    simulation: Simulation
     tasks: list[Task]
     skew: float = 0.0
     failures: int = 0
     phase: Phase = Phase.IDLE
-    wake: float = 0.0
+    wake_at: float = 0.0
     has_unsaved_result: bool = False
-    asleep_since: int = 0
+    waiting_since: int = 0
     closing: bool = False
     moves: int = 0
     flights: int = 0
     seen: int = 0
-    flight: Flight = FLIGHT_NOTHING
+    flight: Flight = NO_FLIGHT
     stored: Record | None = None
     record: Record | None = None
     protocol: Steps | None = None
     step: Any = None
     result: Any = None
-    fate: Fate = Fate.ANSWERED
+    fault: RequestFault = RequestFault.NONE
     sent_at: float = 0.0
     presentation: Presentation | None = None
     lost: bool = False
     erased: bool = False
     log: list[tuple[Enum, int, float]] = field(factory=list)
-    again: bool = True
 
     def __attrs_post_init__(self) -> None:
-        self._rest()
+        self._await_next_task()
 
     def is_ready(self) -> bool:
-        """Say whether it can move without time passing."""
+        """Return whether the worker can move before time advances."""
         phase = self.phase
         if phase is Phase.IDLE and self.tasks[0].kind == "authorize":
-            other = self.world.authorizing
+            other = self.simulation.authorizing
             if other is not None and other.is_authorizing():
                 return False
-        if phase is Phase.ASLEEP or phase is Phase.IDLE:
-            return self.wake <= self.world.time
-        return phase is not Phase.OVER
+        if phase is Phase.WAITING or phase is Phase.IDLE:
+            return self.wake_at <= self.simulation.time
+        return phase is not Phase.DONE
 
     def is_authorizing(self) -> bool:
-        """Say whether it is in the middle of an exchange."""
+        """Return whether a code exchange is in progress."""
         return self.protocol is not None and self.flight.kind == "authorize"
 
     def move(self) -> None:
-        """Do what comes next."""
+        """Make the next move."""
         self.moves += 1
         phase = self.phase
         self.remember(phase)
         if phase is Phase.STEP:
-            self._do()
+            self._execute_step()
         elif phase is Phase.RESULT:
             self._resume(self.result)
-        elif phase is Phase.WIRE:
-            self._arrive()
-        elif phase is Phase.ASLEEP:
+        elif phase is Phase.IN_TRANSIT:
+            self._reach_bank()
+        elif phase is Phase.WAITING:
             self._resume(not self.closing)
         elif phase is Phase.IDLE:
             self._begin()
 
     def remember(self, what: Enum) -> None:
-        """Add a line to the log."""
-        self.log.append((what, len(self.world.effects), self.world.time))
+        """Add a move or a fault to the log."""
+        self.log.append((what, len(self.simulation.effects), self.simulation.time))
 
     def crash(self) -> None:
-        """End in the middle of whatever it does; a request on the wire goes on alone."""
-        self.world.say(f"{self.name} crashes before: {self.phase.value}")
-        self.world.facts.disturbances.add("crash")
-        self.flight.broken = "crashed"
-        if self.phase is Phase.WIRE and isinstance(self.step, steps.Send):
-            self.world.orphans.append(self.step.refresh_token.reveal())
+        """End at once. A request in transit may still reach the bank."""
+        self.simulation.add_to_trace(f"{self.name} crashes before: {self.phase.value}")
+        self.simulation.facts.faults.add("crash")
+        self.flight.ended_by = "crashed"
+        if self.phase is Phase.IN_TRANSIT and isinstance(self.step, steps.Send):
+            self.simulation.abandoned_requests.append(self.step.refresh_token.reveal())
         if self.protocol is not None:
             self.protocol.close()
-        self.protocol, self.tasks, self.phase = None, [], Phase.OVER
+        self.protocol, self.tasks, self.phase = None, [], Phase.DONE
 
-    def _rest(self) -> None:
-        self.phase = Phase.IDLE if self.tasks else Phase.OVER
-        self.wake = self.tasks[0].at if self.tasks else 0.0
+    def _await_next_task(self) -> None:
+        self.phase = Phase.IDLE if self.tasks else Phase.DONE
+        self.wake_at = self.tasks[0].at if self.tasks else 0.0
 
     def _begin(self) -> None:
         task, self.tasks = self.tasks[0], self.tasks[1:]
-        world = self.world
+        simulation = self.simulation
         self.flights += 1
         self.flight = Flight(f"{self.name}{self.flights}", task.kind)
         self.stored = self.record = self.presentation = None
         self.lost = self.erased = False
         job = self._job(task)
-        code = world.code
+        code = simulation.code
         if task.kind == "refresh":
             self.protocol = code.refresh(job)
         elif task.kind == "authorize":
             self.protocol = code.authorize(job)
-            world.authorizing = self
+            simulation.authorizing = self
         else:
             self.protocol = code.revoke(job)
-        world.say(f"{self.flight.name} begins to {task.kind}")
+        simulation.add_to_trace(f"{self.flight.name} begins to {task.kind}")
         self._resume(None)
 
     def _job(self, task: Task) -> Job:
-        world = self.world
+        simulation = self.simulation
         return Job(
             key=KEY,
             need=Need(newer_than=self.seen if task.newer else 0, early=task.early),
-            profile=world.kind.profile,
+            profile=simulation.kind.profile,
             lease=LEASE,
             deadline=DEADLINE,
-            max_wait=PATIENCE,
+            max_wait=MAX_WAIT,
             failures=self.failures,
-            now=lambda: moment(world.time + self.skew),
-            monotonic=lambda: world.time,
-            random=world.director.number,
-            new_owner=world.new_owner,
+            now=lambda: moment(simulation.time + self.skew),
+            monotonic=lambda: simulation.time,
+            random=simulation.scheduler.random,
+            new_owner=simulation.new_owner,
         )
 
     def _resume(self, result: Any) -> None:
         if self.phase is Phase.RESULT and isinstance(self.step, steps.Send | steps.ExchangeCode):
-            result = self._received(result)
+            result = self._receive(result)
         protocol = self.protocol
         assert protocol is not None
         try:
@@ -200,43 +213,43 @@ class Worker:
                 step = protocol.throw(result)
             else:
                 step = protocol.send(result)
-            while (local := self._local(step)) is not None:
+            while (local := self._local_result(step)) is not None:
                 step = protocol.send(local[0])
         except StopIteration as stop:
             self._finish(stop.value)
-        except Exception as error:  # noqa: BLE001 - whatever breaks a flight is a finding
-            self.world.facts.failures.append(f"{self.flight.name} broke with {error!r}")
-            self._rest()
+        except Exception as error:  # noqa: BLE001 - every unexpected exception is a violation
+            self.simulation.facts.failures.append(f"{self.flight.name} raised {error!r}")
+            self._await_next_task()
         else:
-            self._take(step)
+            self._set_step(step)
 
-    def _local(self, step: steps.Step) -> tuple[Any] | None:
-        """Return the result of a step that touches nothing shared, or None."""
+    def _local_result(self, step: steps.Step) -> tuple[Any] | None:
+        """Return the result of a step that touches nothing shared, as a tuple, or None."""
         kind = type(step)
         if kind is steps.Emit:
             assert isinstance(step, steps.Emit)
             self.lost = self.lost or step.name == "store.lost"
-            self.world.say(f"{self.flight.name} tells {step.name}")
+            self.simulation.add_to_trace(f"{self.flight.name} emits {step.name}")
             return (None,)
         if kind is steps.AcquirePermit:
-            return (self.world.director.permit(),)
+            return (self.simulation.scheduler.permit(),)
         return (None,) if kind is steps.Publish else None
 
-    def _take(self, step: steps.Step) -> None:
+    def _set_step(self, step: steps.Step) -> None:
         self.step = step
         if isinstance(step, steps.Wait):
-            self.phase, self.wake, self.has_unsaved_result = (
-                Phase.ASLEEP,
-                self.world.time + step.seconds,
+            self.phase, self.wake_at, self.has_unsaved_result = (
+                Phase.WAITING,
+                self.simulation.time + step.seconds,
                 step.has_unsaved_result,
             )
-            self.asleep_since = self.world.changes
+            self.waiting_since = self.simulation.changes
             return
         self.phase = Phase.STEP
         if isinstance(step, steps.Send):
-            self._announce(step)
+            self._prepare_presentation(step)
 
-    def _announce(self, step: steps.Send) -> None:
+    def _prepare_presentation(self, step: steps.Send) -> None:
         token = step.refresh_token.reveal()
         lease: Lease | None = None
         for one in self.flight.leases:
@@ -244,115 +257,121 @@ class Worker:
                 lease = one
         if lease is not None:
             lease.used = True
-        time_left = (lease.until if lease else 0.0) - self.world.time - DEADLINE
+        time_left = (lease.ends_at if lease else 0.0) - self.simulation.time - DEADLINE
         self.presentation = Presentation(token, self.flight, lease, time_left)
 
-    def _do(self) -> None:
-        step, world = self.step, self.world
+    def _execute_step(self) -> None:
+        step, simulation = self.step, self.simulation
         kind = type(step)
         if kind is steps.Send or kind is steps.ExchangeCode:
             self._send()
             return
         try:
             if kind is steps.Revoke:
-                fate = world.director.revoke_fate(self)
-                result = world.revoke(step.token, fate, self.record or self.stored)
-                if fate is not Fate.ANSWERED:
-                    world.facts.disturbances.add("revocation failed")
+                fault = simulation.scheduler.revoke_fault(self)
+                result = simulation.revoke(step.token, fault, self.record or self.stored)
+                if fault is not RequestFault.NONE:
+                    simulation.facts.faults.add("revocation failed")
             else:
-                result = world.ask_store(self, step)
+                result = simulation.call_store(self, step)
         except StoreError as error:
             result = error
-        if world.trace is not None:
-            world.say(f"{self.flight.name} {words(step)} -> {words(result)}")
-        self._note(step, result)
+        if simulation.trace is not None:
+            simulation.add_to_trace(f"{self.flight.name} {describe(step)} -> {describe(result)}")
+        self._remember_result(step, result)
         self.result, self.phase = result, Phase.RESULT
-        if not world.director.holds(self):
+        if not simulation.scheduler.delays_result(self):
             self._resume(result)
 
-    def _note(self, step: steps.Step, result: Any) -> None:
-        """Remember what it knows of the record, and whether a pair came home too late."""
+    def _remember_result(self, step: steps.Step, result: Any) -> None:
+        """Remember a record that the store has returned, and whether a pair outlasted its lease."""
         if isinstance(result, Record):
             self.record = result
             self.seen = max(self.seen, result.generation)
         if isinstance(step, steps.Settle):
-            self._outlast()
+            self._check_lease()
         self.erased = self.erased or (isinstance(step, steps.Erase) and result is True)
 
-    def _outlast(self) -> None:
+    def _check_lease(self) -> None:
         one = self.presentation
-        if one is not None and one.lease is not None and self.world.time > one.lease.until:
+        if one is not None and one.lease is not None and self.simulation.time > one.lease.ends_at:
             one.outlasted = True
-            self.world.facts.disturbances.add("outlasted")
+            self.simulation.facts.faults.add("outlasted")
 
     def _send(self) -> None:
-        world = self.world
-        fate = world.director.send_fate(self)
-        if fate is Fate.UNREADABLE and isinstance(self.step, steps.ExchangeCode):
-            fate = Fate.ANSWERED
-        self.fate = fate
-        self.remember(fate)
-        self.sent_at = world.time
+        simulation = self.simulation
+        fault = simulation.scheduler.send_fault(self)
+        if fault is RequestFault.UNREADABLE and isinstance(self.step, steps.ExchangeCode):
+            fault = RequestFault.NONE
+        self.fault = fault
+        self.remember(fault)
+        self.sent_at = simulation.time
         if self.presentation is not None and isinstance(self.step, steps.Send):
-            world.facts.presentations.append(self.presentation)
-        if fate is not Fate.ANSWERED:
-            world.facts.disturbances.add(fate.value)
-        if fate is Fate.LATE:
-            world.time += DEADLINE
+            simulation.facts.presentations.append(self.presentation)
+        if fault is not RequestFault.NONE:
+            simulation.facts.faults.add(fault.value)
+        if fault is RequestFault.LATE:
+            simulation.time += DEADLINE
             if isinstance(self.step, steps.Send):
-                world.orphans.append(self.step.refresh_token.reveal())
+                simulation.abandoned_requests.append(self.step.refresh_token.reveal())
             self.result, self.phase = timed_out(), Phase.RESULT
-        elif fate in UNREACHED:
-            self.result, self.phase = unreached(fate), Phase.RESULT
+        elif fault in UNREACHED:
+            self.result, self.phase = unreached(fault), Phase.RESULT
         else:
-            self.phase = Phase.WIRE
-        if world.trace is not None:
-            world.say(f"{self.flight.name} {words(self.step)} ({fate.value})")
+            self.phase = Phase.IN_TRANSIT
+        if simulation.trace is not None:
+            simulation.add_to_trace(f"{self.flight.name} {describe(self.step)} ({fault.value})")
 
-    def _arrive(self) -> None:
-        world, step = self.world, self.step
+    def _reach_bank(self) -> None:
+        simulation, step = self.simulation, self.step
         if isinstance(step, steps.Send):
-            self._outlast()
-            answer = world.refresh(step.refresh_token.reveal())
+            self._check_lease()
+            response = simulation.refresh(step.refresh_token.reveal())
         else:
-            answer = world.exchange()
-        self.result = reply(self.fate, answer, self.sent_at + self.skew)
+            response = simulation.exchange()
+        self.result = reply(self.fault, response, self.sent_at + self.skew)
         self.phase = Phase.RESULT
-        if world.trace is not None:
-            world.say(f"the bank answers {self.flight.name}: {type(answer).__name__}")
+        if simulation.trace is not None:
+            simulation.add_to_trace(
+                f"the bank responds to {self.flight.name}: {type(response).__name__}"
+            )
 
-    def _received(self, result: Token | BlinkError) -> Token | BlinkError:
-        world = self.world
-        if world.time - self.sent_at > DEADLINE and world.director.times_out(self):
+    def _receive(self, result: Token | BlinkError) -> Token | BlinkError:
+        simulation = self.simulation
+        if simulation.time - self.sent_at > DEADLINE and simulation.scheduler.times_out(self):
             result = timed_out()
-            self.remember(Fate.LATE)
-            world.facts.disturbances.add("timed out")
+            self.remember(RequestFault.LATE)
+            simulation.facts.faults.add("timed out")
         pair = result if isinstance(result, Token) else result.token
         if pair is not None:
-            world.facts.received.append(Received(pair.access_token.reveal(), self.flight))
+            simulation.facts.received.append(Received(pair.access_token.reveal(), self.flight))
         one = self.presentation
         if one is not None and isinstance(self.step, steps.Send):
-            one.told = told(result)
+            one.certainty = certainty(result)
             one.certainly_unspent = certainly_unspent(result)
-        if world.trace is not None:
-            world.say(f"{self.flight.name} is told {words(result)}")
+        if simulation.trace is not None:
+            simulation.add_to_trace(f"{self.flight.name} receives {describe(result)}")
         return result
 
     def _finish(self, result: steps.Result) -> None:
-        world = self.world
-        world.facts.finished.append(Finished(self.flight, result.record, result.error, self.stored))
-        if world.trace is not None:
-            world.say(f"{self.flight.name} ends with {words(result.error or result.record)}")
+        simulation = self.simulation
+        simulation.facts.finished.append(
+            Finished(self.flight, result.record, result.error, self.stored)
+        )
+        if simulation.trace is not None:
+            simulation.add_to_trace(
+                f"{self.flight.name} ends with {describe(result.error or result.record)}"
+            )
         if self.lost:
-            self.flight.broken = "closed"
+            self.flight.ended_by = "closed"
         if self.erased and self.record is not None:
-            world.facts.revocations.append(self.record.consent)
+            simulation.facts.revocations.append(self.record.consent)
         if result.error is not None:
             self.failures += 1
         elif result.obtained:
             self.failures = 0
-        if result.refresh_in is not None and self.again:
-            at = world.time + result.refresh_in
+        if result.refresh_in is not None:
+            at = simulation.time + result.refresh_in
             self.tasks = [Task(early=True, at=at), *self.tasks]
         self.protocol = None
-        self._rest()
+        self._await_next_task()

@@ -1,4 +1,4 @@
-"""What the trace says of steps and results. Tokens are called by their numbers, never shown."""
+"""Texts of the trace for steps and results. A token is named by its number and never shown."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from blink_oauth.tokens import Secret, Token
 from blink_oauth_keeper import steps
 from blink_oauth_keeper.store.protocol import Record
 
-__all__ = ["words"]
+__all__ = ["describe"]
 
 
-def words(thing: object) -> str:
-    """Describe a step or a result."""
-    for kind, describe in _WAYS.items():
+def describe(thing: object) -> str:
+    """Return the text for a step or a result."""
+    for kind, text in _DESCRIPTIONS.items():
         if isinstance(thing, kind):
-            return describe(thing)
+            return text(thing)
     return repr(thing) if thing is None or isinstance(thing, bool) else type(thing).__name__
 
 
@@ -40,7 +40,7 @@ def _release(step: steps.Release) -> str:
     return f"Release {step.state} attempts {step.attempts} pause {step.pause:.1f}"
 
 
-_WAYS: dict[type, Callable[[Any], str]] = {
+_DESCRIPTIONS: dict[type, Callable[[Any], str]] = {
     Record: _record,
     Token: _pair,
     BlinkError: lambda error: type(error).__name__,

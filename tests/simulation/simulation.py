@@ -1,4 +1,4 @@
-"""The world of one schedule: its time, its store, its bank, and the facts that are written down."""
+"""The simulation of one schedule: its time, store and bank, and the facts that it records."""
 
 from __future__ import annotations
 
@@ -19,75 +19,79 @@ from blink_oauth_testing.sandbox.banks import Issued, Refusal
 
 from .facts import Facts, Lease, Written
 from .harness import CLIENT_ID, KEY, USERNAME, BankKind, Code, SimulatedBank, moment, new_bank
-from .network import Fate
+from .network import RequestFault
 
 if TYPE_CHECKING:
     from .worker import Worker
 
-__all__ = ["DEADLINE", "LEASE", "PATIENCE", "Director", "StoreFate", "World"]
+__all__ = ["DEADLINE", "LEASE", "MAX_WAIT", "Scheduler", "Simulation", "StoreFault"]
 
-LEASE, DEADLINE, PATIENCE = 25.0, 20.0, 30.0
+LEASE, DEADLINE, MAX_WAIT = 25.0, 20.0, 30.0
 """Seconds, as in production."""
 REDIRECT_URI = "https://app.example/callback"
 
 
-class StoreFate(Enum):
-    """What becomes of a call to the store."""
+class StoreFault(Enum):
+    """A fault of a call to the store, or none."""
 
-    DONE = "done"
-    DOWN = "store down"
+    NONE = "done"
+    UNREACHABLE = "store unreachable"
     REPLY_LOST = "done, reply lost"
 
 
-class Director(Protocol):
-    """Chooses whatever can go one way or the other."""
+class Scheduler(Protocol):
+    """Makes every choice of a schedule."""
 
-    def number(self) -> float:
+    def random(self) -> float:
         """Return a number from 0 to below 1."""
 
     def permit(self) -> steps.Permit:
-        """Say whether the target may be called."""
+        """Return the permit to call the bank."""
 
-    def send_fate(self, worker: Worker) -> Fate:
-        """Choose what becomes of a refresh or an exchange."""
+    def send_fault(self, worker: Worker) -> RequestFault:
+        """Choose the fault of a refresh or of a code exchange."""
 
-    def revoke_fate(self, worker: Worker) -> Fate:
-        """Choose what becomes of a revocation."""
+    def revoke_fault(self, worker: Worker) -> RequestFault:
+        """Choose the fault of a revocation."""
 
-    def store_fate(self, worker: Worker) -> StoreFate:
-        """Choose what becomes of a call to the store."""
+    def store_fault(self, worker: Worker) -> StoreFault:
+        """Choose the fault of a call to the store."""
 
-    def holds(self, worker: Worker) -> bool:
-        """Say whether the worker stands still before it is told a result."""
+    def delays_result(self, worker: Worker) -> bool:
+        """Return whether the worker pauses before it receives a result."""
 
     def times_out(self, worker: Worker) -> bool:
-        """Say whether a reply that comes after the deadline is not read any more."""
+        """Return whether a reply that comes after the deadline is ignored."""
 
 
 @define(eq=False)
-class World:
+class Simulation:
     """Time, store and bank, shared by the workers.
 
     Attributes:
         kind: The bank's kind.
+        scheduler: Makes the choices.
         code: The code under test.
-        director: Chooses.
-        trace: The steps in words, if they are wanted.
+        trace: Receives a text for each step, or None.
         time: Seconds since the beginning.
-        stored: The stored record, as it was written last.
-        changes: How often anything in the store has changed.
-        effects: What has changed store or bank, in its order: two worlds with the same effects
-            are the same.
-        quiet_until: When the running lease or pause ends.
-        orphans: Requests on the wire that nobody waits for any more.
-        consent_of: The consent that a pair grew out of, by its access token.
-        newest_consent: The consent that was stored last.
-        rank: The store's number of a consent, once a pair of it was stored.
-        authorizing: Who is just exchanging a code: a customer does one thing at a time.
+        stored: The stored record after the last write.
+        changes: Number of changes of the record.
+        effects: The changes of store and bank in order: two simulations with equal effects are
+            equal.
+        blocked_until: End of the running lease or pause, in seconds.
+        store_unavailable: Whether every call to the store fails.
+        abandoned_requests: Refresh tokens of requests in transit whose sender does not wait.
+        spent: Refresh tokens that the bank has accepted and replaced.
+        consent_of: Number of the consent that a pair comes from, by access token.
+        consent_of_refresh: The same by refresh token.
+        consents: Number of consents that the customer has given.
+        newest_consent: Number of the consent that was stored last.
+        store_consents: The store's numbers of the consents of which a pair was stored.
+        authorizing: The last worker that began an exchange: a customer does one thing at a time.
     """
 
     kind: BankKind
-    director: Director
+    scheduler: Scheduler
     code: Code
     trace: list[str] | None = None
     time: float = 0.0
@@ -97,15 +101,15 @@ class World:
     stored: Record | None = field(init=False, default=None)
     changes: int = 0
     effects: list[tuple[str, str, float]] = field(init=False, factory=list)
-    quiet_until: float = 0.0
-    down: bool = False
-    orphans: list[str] = field(init=False, factory=list)
+    blocked_until: float = 0.0
+    store_unavailable: bool = False
+    abandoned_requests: list[str] = field(init=False, factory=list)
     spent: set[str] = field(init=False, factory=set)
     consent_of: dict[str, int] = field(init=False, factory=dict)
     consent_of_refresh: dict[str, int] = field(init=False, factory=dict)
     consents: int = 0
     newest_consent: int = 0
-    rank: dict[int, int] = field(init=False, factory=dict)
+    store_consents: dict[int, int] = field(init=False, factory=dict)
     authorizing: Worker | None = None
     owners: int = 0
 
@@ -114,21 +118,25 @@ class World:
         self.store = self.code.store(clock=self.now)
 
     def now(self) -> datetime:
-        """Tell the time of the store's clock."""
+        """Return the time of the store's clock."""
         return moment(self.time)
 
     def new_owner(self) -> str:
-        """Name a claim."""
+        """Return a new name for the owner of a claim."""
         self.owners += 1
         return f"owner-{self.owners}"
 
-    def say(self, text: str) -> None:
-        """Add a line to the trace."""
+    def add_to_trace(self, text: str) -> None:
+        """Add a text to the trace."""
         if self.trace is not None:
             self.trace.append(f"{self.time:8.2f}  {text}")
 
-    def authorize_at_the_start(self, age: float) -> None:
-        """Store a first pair, issued some seconds ago."""
+    def store_first_pair(self, age: float) -> None:
+        """Store a first pair.
+
+        Args:
+            age: Seconds since the pair was issued.
+        """
         issued = self.exchange()
         assert isinstance(issued, Issued)
         issued_at = moment(self.time - age)
@@ -139,101 +147,106 @@ class World:
         )
         note = Note(event="grant.authorized")
         self.store.put(KEY, token, issued_at=issued_at, idle_until=moment(1e7), note=note)
-        self.wrote("Put", None)
+        self.record_write("Put", None)
 
     def exchange(self) -> Issued | Refusal:
         """Let the customer consent, and exchange the code."""
         code = self.bank.issue_code(CLIENT_ID, REDIRECT_URI, USERNAME)
-        answer = self.bank.exchange_code(CLIENT_ID, code, REDIRECT_URI, USERNAME)
-        if isinstance(answer, Issued):
+        issued = self.bank.exchange_code(CLIENT_ID, code, REDIRECT_URI, USERNAME)
+        if isinstance(issued, Issued):
             self.consents += 1
-            self._issued(answer, self.consents)
-        return answer
+            self._record_issued(issued, self.consents)
+        return issued
 
     def refresh(self, refresh_token: str) -> Issued | Refusal:
-        """Let the bank execute a refresh."""
+        """Execute a refresh at the bank."""
         self.effects.append(("refresh", refresh_token, self.time))
-        answer = self.bank.refresh(CLIENT_ID, refresh_token, USERNAME)
-        if isinstance(answer, Issued):
-            if answer.refresh_token != refresh_token:
+        issued = self.bank.refresh(CLIENT_ID, refresh_token, USERNAME)
+        if isinstance(issued, Issued):
+            if issued.refresh_token != refresh_token:
                 self.spent.add(refresh_token)
-            self._issued(answer, self.consent_of_refresh[refresh_token])
-        return answer
+            self._record_issued(issued, self.consent_of_refresh[refresh_token])
+        return issued
 
-    def _issued(self, answer: Issued, consent: int) -> None:
-        self.consent_of[answer.access_token] = consent
-        if answer.refresh_token is not None:
-            self.consent_of_refresh[answer.refresh_token] = consent
+    def _record_issued(self, issued: Issued, consent: int) -> None:
+        self.consent_of[issued.access_token] = consent
+        if issued.refresh_token is not None:
+            self.consent_of_refresh[issued.refresh_token] = consent
 
-    def revoke(self, token: Token, fate: Fate, seen: Record | None) -> BlinkError | None:
-        """Let the bank execute a revocation, if it comes to it."""
-        if fate is Fate.NOT_CONNECTED:
+    def revoke(self, token: Token, fault: RequestFault, seen: Record | None) -> BlinkError | None:
+        """Execute a revocation at the bank, unless there is no connection."""
+        if fault is RequestFault.NOT_CONNECTED:
             return RevocationError("Nothing was revoked.")
         access = token.access_token.reveal()
-        rank = self.rank.get(self.consent_of[access], 0)
-        self.facts.revoked.append((access, rank, seen.consent if seen else 0))
+        consent = self.store_consents.get(self.consent_of[access], 0)
+        self.facts.revoked.append((access, consent, seen.consent if seen else 0))
         if token.refresh_token is not None:
             self.bank.revoke(CLIENT_ID, token.refresh_token.reveal(), USERNAME)
         self.bank.revoke(CLIENT_ID, access, USERNAME)
-        return RevocationError("Nobody knows.") if fate is Fate.REPLY_LOST else None
+        if fault is RequestFault.REPLY_LOST:
+            return RevocationError("It is unknown whether anything was revoked.")
+        return None
 
-    def withdraw(self) -> None:
-        """Let the customer end all consents at the bank, where we are told nothing of it."""
-        self.say("the customer withdraws all consents at the bank")
-        self.facts.disturbances.add("withdrawn")
+    def withdraw_consents(self) -> None:
+        """End all consents at the bank without notice to the client."""
+        self.add_to_trace("the customer withdraws all consents at the bank")
+        self.facts.faults.add("withdrawn")
         self.bank.withdraw(CLIENT_ID, USERNAME)
 
-    def is_live(self, token: Token | None) -> bool:
-        """Say whether the bank would take the refresh token, for all we can know."""
+    def is_valid(self, token: Token | None) -> bool:
+        """Return whether the bank would accept the refresh token and has never replaced it."""
         if token is None or token.refresh_token is None:
             return False
         text = token.refresh_token.reveal()
         return text not in self.spent and self.bank.accepts(text)
 
-    def ask_store(self, worker: Worker, step: steps.Step) -> Any:
-        """Do a step at the store.
+    def call_store(self, worker: Worker, step: steps.Step) -> Any:
+        """Execute a step at the store.
 
         Raises:
-            StoreError: The store is down, or its reply was lost.
+            StoreError: The store is unavailable, or its reply was lost.
         """
-        fate = StoreFate.DOWN if self.down else self.director.store_fate(worker)
-        if fate is not StoreFate.DONE:
+        fault = (
+            StoreFault.UNREACHABLE if self.store_unavailable else self.scheduler.store_fault(worker)
+        )
+        if fault is not StoreFault.NONE:
             worker.flight.store_failed = True
-            worker.remember(fate)
-            self.facts.disturbances.add("store")
-        if fate is StoreFate.DOWN:
+            worker.remember(fault)
+            self.facts.faults.add("store")
+        if fault is StoreFault.UNREACHABLE:
             raise StoreError("The store cannot be reached.")
-        way, writes = _WAYS[type(step)]
-        result = way(self.store, step)
+        call, writes = _STORE_CALLS[type(step)]
+        result = call(self.store, step)
         if writes:
-            self.wrote(type(step).__name__, worker, step, result)
-        if fate is StoreFate.REPLY_LOST:
+            self.record_write(type(step).__name__, worker, step, result)
+        if fault is StoreFault.REPLY_LOST:
             raise StoreError("The reply of the store was lost.")
         return result
 
-    def wrote(self, how: str, worker: Worker | None, step: Any = None, result: Any = None) -> None:
-        """Compare the store with what it was, and write down what has changed."""
+    def record_write(
+        self, how: str, worker: Worker | None, step: Any = None, result: Any = None
+    ) -> None:
+        """Record what a call has changed in the store."""
         before, after = self.stored, self.store.load(KEY)
         assert after is not None
         self.effects.append((how, worker.name if worker else "", self.time))
         if how in {"Settle", "Journal"}:
             entries = self.store.journal_entries(KEY)
-            self.facts.kept.update(entry.token.access_token.reveal() for entry in entries)
+            self.facts.ever_stored.update(entry.token.access_token.reveal() for entry in entries)
         if worker is not None:
-            worker.flight.wrote_at = after.generation
             worker.stored = after
             if (how == "Settle" or (how == "Release" and result)) and worker.presentation:
                 worker.presentation.written_at = self.time
         if how in {"Claim", "Salvage"} and result is not None and worker is not None:
-            self._leased(worker, result)
+            self._record_lease(worker, result)
         if after is before:
             return
         self.stored = after
         self.changes += 1
-        self.quiet_until = self.time + max(after.lease_left, after.pause_left)
-        self._compare(how, before, after)
+        self.blocked_until = self.time + max(after.lease_left, after.pause_left)
+        self._record_change(how, before, after)
 
-    def _leased(self, worker: Worker, claim: Record) -> None:
+    def _record_lease(self, worker: Worker, claim: Record) -> None:
         worker.presentation = None
         assert claim.token is not None
         assert claim.token.refresh_token is not None
@@ -241,57 +254,59 @@ class World:
         until = self.time + claim.lease_left
         worker.flight.leases.append(Lease(token, self.time, until))
 
-    def _compare(self, how: str, before: Record | None, after: Record) -> None:
+    def _record_change(self, how: str, before: Record | None, after: Record) -> None:
         same_pair = before is not None and before.token is after.token
         if same_pair and before is not None and before.state is after.state:
             return
         consent = 0
         if after.token is not None:
             access = after.token.access_token.reveal()
-            self.facts.kept.add(access)
+            self.facts.ever_stored.add(access)
             consent = self.consent_of[access]
             if how == "Put":
                 self.newest_consent = consent
-                self.rank[consent] = after.consent
+                self.store_consents[consent] = after.consent
         written = Written(
             how,
             before,
             after,
-            not same_pair and self.is_live(before.token if before else None),
-            self.is_live(after.token),
-            self._live_left(after),
+            not same_pair and self.is_valid(before.token if before else None),
+            self.is_valid(after.token),
+            self._has_valid_entry(after),
             consent,
             self.newest_consent,
         )
         self.facts.written.append(written)
 
-    def _live_left(self, record: Record, ahead: int = 0) -> bool:
+    def _has_valid_entry(self, record: Record, ahead: int = 0) -> bool:
         if record.state is not State.NEEDS_CONSENT:
             return False
         return any(
             entry.consent == record.consent
             and entry.origin in {Origin.SUPERSEDED, Origin.ERROR}
             and entry.generation >= record.generation + ahead
-            and self.is_live(entry.token)
+            and self.is_valid(entry.token)
             for entry in self.store.journal_entries(KEY)
         )
 
-    def conclude(self) -> None:
-        """Write down how everything stands at the end."""
+    def record_end(self) -> None:
+        """Record the state at the end of the schedule."""
         record = self.stored
         assert record is not None
-        self.facts.given_up = self._live_left(record, ahead=1)
+        self.facts.valid_pair_abandoned = self._has_valid_entry(record, ahead=1)
         usable = record.state not in {State.REVOKED, State.NEEDS_CONSENT}
-        self.facts.alive = usable and self.is_live(record.token)
-        self.facts.left_alive = {
-            self.rank[consent]
+        self.facts.refresh_token_valid = usable and self.is_valid(record.token)
+        self.facts.valid_consents = {
+            self.store_consents[consent]
             for text, consent in self.consent_of_refresh.items()
-            if self.bank.accepts(text) and text not in self.spent and consent in self.rank
+            if self.bank.accepts(text)
+            and text not in self.spent
+            and consent in self.store_consents
         }
 
 
-_Way = Callable[[MemoryTokenStore, Any], Any]
-_WAYS: dict[type[steps.Step], tuple[_Way, bool]] = {
+_StoreCall = Callable[[MemoryTokenStore, Any], Any]
+_STORE_CALLS: dict[type[steps.Step], tuple[_StoreCall, bool]] = {
     steps.Load: (lambda store, _: store.load(KEY), False),
     steps.Claim: (lambda store, step: store.claim(step.seen, owner=step.owner, ttl=LEASE), True),
     steps.Settle: (
