@@ -1,4 +1,4 @@
-"""The database of a process that dies is of either kind; one that dies itself is PostgreSQL."""
+"""Databases: both kinds where a process is killed, PostgreSQL where the server is stopped."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["database", "postgresql", "url"]
 
 @pytest.fixture
 def postgresql() -> PostgreSQL:
-    """Give a server that may be stopped."""
+    """Return a server that a test may stop."""
     return running_server()
 
 
 @pytest.fixture
 def url(postgresql: PostgreSQL) -> Iterator[str]:
-    """Give the URL of an empty database; in the end the server runs again."""
+    """Yield the URL of an empty database; afterwards the server runs again."""
     name = postgresql.create()
     yield postgresql.url(name)
     if not postgresql.socket.exists():

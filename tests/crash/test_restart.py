@@ -1,4 +1,4 @@
-"""PostgreSQL goes away in the middle of many refreshes: no pair that was received is lost."""
+"""PostgreSQL restarts during many refreshes: no received pair is lost."""
 
 from __future__ import annotations
 
@@ -12,57 +12,58 @@ from blink_oauth_keeper import SqlTokenStore
 from blink_oauth_keeper.store.protocol import Record, State
 from blink_oauth_testing.sandbox import BankPolicy, Sandbox
 from blink_oauth_testing.sandbox.banks import Bank
-from crash.renewer import main
+from crash.refreshing_process import main
 from postgresql import PostgreSQL
-from storm.crowd import wait_until
-from storm.places import Place, ShiftedClock, authorize
-from storm.processes import CONTEXT, working
+from storm.callers import wait_until
+from storm.processes import CONTEXT, running_process
+from storm.shared_config import SharedConfig, ShiftedClock, authorize
 
 PROCESSES, GRANTS = 3, 16
 TOTAL, LEASE = 8.0, 10.0
-"""Seconds; the server is back long before a lease ends."""
+"""Seconds; the server runs again long before a lease ends."""
 BANK = BankPolicy("IIDX00001", "Musterbank Streng", access_token_lifetime=2.0)
-"""Seconds: each access token is refreshed when half of its lifetime is over."""
+"""Each access token is refreshed after half of its lifetime of two seconds."""
 ANSWER_AFTER = 0.5
-"""Seconds for which the bank keeps its answers back; by then the server is down."""
+"""Seconds until the bank responds; by then the server is stopped."""
 
 
-def test_no_pair_that_was_received_is_lost_when_the_database_restarts(
+def test_no_received_pair_is_lost_when_the_database_restarts(
     postgresql: PostgreSQL, url: str
 ) -> None:
     unsettled = CONTEXT.Value("i", 0)
     with ExitStack() as stack:
         sandbox = stack.enter_context(Sandbox(banks=[BANK]))
         bank = sandbox.banks[BANK.target_id]
-        place = Place.at(sandbox, url, total=TOTAL, lease=LEASE)
+        config = SharedConfig.for_sandbox(sandbox, url, total=TOTAL, lease=LEASE)
         grants = [sandbox.grant(username=f"u-{number}") for number in range(GRANTS)]
-        with place.managing(ShiftedClock()) as manager, ThreadPoolExecutor() as pool:
+        with config.manager(ShiftedClock()) as manager, ThreadPoolExecutor() as pool:
             list(pool.map(lambda grant: authorize(manager, sandbox, grant), grants))
         bank.policy = evolve(BANK, response_delay=ANSWER_AFTER)
-        store = place.store()
+        store = config.store()
         stack.callback(store.close)
         workers = [
-            stack.enter_context(working(main, place, grants, unsettled)) for _ in range(PROCESSES)
+            stack.enter_context(running_process(main, config, grants, unsettled))
+            for _ in range(PROCESSES)
         ]
-        wait_for_another_generation(store, place)
+        wait_for_another_generation(store, config)
         for mode in ("fast", "immediate"):
             restart(postgresql, mode, bank, unsettled)
-            wait_for_another_generation(store, place)
+            wait_for_another_generation(store, config)
         for worker in workers:
-            worker.tell("enough")
-        failures = set().union(*(worker.hear() for worker in workers))
-        assert [worker.end() for worker in workers] == [0] * PROCESSES
+            worker.send("stop")
+        failures = set().union(*(worker.receive() for worker in workers))
+        assert [worker.join() for worker in workers] == [0] * PROCESSES
 
-        last = records(store, place)
-        assert {record.state for record in last} == {State.ACTIVE}
-        assert [record.key.grant for record in last if not is_alive(sandbox, record)] == []
-        stored = sum(record.generation - 1 for record in last)
+        final = records(store, config)
+        assert {record.state for record in final} == {State.ACTIVE}
+        assert [record.key.grant for record in final if not is_valid(sandbox, record)] == []
+        stored = sum(record.generation - 1 for record in final)
         assert (stored, bank.reuses) == (bank.refreshes, 0)
         assert failures <= {"StoreError"}
 
 
 def restart(postgresql: PostgreSQL, mode: str, bank: Bank, unsettled: Synchronized[int]) -> None:
-    """Stop the server while an answer of the bank is due, and start it once that is noticed."""
+    """Stop the server during refreshes; start it once a received pair could not be stored."""
     refreshes, before = bank.refreshes, unsettled.value
     wait_until(lambda: bank.refreshes > refreshes)
     postgresql.stop(mode)
@@ -70,26 +71,26 @@ def restart(postgresql: PostgreSQL, mode: str, bank: Bank, unsettled: Synchroniz
     postgresql.start()
 
 
-def records(store: SqlTokenStore, place: Place) -> list[Record]:
-    """Return all records."""
-    found = list(store.records(place.client_id))
+def records(store: SqlTokenStore, config: SharedConfig) -> list[Record]:
+    """Return the records of all grants."""
+    found = list(store.records(config.client_id))
     assert len(found) == GRANTS
     return found
 
 
-def wait_for_another_generation(store: SqlTokenStore, place: Place) -> None:
+def wait_for_another_generation(store: SqlTokenStore, config: SharedConfig) -> None:
     """Wait until every grant is refreshed once more."""
-    before = [record.generation for record in records(store, place)]
+    before = [record.generation for record in records(store, config)]
 
-    def moved_on() -> bool:
-        now = [record.generation for record in records(store, place)]
+    def all_refreshed() -> bool:
+        now = [record.generation for record in records(store, config)]
         return all(new > old for new, old in zip(now, before, strict=True))
 
-    wait_until(moved_on, pause=0.05)
+    wait_until(all_refreshed, pause=0.05)
 
 
-def is_alive(sandbox: Sandbox, record: Record) -> bool:
-    """Say whether the stored refresh token is the one that the bank accepts."""
+def is_valid(sandbox: Sandbox, record: Record) -> bool:
+    """Return whether the bank accepts the stored refresh token."""
     assert record.token
     assert record.token.refresh_token
     bank = sandbox.banks[record.key.grant.target_id]

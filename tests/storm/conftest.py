@@ -1,4 +1,4 @@
-"""The database of a storm is of either kind."""
+"""The database that many callers share: SQLite and PostgreSQL in turn."""
 
 from storm.databases import database
 

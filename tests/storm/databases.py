@@ -1,4 +1,4 @@
-"""An empty database of either kind."""
+"""An empty SQLite or PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["database", "empty_database"]
 
 @contextmanager
 def empty_database(kind: str, folder: Path) -> Iterator[str]:
-    """Lend the URL of an empty database, which is dropped in the end.
+    """Yield the URL of an empty database, and drop it afterwards.
 
     Args:
         kind: `sqlite` or `postgresql`.
-        folder: Where the file goes, if it is one.
+        folder: Folder of the SQLite file.
     """
     if kind == "sqlite":
         yield f"sqlite:///{folder / 'tokens.db'}"
@@ -32,6 +32,6 @@ def empty_database(kind: str, folder: Path) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Give the URL of an empty database of each kind in turn."""
+    """Yield the URL of an empty database of each kind in turn."""
     with empty_database(request.param, tmp_path) as url:
         yield url

@@ -1,7 +1,7 @@
-"""Processes that share nothing with the test but a pipe, a database and the bank.
+"""Processes that share only a pipe, a database and the bank with the test.
 
-They are forked off a small server process that has imported the library already: each one starts
-in a few milliseconds, and inherits no thread, lock or connection of the test.
+They are forked from a small server process that has imported the library: each one starts in a few
+milliseconds and inherits no thread, lock or connection of the test.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias
 
 from attrs import frozen
 
-from storm.crowd import PATIENCE
+from storm.callers import TIMEOUT
 
-__all__ = ["Worker", "working"]
+__all__ = ["Worker", "running_process"]
 
 P = ParamSpec("P")
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ CONTEXT.set_forkserver_preload(
         "blink_oauth_keeper.store.sql",
         "concurrent.futures.thread",
         "psycopg",
-        # Each child imports the main module of this process, which is this.
+        # Each child imports the main module of this process, which is pytest.
         "pytest",
         "sqlalchemy.dialects.postgresql.psycopg",
         "sqlalchemy.dialects.sqlite.pysqlite",
@@ -42,46 +42,46 @@ CONTEXT.set_forkserver_preload(
 
 @frozen
 class Worker:
-    """A process and the pipe to it."""
+    """A process and a pipe to it."""
 
     process: ForkServerProcess
     pipe: Pipe
 
-    def tell(self, message: object) -> None:
-        """Send it something."""
+    def send(self, message: object) -> None:
+        """Send a message to the process."""
         self.pipe.send(message)
 
-    def hear(self) -> Any:
-        """Return what it sends next."""
-        assert self.pipe.poll(PATIENCE), "the process says nothing"
+    def receive(self) -> Any:
+        """Return the next message of the process."""
+        assert self.pipe.poll(TIMEOUT), "the process sends nothing"
         return self.pipe.recv()
 
     def kill(self) -> None:
-        """Send SIGKILL, and wait for its end."""
+        """Kill the process with SIGKILL, and wait for its end."""
         self.process.kill()
-        self.end()
+        self.join()
 
-    def end(self) -> int:
-        """Wait for its end, and return the exit code."""
-        self.process.join(PATIENCE)
+    def join(self) -> int:
+        """Wait for the end of the process, and return the exit code."""
+        self.process.join(TIMEOUT)
         code = self.process.exitcode
         assert code is not None, "the process does not end"
         return code
 
 
 @contextmanager
-def working(
+def running_process(
     program: Callable[Concatenate[Pipe, P], None], *args: P.args, **kwargs: P.kwargs
 ) -> Iterator[Worker]:
-    """Run a program in a process of its own; what is left of it at the end is killed."""
-    ours, theirs = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=program, args=(theirs, *args), kwargs=kwargs)
+    """Run a program in a process of its own; a process that still runs at the end is killed."""
+    our_end, child_end = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=program, args=(child_end, *args), kwargs=kwargs)
     process.start()
-    theirs.close()
+    child_end.close()
     try:
-        yield Worker(process, ours)
+        yield Worker(process, our_end)
     finally:
         process.kill()
         process.join()
-        ours.close()
+        our_end.close()
         process.close()

@@ -1,4 +1,4 @@
-"""One expired token and a crowd that finds it: one request, and one answer for everybody."""
+"""Many callers find one expired token: one request is sent, and all callers get its result."""
 
 from __future__ import annotations
 
@@ -13,18 +13,26 @@ from blink_oauth_keeper import MemoryTokenStore, TokenManager
 from blink_oauth_keeper.store.protocol import Record
 from blink_oauth_testing.sandbox import Fault, Sandbox
 from blink_oauth_testing.sandbox.faults import SILENT_FAULTS, unavailable
-from storm.crowd import TICK, Answer, Coroutines, Crowd, Gathering, Threads, wait_until
-from storm.places import DAYS, authorize
+from storm.callers import (
+    TICK_INTERVAL,
+    ArrivalCounter,
+    Callers,
+    CoroutineCallers,
+    Result,
+    ThreadCallers,
+    wait_until,
+)
+from storm.shared_config import TWO_DAYS, authorize
 
 ROUNDS = 200
 TOTAL, LEASE = 20.0, 25.0
 SILENCE = 1.0
-"""Seconds after which a silent endpoint is given up."""
+"""Timeout in seconds for an endpoint that does not respond."""
 
 
 @define(eq=False)
-class Time:
-    """A clock on the wall and one that measures; both stand still until they are put forward."""
+class Clocks:
+    """A wall clock and a monotonic clock that only the test advances."""
 
     wall: datetime = field(factory=lambda: datetime.now(UTC).replace(microsecond=0))
     seconds: float = 0.0
@@ -35,14 +43,14 @@ class Time:
     def monotonic(self) -> float:
         return self.seconds
 
-    def pass_by(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.wall += timedelta(seconds=seconds)
         self.seconds += seconds
 
 
 @define(eq=False, repr=False, kw_only=True)
-class HeldBack(MemoryTokenStore):
-    """A store that lets nobody refresh before something is the case."""
+class DelayedStore(MemoryTokenStore):
+    """A store that calls a function before each claim."""
 
     before_claim: Callable[[], None] = field(default=lambda: None)
 
@@ -52,94 +60,94 @@ class HeldBack(MemoryTokenStore):
 
 
 @define(eq=False)
-class Scene:
-    """A crowd in front of a manager, and the strict bank behind it."""
+class Harness:
+    """Callers of one manager with a token of the strict bank."""
 
     sandbox: Sandbox
-    crowd: Crowd
-    time: Time
-    store: HeldBack
+    callers: Callers
+    clocks: Clocks
+    store: DelayedStore
     manager: TokenManager
     grant: Grant
-    gathering: Gathering = field(init=False, factory=Gathering)
+    arrivals: ArrivalCounter = field(init=False, factory=ArrivalCounter)
 
     def authorize(self) -> None:
-        """Get the first pair, and hold every refresh back until the whole crowd has asked."""
+        """Get the first pair, and delay every refresh until all callers have asked."""
         authorize(self.manager, self.sandbox, self.grant)
-        self.store.before_claim = self._all_have_asked
+        self.store.before_claim = self._wait_for_callers
 
-    def storm(self) -> list[Answer]:
-        """Let everybody ask at once."""
-        return self.crowd.storm(self.manager, self.grant, self.gathering)
+    def call_all(self) -> list[Result]:
+        """Let all callers ask at once, and return the result of each."""
+        return self.callers.call_all(self.manager, self.grant, self.arrivals)
 
     def requests(self) -> int:
-        """Count the refreshes that arrived, whatever became of them."""
+        """Return the number of refresh requests that the sandbox has received."""
         forms = [seen.form for seen in self.sandbox.exchanges]
         return sum(("grant_type", "refresh_token") in form for form in forms)
 
-    def _all_have_asked(self) -> None:
-        self.gathering.complete()
-        # While a flight is in the air, every event loop goes on.
-        wait_until(self.crowd.signs_of_life(2))
+    def _wait_for_callers(self) -> None:
+        self.arrivals.wait_for_all()
+        # While a flight is in progress, no event loop is blocked.
+        wait_until(self.callers.progress_check(2))
 
 
-@pytest.fixture(params=[Threads, Coroutines], ids=["threads", "coroutines"])
-def crowd(request: pytest.FixtureRequest) -> Iterator[Crowd]:
-    """Give each kind of crowd in turn."""
-    with request.param() as crowd:
-        yield crowd
+@pytest.fixture(params=[ThreadCallers, CoroutineCallers], ids=["threads", "coroutines"])
+def callers(request: pytest.FixtureRequest) -> Iterator[Callers]:
+    """Yield callers of each kind in turn."""
+    with request.param() as callers:
+        yield callers
 
 
 @pytest.fixture
 def total() -> float:
-    """Give the seconds that a call takes at most; a test may want others."""
+    """Return the timeout of a call, in seconds."""
     return TOTAL
 
 
 @pytest.fixture
-def scene(crowd: Crowd, total: float, blink_sandbox: Sandbox) -> Iterator[Scene]:
-    """Give a manager with one grant, and clocks that the test puts forward."""
-    time = Time()
+def harness(callers: Callers, total: float, blink_sandbox: Sandbox) -> Iterator[Harness]:
+    """Yield a manager with one grant, and clocks that the test advances."""
+    clocks = Clocks()
     settings = blink_sandbox.settings(timeouts=Timeouts(total=total))
-    store = HeldBack(clock=time.now)
+    store = DelayedStore(clock=clocks.now)
     with (
-        BlinkOAuth(settings, clock=time.now) as blink,
+        BlinkOAuth(settings, clock=clocks.now) as blink,
         TokenManager(
             blink,
             store,
             lease=LEASE,
-            clock=time.now,
-            monotonic=time.monotonic,
+            clock=clocks.now,
+            monotonic=clocks.monotonic,
             random=lambda: 0.0,
         ) as manager,
     ):
-        scene = Scene(blink_sandbox, crowd, time, store, manager, blink_sandbox.grant())
-        scene.authorize()
-        yield scene
+        harness = Harness(blink_sandbox, callers, clocks, store, manager, blink_sandbox.grant())
+        harness.authorize()
+        yield harness
 
 
-def test_an_expired_token_is_refreshed_once_whoever_asks(scene: Scene) -> None:
-    bank = scene.sandbox.banks[scene.grant.target_id]
+def test_an_expired_token_is_refreshed_once_for_all_callers(harness: Harness) -> None:
+    bank = harness.sandbox.banks[harness.grant.target_id]
     for generation in range(1, ROUNDS + 1):
-        scene.time.pass_by(DAYS)
-        answers = scene.storm()
-        assert len(answers) == scene.crowd.size
-        assert len(set(map(id, answers))) == 1
-        assert isinstance(answers[0], Token)
-        assert bank.accepts(answers[0].access_token.reveal())
-        assert (scene.requests(), bank.refreshes, bank.reuses) == (generation, generation, 0)
+        harness.clocks.advance(TWO_DAYS)
+        results = harness.call_all()
+        assert len(results) == harness.callers.size
+        assert len(set(map(id, results))) == 1
+        assert isinstance(results[0], Token)
+        assert bank.accepts(results[0].access_token.reveal())
+        assert (harness.requests(), bank.refreshes, bank.reuses) == (generation, generation, 0)
 
 
 @frozen
-class Trouble:
+class Failure:
     """How the endpoint fails.
 
     Attributes:
-        name: What it is called.
-        fault: Makes the fault, given the present moment.
-        quiet: Seconds for which nobody may ask again.
-        rounds: How often to try it.
-        total: Seconds that a call takes at most.
+        name: Id of the test.
+        fault: Returns the fault for the current time.
+        quiet: Seconds without another request.
+        rounds: Number of repetitions.
+        total: Timeout of a call, in seconds.
     """
 
     name: str
@@ -149,50 +157,50 @@ class Trouble:
     total: float = TOTAL
 
 
-TROUBLES = (
-    # A server that says it is unavailable gets a minute.
-    Trouble("503", lambda _: unavailable(None), 60.0),
-    Trouble("503-for-seconds", lambda _: unavailable(120), 120.0),
-    Trouble("503-until-date", lambda now: unavailable(now + timedelta(seconds=150)), 150.0),
-    # Until the lease is over the request may still be on its way.
-    Trouble("silence", lambda _: SILENT_FAULTS["silence-before"], LEASE, rounds=2, total=SILENCE),
+FAILURES = (
+    # After a 503 without Retry-After, no request is sent for a minute.
+    Failure("503", lambda _: unavailable(None), 60.0),
+    Failure("503-for-seconds", lambda _: unavailable(120), 120.0),
+    Failure("503-until-date", lambda now: unavailable(now + timedelta(seconds=150)), 150.0),
+    # Until the lease ends, the request may still be in transit.
+    Failure("silence", lambda _: SILENT_FAULTS["silence-before"], LEASE, rounds=2, total=SILENCE),
 )
 
 
 @pytest.mark.parametrize(
-    ("trouble", "total"),
-    [pytest.param(trouble, trouble.total, id=trouble.name) for trouble in TROUBLES],
+    ("failure", "total"),
+    [pytest.param(failure, failure.total, id=failure.name) for failure in FAILURES],
 )
-def test_a_failing_endpoint_gets_one_request_and_all_who_waited_share_the_failure(
-    trouble: Trouble, scene: Scene
+def test_a_failing_endpoint_gets_one_request_and_all_callers_share_the_failure(
+    failure: Failure, harness: Harness
 ) -> None:
-    for round_ in range(trouble.rounds):
-        scene.time.pass_by(DAYS)
-        scene.sandbox.fail(trouble.fault(scene.time.now()))
-        failed = scene.storm()
-        assert scene.requests() == 2 * round_ + 1
-        (failure,) = {(type(error), str(error)) for error in failed}
-        assert issubclass(failure[0], BlinkError)
-        assert len(set(map(id, failed))) == scene.crowd.size, "each raises an error of its own"
+    for round_ in range(failure.rounds):
+        harness.clocks.advance(TWO_DAYS)
+        harness.sandbox.fail(failure.fault(harness.clocks.now()))
+        failed = harness.call_all()
+        assert harness.requests() == 2 * round_ + 1
+        (shared,) = {(type(error), str(error)) for error in failed}
+        assert issubclass(shared[0], BlinkError)
+        assert len(set(map(id, failed))) == harness.callers.size, "each caller gets its own object"
 
-        scene.time.pass_by(trouble.quiet - 1)
-        turned_away = scene.storm()
-        assert scene.requests() == 2 * round_ + 1, "nobody gets a turn of their own"
-        assert all(isinstance(answer, BlinkError) for answer in turned_away)
+        harness.clocks.advance(failure.quiet - 1)
+        rejected = harness.call_all()
+        assert harness.requests() == 2 * round_ + 1, "no caller sends a request of its own"
+        assert all(isinstance(result, BlinkError) for result in rejected)
 
-        scene.time.pass_by(2)
-        assert len(set(map(id, scene.storm()))) == 1
-        assert scene.requests() == 2 * round_ + 2
-    bank = scene.sandbox.banks[scene.grant.target_id]
-    assert (bank.refreshes, bank.reuses) == (trouble.rounds, 0)
+        harness.clocks.advance(2)
+        assert len(set(map(id, harness.call_all()))) == 1
+        assert harness.requests() == 2 * round_ + 2
+    bank = harness.sandbox.banks[harness.grant.target_id]
+    assert (bank.refreshes, bank.reuses) == (failure.rounds, 0)
 
 
-@pytest.mark.parametrize("crowd", [Coroutines], indirect=True)
+@pytest.mark.parametrize("callers", [CoroutineCallers], indirect=True)
 @pytest.mark.parametrize("total", [SILENCE])
-def test_event_loops_stay_responsive_while_an_endpoint_is_silent(scene: Scene) -> None:
-    scene.time.pass_by(DAYS)
-    scene.sandbox.fail("silence-before")
-    # A tenth of what there is time for; a loop that is blocked makes next to none.
-    alive = scene.crowd.signs_of_life(round(SILENCE / TICK / 10))
-    assert all(isinstance(answer, TimedOutError) for answer in scene.storm())
-    assert alive()
+def test_event_loops_stay_responsive_while_an_endpoint_is_silent(harness: Harness) -> None:
+    harness.clocks.advance(TWO_DAYS)
+    harness.sandbox.fail("silence-before")
+    # A tenth of the possible ticks; a blocked loop makes almost none.
+    is_responsive = harness.callers.progress_check(round(SILENCE / TICK_INTERVAL / 10))
+    assert all(isinstance(result, TimedOutError) for result in harness.call_all())
+    assert is_responsive()

@@ -1,6 +1,6 @@
-"""What processes share: a database with the tokens, and the bank behind it.
+"""The configuration that processes share: the database with the tokens, and the sandbox.
 
-Processes import this, so it imports no sandbox: that would take them longer than all they do.
+The processes import this module. It does not import the sandbox, which would slow them.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ from blink_oauth_keeper.events import Listener
 if TYPE_CHECKING:
     from blink_oauth_testing.sandbox import Sandbox
 
-__all__ = ["DAYS", "Place", "ShiftedClock", "authorize"]
+__all__ = ["TWO_DAYS", "SharedConfig", "ShiftedClock", "authorize"]
 
-DAYS = 2 * 86_400.0
-"""Longer than an access token lives."""
-PERSON = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")
+TWO_DAYS = 2 * 86_400.0
+"""Seconds; longer than the lifetime of an access token."""
+CUSTOMER = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")
 
 
 @define(eq=False)
 class ShiftedClock:
-    """The real time, put forward by as much as a test likes."""
+    """The real time plus an offset.
+
+    Attributes:
+        ahead: The offset, in seconds.
+    """
 
     ahead: float = 0.0
 
@@ -37,14 +41,14 @@ class ShiftedClock:
 
 
 @frozen
-class Place:
-    """Where a process finds what it shares with others.
+class SharedConfig:
+    """The configuration that processes share.
 
     Attributes:
-        environment: The variables of a client of the sandbox.
+        environment: The environment variables of a client of the sandbox.
         database: The URL of the database.
-        lease: Seconds that a lease lasts.
-        key: The key of the store.
+        lease: Duration of a lease, in seconds.
+        key: The key that encrypts the store.
     """
 
     environment: dict[str, str] = field(repr=False)
@@ -53,22 +57,31 @@ class Place:
     key: str = field(factory=lambda: SqlTokenStore.new_key().reveal(), repr=False)
 
     @classmethod
-    def at(cls, sandbox: Sandbox, database: str, *, total: float, lease: float) -> Place:
-        """Return a place with timeouts of its own, in seconds."""
+    def for_sandbox(
+        cls, sandbox: Sandbox, database: str, *, total: float, lease: float
+    ) -> SharedConfig:
+        """Return a configuration.
+
+        Args:
+            sandbox: The sandbox.
+            database: The URL of the database.
+            total: Timeout of a call, in seconds.
+            lease: Duration of a lease, in seconds.
+        """
         environment = sandbox.environment() | {"BLINK_TIMEOUT_TOTAL": str(total)}
         return cls(environment, database, lease)
 
     @property
     def client_id(self) -> str:
-        """Whose grants they are."""
+        """The client of the grants."""
         return self.environment["BLINK_CLIENT_ID"]
 
     def store(self) -> SqlTokenStore:
-        """Return a store of one's own."""
+        """Return a new store."""
         return SqlTokenStore(self.database, keys=[self.key])
 
     @contextmanager
-    def managing(
+    def manager(
         self,
         clock: ShiftedClock,
         *,
@@ -76,7 +89,7 @@ class Place:
         client: Callable[..., BlinkOAuth] = BlinkOAuth,
         on_event: Listener | None = None,
     ) -> Iterator[TokenManager]:
-        """Lend a manager of one's own."""
+        """Yield a new manager, and close it afterwards."""
         with (
             client(Settings.from_env(self.environment), clock=clock) as blink,
             TokenManager(
@@ -93,5 +106,5 @@ class Place:
 def authorize(manager: TokenManager, sandbox: Sandbox, grant: Grant) -> None:
     """Get the first pair of a grant."""
     manager.authorize(
-        grant, code=sandbox.issue_code(grant), redirect_uri=sandbox.redirect_uri, psu=PERSON
+        grant, code=sandbox.issue_code(grant), redirect_uri=sandbox.redirect_uri, psu=CUSTOMER
     )
