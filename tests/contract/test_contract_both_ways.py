@@ -1,4 +1,4 @@
-"""Everything the client sends and everything the sandbox answers is what the contract says."""
+"""Every request of the client and every response of the sandbox conforms to the contract."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from attrs import evolve
 
 from blink_oauth import BlinkError, Grant, RevocationError, Token
 from blink_oauth_testing.sandbox import Fault, Sandbox
-from blink_oauth_testing.sandbox.messages import Response, Source, oauth_error, problem
-from contract.judge import Judge, Message, Recorder
+from blink_oauth_testing.sandbox.messages import Reply, Source, oauth_error, problem
+from contract.validator import ContractValidator, Message, Recorder
 from flavours import FLAVOURS, Caller, Flavour, calling
 from wire.harness import LENIENT, PERSON, STRICT, exchange, refresh_token
 
@@ -21,8 +21,8 @@ OPERATIONS = ("/oauth/token", "/oauth/revoke")
 FAKE = Token(access_token="fake-access-token-1", refresh_token="fake-refresh-token-1")
 
 
-def succeed(caller: Caller, sandbox: Sandbox, bank: str) -> None:
-    """Take a token through its whole life, for a person and for nobody."""
+def make_successful_calls(caller: Caller, sandbox: Sandbox, bank: str) -> None:
+    """Exchange, refresh and revoke tokens, with and without a customer's device."""
     grant = sandbox.grant(bank, "Zoë & Söhne+1=%")
     token = exchange(caller, sandbox, grant)
     first = refresh_token(token)
@@ -32,8 +32,8 @@ def succeed(caller: Caller, sandbox: Sandbox, bank: str) -> None:
     caller.revoke(grant, token, psu=PERSON)
 
 
-def be_refused(caller: Caller, grant: Grant) -> None:
-    """Make each kind of call at the mercy of the platform, and see each fail."""
+def make_failing_calls(caller: Caller, grant: Grant) -> None:
+    """Make each kind of call, and require that each fails."""
     with pytest.raises(BlinkError):
         caller.exchange_code(
             grant,
@@ -47,18 +47,18 @@ def be_refused(caller: Caller, grant: Grant) -> None:
         caller.revoke(grant, FAKE)
 
 
-def failures() -> Iterator[Response]:
-    """Yield every form in which the contract lets a call fail: status, source and body."""
+def failures() -> Iterator[Reply]:
+    """Yield every error response of the contract: each status, source and kind of body."""
     for status, source in product(sorted(STATUSES - {200}), SOURCES):
         yield problem(status, "TECHNICAL_ERROR", "Fault", "As asked for.", source)
-        refusal = evolve(oauth_error("server_error", "As asked for."), status=status)
-        yield refusal.with_header("X-CorAPI-Source", source)
+        error = evolve(oauth_error("server_error", "As asked for."), status=status)
+        yield error.with_header("X-CorAPI-Source", source)
 
 
-def answering(reply: Response) -> Fault:
-    """Make a fault that answers a request with a reply."""
+def responding_with(reply: Reply) -> Fault:
+    """Return a fault that responds with a reply."""
 
-    def change(usual: Response) -> Response:
+    def change(usual: Reply) -> Reply:
         return reply.with_header("X-Correlation-ID", usual.header("X-Correlation-ID") or "")
 
     return Fault("asked-for", executes=False, change=change)
@@ -66,36 +66,36 @@ def answering(reply: Response) -> Fault:
 
 @pytest.fixture(params=FLAVOURS)
 def messages(request: pytest.FixtureRequest, blink_sandbox: Sandbox) -> list[Message]:
-    """Run the whole repertoire of one flavour, and return what went over the wire."""
+    """Make every kind of call with one flavour, and return the recorded messages."""
     flavour: Flavour = request.param
     recorder = Recorder(blink_sandbox.settings())
     with calling(flavour, blink_sandbox.settings(), transport=recorder) as caller:
         for bank in (STRICT, LENIENT):
-            succeed(caller, blink_sandbox, bank)
-        be_refused(caller, Grant("IIDX99999", "u-4711"))
+            make_successful_calls(caller, blink_sandbox, bank)
+        make_failing_calls(caller, Grant("IIDX99999", "u-4711"))
         for reply in failures():
-            blink_sandbox.fail(answering(reply), times=4)
-            be_refused(caller, blink_sandbox.grant())
+            blink_sandbox.fail(responding_with(reply), times=4)
+            make_failing_calls(caller, blink_sandbox.grant())
         with pytest.raises(BlinkError):
             caller.refresh(blink_sandbox.grant(), "fake-refresh-token-1")
-    impostor = evolve(blink_sandbox.settings(), client_id="CIDX0000000009")
-    with calling(flavour, impostor, transport=recorder) as caller:
-        be_refused(caller, blink_sandbox.grant())
+    other_client = evolve(blink_sandbox.settings(), client_id="CIDX0000000009")
+    with calling(flavour, other_client, transport=recorder) as caller:
+        make_failing_calls(caller, blink_sandbox.grant())
     return recorder.messages
 
 
-def test_the_repertoire_keeps_the_contract_both_ways(
+def test_all_requests_and_responses_conform_to_the_contract(
     messages: list[Message], blink_sandbox: Sandbox
 ) -> None:
-    judge = Judge.of(blink_sandbox.base_url)
-    assert [fault for message in messages for fault in judge.faults(message)] == []
+    validator = ContractValidator.for_server(blink_sandbox.base_url)
+    assert [found for message in messages for found in validator.violations(message)] == []
     assert {(message.operation, message.status) for message in messages} == set(
         product(OPERATIONS, STATUSES)
     )
     assert len(messages) == len(blink_sandbox.exchanges)
 
 
-def test_the_sandbox_came_to_the_same_verdict(
+def test_the_sandbox_finds_no_violation_either(
     messages: list[Message], blink_sandbox: Sandbox
 ) -> None:
     assert len(messages) == len(blink_sandbox.exchanges)

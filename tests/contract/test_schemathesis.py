@@ -1,7 +1,7 @@
-"""Requests made from the contract, right and wrong ones, find nothing wrong with the sandbox.
+"""Valid and invalid requests, generated from the contract, find no violation in the sandbox.
 
-Every check of schemathesis is on. There is one way in which it would raise a false alarm, and it is
-closed at its source instead of being filtered: see `NothingAdded`.
+Every check of schemathesis is on. `NoDefaultUserAgent` prevents the one false alarm at its source,
+so that no failure has to be filtered.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ SCHEMA = schemathesis.openapi.from_path(SPEC, config=schemathesis.Config(seed=70
 TARGET_ID = "X-CorAPI-Target-ID"
 
 
-class NothingAdded(HTTPAdapter):
-    """Sends no User-Agent where a case has none.
+class NoDefaultUserAgent(HTTPAdapter):
+    """Sends no User-Agent if a case has none.
 
-    The HTTP client below would add one of its own, and the sandbox would be blamed for accepting a
-    request without a User-Agent that had one.
+    The HTTP client would add its own, and the sandbox would rightly accept a request that
+    schemathesis takes for one without a User-Agent.
     """
 
     def add_headers(self, request: requests.PreparedRequest, **_options: object) -> None:
@@ -49,17 +49,17 @@ class NothingAdded(HTTPAdapter):
 
 
 def as_generated(case: Case, sandbox: Sandbox) -> None:
-    """Leave a case as it is: its client is nobody."""
+    """Leave a case as it is, with an unregistered client."""
 
 
 def as_our_client(case: Case, sandbox: Sandbox) -> None:
-    """Put our client id where a valid one is; the bank is still nobody's."""
+    """Replace a valid client id by ours; the bank stays unknown."""
     if isinstance(case.body, dict) and is_visible(case.body.get("client_id")):
         case.body["client_id"] = sandbox.settings().client_id
 
 
 def with_credentials(case: Case, sandbox: Sandbox) -> None:
-    """Put our client id, our bank and what it has issued where valid ones are."""
+    """Replace a valid client id, bank, code and refresh token by ones that the sandbox accepts."""
     as_our_client(case, sandbox)
     target_id, bank = next(iter(sandbox.banks.items()))
     if is_visible(case.headers.get(TARGET_ID)):
@@ -69,18 +69,18 @@ def with_credentials(case: Case, sandbox: Sandbox) -> None:
 
 
 def wanting_html(case: Case, sandbox: Sandbox) -> None:
-    """Accept nothing that the platform offers, in a case that is good otherwise."""
+    """Accept only HTML, in a case that has credentials."""
     with_credentials(case, sandbox)
     case.headers["Accept"] = "text/html"
 
 
 def is_visible(value: object) -> bool:
-    """Say whether a value is a text of visible ASCII, as the contract wants ids."""
+    """Return whether a value is a string of visible ASCII, as the contract requires of ids."""
     return isinstance(value, str) and value != "" and all("!" <= c <= "~" for c in value)
 
 
 def fill_in(form: dict[str, Any], bank: Bank) -> None:
-    """Replace the code or refresh token of a form by one that the bank knows."""
+    """Replace the code or refresh token of a form by one that the bank has issued."""
     client_id, username = form.get("client_id"), form.get("username")
     redirect_uri = form.get("redirect_uri", "https://books.example/callback")
     if not (isinstance(client_id, str) and isinstance(username, str)):
@@ -95,12 +95,12 @@ def fill_in(form: dict[str, Any], bank: Bank) -> None:
 
 
 def is_text(value: object) -> bool:
-    """Say whether a value is a text that is not empty."""
+    """Return whether a value is a string that is not empty."""
     return isinstance(value, str) and value != ""
 
 
 def issued_refresh_token(bank: Bank, *code: str) -> str:
-    """Exchange a code at the bank itself."""
+    """Return the refresh token of a code that is exchanged at the bank directly."""
     issued = bank.exchange_code(*code)
     assert isinstance(issued, Issued)
     assert issued.refresh_token is not None
@@ -108,31 +108,31 @@ def issued_refresh_token(bank: Bank, *code: str) -> str:
 
 
 @frozen
-class Guise:
-    """What is put into the cases of one run, and what the sandbox then says.
+class Variant:
+    """A change of all cases of a run, and the expected status codes.
 
     Attributes:
-        put_on: Changes a case.
-        right: Status for a case that keeps the contract.
-        wrong: Statuses for a case that breaks it.
+        change: Changes a case.
+        valid: Status for a case that conforms to the contract.
+        invalid: Statuses for a case that violates it.
     """
 
-    put_on: Callable[[Case, Sandbox], None]
-    right: int
-    wrong: frozenset[int] = frozenset({400, 405, 415})
+    change: Callable[[Case, Sandbox], None]
+    valid: int
+    invalid: frozenset[int] = frozenset({400, 405, 415})
 
 
-GUISES = [
-    Guise(as_generated, right=401),
-    Guise(as_our_client, right=403),
-    Guise(with_credentials, right=200),
-    Guise(wanting_html, right=406, wrong=frozenset({405, 406})),
+VARIANTS = [
+    Variant(as_generated, valid=401),
+    Variant(as_our_client, valid=403),
+    Variant(with_credentials, valid=200),
+    Variant(wanting_html, valid=406, invalid=frozenset({405, 406})),
 ]
 
 
 @pytest.fixture(scope="module")
 def platform() -> Iterator[Sandbox]:
-    """Run a sandbox for the whole module: what is generated does not depend on its state."""
+    """Yield one sandbox for the module: the generated requests do not depend on its state."""
     with Sandbox() as sandbox:
         yield sandbox
 
@@ -141,7 +141,10 @@ def platform() -> Iterator[Sandbox]:
 def mutual_tls(
     platform: Sandbox, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Any]]:
-    """Connect as the registered client; the library can read no encrypted key."""
+    """Yield the options of a session with the registered client's certificate and a plain key.
+
+    The library cannot read an encrypted key.
+    """
     certificate = platform.client_certificate()
     assert certificate.key is not None
     assert certificate.passphrase is not None
@@ -153,40 +156,40 @@ def mutual_tls(
     with requests.Session() as session:
         session.trust_env = False
         session.headers.clear()
-        session.mount("https://", NothingAdded())
+        session.mount("https://", NoDefaultUserAgent())
         yield {"session": session, "cert": str(file), "verify": str(certificate.ca)}
 
 
 @pytest.fixture(scope="module")
-def answers() -> Counter[int]:
-    """Count the statuses over all cases of the module."""
+def statuses() -> Counter[int]:
+    """Return a counter of the statuses in all cases of the module."""
     return Counter()
 
 
-@pytest.mark.parametrize("guise", GUISES, ids=lambda guise: guise.put_on.__name__)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.change.__name__)
 @SCHEMA.parametrize()
 @settings(max_examples=100)
-def test_whatever_is_sent_the_sandbox_keeps_the_contract(
+def test_the_sandbox_conforms_to_the_contract_for_any_request(
     case: Case,
-    guise: Guise,
+    variant: Variant,
     platform: Sandbox,
     mutual_tls: dict[str, Any],
-    answers: Counter[int],
+    statuses: Counter[int],
 ) -> None:
-    guise.put_on(case, platform)
-    # A case that is good but for its Accept is to be refused, and the check does not know why.
-    excluded: list[Any] = [positive_data_acceptance] if guise.right == 406 else []
+    variant.change(case, platform)
+    # This check expects that a case with a valid body is accepted, in spite of its Accept header.
+    excluded: list[Any] = [positive_data_acceptance] if variant.valid == 406 else []
     response = case.call_and_validate(platform.base_url, excluded_checks=excluded, **mutual_tls)
-    answers[response.status_code] += 1
+    statuses[response.status_code] += 1
     assert case.meta is not None
     if case.meta.generation.mode.is_positive:
-        assert response.status_code == guise.right
+        assert response.status_code == variant.valid
     else:
-        assert response.status_code in guise.wrong
+        assert response.status_code in variant.invalid
 
 
-def test_every_answer_that_the_platform_has_was_seen(answers: Counter[int]) -> None:
-    assert answers.keys() == {200, 400, 401, 403, 405, 406, 415}
+def test_every_status_of_the_platform_was_returned(statuses: Counter[int]) -> None:
+    assert statuses.keys() == {200, 400, 401, 403, 405, 406, 415}
 
 
 @pytest.mark.parametrize(
@@ -203,7 +206,7 @@ def test_every_answer_that_the_platform_has_was_seen(answers: Counter[int]) -> N
         "service-unavailable",
     ],
 )
-def test_an_answer_against_the_contract_would_be_found(
+def test_a_response_that_violates_the_contract_is_found(
     platform: Sandbox, mutual_tls: dict[str, Any], fault: str
 ) -> None:
     case = SCHEMA["/oauth/token"]["POST"].Case(

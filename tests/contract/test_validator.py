@@ -1,4 +1,4 @@
-"""The judge of the contract tests bites: each thing that is spoilt on purpose is found."""
+"""The validator of the contract tests finds every deliberate violation."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from urllib.parse import parse_qsl, urlencode
 import pytest
 from attrs import evolve
 
-from contract.judge import Headers, Judge, Message
+from contract.validator import ContractValidator, Headers, Message
 
 BASE_URL = "https://localhost:8443/consent-flow/v2"
-JUDGE = Judge.of(BASE_URL)
+VALIDATOR = ContractValidator.for_server(BASE_URL)
 
 SENT = (
     ("x-correlation-id", "6f1f9a52-1f6b-4b0e-9a53-6c9f4c0e2d11"),
@@ -64,11 +64,11 @@ REVOKED = evolve(
     received=tuple(pair for pair in ISSUED.received if pair[0] != "content-type"),
     body=b"",
 )
-GOOD = (ISSUED, REFUSED, REVOKED)
+VALID = (ISSUED, REFUSED, REVOKED)
 
 
 def with_header(headers: Headers, name: str, value: str | None) -> Headers:
-    """Return headers with one set, or left out."""
+    """Return the headers with one of them set, or removed if the value is None."""
     others = tuple(pair for pair in headers if pair[0] != name)
     return others if value is None else (*others, (name, value))
 
@@ -101,20 +101,20 @@ def member(name: str, value: object) -> Callable[[Message], Message]:
     return change
 
 
-FIVE = [name for name, _ in SENT[:5]]
-SPOILT: dict[str, tuple[Message, Callable[[Message], Message]]] = {
-    **{f"{name} not sent": (ISSUED, sent(name, None)) for name in FIVE},
-    **{f"{name} not sent to revoke": (REVOKED, sent(name, None)) for name in FIVE},
-    **{f"{name} sent empty": (ISSUED, sent(name, "")) for name in FIVE},
+REQUIRED_HEADERS = [name for name, _ in SENT[:5]]
+INVALID: dict[str, tuple[Message, Callable[[Message], Message]]] = {
+    **{f"{name} not sent": (ISSUED, sent(name, None)) for name in REQUIRED_HEADERS},
+    **{f"{name} not sent to revoke": (REVOKED, sent(name, None)) for name in REQUIRED_HEADERS},
+    **{f"{name} sent empty": (ISSUED, sent(name, "")) for name in REQUIRED_HEADERS},
     "correlation id too long": (ISSUED, sent("x-correlation-id", "c" * 65)),
-    "no address": (ISSUED, sent("x-psu-ip-address", "automatic")),
+    "invalid address": (ISSUED, sent("x-psu-ip-address", "automatic")),
     "authorization sent": (ISSUED, sent("authorization", "Bearer fake-access-token-1")),
     "JSON sent": (ISSUED, sent("content-type", "application/json")),
     **{
         f"{name} not in the form": (ISSUED, form(name, None))
         for name in ("grant_type", "client_id", "username", "refresh_token")
     },
-    "unknown grant": (ISSUED, form("grant_type", "password")),
+    "unknown grant type": (ISSUED, form("grant_type", "password")),
     "code and refresh token": (ISSUED, form("code", "fake-authorization-code-1")),
     "username too long": (ISSUED, form("username", "u" * 65)),
     "unknown field": (ISSUED, form("client_secret", "fake-client-secret-1")),
@@ -132,24 +132,24 @@ SPOILT: dict[str, tuple[Message, Callable[[Message], Message]]] = {
         f"{name} not received on error": (REFUSED, received(name, None))
         for name, _ in REFUSED.received[:3]
     },
-    "id of another": (ISSUED, received("x-correlation-id", "of-somebody-else")),
+    "correlation id differs": (ISSUED, received("x-correlation-id", "another-correlation-id")),
     "unknown source": (ISSUED, received("x-corapi-source", "BANK")),
     "cacheable": (ISSUED, received("cache-control", "private")),
     "not in English": (REFUSED, received("content-language", "de")),
     "HTML received": (REFUSED, received("content-type", "text/html")),
     "undocumented status": (REFUSED, lambda m: evolve(m, status=503)),
     "no access token": (ISSUED, member("access_token", None)),
-    "lifetime as a text": (ISSUED, member("expires_in", "300")),
-    "error of no kind": (REFUSED, member("type", None)),
+    "lifetime as a string": (ISSUED, member("expires_in", "300")),
+    "error without a type": (REFUSED, member("type", None)),
 }
 
 
-@pytest.mark.parametrize("good", GOOD, ids=["issued", "refused", "revoked"])
-def test_a_message_as_the_contract_wants_it_passes(good: Message) -> None:
-    assert JUDGE.faults(good) == []
+@pytest.mark.parametrize("message", VALID, ids=["issued", "refused", "revoked"])
+def test_a_valid_message_has_no_violations(message: Message) -> None:
+    assert VALIDATOR.violations(message) == []
 
 
-@pytest.mark.parametrize("name", SPOILT)
-def test_a_spoilt_message_is_found(name: str) -> None:
-    good, spoil = SPOILT[name]
-    assert JUDGE.faults(spoil(good)) != []
+@pytest.mark.parametrize("name", INVALID)
+def test_an_invalid_message_has_violations(name: str) -> None:
+    message, change = INVALID[name]
+    assert VALIDATOR.violations(change(message)) != []

@@ -1,8 +1,7 @@
-"""An independent reader of the contract: what was really sent and received, held against it.
+"""An independent validator: requests and responses on the wire against the contract.
 
-It shares no code with the client, which has its own checks, nor with the sandbox, which has its own
-reader. It sees the messages between the client and a transport of httpx, after all that the client
-does.
+It shares no code with the checks of the client and of the sandbox. It records the messages in the
+transport of httpx, after the client has built each request and before it reads the response.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Headers = tuple[tuple[str, str], ...]
 
 @frozen(kw_only=True)
 class Message:
-    """One request as it was sent, and its response as it was received."""
+    """A request as it was sent, and its response as it was received."""
 
     method: str
     url: str
@@ -52,7 +51,7 @@ class Message:
 
 @define
 class Recorder(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """The transports of httpx with the certificate of a client, and a pen."""
+    """The sync and async transports of httpx with a client certificate; records each message."""
 
     settings: Settings
     messages: list[Message] = field(factory=list)
@@ -65,7 +64,7 @@ class Recorder(httpx.BaseTransport, httpx.AsyncBaseTransport):
         response = self._inner.handle_request(request)
         response.read()
         response.close()
-        return self._note(request, response)
+        return self._record(request, response)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self._async_inner is None:
@@ -73,7 +72,7 @@ class Recorder(httpx.BaseTransport, httpx.AsyncBaseTransport):
         response = await self._async_inner.handle_async_request(request)
         await response.aread()
         await response.aclose()
-        return self._note(request, response)
+        return self._record(request, response)
 
     def close(self) -> None:
         if self._inner is not None:
@@ -87,7 +86,7 @@ class Recorder(httpx.BaseTransport, httpx.AsyncBaseTransport):
         assert isinstance(self.settings.certificate, ClientCertificate)
         return ssl_context(self.settings.certificate, now=datetime.now(UTC))
 
-    def _note(self, request: httpx.Request, response: httpx.Response) -> httpx.Response:
+    def _record(self, request: httpx.Request, response: httpx.Response) -> httpx.Response:
         message = Message(
             method=request.method,
             url=str(request.url),
@@ -104,30 +103,30 @@ class Recorder(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
 
 def read_problem(body: bytes, **_parameters: str) -> object:
-    """Decode problem details; media type parameters such as charset mean nothing for JSON."""
+    """Decode problem details; parameters of the media type, such as charset, do not affect JSON."""
     return json.loads(body)
 
 
 @frozen
-class Judge:
-    """Tells what in a message is against the contract."""
+class ContractValidator:
+    """Validates messages against the contract."""
 
     document: dict[str, Any]
     contract: OpenAPI
 
     @classmethod
-    def of(cls, base_url: str) -> Judge:
-        """Read the contract, for a server that is not the platform's.
+    def for_server(cls, base_url: str) -> ContractValidator:
+        """Read the contract, with the base URL of another server.
 
         Args:
-            base_url: Where the module is.
+            base_url: The base URL of the module.
         """
         document = yaml.safe_load(CONTRACT.read_text("utf-8")) | {"servers": [{"url": base_url}]}
         config = Config(extra_media_type_deserializers={PROBLEM: read_problem})
         return cls(document, OpenAPI.from_dict(document, config=config))
 
-    def faults(self, message: Message) -> list[str]:
-        """Return what is wrong with a message, request and response."""
+    def violations(self, message: Message) -> list[str]:
+        """Return the violations of the contract in a request and its response."""
         host, _, path = message.url.removeprefix("https://").partition("/")
         request = MockRequest(
             f"https://{host}",
@@ -148,23 +147,23 @@ class Judge:
             f"response: {error!r}"
             for error in self.contract.iter_response_errors(request, response)
         ]
-        return [*found, *self._unseen_by_the_library(message)]
+        return [*found, *self._unchecked_by_openapi_core(message)]
 
-    def _unseen_by_the_library(self, message: Message) -> Iterator[str]:
-        """Tell what openapi-core does not look at."""
+    def _unchecked_by_openapi_core(self, message: Message) -> Iterator[str]:
+        """Yield the violations that openapi-core does not check."""
         names = [name for name, _ in parse_qsl(message.form.decode(), keep_blank_values=True)]
         schema = self.document["components"]["schemas"].get(SCHEMAS.get(message.operation), {})
         for name in names:
             if name not in schema.get("properties", {}):
                 yield f"request: form field {name} is not in the contract"
             if names.count(name) > 1:
-                yield f"request: form field {name} is there more than once"
+                yield f"request: form field {name} is repeated"
         for side, headers in (("request", message.sent), ("response", message.received)):
             for name in {name for name, _ in headers}:
                 if [other for other, _ in headers].count(name) > 1:
-                    yield f"{side}: header {name} is there more than once"
+                    yield f"{side}: header {name} is repeated"
         echo, sent = dict(message.received).get("x-correlation-id"), dict(message.sent)
         if echo != sent.get("x-correlation-id"):
-            yield "response: the correlation id is not that of the request"
+            yield "response: the correlation id differs from that of the request"
         if "authorization" in sent or "cookie" in sent:
-            yield "request: credentials that the contract does not know"
+            yield "request: credentials that are not in the contract"
