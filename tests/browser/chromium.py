@@ -1,4 +1,4 @@
-"""The browser: Chromium, headless, kept to this machine."""
+"""Headless Chromium that can reach only this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from playwright.sync_api import Browser, Playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-QUIET = (
+ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -23,10 +23,10 @@ QUIET = (
 
 @contextmanager
 def launched(playwright: Playwright) -> Iterator[Browser]:
-    """Yield a browser that was just started."""
+    """Start a browser, yield it, and close it."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     assert path is not None, "no Chromium is installed: nox -s terminal installs it"
-    browser = playwright.chromium.launch(executable_path=path, args=QUIET)
+    browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
     try:
         yield browser
     finally:

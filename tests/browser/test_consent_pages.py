@@ -1,4 +1,4 @@
-"""The pages of a bank in a real browser: by keyboard, for a screen reader, in light and dark."""
+"""The bank's pages in a real browser: by keyboard, with a screen reader, in light and dark."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from playwright.sync_api import Browser, Page, expect
 
 from blink_oauth import BlinkOAuth, Psu
 from blink_oauth_testing.sandbox import Sandbox
-from browser.conftest import CONTRAST, Application
+from browser.conftest import CONTRAST, CallbackServer
 
 STATE = "fake-state & more"
 
 
-def begin(page: Page, sandbox: Sandbox, application: Application) -> None:
+def begin(page: Page, sandbox: Sandbox, application: CallbackServer) -> None:
     """Open the first page of the bank."""
     page.goto(sandbox.authorize_url(sandbox.grant(), application.redirect_uri, STATE))
-    # The focus comes after the page is loaded: a key pressed before would be lost.
+    # The password field gets the focus after the page is loaded; an earlier key would be lost.
     expect(page.get_by_label("Password")).to_be_focused()
 
 
 def sign_in(page: Page) -> None:
-    """Sign in by keyboard: the password has the focus already."""
+    """Sign in by keyboard; the password field has the focus."""
     expect(page.get_by_label("Password")).to_be_focused()
     page.keyboard.type("fake-password")
     page.keyboard.press("Enter")
@@ -37,7 +37,7 @@ def press(page: Page, *keys: str) -> None:
 
 
 def focused(page: Page) -> str:
-    """Return what a screen reader would say that has the focus."""
+    """Return the label or text of the focused element, as a screen reader reads it."""
     return str(
         page.evaluate(
             "() => { const e = document.activeElement;"
@@ -46,8 +46,8 @@ def focused(page: Page) -> str:
     )
 
 
-def test_a_person_consents_by_keyboard_alone(
-    page: Page, sandbox: Sandbox, application: Application
+def test_a_customer_consents_by_keyboard_alone(
+    page: Page, sandbox: Sandbox, application: CallbackServer
 ) -> None:
     begin(page, sandbox, application)
     sign_in(page)
@@ -56,32 +56,32 @@ def test_a_person_consents_by_keyboard_alone(
     press(page, "Space", "Tab")
     assert focused(page) == "Approve"
     press(page, "Enter")
-    answer = application.answer()
-    assert answer["state"] == STATE
+    callback = application.callback()
+    assert callback["state"] == STATE
     expect(page).to_have_title("Back")
     with BlinkOAuth(sandbox.settings()) as blink:
         token = blink.exchange_code(
             sandbox.grant(),
-            code=answer["code"],
+            code=callback["code"],
             redirect_uri=application.redirect_uri,
             psu=Psu.AUTO,
         )
     assert token.refresh_token is not None
 
 
-def test_a_person_refuses_by_keyboard_alone(
-    page: Page, sandbox: Sandbox, application: Application
+def test_a_customer_refuses_by_keyboard_alone(
+    page: Page, sandbox: Sandbox, application: CallbackServer
 ) -> None:
     begin(page, sandbox, application)
     sign_in(page)
     press(page, "Tab", "Tab", "Tab", "Tab")
     assert focused(page) == "Refuse"
     press(page, "Enter")
-    assert application.answer() == {"error": "access_denied", "state": STATE}
+    assert application.callback() == {"error": "access_denied", "state": STATE}
 
 
 def test_a_missing_password_is_announced(
-    page: Page, sandbox: Sandbox, application: Application
+    page: Page, sandbox: Sandbox, application: CallbackServer
 ) -> None:
     begin(page, sandbox, application)
     press(page, "Enter")
@@ -93,7 +93,7 @@ def test_a_missing_password_is_announced(
 
 
 def test_a_consent_without_an_account_is_announced(
-    page: Page, sandbox: Sandbox, application: Application
+    page: Page, sandbox: Sandbox, application: CallbackServer
 ) -> None:
     begin(page, sandbox, application)
     sign_in(page)
@@ -103,11 +103,11 @@ def test_a_consent_without_an_account_is_announced(
     expect(accounts).to_have_accessible_description("Choose at least one account, or refuse.")
     accounts.get_by_role("checkbox").first.check()
     page.get_by_role("button", name="Approve").click()
-    assert "code" in application.answer()
+    assert "code" in application.callback()
 
 
-def test_a_page_that_was_open_for_too_long_says_so(
-    page: Page, sandbox: Sandbox, application: Application
+def test_an_expired_page_shows_that_it_has_expired(
+    page: Page, sandbox: Sandbox, application: CallbackServer
 ) -> None:
     begin(page, sandbox, application)
     sign_in(page)
@@ -116,44 +116,44 @@ def test_a_page_that_was_open_for_too_long_says_so(
     page.get_by_role("button", name="Approve").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("This page has expired")
     expect(page.get_by_role("main")).to_contain_text("start again there")
-    assert application.answers.empty()
+    assert application.callbacks.empty()
 
 
-def send_in_a_new_window(page: Page, button: str) -> Page:
-    """Press a button whose answer leaves its own page as it was; return what was answered."""
+def submit_in_new_window(page: Page, button: str) -> Page:
+    """Submit with a button, and return the response in a new window; the first page stays."""
     page.evaluate("() => { document.forms[0].target = '_blank' }")
     with page.expect_popup() as opened:
         page.get_by_role("button", name=button).click()
     return opened.value
 
 
-def test_a_consent_that_is_sent_twice_gives_one_code(
-    page: Page, sandbox: Sandbox, application: Application
+def test_a_consent_submitted_twice_issues_one_code(
+    page: Page, sandbox: Sandbox, application: CallbackServer
 ) -> None:
     begin(page, sandbox, application)
     sign_in(page)
     page.get_by_role("checkbox").first.check()
-    send_in_a_new_window(page, "Approve")
-    assert "code" in application.answer()
-    second = send_in_a_new_window(page, "Approve")
+    submit_in_new_window(page, "Approve")
+    assert "code" in application.callback()
+    second = submit_in_new_window(page, "Approve")
     expect(second.get_by_role("heading", level=1)).to_contain_text("This page has expired")
-    assert application.answers.empty()
+    assert application.callbacks.empty()
 
 
-def test_a_sign_in_that_is_sent_twice_refuses_nothing(
-    page: Page, sandbox: Sandbox, application: Application
+def test_a_sign_in_submitted_twice_does_not_refuse_the_consent(
+    page: Page, sandbox: Sandbox, application: CallbackServer
 ) -> None:
     begin(page, sandbox, application)
     page.get_by_label("Password").fill("fake-password")
-    first = send_in_a_new_window(page, "Sign in")
+    first = submit_in_new_window(page, "Sign in")
     expect(first.get_by_role("button", name="Approve")).to_be_visible()
-    second = send_in_a_new_window(page, "Sign in")
+    second = submit_in_new_window(page, "Sign in")
     expect(second.get_by_role("heading", level=1)).to_contain_text("This page has expired")
-    assert application.answers.empty()
+    assert application.callbacks.empty()
 
 
-def test_a_screen_reader_is_told_what_everything_is(
-    page: Page, sandbox: Sandbox, application: Application
+def test_a_screen_reader_finds_the_structure_of_the_page(
+    page: Page, sandbox: Sandbox, application: CallbackServer
 ) -> None:
     begin(page, sandbox, application)
     expect(page.get_by_role("textbox", name="User name")).to_have_value("u-4711")
@@ -176,8 +176,8 @@ def test_a_screen_reader_is_told_what_everything_is(
     assert page.locator("h1").count() == 1
 
 
-def test_every_text_stands_out_from_its_ground(
-    browser: Browser, sandbox: Sandbox, application: Application, scheme: str
+def test_every_text_has_enough_contrast(
+    browser: Browser, sandbox: Sandbox, application: CallbackServer, scheme: str
 ) -> None:
     colours = cast("Literal['light', 'dark']", scheme)
     with browser.new_context(color_scheme=colours) as context:
@@ -197,8 +197,8 @@ def test_every_text_stands_out_from_its_ground(
     assert [each for each in found if each[1] < 4.5] == []
 
 
-def test_nothing_is_cut_on_a_narrow_screen(
-    page: Page, sandbox: Sandbox, application: Application
+def test_a_narrow_screen_needs_no_horizontal_scrolling(
+    page: Page, sandbox: Sandbox, application: CallbackServer
 ) -> None:
     page.set_viewport_size({"width": 320, "height": 640})
     begin(page, sandbox, application)
@@ -211,18 +211,18 @@ def test_nothing_is_cut_on_a_narrow_screen(
         assert box["height"] >= 44
 
 
-@pytest.mark.parametrize("tested", ["sign in", "consent"])
-def test_what_has_the_focus_is_seen(
-    page: Page, sandbox: Sandbox, application: Application, tested: str
+@pytest.mark.parametrize("step", ["sign in", "consent"])
+def test_the_focused_element_has_a_visible_outline(
+    page: Page, sandbox: Sandbox, application: CallbackServer, step: str
 ) -> None:
     begin(page, sandbox, application)
-    if tested == "consent":
+    if step == "consent":
         sign_in(page)
         press(page, "Tab")
     outline = page.evaluate("() => getComputedStyle(document.activeElement).outline")
     assert re.search(r"solid 3px", outline), outline
 
 
-def test_a_redirect_that_is_not_registered_goes_nowhere(page: Page, sandbox: Sandbox) -> None:
+def test_an_unregistered_redirect_uri_is_rejected_on_the_page(page: Page, sandbox: Sandbox) -> None:
     page.goto(sandbox.authorize_url(sandbox.grant(), "https://evil.invalid/", STATE))
     expect(page.get_by_role("main")).to_contain_text("The redirect URI is not registered.")

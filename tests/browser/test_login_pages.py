@@ -1,4 +1,4 @@
-"""The pages of the login in a real browser: for a screen reader, in light and dark, on a phone."""
+"""The login's pages in a real browser: with a screen reader, in light and dark, on a phone."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PAGES = {
 }
 
 
-def look(page: Page, html: bytes) -> None:
-    """Come back from the bank, and get a page."""
+def open_page(page: Page, html: bytes) -> None:
+    """Redirect the browser to the login's listener, which responds with a page."""
     with ThreadPoolExecutor(1) as command, CallbackServer("http://127.0.0.1/callback") as listener:
 
         def respond() -> None:
@@ -37,14 +37,14 @@ def look(page: Page, html: bytes) -> None:
             assert callback is not None
             callback.respond(html)
 
-        responding = command.submit(respond)
+        response = command.submit(respond)
         page.goto(listener.redirect_uri)
-        responding.result()
+        response.result()
 
 
 @pytest.mark.parametrize("title", PAGES)
-def test_a_screen_reader_is_told_what_happened(page: Page, title: str) -> None:
-    look(page, PAGES[title])
+def test_a_screen_reader_finds_title_heading_and_language(page: Page, title: str) -> None:
+    open_page(page, PAGES[title])
     expect(page).to_have_title(title)
     expect(page.get_by_role("main").get_by_role("heading", level=1)).to_have_text(title)
     assert page.locator("html").get_attribute("lang") == "en"
@@ -52,34 +52,34 @@ def test_a_screen_reader_is_told_what_happened(page: Page, title: str) -> None:
     assert page.locator("script").count() == 0
 
 
-def test_the_names_of_a_grant_are_shown_as_they_are(page: Page) -> None:
-    look(page, PAGES["Logged in"])
+def test_the_names_of_a_grant_are_shown_unchanged(page: Page) -> None:
+    open_page(page, PAGES["Logged in"])
     expect(page.get_by_role("paragraph").first).to_have_text(
         "User u-4711 <b> at IIDX99999: the token is stored."
     )
 
 
-def test_every_text_stands_out_from_its_ground(browser: Browser, scheme: str) -> None:
+def test_every_text_has_enough_contrast(browser: Browser, scheme: str) -> None:
     colours = cast("Literal['light', 'dark']", scheme)
     with browser.new_context(color_scheme=colours) as context:
         page = context.new_page()
-        look(page, PAGES["Not logged in"])
+        open_page(page, PAGES["Not logged in"])
         found = page.evaluate(CONTRAST)
-        ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
-    assert (ground == "rgb(255, 255, 255)") is (scheme == "light")
+        background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") is (scheme == "light")
     assert len(found) >= 3
     # WCAG 2.2, success criterion 1.4.3.
     assert [each for each in found if each[1] < 4.5] == []
 
 
-def test_nothing_is_cut_on_a_narrow_screen(page: Page) -> None:
+def test_a_narrow_screen_needs_no_horizontal_scrolling(page: Page) -> None:
     page.set_viewport_size({"width": 320, "height": 640})
-    look(page, PAGES["Not logged in"])
+    open_page(page, PAGES["Not logged in"])
     # WCAG 2.2, success criterion 1.4.10.
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 320
 
 
-def test_a_page_is_shown_where_the_login_has_ended(page: Page) -> None:
+def test_a_login_that_has_ended_shows_a_page(page: Page) -> None:
     with CallbackServer("http://127.0.0.1/callback") as listener:
         listener.stop_accepting(ended_page("The login was interrupted."), 410)
         page.goto(listener.redirect_uri)

@@ -1,4 +1,4 @@
-"""A terminal in which a shell runs, and what was seen on it."""
+"""A terminal with a shell, and a transcript of what it shows."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from attrs import define, field
 
 COLUMNS, LINES = 100, 40
 PROMPT = "§ "
-SECONDS = 60
-"""Longer than anything takes: it ends a run that hangs."""
+TIMEOUT = 60
+"""Timeout that ends a run that hangs."""
 
 
 @define(eq=False)
 class Terminal:
     """A shell on a terminal of its own.
 
-    Args:
+    Attributes:
         environ: The environment of the shell.
-        transcript: What was seen, as lines of a console with `$` for the prompt.
+        transcript: The commands, each after the prompt `$`, and their output, as lines.
     """
 
     environ: Mapping[str, str]
@@ -35,30 +35,30 @@ class Terminal:
             env=dict(self.environ) | {"PS1": PROMPT, "TERM": "xterm-256color"},
             dimensions=(LINES, COLUMNS),
             encoding="utf-8",
-            timeout=SECONDS,
+            timeout=TIMEOUT,
         )
         self._shell.expect_exact(PROMPT)
-        # What is typed is in the transcript anyway, without the line breaks of the terminal.
+        # The transcript has the commands already, without the line breaks of the terminal.
         self._shell.sendline("bind 'set enable-bracketed-paste off'; stty -echo")
         self._shell.expect_exact(PROMPT)
 
     def run(self, command: str, *answers: tuple[str, str]) -> str:
-        """Run a command to its end, and return what was seen.
+        """Run a command to its end, and return the output.
 
         Args:
             command: The command line.
-            answers: Questions to wait for, each with what is typed then.
+            answers: Questions to wait for, each with the text to type.
         """
         self.begin(command)
-        seen = ""
+        output = ""
         for question, answer in answers:
             self._shell.expect_exact(question)
-            seen += f"{self._shell.before}{question}{answer}\r\n"
+            output += f"{self._shell.before}{question}{answer}\r\n"
             self._shell.sendline(answer)
-        return self.finish(seen)
+        return self.finish(output)
 
     def begin(self, command: str, until: str | None = None) -> str:
-        """Start a command, and return what was seen until a certain text came.
+        """Start a command, and return the output up to a certain text.
 
         Args:
             command: The command line.
@@ -69,36 +69,40 @@ class Terminal:
         if until is None:
             return ""
         self._shell.expect_exact(until)
-        return self._keep(f"{self._shell.before}{until}")
+        return self._record(f"{self._shell.before}{until}")
 
-    def finish(self, seen: str = "") -> str:
-        """Wait for the prompt, and return what was seen until then."""
+    def finish(self, output: str = "") -> str:
+        """Wait for the prompt, and return the output before it.
+
+        Args:
+            output: Earlier output of the same command.
+        """
         self._shell.expect_exact(PROMPT)
-        return self._keep(f"{seen}{self._shell.before}")
+        return self._record(f"{output}{self._shell.before}")
 
     def interrupt(self) -> str:
-        """Press Ctrl-C, wait for the prompt, and return what was seen."""
+        """Press Ctrl-C, wait for the prompt, and return the output."""
         self._shell.sendintr()
         return self.finish()
 
     def exit_code(self) -> int:
-        """Return the exit code of the last command; it is in no transcript."""
+        """Return the exit code of the last command; the transcript does not show it."""
         self._shell.sendline("echo $?")
         self._shell.expect_exact(PROMPT)
         return int(rendered(str(self._shell.before))[-1])
 
     def close(self) -> None:
-        """End the shell and what runs in it."""
+        """End the shell and its child processes."""
         self._shell.close(force=True)
 
-    def _keep(self, text: str) -> str:
+    def _record(self, text: str) -> str:
         lines = rendered(text)
         self.transcript += lines
         return "\n".join(lines)
 
 
 def rendered(text: str) -> list[str]:
-    """Return the lines that a person sees in the end, after what was drawn over."""
+    """Return the lines that the terminal shows at the end, after overwritten text."""
     screen = pyte.Screen(COLUMNS, 500)
     pyte.Stream(screen).feed(text)
     lines = [line.rstrip() for line in screen.display]
@@ -109,7 +113,7 @@ def rendered(text: str) -> list[str]:
     return lines
 
 
-_CHANGING = (
+_VARIABLE = (
     (r"localhost:\d+", "localhost:8443"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:8080"),
     (r"[^ =']*/blink-sandbox-\w+", "/tmp/blink-sandbox"),
@@ -120,11 +124,11 @@ _CHANGING = (
 )
 
 
-def steady(lines: list[str]) -> str:
-    """Return a transcript in which what changes from run to run is replaced."""
+def normalized(lines: list[str]) -> str:
+    """Return a transcript as text, with values that change from run to run replaced."""
     text = "\n".join(lines)
     seen: dict[str, str] = {}
-    for pattern, replacement in _CHANGING:
+    for pattern, replacement in _VARIABLE:
         text = re.sub(
             pattern,
             lambda found, new=replacement: (  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""A first day with the command: two terminals, a browser, and the transcript of it in the docs."""
+"""A user's first commands in two terminals and a browser; docs/cli.md has the transcript."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from browser.chromium import launched
-from terminal.terminal import Terminal, steady
+from terminal.terminal import Terminal, normalized
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 CURL = """blink-oauth token --header | curl --silent --header @- --user-agent "$BLINK_USER_AGENT" \\
@@ -25,9 +25,9 @@ CURL = """blink-oauth token --header | curl --silent --header @- --user-agent "$
 
 @pytest.fixture
 def environ(fresh: Path, tmp_path: Path) -> dict[str, str]:
-    """Return the environment of somebody who has just installed the command."""
+    """Return the environment of a user after the installation of the command."""
     opener = tmp_path / "opener"
-    # What a browser is to the command: a program that is given the URL.
+    # The command starts this program as the browser, with the URL as its argument.
     opener.write_text(
         f'#!/bin/sh\nprintf %s "$1" > {tmp_path}/url.new\nmv {tmp_path}/url.new {tmp_path}/url\n'
     )
@@ -51,7 +51,7 @@ def terminals(environ: dict[str, str]) -> Iterator[tuple[Terminal, Terminal]]:
 
 
 def consent(url: str) -> tuple[str, str]:
-    """Sign in at the bank, choose accounts and approve; return what the last page says."""
+    """Sign in at the bank, choose accounts and approve; return title and text of the last page."""
     with sync_playwright() as playwright, launched(playwright) as browser:
         page = browser.new_page()
         page.goto(url)
@@ -73,7 +73,7 @@ def test_a_first_day(
     assert shell.exit_code() == 0
 
     shell.begin("blink-oauth login")
-    title, text = consent(opened(tmp_path / "url"))
+    title, text = consent(opened_url(tmp_path / "url"))
     assert "stored" in title + text
     assert "logged in and stored" in shell.finish()
     assert "active" in shell.run("blink-oauth status")
@@ -88,38 +88,38 @@ def test_a_first_day(
     assert "deleted" in platform.interrupt()
 
     for name, terminal in (("platform", platform), ("shell", shell)):
-        seen = steady(terminal.transcript)
+        seen = normalized(terminal.transcript)
         assert not re.search(r"fake-(access|refresh)|Bearer ", seen)
         require_documented(name, seen, write=pytestconfig.getoption("--write"))
 
 
-def opened(place: Path) -> str:
+def opened_url(file: Path) -> str:
     """Wait until the command has opened a page, and return its URL."""
     for _ in range(600):
-        if place.exists():
-            return place.read_text("utf-8")
+        if file.exists():
+            return file.read_text("utf-8")
         pause()
     raise AssertionError("no page was opened")
 
 
 def pause() -> None:
-    """Give the other process a tenth of a second."""
+    """Wait a tenth of a second for the other process."""
     import time
 
     time.sleep(0.1)
 
 
 def require_documented(name: str, seen: str, *, write: bool) -> None:
-    """Hold a transcript against the documentation, or write it there."""
+    """Compare a transcript with the documentation, or write it there."""
     document = DOCUMENT.read_text("utf-8")
     begin, end = f"<!-- {name} -->\n```console\n", "\n```\n"
     before, _, rest = document.partition(begin)
-    there, _, after = rest.partition(end)
+    documented, _, after = rest.partition(end)
     if write:
         DOCUMENT.write_text(f"{before}{begin}{seen}{end}{after}", "utf-8")
     else:
-        assert there == seen, "docs/cli.md is old: nox -s terminal -- --write"
+        assert documented == seen, "docs/cli.md is outdated: nox -s terminal -- --write"
 
 
-def test_the_tools_of_the_transcript_are_here() -> None:
+def test_the_tools_of_the_transcript_are_installed() -> None:
     assert all(map(shutil.which, ("curl", "sed")))
