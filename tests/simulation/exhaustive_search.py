@@ -87,15 +87,17 @@ class AllowedFaults:
 
 
 _ALL_FAULTS = tuple(fault for fault in RequestFault if fault is not RequestFault.NONE)
-_STORE = (StoreFault.UNREACHABLE, StoreFault.REPLY_LOST)
+_STORE = (StoreFault.UNREACHABLE, StoreFault.RESULT_LOST)
 FAMILIES = {
     "no fault": AllowedFaults(limit=0),
     "crash": AllowedFaults(crash=True),
-    "lost reply": AllowedFaults(requests=(RequestFault.REPLY_LOST,)),
+    "lost response": AllowedFaults(requests=(RequestFault.RESPONSE_LOST,)),
     "lease ends": AllowedFaults(lease_end=True),
     "store failure": AllowedFaults(store=_STORE),
     "request fault": AllowedFaults(requests=_ALL_FAULTS),
-    "lost reply and crash": AllowedFaults(crash=True, requests=(RequestFault.REPLY_LOST,), limit=2),
+    "lost response and crash": AllowedFaults(
+        crash=True, requests=(RequestFault.RESPONSE_LOST,), limit=2
+    ),
     "two store failures": AllowedFaults(store=_STORE, limit=2),
 }
 """Families of schedules, by name."""
@@ -151,13 +153,13 @@ class _ExhaustiveScheduler:
     def next(self, workers: list[Worker]) -> bool:
         """Make one move or inject one fault; return False if neither is possible."""
         simulation = self.simulation
-        movable = [one for one in workers if self._can_move(one)]
+        movable = [worker for worker in workers if self._can_move(worker)]
         crashable = movable if self.left and self.allowed.crash else []
         lease_can_end = self.left > 0 and self.allowed.lease_end and self._lease_is_running()
         abandoned_requests = len(simulation.abandoned_requests)
         count = len(movable) + len(crashable) + abandoned_requests + lease_can_end
         if not movable and not abandoned_requests:
-            if all(one.phase is Phase.DONE for one in workers):
+            if all(worker.phase is Phase.DONE for worker in workers):
                 return False
             advance_time(simulation, workers)
             return True
@@ -179,7 +181,7 @@ class _ExhaustiveScheduler:
 
     def _state(self, workers: list[Worker]) -> object:
         simulation = self.simulation
-        doing = tuple((one.phase, tuple(one.log)) for one in workers)
+        doing = tuple((worker.phase, tuple(worker.log)) for worker in workers)
         return (
             simulation.time,
             self.left,
@@ -238,8 +240,8 @@ def run(
     simulation.store_first_pair(age=2 * kind.policy.access_token_lifetime)
     simulation.facts.expired_token_only = True
     all_workers = [Worker(name, simulation, [Task()]) for name in "ABC"[:workers]]
-    for one in all_workers:
-        one.move()
+    for worker in all_workers:
+        worker.move()
     while scheduler.next(all_workers):
         pass
     if scheduler.abandoned:

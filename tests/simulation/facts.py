@@ -34,7 +34,7 @@ class Flight:
     Attributes:
         name: The worker's name with a number.
         kind: `refresh`, `authorize` or `revoke`.
-        leases: The committed claims, including those whose reply was lost.
+        leases: The committed claims, including those whose result was lost.
         ended_by: What ended the flight without a result: `crashed` or `closed`.
         store_failed: Whether a call to the store has failed.
     """

@@ -27,9 +27,9 @@ EPSILON = 1e-6
 
 def _by_token(facts: Facts) -> Iterable[list[Presentation]]:
     by_token: dict[str, list[Presentation]] = defaultdict(list)
-    for one in facts.presentations:
-        if not one.certainly_unspent:
-            by_token[one.token].append(one)
+    for presentation in facts.presentations:
+        if not presentation.certainly_unspent:
+            by_token[presentation.token].append(presentation)
     return by_token.values()
 
 
@@ -48,7 +48,9 @@ def a_second_presentation_needs_an_unknown_result(facts: Facts, kind: BankKind) 
     if len(facts.presentations) < 2 or not kind.policy.rotates:
         return None
     for group in _by_token(facts):
-        group.sort(key=lambda one: one.lease.taken_at if one.lease else 0.0)
+        group.sort(
+            key=lambda presentation: presentation.lease.taken_at if presentation.lease else 0.0
+        )
         for first, second in pairwise(group):
             if first.lease is None or second.lease is None or first.certainty == "unknown":
                 continue
@@ -66,33 +68,34 @@ def a_second_presentation_needs_an_unknown_result(facts: Facts, kind: BankKind) 
 
 def no_request_is_sent_without_a_lease(facts: Facts, kind: BankKind) -> str | None:
     """Each presentation has a claim of its own, stored before the request is sent."""
-    for one in facts.presentations:
-        if one.lease is None:
-            return f"{one.flight.name} presents {one.token} without a claim of its own"
+    for presentation in facts.presentations:
+        if presentation.lease is None:
+            name, token = presentation.flight.name, presentation.token
+            return f"{name} presents {token} without a claim of its own"
     return None
 
 
 def no_request_begins_that_could_outlast_its_lease(facts: Facts, kind: BankKind) -> str | None:
     """When a request begins, its deadline is not after the end of the lease."""
-    for one in facts.presentations:
-        if one.time_left < -EPSILON:
-            return f"{one.flight.name} begins {-one.time_left:.1f} s too late"
+    for presentation in facts.presentations:
+        if presentation.time_left < -EPSILON:
+            return f"{presentation.flight.name} begins {-presentation.time_left:.1f} s too late"
     return None
 
 
 def a_valid_pair_is_never_replaced_by_an_invalid_one(facts: Facts, kind: BankKind) -> str | None:
     """A pair that the bank would accept is not replaced by one that it would reject."""
-    for one in facts.written:
-        if one.before_valid and not one.after_valid and one.after.token is not None:
-            return f"{one.how} replaced a valid pair by an invalid one"
+    for change in facts.written:
+        if change.before_valid and not change.after_valid and change.after.token is not None:
+            return f"{change.how} replaced a valid pair by an invalid one"
     return None
 
 
 def every_received_pair_is_stored(facts: Facts, kind: BankKind) -> str | None:
     """It is or was in the record or the journal, unless its flight crashed or was closed."""
-    for one in facts.received:
-        if one.pair not in facts.ever_stored and one.flight.ended_by is None:
-            return f"{one.pair} was received by {one.flight.name} and never stored"
+    for received in facts.received:
+        if received.pair not in facts.ever_stored and received.flight.ended_by is None:
+            return f"{received.pair} was received by {received.flight.name} and never stored"
     return None
 
 
@@ -126,14 +129,14 @@ def no_flight_fails_while_a_newer_token_is_stored(facts: Facts, kind: BankKind) 
 
 def no_consent_is_required_while_a_valid_pair_is_stored(facts: Facts, kind: BankKind) -> str | None:
     """No new consent is required while the store has a pair that the bank would accept."""
-    for one in facts.written:
-        if one.after.state is State.NEEDS_CONSENT and (one.after_valid or one.valid_in_journal):
+    for change in facts.written:
+        if change.after.state is State.NEEDS_CONSENT and (
+            change.after_valid or change.valid_in_journal
+        ):
             return "consent was required although a valid pair was stored"
-    return (
-        "consent is required at the end although the journal has a valid pair"
-        if (facts.valid_pair_abandoned)
-        else None
-    )
+    if facts.valid_pair_abandoned:
+        return "consent is required at the end although the journal has a valid pair"
+    return None
 
 
 def one_expired_token_is_refreshed_once(facts: Facts, kind: BankKind) -> str | None:
@@ -157,20 +160,20 @@ def no_token_of_a_revoked_grant_is_served(facts: Facts, kind: BankKind) -> str |
 def a_revoked_grant_stays_revoked(facts: Facts, kind: BankKind) -> str | None:
     """Only a new consent makes a revoked grant active again."""
     consents = set()
-    for one in facts.written:
-        fresh = one.how == "Put" and one.consent not in consents
-        consents.add(one.consent)
-        was_revoked = one.before is not None and one.before.state is State.REVOKED
-        if was_revoked and one.after.state is not State.REVOKED and not fresh:
-            return f"{one.how} made a revoked grant {one.after.state}"
+    for change in facts.written:
+        is_new = change.how == "Put" and change.consent not in consents
+        consents.add(change.consent)
+        was_revoked = change.before is not None and change.before.state is State.REVOKED
+        if was_revoked and change.after.state is not State.REVOKED and not is_new:
+            return f"{change.how} made a revoked grant {change.after.state}"
     return None
 
 
 def no_pair_of_an_older_consent_is_stored(facts: Facts, kind: BankKind) -> str | None:
     """After a new consent, no pair of an older consent is stored."""
-    for one in facts.written:
-        if one.consent and one.consent != one.newest_consent:
-            return f"{one.how} stored a pair of consent {one.consent}"
+    for change in facts.written:
+        if change.consent and change.consent != change.newest_consent:
+            return f"{change.how} stored a pair of consent {change.consent}"
     return None
 
 
@@ -178,10 +181,10 @@ def a_confirmed_revocation_leaves_no_valid_pair(facts: Facts, kind: BankKind) ->
     """After a confirmed revocation no pair is valid, even one that was received later."""
     if facts.faults:
         return None
-    newest = max(one.after.consent for one in facts.written)
+    newest = max(change.after.consent for change in facts.written)
     for consent in facts.revocations:
         # After a new consent, a revoked consent and a replaced one look the same.
-        if newest == consent and any(one <= consent for one in facts.valid_consents):
+        if newest == consent and any(valid <= consent for valid in facts.valid_consents):
             return f"a pair of the revoked consent {consent} is still valid"
     return None
 
@@ -195,7 +198,7 @@ def a_revocation_revokes_no_newer_consent(facts: Facts, kind: BankKind) -> str |
 
 
 def _is_revoked(facts: Facts) -> bool:
-    return any(one.how == "MarkRevoked" for one in facts.written)
+    return any(change.how == "MarkRevoked" for change in facts.written)
 
 
 HARMLESS = frozenset(
@@ -218,12 +221,12 @@ def without_a_harmful_fault_the_refresh_token_stays_valid(
     return "the stored refresh token is not valid"
 
 
-LOSSES = frozenset({RequestFault.REPLY_LOST.value, RequestFault.REQUEST_LOST.value})
+LOSSES = frozenset({RequestFault.RESPONSE_LOST.value, RequestFault.REQUEST_LOST.value})
 
 
-def one_lost_reply_is_recovered_by_an_allowed_replay(facts: Facts, kind: BankKind) -> str | None:
-    """If one reply or request is lost and a replay is allowed, the token stays valid."""
-    lost = sum(one.certainty == "unknown" for one in facts.presentations)
+def one_lost_response_is_recovered_by_an_allowed_replay(facts: Facts, kind: BankKind) -> str | None:
+    """If one response or request is lost and a replay is allowed, the token stays valid."""
+    lost = sum(presentation.certainty == "unknown" for presentation in facts.presentations)
     if facts.refresh_token_valid or not kind.allows_replay or lost != 1:
         return None
     if facts.faults - LOSSES or _is_revoked(facts):
@@ -248,7 +251,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     a_confirmed_revocation_leaves_no_valid_pair,
     a_revocation_revokes_no_newer_consent,
     without_a_harmful_fault_the_refresh_token_stays_valid,
-    one_lost_reply_is_recovered_by_an_allowed_replay,
+    one_lost_response_is_recovered_by_an_allowed_replay,
 )
 """All invariants. Each one checks itself whether it applies to the schedule."""
 

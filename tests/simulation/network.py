@@ -26,17 +26,17 @@ __all__ = [
     "RequestFault",
     "certainly_unspent",
     "certainty",
-    "reply",
-    "timed_out",
-    "unreached",
+    "received_result",
+    "timed_out_error",
+    "unreached_error",
 ]
 
 
 class RequestFault(Enum):
     """A fault of a request, or none."""
 
-    NONE = "answered"
-    REPLY_LOST = "reply lost"
+    NONE = "no fault"
+    RESPONSE_LOST = "response lost"
     REQUEST_LOST = "request lost"
     NOT_CONNECTED = "not connected"
     REJECTED = "400"
@@ -78,12 +78,12 @@ BUSY = _meta(429, 7.0)
 UNAVAILABLE = _meta(503)
 
 
-def timed_out() -> BlinkError:
+def timed_out_error() -> BlinkError:
     """Return the error of a request that has timed out."""
     return TimedOutError("The response did not come in time.", correlation_id=FAKE_ID)
 
 
-def unreached(fault: RequestFault) -> BlinkError:
+def unreached_error(fault: RequestFault) -> BlinkError:
     """Return the error of a request that never reached the bank."""
     if fault is RequestFault.NOT_CONNECTED:
         return NotConnectedError("No connection.", correlation_id=FAKE_ID)
@@ -98,30 +98,32 @@ def unreached(fault: RequestFault) -> BlinkError:
     return StatusError("Unavailable.", status=503, meta=UNAVAILABLE)
 
 
-def reply(fault: RequestFault, answer: Issued | Refusal, started_at: float) -> Token | BlinkError:
+def received_result(
+    fault: RequestFault, response: Issued | Refusal, started_at: float
+) -> Token | BlinkError:
     """Return the result that the worker receives for the bank's response.
 
     Args:
         fault: The fault that changes the response on its way.
-        answer: The bank's response.
+        response: The bank's response.
         started_at: Seconds that the worker's clock showed at the start of the request.
     """
-    if fault is RequestFault.REPLY_LOST:
+    if fault is RequestFault.RESPONSE_LOST:
         return ConnectionLostError("The connection broke.", correlation_id=FAKE_ID)
-    if isinstance(answer, Refusal):
+    if isinstance(response, Refusal):
         return InvalidGrantError(
             "Refused.",
             status=400,
             outcome=Outcome.REJECTED,
             needs_consent=True,
-            error=answer.error,
+            error=response.error,
             correlation_id=FAKE_ID,
         )
     unreadable = fault is RequestFault.UNREADABLE
     token = Token(
-        access_token=answer.access_token,
-        refresh_token=None if unreadable else answer.refresh_token,
-        expires_at=moment(started_at) + timedelta(seconds=answer.expires_in),
+        access_token=response.access_token,
+        refresh_token=None if unreadable else response.refresh_token,
+        expires_at=moment(started_at) + timedelta(seconds=response.expires_in),
     )
     if fault is RequestFault.ERROR_WITH_PAIR:
         return StatusError("Broken.", status=500, token=token)

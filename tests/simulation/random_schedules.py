@@ -24,7 +24,7 @@ MAX_FAULTY_MOVES = 150
 """Moves after which the faults stop in any case."""
 NEARLY_AN_HOUR = 3_599.0
 CERTAIN_FAULTS = (RequestFault.NOT_CONNECTED, RequestFault.REJECTED, RequestFault.BUSY)
-LOSSES = (RequestFault.REPLY_LOST, RequestFault.REQUEST_LOST)
+LOSSES = (RequestFault.RESPONSE_LOST, RequestFault.REQUEST_LOST)
 ALL_FAULTS = tuple(fault for fault in RequestFault if fault is not RequestFault.NONE)
 
 
@@ -158,12 +158,12 @@ class _RandomScheduler:
     def revoke_fault(self, worker: Worker) -> RequestFault:
         if self.faults_stopped or self.draw() >= self.scenario.request_fault:
             return RequestFault.NONE
-        return RequestFault.NOT_CONNECTED if self.draw() < 0.5 else RequestFault.REPLY_LOST
+        return RequestFault.NOT_CONNECTED if self.draw() < 0.5 else RequestFault.RESPONSE_LOST
 
     def store_fault(self, worker: Worker) -> StoreFault:
         if self.faults_stopped or self.draw() >= self.scenario.store_fault:
             return StoreFault.NONE
-        return StoreFault.UNREACHABLE if self.draw() < 0.4 else StoreFault.REPLY_LOST
+        return StoreFault.UNREACHABLE if self.draw() < 0.4 else StoreFault.RESULT_LOST
 
     def delays_result(self, worker: Worker) -> bool:
         return not self.faults_stopped and self.draw() < self.scenario.delay
@@ -180,11 +180,11 @@ class _RandomScheduler:
             if any_fault and draw() < any_fault:
                 self._inject_fault(workers, draw() * any_fault)
                 continue
-            ready = [one for one in workers if one.is_ready()]
+            ready = [worker for worker in workers if worker.is_ready()]
             if ready:
                 simulation.time += 0.02 * draw()
                 ready[int(draw() * len(ready))].move()
-            elif any(one.phase is not Phase.DONE for one in workers):
+            elif any(worker.phase is not Phase.DONE for worker in workers):
                 advance_time(simulation, workers)
             else:
                 break
@@ -261,7 +261,7 @@ def run(
     ]
     simulation.facts.expired_token_only = (
         kind.policy.access_token_lifetime > NEARLY_AN_HOUR < age
-        and all(one == Task() for worker in workers for one in worker.tasks)
+        and all(task == Task() for worker in workers for task in worker.tasks)
     )
     simulation.add_to_trace(f"bank {kind.name}, {len(workers)} workers")
     scheduler.run(workers)

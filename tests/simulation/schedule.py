@@ -29,9 +29,13 @@ def advance_time(simulation: Simulation, workers: Sequence[Worker]) -> None:
     until then they would find no change.
     """
     resting = {Phase.WAITING, Phase.IDLE}
-    waiting = [one for one in workers if one.phase in resting and one.wake_at > simulation.time]
-    until = min(one.wake_at for one in waiting)
-    only_polling = all(one.phase is Phase.WAITING and not one.has_unsaved_result for one in waiting)
+    waiting = [
+        worker for worker in workers if worker.phase in resting and worker.wake_at > simulation.time
+    ]
+    until = min(worker.wake_at for worker in waiting)
+    only_polling = all(
+        worker.phase is Phase.WAITING and not worker.has_unsaved_result for worker in waiting
+    )
     if only_polling and simulation.blocked_until > until:
         until = simulation.blocked_until
     simulation.time = until
@@ -55,13 +59,13 @@ def finish(
 
 
 def _finish_all(simulation: Simulation, workers: Sequence[Worker]) -> None:
-    limits = {one.name: one.moves + MAX_MOVES * (1 + len(one.tasks)) for one in workers}
-    while any(one.phase is not Phase.DONE for one in workers):
-        ready = [one for one in workers if one.is_ready()]
-        for one in ready:
-            one.move()
-            if one.moves > limits[one.name]:
-                simulation.facts.endless_workers.append(one.name)
+    limits = {worker.name: worker.moves + MAX_MOVES * (1 + len(worker.tasks)) for worker in workers}
+    while any(worker.phase is not Phase.DONE for worker in workers):
+        ready = [worker for worker in workers if worker.is_ready()]
+        for worker in ready:
+            worker.move()
+            if worker.moves > limits[worker.name]:
+                simulation.facts.endless_workers.append(worker.name)
                 return
         if not ready:
             advance_time(simulation, workers)

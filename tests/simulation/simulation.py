@@ -34,9 +34,9 @@ REDIRECT_URI = "https://app.example/callback"
 class StoreFault(Enum):
     """A fault of a call to the store, or none."""
 
-    NONE = "done"
+    NONE = "no fault"
     UNREACHABLE = "store unreachable"
-    REPLY_LOST = "done, reply lost"
+    RESULT_LOST = "done, result lost"
 
 
 class Scheduler(Protocol):
@@ -61,7 +61,7 @@ class Scheduler(Protocol):
         """Return whether the worker pauses before it receives a result."""
 
     def times_out(self, worker: Worker) -> bool:
-        """Return whether a reply that comes after the deadline is ignored."""
+        """Return whether a response that comes after the deadline is ignored."""
 
 
 @define(eq=False)
@@ -183,7 +183,7 @@ class Simulation:
         if token.refresh_token is not None:
             self.bank.revoke(CLIENT_ID, token.refresh_token.reveal(), USERNAME)
         self.bank.revoke(CLIENT_ID, access, USERNAME)
-        if fault is RequestFault.REPLY_LOST:
+        if fault is RequestFault.RESPONSE_LOST:
             return RevocationError("It is unknown whether anything was revoked.")
         return None
 
@@ -204,7 +204,7 @@ class Simulation:
         """Execute a step at the store.
 
         Raises:
-            StoreError: The store is unavailable, or its reply was lost.
+            StoreError: The store is unavailable, or its result was lost.
         """
         fault = (
             StoreFault.UNREACHABLE if self.store_unavailable else self.scheduler.store_fault(worker)
@@ -219,8 +219,8 @@ class Simulation:
         result = call(self.store, step)
         if writes:
             self.record_write(type(step).__name__, worker, step, result)
-        if fault is StoreFault.REPLY_LOST:
-            raise StoreError("The reply of the store was lost.")
+        if fault is StoreFault.RESULT_LOST:
+            raise StoreError("The result of the store was lost.")
         return result
 
     def record_write(

@@ -15,11 +15,11 @@ BANKS = ("strict", "windowed", "non-rotating")
 SCHEDULES = {
     "no fault": (28, 28, 28),
     "crash": (134, 134, 134),
-    "lost reply": (56, 56, 56),
+    "lost response": (56, 56, 56),
     "lease ends": (12_570, 7_130, 7_130),
     "store failure": (294, 294, 294),
     "request fault": (460, 460, 460),
-    "lost reply and crash": (1_014, 942, 942),
+    "lost response and crash": (1_014, 942, 942),
     "two store failures": (1_170, 1_170, 1_170),
 }
 """The number of schedules at each bank; with fewer, some schedules would not be tried."""

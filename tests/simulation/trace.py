@@ -13,12 +13,12 @@ from blink_oauth_keeper.store.protocol import Record
 __all__ = ["describe"]
 
 
-def describe(thing: object) -> str:
+def describe(value: object) -> str:
     """Return the text for a step or a result."""
     for kind, text in _DESCRIPTIONS.items():
-        if isinstance(thing, kind):
-            return text(thing)
-    return repr(thing) if thing is None or isinstance(thing, bool) else type(thing).__name__
+        if isinstance(value, kind):
+            return text(value)
+    return repr(value) if value is None or isinstance(value, bool) else type(value).__name__
 
 
 def _name(secret: Secret | None) -> str:

@@ -22,9 +22,9 @@ from .network import (
     RequestFault,
     certainly_unspent,
     certainty,
-    reply,
-    timed_out,
-    unreached,
+    received_result,
+    timed_out_error,
+    unreached_error,
 )
 from .simulation import DEADLINE, LEASE, MAX_WAIT, Simulation
 from .trace import describe
@@ -252,9 +252,9 @@ class Worker:
     def _prepare_presentation(self, step: steps.Send) -> None:
         token = step.refresh_token.reveal()
         lease: Lease | None = None
-        for one in self.flight.leases:
-            if one.token == token and not one.used:
-                lease = one
+        for claimed in self.flight.leases:
+            if claimed.token == token and not claimed.used:
+                lease = claimed
         if lease is not None:
             lease.used = True
         time_left = (lease.ends_at if lease else 0.0) - self.simulation.time - DEADLINE
@@ -293,9 +293,13 @@ class Worker:
         self.erased = self.erased or (isinstance(step, steps.Erase) and result is True)
 
     def _check_lease(self) -> None:
-        one = self.presentation
-        if one is not None and one.lease is not None and self.simulation.time > one.lease.ends_at:
-            one.outlasted = True
+        presentation = self.presentation
+        if (
+            presentation is not None
+            and presentation.lease is not None
+            and self.simulation.time > presentation.lease.ends_at
+        ):
+            presentation.outlasted = True
             self.simulation.facts.faults.add("outlasted")
 
     def _send(self) -> None:
@@ -314,9 +318,9 @@ class Worker:
             simulation.time += DEADLINE
             if isinstance(self.step, steps.Send):
                 simulation.abandoned_requests.append(self.step.refresh_token.reveal())
-            self.result, self.phase = timed_out(), Phase.RESULT
+            self.result, self.phase = timed_out_error(), Phase.RESULT
         elif fault in UNREACHED:
-            self.result, self.phase = unreached(fault), Phase.RESULT
+            self.result, self.phase = unreached_error(fault), Phase.RESULT
         else:
             self.phase = Phase.IN_TRANSIT
         if simulation.trace is not None:
@@ -329,7 +333,7 @@ class Worker:
             response = simulation.refresh(step.refresh_token.reveal())
         else:
             response = simulation.exchange()
-        self.result = reply(self.fault, response, self.sent_at + self.skew)
+        self.result = received_result(self.fault, response, self.sent_at + self.skew)
         self.phase = Phase.RESULT
         if simulation.trace is not None:
             simulation.add_to_trace(
@@ -339,16 +343,16 @@ class Worker:
     def _receive(self, result: Token | BlinkError) -> Token | BlinkError:
         simulation = self.simulation
         if simulation.time - self.sent_at > DEADLINE and simulation.scheduler.times_out(self):
-            result = timed_out()
+            result = timed_out_error()
             self.remember(RequestFault.LATE)
             simulation.facts.faults.add("timed out")
         pair = result if isinstance(result, Token) else result.token
         if pair is not None:
             simulation.facts.received.append(Received(pair.access_token.reveal(), self.flight))
-        one = self.presentation
-        if one is not None and isinstance(self.step, steps.Send):
-            one.certainty = certainty(result)
-            one.certainly_unspent = certainly_unspent(result)
+        presentation = self.presentation
+        if presentation is not None and isinstance(self.step, steps.Send):
+            presentation.certainty = certainty(result)
+            presentation.certainly_unspent = certainly_unspent(result)
         if simulation.trace is not None:
             simulation.add_to_trace(f"{self.flight.name} receives {describe(result)}")
         return result
