@@ -187,7 +187,7 @@ MUTANTS = (
         module=REFRESH,
         old="claim.attempts if in_doubt else job.failures + 1",
         new="job.failures + 1",
-        breaks="one_lost_reply_is_recovered_by_an_allowed_replay",
+        breaks="one_lost_response_is_recovered_by_an_allowed_replay",
         scenario=SCENARIOS["lossy"],
     ),
     Mutant(
