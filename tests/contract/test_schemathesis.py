@@ -1,7 +1,7 @@
 """Valid and invalid requests, generated from the contract, find no violation in the sandbox.
 
-Every check of schemathesis is on. `NoDefaultUserAgent` prevents the one false alarm at its source,
-so that no failure has to be filtered.
+Every check of schemathesis is on, except one for the cases that accept only HTML. Another false
+alarm is prevented at its source and not filtered: see `NoDefaultUserAgent`.
 """
 
 from __future__ import annotations

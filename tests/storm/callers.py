@@ -87,7 +87,7 @@ class Callers(Protocol):
         """Let all callers ask at once, and return the result of each."""
 
     def progress_check(self, ticks: int) -> Callable[[], bool]:
-        """Return a function: whether each event loop has made `ticks` ticks from now on."""
+        """Return a check whether each event loop has made `ticks` ticks since this call."""
 
 
 @define(eq=False)
@@ -193,9 +193,9 @@ class CoroutineCallers:
         parts = len(self._loops)
         futures = [
             asyncio.run_coroutine_threadsafe(
-                ask_all(len(range(config, self.size, parts))), each.loop
+                ask_all(len(range(number, self.size, parts))), each.loop
             )
-            for config, each in enumerate(self._loops)
+            for number, each in enumerate(self._loops)
         ]
         return [result for future in futures for result in future.result(TIMEOUT)]
 

@@ -43,12 +43,8 @@ def main(pipe: Pipe, config: SharedConfig, grant: Grant, threads: int, barrier: 
         while (ahead := pipe.recv()) is not None:
             clock.ahead = ahead
             barrier.wait(TIMEOUT)
-            pipe.send(
-                [
-                    fingerprint(result)
-                    for result in callers.call_all(manager, grant, ArrivalCounter())
-                ]
-            )
+            results = callers.call_all(manager, grant, ArrivalCounter())
+            pipe.send([fingerprint(result) for result in results])
         pipe.send(store.claims)
 
 

@@ -1,4 +1,4 @@
-"""The configuration that processes share: the database with the tokens, and the sandbox.
+"""The configuration that processes share: the database of the tokens, and a sandbox's client.
 
 The processes import this module. It does not import the sandbox, which would slow them.
 """

@@ -12,7 +12,7 @@ from attrs import define, field
 COLUMNS, LINES = 100, 40
 PROMPT = "§ "
 TIMEOUT = 60
-"""Timeout that ends a run that hangs."""
+"""Seconds; longer than any command takes, so that it ends only a run that hangs."""
 
 
 @define(eq=False)
