@@ -10,7 +10,7 @@ from attrs import evolve
 
 from blink_oauth import BlinkError, Grant, RevocationError, Token
 from blink_oauth_testing.sandbox import Fault, Sandbox
-from blink_oauth_testing.sandbox.messages import Reply, Source, oauth_error, problem
+from blink_oauth_testing.sandbox.messages import Response, Source, oauth_error, problem
 from contract.validator import ContractValidator, Message, Recorder
 from flavours import FLAVOURS, Caller, Flavour, calling
 from wire.harness import LENIENT, PERSON, STRICT, exchange, refresh_token
@@ -47,7 +47,7 @@ def make_failing_calls(caller: Caller, grant: Grant) -> None:
         caller.revoke(grant, FAKE)
 
 
-def failures() -> Iterator[Reply]:
+def failures() -> Iterator[Response]:
     """Yield every error response of the contract: each status, source and kind of body."""
     for status, source in product(sorted(STATUSES - {200}), SOURCES):
         yield problem(status, "TECHNICAL_ERROR", "Fault", "As asked for.", source)
@@ -55,10 +55,10 @@ def failures() -> Iterator[Reply]:
         yield error.with_header("X-CorAPI-Source", source)
 
 
-def responding_with(reply: Reply) -> Fault:
+def responding_with(reply: Response) -> Fault:
     """Return a fault that responds with a reply."""
 
-    def change(usual: Reply) -> Reply:
+    def change(usual: Response) -> Response:
         return reply.with_header("X-Correlation-ID", usual.header("X-Correlation-ID") or "")
 
     return Fault("asked-for", executes=False, change=change)

@@ -80,7 +80,7 @@ class Harness:
             except StoreError:
                 return None
 
-        return self.bank.is_alive(wait_until(token).access_token.reveal())
+        return self.bank.accepts(wait_until(token).access_token.reveal())
 
     def stored(self) -> tuple[State, int]:
         """Return the state and generation that another process reads from the store."""
@@ -90,7 +90,7 @@ class Harness:
         assert record
         assert record.token
         assert record.token.refresh_token
-        assert self.bank.is_alive(record.token.refresh_token.reveal())
+        assert self.bank.accepts(record.token.refresh_token.reveal())
         return record.state, record.generation
 
 
@@ -146,7 +146,7 @@ def test_a_pair_received_while_the_database_is_down_is_served_and_stored_later(
     results = harness.call_all()
     assert len(set(map(id, results))) == 1
     assert isinstance(results[0], Token)
-    assert harness.bank.is_alive(results[0].access_token.reveal())
+    assert harness.bank.accepts(results[0].access_token.reveal())
     assert harness.manager.get(harness.grant) is results[0], "meanwhile it is served from memory"
     assert EventName.UNSETTLED in harness.events
     assert EventName.SETTLED_LATE not in harness.events

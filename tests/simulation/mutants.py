@@ -121,7 +121,7 @@ MUTANTS = (
     Mutant(
         name="[6] a pair received after the revocation is not revoked",
         module=REFRESH,
-        old="    if gone:\n",
+        old="    if revoked:\n",
         new="    if False:\n",
         breaks="a_confirmed_revocation_leaves_no_valid_pair",
         scenario=REVOCATIONS,
@@ -137,7 +137,7 @@ MUTANTS = (
     Mutant(
         name="[8] a flight that lost its lease reports its own failure",
         module=REFRESH,
-        old="    return None, None if ours is False else result\n",
+        old="    return None, None if held_lease is False else result\n",
         new="    return None, result\n",
         breaks="no_flight_fails_while_a_newer_token_is_stored",
         scenario=LATE_PAIRS,
@@ -153,7 +153,7 @@ MUTANTS = (
     Mutant(
         name="[10] a result that cannot be stored is dropped",
         module=REFRESH,
-        old="            going_on = yield Wait(pause, has_unsaved_result=True)\n",
+        old="            time_left = yield Wait(pause, has_unsaved_result=True)\n",
         new="            return None\n",
         breaks="every_received_pair_is_stored",
         scenario=STORE_FAULTS,
@@ -177,7 +177,7 @@ MUTANTS = (
     Mutant(
         name="settle: a result that is stored late serves a revoked grant",
         module=REFRESH,
-        old="    if settlement.stored and not gone:\n",
+        old="    if settlement.stored and not revoked:\n",
         new="    if settlement.stored:\n",
         breaks="no_token_of_a_revoked_grant_is_served",
         scenario=evolve(SCENARIOS["revocations"], store_fault=0.2),
@@ -185,7 +185,7 @@ MUTANTS = (
     Mutant(
         name="pause: other failures delay the replay beyond the bank's window",
         module=REFRESH,
-        old="claim.attempts if in_doubt else job.failures + 1",
+        old="claim.attempts if uncertain else job.failures + 1",
         new="job.failures + 1",
         breaks="one_lost_response_is_recovered_by_an_allowed_replay",
         scenario=SCENARIOS["lossy"],
@@ -201,7 +201,7 @@ MUTANTS = (
     Mutant(
         name="decide: a third presentation is allowed",
         module=POLICY,
-        old="    if doubtful > 1:\n",
+        old="    if uncertain > 1:\n",
         new="    if False:\n",
         breaks="no_refresh_token_is_presented_more_than_twice",
         scenario=UNCERTAIN,
@@ -241,8 +241,8 @@ MUTANTS = (
     Mutant(
         name="claim: a running lease can be taken",
         module=RULES,
-        old="    at_rest = record.lease_left <= 0 and record.pause_left <= 0\n",
-        new="    at_rest = record.pause_left <= 0\n",
+        old="    is_free = record.lease_left <= 0 and record.pause_left <= 0\n",
+        new="    is_free = record.pause_left <= 0\n",
         breaks="a_second_presentation_needs_an_unknown_result",
         scenario=MANY_DELAYS,
     ),
@@ -250,7 +250,7 @@ MUTANTS = (
         name="settle: compares generation and owner",
         module=MEMORY,
         old="            if record and record.generation == claim.generation:\n",
-        new="            if record and is_owned(record, claim):\n",
+        new="            if record and is_latest_claim(record, claim):\n",
         breaks="no_consent_is_required_while_a_valid_pair_is_stored",
         scenario=LATE_PAIRS,
     ),
@@ -265,7 +265,7 @@ MUTANTS = (
     Mutant(
         name="settle: a superseded pair is not written to the journal",
         module=MEMORY,
-        old="                row.keep(claim, token, Origin.SUPERSEDED, now, ahead=1)\n",
+        old="                grant.add_to_journal(claim, token, Origin.SUPERSEDED, now, ahead=1)\n",
         new="                pass\n",
         breaks="every_received_pair_is_stored",
         scenario=SCENARIOS["consents"],
@@ -319,7 +319,7 @@ MUTANTS = (
     Mutant(
         name="salvage: takes a pair that was once the record's",
         module=RULES,
-        old="        same = same and entry.generation >= oldest\n",
+        old="        fits = fits and entry.generation >= oldest\n",
         new="",
         breaks="a_second_presentation_needs_an_unknown_result",
         scenario=MANY_WITHDRAWALS,

@@ -299,9 +299,7 @@ class Simulation:
         self.facts.valid_consents = {
             self.store_consents[consent]
             for text, consent in self.consent_of_refresh.items()
-            if self.bank.accepts(text)
-            and text not in self.spent
-            and consent in self.store_consents
+            if self.bank.accepts(text) and text not in self.spent and consent in self.store_consents
         }
 
 
