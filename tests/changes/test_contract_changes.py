@@ -200,11 +200,11 @@ TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
         put("components.parameters.TargetId.name", "X-CorAPI-Bank-ID"),
         [
             (
-                "*(sent[TARGET_ID], revoking[TARGET_ID]),",
+                "*(token[TARGET_ID], revocation[TARGET_ID]),",
                 'TypedDict "RequestTokenRequestHeaders" has no key "X-CorAPI-Target-ID"',
             ),
             (
-                "*(sent[TARGET_ID], revoking[TARGET_ID]),",
+                "*(token[TARGET_ID], revocation[TARGET_ID]),",
                 'TypedDict "RevokeTokenRequestHeaders" has no key "X-CorAPI-Target-ID"',
             ),
             ("**call.headers).parsed", 'Extra argument "x_cor_api_target_id"'),
@@ -213,7 +213,7 @@ TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
     ),
     "request header renamed, its parameter in Python is not": (
         put("components.parameters.TargetId.name", "X-Cor-API-Target-ID"),
-        [("*(sent[TARGET_ID], revoking[TARGET_ID]),", 'has no key "X-CorAPI-Target-ID"')],
+        [("*(token[TARGET_ID], revocation[TARGET_ID]),", 'has no key "X-CorAPI-Target-ID"')],
     ),
     "request header added as required": (
         add_request_header("X-Trace", required=True),
@@ -226,11 +226,11 @@ TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
         rename(f"{HEADERS}.X-CorAPI-Source", "X-CorAPI-Origin"),
         [
             (
-                "*(token[SOURCE], revoked[SOURCE]),",
+                "*(token[SOURCE], revocation[SOURCE]),",
                 'TypedDict "RequestTokenResponseHeaders" has no key "X-CorAPI-Source"',
             ),
             (
-                "*(token[SOURCE], revoked[SOURCE]),",
+                "*(token[SOURCE], revocation[SOURCE]),",
                 'TypedDict "RevokeTokenResponseHeaders" has no key "X-CorAPI-Source"',
             ),
         ],
@@ -239,7 +239,7 @@ TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
         take(f"{RESPONSES}.TokenRevoked.headers.Pragma"),
         [
             (
-                "*(token[PRAGMA], revoked[PRAGMA]),",
+                "*(token[PRAGMA], revocation[PRAGMA]),",
                 'TypedDict "RevokeTokenResponseHeaders" has no key "Pragma"',
             )
         ],
@@ -273,11 +273,21 @@ TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
     ),
     "status added to the token request": (
         put(f"{TOKEN}.responses.409", CONFLICT),
-        [("return token, revoked", f'got "tuple[Literal[{STATUSES}, 409], Literal[{STATUSES}]]"')],
+        [
+            (
+                "return token, revocation",
+                f'got "tuple[Literal[{STATUSES}, 409], Literal[{STATUSES}]]"',
+            )
+        ],
     ),
     "status added to the revocation": (
         put(f"{REVOKE}.responses.409", CONFLICT),
-        [("return token, revoked", f'got "tuple[Literal[{STATUSES}], Literal[{STATUSES}, 409]]"')],
+        [
+            (
+                "return token, revocation",
+                f'got "tuple[Literal[{STATUSES}], Literal[{STATUSES}, 409]]"',
+            )
+        ],
     ),
     "status of the token request removed": (
         take(f"{TOKEN}.responses.406"),

@@ -103,10 +103,10 @@ def test_the_text_says_of_each_token_what_became_of_it(connect: Connect) -> None
 
 
 def test_a_token_that_is_alive_is_said_to_be_alive(connect: Connect) -> None:
-    with pytest.raises(RevocationError, match="The access token is still alive") as caught:
+    with pytest.raises(RevocationError, match="The access token is still valid") as caught:
         revoke_pair(connect(Platform(reply(200, b"", {}), httpx.ConnectError("refused"))))
     nested: BlinkError = caught.value.errors[ACCESS]
-    assert "the token is still alive" in str(nested)
+    assert "the token is still valid" in str(nested)
 
 
 def test_a_token_without_a_refresh_token_needs_one_call(connect: Connect) -> None:

@@ -1,7 +1,7 @@
 """OAuth tokens from the SIX bLink platform: never lost, never spent twice, never shown.
 
-The two clients load when they are first named, and the HTTP stack with them: code that only handles
-tokens and errors need not wait for it.
+The two clients, and the HTTP stack with them, are imported when they are first used: code that
+handles only tokens and errors starts faster.
 """
 
 from typing import TYPE_CHECKING
@@ -74,7 +74,7 @@ __all__ = [
     "__version__",
 ]
 
-# Hidden from type checkers, so that a misspelt name stays an error.
+# Hidden from type checkers, so that they report a misspelt name.
 if not TYPE_CHECKING:  # pragma: no branch
 
     def __getattr__(name: str) -> object:

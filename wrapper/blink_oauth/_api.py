@@ -1,11 +1,11 @@
-"""The operations of the contract: arguments out, a value of ours in. Imports the generated client.
+"""The operations of the contract: a `Call` in, a `Reply` out. Calls the generated client.
 
-No other module sees a generated name. What they spell of the contract (names of headers and
-members, statuses, enumerations, limits) is held to `blink_oauth_api.contract` by the types at the
-end, so that a change of the contract is a type error here.
+No other module imports the generated package. The constants of other modules that repeat the
+contract (names of headers and members, statuses, enumerations, limits) are compared with
+`blink_oauth_api.contract` at the end, so that a change of the contract is a type error here.
 
-The generated parser reads first. What it cannot read loses nothing: the transport has noted the
-response before, and `_reading` finds the tokens in its bytes.
+The generated parser reads a response first. If it fails, no token is lost: the transport has
+recorded the response before, and `_reading` finds the tokens in its bytes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ __all__ = ["Api", "AsyncApi", "Call", "CallBuilder", "Operation"]
 
 
 class Operation(Enum):
-    """What a call does; the value names what it spends."""
+    """The operation of a call; the value names the secret that it sends."""
 
     EXCHANGE_CODE = "authorization code"
     REFRESH = "refresh token"
@@ -63,7 +63,7 @@ class Operation(Enum):
 
 
 class _Headers(TypedDict):
-    # The generated signatures are checked against this.
+    # mypy compares these names with the parameters of the generated functions.
     x_correlation_id: str
     user_agent: str
     x_cor_api_target_id: str
@@ -73,18 +73,18 @@ class _Headers(TypedDict):
 
 @frozen(kw_only=True, eq=False)
 class Call:
-    """One attempt at one operation.
+    """One operation of the client, ready to be sent once.
 
     Attributes:
-        operation: What it does.
-        target_id: The bank it is for.
-        correlation_id: Its own fresh id.
-        started_at: When it began, aware UTC.
-        secrets: What it carries that no error text may repeat.
-        kind: For a revocation, the kind of the token.
-        headers: The headers, as the generated functions name them.
-        form: Builds the form, secrets in plain text among it. It exists only while it is sent, so
-            that no traceback of ours can hold it.
+        operation: The operation.
+        target_id: The id of the target.
+        correlation_id: The id of this call.
+        started_at: The start time, timezone-aware UTC.
+        secrets: The code or token in the form; no error text may repeat it.
+        kind: The kind of the token to revoke, otherwise None.
+        headers: The headers, by the parameter names of the generated functions.
+        form: Builds the form, which contains the secrets in plain text. It is built just before
+            it is sent, so that no traceback contains it.
     """
 
     operation: Operation
@@ -99,14 +99,14 @@ class Call:
 
 @frozen(eq=False)
 class CallBuilder:
-    """Makes the calls of one client, and refuses bad input before there is one."""
+    """Builds the calls of one client, and checks their arguments."""
 
     settings: Settings
     clock: Callable[[], datetime]
     new_correlation_id: Callable[[], str]
 
     def exchange_code(self, grant: Grant, code: Secret, redirect_uri: str, psu: Psu) -> Call:
-        """Prepare the exchange of an authorization code (RFC 6749 section 4.1.3)."""
+        """Return the call that exchanges an authorization code (RFC 6749 section 4.1.3)."""
         _require_redirect_uri(redirect_uri)
 
         def form() -> TokenRequest:
@@ -121,7 +121,7 @@ class CallBuilder:
         return self._call(Operation.EXCHANGE_CODE, grant, psu, code, form)
 
     def refresh(self, grant: Grant, refresh_token: Secret, psu: Psu) -> Call:
-        """Prepare a refresh (RFC 6749 section 6)."""
+        """Return the call that presents a refresh token (RFC 6749 section 6)."""
 
         def form() -> TokenRequest:
             return TokenRequest(
@@ -134,10 +134,10 @@ class CallBuilder:
         return self._call(Operation.REFRESH, grant, psu, refresh_token, form)
 
     def revocations(self, grant: Grant, token: Token, psu: Psu) -> Iterator[Call]:
-        """Prepare the revocation of each half of a token, the refresh token first.
+        """Yield the calls that revoke a pair: one for each token, the refresh token first.
 
-        Each token is revoked in a call of its own (bLink oauth/revoke). The refresh token goes
-        first so that nothing can be renewed while the access token is still being revoked.
+        Each call revokes one token (bLink oauth/revoke). The refresh token is first, so that it
+        cannot be used while the access token is being revoked.
         """
         if not isinstance(token, Token):
             raise InvalidInputError("Give revoke a Token(access_token=…, refresh_token=…).")
@@ -146,10 +146,10 @@ class CallBuilder:
         yield self._revoke(grant, TokenKind.ACCESS_TOKEN, token.access_token, psu)
 
     def correlation_id(self) -> str:
-        """Make the id of one attempt.
+        """Return the id of one call.
 
         Raises:
-            InvalidInputError: What the client was given makes ids that cannot be sent.
+            InvalidInputError: `new_correlation_id` returned an id that cannot be sent.
         """
         correlation_id = self.new_correlation_id()
         require_header_value("correlation id", correlation_id)
@@ -217,7 +217,7 @@ def _require_redirect_uri(value: object) -> None:
 
 
 class Api:
-    """Sends calls, and returns what came of each: what the network does raises nothing."""
+    """Sends calls and returns the reply of each. An error of the network is a reply, too."""
 
     def __init__(
         self,
@@ -234,26 +234,26 @@ class Api:
         self._client = Client(base_url=settings.base_url).set_httpx_client(self._http)
 
     def send(self, call: Call) -> Reply:
-        """Send a call once, and return what came of it."""
-        with _exchange(self._settings, self._monotonic, self._closed) as exchange:
-            exchange.members = _members(_send(self._client, call))
-        return exchange.reply()
+        """Send a call once, and return the reply."""
+        with _round_trip(self._settings, self._monotonic, self._closed) as round_trip:
+            round_trip.members = _members(_send(self._client, call))
+        return round_trip.reply()
 
     def probe(self) -> Reply:
-        """Send a request that asks for nothing, and return what came of it."""
-        with _exchange(self._settings, self._monotonic, self._closed) as exchange:
-            self._http.get(contract.REQUEST_TOKEN_PATH, headers=_probing(self._settings))
-        return exchange.reply()
+        """Send a request without a code or token, and return the reply."""
+        with _round_trip(self._settings, self._monotonic, self._closed) as round_trip:
+            self._http.get(contract.REQUEST_TOKEN_PATH, headers=_probe_headers(self._settings))
+        return round_trip.reply()
 
     def close(self) -> None:
-        """Close the connections, and send nothing more."""
-        # Not httpx's client: it would break a call that is about to be sent.
+        """Close the connections, and refuse further calls."""
+        # Closing httpx's client instead would break a call that is about to be sent.
         self._closed = True
         self._transport.close()
 
 
 class AsyncApi:
-    """Sends calls, and returns what came of each: what the network does raises nothing."""
+    """Sends calls and returns the reply of each. An error of the network is a reply, too."""
 
     def __init__(
         self,
@@ -270,36 +270,40 @@ class AsyncApi:
         self._client = Client(base_url=settings.base_url).set_async_httpx_client(self._http)
 
     async def send(self, call: Call) -> Reply:
-        """Send a call once, and return what came of it."""
-        with _exchange(self._settings, self._monotonic, self._closed) as exchange:
-            exchange.members = _members(await _asend(self._client, call))
-        return exchange.reply()
+        """Send a call once, and return the reply."""
+        with _round_trip(self._settings, self._monotonic, self._closed) as round_trip:
+            round_trip.members = _members(await _asend(self._client, call))
+        return round_trip.reply()
 
     async def probe(self) -> Reply:
-        """Send a request that asks for nothing, and return what came of it."""
-        with _exchange(self._settings, self._monotonic, self._closed) as exchange:
-            await self._http.get(contract.REQUEST_TOKEN_PATH, headers=_probing(self._settings))
-        return exchange.reply()
+        """Send a request without a code or token, and return the reply."""
+        with _round_trip(self._settings, self._monotonic, self._closed) as round_trip:
+            await self._http.get(
+                contract.REQUEST_TOKEN_PATH, headers=_probe_headers(self._settings)
+            )
+        return round_trip.reply()
 
     async def close(self) -> None:
-        """Close the connections, and send nothing more."""
-        # Not httpx's client: it would break a call that is about to be sent.
+        """Close the connections, and refuse further calls."""
+        # Closing httpx's client instead would break a call that is about to be sent.
         self._closed = True
         await self._transport.aclose()
 
 
-def _exchange(settings: Settings, monotonic: Callable[[], float], closed: bool) -> _wire.RoundTrip:
+def _round_trip(
+    settings: Settings, monotonic: Callable[[], float], closed: bool
+) -> _wire.RoundTrip:
     if closed:
         raise InvalidInputError("The client is closed: make a new one. Nothing was sent.")
     secure = settings.base_url.startswith("https:")
     return _wire.RoundTrip(settings.timeouts.total, monotonic, secure)
 
 
-def _probing(settings: Settings) -> dict[str, str]:
+def _probe_headers(settings: Settings) -> dict[str, str]:
     return {USER_AGENT: settings.user_agent}
 
 
-# A frame below holds the form in plain text; the end of the exchange takes it off every traceback.
+# The frames of these two contain the form in plain text; `RoundTrip` removes them from tracebacks.
 def _send(client: Client, call: Call) -> TokenResponse | ErrorBody | None:
     form = call.form()
     if isinstance(form, RevokeRequest):
@@ -310,10 +314,10 @@ def _send(client: Client, call: Call) -> TokenResponse | ErrorBody | None:
 async def _asend(client: Client, call: Call) -> TokenResponse | ErrorBody | None:
     form = call.form()
     if isinstance(form, RevokeRequest):
-        done = await revoke_token.asyncio_detailed(client=client, body=form, **call.headers)
-        return done.parsed
-    answer = await request_token.asyncio_detailed(client=client, body=form, **call.headers)
-    return answer.parsed
+        revoked = await revoke_token.asyncio_detailed(client=client, body=form, **call.headers)
+        return revoked.parsed
+    response = await request_token.asyncio_detailed(client=client, body=form, **call.headers)
+    return response.parsed
 
 
 def _members(parsed: TokenResponse | ErrorBody | None) -> dict[str, object] | None:
@@ -322,9 +326,9 @@ def _members(parsed: TokenResponse | ErrorBody | None) -> dict[str, object] | No
 
 
 if TYPE_CHECKING:
-    # What other modules spell of the contract. A name is looked up there, so that one that goes or
-    # changes is an error and an optional addition is none. Statuses and enumerations are compared
-    # both ways: whoever adds one must look at what depends on it.
+    # The constants of other modules, compared with the contract. Names are looked up in it: one
+    # that is removed or renamed is a type error, an optional addition is not. Statuses and
+    # enumerations are compared in both directions, because an addition may need new code.
 
     def _names_of_members(
         token: contract.TokenResponseMembers,
@@ -335,31 +339,31 @@ if TYPE_CHECKING:
         return token[token_member], error[error_member]
 
     def _names_of_request_headers(
-        sent: contract.RequestTokenRequestHeaders, revoking: contract.RevokeTokenRequestHeaders
+        token: contract.RequestTokenRequestHeaders, revocation: contract.RevokeTokenRequestHeaders
     ) -> tuple[object, ...]:
         return (
-            *(sent[CORRELATION_ID], revoking[CORRELATION_ID]),
-            *(sent[USER_AGENT], revoking[USER_AGENT]),
-            *(sent[TARGET_ID], revoking[TARGET_ID]),
-            *(sent[PSU_IP_ADDRESS], revoking[PSU_IP_ADDRESS]),
-            *(sent[PSU_USER_AGENT], revoking[PSU_USER_AGENT]),
+            *(token[CORRELATION_ID], revocation[CORRELATION_ID]),
+            *(token[USER_AGENT], revocation[USER_AGENT]),
+            *(token[TARGET_ID], revocation[TARGET_ID]),
+            *(token[PSU_IP_ADDRESS], revocation[PSU_IP_ADDRESS]),
+            *(token[PSU_USER_AGENT], revocation[PSU_USER_AGENT]),
         )
 
     def _names_of_response_headers(
-        token: contract.RequestTokenResponseHeaders, revoked: contract.RevokeTokenResponseHeaders
+        token: contract.RequestTokenResponseHeaders, revocation: contract.RevokeTokenResponseHeaders
     ) -> tuple[object, ...]:
         return (
-            *(token[CORRELATION_ID], revoked[CORRELATION_ID]),
-            *(token[SOURCE], revoked[SOURCE]),
-            *(token[LANGUAGE], revoked[LANGUAGE]),
-            *(token[CACHE_CONTROL], revoked[CACHE_CONTROL]),
-            *(token[PRAGMA], revoked[PRAGMA]),
+            *(token[CORRELATION_ID], revocation[CORRELATION_ID]),
+            *(token[SOURCE], revocation[SOURCE]),
+            *(token[LANGUAGE], revocation[LANGUAGE]),
+            *(token[CACHE_CONTROL], revocation[CACHE_CONTROL]),
+            *(token[PRAGMA], revocation[PRAGMA]),
         )
 
     def _every_status_is_known(
-        token: contract.RequestTokenStatus, revoked: contract.RevokeTokenStatus
+        token: contract.RequestTokenStatus, revocation: contract.RevokeTokenStatus
     ) -> tuple[DocumentedStatus, DocumentedStatus]:
-        return token, revoked
+        return token, revocation
 
     def _every_known_status_is_documented(
         status: DocumentedStatus,

@@ -1,4 +1,4 @@
-"""What may be sent: texts for header fields, and texts that can be encoded at all."""
+"""Checks of the texts that are sent, in header fields and elsewhere."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ __all__ = ["require_header_value", "sendable"]
 
 
 def require_header_value(what: str, value: object, *, blanks: bool = False) -> None:
-    """Refuse a text that may not travel in a header field (RFC 9110 section 5.5).
+    """Require a text that is valid in a header field (RFC 9110 section 5.5).
 
     Args:
-        what: What the value is, for the error message.
+        what: The name of the value, for the error message.
         value: The value to check.
-        blanks: Whether there may be blanks inside.
+        blanks: Whether blanks are allowed between other characters.
 
     Raises:
-        InvalidInputError: It is not a str, is empty, or holds anything but visible ASCII. A line
-            break would let a value forge further headers.
+        InvalidInputError: It is not a str, is empty, or contains anything but visible ASCII. A
+            line break in a value could add further headers.
     """
     if not isinstance(value, str):
         raise InvalidInputError(f"The {what} must be a str, but it is a {type(value).__name__}.")
@@ -31,5 +31,5 @@ def require_header_value(what: str, value: object, *, blanks: bool = False) -> N
 
 
 def sendable(text: str) -> bool:
-    """Say whether a text can be encoded; a lone surrogate comes through JSON, and cannot."""
+    """Return whether a text can be encoded; JSON can contain a lone surrogate, which cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,4 +1,4 @@
-"""Which error a failed call amounts to, and what its text says. Builds errors, never raises them.
+"""The errors of failed calls and their texts. Builds errors and never raises them.
 
 Every text tells what happened, whether anything was spent, and what to do next.
 """
@@ -36,7 +36,7 @@ MAX_TEXT = 300
 """Characters of a text from the server that an error repeats."""
 
 REFUSED_BY_PLATFORM = frozenset({401, 403, 406, 415})
-LEFT_OPEN = frozenset({408, 499})
+UNCERTAIN_CLIENT_ERRORS = frozenset({408, 499})
 
 PROBLEM_MEMBERS: tuple[ErrorMember, ...] = ("type", "title", "detail", "instance")
 
@@ -46,50 +46,51 @@ OAUTH_ERRORS: dict[str, type[OAuthError]] = {
     "unauthorized_client": InvalidClientError,
 }
 
-DOING = {
+ACTIONS = {
     Operation.EXCHANGE_CODE: "Exchanging the authorization code",
     Operation.REFRESH: "Refreshing the token",
     Operation.REVOKE: "Revoking the {kind}",
 }
 
-SPENT = {
+EFFECTS = {
     Outcome.NOT_EXECUTED: "Nothing was executed: the {secret} is not spent.",
-    Outcome.REJECTED: "The server decided against it: no token was issued.",
-    Outcome.UNCERTAIN: "It may have been executed: the {secret} may be spent.",
+    Outcome.REJECTED: "The server rejected the request: no token was issued.",
+    Outcome.UNCERTAIN: "The request may have been executed: the {secret} may be spent.",
 }
 
-SPENT_BY_REVOCATION = {
-    Outcome.NOT_EXECUTED: "Nothing was executed: the token is still alive.",
-    Outcome.REJECTED: "The server decided against it: the token is still alive.",
-    Outcome.UNCERTAIN: "It may have been executed: the token may be revoked or not.",
+EFFECTS_OF_REVOCATION = {
+    Outcome.NOT_EXECUTED: "Nothing was executed: the token is still valid.",
+    Outcome.REJECTED: "The server rejected the request: the token is still valid.",
+    Outcome.UNCERTAIN: "The request may have been executed: the token may be revoked or not.",
 }
 
-AFTER_UNCERTAINTY = {
+ADVICE_IF_UNCERTAIN = {
     Operation.EXCHANGE_CODE: "Never send the code again: start a new authorization.",
     Operation.REFRESH: (
         "Keep the stored refresh token, the bank may not have replaced it. Present it at most once "
-        "more: a bank that rotates takes a second use for theft and revokes the consent."
+        "more: a bank with reuse detection revokes the consent after a second use."
     ),
 }
 
 
 def outcome_of(status: int, source: Source) -> Outcome:
-    """Decide from status and source what is known of the execution.
+    """Decide from the status and the source whether the call was executed.
 
-    A platform that refuses the client, its rights or its format never asked the bank. Other client
-    errors are a decision. Everything else may come from a call that was executed; so may the two
-    that a gateway makes when a side took too long or left.
+    If the platform refuses the client, its rights or the format, it has not forwarded the call to
+    the bank. Other client errors are decisions against the call. Any other status may come from a
+    call that was executed; so may 408 and 499, which a gateway sends after a timeout or a closed
+    connection.
     """
     if source is Source.PLATFORM and status in REFUSED_BY_PLATFORM:
         return Outcome.NOT_EXECUTED
-    if 400 <= status < 500 and status not in LEFT_OPEN:
+    if 400 <= status < 500 and status not in UNCERTAIN_CLIENT_ERRORS:
         return Outcome.REJECTED
     return Outcome.UNCERTAIN
 
 
 def no_response(call: Call, reply: NoResponse) -> NoResponseError:
     """Build the error for a call without a response."""
-    what, facts = _without_response(reply)
+    what, facts = _describe(reply)
     outcome, advice = reply.error.outcome, ""
     if reply.fault is None:
         # Repeating a revocation is harmless (RFC 7009 section 2.2).
@@ -101,13 +102,13 @@ def no_response(call: Call, reply: NoResponse) -> NoResponseError:
 
 def no_probe(reply: NoResponse) -> NoResponseError:
     """Build the error for a probe without a response."""
-    what, facts = _without_response(reply)
-    # Whatever came of it: a probe carries nothing that could be spent.
+    what, facts = _describe(reply)
+    # A probe contains no code or token that could be spent.
     facts |= {"outcome": Outcome.NOT_EXECUTED, "retryable": True}
     return reply.error(f"The platform could not be reached: {what}. Nothing was spent.", **facts)
 
 
-def _without_response(reply: NoResponse) -> tuple[str, dict[str, Any]]:
+def _describe(reply: NoResponse) -> tuple[str, dict[str, Any]]:
     facts: dict[str, Any] = {"network_fault": reply.network_fault, "reason": reply.reason}
     if reply.fault is None:
         return f"no response, {reply.reason}", facts
@@ -116,12 +117,12 @@ def _without_response(reply: NoResponse) -> tuple[str, dict[str, Any]]:
 
 
 def response_error(
-    call: Call, answer: RawResponse, body: Body, meta: ResponseMeta, token: Token | None
+    call: Call, response: RawResponse, body: Body, meta: ResponseMeta, token: Token | None
 ) -> ResponseError:
-    """Build the error for a response that is no success, or holds no usable token."""
-    status = answer.status
+    """Build the error for a response that is no success, or contains no usable token."""
+    status = response.status
     outcome = outcome_of(status, meta.source)
-    error, facts = _kind(answer, body, _redactor(call, body))
+    error, facts = _error_class(response, body, _redactor(call, body))
     needs_consent = (
         call.operation is not Operation.REVOKE
         and outcome is Outcome.REJECTED
@@ -130,9 +131,9 @@ def response_error(
     retryable = status == 429 or (
         call.operation is Operation.REVOKE and outcome is Outcome.UNCERTAIN
     )
-    what = ", ".join([_status(status, meta.source), *_quoted(facts, body)])
+    what = ", ".join([_status(status, meta.source), *_server_texts(facts, body)])
     if token is not None:
-        advice = "Yet the response holds a token: keep it, it is in the attribute token."
+        advice = "But the response contains a token: store it, it is in the attribute token."
     else:
         advice = _advice(call, outcome, retryable, needs_consent, meta.retry_after)
     return error(
@@ -151,22 +152,22 @@ def response_error(
 def revocation_error(
     revoked: frozenset[TokenKind], errors: Mapping[TokenKind, BlinkError]
 ) -> RevocationError:
-    """Build the error for a revocation that did not succeed as a whole."""
+    """Build the error for a revocation of which at least one call failed."""
     unknown = frozenset(k for k, e in errors.items() if e.outcome is Outcome.UNCERTAIN)
     alive = frozenset(errors) - unknown
     states = [
         (revoked, "is revoked"),
-        (alive, "is still alive"),
-        (unknown, "may be revoked or still alive"),
+        (alive, "is still valid"),
+        (unknown, "may be revoked or still valid"),
     ]
-    said = [f"The {kind.label} {words}." for kinds, words in states for kind in sorted(kinds)]
-    # The worst case speaks for all.
+    texts = [f"The {kind.label} {state}." for kinds, state in states for kind in sorted(kinds)]
+    # The facts of the whole are those of the worst failure: an uncertain one comes first.
     worst = next(
         (error for error in errors.values() if error.outcome is Outcome.UNCERTAIN),
         next(iter(errors.values())),
     )
     return RevocationError(
-        " ".join([*said, *(str(error) for error in errors.values())]),
+        " ".join([*texts, *(str(error) for error in errors.values())]),
         revoked=revoked,
         alive=alive,
         unknown=unknown,
@@ -179,8 +180,8 @@ def revocation_error(
     )
 
 
-def _kind(
-    answer: RawResponse, body: Body, redact: _Redactor
+def _error_class(
+    response: RawResponse, body: Body, redact: _Redactor
 ) -> tuple[type[ResponseError], dict[str, str | None]]:
     code = body.text("error")
     if code is not None:
@@ -192,11 +193,11 @@ def _kind(
     problem = {name: body.text(name) for name in PROBLEM_MEMBERS}
     if problem["type"] or problem["title"]:
         return ProblemError, {name: redact(text) for name, text in problem.items()}
-    return (UnreadableResponseError if answer.succeeded else StatusError), {}
+    return (UnreadableResponseError if response.succeeded else StatusError), {}
 
 
 class _Redactor:
-    """Makes a text from the server fit to be shown (RFC 6749 section 10.14)."""
+    """Removes secrets and control characters from a text of the server (RFC 6749 section 10.14)."""
 
     def __init__(self, secrets: frozenset[str]) -> None:
         spellings = {spelling for secret in secrets for spelling in _spellings(secret)}
@@ -213,9 +214,9 @@ class _Redactor:
 
 def _spellings(secret: str) -> set[str]:
     quoted = {quote(secret), quote(secret, safe=""), quote_plus(secret)}
-    # Some platforms write the digits of an escape in small letters.
-    small = {re.sub("%..", lambda escape: escape[0].lower(), text) for text in quoted}
-    return {secret} | quoted | small
+    # Some platforms write the hexadecimal digits of an escape in lower case.
+    lower = {re.sub("%..", lambda escape: escape[0].lower(), text) for text in quoted}
+    return {secret} | quoted | lower
 
 
 def _redactor(call: Call, body: Body) -> _Redactor:
@@ -226,10 +227,10 @@ def _status(status: int, source: Source) -> str:
     return f"{status}" if source is Source.UNKNOWN else f"{status} from the {source.lower()}"
 
 
-def _quoted(facts: Mapping[str, str | None], body: Body) -> list[str]:
-    shown = ("error", "description", "type", "title", "detail")
-    said = [text.rstrip(".") for name in shown if (text := facts.get(name))]
-    return said or [body.description]
+def _server_texts(facts: Mapping[str, str | None], body: Body) -> list[str]:
+    names = ("error", "description", "type", "title", "detail")
+    texts = [text.rstrip(".") for name in names if (text := facts.get(name))]
+    return texts or [body.description]
 
 
 def _advice(
@@ -245,17 +246,17 @@ def _advice(
         wait = "" if retry_after is None else f" after {retry_after:.0f} s"
         return f"The same call may be sent again{wait}."
     if outcome is Outcome.UNCERTAIN:
-        return AFTER_UNCERTAINTY[call.operation]
+        return ADVICE_IF_UNCERTAIN[call.operation]
     return "Correct the cause first: the same call would be refused again."
 
 
 def _message(call: Call, what: str, outcome: Outcome, advice: str) -> str:
-    words = SPENT_BY_REVOCATION if call.operation is Operation.REVOKE else SPENT
+    effects = EFFECTS_OF_REVOCATION if call.operation is Operation.REVOKE else EFFECTS
     return " ".join(
         part
         for part in (
-            f"{_doing(call)} at {call.target_id} failed: {what}.",
-            words[outcome].format(secret=call.operation.value),
+            f"{_action(call)} at {call.target_id} failed: {what}.",
+            effects[outcome].format(secret=call.operation.value),
             advice,
             f"Correlation id {call.correlation_id}.",
         )
@@ -263,5 +264,5 @@ def _message(call: Call, what: str, outcome: Outcome, advice: str) -> str:
     )
 
 
-def _doing(call: Call) -> str:
-    return DOING[call.operation].format(kind=call.kind.label if call.kind else "")
+def _action(call: Call) -> str:
+    return ACTIONS[call.operation].format(kind=call.kind.label if call.kind else "")

@@ -1,9 +1,9 @@
-"""What a reply means: a token, or one typed error. Everything here is decided without I/O.
+"""Turns a reply into a token or a typed error, without I/O.
 
-Persist first, validate later: whatever else is wrong with a response, a token in it is kept. A body
-may be in another encoding than it says, be cut short, or be no JSON at all; a complete pair of
-tokens is found in it all the same. Results are returned up to `token_from` and `revocation_from`,
-which alone raise, so that no traceback holds a frame with a plain secret.
+Whatever else is wrong with a response, the tokens in it are kept. A complete pair is found even if
+the body is truncated, in another encoding than declared, or no JSON at all. Only `token_from`,
+`revocation_from` and `probe_from` raise errors, so that no traceback has a frame that contains a
+secret in plain text.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ TOKEN_MEMBERS = get_args(TokenMember)
 
 _VALUE = r'("(?:[^"\\]|\\.)*"|-?\d+(?=\s*[,}]))'
 MEMBER = re.compile(rf'(?="({"|".join(TOKEN_MEMBERS)})"\s*:\s*{_VALUE})')
-"""A complete member of a token response, in a text that is no complete JSON.
+"""A complete member of a token response, in a text that is no valid JSON.
 
-It looks ahead only: the wreck of a member must not swallow the sound one behind it.
+The whole pattern is a lookahead: a match of a broken member must not consume the one that follows.
 """
 
 
-def read_body(answer: RawResponse) -> Body:
-    """Read a body; nothing in it can make this fail."""
-    text = _decode(answer.content)
-    members = _members(answer, text)
+def read_body(response: RawResponse) -> Body:
+    """Read a body. It raises no exception, whatever the body contains."""
+    text = _decode(response.content)
+    members = _members(response, text)
     body = Body(
         members=members or {},
-        broken=members is None or answer.cut is not None,
-        description=_describe(answer, text, whole=members is not None),
+        broken=members is None or response.cut is not None,
+        description=_describe(response, text, is_object=members is not None),
     )
     if body.text("access_token"):
         return body
-    for reading in (text, _as_ascii(answer.content)):
-        wreck = Body(dict(_complete_members(reading)), broken=True, description=body.description)
-        # A lone access token proves nothing: the refresh token may be in the part that is missing.
-        if len(wreck.secrets()) == 2:
-            return evolve(wreck, members={**body.members, **wreck.members})
+    for decoded in (text, _as_ascii(response.content)):
+        found = Body(dict(_complete_members(decoded)), broken=True, description=body.description)
+        # An access token alone is not enough: the refresh token may be in the missing part.
+        if len(found.secrets()) == 2:
+            return evolve(found, members={**body.members, **found.members})
     return body
 
 
-def _members(answer: RawResponse, text: str) -> Mapping[str, object] | None:
-    # The generated parser takes a list of pairs for an object.
-    if answer.members is not None and text.lstrip().startswith("{"):
-        return answer.members
+def _members(response: RawResponse, text: str) -> Mapping[str, object] | None:
+    # The generated parser also accepts a list of pairs.
+    if response.members is not None and text.lstrip().startswith("{"):
+        return response.members
     try:
         value = json.loads(text, parse_int=_integer)
     except (ValueError, RecursionError):
@@ -75,12 +75,12 @@ def _decode(content: bytes) -> str:
 
 
 def _as_ascii(content: bytes) -> str:
-    # Without its zero bytes a text in UTF-16 or UTF-32 is readable too, wherever it was cut.
+    # Without its zero bytes a text in UTF-16 or UTF-32 is readable, wherever it was truncated.
     return content.replace(b"\0", b"").decode("latin-1")
 
 
 def _integer(digits: str) -> float:
-    # Python refuses to read thousands of digits, and a token beside them would be lost.
+    # `int` refuses thousands of digits, and the tokens in the same body would be lost.
     return int(digits) if len(digits) < 400 else float(digits)
 
 
@@ -92,13 +92,13 @@ def _complete_members(text: str) -> Iterator[tuple[str, Any]]:
             continue
 
 
-def _describe(answer: RawResponse, text: str, *, whole: bool) -> str:
-    size = f"{len(answer.content)} bytes"
-    if answer.cut is not None:
+def _describe(response: RawResponse, text: str, *, is_object: bool) -> str:
+    size = f"{len(response.content)} bytes"
+    if response.cut is not None:
         return f"a body that was cut short after {size}"
     if not text.strip():
         return "an empty body"
-    if whole:
+    if is_object:
         return f"a JSON object of {size}"
     if text.lstrip()[:1] == "<":
         return f"a page of HTML or XML of {size}"
@@ -106,15 +106,15 @@ def _describe(answer: RawResponse, text: str, *, whole: bool) -> str:
 
 
 def read_token(
-    answer: RawResponse, body: Body, meta: ResponseMeta, started_at: datetime
+    response: RawResponse, body: Body, meta: ResponseMeta, started_at: datetime
 ) -> Token | None:
-    """Find the token in a response, or return None if it holds none.
+    """Return the token in a response, or None if there is none.
 
     Args:
-        answer: The response.
+        response: The response.
         body: Its body.
-        meta: Its headers.
-        started_at: When the request began, aware.
+        meta: The values of its headers.
+        started_at: The start time of the request, timezone-aware.
     """
     access_token = body.text("access_token")
     if access_token is None:
@@ -130,19 +130,19 @@ def read_token(
         expires_at=expires_at,
         scope=scope,
         oddities=frozenset(
-            {*_form_oddities(answer, body), *lifetime_oddities, *overflow, *scope_oddities}
+            {*_response_oddities(response, body), *lifetime_oddities, *overflow, *scope_oddities}
         ),
         extra={name: value for name, value in body.members.items() if name not in TOKEN_MEMBERS},
         meta=meta,
     )
 
 
-def _form_oddities(answer: RawResponse, body: Body) -> Iterator[Oddity]:
-    if answer.status != 200:
+def _response_oddities(response: RawResponse, body: Body) -> Iterator[Oddity]:
+    if response.status != 200:
         yield Oddity.STATUS_UNDOCUMENTED
     if body.broken:
         yield Oddity.BODY_BROKEN
-    media_type = answer.headers.get("Content-Type", "").partition(";")[0]
+    media_type = response.headers.get("Content-Type", "").partition(";")[0]
     if media_type.strip().lower() != "application/json":
         yield Oddity.CONTENT_TYPE
     if not all(secret.isascii() and secret.isprintable() for secret in body.secrets()):
@@ -199,7 +199,7 @@ def token_from(call: Call, reply: Reply, now: datetime) -> Token:
     """Return the token in a reply.
 
     Raises:
-        BlinkError: There is none, or the status says that the call failed.
+        BlinkError: The reply contains no token, or its status is no success.
     """
     result = _token_or_error(call, reply, now)
     _log(call, result, now)
@@ -211,10 +211,10 @@ def token_from(call: Call, reply: Reply, now: datetime) -> Token:
 def revocation_from(
     replies: Sequence[tuple[Call, Reply]], now: datetime
 ) -> dict[TokenKind, ResponseMeta]:
-    """Return what the headers said for each token that was revoked.
+    """Return the values of the response headers, for each kind of token.
 
     Raises:
-        RevocationError: At least one is not surely revoked.
+        RevocationError: At least one token is not certainly revoked.
     """
     metas: dict[TokenKind, ResponseMeta] = {}
     errors: dict[TokenKind, BlinkError] = {}
@@ -232,10 +232,10 @@ def revocation_from(
 
 
 def probe_from(reply: Reply, before: datetime, after: datetime) -> Probe:
-    """Return what a probe found.
+    """Return the result of a probe.
 
     Raises:
-        NoResponseError: No response came.
+        NoResponseError: No response was received.
     """
     if isinstance(reply, NoResponse):
         raise no_probe(reply)
@@ -244,28 +244,28 @@ def probe_from(reply: Reply, before: datetime, after: datetime) -> Probe:
 
 
 def _token_or_error(call: Call, reply: Reply, now: datetime) -> Token | BlinkError:
-    answer = reply.refused if isinstance(reply, NoResponse) else reply
-    if answer is None:
+    response = reply.malformed if isinstance(reply, NoResponse) else reply
+    if response is None:
         assert isinstance(reply, NoResponse)
         return no_response(call, reply)
-    meta = read_meta(answer.status, answer.headers, correlation_id=call.correlation_id, now=now)
-    body = read_body(answer)
-    token = read_token(answer, body, meta, call.started_at)
-    if token is not None and answer.succeeded:
-        return _with_lasting_refresh_token(call, token)
+    meta = read_meta(response.status, response.headers, correlation_id=call.correlation_id, now=now)
+    body = read_body(response)
+    token = read_token(response, body, meta, call.started_at)
+    if token is not None and response.succeeded:
+        return _with_presented_refresh_token(call, token)
     if isinstance(reply, NoResponse):
         return no_response(call, reply)
-    return response_error(call, answer, body, meta, token)
+    return response_error(call, response, body, meta, token)
 
 
-def _with_lasting_refresh_token(call: Call, token: Token) -> Token:
-    """Add the refresh token that was presented if no new one came: it stays in force then.
+def _with_presented_refresh_token(call: Call, token: Token) -> Token:
+    """Add the presented refresh token if the response contained none: it stays valid then.
 
     Source: RFC 6749 section 6.
     """
-    # Where a new one did come and could not be read, the old one may be spent.
-    lasts = Oddity.REFRESH_TOKEN_MISSING in token.oddities
-    if call.operation is Operation.REFRESH and lasts:
+    # If the response contained one that cannot be read, the presented one may be spent.
+    is_missing = Oddity.REFRESH_TOKEN_MISSING in token.oddities
+    if call.operation is Operation.REFRESH and is_missing:
         return evolve(token, refresh_token=call.secrets[0])
     return token
 
@@ -274,7 +274,7 @@ def _meta_or_error(call: Call, reply: Reply, now: datetime) -> ResponseMeta | Bl
     if isinstance(reply, NoResponse):
         return no_response(call, reply)
     meta = read_meta(reply.status, reply.headers, correlation_id=call.correlation_id, now=now)
-    # The body of a success says nothing (RFC 7009 section 2.2).
+    # The body of a success is ignored (RFC 7009 section 2.2).
     if reply.succeeded:
         return meta
     return response_error(call, reply, read_body(reply), meta, None)

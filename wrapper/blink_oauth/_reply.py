@@ -1,4 +1,4 @@
-"""What came back from the network, as a value: a response, or the reason why there is none."""
+"""The result of sending a call, as a value: a response, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 DocumentedStatus = Literal[200, 400, 401, 403, 406, 415, 500, 502, 504]
-"""What the contract lists for both operations; `_outcomes` was written for each of them."""
+"""The statuses that the contract lists for both operations; `_outcomes` covers each of them."""
 TokenMember = Literal["access_token", "refresh_token", "token_type", "expires_in", "scope"]
 """The members of a token response that are read here."""
 ErrorMember = Literal[
@@ -44,13 +44,13 @@ ErrorMember = Literal[
 
 @frozen(eq=False)
 class RawResponse:
-    """A response, as far as it arrived.
+    """A response, or the part of it that was received.
 
     Attributes:
         status: The HTTP status.
-        headers: The headers that are read; no others are kept.
-        content: The decoded body.
-        cut: Why the body ends early, or None if it is whole.
+        headers: The headers that the client reads; no others are kept.
+        content: The body, decompressed.
+        cut: Why the body may be incomplete, or None if it is complete.
         members: The members of the body by their names in JSON, if the generated parser could
             read it.
     """
@@ -63,37 +63,37 @@ class RawResponse:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the status promises success (RFC 9110 section 15.3)."""
+        """Whether the status is a success (RFC 9110 section 15.3)."""
         return 200 <= self.status < 300
 
 
 @frozen(eq=False)
 class NoResponse:
-    """What happened instead of a response.
+    """The reason why a call has no response.
 
     Attributes:
-        error: The error it amounts to.
-        reason: What the network said.
-        network_fault: Why, as far as the network told it.
-        fault: For a `TlsError`, which part of the authentication failed.
-        refused: The response that the HTTP parser refused, if one arrived.
+        error: The class of the error to raise.
+        reason: The text of the network error.
+        network_fault: The kind of fault, as far as it is known.
+        fault: For a `TlsError`, the part of the authentication that failed.
+        malformed: The response that the HTTP parser refused, if one was received.
     """
 
     error: type[NoResponseError]
     reason: str
     network_fault: NetworkFault
     fault: TlsFault | None = None
-    refused: RawResponse | None = None
+    malformed: RawResponse | None = None
 
 
 @frozen(eq=False)
 class Body:
-    """What a body says.
+    """A body that was read.
 
     Attributes:
-        members: Its members; empty if there are none.
-        broken: Whether it is anything but one whole JSON object.
-        description: What it is, in words, without any of its text.
+        members: The members of the JSON object; empty if there are none.
+        broken: Whether the body is not one complete JSON object.
+        description: The kind and size of the body, without any of its text.
     """
 
     members: Mapping[str, object] = field(repr=False)
@@ -101,18 +101,18 @@ class Body:
     description: str
 
     def get(self, name: TokenMember | ErrorMember) -> object:
-        """Return a member as it was received, or None."""
+        """Return a member as received, or None."""
         return self.members.get(name)
 
     def text(self, name: TokenMember | ErrorMember) -> str | None:
-        """Return a member that is a non-empty text that can be sent on, else None."""
+        """Return a member if it is a non-empty text that can be encoded, else None."""
         value = self.members.get(name)
         if not isinstance(value, str) or not value:
             return None
         return value if value.isascii() or sendable(value) else None
 
     def secrets(self) -> tuple[str, ...]:
-        """Return the tokens in it, which no error text may repeat."""
+        """Return the tokens in the body, which no error text may repeat."""
         return tuple(filter(None, (self.text("access_token"), self.text("refresh_token"))))
 
 
@@ -152,28 +152,28 @@ CLIENT_FAULTS = {
 }
 """Alerts that refuse the client's certificate (RFC 8446 section 6.2), by OpenSSL's name."""
 
-NOTHING_SAID = (
+NO_ALERT = (
     ssl.SSLWantReadError,
     ssl.SSLWantWriteError,
     ssl.SSLEOFError,
     ssl.SSLZeroReturnError,
 )
-"""The other side still had to speak, or hung up: no statement about a certificate."""
+"""TLS errors for a timeout or the end of the connection; they report nothing on a certificate."""
 
 
 def no_response_from(
-    exc: httpx.TransportError, *, sent: bool | None, refused: RawResponse | None = None
+    exc: httpx.TransportError, *, sent: bool | None, malformed: RawResponse | None = None
 ) -> NoResponse:
-    """Tell from an exception whether the request left, and whose fault it was.
+    """Return the value for a network error: whether the request was sent, and what failed.
 
     Args:
-        exc: What the network said.
-        sent: Whether any of the request was written, if that is known.
-        refused: The response that the HTTP parser refused, if one arrived.
+        exc: The network error.
+        sent: Whether a part of the request was sent, if that is known.
+        malformed: The response that the HTTP parser refused, if one was received.
     """
     fault = _tls_fault(exc)
     error, reason = _error(exc, sent, fault), str(exc) or type(exc).__name__
-    return NoResponse(error, reason, _network_fault(exc), fault, refused)
+    return NoResponse(error, reason, _network_fault(exc), fault, malformed)
 
 
 def _error(
@@ -201,12 +201,12 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
 
 
 def _tls_fault(exc: httpx.TransportError) -> TlsFault | None:
-    told = (
+    errors = (
         cause
         for cause in _causes(exc)
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, NOTHING_SAID)
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, NO_ALERT)
     )
-    cause = next(told, None)
+    cause = next(errors, None)
     if cause is None:
         return None
     if isinstance(cause, ssl.SSLCertVerificationError):

@@ -1,16 +1,17 @@
-"""How a call travels: connections, the total deadline, and a transport that keeps every byte.
+"""The transports: connections, the total deadline, and a record of each response.
 
-The generated code sends with a client of httpx. The transport here reads a whole response before
-anybody parses it, and hands on the body alone: there is no cookie, no redirect target and no
-encoding for httpx to act on.
+The generated code sends with a client of httpx. A transport here reads and records the complete
+response before it is parsed. httpx gets the status and the decompressed body only, so there are no
+cookies, redirects or encodings for it to process.
 
-Each connection is a pool of httpcore for one connection: a larger one looks at all its connections
-for each request. The connection that was used last is used next; the others age below it and are
-closed. A forked process leaves them to its parent: two that write to one TLS connection break it.
+Each connection is a pool of httpcore for one connection, because a larger pool searches all its
+connections for each request. The connection that was used last is used next, and the others are
+closed when they have been idle for too long. A forked process opens its own connections: two
+processes that write to the same TLS connection would break it.
 
-httpx limits each wait, so a server that sends a byte now and then holds a call for ever. Here every
-wait is also limited by what is left of the call's total time. Looking up the host name is the one
-wait that the operating system does not let us limit.
+httpx limits each wait, but not their sum: a server that sends a byte now and then could hold a call
+for ever. Here each wait is also limited by the remaining total time of the call. The exception is
+the look-up of the host name, which the operating system does not let us limit.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ __all__ = [
 ]
 
 MAX_BODY = 1 << 20
-"""Bytes of a body that are read at most. A token response is a thousandth of that."""
+"""Bytes of a body that are read at most; a token response is a thousand times smaller."""
 MAX_RECEIVED = MAX_BODY + (1 << 16)
-"""Bytes of a response that are kept as they arrive, header fields included."""
+"""Bytes of a response that are kept in raw form at most, header fields included."""
 KEEPALIVE_SECONDS = 5.0
-"""Shorter than the idle limit of most servers: if a server closes a connection while a request is
-on its way, the outcome of that request is uncertain."""
-KEPT_HEADERS = {
+"""Shorter than the idle timeout of most servers: if a server closes a connection while a request is
+being sent, the outcome of that request is uncertain."""
+RECORDED_HEADERS = {
     name.lower().encode(): name
     for name in RESPONSE_HEADERS | {"Content-Type", "Date", "Retry-After"}
 }
@@ -86,21 +87,21 @@ NETWORK_ERRORS: tuple[type[Exception], ...] = (httpx.TransportError, *HTTPX_ERRO
 
 @define(eq=False)
 class RoundTrip:
-    """One call in progress, as a context: what is sent in it is under its deadline.
+    """One request and its response, as a context manager that sets the deadline for all its waits.
 
-    Its end decides what came of the call: an answer, even if nobody could parse it, or none.
+    At its end, an exception of the network or of the parser becomes part of the reply.
 
     Args:
-        total: Seconds that it may take.
-        monotonic: A clock that never runs backwards, in seconds.
-        secure: Whether the request travels through TLS.
+        total: The seconds that it may take.
+        monotonic: Returns seconds of a clock that never goes back.
+        secure: Whether the request is sent through TLS.
 
     Attributes:
-        sent: Whether any of the request was written; None if no socket of ours was asked.
-        received: The bytes of the response as they arrived, up to `MAX_RECEIVED`.
-        answer: The response, read but not parsed.
-        members: The members of its body, if they could be parsed.
-        failure: What happened instead of a response.
+        sent: Whether a part of the request was written; None if no socket of ours was used.
+        received: The raw bytes of the response, up to `MAX_RECEIVED`.
+        response: The response before it is parsed.
+        members: The members of its body, if the generated parser could read it.
+        failure: The reason why there is no response.
     """
 
     total: float
@@ -108,7 +109,7 @@ class RoundTrip:
     secure: bool
     sent: bool | None = None
     received: bytearray = field(factory=bytearray, repr=False)
-    answer: RawResponse | None = None
+    response: RawResponse | None = None
     members: Mapping[str, object] | None = field(default=None, repr=False)
     failure: NoResponse | None = None
     _ends_at: float = field(init=False, default=0.0)
@@ -129,52 +130,54 @@ class RoundTrip:
         _current.reset(self._outer)
         if error is None:
             return False
-        if self.answer is not None and isinstance(error, Exception):
-            # The parser did not expect the body, or the connection could not be closed.
+        if self.response is not None and isinstance(error, Exception):
+            # The parser could not read the body, or the connection could not be closed.
             return True
         if isinstance(error, httpx.TransportError):
-            refused = _refused(bytes(self.received))
-            self.failure = no_response_from(error, sent=self.sent, refused=refused)
+            malformed = _parse_malformed(bytes(self.received))
+            self.failure = no_response_from(error, sent=self.sent, malformed=malformed)
             return True
-        # The frames below hold the secrets of the call in plain text: none may stay in a traceback.
+        # The inner frames contain the secrets of the call in plain text; no traceback may.
         raise error.with_traceback(None)
 
     def reply(self) -> Reply:
-        """Return what came of the call, once the exchange has ended."""
+        """Return the reply, once the context has ended."""
         if self.failure is not None:
             return self.failure
-        assert self.answer is not None
-        answer = self.answer
-        return RawResponse(answer.status, answer.headers, answer.content, answer.cut, self.members)
+        assert self.response is not None
+        response, members = self.response, self.members
+        return RawResponse(
+            response.status, response.headers, response.content, response.cut, members
+        )
 
-    def left(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float:
-        """Return how many seconds a step may take, or raise that the call is too late for it."""
-        left = self._ends_at - self.monotonic()
-        if left <= 0:
+    def remaining(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float:
+        """Return the seconds that one wait may take; raise `late` if the total time is over."""
+        remaining = self._ends_at - self.monotonic()
+        if remaining <= 0:
             raise late("the total time of the call is over")
-        return left if timeout is None else min(timeout, left)
+        return remaining if timeout is None else min(timeout, remaining)
 
-    def connecting(self) -> None:
-        """Note that a connection is made."""
-        # A connection that broke while it was made is made again: nothing was sent on the first.
+    def on_connect(self) -> None:
+        """Record that a connection is being made."""
+        # A connection that breaks while it is being made is made again: the first sent nothing.
         self.sent = self.sent or False
 
-    def writing(self, *, secure: bool) -> None:
-        """Note that something is written. What goes to a proxy before TLS is not the request."""
+    def on_write(self, *, secure: bool) -> None:
+        """Record that bytes are written. Those to a proxy before TLS are not the request."""
         self.sent = self.sent or secure or not self.secure
 
-    def receiving(self, data: bytes, *, secure: bool) -> bytes:
-        """Keep what arrives."""
+    def on_read(self, data: bytes, *, secure: bool) -> bytes:
+        """Record the bytes that were read, and return them."""
         if secure or not self.secure:
             self.received += data[: MAX_RECEIVED - len(self.received)]
         return data
 
 
-_current: ContextVar[RoundTrip] = ContextVar("blink_oauth_exchange")
+_current: ContextVar[RoundTrip] = ContextVar("blink_oauth_round_trip")
 
 
-class Received:
-    """What arrived of a response."""
+class ResponseRecorder:
+    """Collects the body of a response, and records the response in the round trip."""
 
     def __init__(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._status, self._headers = status, headers
@@ -182,150 +185,159 @@ class Received:
         self._cut: str | None = None
 
     def add(self, chunk: bytes) -> bool:
-        """Keep a chunk, and say whether that is enough."""
+        """Add a chunk, and return whether the body has reached its limit."""
         self._bytes += chunk
         if len(self._bytes) > MAX_BODY:
             self._cut = f"it is longer than {MAX_BODY} bytes"
         return self._cut is not None
 
     @contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Note why nothing more arrives, if the network fails."""
+    def network_errors_recorded(self) -> Iterator[None]:
+        """Record a network error as the reason why the body is incomplete."""
         try:
             yield
         except NETWORK_ERRORS as exc:
             self._cut = str(exc) or type(exc).__name__
 
-    def note(self) -> httpx.Response:
-        """Note the answer in the exchange, and return what the parser gets of it."""
-        kept, encoding = _kept(self._headers)
-        content = _decoded(bytes(self._bytes), encoding)
-        _current.get().answer = RawResponse(self._status, kept, content, self._cut)
+    def finish(self) -> httpx.Response:
+        """Record the response, and return its status and body for the parser."""
+        headers, encoding = _select_headers(self._headers)
+        content = _decompressed(bytes(self._bytes), encoding)
+        _current.get().response = RawResponse(self._status, headers, content, self._cut)
         return httpx.Response(self._status, content=content)
 
 
-def _kept(headers: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], str]:
-    kept: dict[str, str] = {}
+def _select_headers(headers: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], str]:
+    """Return the recorded headers by their names, and the content encoding."""
+    selected: dict[str, str] = {}
     encoding = ""
     for field_name, value in headers:
-        # A server may send any byte in a header; none can fail to decode this way.
+        # A server may send any byte in a header, and Latin-1 decodes each.
         lower, text = field_name.lower(), value.decode("latin-1")
         if lower == b"content-encoding":
             encoding = f"{encoding},{text}" if encoding else text
-        elif lower in KEPT_HEADERS:
-            name = KEPT_HEADERS[lower]
-            kept[name] = f"{kept[name]}, {text}" if name in kept else text
-    return kept, encoding
+        elif lower in RECORDED_HEADERS:
+            name = RECORDED_HEADERS[lower]
+            selected[name] = f"{selected[name]}, {text}" if name in selected else text
+    return selected, encoding
 
 
-def _refused(received: bytes) -> RawResponse | None:
-    """Read a response that the HTTP parser refused, if its head arrived as a whole."""
+def _parse_malformed(received: bytes) -> RawResponse | None:
+    """Return a response that the HTTP parser refused, or None if its head is incomplete."""
     head, blank, content = received.partition(b"\r\n\r\n")
     status = STATUS_LINE.match(head)
     if not blank or status is None:
         return None
     lines = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
-    kept, encoding = _kept([(name.strip(), value.strip()) for name, _, value in lines])
-    return RawResponse(int(status[1]), kept, _decoded(content, encoding), "its head is malformed")
+    headers, encoding = _select_headers([(name.strip(), value.strip()) for name, _, value in lines])
+    body = _decompressed(content, encoding)
+    return RawResponse(int(status[1]), headers, body, "its head is malformed")
 
 
-def _decoded(content: bytes, encoding: str) -> bytes:
+def _decompressed(content: bytes, encoding: str) -> bytes:
     if encoding.strip().lower() not in {"gzip", "deflate"}:
         return content
     try:
-        # Both formats, and never more than fits: a small body can be blown up a thousand times.
+        # `| 32` detects both formats. A limit is needed: a small body can expand a thousand times.
         return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(content, MAX_BODY)
     except zlib.error:
         return content
 
 
 class RecordingTransport(httpx.BaseTransport):
-    """Reads a response of a transport as far as it comes, and hands on a whole one."""
+    """Records the responses of another transport, also those that are incomplete."""
 
     def __init__(self, transport: httpx.BaseTransport) -> None:
         self._transport = transport
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, and return what arrived."""
+        """Send a request, and return the status and body of the response."""
         response = self._transport.handle_request(request)
-        received = Received(response.status_code, response.headers.raw)
+        recorder = ResponseRecorder(response.status_code, response.headers.raw)
         try:
-            with received.keeping():
+            with recorder.network_errors_recorded():
                 assert isinstance(response.stream, httpx.SyncByteStream)
                 for chunk in response.stream:
-                    if received.add(chunk):
+                    if recorder.add(chunk):
                         break
-            return received.note()
+            return recorder.finish()
         finally:
             response.close()
 
     def close(self) -> None:
-        """Close the transport below."""
+        """Close the other transport."""
         self._transport.close()
 
 
 class AsyncRecordingTransport(httpx.AsyncBaseTransport):
-    """Reads a response of a transport as far as it comes, and hands on a whole one."""
+    """Records the responses of another transport, also those that are incomplete."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
         self._transport = transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request, and return what arrived."""
+        """Send a request, and return the status and body of the response."""
         response = await self._transport.handle_async_request(request)
-        received = Received(response.status_code, response.headers.raw)
+        recorder = ResponseRecorder(response.status_code, response.headers.raw)
         try:
-            with received.keeping():
+            with recorder.network_errors_recorded():
                 assert isinstance(response.stream, httpx.AsyncByteStream)
                 async for chunk in response.stream:
-                    if received.add(chunk):
+                    if recorder.add(chunk):
                         break
-            return received.note()
+            return recorder.finish()
         finally:
             await response.aclose()
 
     async def aclose(self) -> None:
-        """Close the transport below."""
+        """Close the other transport."""
         await self._transport.aclose()
 
 
 class FairSemaphore:
-    """As many turns at once as there may be connections. The caller that waits longest is next.
+    """A semaphore for threads that serves the longest waiting thread first.
 
-    A `threading.Semaphore` lets a thread that ends one call and begins another overtake all those
-    that wait, again and again.
+    With `threading.Semaphore` a thread that makes one call after the other could overtake the
+    waiting threads each time.
     """
 
     def __init__(self, limit: int) -> None:
         self._free = limit
-        self._waiting: deque[Future[None]] = deque()
+        self._waiters: deque[Future[None]] = deque()
         self._lock = Lock()
 
     def acquire(self, timeout: float | None) -> None:
-        """Wait for a turn, for some seconds at most; raise httpx.PoolTimeout if none came."""
+        """Wait for a slot, at most some seconds.
+
+        Args:
+            timeout: Seconds to wait, or None for no limit.
+
+        Raises:
+            httpx.PoolTimeout: No slot became free in time.
+        """
         with self._lock:
             if self._free:
                 self._free -= 1
                 return
-            turn: Future[None] = Future()
-            self._waiting.append(turn)
+            waiter: Future[None] = Future()
+            self._waiters.append(waiter)
         try:
-            turn.result(timeout)
+            waiter.result(timeout)
         except BaseException as exc:
-            # If it came at the last moment, it goes to the next one.
-            if not turn.cancel():
+            # A slot that was assigned at the last moment goes to the next waiter.
+            if not waiter.cancel():
                 self.release()
             if isinstance(exc, TimeoutError):
                 raise httpx.PoolTimeout(ALL_BUSY) from None
             raise
 
     def release(self) -> None:
-        """End a turn."""
+        """Give a slot to the next waiter, or make it free."""
         with self._lock:
-            while self._waiting:
-                turn = self._waiting.popleft()
-                if turn.set_running_or_notify_cancel():
-                    turn.set_result(None)
+            while self._waiters:
+                waiter = self._waiters.popleft()
+                if waiter.set_running_or_notify_cancel():
+                    waiter.set_result(None)
                     return
             self._free += 1
 
@@ -334,51 +346,51 @@ Pool = TypeVar("Pool", httpcore.ConnectionPool, httpcore.AsyncConnectionPool)
 
 
 class IdleConnections(Generic[Pool]):
-    """The connections that nobody uses. The one that was used last is used next."""
+    """A stack of the idle connections. The connection that was used last is used next."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        # Each with the moment since when; the oldest first.
+        # Each with the time since which it has been idle; the longest first.
         self._stack: deque[tuple[float, Pool]] = deque()
         self._monotonic = monotonic
         self._lock = Lock()
-        self._ended = False
+        self._closed = False
 
     def take(self) -> tuple[Pool | None, list[Pool]]:
-        """Take the one that was used last, if there is one, and all that are too old to be used."""
+        """Remove and return the connection that was used last, or None, and all expired ones."""
         oldest = self._monotonic() - KEEPALIVE_SECONDS
-        old = []
+        expired = []
         with self._lock:
             while self._stack and self._stack[0][0] < oldest:
-                old.append(self._stack.popleft()[1])
-            return self._stack.pop()[1] if self._stack else None, old
+                expired.append(self._stack.popleft()[1])
+            return self._stack.pop()[1] if self._stack else None, expired
 
     def put(self, pool: Pool) -> bool:
-        """Keep one for the next call, and say whether there can be one."""
-        # A tunnel that a proxy refused, or a call that was cancelled, blocks the pool it is in.
+        """Add a connection, and return whether it was added; if not, it has to be closed."""
+        # A tunnel that a proxy refused, or a cancelled call, makes its pool unusable.
         usable = all(connection.is_available() for connection in pool.connections)
         with self._lock:
-            if usable and not self._ended:
+            if usable and not self._closed:
                 self._stack.append((self._monotonic(), pool))
-            return usable and not self._ended
+            return usable and not self._closed
 
-    def end(self) -> list[Pool]:
-        """Take all, and keep none from now on."""
+    def close(self) -> list[Pool]:
+        """Remove and return all connections, and accept none from now on."""
         with self._lock:
-            self._ended = True
-        return self.inherited()
+            self._closed = True
+        return self.take_all()
 
-    def inherited(self) -> list[Pool]:
-        """Take all, in a process where nobody else does."""
+    def take_all(self) -> list[Pool]:
+        """Remove and return all connections, while no other thread adds or takes one."""
         pools = [pool for _, pool in self._stack]
         self._stack.clear()
         return pools
 
 
 class Connections(httpx.BaseTransport):
-    """The connections that threads share; each call has one of its own while it lasts.
+    """The connections of a client that threads share. A call uses one connection exclusively.
 
-    Closing closes the idle ones. A call in progress finishes: it may bring the only copy of a
-    token. Its connection is closed afterwards.
+    `close` closes the idle connections. A call in progress finishes, because its response may
+    contain the only copy of a token. Its connection is closed afterwards.
     """
 
     def __init__(
@@ -388,45 +400,45 @@ class Connections(httpx.BaseTransport):
         monotonic: Callable[[], float],
     ) -> None:
         self._new_pool, self._limit, self._monotonic = new_pool, limit, monotonic
-        self._begin()
-        _everywhere.add(self)
+        self._reset()
+        _transports.add(self)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._idle: IdleConnections[httpcore.ConnectionPool] = IdleConnections(self._monotonic)
-        self._turns = FairSemaphore(self._limit)
+        self._slots = FairSemaphore(self._limit)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request on a connection of its own, and return what arrived."""
-        with _as_httpx_errors(), ExitStack() as ending:
-            self._turns.acquire(_pool_timeout(request))
-            ending.callback(self._turns.release)
-            pool = self._reusable() or self._new_pool()
-            ending.callback(self._put_back, pool)
+        """Send a request on a connection, and return the status and body of the response."""
+        with _as_httpx_errors(), ExitStack() as cleanup:
+            self._slots.acquire(_pool_timeout(request))
+            cleanup.callback(self._slots.release)
+            pool = self._take_idle() or self._new_pool()
+            cleanup.callback(self._put_back, pool)
             response = pool.handle_request(_for_httpcore(request))
-            ending.callback(response.close)
-            received = Received(response.status, response.headers)
-            with received.keeping():
+            cleanup.callback(response.close)
+            recorder = ResponseRecorder(response.status, response.headers)
+            with recorder.network_errors_recorded():
                 for chunk in response.iter_stream():
-                    if received.add(chunk):
+                    if recorder.add(chunk):
                         break
-            return received.note()
+            return recorder.finish()
 
     def close(self) -> None:
-        """Close the idle connections, and the others as soon as they are idle."""
-        for pool in self._idle.end():
+        """Close the idle connections, and the others when their calls have finished."""
+        for pool in self._idle.close():
             pool.close()
 
-    def leave_to_parent(self) -> None:
-        """Start anew in a process that was forked off."""
-        inherited = self._idle.inherited()
-        self._begin()
-        # This closes our descriptors and tells the server nothing: the parent's stay as they are.
-        for pool in inherited:
+    def after_fork(self) -> None:
+        """Start without connections in a child process."""
+        pools = self._idle.take_all()
+        self._reset()
+        # This closes the descriptors of the child without a TLS shutdown: the parent's stay open.
+        for pool in pools:
             pool.close()
 
-    def _reusable(self) -> httpcore.ConnectionPool | None:
-        pool, old = self._idle.take()
-        for each in old:
+    def _take_idle(self) -> httpcore.ConnectionPool | None:
+        pool, expired = self._idle.take()
+        for each in expired:
             each.close()
         return pool
 
@@ -436,10 +448,10 @@ class Connections(httpx.BaseTransport):
 
 
 class AsyncConnections(httpx.AsyncBaseTransport):
-    """The connections that the tasks of one event loop share; each call has one of its own.
+    """The connections of a client in one event loop. A call uses one connection exclusively.
 
-    Closing closes the idle ones. A call in progress finishes: it may bring the only copy of a
-    token. Its connection is closed afterwards.
+    `aclose` closes the idle connections. A call in progress finishes, because its response may
+    contain the only copy of a token. Its connection is closed afterwards.
     """
 
     def __init__(
@@ -449,53 +461,53 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         monotonic: Callable[[], float],
     ) -> None:
         self._new_pool, self._limit, self._monotonic = new_pool, limit, monotonic
-        self._begin()
-        _everywhere.add(self)
+        self._reset()
+        _transports.add(self)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._idle: IdleConnections[httpcore.AsyncConnectionPool] = IdleConnections(self._monotonic)
-        self._turns = anyio.Semaphore(self._limit)
+        self._slots = anyio.Semaphore(self._limit)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request on a connection of its own, and return what arrived."""
+        """Send a request on a connection, and return the status and body of the response."""
         with _as_httpx_errors():
-            async with AsyncExitStack() as ending:
-                await self._turn(_pool_timeout(request))
-                ending.callback(self._turns.release)
-                pool = await self._reusable() or self._new_pool()
-                ending.push_async_callback(self._put_back, pool)
+            async with AsyncExitStack() as cleanup:
+                await self._acquire_slot(_pool_timeout(request))
+                cleanup.callback(self._slots.release)
+                pool = await self._take_idle() or self._new_pool()
+                cleanup.push_async_callback(self._put_back, pool)
                 response = await pool.handle_async_request(_for_httpcore(request))
-                ending.push_async_callback(response.aclose)
-                received = Received(response.status, response.headers)
-                with received.keeping():
+                cleanup.push_async_callback(response.aclose)
+                recorder = ResponseRecorder(response.status, response.headers)
+                with recorder.network_errors_recorded():
                     async for chunk in response.aiter_stream():
-                        if received.add(chunk):
+                        if recorder.add(chunk):
                             break
-                return received.note()
+                return recorder.finish()
 
     async def aclose(self) -> None:
-        """Close the idle connections, and the others as soon as they are idle."""
-        for pool in self._idle.end():
+        """Close the idle connections, and the others when their calls have finished."""
+        for pool in self._idle.close():
             await _aclose(pool)
 
-    def leave_to_parent(self) -> None:
-        """Start anew in a process that was forked off."""
-        # Not closed: they are registered with the parent's event loop, and closing one here would
-        # take it off the selector that both processes share. Kept, because the collector would
-        # close what nobody has any more, whenever it comes by.
-        _inherited.extend(self._idle.inherited())
-        self._begin()
+    def after_fork(self) -> None:
+        """Start without connections in a child process."""
+        # The connections are not closed: closing one would remove it from the selector of the
+        # parent's event loop, which both processes share. They stay referenced, because the
+        # garbage collector would close them.
+        _pools_of_parent.extend(self._idle.take_all())
+        self._reset()
 
-    async def _turn(self, timeout: float | None) -> None:
+    async def _acquire_slot(self, timeout: float | None) -> None:
         try:
             with anyio.fail_after(timeout):
-                await self._turns.acquire()
+                await self._slots.acquire()
         except TimeoutError:
             raise httpx.PoolTimeout(ALL_BUSY) from None
 
-    async def _reusable(self) -> httpcore.AsyncConnectionPool | None:
-        pool, old = self._idle.take()
-        for each in old:
+    async def _take_idle(self) -> httpcore.AsyncConnectionPool | None:
+        pool, expired = self._idle.take()
+        for each in expired:
             await _aclose(each)
         return pool
 
@@ -504,21 +516,21 @@ class AsyncConnections(httpx.AsyncBaseTransport):
             await _aclose(pool)
 
 
-_everywhere: WeakSet[Connections | AsyncConnections] = WeakSet()
-_inherited: list[httpcore.AsyncConnectionPool] = []
+_transports: WeakSet[Connections | AsyncConnections] = WeakSet()
+_pools_of_parent: list[httpcore.AsyncConnectionPool] = []
 
 
-def _leave_all_to_parent() -> None:
-    for connections in list(_everywhere):
-        connections.leave_to_parent()
+def _reset_all_after_fork() -> None:
+    for transport in list(_transports):
+        transport.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_all_to_parent)
+    os.register_at_fork(after_in_child=_reset_all_after_fork)
 
 
 async def _aclose(pool: httpcore.AsyncConnectionPool) -> None:
-    # A cancelled caller waits for it, but not for long: no close_notify of TLS is exchanged.
+    # Shielded from cancellation. It does not wait for the server: no TLS close_notify is exchanged.
     with anyio.CancelScope(shield=True):
         await pool.aclose()
 
@@ -556,15 +568,15 @@ class _NetworkStream(httpcore.NetworkStream):
         self._secure = secure
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        exchange = _current.get()
-        data = self._stream.read(max_bytes, exchange.left(timeout, httpcore.ReadTimeout))
-        return exchange.receiving(data, secure=self._secure)
+        round_trip = _current.get()
+        data = self._stream.read(max_bytes, round_trip.remaining(timeout, httpcore.ReadTimeout))
+        return round_trip.on_read(data, secure=self._secure)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        exchange = _current.get()
-        left = exchange.left(timeout, httpcore.WriteTimeout)
-        exchange.writing(secure=self._secure)
-        self._stream.write(buffer, left)
+        round_trip = _current.get()
+        remaining = round_trip.remaining(timeout, httpcore.WriteTimeout)
+        round_trip.on_write(secure=self._secure)
+        self._stream.write(buffer, remaining)
 
     def close(self) -> None:
         self._stream.close()
@@ -575,8 +587,8 @@ class _NetworkStream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        left = _current.get().left(timeout, httpcore.ConnectTimeout)
-        secured = self._stream.start_tls(ssl_context, server_hostname, left)
+        remaining = _current.get().remaining(timeout, httpcore.ConnectTimeout)
+        secured = self._stream.start_tls(ssl_context, server_hostname, remaining)
         return _NetworkStream(secured, secure=True)
 
     def get_extra_info(self, info: str) -> Any:
@@ -584,19 +596,20 @@ class _NetworkStream(httpcore.NetworkStream):
 
 
 class _Backend(httpcore.SyncBackend):
-    """Opens connections that know the exchange they serve."""
+    """Opens connections whose waits end at the deadline of the current round trip."""
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *args: Any, **options: Any
     ) -> httpcore.NetworkStream:
-        exchange = _current.get()
-        exchange.connecting()
-        # The standard library would grant the whole timeout to each address of the host in turn.
+        round_trip = _current.get()
+        round_trip.on_connect()
+        # The standard library would apply the whole timeout to each address of the host in turn.
         failure: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in _addresses(host, port):
-            left = exchange.left(timeout, httpcore.ConnectTimeout)
+            remaining = round_trip.remaining(timeout, httpcore.ConnectTimeout)
             try:
-                return _NetworkStream(super().connect_tcp(address, port, left, *args, **options))
+                stream = super().connect_tcp(address, port, remaining, *args, **options)
+                return _NetworkStream(stream)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
                 failure = exc
         raise failure
@@ -615,23 +628,23 @@ class _AsyncNetworkStream(httpcore.AsyncNetworkStream):
         self._stream = stream
         self._secure = secure
 
-    # httpcore's asynchronous streams let an alert of TLS through as it is, the others do not.
+    # httpcore's asynchronous streams do not convert `ssl.SSLError`, the synchronous ones do.
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        exchange = _current.get()
-        left = exchange.left(timeout, httpcore.ReadTimeout)
+        round_trip = _current.get()
+        remaining = round_trip.remaining(timeout, httpcore.ReadTimeout)
         try:
-            data = await self._stream.read(max_bytes, left)
+            data = await self._stream.read(max_bytes, remaining)
         except ssl.SSLError as exc:
             raise httpcore.ReadError(exc) from exc
-        return exchange.receiving(data, secure=self._secure)
+        return round_trip.on_read(data, secure=self._secure)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        exchange = _current.get()
-        left = exchange.left(timeout, httpcore.WriteTimeout)
-        exchange.writing(secure=self._secure)
+        round_trip = _current.get()
+        remaining = round_trip.remaining(timeout, httpcore.WriteTimeout)
+        round_trip.on_write(secure=self._secure)
         try:
-            await self._stream.write(buffer, left)
-        except ssl.SSLError as exc:  # pragma: no cover  # most often the read meets it first
+            await self._stream.write(buffer, remaining)
+        except ssl.SSLError as exc:  # pragma: no cover  # usually the read raises it first
             raise httpcore.WriteError(exc) from exc
 
     async def aclose(self) -> None:
@@ -643,8 +656,8 @@ class _AsyncNetworkStream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        left = _current.get().left(timeout, httpcore.ConnectTimeout)
-        secured = await self._stream.start_tls(ssl_context, server_hostname, left)
+        remaining = _current.get().remaining(timeout, httpcore.ConnectTimeout)
+        secured = await self._stream.start_tls(ssl_context, server_hostname, remaining)
         return _AsyncNetworkStream(secured, secure=True)
 
     def get_extra_info(self, info: str) -> Any:
@@ -652,15 +665,15 @@ class _AsyncNetworkStream(httpcore.AsyncNetworkStream):
 
 
 class _AsyncBackend(httpcore.AnyIOBackend):
-    """Opens connections that know the exchange they serve; for asyncio and trio alike."""
+    """Opens connections whose waits end at the deadline; for asyncio and trio."""
 
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *args: Any, **options: Any
     ) -> httpcore.AsyncNetworkStream:
-        exchange = _current.get()
-        exchange.connecting()
-        left = exchange.left(timeout, httpcore.ConnectTimeout)
-        stream = await super().connect_tcp(host, port, left, *args, **options)
+        round_trip = _current.get()
+        round_trip.on_connect()
+        remaining = round_trip.remaining(timeout, httpcore.ConnectTimeout)
+        stream = await super().connect_tcp(host, port, remaining, *args, **options)
         return _AsyncNetworkStream(stream)
 
 
@@ -670,7 +683,7 @@ def new_transport(
     monotonic: Callable[[], float],
     given: httpx.BaseTransport | None,
 ) -> httpx.BaseTransport:
-    """Make the transport of a client, over the network or over what is given instead.
+    """Return the transport of a client: over the network, or a recording one around `given`.
 
     Raises:
         InvalidInputError: The certificate or the proxy cannot be used.
@@ -691,7 +704,7 @@ def new_async_transport(
     monotonic: Callable[[], float],
     given: httpx.AsyncBaseTransport | None,
 ) -> httpx.AsyncBaseTransport:
-    """Make the transport of a client, over the network or over what is given instead.
+    """Return the transport of a client: over the network, or a recording one around `given`.
 
     Raises:
         InvalidInputError: The certificate or the proxy cannot be used.
@@ -707,7 +720,7 @@ def new_async_transport(
 
 
 class HttpClient(httpx.Client):
-    """httpx's client, which joins each path to the base URL once, and not for each request."""
+    """A client of httpx that joins each path to the base URL only once."""
 
     def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
         """Build a request."""
@@ -715,7 +728,7 @@ class HttpClient(httpx.Client):
 
 
 class AsyncHttpClient(httpx.AsyncClient):
-    """httpx's client, which joins each path to the base URL once, and not for each request."""
+    """A client of httpx that joins each path to the base URL only once."""
 
     def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
         """Build a request."""
@@ -724,20 +737,20 @@ class AsyncHttpClient(httpx.AsyncClient):
 
 @cache
 def _joined(base: httpx.URL, path: httpx.URL | str) -> httpx.URL:
-    # Not `join`: it reads a base path that begins with two slashes as another host.
+    # `join` would take a base path that begins with two slashes for another host.
     return base.copy_with(raw_path=base.raw_path.rstrip(b"/") + str(path).encode())
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
-    """Return how httpx's client is made, whatever its transport.
+    """Return the arguments of httpx's client, except for the transport.
 
     Raises:
-        InvalidInputError: The host is impossible.
+        InvalidInputError: The base URL has an invalid host name.
     """
     limits = settings.timeouts
     return {
         "base_url": _base_url(settings),
-        # Without compression a body that is cut short can still be read as far as it came.
+        # Without compression a truncated body can still be read.
         "headers": {"Accept": "application/json", "Accept-Encoding": "identity"},
         "timeout": httpx.Timeout(
             connect=limits.connect,
@@ -752,12 +765,12 @@ def client_options(settings: Settings) -> dict[str, Any]:
 def _base_url(settings: Settings) -> httpx.URL:
     try:
         url = httpx.URL(settings.base_url)
-        # Any label of a host has 1 to 63 characters (RFC 1035), which httpx looks at in part only.
-        possible = all(0 < len(label) < 64 for label in url.host.removesuffix(".").split("."))
+        # A label of a host has 1 to 63 characters (RFC 1035); httpx does not check all of them.
+        valid = all(0 < len(label) < 64 for label in url.host.removesuffix(".").split("."))
     except (httpx.InvalidURL, ValueError):
-        possible = False
-    if not possible:
-        raise InvalidInputError("Settings.base_url names no possible host. Nothing was sent.")
+        valid = False
+    if not valid:
+        raise InvalidInputError("Settings.base_url has an invalid host name. Nothing was sent.")
     return url
 
 

@@ -1,7 +1,7 @@
 """The platform's published rules for a client certificate, one function per group of rules.
 
-Source: bLink TLS certificates. cryptography is imported inside the functions: it is slow to load,
-and only those who make a client or check a certificate need it.
+Source: bLink TLS certificates. The functions import cryptography themselves: it is slow to load,
+and needed only where a client is made or a certificate is checked.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WARN_DAYS = 30
 
 
 class Rule(StrEnum):
-    """What is asked of a client certificate and its files."""
+    """A requirement on a client certificate or its files."""
 
     READABLE = "readable"
     PASSPHRASE = "passphrase"
@@ -59,7 +59,7 @@ class Finding:
 
     Attributes:
         rule: The rule.
-        text: What is wrong and what to do, in words.
+        text: A sentence about the problem and what to do.
         fatal: Whether the platform refuses such a certificate; otherwise it is a warning.
     """
 
@@ -87,21 +87,21 @@ def _load_key(path: Path, passphrase: Secret | None) -> PrivateKeyTypes | Findin
 
     try:
         data = path.read_bytes()
-        # To test the primes takes 90 ms, longer than all else at the start. What has to hold is
-        # shown by one signature in 2 ms, and OpenSSL compares key and certificate once more in
-        # `SSLContext.load_cert_chain`.
+        # Testing the primes would take 90 ms, most of the start-up time. One test signature takes
+        # 2 ms and shows that the key works; `SSLContext.load_cert_chain` compares key and
+        # certificate again.
         key = load_pem_private_key(
             data,
             passphrase.reveal().encode() if passphrase else None,
             unsafe_skip_rsa_key_validation=True,
         )
         if isinstance(key, RSAPrivateKey):
-            _require_signing(key)
+            _test_signature(key)
         return key
     except OSError as exc:
         return Finding(Rule.READABLE, f"{path} cannot be read: {exc.strerror}.")
     except TypeError:
-        # A passphrase for a key that needs none is a mix-up of files more often than a habit.
+        # A passphrase for an unencrypted key usually means that the wrong file was given.
         state = "encrypted: give its" if passphrase is None else "not encrypted: give no"
         return Finding(Rule.PASSPHRASE, f"The key in {path} is {state} passphrase.")
     except (UnsupportedAlgorithm, InvalidSignature, ValueError):
@@ -110,7 +110,7 @@ def _load_key(path: Path, passphrase: Secret | None) -> PrivateKeyTypes | Findin
         return Finding(Rule.READABLE, f"{path} holds no PEM private key that can be read.")
 
 
-def _require_signing(key: RSAPrivateKey) -> None:
+def _test_signature(key: RSAPrivateKey) -> None:
     from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
     from cryptography.hazmat.primitives.hashes import SHA256
 
@@ -132,7 +132,7 @@ def form_findings(leaf: Certificate) -> Iterator[Finding]:
     elif key.key_size < MIN_RSA_BITS:
         yield Finding(
             Rule.KEY_LENGTH,
-            f"The RSA key has {key.key_size} bits, the platform wants {MIN_RSA_BITS} or more.",
+            f"The RSA key has {key.key_size} bits, the platform requires {MIN_RSA_BITS} or more.",
         )
     if leaf.signature_algorithm_oid not in {
         Oid.RSA_WITH_SHA224,
@@ -164,7 +164,7 @@ def usage_findings(leaf: Certificate) -> Iterator[Finding]:
         yield Finding(
             Rule.CLIENT_AUTHENTICATION,
             "The certificate lacks the extended key usage Client Authentication: order one that "
-            "still carries it, many authorities have stopped adding it.",
+            "has it; many authorities have stopped adding it.",
         )
 
 
@@ -201,9 +201,9 @@ def chain_findings(chain: list[Certificate]) -> Iterator[Finding]:
             )
             return
     if len(chain) == 1 and chain[0].issuer != chain[0].subject:
-        # No proof: an authority may issue from its root, which the server has.
+        # A warning only: the issuer may be a root certificate, which the server has already.
         yield Finding(
             Rule.CHAIN_COMPLETE,
-            "The chain holds the certificate alone: append its authority's intermediates.",
+            "The chain contains only the client certificate: append the intermediate certificates.",
             fatal=False,
         )

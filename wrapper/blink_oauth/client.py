@@ -1,7 +1,6 @@
-"""The client of the token endpoint, in two flavours with the same methods.
+"""The two clients of the token endpoint, synchronous and asynchronous, with the same methods.
 
-What decides is pure and lives elsewhere: `_api` makes and sends the calls, `_reading` says what a
-reply means. A method here takes the clock, sends and reads.
+A method builds the calls and sends them (`_api`), and interprets the replies (`_reading`).
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ __all__ = ["AsyncBlinkOAuth", "BlinkOAuth"]
 
 
 def _uuid() -> str:
-    # What `uuid.uuid4` makes (RFC 9562 section 5.4), in less than half its time: every request of
-    # a bank's API has one.
+    # The same as `uuid.uuid4` (RFC 9562 section 5.4) in less than half the time: every request to
+    # a bank's API needs one.
     digits = os.urandom(16).hex()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
@@ -37,16 +36,16 @@ def _uuid() -> str:
 class BlinkOAuth:
     """Get, refresh and revoke OAuth tokens over mutual TLS.
 
-    One client serves one client certificate; share it between threads, and make it once: its
-    connections are reused. Nothing is ever resent by itself. A process that is forked off can go on
-    with it: it makes connections of its own, and its parent keeps those that were there.
+    Make one client for each client certificate, and share it between threads: it reuses its
+    connections. It never resends a request by itself. After a fork the child process can use it,
+    too: it opens new connections, and the parent keeps the existing ones.
 
     Args:
-        settings: Where the platform is and who we are.
-        clock: Tells the present moment, aware UTC.
-        new_correlation_id: Makes a fresh id, at most 64 characters, for each attempt.
-        monotonic: Tells seconds that never run backwards, to limit each call as a whole and to
-            close the connections that were idle for too long.
+        settings: The settings.
+        clock: Returns the current time, timezone-aware UTC.
+        new_correlation_id: Returns a new id for each call, at most 64 characters.
+        monotonic: Returns seconds of a clock that never goes back. It limits the total time of a
+            call and the idle time of a connection.
         transport: A transport to use instead of the network, for tests.
 
     Raises:
@@ -85,8 +84,8 @@ class BlinkOAuth:
     def close(self) -> None:
         """Close the connections. The client cannot be used any more.
 
-        A call that is under way is not cut off: it may bring home the only copy of a token. Its
-        connection is closed behind it.
+        A call in progress finishes, because its response may contain the only copy of a token. Its
+        connection closes afterwards.
         """
         self._api.close()
 
@@ -95,13 +94,13 @@ class BlinkOAuth:
     ) -> Token:
         """Exchange an authorization code for tokens.
 
-        A code lives 30 s and is good for one call: send it at once, and never twice.
+        A code is valid for 30 s and can be used once: send it at once, and never twice.
 
         Args:
             grant: The grant that the customer has just consented to.
             code: The authorization code from the callback.
             redirect_uri: The redirect URI of the authorization request, unchanged.
-            psu: The customer whose browser brought the code.
+            psu: The customer's device, which sent the callback.
 
         Raises:
             InvalidInputError: An argument cannot be sent; the code is not spent.
@@ -119,14 +118,15 @@ class BlinkOAuth:
     ) -> Token:
         """Exchange a refresh token for a new access token.
 
-        Store what comes back before anything else: its refresh token is the one to use next. It is
-        a new one if the bank rotates, and the one you sent if the response held none. It is None
-        in one case only: a new one came and could not be read (`Oddity.REFRESH_TOKEN_UNUSABLE`).
+        Store the returned token first: its refresh token is the one to use next. It is a new one if
+        the bank rotates refresh tokens, and the one that you sent if the response contained none.
+        It is None only if the response contained one that cannot be read
+        (`Oddity.REFRESH_TOKEN_UNUSABLE`).
 
         Args:
             grant: The grant that the refresh token belongs to.
-            refresh_token: The refresh token. None, from a token that has none, is refused.
-            psu: The customer, if one triggered the call and waits for it.
+            refresh_token: The refresh token. None, from a token without one, is refused.
+            psu: The device of the customer who waits for the call, or `Psu.AUTO`.
 
         Raises:
             InvalidInputError: An argument cannot be sent; the refresh token is not spent.
@@ -142,21 +142,21 @@ class BlinkOAuth:
     def revoke(
         self, grant: Grant, token: Token, *, psu: Psu = Psu.AUTO
     ) -> dict[TokenKind, ResponseMeta]:
-        """Revoke both halves of a token: first the refresh token, then the access token.
+        """Revoke the refresh token and then the access token.
 
         Both calls are made even if the first one fails. Repeating a revocation does no harm.
 
         Args:
             grant: The grant that the token belongs to.
-            token: The token; without a refresh token only the access token is revoked.
-            psu: The customer, if one triggered the call and waits for it.
+            token: The pair. Without a refresh token only the access token is revoked.
+            psu: The device of the customer who waits for the call, or `Psu.AUTO`.
 
         Returns:
-            What the response headers said, for each kind of token that was revoked.
+            The values of the response headers, for each kind of token.
 
         Raises:
             InvalidInputError: An argument cannot be sent; nothing is revoked.
-            RevocationError: One of the two may still be alive; the error says which.
+            RevocationError: At least one token may still be valid; the error says which.
 
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
@@ -165,14 +165,15 @@ class BlinkOAuth:
         return revocation_from(replies, self._clock())
 
     def probe(self) -> Probe:
-        """Send a request that asks for nothing, to see whether the platform can be reached.
+        """Send a request without a code or token, to test whether the platform can be reached.
 
-        It travels as every call does, with the same certificate, proxy and timeouts. Any response
-        proves that the connection works; no code and no token is in it.
+        It uses the same certificate, proxy and timeouts as every call. Any response proves that
+        the connection works.
 
         Raises:
             InvalidInputError: The client is closed.
-            NoResponseError: No response came; `network_fault` says why, or `fault` of a `TlsError`.
+            NoResponseError: No response was received; `network_fault`, or `fault` of a `TlsError`,
+                says why.
 
         Source: `GET /oauth/token`, which the platform does not offer (RFC 9110 section 15.5.6).
         """
@@ -180,10 +181,10 @@ class BlinkOAuth:
         return probe_from(self._api.probe(), before, self._clock())
 
     def correlation_id(self) -> str:
-        """Make a fresh id for one request, as each call has one.
+        """Return a new correlation id for a request of your own.
 
         Raises:
-            InvalidInputError: `new_correlation_id` makes ids that cannot be sent.
+            InvalidInputError: `new_correlation_id` returned an id that cannot be sent.
 
         Source: bLink custom header `X-Correlation-ID`.
         """
@@ -193,17 +194,17 @@ class BlinkOAuth:
 class AsyncBlinkOAuth:
     """Get, refresh and revoke OAuth tokens over mutual TLS.
 
-    One client serves one client certificate and one event loop; share it between tasks, and make it
-    once: its connections are reused. Nothing is ever resent by itself. A process that is forked off
-    can go on with it, in an event loop of its own: it makes new connections, and its parent keeps
-    those that were there.
+    Make one client for each client certificate and one event loop, and share it between tasks: it
+    reuses its connections. It never resends a request by itself. After a fork the child process can
+    use it, too, in an event loop of its own: it opens new connections, and the parent keeps the
+    existing ones.
 
     Args:
-        settings: Where the platform is and who we are.
-        clock: Tells the present moment, aware UTC.
-        new_correlation_id: Makes a fresh id, at most 64 characters, for each attempt.
-        monotonic: Tells seconds that never run backwards, to limit each call as a whole and to
-            close the connections that were idle for too long.
+        settings: The settings.
+        clock: Returns the current time, timezone-aware UTC.
+        new_correlation_id: Returns a new id for each call, at most 64 characters.
+        monotonic: Returns seconds of a clock that never goes back. It limits the total time of a
+            call and the idle time of a connection.
         transport: A transport to use instead of the network, for tests.
 
     Raises:
@@ -242,8 +243,8 @@ class AsyncBlinkOAuth:
     async def close(self) -> None:
         """Close the connections. The client cannot be used any more.
 
-        A call that is under way is not cut off: it may bring home the only copy of a token. Its
-        connection is closed behind it.
+        A call in progress finishes, because its response may contain the only copy of a token. Its
+        connection closes afterwards.
         """
         await self._api.close()
 
@@ -252,13 +253,13 @@ class AsyncBlinkOAuth:
     ) -> Token:
         """Exchange an authorization code for tokens.
 
-        A code lives 30 s and is good for one call: send it at once, and never twice.
+        A code is valid for 30 s and can be used once: send it at once, and never twice.
 
         Args:
             grant: The grant that the customer has just consented to.
             code: The authorization code from the callback.
             redirect_uri: The redirect URI of the authorization request, unchanged.
-            psu: The customer whose browser brought the code.
+            psu: The customer's device, which sent the callback.
 
         Raises:
             InvalidInputError: An argument cannot be sent; the code is not spent.
@@ -276,14 +277,15 @@ class AsyncBlinkOAuth:
     ) -> Token:
         """Exchange a refresh token for a new access token.
 
-        Store what comes back before anything else: its refresh token is the one to use next. It is
-        a new one if the bank rotates, and the one you sent if the response held none. It is None
-        in one case only: a new one came and could not be read (`Oddity.REFRESH_TOKEN_UNUSABLE`).
+        Store the returned token first: its refresh token is the one to use next. It is a new one if
+        the bank rotates refresh tokens, and the one that you sent if the response contained none.
+        It is None only if the response contained one that cannot be read
+        (`Oddity.REFRESH_TOKEN_UNUSABLE`).
 
         Args:
             grant: The grant that the refresh token belongs to.
-            refresh_token: The refresh token. None, from a token that has none, is refused.
-            psu: The customer, if one triggered the call and waits for it.
+            refresh_token: The refresh token. None, from a token without one, is refused.
+            psu: The device of the customer who waits for the call, or `Psu.AUTO`.
 
         Raises:
             InvalidInputError: An argument cannot be sent; the refresh token is not spent.
@@ -299,21 +301,21 @@ class AsyncBlinkOAuth:
     async def revoke(
         self, grant: Grant, token: Token, *, psu: Psu = Psu.AUTO
     ) -> dict[TokenKind, ResponseMeta]:
-        """Revoke both halves of a token: first the refresh token, then the access token.
+        """Revoke the refresh token and then the access token.
 
         Both calls are made even if the first one fails. Repeating a revocation does no harm.
 
         Args:
             grant: The grant that the token belongs to.
-            token: The token; without a refresh token only the access token is revoked.
-            psu: The customer, if one triggered the call and waits for it.
+            token: The pair. Without a refresh token only the access token is revoked.
+            psu: The device of the customer who waits for the call, or `Psu.AUTO`.
 
         Returns:
-            What the response headers said, for each kind of token that was revoked.
+            The values of the response headers, for each kind of token.
 
         Raises:
             InvalidInputError: An argument cannot be sent; nothing is revoked.
-            RevocationError: One of the two may still be alive; the error says which.
+            RevocationError: At least one token may still be valid; the error says which.
 
         Source: RFC 7009 section 2; bLink oauth/revoke.
         """
@@ -322,14 +324,15 @@ class AsyncBlinkOAuth:
         return revocation_from(replies, self._clock())
 
     async def probe(self) -> Probe:
-        """Send a request that asks for nothing, to see whether the platform can be reached.
+        """Send a request without a code or token, to test whether the platform can be reached.
 
-        It travels as every call does, with the same certificate, proxy and timeouts. Any response
-        proves that the connection works; no code and no token is in it.
+        It uses the same certificate, proxy and timeouts as every call. Any response proves that
+        the connection works.
 
         Raises:
             InvalidInputError: The client is closed.
-            NoResponseError: No response came; `network_fault` says why, or `fault` of a `TlsError`.
+            NoResponseError: No response was received; `network_fault`, or `fault` of a `TlsError`,
+                says why.
 
         Source: `GET /oauth/token`, which the platform does not offer (RFC 9110 section 15.5.6).
         """
@@ -337,10 +340,10 @@ class AsyncBlinkOAuth:
         return probe_from(await self._api.probe(), before, self._clock())
 
     def correlation_id(self) -> str:
-        """Make a fresh id for one request, as each call has one.
+        """Return a new correlation id for a request of your own.
 
         Raises:
-            InvalidInputError: `new_correlation_id` makes ids that cannot be sent.
+            InvalidInputError: `new_correlation_id` returned an id that cannot be sent.
 
         Source: bLink custom header `X-Correlation-ID`.
         """

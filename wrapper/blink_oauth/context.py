@@ -1,4 +1,4 @@
-"""For whom a call is made: the grant, the person behind it, and the headers that say so."""
+"""The context of a call: the grant, the customer's device, and the request headers."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def _username(instance: object, attribute: Attribute[str], value: str) -> None:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_USERNAME or not sendable(value):
         raise InvalidInputError(f"Grant.username must be a str of 1 to {MAX_USERNAME} characters.")
     if "\0" in value:
-        # No database keeps it as text, so it could not be told from another name.
+        # Databases cannot store it as text, so two different names could become the same.
         raise InvalidInputError("Grant.username must not hold the character NUL.")
 
 
 @frozen(weakref_slot=False)
 class Grant:
-    """One customer's consent at one bank.
+    """One customer's authorization for our client at one target.
 
     Args:
         target_id: The id of the target (the bank) in bLink's directory, such as `IIDX99999`.
-        username: The customer's user name, 1 to 64 characters; sent with every token call.
+        username: The customer's user name, 1 to 64 characters; sent with every call.
 
     Raises:
         InvalidInputError: A value cannot be sent.
@@ -66,13 +66,13 @@ def _ip_address(instance: Psu, attribute: Attribute[str], value: str) -> None:
 
 @frozen
 class Psu:
-    """The payment service user (PSU): the person who sits at the device, if there is one.
+    """The payment service user (PSU): the customer's device, if the customer triggered the call.
 
-    Use `Psu.AUTO` for a call that no person triggered, such as a refresh in the background.
+    Use `Psu.AUTO` for a call that no customer triggered, such as a refresh in the background.
 
     Args:
-        ip: The IP address of the person's device.
-        user_agent: The user agent of the person's device or browser.
+        ip: The IP address of the customer's device.
+        user_agent: The user agent of the customer's device or browser.
 
     Raises:
         InvalidInputError: A value cannot be sent.
@@ -94,13 +94,13 @@ Psu.AUTO = Psu(Psu.AUTOMATIC, Psu.AUTOMATIC)
 def request_headers(
     grant: Grant, psu: Psu, *, user_agent: str, correlation_id: str
 ) -> dict[str, str]:
-    """Map the context of one call to the five headers that the platform demands.
+    """Return the five headers that the platform requires, for one call.
 
     Args:
         grant: The grant that the call concerns.
-        psu: The person behind the call, or `Psu.AUTO`.
+        psu: The customer's device, or `Psu.AUTO`.
         user_agent: Name and version of the service user's software.
-        correlation_id: A fresh id for this one attempt, at most 64 characters.
+        correlation_id: A new id for this call, at most 64 characters.
 
     Source: bLink custom headers.
     """

@@ -1,25 +1,25 @@
-"""Everything that can go wrong, as one tree.
+"""The exceptions, as one tree.
 
 * BlinkError
-  x InvalidInputError            refused here, before anything was sent (also a ValueError)
+  x InvalidInputError            an argument or setting is invalid, nothing was sent (a ValueError)
     + CertificateError           the client certificate or its key cannot be used
-  x NoResponseError              no response came
+  x NoResponseError              no response was received
     + NotConnectedError          no connection was made, so nothing was sent
       - TlsError                 one side refused the other's certificate
-    + TimedOutError              the request left, the response did not come in time
-    + ConnectionLostError        the request left, the connection broke before the response
-  x ResponseError                a response came, and it is no token
+    + TimedOutError              the request was sent, no response was received in time
+    + ConnectionLostError        the request was sent, the connection broke before the response
+  x ResponseError                the response is an error, or contains no usable token
     + OAuthError                 its body is an RFC 6749 error
-      - InvalidGrantError        the code or refresh token is no longer good: ask for consent
-      - InvalidClientError       the client is not known or not allowed
+      - InvalidGrantError        the code or refresh token is invalid, expired, revoked or spent
+      - InvalidClientError       the client is unknown or not allowed
     + ProblemError               its body is an RFC 9457 problem
-    + UnreadableResponseError    its status promises success, its body holds no usable token
-    + StatusError                its status is an error, its body says nothing readable
-  x RevocationError              of the tokens to revoke, at least one may still be alive
+    + UnreadableResponseError    its status is a success, its body contains no usable token
+    + StatusError                its status is no success, its body contains no readable error
+  x RevocationError              at least one of the tokens to revoke may still be valid
 
-Every error answers the same questions: what is known of the execution (`outcome`), may the same
-call be sent again (`retryable`), is the customer needed (`needs_consent`), and which call was it
-(`correlation_id`, also where no response came).
+Every error tells whether the call was executed (`outcome`), whether the same call may be sent again
+(`retryable`), whether a new consent is needed (`needs_consent`), and which call it was
+(`correlation_id`, even without a response).
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ __all__ = [
 
 
 class Outcome(StrEnum):
-    """What is known of the execution of a call that did not return."""
+    """Whether a failed call was executed, as far as is known."""
 
     NOT_EXECUTED = "not_executed"
-    """Certainly nothing happened: no code and no token was spent."""
+    """The call was not executed: no code and no token was spent."""
     REJECTED = "rejected"
-    """The server looked at the call and decided against it."""
+    """The server decided against the call."""
     UNCERTAIN = "uncertain"
-    """The call may have been executed: the code or token it carried may be spent."""
+    """The call may have been executed: its code or token may be spent."""
 
 
 class TlsFault(StrEnum):
-    """Which part of the mutual authentication failed (RFC 8705, RFC 8446)."""
+    """The part of the mutual TLS authentication that failed (RFC 8705, RFC 8446)."""
 
     SERVER_AUTHORITY_UNKNOWN = "server_authority_unknown"
     SERVER_CERTIFICATE_EXPIRED = "server_certificate_expired"
@@ -81,16 +81,16 @@ class TlsFault(StrEnum):
 
     @property
     def finding(self) -> str:
-        """What happened, in words."""
-        return _TLS_WORDS[self][0]
+        """What happened, as a clause of a sentence."""
+        return _TLS_TEXTS[self][0]
 
     @property
     def remedy(self) -> str:
-        """What to do about it, in words."""
-        return _TLS_WORDS[self][1]
+        """What to do about it, as a sentence."""
+        return _TLS_TEXTS[self][1]
 
 
-_TLS_WORDS = {
+_TLS_TEXTS = {
     TlsFault.SERVER_AUTHORITY_UNKNOWN: (
         "the server's certificate is from an authority that is not trusted here",
         "Check base_url and the ca file",
@@ -122,41 +122,40 @@ _TLS_WORDS = {
     TlsFault.HANDSHAKE_FAILED: (
         "the handshake failed",
         (
-            "Check that both sides speak TLS 1.2 or newer and that the server accepts this client "
-            "certificate"
+            "Check that both sides support TLS 1.2 or newer and that the server accepts this "
+            "client certificate"
         ),
     ),
 }
 
 
 class NetworkFault(StrEnum):
-    """Why no response came, as far as the network told it."""
+    """The reason why no response was received, as far as it is known."""
 
     PROXY = "proxy"
-    """The proxy did not let the connection through."""
+    """The proxy refused the connection."""
     HOST_UNKNOWN = "host_unknown"
-    """The name server does not know the host."""
+    """The host name cannot be resolved."""
     CONNECTION_REFUSED = "connection_refused"
-    """Nothing takes connections at the port."""
+    """No server accepts connections at the port."""
     TIMED_OUT = "timed_out"
-    """Something took too long."""
+    """A timeout ended the call."""
     OTHER = "other"
-    """The connection ended, or it never became one, for another reason."""
+    """The connection failed or ended for another reason."""
 
 
 class BlinkError(Exception):
-    """The root of all errors of this library.
+    """The base class of all errors of this library.
 
     Attributes:
-        outcome: What is known of the execution.
-        retryable: Whether the very same call may be sent again without the risk of spending
-            anything twice, with a chance of success.
+        outcome: Whether the call was executed, as far as is known.
+        retryable: Whether the same call may be sent again: it spends nothing twice and may succeed.
         needs_consent: Whether only a new consent of the customer at the bank helps.
-        status: The HTTP status, or None where no response came.
-        meta: What the response headers said, or None where no response came.
-        correlation_id: The `X-Correlation-ID` that was sent; quote it to the bLink support. None
-            where the input was refused before there was a call.
-        token: A token that the response held although the call failed. Keep it. Almost always None.
+        status: The HTTP status, or None without a response.
+        meta: The values of the response headers, or None without a response.
+        correlation_id: The `X-Correlation-ID` of the request; give it to the bLink support. None
+            if the input was invalid and there was no call.
+        token: A token in the response to the failed call: store it. Almost always None.
     """
 
     outcome: Outcome = Outcome.NOT_EXECUTED
@@ -176,7 +175,7 @@ class BlinkError(Exception):
 
     @property
     def source(self) -> Source | None:
-        """Who made the response, the platform or the provider; None where no response came."""
+        """The origin of the response, or None without a response."""
         return self.meta.source if self.meta else None
 
     def __copy__(self) -> BlinkError:
@@ -186,7 +185,7 @@ class BlinkError(Exception):
         return twin
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A salvaged token stays behind: secrets never enter a pickle.
+        # Without the token: a pickle never contains a secret.
         known = self._facts()
         known.pop("token", None)
         return (_rebuild, (type(self), str(self), known))
@@ -200,7 +199,7 @@ def _rebuild(cls: type[BlinkError], message: str, facts: dict[str, Any]) -> Blin
 
 
 class InvalidInputError(BlinkError, ValueError):
-    """An argument or a setting was refused before anything was sent."""
+    """An argument or a setting is invalid. Nothing was sent."""
 
 
 class CertificateError(InvalidInputError):
@@ -214,11 +213,11 @@ class CertificateError(InvalidInputError):
 
 
 class NoResponseError(BlinkError):
-    """No response came.
+    """No response was received.
 
     Attributes:
-        network_fault: Why, as far as the network told it.
-        reason: What the network said.
+        network_fault: The reason, as far as it is known.
+        reason: The text of the network error.
     """
 
     network_fault: NetworkFault = NetworkFault.OTHER
@@ -234,9 +233,9 @@ class NotConnectedError(NoResponseError):
 class TlsError(NotConnectedError):
     """One side refused the other's certificate, or the handshake failed.
 
-    With TLS 1.3 a server refuses a client certificate only after the client believes the handshake
-    done (RFC 8446 section 4.4.2.4), so the alert arrives in place of the response. It still proves
-    that the request was not looked at.
+    With TLS 1.3 a server can refuse the client certificate only after the client has finished its
+    part of the handshake (RFC 8446 section 4.4.2.4). The alert then arrives in place of the
+    response, and still proves that the server did not read the request.
     """
 
     retryable = False
@@ -244,19 +243,19 @@ class TlsError(NotConnectedError):
 
 
 class TimedOutError(NoResponseError):
-    """The request left, and no response came in time."""
+    """The request was sent, and no response was received in time."""
 
     outcome = Outcome.UNCERTAIN
 
 
 class ConnectionLostError(NoResponseError):
-    """The request left, and the connection broke before the response came."""
+    """The request was sent, and the connection broke before the response was received."""
 
     outcome = Outcome.UNCERTAIN
 
 
 class ResponseError(BlinkError):
-    """A response came, and it is no token."""
+    """The response is an error, or contains no usable token."""
 
     outcome = Outcome.UNCERTAIN
 
@@ -265,7 +264,7 @@ class OAuthError(ResponseError):
     """The response is an OAuth error (RFC 6749 section 5.2).
 
     Attributes:
-        error: The error code as it was received; unknown codes are kept.
+        error: The error code as received, also if it is not one of RFC 6749.
         description: The `error_description`, or None.
         uri: The `error_uri`, or None.
     """
@@ -276,7 +275,7 @@ class OAuthError(ResponseError):
 
     @property
     def code(self) -> str:
-        """The error code for comparisons: in lower case."""
+        """The error code in lower case, for comparisons."""
         return self.error.lower()
 
 
@@ -285,15 +284,15 @@ class InvalidGrantError(OAuthError):
 
 
 class InvalidClientError(OAuthError):
-    """The client is not known or not allowed (`invalid_client`, `unauthorized_client`)."""
+    """The client is unknown or not allowed (`invalid_client`, `unauthorized_client`)."""
 
 
 SPENT_CREDENTIAL = frozenset({"INVALID_TOKEN", "EXPIRED_TOKEN"})
-"""Problem types that speak of the credential that was presented (bLink error codes)."""
+"""Problem types for a refused code or token (bLink error codes)."""
 
 
 def problem_code(kind: str | None) -> str:
-    """Return the last segment of a problem's type in upper case, or nothing without one."""
+    """Return the last segment of a problem type in upper case, empty without a type."""
     return (kind or "").rpartition("/")[2].upper()
 
 
@@ -301,7 +300,7 @@ class ProblemError(ResponseError):
     """The response is a problem (RFC 9457), the error format of bLink's other modules.
 
     Attributes:
-        type: The problem type as it was received, such as `/problems/INVALID_PAYLOAD`.
+        type: The problem type as received, such as `/problems/INVALID_PAYLOAD`.
         title: Its title, or None.
         detail: Its detail, or None.
         instance: Its instance, or None.
@@ -314,28 +313,28 @@ class ProblemError(ResponseError):
 
     @property
     def code(self) -> str:
-        """The last segment of the problem type for comparisons: in upper case."""
+        """The last segment of the problem type in upper case, for comparisons."""
         return problem_code(self.type)
 
 
 class UnreadableResponseError(ResponseError):
-    """The status promises success, and the body holds no usable token."""
+    """The status is a success, but the body contains no usable token."""
 
 
 class StatusError(ResponseError):
-    """The status is an error or a redirect, and the body says nothing readable."""
+    """The status is no success, and the body contains no readable error."""
 
 
 class RevocationError(BlinkError):
-    """Of the tokens to revoke, at least one may still be alive.
+    """At least one of the tokens to revoke may still be valid.
 
-    Revoking a token twice does no harm (RFC 7009 section 2.2): to try again, call `revoke` again.
+    It is safe to call `revoke` again: revoking a token twice does no harm (RFC 7009 section 2.2).
 
     Attributes:
-        revoked: The kinds that are surely revoked.
-        alive: The kinds that are surely still alive.
-        unknown: The kinds whose revocation may or may not have been executed.
-        errors: What went wrong, for each kind that is not surely revoked.
+        revoked: The kinds of token that are certainly revoked.
+        alive: The kinds that are certainly not revoked.
+        unknown: The kinds whose revocation may have been executed.
+        errors: The error of each kind that is not certainly revoked.
     """
 
     revoked: frozenset[TokenKind] = frozenset()

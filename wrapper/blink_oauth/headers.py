@@ -1,4 +1,4 @@
-"""The platform's headers: their names, and what those of a response say."""
+"""The platform's headers: their names, and the reading of those of a response."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ MAX_CORRELATION_ID: Final = 64
 
 
 def is_visible_ascii(text: str) -> bool:
-    """Say whether a text is made of visible ASCII alone, without blanks."""
+    """Return whether a text consists of visible ASCII characters only, without blanks."""
     return text.isascii() and text.isprintable() and " " not in text
 
 
 SourceName = Literal["PLATFORM", "PROVIDER"]
-"""What the contract lists for `X-CorAPI-Source`."""
+"""The values that the contract lists for `X-CorAPI-Source`."""
 
 
 class Source(StrEnum):
-    """Who made a response (`X-CorAPI-Source`)."""
+    """The origin of a response (`X-CorAPI-Source`)."""
 
     PLATFORM = "PLATFORM"
     PROVIDER = "PROVIDER"
@@ -56,17 +56,17 @@ class Source(StrEnum):
 
 @frozen(kw_only=True)
 class ResponseMeta:
-    """What the headers of a response said.
+    """The values of the response headers.
 
     Attributes:
         status: The HTTP status.
         correlation_id: The id that was sent.
-        echoed: Whether the same id came back; None if none came back.
-        source: Who made the response.
+        echoed: Whether the response returned the same id; None if it returned none.
+        source: The origin of the response: the platform, the provider or unknown.
         language: The language of the texts, or None.
-        cache_rules_held: Whether `Cache-Control` and `Pragma` forbade every cache to keep the
-            response, as one with tokens must (RFC 6749 section 5.1). Errors need not.
-        retry_after: Seconds to wait before another attempt (RFC 9110 section 10.2.3), or None.
+        cache_rules_held: Whether `Cache-Control` and `Pragma` forbid caching, as they must in a
+            response with tokens (RFC 6749 section 5.1). Errors need not.
+        retry_after: Seconds to wait before the next attempt (RFC 9110 section 10.2.3), or None.
     """
 
     status: int
@@ -80,13 +80,13 @@ class ResponseMeta:
 
 @frozen(kw_only=True)
 class Probe:
-    """The answer to a request that asks for nothing.
+    """The response to a request without a code or token.
 
     Attributes:
         status: The HTTP status.
         date: The server's time by its `Date` header (RFC 9110 section 6.6.1), or None.
-        before: Our time before the request, aware UTC.
-        after: Our time after the answer, aware UTC.
+        before: Our time before the request, timezone-aware UTC.
+        after: Our time after the response, timezone-aware UTC.
     """
 
     status: int
@@ -96,7 +96,7 @@ class Probe:
 
 
 def read_date(value: str) -> datetime | None:
-    """Read a date of HTTP, or return None (RFC 9110 section 5.6.7)."""
+    """Return the time in an HTTP date (RFC 9110 section 5.6.7), or None if it is invalid."""
     try:
         date = _parse_date(value)
     except (TypeError, ValueError, OverflowError):
@@ -105,7 +105,7 @@ def read_date(value: str) -> datetime | None:
 
 
 def _parse_date(value: str) -> datetime:
-    # Imported here: it is slow to load, and values and errors do without it.
+    # Imported here: it is slow to load, and values and errors do not need it.
     from email.utils import parsedate_to_datetime
 
     return parsedate_to_datetime(value)
@@ -114,13 +114,13 @@ def _parse_date(value: str) -> datetime:
 def read_meta(
     status: int, headers: Mapping[str, str], *, correlation_id: str, now: datetime
 ) -> ResponseMeta:
-    """Read the response headers; nothing in them can make this fail.
+    """Read the response headers; no value in them raises an exception.
 
     Args:
         status: The HTTP status.
         headers: The response headers, looked up without regard to case.
         correlation_id: The id that was sent.
-        now: The present moment, aware, to turn a `Retry-After` date into seconds.
+        now: The current time, timezone-aware, to turn a `Retry-After` date into seconds.
     """
     echo = headers.get(CORRELATION_ID)
     return ResponseMeta(
@@ -129,8 +129,8 @@ def read_meta(
         echoed=None if echo is None else echo == correlation_id,
         source=_source(headers.get(SOURCE, "")),
         language=_language(headers.get(LANGUAGE, "")),
-        cache_rules_held=_holds(headers.get(CACHE_CONTROL, ""), "no-store")
-        and _holds(headers.get(PRAGMA, ""), "no-cache"),
+        cache_rules_held=_has_directive(headers.get(CACHE_CONTROL, ""), "no-store")
+        and _has_directive(headers.get(PRAGMA, ""), "no-cache"),
         retry_after=_retry_after(headers.get("Retry-After", ""), now),
     )
 
@@ -143,12 +143,12 @@ def _source(value: str) -> Source:
 
 
 def _language(value: str) -> str | None:
-    # Only the primary subtag (RFC 5646): anything longer could be a text in a header's clothes.
+    # Only the primary subtag (RFC 5646): a longer value could be any text, even a secret.
     primary = value.strip().partition("-")[0].lower()
     return primary if 2 <= len(primary) <= 3 and primary.isascii() and primary.isalpha() else None
 
 
-def _holds(value: str, directive: str) -> bool:
+def _has_directive(value: str, directive: str) -> bool:
     return directive in {part.strip().lower() for part in value.split(",")}
 
 

@@ -1,4 +1,4 @@
-"""Where the platform is, who we are, how long we wait: from arguments or `BLINK_*` variables."""
+"""The settings of a client, from arguments or from `BLINK_*` variables."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FALSE = frozenset({"", "0", "false", "no", "off"})
 
 
 class _UnusableError(Exception):
-    """A variable cannot be used; the message says which and why."""
+    """A variable cannot be used; the message names it and the reason."""
 
 
 def read_environment(environ: Mapping[str, str]) -> dict[str, Any] | str:
-    """Turn the variables into the arguments of `Settings`, or say in words what is wrong.
+    """Return the arguments of `Settings` from the variables, or the text of an error.
 
-    It returns the words, as the variables hold a passphrase and an error would carry this frame.
+    The error is not raised here: its traceback would include the variables, and a passphrase.
     """
     try:
         return _read(environ)
@@ -121,14 +121,14 @@ def _seconds(instance: object, attribute: Attribute[float], value: float) -> Non
 
 @frozen(kw_only=True)
 class Timeouts:
-    """How long one call may take, in seconds. No timeout can be switched off.
+    """The timeouts of one call, in seconds. No timeout can be switched off.
 
     Args:
-        connect: For TCP connect and for the TLS handshake, each.
-        read: For each wait for more of the response.
-        write: For each wait to send more of the request.
-        pool: For a free connection.
-        total: For the whole call. The default leaves room in the 30 s that a code lives.
+        connect: For the TCP connection and for the TLS handshake, each.
+        read: For each wait for the next bytes of the response.
+        write: For each wait to send the next bytes of the request.
+        pool: For the wait for a free connection.
+        total: For the whole call. The default is below the 30 s for which a code is valid.
 
     Raises:
         InvalidInputError: A value is not a finite number above zero.
@@ -181,7 +181,7 @@ def _without_slash(value: str) -> str:
 
 
 def is_http_url(url: str) -> bool:
-    """Say whether a text is an http:// or https:// URL with a host and no impossible port."""
+    """Return whether a text is an http:// or https:// URL with a host and a valid port."""
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -190,7 +190,7 @@ def is_http_url(url: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a host name or address can only mean this machine."""
+    """Return whether a host name or address is a loopback one: this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -199,18 +199,18 @@ def is_loopback(host: str) -> bool:
 
 @frozen(kw_only=True, init=False)
 class Settings:
-    """What a client needs to know once.
+    """The settings of a client.
 
     Args:
         base_url: The URL of the consent-flow module, such as `https://…/consent-flow/v2`.
         client_id: Our id in bLink's directory, such as `CIDX0000000002`.
         user_agent: Name and version of our software, such as `acme-books/3.2`.
-        certificate: The client certificate, or a ready `ssl.SSLContext` that holds one.
-        timeouts: How long a call may take.
-        max_connections: How many connections may be open at once.
-        proxy: The URL of an HTTP proxy to go through, or None.
+        certificate: The client certificate, or an `ssl.SSLContext` that contains one.
+        timeouts: The timeouts of each call.
+        max_connections: The largest number of connections that are open at once.
+        proxy: The URL of an HTTP proxy, or None.
         trust_env: Whether to take the proxy from the environment (`HTTPS_PROXY`, `NO_PROXY`).
-        allow_plain_http: Whether `base_url` may be `http://` to this very machine, for tests.
+        allow_plain_http: Whether `base_url` may be an `http://` URL of this machine, for tests.
 
     Raises:
         InvalidInputError: A value cannot be used.
@@ -266,8 +266,8 @@ class Settings:
             return
         if not (self.allow_plain_http and is_loopback(url.hostname or "")):
             raise InvalidInputError(
-                "Settings.base_url must start with https://. Only for this very machine, and with "
-                "allow_plain_http=True, may it start with http://."
+                "Settings.base_url must start with https://. http:// is accepted for this machine "
+                "only (loopback), with allow_plain_http=True."
             )
 
     @classmethod
@@ -275,13 +275,13 @@ class Settings:
         """Read the settings from `BLINK_*` variables; the README lists them.
 
         Args:
-            environ: The variables; the process's environment if None.
+            environ: The variables; the environment of the process if None.
 
         Raises:
             InvalidInputError: A variable is missing or cannot be used.
         """
         values = read_environment(os.environ if environ is None else environ)
-        # The variables hold a passphrase: no error may be raised from a frame that holds them.
+        # A traceback must not include the variables, because they may contain a passphrase.
         del environ
         if isinstance(values, str):
             raise InvalidInputError(values)

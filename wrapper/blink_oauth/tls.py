@@ -1,4 +1,4 @@
-"""The client certificate: loaded for mutual TLS, checked offline against the platform's rules."""
+"""The client certificate: its offline check, and the TLS context made from it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 def _path(value: object) -> Path:
     if not isinstance(value, (str, os.PathLike)):
         kind = type(value).__name__
-        raise InvalidInputError(f"A file of the client certificate is named by a {kind}.")
+        raise InvalidInputError(f"A path of the client certificate must not be a {kind}.")
     return Path(value)
 
 
@@ -49,13 +49,13 @@ class ClientCertificate:
 
     Args:
         chain: The client certificate followed by its intermediate certificates.
-        key: Its private key; None if it is in the file of the chain.
+        key: Its private key; None if the key is in the file of the chain.
         passphrase: The passphrase of the key; None if the key is not encrypted.
-        ca: The authorities that may have issued the server's certificate; None for the authorities
-            that the operating system trusts.
+        ca: The authorities to trust for the server's certificate; None for those that the
+            operating system trusts.
 
     Raises:
-        InvalidInputError: A path is no path, or the passphrase is no text or empty.
+        InvalidInputError: A path has another type, or the passphrase is empty or not a text.
 
     Source: bLink TLS certificates; RFC 8705 section 2.
     """
@@ -80,13 +80,13 @@ class ClientCertificate:
 
 @frozen(kw_only=True)
 class CertificateReport:
-    """What the offline check found.
+    """The result of the offline check.
 
     Attributes:
-        subject: The subject's distinguished name (RFC 4514), or None if unreadable.
-        expires_at: The end of the validity, aware UTC, or None if unreadable.
-        days_left: Whole days until then, negative once it has passed, or None.
-        findings: The broken rules; empty if there are none.
+        subject: The distinguished name of the subject (RFC 4514), or None if unreadable.
+        expires_at: The end of the validity, timezone-aware UTC, or None if unreadable.
+        days_left: Whole days until `expires_at`, negative once it has passed, or None.
+        findings: The broken rules.
     """
 
     subject: str | None = None
@@ -112,8 +112,8 @@ def check_certificate(certificate: ClientCertificate, *, now: datetime) -> Certi
     """Check a client certificate offline against the platform's published rules.
 
     Args:
-        certificate: The files to check; nothing is sent anywhere.
-        now: The present moment, aware.
+        certificate: The files to check. Nothing is sent.
+        now: The current time, timezone-aware.
 
     Source: bLink TLS certificates.
     """
@@ -152,11 +152,11 @@ def _unreadable(text: str) -> CertificateReport:
 
 
 def ssl_context(certificate: ClientCertificate, *, now: datetime) -> ssl.SSLContext:
-    """Make the context for mutual TLS, after refusing what the platform would refuse.
+    """Return the context for mutual TLS.
 
     Args:
-        certificate: The files.
-        now: The present moment, aware.
+        certificate: The files; first checked against the rules of the platform.
+        now: The current time, timezone-aware.
 
     Raises:
         CertificateError: A file cannot be used, or the certificate breaks a rule of the platform.
@@ -168,8 +168,8 @@ def ssl_context(certificate: ClientCertificate, *, now: datetime) -> ssl.SSLCont
             " ".join(["Nothing was sent.", *(finding.text for finding in broken)]),
             rules=tuple(finding.rule for finding in broken),
         )
-    # Not create_default_context: it writes the keys of the connections wherever a variable of the
-    # environment (SSLKEYLOGFILE) says.
+    # `create_default_context` would write the session keys to the file that the environment
+    # variable SSLKEYLOGFILE names.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if certificate.ca is None:
@@ -192,11 +192,11 @@ def ssl_context(certificate: ClientCertificate, *, now: datetime) -> ssl.SSLCont
 
 
 def require_verifying(context: ssl.SSLContext) -> None:
-    """Refuse a context of the user's own that would talk to any server.
+    """Require a given context to verify the server.
 
     Raises:
-        InvalidInputError: It does not verify the server's certificate and name, or allows a
-            protocol older than TLS 1.2 (RFC 9700 section 2.6, bLink TLS certificates).
+        InvalidInputError: It does not verify the server's certificate and name, or it allows a
+            version below TLS 1.2 (RFC 9700 section 2.6, bLink TLS certificates).
     """
     if context.verify_mode is not ssl.CERT_REQUIRED or not context.check_hostname:
         raise InvalidInputError(

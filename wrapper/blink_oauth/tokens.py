@@ -1,4 +1,4 @@
-"""Tokens, and the secrets in them that never print."""
+"""Tokens, and secrets that no repr, log or exception shows."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ __all__ = ["Oddity", "Secret", "Token", "TokenKind"]
 
 
 def utc_now() -> datetime:
-    """Return the present moment, aware UTC."""
+    """Return the current time, timezone-aware UTC."""
     return datetime.now(UTC)
 
 
 class Secret:
-    """Hold a token, code or passphrase so that it cannot be shown by accident.
+    """A token, code or passphrase that is not shown by accident.
 
-    It has no telling `repr`, `str` or format, cannot be pickled, and compares in constant time.
+    Its `repr`, `str` and format hide the text, it cannot be pickled, and two are compared in
+    constant time.
 
     Args:
         value: The secret text, or another Secret.
-        what: What the secret is, for the error message.
+        what: The name of the secret, for the error message.
 
     Raises:
-        InvalidInputError: The value is not a text, or is empty.
+        InvalidInputError: The value is not a text, is empty, or cannot be encoded.
     """
 
     __slots__ = ("_value",)
@@ -43,13 +44,13 @@ class Secret:
         text = value.reveal() if isinstance(value, Secret) else value
         problem = _unusable(text)
         if problem:
-            # It may be a secret in the wrong wrapping, so it must not stay in this frame.
+            # It may be a secret of the wrong type, which a traceback must not show.
             value = text = ""
             raise InvalidInputError(f"The {what} {problem}. Nothing was sent.")
         self._value: str = text
 
     def reveal(self) -> str:
-        """Return the secret text. Every call of this is a place to look at in a review."""
+        """Return the secret text. A security review checks each call of this method."""
         return self._value
 
     def __repr__(self) -> str:
@@ -70,27 +71,27 @@ class Secret:
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("A Secret is never pickled. Seal what reveal() returns and store that.")
+        raise TypeError("A Secret is never pickled. Encrypt what reveal() returns and store that.")
 
 
 def hide(value: object, what: str) -> Secret | InvalidInputError:
-    """Wrap a secret, or return the error that says why it cannot be one.
+    """Return a value as a Secret, or the error that says why it cannot be one.
 
-    For the first line of a function that takes a secret: it replaces the plain argument, so that no
-    later error is raised from a frame that still holds it. `require_secret` raises the error.
+    A function that takes a secret calls this first and deletes the plain argument, so that no
+    later traceback shows it. `require_secret` raises the error.
     """
     try:
         return Secret(value, what=what)  # type: ignore[arg-type]
     except InvalidInputError as error:
-        # The traceback ends here, where the plain value still is.
+        # The frames of this traceback contain the plain value.
         return error.with_traceback(None)
 
 
 def require_secret(secret: Secret | InvalidInputError) -> Secret:
-    """Return a hidden secret.
+    """Return the secret that `hide` made.
 
     Raises:
-        InvalidInputError: The value that was hidden cannot be a secret.
+        InvalidInputError: The value given to `hide` cannot be a secret.
     """
     if isinstance(secret, InvalidInputError):
         raise secret
@@ -115,12 +116,12 @@ class TokenKind(StrEnum):
 
     @property
     def label(self) -> str:
-        """The kind in words."""
+        """The kind as words, such as `access token`."""
         return self.value.replace("_", " ")
 
 
 class Oddity(StrEnum):
-    """What was odd about a response that nevertheless held a token."""
+    """A departure from the contract or RFC 6749 in a response that contains a token."""
 
     STATUS_UNDOCUMENTED = "status_undocumented"
     BODY_BROKEN = "body_broken"
@@ -138,23 +139,24 @@ class Oddity(StrEnum):
 
 @frozen(kw_only=True, init=False, weakref_slot=False)
 class Token:
-    """An access token, and what came with it (RFC 6749 section 5.1).
+    """An access token, and the rest of the response with it (RFC 6749 section 5.1).
 
     Attributes:
         access_token: The access token. Opaque: neither the service user nor bLink interprets it.
-        refresh_token: The refresh token to use next. After a refresh it is the one that was
-            presented if the response held none (RFC 6749 section 6), which
-            `Oddity.REFRESH_TOKEN_MISSING` tells. None if there is none.
-        token_type: The type as it was received, usually `bearer`; None if the response named none.
-        expires_at: When the access token expires, aware UTC, counted from the start of the
-            request so that it is never too late. None if the response did not say it usably.
-        scope: The scope values, or None if the response named none.
-        oddities: What was odd about the response. Empty in the normal case.
-        extra: Members of the response that are not known here. May hold secrets: never printed.
-        meta: What the response headers said; None on a token you built yourself.
+        refresh_token: The refresh token to use next. If the response to a refresh contained none,
+            it is the one that was presented (RFC 6749 section 6), and `oddities` contains
+            `Oddity.REFRESH_TOKEN_MISSING`. None if there is none.
+        token_type: The type as received, usually `bearer`; None if the response contained none.
+        expires_at: The time when the access token expires, timezone-aware UTC, counted from the
+            start of the request so that it is never too late. None if the response had no usable
+            lifetime.
+        scope: The scope values, or None if the response had no usable scope.
+        oddities: The departures from the contract in the response. Usually empty.
+        extra: The unknown members of the response. They may contain secrets and are not in `repr`.
+        meta: The values of the response headers; None on a token that you make yourself.
 
     Raises:
-        InvalidInputError: A token is no text, or empty.
+        InvalidInputError: A token is not a text, is empty, or cannot be encoded.
     """
 
     access_token: Secret
@@ -193,10 +195,10 @@ class Token:
         )
 
     def seconds_left(self, now: datetime) -> float | None:
-        """Say how long the access token still lives.
+        """Return how long the access token is still valid.
 
         Args:
-            now: The present moment, aware.
+            now: The current time, timezone-aware.
 
         Returns:
             Seconds, negative once it has expired; None if the expiry is not known.
