@@ -1,4 +1,4 @@
-"""Both flavours of the client behind one face, so that each test is written once."""
+"""Both flavours of the client with the same interface, so that one test covers both."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 class Caller(Protocol):
-    """What the two flavours have in common, seen from a thread."""
+    """The methods that both flavours have, as synchronous ones."""
 
     def exchange_code(
         self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu
@@ -44,8 +44,8 @@ class Caller(Protocol):
     def close(self) -> None: ...
 
 
-class InItsOwnLoop:
-    """An `AsyncBlinkOAuth`, driven by an event loop of its own."""
+class SyncAdapter:
+    """Runs the methods of an `AsyncBlinkOAuth` in an event loop of its own."""
 
     def __init__(self, client: AsyncBlinkOAuth, runner: asyncio.Runner) -> None:
         self.client = client
@@ -72,17 +72,17 @@ class InItsOwnLoop:
     def close(self) -> None:
         self._run(self.client.close())
 
-    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        return self._runner.run(work)
+    def _run(self, call: Coroutine[Any, Any, Result]) -> Result:
+        return self._runner.run(call)
 
 
 @contextmanager
 def calling(flavour: Flavour, settings: Settings, **options: Any) -> Iterator[Caller]:
-    """Make a client of a flavour, and close it.
+    """Open a client of one flavour, and close it at the end of the block.
 
     Args:
-        flavour: Which one.
-        settings: What it needs to know.
+        flavour: The flavour of the client.
+        settings: Its settings.
         **options: Further arguments of the client.
     """
     if flavour == "sync":
@@ -90,8 +90,8 @@ def calling(flavour: Flavour, settings: Settings, **options: Any) -> Iterator[Ca
             yield client
         return
     with asyncio.Runner() as runner:
-        driven = InItsOwnLoop(AsyncBlinkOAuth(settings, **options), runner)
+        adapter = SyncAdapter(AsyncBlinkOAuth(settings, **options), runner)
         try:
-            yield driven
+            yield adapter
         finally:
-            driven.close()
+            adapter.close()

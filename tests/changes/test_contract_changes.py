@@ -1,9 +1,9 @@
-"""A change of the contract is noticed where the wrapper depends on what changed.
+"""A change of the contract is detected where the wrapper depends on it.
 
-Each test changes the contract in a copy of the tree and generates anew. A name, status, value or
-limit that goes or changes is a type error in hand-written code or fails a behaviour test; an
-optional addition is a line of contract.py and breaks nothing. A file that was generated differently
-counts for nothing here.
+Each test changes the contract in a copy of the tree and generates the code again. A name, status,
+value or limit that is removed or changed is a type error in hand-written code or fails a test of
+the wrapper. An optional addition is a line of contract.py and breaks nothing. A difference in a
+generated file alone does not count as detected.
 
 Needs the generator and mypy in one environment: the session `types` runs it.
 """
@@ -27,7 +27,7 @@ PROJECT = Path(__file__).parents[2]
 SPEC = "spec/openapi.yaml"
 API = "wrapper/blink_oauth/_api.py"
 CONTRACT_TYPES = "generated/blink_oauth_api/contract.py"
-# Thousands of mutated bodies say nothing about the contract and take longer than all the rest.
+# Thousands of mutated bodies do not depend on the contract, and take longer than all other tests.
 SLOW = "test_mutations.py"
 
 Node = dict[str, Any]
@@ -35,59 +35,59 @@ Change = Callable[[Node], None]
 
 
 class MypyError(NamedTuple):
-    """What mypy says, and the line of code of which it says so."""
+    """A message of mypy, with the file and the line of code that it is about."""
 
     file: str
     code: str
     message: str
 
 
-# ---- changes of a contract; a place is a path of keys, `*` stands for every key
+# ---- changes of a contract; a path is a sequence of keys, `*` matches every key
 
 
-def places(node: Node, place: list[str]) -> Iterator[tuple[Node, str]]:
-    """Yield the node that holds the last key of a place, and that key."""
-    first, *rest = place
+def matches(node: Node, keys: list[str]) -> Iterator[tuple[Node, str]]:
+    """Yield the parent node and the last key of each match."""
+    first, *rest = keys
     for key in [key for key in node if first in ("*", key)]:
         if rest:
-            yield from places(node[key], rest)
+            yield from matches(node[key], rest)
         else:
             yield node, key
 
 
-def found(contract: Node, place: str) -> list[tuple[Node, str]]:
-    """Return all that a place means, which must be something."""
-    nodes = list(places(contract, place.split(".")))
-    assert nodes, place
+def find(contract: Node, path: str) -> list[tuple[Node, str]]:
+    """Return the parent node and the last key of each match; there must be at least one."""
+    nodes = list(matches(contract, path.split(".")))
+    assert nodes, path
     return nodes
 
 
-def put(place: str, value: object) -> Change:
+def put(path: str, value: object) -> Change:
     """Add a key or change its value."""
-    above, _, name = place.rpartition(".")
+    parent, _, name = path.rpartition(".")
 
     def change(contract: Node) -> None:
-        for node, key in found(contract, above):
+        for node, key in find(contract, parent):
             node[key][name] = value
 
     return change
 
 
-def take(place: str) -> Change:
+def remove(path: str) -> Change:
     """Remove a key."""
 
     def change(contract: Node) -> None:
-        for node, key in found(contract, place):
+        for node, key in find(contract, path):
             del node[key]
 
     return change
 
 
-def rename(place: str, new: str) -> Change:
-    """Rename a key and leave it where it stands."""
+def rename(path: str, new: str) -> Change:
+    """Rename a key without changing the order of the keys."""
 
     def change(contract: Node) -> None:
-        for node, old in found(contract, place):
+        for node, old in find(contract, path):
             renamed = {new if key == old else key: value for key, value in node.items()}
             node.clear()
             node.update(renamed)
@@ -107,8 +107,8 @@ def add_request_header(name: str, *, required: bool) -> Change:
     return change
 
 
-def together(*changes: Change) -> Change:
-    """Make several changes."""
+def combined(*changes: Change) -> Change:
+    """Return one change that makes several changes."""
 
     def change(contract: Node) -> None:
         for one in changes:
@@ -122,7 +122,7 @@ def together(*changes: Change) -> Change:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Copy what is generated from, what is generated, and what depends on it."""
+    """Copy the contract, the generated package, the wrapper and its tests."""
     root = tmp_path / "project"
     for folder in ("spec", "generated", "wrapper", "tests/wrapper"):
         shutil.copytree(PROJECT / folder, root / folder)
@@ -138,12 +138,12 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder for what mypy has found, so that it looks at each change only."""
+    """Return a cache folder of mypy for all tests, so that it checks only what changed."""
     return tmp_path_factory.mktemp("mypy")
 
 
 def run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run this Python in a copy, with its packages; those of which it holds none are the tree's."""
+    """Run Python in a copy, with its packages; the others are those of the project."""
     copied = [root / folder for folder in ("wrapper", "generated")]
     others = [PROJECT / folder for folder in ("keeper", "cli", "testing")]
     return subprocess.run(
@@ -158,7 +158,7 @@ def run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def generate(root: Path, change: Change) -> None:
-    """Change the contract of a copy and generate anew."""
+    """Change the contract of a copy and generate the code again."""
     contract = yaml.safe_load((root / SPEC).read_text("utf-8"))
     change(contract)
     (root / SPEC).write_text(yaml.safe_dump(contract, sort_keys=False), "utf-8")
@@ -167,21 +167,21 @@ def generate(root: Path, change: Change) -> None:
 
 
 def type_errors(root: Path, cache: Path) -> list[MypyError]:
-    """Return what mypy says of a copy, with its settings."""
+    """Return the errors that mypy reports for a copy, with the settings of the copy."""
     result = run(
         *(root, "-m", "mypy", "--cache-dir", str(cache), "--output", "json"),
         *("wrapper", "generated"),
     )
     assert result.returncode in {0, 1}, result.stdout + result.stderr
-    told = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
-    assert bool(told) == bool(result.returncode)
+    reports = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    assert bool(reports) == bool(result.returncode)
     return [
         MypyError(
-            one["file"],
-            (root / one["file"]).read_text("utf-8").splitlines()[one["line"] - 1].strip(),
-            one["message"],
+            report["file"],
+            (root / report["file"]).read_text("utf-8").splitlines()[report["line"] - 1].strip(),
+            report["message"],
         )
-        for one in told
+        for report in reports
     ]
 
 
@@ -192,9 +192,9 @@ TOKEN, REVOKE = f"{PATHS}./oauth/token.post", f"{PATHS}./oauth/revoke.post"
 RESPONSES, HEADERS = "components.responses", "components.responses.*.headers"
 CONFLICT = {"$ref": "#/components/responses/BadRequest"}
 STATUSES = "200, 400, 401, 403, 406, 415, 500, 502, 504"
-LESS_406 = "200, 400, 401, 403, 415, 500, 502, 504"
+WITHOUT_406 = "200, 400, 401, 403, 415, 500, 502, 504"
 
-# The change; of which lines of the wrapper mypy says so, and in which words.
+# The change, and the expected errors of mypy: a line of the wrapper and a part of the message.
 TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
     "request header renamed": (
         put("components.parameters.TargetId.name", "X-CorAPI-Bank-ID"),
@@ -236,7 +236,7 @@ TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
         ],
     ),
     "response header of one operation removed": (
-        take(f"{RESPONSES}.TokenRevoked.headers.Pragma"),
+        remove(f"{RESPONSES}.TokenRevoked.headers.Pragma"),
         [
             (
                 "*(token[PRAGMA], revocation[PRAGMA]),",
@@ -290,12 +290,22 @@ TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
         ],
     ),
     "status of the token request removed": (
-        take(f"{TOKEN}.responses.406"),
-        [("return status, status", f'expected "tuple[Literal[{LESS_406}], Literal[{STATUSES}]]"')],
+        remove(f"{TOKEN}.responses.406"),
+        [
+            (
+                "return status, status",
+                f'expected "tuple[Literal[{WITHOUT_406}], Literal[{STATUSES}]]"',
+            )
+        ],
     ),
     "status of the revocation removed": (
-        take(f"{REVOKE}.responses.406"),
-        [("return status, status", f'expected "tuple[Literal[{STATUSES}], Literal[{LESS_406}]]"')],
+        remove(f"{REVOKE}.responses.406"),
+        [
+            (
+                "return status, status",
+                f'expected "tuple[Literal[{STATUSES}], Literal[{WITHOUT_406}]]"',
+            )
+        ],
     ),
     "source added": (
         put(f"{SCHEMAS}.Source.enum", ["PLATFORM", "PROVIDER", "CACHE"]),
@@ -322,7 +332,7 @@ TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
         [("assert MAX_USERNAME == contract.REVOKE_REQUEST_USERNAME_MAX_LENGTH", "Literal[63]")],
     ),
     "limit of the username removed": (
-        take(f"{SCHEMAS}.TokenRequest.properties.username.maxLength"),
+        remove(f"{SCHEMAS}.TokenRequest.properties.username.maxLength"),
         [
             (
                 "assert MAX_USERNAME == contract.TOKEN_REQUEST_USERNAME_MAX_LENGTH",
@@ -353,8 +363,8 @@ TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
 
 FORM = "components.requestBodies.Token.content.application/x-www-form-urlencoded"
 
-# The change; which test of tests/wrapper fails, and what its report shows. The generated code makes
-# most of these changes by itself, so that a call of the wrapper goes out differently.
+# The change, the test of tests/wrapper that fails, and a part of its report. The generated code
+# applies most of these changes by itself, and the wrapper then sends a different request.
 FAILING_TESTS: dict[str, tuple[Change, str, str]] = {
     "path of the token request": (
         rename(f"{PATHS}./oauth/token", "/oauth/tokens"),
@@ -383,7 +393,7 @@ FAILING_TESTS: dict[str, tuple[Change, str, str]] = {
     ),
     "response header added as required": (
         put(f"{HEADERS}.X-Region", {"schema": {"type": "string"}, "required": True}),
-        "test_headers.py::test_what_we_read_is_what_the_contract_promises",
+        "test_headers.py::test_the_client_reads_the_required_response_headers",
         "X-Region",
     ),
 }
@@ -408,7 +418,7 @@ ADDITIONS: list[tuple[Change, list[str]]] = [
         put(f"{SCHEMAS}.GrantType.enum", ["authorization_code", "refresh_token", "password"]),
         ['    grant_type: Literal["authorization_code", "refresh_token", "password"]'],
     ),
-    # Nothing of the wrapper spells this one, so only the diff of contract.py tells.
+    # The wrapper does not use this limit, so the only sign is the difference in contract.py.
     (put(f"{SCHEMAS}.TargetId.maxLength", 30), ["TARGET_ID_MAX_LENGTH: Final = 30"]),
 ]
 REPLACED = ['    grant_type: Literal["authorization_code", "refresh_token"]']
@@ -417,44 +427,44 @@ REPLACED = ['    grant_type: Literal["authorization_code", "refresh_token"]']
 # ---- the tests
 
 
-def test_a_contract_that_stays_as_it_is_is_noticed_nowhere(tree: Path, cache: Path) -> None:
+def test_an_unchanged_contract_causes_no_difference_and_no_error(tree: Path, cache: Path) -> None:
     before = (tree / CONTRACT_TYPES).read_bytes()
     generate(tree, lambda _: None)
     assert (tree / CONTRACT_TYPES).read_bytes() == before
     assert type_errors(tree, cache) == []
 
 
-@pytest.mark.parametrize(("change", "noticed"), TYPE_ERRORS.values(), ids=TYPE_ERRORS)
-def test_what_goes_or_changes_is_a_type_error_in_the_wrapper(
-    tree: Path, cache: Path, change: Change, noticed: list[tuple[str, str]]
+@pytest.mark.parametrize(("change", "expected"), TYPE_ERRORS.values(), ids=TYPE_ERRORS)
+def test_a_removed_or_changed_name_or_value_is_a_type_error_in_the_wrapper(
+    tree: Path, cache: Path, change: Change, expected: list[tuple[str, str]]
 ) -> None:
     generate(tree, change)
     errors = type_errors(tree, cache)
     assert {error.file for error in errors} == {API}
-    overlooked = [
-        (code, words)
-        for code, words in noticed
-        if not any(code in error.code and words in error.message for error in errors)
+    missing = [
+        (code, message)
+        for code, message in expected
+        if not any(code in error.code and message in error.message for error in errors)
     ]
-    assert overlooked == [], errors
+    assert missing == [], errors
 
 
-@pytest.mark.parametrize(("change", "test", "shown"), FAILING_TESTS.values(), ids=FAILING_TESTS)
-def test_what_no_type_tells_fails_a_test_of_the_wrapper(
-    tree: Path, change: Change, test: str, shown: str
+@pytest.mark.parametrize(("change", "test", "report"), FAILING_TESTS.values(), ids=FAILING_TESTS)
+def test_a_change_without_a_type_error_fails_a_test_of_the_wrapper(
+    tree: Path, change: Change, test: str, report: str
 ) -> None:
     generate(tree, change)
     result = run(tree, "-m", "pytest", "-vv", f"tests/wrapper/{test.partition('::')[0]}")
     assert result.returncode == 1, result.stdout + result.stderr
     assert f"FAILED tests/wrapper/{test}" in result.stdout
-    assert shown in result.stdout
+    assert report in result.stdout
 
 
-def test_optional_additions_are_lines_of_contract_py_and_break_nothing(
+def test_optional_additions_add_lines_to_contract_py_and_break_nothing(
     tree: Path, cache: Path
 ) -> None:
     before = Counter((tree / CONTRACT_TYPES).read_text("utf-8").splitlines())
-    generate(tree, together(*(change for change, _ in ADDITIONS)))
+    generate(tree, combined(*(change for change, _ in ADDITIONS)))
     after = Counter((tree / CONTRACT_TYPES).read_text("utf-8").splitlines())
     assert after - before == Counter(line for _, lines in ADDITIONS for line in lines)
     assert before - after == Counter(REPLACED)

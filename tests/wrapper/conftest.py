@@ -1,4 +1,4 @@
-"""The fixtures of the client tests: one suite for both flavours."""
+"""The fixture of the client tests, which run with both flavours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wrapper.harness import App, Connect, connected
 
 @pytest.fixture(params=FLAVOURS)
 def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Open clients of one flavour on an app, and close them after the test."""
+    """Return a function that opens a client with an app as its server; all close after the test."""
     with ExitStack() as stack:
 
         def connect_to(app: App) -> Caller:

@@ -1,6 +1,6 @@
-"""What tests without a network share: fake values, and a platform that plays prepared replies.
+"""Fake values, calls and a fake platform for the tests without a network.
 
-`Platform` remembers the requests, so that a test can look at what was sent.
+`Platform` returns prepared responses and records the requests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GRANT = Grant(target_id="IIDX99999", username="u-4711")
 PSU = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")
 REDIRECT_URI = "https://books.example/callback?bank=1"
 
-# Each holds characters that a form, a URL or a JSON text writes in another way.
+# Each contains characters that are escaped in a form, a URL or a JSON text.
 CODE = "fake-code/sent+%2B="
 REFRESH_TOKEN_SENT = "fake-refresh-token/sent+%2B="
 ACCESS_TOKEN = "fake-access-token/received+%2B="
@@ -55,14 +55,14 @@ Call = Callable[[Caller], object]
 
 @contextmanager
 def connected(flavour: Flavour, app: App | None, settings: Settings = SETTINGS) -> Iterator[Caller]:
-    """Open a client of one flavour for which time stands still.
+    """Open a client of one flavour whose clock always returns `NOW`.
 
     The correlation ids of its calls are corr-1, corr-2 and so on.
 
     Args:
         flavour: `sync` or `async`.
-        app: The other side; None for real sockets.
-        settings: Its settings.
+        app: The server; None for real sockets.
+        settings: The settings.
     """
     numbers = itertools.count(1)
     with calling(
@@ -86,32 +86,36 @@ def refresh(blink: Caller) -> Token:
 
 
 def revoke_access(blink: Caller) -> dict[TokenKind, ResponseMeta]:
-    """Revoke a token that has no refresh token: a single call."""
+    """Revoke a token without a refresh token, which takes one request."""
     return blink.revoke(GRANT, Token(access_token=ACCESS_TOKEN))
 
 
 def revoke_pair(blink: Caller) -> dict[TokenKind, ResponseMeta]:
-    """Revoke both halves of a token."""
+    """Revoke a pair."""
     return blink.revoke(GRANT, Token(access_token=ACCESS_TOKEN, refresh_token=REFRESH_TOKEN))
 
 
 class Chunks(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body that arrives in pieces, and may break off with an exception."""
+    """A body in chunks; an exception among them is raised in place of the next chunk.
 
-    def __init__(self, *pieces: bytes | Exception) -> None:
-        self._pieces = pieces
-        self.taken = 0
+    Attributes:
+        read_count: The number of chunks that were read.
+    """
+
+    def __init__(self, *chunks: bytes | Exception) -> None:
+        self._chunks = chunks
+        self.read_count = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        for piece in self._pieces:
-            if isinstance(piece, Exception):
-                raise piece
-            self.taken += 1
-            yield piece
+        for chunk in self._chunks:
+            if isinstance(chunk, Exception):
+                raise chunk
+            self.read_count += 1
+            yield chunk
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self:
-            yield piece
+        for chunk in self:
+            yield chunk
 
 
 Headers = dict[str, str] | list[tuple[bytes, bytes]]
@@ -124,13 +128,13 @@ def reply(
     *,
     cut: Exception | None = None,
 ) -> httpx.Response:
-    """Make a response as it comes off the wire: nothing in it is decoded yet.
+    """Return a raw response: its body is a stream that is not decoded yet.
 
     Args:
         status: The HTTP status.
-        body: Bytes as they are; anything else is written as JSON.
+        body: Bytes, or a value that is encoded as JSON.
         headers: All headers.
-        cut: What the connection raises after the body, if it breaks.
+        cut: The exception of the connection after the body, or None.
     """
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     stream = Chunks(content) if cut is None else Chunks(content, cut)
@@ -138,14 +142,14 @@ def reply(
 
 
 class Platform:
-    """Gives prepared replies in turn, the last one for ever, and remembers the requests."""
+    """Returns or raises prepared results in order, then repeats the last one. Records requests."""
 
-    def __init__(self, *replies: httpx.Response | Exception) -> None:
-        self._replies = replies or (reply(),)
+    def __init__(self, *results: httpx.Response | Exception) -> None:
+        self._results = results or (reply(),)
         self.requests: list[httpx.Request] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
-        prepared = self._replies[min(len(self.requests), len(self._replies) - 1)]
+        prepared = self._results[min(len(self.requests), len(self._results) - 1)]
         self.requests.append(request)
         if isinstance(prepared, Exception):
             raise prepared
@@ -153,12 +157,12 @@ class Platform:
 
     @property
     def forms(self) -> list[dict[str, str]]:
-        """The form fields of each request, none of them twice."""
+        """The form fields of each request."""
         return [form(request) for request in self.requests]
 
 
 def form(request: httpx.Request) -> dict[str, str]:
-    """Read the form of a request."""
+    """Return the form fields of a request, each of which occurs only once."""
     pairs = parse_qsl(request.content.decode("ascii"), keep_blank_values=True, strict_parsing=True)
     fields = dict(pairs)
     assert len(fields) == len(pairs)

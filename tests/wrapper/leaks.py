@@ -1,4 +1,4 @@
-"""Finds secrets where none may be: in texts, errors and the locals of tracebacks."""
+"""Finds secrets in texts, errors and the local variables of tracebacks, where none may be."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ PACKAGES = tuple(
 )
 
 
-def small_escapes(secret: str) -> str:
-    """Write a secret as in a path, the digits of the escapes in small letters."""
+def lower_case_escapes(secret: str) -> str:
+    """Return a secret quoted as in a path, with the escapes in lower case."""
     return re.sub("%..", lambda escape: escape[0].lower(), quote(secret))
 
 
 SPELLINGS: dict[str, Callable[[str], str]] = {
-    "as it is": str,
+    "plain": str,
     "in a URL": lambda secret: quote(secret, safe=""),
     "in a path": quote,
     "in a form": quote_plus,
-    "in small letters": small_escapes,
+    "with escapes in lower case": lower_case_escapes,
 }
-"""How a secret may be written."""
+"""The encodings in which a text may contain a secret."""
 
 
 def found(secrets: Iterable[str], texts: Iterable[tuple[str, str]]) -> list[str]:
-    """Return where a secret stands, the secret itself left out."""
-    words = {spell(secret) for secret in secrets for spell in SPELLINGS.values()}
-    return [place for place, text in texts if any(word in text for word in words)]
+    """Return the places whose text contains a secret, without the secret."""
+    spellings = {spell(secret) for secret in secrets for spell in SPELLINGS.values()}
+    return [place for place, text in texts if any(spelling in text for spelling in spellings)]
 
 
 def texts_of(value: object) -> Iterator[tuple[str, str]]:
-    """Yield every text that a program makes of a value without asking for its secrets."""
+    """Yield the name and the text of each representation of a value."""
     yield "repr", repr(value)
     yield "str", str(value)
     yield "format", f"{value}"
@@ -71,7 +71,7 @@ def texts_of(value: object) -> Iterator[tuple[str, str]]:
 
 
 def texts_of_error(error: BaseException) -> Iterator[tuple[str, str]]:
-    """Yield every text of an error, of what it carries, of its causes and of its frames."""
+    """Yield each text of an error, its attributes, its causes and its frames."""
     for link in chain(error):
         name = type(link).__name__
         yield f"str of {name}", str(link)
@@ -87,34 +87,34 @@ def texts_of_error(error: BaseException) -> Iterator[tuple[str, str]]:
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error with all its causes, contexts and nested errors."""
-    waiting = [error]
+    pending = [error]
     seen: list[BaseException] = []
-    while waiting:
-        link = waiting.pop()
+    while pending:
+        link = pending.pop()
         if link is None or link in seen:
             continue
         seen.append(link)
         yield link
-        waiting += [link.__cause__, link.__context__]
+        pending += [link.__cause__, link.__context__]
         if isinstance(link, RevocationError):
-            waiting += link.errors.values()
+            pending += link.errors.values()
 
 
 def locals_of(error: BaseException) -> Iterator[tuple[str, str]]:
-    """Yield the locals of the frames of our packages, as an error reporter shows them.
+    """Yield the local variables in the frames of our packages, as an error reporter shows them.
 
-    What attrs generated for our classes belongs to our packages too.
+    The code that attrs generates for our classes belongs to our packages, too.
     """
     for frame, line in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
         if file.startswith(PACKAGES) or (file.startswith("<attrs") and "blink_oauth" in file):
             for name, value in frame.f_locals.items():
-                yield f"local {name} of {frame.f_code.co_name}, line {line}", shown(value)
+                yield f"local {name} of {frame.f_code.co_name}, line {line}", safe_repr(value)
 
 
-def shown(value: object) -> str:
-    """Return what an error reporter would show of a value."""
+def safe_repr(value: object) -> str:
+    """Return the repr of a value, or a note that it failed."""
     try:
         return repr(value)
-    except Exception as exc:  # noqa: BLE001  # a half-made object has no repr
+    except Exception as exc:  # noqa: BLE001  # the repr of a partly initialized object may fail
         return f"<no repr: {type(exc).__name__}>"

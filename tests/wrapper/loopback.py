@@ -1,4 +1,4 @@
-"""A server on loopback that is proxy and platform in one, for tests that need real sockets."""
+"""A server on loopback that is a proxy and the platform, for tests with real sockets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from attrs import Factory, define
 
 @define
 class Loopback:
-    """What the server answers, and what it saw.
+    """The response that the server sends, and the requests that it received.
 
     Attributes:
-        port: Where it listens.
-        status: The status of its answers.
-        body: Their body, written as JSON.
+        port: Its port.
+        status: The status of each response.
+        body: The body of each response, encoded as JSON.
         authorizations: The `Proxy-Authorization` of each request.
-        bodies: The body of each request.
+        bodies: The body of each POST request.
     """
 
     port: int
@@ -40,12 +40,12 @@ def listening() -> Iterator[Loopback]:
         def do_POST(self) -> None:
             length = int(self.headers["Content-Length"])
             loopback.bodies.append(self.rfile.read(length).decode("ascii"))
-            self.answer(loopback.status, json.dumps(loopback.body).encode())
+            self.respond(loopback.status, json.dumps(loopback.body).encode())
 
         def do_CONNECT(self) -> None:
-            self.answer(407, b"")
+            self.respond(407, b"")
 
-        def answer(self, status: int, body: bytes) -> None:
+        def respond(self, status: int, body: bytes) -> None:
             loopback.authorizations.append(self.headers["Proxy-Authorization"])
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -55,7 +55,7 @@ def listening() -> Iterator[Loopback]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         loopback = Loopback(server.server_port)

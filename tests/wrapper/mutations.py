@@ -1,4 +1,4 @@
-"""Draws responses that were mutated on their way: status, headers, body, encoding, truncation."""
+"""Draws mutated responses: status, headers, body, encoding and truncation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wrapper.harness import (
     TOKEN_BODY,
     Chunks,
 )
-from wrapper.leaks import small_escapes
+from wrapper.leaks import lower_case_escapes
 
 STATUSES = st.one_of(
     st.sampled_from([200, 200, 200, 201, 204, 299, 302, 400, 404, 408, 429, 499]),
@@ -37,7 +37,7 @@ ECHOES = st.sampled_from(SECRETS).flatmap(
         [
             f"{secret} is not good",
             f"got '{quote(secret, safe='')}'",
-            f"got {small_escapes(secret)}",
+            f"got {lower_case_escapes(secret)}",
             f"code={quote_plus(secret)}&",
             secret * 2,
         ]
@@ -68,12 +68,12 @@ KINDS: list[st.SearchStrategy[object]] = [
     st.builds(lambda error, token: token | error, OAUTH_ERRORS, TOKENS),
     ODD_VALUES,
 ]
-# Drawing the kind first keeps the weights: one_of would count each branch of a branch.
+# Drawing the kind first keeps the weights: `one_of` would weight nested branches one by one.
 BODIES = st.sampled_from(KINDS).flatmap(lambda kind: kind)
 ENCODINGS = st.sampled_from(
     ["utf-8"] * 15 + ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "latin-1"]
 )
-# How a text is encoded behind the byte order mark that these put in front.
+# For each encoding that begins with a byte order mark, the same encoding without it.
 CODECS = {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
 WRAPPINGS = st.sampled_from(
     [("", "")] * 20
@@ -108,7 +108,7 @@ HEADERS = st.builds(
         HEADER_VALUES,
     ),
     st.sampled_from([True, True, False]).flatmap(
-        lambda told: st.fixed_dictionaries({b"X-CorAPI-Source": SOURCES} if told else {})
+        lambda present: st.fixed_dictionaries({b"X-CorAPI-Source": SOURCES} if present else {})
     ),
 )
 BREAKS = st.sampled_from(
@@ -127,11 +127,11 @@ class Mutant:
 
     Attributes:
         status: The HTTP status.
-        headers: The header fields, raw.
-        encoding: How its text is encoded.
-        content: The body as it was before any compression, as far as it arrives.
-        wire: The body as it travels.
-        broken: What the connection raises after the body, or None.
+        headers: The raw header fields.
+        encoding: The encoding of the text.
+        content: The part of the body that is received, before compression.
+        wire: The body as it is sent.
+        broken: The exception of the connection after the body, or None.
     """
 
     status: int
@@ -142,13 +142,13 @@ class Mutant:
     broken: Exception | None
 
     def response(self) -> httpx.Response:
-        """Make the response as it comes off the wire."""
-        pieces = [self.wire] if self.broken is None else [self.wire, self.broken]
-        return httpx.Response(self.status, headers=self.headers, stream=Chunks(*pieces))
+        """Return the raw response."""
+        chunks = [self.wire] if self.broken is None else [self.wire, self.broken]
+        return httpx.Response(self.status, headers=self.headers, stream=Chunks(*chunks))
 
     @property
     def tokens(self) -> set[str]:
-        """The tokens that arrived whole, each with its name."""
+        """The tokens whose complete member is in the body."""
         members = {name: str(TOKEN_BODY[name]) for name in ("access_token", "refresh_token")}
         return {
             token
@@ -159,43 +159,45 @@ class Mutant:
 
     @property
     def from_platform(self) -> bool:
-        """Whether the platform says that it made the response itself."""
+        """Whether the headers name the platform as the source of the response."""
         values = [value for name, value in self.headers if name == b"X-CorAPI-Source"]
         return values != [] and values[0].decode("latin-1").strip().upper() == "PLATFORM"
 
 
 @st.composite
 def mutants(draw: st.DrawFn) -> Mutant:
-    """Draw a response that was mutated on its way."""
+    """Draw a mutated response."""
     before, after = draw(WRAPPINGS)
     text = json.dumps(draw(BODIES), indent=draw(st.sampled_from([None, None, 2])))
     encoding = draw(ENCODINGS)
     content = damaged(draw, f"{before}{text}{after}".encode(encoding, "replace"))
     headers = list(draw(HEADERS).items())
-    coding = draw(st.sampled_from([b""] * 6 + [b"gzip", b"deflate", b"br, x-odd", b"lie"]))
+    coding = draw(st.sampled_from([b""] * 6 + [b"gzip", b"deflate", b"br, x-odd", b"false gzip"]))
     wire = content
     if coding in {b"gzip", b"deflate"}:
-        packer = zlib.compressobj(wbits=31 if coding == b"gzip" else 15)
-        wire = packer.compress(content) + packer.flush()
+        compressor = zlib.compressobj(wbits=31 if coding == b"gzip" else 15)
+        wire = compressor.compress(content) + compressor.flush()
         wire = wire[: draw(st.integers(0, len(wire)) | st.just(len(wire)))]
         content = zlib.decompressobj(wbits=47).decompress(wire)
     if coding:
-        headers.append((b"Content-Encoding", coding.replace(b"lie", b"gzip")))
+        headers.append((b"Content-Encoding", coding.replace(b"false gzip", b"gzip")))
     return Mutant(draw(STATUSES), headers, encoding, content, wire, draw(BREAKS))
 
 
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """Truncate, overwrite, insert, drop or repeat a part of a body, or leave it as it is."""
-    how = draw(st.sampled_from(["whole"] * 4 + ["cut", "put", "insert", "drop", "repeat"]))
-    if how == "whole" or not content:
+    """Truncate a body, or overwrite, insert, drop or repeat a part, or return it unchanged."""
+    damage = draw(
+        st.sampled_from(["none"] * 4 + ["truncate", "overwrite", "insert", "drop", "repeat"])
+    )
+    if damage == "none" or not content:
         return content
     start = draw(st.integers(0, len(content) - 1))
     end = min(len(content), start + draw(st.integers(1, 40)))
     noise = draw(st.binary(min_size=1, max_size=4))
-    match how:
-        case "cut":
+    match damage:
+        case "truncate":
             return content[:start]
-        case "put":
+        case "overwrite":
             return content[:start] + noise + content[start + len(noise) :]
         case "insert":
             return content[:start] + noise + content[start:]

@@ -296,7 +296,7 @@ def test_no_more_than_a_mebibyte_of_a_body_is_read(connect: Connect) -> None:
     answer = httpx.Response(200, stream=endless)
     with pytest.raises(UnreadableResponseError, match="cut short"):
         refresh(connect(Platform(answer)))
-    assert endless.taken == 17
+    assert endless.read_count == 17
 
 
 class Unclosable(Chunks):

@@ -770,7 +770,7 @@ def _base_url(settings: Settings) -> httpx.URL:
     except (httpx.InvalidURL, ValueError):
         valid = False
     if not valid:
-        raise InvalidInputError("Settings.base_url has an invalid host name. Nothing was sent.")
+        raise InvalidInputError("Settings.base_url names no possible host. Nothing was sent.")
     return url
 
 

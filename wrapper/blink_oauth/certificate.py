@@ -204,6 +204,6 @@ def chain_findings(chain: list[Certificate]) -> Iterator[Finding]:
         # A warning only: the issuer may be a root certificate, which the server has already.
         yield Finding(
             Rule.CHAIN_COMPLETE,
-            "The chain contains only the client certificate: append the intermediate certificates.",
+            "The chain contains the certificate alone: append the intermediate certificates.",
             fatal=False,
         )
