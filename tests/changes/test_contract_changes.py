@@ -378,12 +378,12 @@ FAILING_TESTS: dict[str, tuple[Change, str, str]] = {
     ),
     "method": (
         rename(TOKEN, "put"),
-        "test_requests.py::test_each_call_carries_these_headers_and_no_others[sync-exchange-",
+        "test_requests.py::test_a_request_has_these_headers_and_no_others[sync-exchange-",
         "'PUT' == 'POST'",
     ),
     "media type of the form": (
         rename(FORM, "application/json"),
-        "test_requests.py::test_each_call_carries_these_headers_and_no_others[sync-exchange-",
+        "test_requests.py::test_a_request_has_these_headers_and_no_others[sync-exchange-",
         "application/json",
     ),
     "form field renamed, its parameter in Python is not": (

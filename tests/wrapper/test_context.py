@@ -1,4 +1,4 @@
-"""A Grant and a Psu hold only what can travel in headers and forms."""
+"""A Grant and a Psu accept only values that can be sent in headers and forms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from blink_oauth import Grant, InvalidInputError, Outcome, Psu
 
-UNFIT_FOR_A_HEADER = {
+INVALID_IN_A_HEADER = {
     "empty": "",
     "line feed": "IIDX1\nX-Evil: 1",
     "carriage return": "IIDX1\rX-Evil: 1",
@@ -16,30 +16,30 @@ UNFIT_FOR_A_HEADER = {
     "tab": "II\tDX",
     "delete": "IIDX\x7f",
     "umlaut": "Zürich",
-    "other script": "銀行",
+    "Chinese": "銀行",
     "surrogate": "II\ud800",
     "leading blank": " IIDX1",
     "trailing blank": "IIDX1 ",
 }
 BAD_VALUES = pytest.mark.parametrize(
-    "value", UNFIT_FOR_A_HEADER.values(), ids=UNFIT_FOR_A_HEADER.keys()
+    "value", INVALID_IN_A_HEADER.values(), ids=INVALID_IN_A_HEADER.keys()
 )
 
 
 @BAD_VALUES
-def test_a_target_that_is_unfit_for_a_header_is_refused(value: str) -> None:
+def test_a_target_that_is_invalid_in_a_header_is_refused(value: str) -> None:
     with pytest.raises(InvalidInputError, match=r"Grant\.target_id"):
         Grant(target_id=value, username="u")
 
 
 @BAD_VALUES
-def test_a_user_agent_that_is_unfit_for_a_header_is_refused(value: str) -> None:
+def test_a_user_agent_that_is_invalid_in_a_header_is_refused(value: str) -> None:
     with pytest.raises(InvalidInputError, match=r"Psu\.user_agent"):
         Psu(ip="203.0.113.7", user_agent=value)
 
 
 @pytest.mark.parametrize("value", [None, 7, b"IIDX1"])
-def test_a_value_of_another_type_is_refused_by_name(value: object) -> None:
+def test_the_refusal_of_another_type_names_the_type(value: object) -> None:
     with pytest.raises(InvalidInputError, match=rf"str.*{type(value).__name__}"):
         Grant(target_id=value, username="u")  # type: ignore[arg-type]
 
@@ -51,12 +51,12 @@ def test_a_username_that_cannot_be_sent_is_refused(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", ["u", "u" * 64, "Ä" * 64, "名前", "a b", " ", "a\nb", "=&+%"])
-def test_any_other_username_is_kept_as_it_is_because_a_form_can_carry_it(value: str) -> None:
+def test_any_other_username_is_accepted_unchanged(value: str) -> None:
     assert Grant(target_id="IIDX1", username=value).username == value
 
 
 @pytest.mark.parametrize("value", ["203.0.113.7", "2001:db8::7", "::ffff:203.0.113.7", "AUTO"])
-def test_an_address_or_the_word_auto_is_a_psu_address(value: str) -> None:
+def test_an_ip_address_or_auto_is_a_psu_address(value: str) -> None:
     assert Psu(ip=value, user_agent="Mozilla/5.0").ip == value
 
 
@@ -75,16 +75,16 @@ def test_an_address_or_the_word_auto_is_a_psu_address(value: str) -> None:
         "203.0.113.7\n",
     ],
 )
-def test_anything_else_is_no_psu_address(value: str) -> None:
+def test_any_other_psu_address_is_refused(value: str) -> None:
     with pytest.raises(InvalidInputError, match=r"Psu\.ip"):
         Psu(ip=value, user_agent="Mozilla/5.0")
 
 
-def test_auto_says_that_no_person_triggered_the_call() -> None:
+def test_psu_auto_has_auto_as_address_and_user_agent() -> None:
     assert Psu(ip="AUTO", user_agent="AUTO") == Psu.AUTO
 
 
-def test_both_are_values_that_can_be_keys_and_cannot_change() -> None:
+def test_a_grant_is_immutable_and_can_be_a_dictionary_key() -> None:
     grant = Grant("IIDX1", "u")
     assert {grant: 1}[Grant("IIDX1", "u")] == 1
     assert grant != Grant("IIDX2", "u")
@@ -92,7 +92,7 @@ def test_both_are_values_that_can_be_keys_and_cannot_change() -> None:
         grant.username = "v"  # type: ignore[misc]
 
 
-def test_a_refusal_says_that_nothing_happened_and_is_a_value_error() -> None:
+def test_a_refusal_is_a_value_error_with_the_outcome_not_executed() -> None:
     with pytest.raises(ValueError, match="must not be empty") as caught:
         Grant("", "u")
     assert isinstance(caught.value, InvalidInputError)

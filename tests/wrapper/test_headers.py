@@ -1,4 +1,4 @@
-"""The header mapping, both ways, held to the header lists of the contract."""
+"""The request and response headers, compared with the header lists of the contract."""
 
 from __future__ import annotations
 
@@ -36,41 +36,42 @@ OPERATIONS = [item["post"] for item in CONTRACT["paths"].values()]
 
 
 def resolved(node: dict[str, Any]) -> dict[str, Any]:
-    """Follow a reference within the contract, if the node is one."""
+    """Return the node that a reference names, or the node itself."""
     if "$ref" not in node:
         return node
     target = CONTRACT
-    for step in node["$ref"].split("/")[1:]:
-        target = target[step]
+    for key in node["$ref"].split("/")[1:]:
+        target = target[key]
     return target
 
 
 def meta(status: int = 200, **headers: str) -> ResponseMeta:
-    """Read headers whose names are given with underscores."""
+    """Read response headers; their names are given with underscores."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return read_meta(status, httpx.Headers(named), correlation_id=FIRST_ID, now=NOW)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation["operationId"])
-def test_what_we_send_is_what_the_contract_asks_for(operation: dict[str, Any]) -> None:
+def test_the_client_sends_the_required_request_headers(operation: dict[str, Any]) -> None:
     parameters = [resolved(parameter) for parameter in operation["parameters"]]
-    assert {one["name"] for one in parameters if one.get("required")} == REQUEST_HEADERS
+    required = {parameter["name"] for parameter in parameters if parameter.get("required")}
+    assert required == REQUEST_HEADERS
     sent = request_headers(GRANT, PSU, user_agent="acme-books/3.2", correlation_id=FIRST_ID)
     assert sent.keys() == REQUEST_HEADERS
 
 
-def test_what_we_read_is_what_the_contract_promises() -> None:
-    promised = {
+def test_the_client_reads_the_required_response_headers() -> None:
+    required = {
         name
         for operation in OPERATIONS
         for response in operation["responses"].values()
         for name, header in resolved(response)["headers"].items()
         if resolved(header).get("required")
     }
-    assert promised == RESPONSE_HEADERS
+    assert required == RESPONSE_HEADERS
 
 
-def test_the_limit_of_the_correlation_id_is_the_contracts() -> None:
+def test_the_limit_of_the_correlation_id_is_that_of_the_contract() -> None:
     assert CONTRACT["components"]["schemas"]["CorrelationId"]["maxLength"] == MAX_CORRELATION_ID
 
 
@@ -81,7 +82,7 @@ def test_the_limit_of_the_correlation_id_is_the_contracts() -> None:
         (Psu.AUTO, "request_unattended"),
     ],
 )
-def test_a_context_becomes_the_headers_of_the_contracts_example(psu: Psu, example: str) -> None:
+def test_the_request_headers_are_those_of_the_contracts_example(psu: Psu, example: str) -> None:
     expected = EXAMPLES[example]
     sent = request_headers(
         Grant("IIDX99999", "u-4711"),
@@ -100,7 +101,7 @@ def test_a_context_becomes_the_headers_of_the_contracts_example(psu: Psu, exampl
         ("response_error_provider", Source.PROVIDER, "en", False),
     ],
 )
-def test_the_contracts_example_is_read(
+def test_the_response_headers_of_the_contracts_example_are_read(
     example: str, source: Source, language: str | None, rules_held: bool
 ) -> None:
     headers = EXAMPLES[example]
@@ -116,7 +117,7 @@ def test_the_contracts_example_is_read(
     )
 
 
-def test_a_response_without_headers_says_nothing() -> None:
+def test_the_values_of_absent_response_headers() -> None:
     assert meta(599) == ResponseMeta(
         status=599,
         correlation_id=FIRST_ID,
@@ -131,7 +132,7 @@ def test_a_response_without_headers_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("echo", "echoed"), [("corr-1", True), ("corr-2", False), ("CORR-1", False), ("", False)]
 )
-def test_an_echo_is_compared_as_it_is(echo: str, echoed: bool) -> None:
+def test_the_returned_correlation_id_is_compared_exactly(echo: str, echoed: bool) -> None:
     read = meta(X_Correlation_ID=echo)
     assert read.echoed is echoed
     assert read.correlation_id == FIRST_ID
@@ -149,7 +150,7 @@ def test_an_echo_is_compared_as_it_is(echo: str, echoed: bool) -> None:
         ("", Source.UNKNOWN),
     ],
 )
-def test_only_the_two_sources_of_the_platform_are_known(value: str, source: Source) -> None:
+def test_a_source_that_is_not_in_the_contract_is_unknown(value: str, source: Source) -> None:
     assert meta(X_CorAPI_Source=value).source is source
 
 
@@ -168,7 +169,7 @@ def test_only_the_two_sources_of_the_platform_are_known(value: str, source: Sour
         ("en, de", None),
     ],
 )
-def test_a_language_is_its_primary_subtag_or_nothing(value: str, language: str | None) -> None:
+def test_a_language_is_its_primary_subtag_or_none(value: str, language: str | None) -> None:
     raw = httpx.Headers({"Content-Language": value}, encoding="utf-8")
     assert read_meta(400, raw, correlation_id=FIRST_ID, now=NOW).language == language
 
@@ -211,12 +212,12 @@ def test_the_caching_rules_hold_only_with_both_directives(
         ("Wed, 04 Mar 99999999999 05:06:37 GMT", None),
     ],
 )
-def test_retry_after_is_seconds_a_date_or_nothing(value: str, seconds: float | None) -> None:
+def test_retry_after_is_read_from_seconds_or_a_date(value: str, seconds: float | None) -> None:
     raw = httpx.Headers({"Retry-After": value}, encoding="utf-8")
     assert read_meta(503, raw, correlation_id=FIRST_ID, now=NOW).retry_after == seconds
 
 
-def test_the_clock_decides_how_far_a_retry_date_is() -> None:
+def test_the_seconds_of_a_retry_after_date_are_counted_from_now() -> None:
     later = datetime(2026, 3, 4, 6, 0, tzinfo=UTC)
     raw = httpx.Headers({"Retry-After": format_datetime(later, usegmt=True)})
     waits = [
@@ -227,9 +228,7 @@ def test_the_clock_decides_how_far_a_retry_date_is() -> None:
 
 
 @pytest.mark.parametrize("spell", [str.upper, str.lower, str.title])
-def test_header_names_come_in_any_capitalisation(
-    connect: Connect, spell: Callable[[str], str]
-) -> None:
+def test_header_names_are_not_case_sensitive(connect: Connect, spell: Callable[[str], str]) -> None:
     headers = [
         (spell(name).encode(), value.encode()) for name, value in (TOKEN_HEADERS | RARE).items()
     ]
@@ -246,9 +245,9 @@ def test_header_names_come_in_any_capitalisation(
     )
 
 
-def test_a_header_that_comes_twice_is_one_list(connect: Connect) -> None:
+def test_the_values_of_a_repeated_header_are_joined_to_a_list(connect: Connect) -> None:
     headers = [(name.encode(), value.encode()) for name, value in TOKEN_HEADERS.items()]
-    twice = [*headers, (b"Cache-Control", b"private"), (b"X-CorAPI-Source", b"PLATFORM")]
-    meta = refresh(connect(Platform(reply(headers=twice)))).meta
+    repeated = [*headers, (b"Cache-Control", b"private"), (b"X-CorAPI-Source", b"PLATFORM")]
+    meta = refresh(connect(Platform(reply(headers=repeated)))).meta
     assert meta is not None
     assert (meta.cache_rules_held, meta.source) == (True, Source.UNKNOWN)

@@ -1,4 +1,4 @@
-"""The finder of secrets finds every leak that is planted for it."""
+"""The functions of `leaks` find a secret in every place where a test puts one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from wrapper.leaks import SPELLINGS, found, locals_of, texts_of, texts_of_error
 
 
 @pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS.keys())
-def test_the_finder_finds_a_secret_in_any_spelling(spell: Callable[[str], str]) -> None:
+def test_a_secret_is_found_in_any_encoding(spell: Callable[[str], str]) -> None:
     texts = [("here", f"x{spell(CODE)}y"), ("there", "x")]
     assert found([CODE], texts) == ["here"]
     assert found([REFRESH_TOKEN], texts) == []
 
 
 class Leaky:
-    """Hides a secret from the eye alone."""
+    """A value whose repr hides a secret that its attributes show."""
 
     def __init__(self) -> None:
         self.hidden = CODE
@@ -28,13 +28,13 @@ class Leaky:
         return "Leaky(***)"
 
 
-def test_the_finder_finds_a_leak_in_a_value() -> None:
+def test_a_secret_is_found_in_a_value() -> None:
     assert found([CODE], texts_of(Leaky())) == ["vars", "pickle"]
     assert "repr" in found([CODE], texts_of([CODE]))
 
 
-def planted(place: str) -> BaseException:
-    """Make an error that shows a secret in one place."""
+def leaking_error(place: str) -> BaseException:
+    """Return an error that contains a secret in one place."""
     error = RevocationError(CODE) if place == "message" else RevocationError("clean")
     if place == "note":
         error.add_note(CODE)
@@ -45,17 +45,17 @@ def planted(place: str) -> BaseException:
         error.__context__.__context__ = ValueError(CODE)
     elif place == "nested":
         error.errors = {TokenKind.ACCESS_TOKEN: StatusError(CODE)}
-    elif place == "fact":
+    elif place == "attribute":
         error.correlation_id = CODE
     return error
 
 
-@pytest.mark.parametrize("place", ["message", "note", "cause", "context", "nested", "fact"])
-def test_the_finder_finds_a_leak_in_an_error(place: str) -> None:
-    assert found([CODE], texts_of_error(planted(place)))
+@pytest.mark.parametrize("place", ["message", "note", "cause", "context", "nested", "attribute"])
+def test_a_secret_is_found_in_an_error(place: str) -> None:
+    assert found([CODE], texts_of_error(leaking_error(place)))
 
 
-def test_the_finder_finds_a_leak_in_a_local_of_our_package() -> None:
+def test_a_secret_is_found_in_a_local_variable_of_our_packages() -> None:
     with pytest.raises(InvalidInputError) as caught:
         Grant(target_id=f"{CODE}\n", username="u")
     places = found([CODE], locals_of(caught.value))

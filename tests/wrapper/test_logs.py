@@ -1,4 +1,4 @@
-"""Nobody who listens at DEBUG hears a secret, over real sockets and through a proxy."""
+"""No log record at DEBUG contains a secret, with real sockets and through a proxy."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ PROXY_PASSWORD = "fake-proxy-password"
 CREDENTIALS = b64encode(f"user:{PROXY_PASSWORD}".encode()).decode()
 
 
-def through(loopback: Loopback) -> Settings:
-    """Make the settings of a client that goes through a proxy on loopback; nobody is behind it."""
+def proxied(loopback: Loopback) -> Settings:
+    """Return settings with a proxy on loopback. No server listens at the base URL."""
     return Settings(
         base_url="http://127.0.0.1:9/consent-flow/v2",
         client_id="CIDX0000000002",
@@ -50,32 +50,32 @@ def through(loopback: Loopback) -> Settings:
 
 
 @contextmanager
-def everything_heard() -> Iterator[list[tuple[str, str]]]:
-    """Collect whatever is logged at DEBUG by anybody, and every warning, as texts with a place."""
-    heard: list[tuple[str, str]] = []
+def captured_logs() -> Iterator[list[tuple[str, str]]]:
+    """Collect the log records of all loggers at DEBUG, and all warnings, as (place, text)."""
+    texts: list[tuple[str, str]] = []
 
-    class Ear(logging.Handler):
+    class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            heard.append((record.name, record.getMessage()))
-            heard.append((f"record of {record.name}", repr(vars(record))))
-            heard.append((f"format of {record.name}", logging.Formatter().format(record)))
+            texts.append((record.name, record.getMessage()))
+            texts.append((f"record of {record.name}", repr(vars(record))))
+            texts.append((f"format of {record.name}", logging.Formatter().format(record)))
 
-    root, ear = logging.getLogger(), Ear()
+    root, collector = logging.getLogger(), Collector()
     level = root.level
-    root.addHandler(ear)
+    root.addHandler(collector)
     root.setLevel(logging.DEBUG)
     try:
-        with warnings.catch_warnings(record=True) as warned:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            yield heard
-            heard += [("warning", str(warning.message)) for warning in warned]
+            yield texts
+            texts += [("warning", str(warning.message)) for warning in caught]
     finally:
-        root.removeHandler(ear)
+        root.removeHandler(collector)
         root.setLevel(level)
 
 
 def make_every_call(blink: Caller) -> list[BlinkError]:
-    """Make each call once and return the errors."""
+    """Make each call once, and return the errors."""
     errors = []
     for call in (exchange, refresh, revoke_pair):
         try:
@@ -91,40 +91,40 @@ def make_every_call(blink: Caller) -> list[BlinkError]:
     ("status", "body"),
     [(200, TOKEN_BODY), (502, TOKEN_BODY), (400, TOKEN_BODY | {"error": REFRESH_TOKEN})],
 )
-def test_no_logger_hears_a_secret(flavour: Flavour, status: int, body: object) -> None:
-    with listening() as loopback, everything_heard() as heard:
+def test_no_logger_gets_a_secret(flavour: Flavour, status: int, body: object) -> None:
+    with listening() as loopback, captured_logs() as logged:
         loopback.status, loopback.body = status, body
-        with connected(flavour, None, through(loopback)) as blink:
+        with connected(flavour, None, proxied(loopback)) as blink:
             errors = make_every_call(blink)
     assert len(errors) == (0 if status == 200 else 3)
-    # The secrets did travel, and everybody talked.
+    # The secrets were sent, and both libraries have logged.
     sent = "".join(loopback.bodies)
     assert all(quote_plus(secret) in sent for secret in (CODE, REFRESH_TOKEN_SENT, ACCESS_TOKEN))
     assert loopback.authorizations == [f"Basic {CREDENTIALS}"] * 4
-    names = {place for place, _ in heard}
+    names = {place for place, _ in logged}
     assert {"httpcore.http11", "blink_oauth"} <= names
-    places = [*heard, *(text for error in errors for text in texts_of_error(error))]
+    places = [*logged, *(text for error in errors for text in texts_of_error(error))]
     assert found([*SECRETS, PROXY_PASSWORD, CREDENTIALS], places) == []
 
 
-def test_a_log_record_of_ours_says_which_call_it_was_and_how_it_ended(connect: Connect) -> None:
-    with everything_heard() as heard:
+def test_a_log_record_names_the_call_and_its_outcome(connect: Connect) -> None:
+    with captured_logs() as logged:
         blink = connect(Platform(reply(), reply(504, b"", {})))
         refresh(blink)
         with pytest.raises(RevocationError):
             revoke_access(blink)
-    done, failed = [text for place, text in heard if place == "blink_oauth"]
+    done, failed = [text for place, text in logged if place == "blink_oauth"]
     assert done.startswith("refresh target=IIDX99999 correlation_id=corr-1 outcome=done error=None")
     call = "revoke target=IIDX99999 correlation_id=corr-2"
     assert failed.startswith(f"{call} outcome=uncertain error=StatusError")
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_a_proxy_that_refuses_its_password_does_not_bring_it_to_light(flavour: Flavour) -> None:
+def test_no_text_contains_the_password_that_a_proxy_refuses(flavour: Flavour) -> None:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    with listening() as loopback, everything_heard() as heard:
-        settings = evolve(through(loopback), base_url="https://127.0.0.1:9", certificate=context)
+    with listening() as loopback, captured_logs() as logged:
+        settings = evolve(proxied(loopback), base_url="https://127.0.0.1:9", certificate=context)
         with connected(flavour, None, settings) as blink:
             errors = make_every_call(blink)
     assert [type(error) for error in errors] == [
@@ -134,5 +134,5 @@ def test_a_proxy_that_refuses_its_password_does_not_bring_it_to_light(flavour: F
     ]
     assert loopback.bodies == []
     assert loopback.authorizations == [f"Basic {CREDENTIALS}"] * 4
-    places = [*heard, *(text for error in errors for text in texts_of_error(error))]
+    places = [*logged, *(text for error in errors for text in texts_of_error(error))]
     assert found([*SECRETS, PROXY_PASSWORD, CREDENTIALS], places) == []

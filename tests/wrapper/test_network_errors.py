@@ -1,4 +1,4 @@
-"""When no response comes: every error of the network, and what it says of the execution."""
+"""Calls without a response: the error and the outcome for every error of the network."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ EXPECTED: dict[type[httpx.TransportError], type[NoResponseError]] = {
 
 
 def leaves(kind: type[httpx.TransportError]) -> Iterator[type[httpx.TransportError]]:
-    """Yield the errors of httpx that have no further kinds."""
+    """Yield the error classes of httpx that have no subclasses."""
     for child in kind.__subclasses__():
         yield from leaves(child)
     if not kind.__subclasses__():
@@ -63,7 +63,7 @@ def test_every_error_of_httpx_is_in_the_table() -> None:
 @pytest.mark.parametrize("message", ["it broke", ""])
 @pytest.mark.parametrize("call", [refresh, exchange])
 @pytest.mark.parametrize(("raised", "kind"), EXPECTED.items())
-def test_an_error_of_the_network_says_whether_the_request_may_have_been_executed(
+def test_an_error_of_the_network_has_the_outcome_of_the_request(
     connect: Connect,
     call: Call,
     raised: type[httpx.TransportError],
@@ -74,9 +74,9 @@ def test_an_error_of_the_network_says_whether_the_request_may_have_been_executed
         call(connect(Platform(raised(message))))
     error = caught.value
     assert type(error) is kind
-    not_sent = kind is NotConnectedError
-    assert error.outcome is (Outcome.NOT_EXECUTED if not_sent else Outcome.UNCERTAIN)
-    assert error.retryable is not_sent
+    is_unsent = kind is NotConnectedError
+    assert error.outcome is (Outcome.NOT_EXECUTED if is_unsent else Outcome.UNCERTAIN)
+    assert error.retryable is is_unsent
     assert (error.needs_consent, error.status, error.meta, error.token) == (False, None, None, None)
     assert error.correlation_id == FIRST_ID
     assert (message or raised.__name__) in str(error)
@@ -85,7 +85,7 @@ def test_an_error_of_the_network_says_whether_the_request_may_have_been_executed
 
 
 @pytest.mark.parametrize(("raised", "kind"), EXPECTED.items())
-def test_a_revocation_may_always_be_repeated_after_an_error_of_the_network(
+def test_a_revocation_is_retryable_after_any_error_of_the_network(
     connect: Connect, raised: type[httpx.TransportError], kind: type[NoResponseError]
 ) -> None:
     with pytest.raises(RevocationError) as caught:
@@ -98,22 +98,22 @@ def test_a_revocation_may_always_be_repeated_after_an_error_of_the_network(
     assert caught.value.status is None
 
 
-def test_a_connection_that_breaks_before_the_body_still_tells_the_status(connect: Connect) -> None:
-    answer = reply(502, b"", {"X-CorAPI-Source": "PLATFORM"}, cut=httpx.ReadError("reset"))
+def test_the_status_is_known_if_the_connection_breaks_before_the_body(connect: Connect) -> None:
+    response = reply(502, b"", {"X-CorAPI-Source": "PLATFORM"}, cut=httpx.ReadError("reset"))
     with pytest.raises(Exception, match="cut short after 0 bytes") as caught:
-        refresh(connect(Platform(answer)))
+        refresh(connect(Platform(response)))
     assert getattr(caught.value, "status", None) == 502
 
 
 def verification(code: int) -> ssl.SSLCertVerificationError:
-    """Make OpenSSL's refusal of a server certificate."""
+    """Return OpenSSL's error for a server certificate that cannot be verified."""
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
     error.verify_code = code
     return error
 
 
 def alert(reason: str) -> ssl.SSLError:
-    """Make OpenSSL's report of an alert from the server."""
+    """Return OpenSSL's error for an alert from the server."""
     error = ssl.SSLError(1, f"[SSL: {reason}] {reason.lower()}")
     error.reason = reason
     return error
@@ -137,34 +137,36 @@ FAULTS: list[tuple[ssl.SSLError, TlsFault]] = [
 ]
 
 
-def caused(outer: Exception, cause: Exception) -> Exception:
-    """Chain two exceptions as httpx does."""
+def with_cause(outer: Exception, cause: Exception) -> Exception:
+    """Return an exception with another one as its cause, as httpx raises it."""
     outer.__cause__ = cause
     return outer
 
 
 @pytest.mark.parametrize("outer", [httpx.ConnectError, httpx.ReadError])
 @pytest.mark.parametrize(("cause", "fault"), FAULTS)
-def test_a_refused_certificate_is_a_tls_error_wherever_it_shows(
+def test_a_refused_certificate_is_a_tls_error_while_connecting_and_while_reading(
     connect: Connect, outer: type[httpx.TransportError], cause: ssl.SSLError, fault: TlsFault
 ) -> None:
     with pytest.raises(TlsError) as caught:
-        refresh(connect(Platform(caused(outer(str(cause)), cause))))
+        refresh(connect(Platform(with_cause(outer(str(cause)), cause))))
     assert caught.value.fault is fault
     assert caught.value.outcome is Outcome.NOT_EXECUTED
     assert not caught.value.retryable
     assert caught.value.correlation_id == FIRST_ID
 
 
-def test_a_handshake_that_fails_otherwise_is_a_tls_error_too(connect: Connect) -> None:
-    broken = caused(httpx.ConnectError("ssl"), alert("WRONG_VERSION_NUMBER"))
+def test_a_handshake_that_fails_for_another_reason_is_a_tls_error(connect: Connect) -> None:
+    broken = with_cause(httpx.ConnectError("ssl"), alert("WRONG_VERSION_NUMBER"))
     with pytest.raises(TlsError) as caught:
         refresh(connect(Platform(broken)))
     assert caught.value.fault is TlsFault.HANDSHAKE_FAILED
 
 
-def test_a_tls_failure_after_the_request_left_proves_nothing(connect: Connect) -> None:
-    broken = caused(httpx.ReadError("ssl"), alert("DECRYPTION_FAILED_OR_BAD_RECORD_MAC"))
+def test_a_tls_failure_after_the_request_was_sent_has_an_uncertain_outcome(
+    connect: Connect,
+) -> None:
+    broken = with_cause(httpx.ReadError("ssl"), alert("DECRYPTION_FAILED_OR_BAD_RECORD_MAC"))
     with pytest.raises(ConnectionLostError) as caught:
         refresh(connect(Platform(broken)))
     assert caught.value.outcome is Outcome.UNCERTAIN

@@ -1,4 +1,4 @@
-"""Both flavours offer the same: names, parameters, words."""
+"""The methods of both flavours have the same names, parameters and docstrings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONTEXT_MANAGER = {"__enter__": "__aenter__", "__exit__": "__aexit__"}
 
 
 def methods(cls: type) -> dict[str, Callable[..., object]]:
-    """Return the public methods of a class, and what makes it a context manager."""
+    """Return the public methods of a class, and those of the context manager."""
     return {
         name: member
         for name, member in vars(cls).items()
@@ -24,23 +24,23 @@ def methods(cls: type) -> dict[str, Callable[..., object]]:
 
 SYNC = methods(BlinkOAuth)
 ASYNC = methods(AsyncBlinkOAuth)
-WITHOUT_A_CALL = {"correlation_id"}
+WITHOUT_IO = {"correlation_id"}
 NAMES = [name for name in SYNC if not name.startswith("_")]
 
 
-def test_the_methods_are_the_same() -> None:
+def test_the_methods_have_the_same_names() -> None:
     assert [CONTEXT_MANAGER.get(name, name) for name in SYNC] == list(ASYNC)
-    assert set(NAMES) == {"exchange_code", "refresh", "revoke", "probe", "close", *WITHOUT_A_CALL}
+    assert set(NAMES) == {"exchange_code", "refresh", "revoke", "probe", "close", *WITHOUT_IO}
 
 
 @pytest.mark.parametrize("name", SYNC)
-def test_a_method_takes_and_returns_the_same(name: str) -> None:
+def test_a_method_has_the_same_signature(name: str) -> None:
     twin = ASYNC[CONTEXT_MANAGER.get(name, name)]
     assert inspect.signature(SYNC[name]) == inspect.signature(twin)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_method_says_the_same(name: str) -> None:
+def test_a_method_has_the_same_docstring(name: str) -> None:
     assert inspect.getdoc(SYNC[name]) == inspect.getdoc(ASYNC[name])
     assert inspect.getdoc(SYNC[name])
 
@@ -49,22 +49,25 @@ def test_a_method_says_the_same(name: str) -> None:
 def test_only_the_asynchronous_methods_are_coroutines(name: str) -> None:
     assert not inspect.iscoroutinefunction(SYNC[name])
     twin = ASYNC[CONTEXT_MANAGER.get(name, name)]
-    assert inspect.iscoroutinefunction(twin) is (name not in WITHOUT_A_CALL)
+    assert inspect.iscoroutinefunction(twin) is (name not in WITHOUT_IO)
 
 
-def test_both_are_made_of_the_same_arguments_but_for_the_kind_of_transport() -> None:
-    one, other = (
+def test_the_arguments_of_the_classes_differ_in_the_type_of_the_transport_only() -> None:
+    sync_arguments, async_arguments = (
         dict(inspect.signature(cls.__init__).parameters) for cls in (BlinkOAuth, AsyncBlinkOAuth)
     )
-    kinds = [str(arguments.pop("transport").annotation) for arguments in (one, other)]
-    assert kinds == ["httpx.BaseTransport | None", "httpx.AsyncBaseTransport | None"]
-    assert one == other
+    types = [
+        str(arguments.pop("transport").annotation)
+        for arguments in (sync_arguments, async_arguments)
+    ]
+    assert types == ["httpx.BaseTransport | None", "httpx.AsyncBaseTransport | None"]
+    assert sync_arguments == async_arguments
 
 
-def test_the_classes_say_the_same_but_for_who_may_share_a_client() -> None:
-    one, other = (inspect.getdoc(cls) or "" for cls in (BlinkOAuth, AsyncBlinkOAuth))
-    assert "between threads" in one
-    assert "one event loop" in other
-    first, second = (text.split("\n\n") for text in (one, other))
+def test_the_docstrings_of_the_classes_differ_in_the_paragraph_on_sharing_only() -> None:
+    sync_text, async_text = (inspect.getdoc(cls) or "" for cls in (BlinkOAuth, AsyncBlinkOAuth))
+    assert "between threads" in sync_text
+    assert "one event loop" in async_text
+    first, second = (text.split("\n\n") for text in (sync_text, async_text))
     differences = [pair for pair in zip(first, second, strict=True) if pair[0] != pair[1]]
     assert differences == [(first[1], second[1])]

@@ -1,4 +1,4 @@
-"""What applications import: complete, documented, and free of the types below it."""
+"""The public API: complete, documented, and without types of the libraries that it uses."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ PACKAGES = (blink_oauth, blink_oauth_keeper)
 PUBLIC: dict[str, Any] = {
     name: getattr(package, name) for package in PACKAGES for name in package.__all__
 }
-CLASSES: dict[str, type] = {name: thing for name, thing in PUBLIC.items() if inspect.isclass(thing)}
+CLASSES: dict[str, type] = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
 ERRORS = {name: cls for name, cls in CLASSES.items() if issubclass(cls, BlinkError)}
-PROMISED = {
+DOCUMENTED = {
     "AsyncBlinkOAuth", "BlinkError", "BlinkOAuth", "ClientCertificate", "Grant", "Outcome", "Psu",
     "ResponseMeta", "Secret", "Settings", "Source", "Token",
 }  # fmt: skip
-PROMISED_OF_THE_KEEPER = {
+DOCUMENTED_KEEPER = {
     "AfterUncertainty", "Event", "EventName", "GrantKey", "GrantStatus", "MemoryTokenStore", "Note",
     "Record", "Report", "State", "TargetProfile", "TokenManager", "TokenStore",
 }  # fmt: skip
@@ -69,65 +69,65 @@ META = ResponseMeta(
 
 
 def members(cls: type) -> Iterator[tuple[str, Callable[..., object]]]:
-    """Yield the public functions of a class by its own words, class methods too."""
+    """Yield the name and function of the public methods and properties that a class defines."""
     for name, member in vars(cls).items():
         function = getattr(member, "fget", None) or getattr(member, "__func__", member)
         if inspect.isfunction(function) and not name.startswith("_"):
             yield f"{cls.__name__}.{name}", function
 
 
-# What a store does is described by `TokenStore` as a whole, and proven by `TokenStoreContract`.
+# `TokenStore` documents the methods of a store, and `TokenStoreContract` tests them.
 STORES = {"MemoryTokenStore", "TokenStore"}
 METHODS = dict(pair for name, cls in CLASSES.items() if name not in STORES for pair in members(cls))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_the_list_of_names_is_sorted_complete_and_without_repetition(package: ModuleType) -> None:
+def test_all_is_sorted_complete_and_without_duplicates(package: ModuleType) -> None:
     names = package.__all__
     assert names == sorted(set(names))
     visible = {
         name
-        for name, thing in vars(package).items()
-        if not (name.startswith("_") or inspect.ismodule(thing) or name == "TYPE_CHECKING")
+        for name, value in vars(package).items()
+        if not (name.startswith("_") or inspect.ismodule(value) or name == "TYPE_CHECKING")
     }
     assert visible <= set(names)
     assert set(names) <= set(dir(package))
 
 
-def test_the_names_that_are_promised_are_there() -> None:
-    assert set(blink_oauth.__all__) >= PROMISED
-    assert set(blink_oauth_keeper.__all__) >= PROMISED_OF_THE_KEEPER
+def test_all_contains_the_documented_names() -> None:
+    assert set(blink_oauth.__all__) >= DOCUMENTED
+    assert set(blink_oauth_keeper.__all__) >= DOCUMENTED_KEEPER
 
 
-def test_a_name_that_is_not_there_is_missed_in_the_usual_way() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'BlinkOauth'"):
         blink_oauth.BlinkOauth  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_every_error_is_public() -> None:
-    def below(cls: type[BlinkError]) -> Iterator[type[BlinkError]]:
+    def subtree(cls: type[BlinkError]) -> Iterator[type[BlinkError]]:
         yield cls
         for child in cls.__subclasses__():
-            yield from below(child)
+            yield from subtree(child)
 
-    assert {cls.__name__ for cls in below(BlinkError)} == ERRORS.keys()
+    assert {cls.__name__ for cls in subtree(BlinkError)} == ERRORS.keys()
 
 
-def test_the_tree_in_the_docstring_is_the_tree() -> None:
+def test_the_docstrings_show_the_tree_of_the_errors() -> None:
     modules = ("blink_oauth.errors", "blink_oauth_keeper.errors")
     text = "\n".join(importlib.import_module(module).__doc__ or "" for module in modules)
     lines = re.findall(r"^( *)[*x+-] (\w+)", text, re.MULTILINE)
-    drawn = [(len(indentation) // 2, name) for indentation, name in lines]
+    nodes = [(len(indentation) // 2, name) for indentation, name in lines]
     path: list[str] = []
-    for depth, name in drawn:
+    for depth, name in nodes:
         path[depth:] = [name]
         assert ERRORS[name].__base__ is (ERRORS[path[-2]] if depth else Exception)
-    assert {name for _, name in drawn} == ERRORS.keys()
+    assert {name for _, name in nodes} == ERRORS.keys()
     assert issubclass(InvalidInputError, ValueError)
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_public_class_says_what_it_is(name: str) -> None:
+def test_a_public_class_has_a_docstring(name: str) -> None:
     first, *_ = (CLASSES[name].__doc__ or "").splitlines() or [""]
     assert first.endswith((".", ":")), first
     assert first[:1].isupper()
@@ -135,14 +135,14 @@ def test_a_public_class_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_public_method_says_what_it_does(name: str) -> None:
+def test_a_public_method_has_a_docstring(name: str) -> None:
     first, *_ = (METHODS[name].__doc__ or "").splitlines() or [""]
     assert re.fullmatch(r"[A-Z].*[.:]", first)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_with_arguments_explains_each(name: str) -> None:
-    # Python 3.13 takes the indentation away by itself.
+def test_the_docstring_of_a_method_documents_each_argument(name: str) -> None:
+    # Python 3.13 removes the indentation of docstrings, older versions do not.
     documented = inspect.cleandoc(METHODS[name].__doc__ or "")
     for parameter in inspect.signature(METHODS[name]).parameters:
         assert parameter in {"self", "cls"} or f"\n    {parameter}: " in documented
@@ -151,20 +151,20 @@ def test_a_method_with_arguments_explains_each(name: str) -> None:
 @pytest.mark.parametrize(
     "cls", [BlinkOAuth, AsyncBlinkOAuth, Secret, Settings, Timeouts, Grant, Psu]
 )
-def test_a_class_whose_making_can_fail_says_so(cls: type) -> None:
+def test_the_docstring_of_a_class_lists_the_errors_of_its_constructor(cls: type) -> None:
     assert "Raises:\n" in inspect.cleandoc(cls.__doc__ or "")
 
 
 @pytest.mark.parametrize("cls", [BlinkOAuth, AsyncBlinkOAuth])
 @pytest.mark.parametrize("name", ["exchange_code", "refresh", "revoke"])
-def test_a_call_says_what_it_raises_and_where_that_is_from(cls: type, name: str) -> None:
+def test_the_docstring_of_a_call_has_its_errors_and_its_source(cls: type, name: str) -> None:
     text = inspect.getdoc(getattr(cls, name)) or ""
     assert "Raises:\n    InvalidInputError: " in text
     assert "Source: RFC " in text
 
 
 def signatures() -> Iterator[tuple[str, str]]:
-    """Yield every annotation that a user of the library sees, with its place."""
+    """Yield the place and the text of every annotation of the public API."""
     for cls in CLASSES.values():
         functions = dict(members(cls)) | {f"{cls.__name__}.__init__": vars(cls).get("__init__")}
         for place, function in functions.items():
@@ -175,15 +175,15 @@ def signatures() -> Iterator[tuple[str, str]]:
 
 
 def test_no_type_of_httpx_or_of_the_generated_code_is_in_a_public_signature() -> None:
-    foreign = [
+    places = [
         place
         for place, annotation in signatures()
         if re.search("httpx|httpcore|blink_oauth_api|Unset", annotation)
     ]
-    assert foreign == ["AsyncBlinkOAuth.__init__(transport)", "BlinkOAuth.__init__(transport)"]
+    assert places == ["AsyncBlinkOAuth.__init__(transport)", "BlinkOAuth.__init__(transport)"]
 
 
-def test_no_public_class_comes_from_below() -> None:
+def test_no_public_class_is_or_inherits_from_a_class_of_another_library() -> None:
     for cls in CLASSES.values():
         packages = {package.__name__ for package in PACKAGES}
         assert cls.__module__.partition(".")[0] in packages
@@ -191,7 +191,7 @@ def test_no_public_class_comes_from_below() -> None:
         assert bases <= packages | {"abc", "builtins", "enum", "typing"}
 
 
-def test_the_version_is_a_version() -> None:
+def test_the_version_has_three_numbers() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*", blink_oauth.__version__)
 
 
@@ -208,7 +208,7 @@ FACTS: dict[type[BlinkError], dict[str, object]] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_an_error_goes_through_pickle_and_copy_with_all_its_facts(name: str) -> None:
+def test_a_pickled_or_copied_error_has_the_same_attributes(name: str) -> None:
     facts: dict[str, object] = {
         "outcome": Outcome.UNCERTAIN,
         "retryable": True,
@@ -220,30 +220,30 @@ def test_an_error_goes_through_pickle_and_copy_with_all_its_facts(name: str) -> 
     for cls, more in FACTS.items():
         facts |= more if issubclass(ERRORS[name], cls) else {}
     error = ERRORS[name]("It broke.", **facts)
-    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
-        assert type(twin) is type(error)
-        assert (str(twin), twin.args) == ("It broke.", ("It broke.",))
-        assert {fact: getattr(twin, fact) for fact in facts} == facts
-        assert twin.source is Source.PLATFORM
+    for duplicate in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(duplicate) is type(error)
+        assert (str(duplicate), duplicate.args) == ("It broke.", ("It broke.",))
+        assert {fact: getattr(duplicate, fact) for fact in facts} == facts
+        assert duplicate.source is Source.PLATFORM
 
 
-def test_a_revocation_error_goes_through_pickle_with_what_it_holds() -> None:
+def test_a_pickled_revocation_error_contains_its_errors() -> None:
     nested = TimedOutError("Late.", correlation_id="corr-2")
     error = RevocationError("It broke.", errors={TokenKind.ACCESS_TOKEN: nested})
-    twin: RevocationError = pickle.loads(pickle.dumps(error))
-    (held,) = twin.errors.values()
-    assert (type(held), str(held), held.correlation_id) == (TimedOutError, "Late.", "corr-2")
+    loaded: RevocationError = pickle.loads(pickle.dumps(error))
+    (inner,) = loaded.errors.values()
+    assert (type(inner), str(inner), inner.correlation_id) == (TimedOutError, "Late.", "corr-2")
 
 
-def test_a_token_that_an_error_holds_stays_out_of_its_pickle() -> None:
+def test_a_pickled_error_does_not_contain_its_token() -> None:
     error = ResponseError("Odd.", token=Token(access_token="fake-access-token"))
     assert error.token is not None
-    twin: ResponseError = pickle.loads(pickle.dumps(error))
-    assert twin.token is None
+    loaded: ResponseError = pickle.loads(pickle.dumps(error))
+    assert loaded.token is None
     assert b"fake-access-token" not in pickle.dumps(error)
 
 
-def test_an_error_takes_no_fact_that_it_does_not_know() -> None:
+def test_an_error_refuses_an_unknown_attribute() -> None:
     with pytest.raises(TypeError, match="NoResponseError has no attribute 'colour'"):
         NoResponseError("Odd.", colour="red")
 
@@ -255,7 +255,7 @@ def test_a_value_cannot_be_changed(value: attrs.AttrsInstance) -> None:
             setattr(value, attribute.name, None)
 
 
-def test_the_other_classes_are_enumerations_of_texts() -> None:
+def test_these_public_classes_are_enumerations_of_texts() -> None:
     names = [name for name, cls in CLASSES.items() if issubclass(cls, StrEnum)]
     assert names == [
         *("NetworkFault", "Oddity", "Outcome", "Source", "TlsFault", "TokenKind"),

@@ -1,4 +1,4 @@
-"""What is sent on the wire, and what is refused before anything is sent."""
+"""The requests of the client, and the input that it refuses before it sends anything."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from wrapper.harness import (
     revoke_pair,
 )
 
-WHO = {"client_id": "CIDX0000000002", "username": "u-4711"}
+CLIENT_AND_USER = {"client_id": "CIDX0000000002", "username": "u-4711"}
 CALLS = pytest.mark.parametrize("call", [exchange, refresh, revoke_access])
 
 
@@ -39,7 +39,12 @@ def test_an_exchange_sends_the_form_of_rfc_6749_section_4_1_3(connect: Connect) 
     platform = Platform()
     exchange(connect(platform))
     assert platform.forms == [
-        {"grant_type": "authorization_code", "code": CODE, "redirect_uri": REDIRECT_URI, **WHO}
+        {
+            "grant_type": "authorization_code",
+            "code": CODE,
+            "redirect_uri": REDIRECT_URI,
+            **CLIENT_AND_USER,
+        }
     ]
     assert str(platform.requests[0].url) == f"{BASE_URL}/oauth/token"
 
@@ -48,7 +53,7 @@ def test_a_refresh_sends_the_form_of_rfc_6749_section_6(connect: Connect) -> Non
     platform = Platform()
     refresh(connect(platform))
     assert platform.forms == [
-        {"grant_type": "refresh_token", "refresh_token": REFRESH_TOKEN_SENT, **WHO}
+        {"grant_type": "refresh_token", "refresh_token": REFRESH_TOKEN_SENT, **CLIENT_AND_USER}
     ]
     assert str(platform.requests[0].url) == f"{BASE_URL}/oauth/token"
 
@@ -59,8 +64,8 @@ def test_a_revocation_sends_the_form_of_rfc_7009_section_2_1_once_for_each_token
     platform = Platform()
     revoke_pair(connect(platform))
     assert platform.forms == [
-        {"token": REFRESH_TOKEN, "token_type_hint": "refresh_token", **WHO},
-        {"token": ACCESS_TOKEN, "token_type_hint": "access_token", **WHO},
+        {"token": REFRESH_TOKEN, "token_type_hint": "refresh_token", **CLIENT_AND_USER},
+        {"token": ACCESS_TOKEN, "token_type_hint": "access_token", **CLIENT_AND_USER},
     ]
     assert {str(request.url) for request in platform.requests} == {f"{BASE_URL}/oauth/revoke"}
 
@@ -73,7 +78,7 @@ def test_a_revocation_sends_the_form_of_rfc_7009_section_2_1_once_for_each_token
         (revoke_access, "AUTO", "AUTO"),
     ],
 )
-def test_each_call_carries_these_headers_and_no_others(
+def test_a_request_has_these_headers_and_no_others(
     connect: Connect, call: Call, ip: str, user_agent: str
 ) -> None:
     platform = Platform()
@@ -96,7 +101,7 @@ def test_each_call_carries_these_headers_and_no_others(
     assert len(request.headers.raw) == len(request.headers)
 
 
-def test_a_person_who_waits_for_a_refresh_or_revocation_is_named(connect: Connect) -> None:
+def test_a_refresh_or_revocation_for_a_waiting_customer_sends_the_address(connect: Connect) -> None:
     platform = Platform()
     blink = connect(platform)
     blink.refresh(GRANT, Secret(REFRESH_TOKEN_SENT), psu=PSU)
@@ -121,7 +126,7 @@ def test_by_default_correlation_ids_are_fresh_uuids_of_at_most_64_characters() -
             refresh(blink)
     ids = {request.headers["X-Correlation-ID"] for request in platform.requests}
     assert len(ids) == 20
-    assert all(len(one) == 36 for one in ids)
+    assert all(len(each) == 36 for each in ids)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +137,7 @@ def test_by_default_correlation_ids_are_fresh_uuids_of_at_most_64_characters() -
         ("https://blink.invalid/a/v2", "https://blink.invalid/a/v2/oauth/token"),
         ("https://blink.invalid/a/v2/", "https://blink.invalid/a/v2/oauth/token"),
         ("https://blink.invalid:8443/a%20b", "https://blink.invalid:8443/a%20b/oauth/token"),
-        # What is written in another way than it is read stays as it is written.
+        # Escapes and double slashes are kept as they are.
         ("https://h.invalid/a%2Fb/v2", "https://h.invalid/a%2Fb/v2/oauth/token"),
         ("https://h.invalid//other.invalid/v2", "https://h.invalid//other.invalid/v2/oauth/token"),
     ],
@@ -147,7 +152,7 @@ def test_the_path_is_joined_to_the_base_url(flavour: Flavour, base_url: str, url
 
 
 @pytest.mark.parametrize("text", ["a+b%2Fc d&e=f#g", "ümläut", "名前", "'\"<>\\", "%", "+"])
-def test_codes_tokens_and_usernames_arrive_as_they_are(connect: Connect, text: str) -> None:
+def test_codes_tokens_and_usernames_are_sent_unchanged(connect: Connect, text: str) -> None:
     platform = Platform()
     blink = connect(platform)
     grant = Grant("IIDX1", text)
@@ -170,7 +175,7 @@ def test_nothing_is_resent_after_a_failure(connect: Connect, call: Call) -> None
 
 
 @CALLS
-def test_no_cookie_of_one_response_travels_with_the_next_request(
+def test_a_cookie_of_a_response_is_not_sent_with_the_next_request(
     connect: Connect, call: Call
 ) -> None:
     platform = Platform(reply(headers={"Set-Cookie": "session=fake; Path=/"}))
@@ -206,7 +211,9 @@ def test_any_absolute_uri_is_a_redirect_uri(connect: Connect, uri: str) -> None:
         b"https://books.example/cb",
     ],
 )
-def test_anything_else_is_refused_before_the_code_is_sent(connect: Connect, uri: Any) -> None:
+def test_any_other_redirect_uri_is_refused_before_the_code_is_sent(
+    connect: Connect, uri: Any
+) -> None:
     platform = Platform()
     with pytest.raises(InvalidInputError, match="redirect_uri"):
         connect(platform).exchange_code(GRANT, code=CODE, redirect_uri=uri, psu=PSU)
@@ -223,13 +230,13 @@ BAD: dict[str, Call] = {
     ),
     "empty refresh token": lambda b: b.refresh(GRANT, ""),
     "no refresh token": lambda b: b.refresh(GRANT, None),  # type: ignore[arg-type]
-    "a token for a refresh token": lambda b: b.refresh(
+    "a Token in place of a refresh token": lambda b: b.refresh(
         GRANT,
         Token(access_token=ACCESS_TOKEN),  # type: ignore[arg-type]
     ),
-    "a tuple for a grant": lambda b: b.refresh(("IIDX1", "u"), "fake"),  # type: ignore[arg-type]
-    "an address for a psu": lambda b: b.refresh(GRANT, "fake", psu="AUTO"),  # type: ignore[arg-type]
-    "a text for a token": lambda b: b.revoke(GRANT, ACCESS_TOKEN),  # type: ignore[arg-type]
+    "a tuple in place of a grant": lambda b: b.refresh(("IIDX1", "u"), "fake"),  # type: ignore[arg-type]
+    "an address in place of a psu": lambda b: b.refresh(GRANT, "fake", psu="AUTO"),  # type: ignore[arg-type]
+    "a text in place of a token": lambda b: b.revoke(GRANT, ACCESS_TOKEN),  # type: ignore[arg-type]
     "no token": lambda b: b.revoke(GRANT, None),  # type: ignore[arg-type]
 }
 
@@ -243,7 +250,7 @@ def test_bad_input_is_refused_before_anything_is_sent(connect: Connect, call: Ca
 
 
 @pytest.mark.parametrize("new_id", ["", "x" * 65, "a\nb", "ä", None])
-def test_a_correlation_id_that_cannot_travel_is_refused(new_id: Any) -> None:
+def test_a_correlation_id_that_cannot_be_sent_is_refused(new_id: Any) -> None:
     platform = Platform()
     transport = httpx.MockTransport(platform)
     with (

@@ -1,4 +1,4 @@
-"""One fake secret of each kind is planted in values and errors, and found nowhere."""
+"""No text of a value or an error contains a secret; the tests put one of each kind into them."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ VALUES: dict[str, object] = {
     "Psu": PSU,
     "error": STATUS_ERROR,
     "RevocationError": RevocationError("Odd.", errors={TokenKind.ACCESS_TOKEN: STATUS_ERROR}),
-    "list of everything": [SETTINGS, TOKEN, STATUS_ERROR],
+    "list": [SETTINGS, TOKEN, STATUS_ERROR],
 }
 
 
@@ -98,7 +98,7 @@ def test_no_client_shows_a_secret(cls: type[BlinkOAuth | AsyncBlinkOAuth]) -> No
     assert found(ALL, [("repr", repr(client)), ("vars", repr(vars(client)))]) == []
 
 
-# What a server may say of a secret that it was sent or has just made.
+# Error bodies that repeat secrets of the request and of the response.
 ECHOED = {
     spelling: {
         "error": "invalid_grant",
@@ -119,7 +119,7 @@ ECHOED = {
     }
     for spelling, spell in SPELLINGS.items()
 }
-OF_CALL: dict[Call, set[str]] = {
+SECRETS_OF_CALL: dict[Call, set[str]] = {
     exchange: {CODE, ACCESS_TOKEN, REFRESH_TOKEN},
     refresh: {REFRESH_TOKEN_SENT, ACCESS_TOKEN, REFRESH_TOKEN},
     revoke_access: {ACCESS_TOKEN, REFRESH_TOKEN},
@@ -127,8 +127,8 @@ OF_CALL: dict[Call, set[str]] = {
 
 
 @pytest.mark.parametrize("body", ECHOED.values(), ids=ECHOED.keys())
-@pytest.mark.parametrize(("call", "secrets"), OF_CALL.items())
-def test_a_secret_that_the_server_repeats_is_blacked_out(
+@pytest.mark.parametrize(("call", "secrets"), SECRETS_OF_CALL.items())
+def test_a_secret_that_the_server_repeats_is_redacted(
     connect: Connect, call: Call, secrets: set[str], body: dict[str, str]
 ) -> None:
     with pytest.raises(BlinkError, match=r"\*\*\*") as caught:
@@ -136,14 +136,14 @@ def test_a_secret_that_the_server_repeats_is_blacked_out(
     assert found(secrets, texts_of_error(caught.value)) == []
 
 
-def test_the_longer_of_two_secrets_is_blacked_out_whole(connect: Connect) -> None:
+def test_a_secret_that_begins_with_another_one_is_redacted_completely(connect: Connect) -> None:
     body = {"error": "x", "error_description": "fake-abc fake-ab", "access_token": "fake-abc"}
     with pytest.raises(OAuthError) as caught:
         connect(Platform(reply(400, body))).refresh(GRANT, "fake-ab")
     assert caught.value.description == "*** ***"
 
 
-def test_what_is_blacked_out_is_only_the_secret(connect: Connect) -> None:
+def test_only_the_secret_is_redacted(connect: Connect) -> None:
     body = {"title": f"token {REFRESH_TOKEN_SENT} is old", "detail": "Ask again."}
     with pytest.raises(ProblemError) as caught:
         refresh(connect(Platform(reply(400, body))))
@@ -151,10 +151,10 @@ def test_what_is_blacked_out_is_only_the_secret(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 400, 502])
-def test_a_secret_in_a_response_header_goes_nowhere(connect: Connect, status: int) -> None:
+def test_a_secret_in_a_response_header_is_in_no_text(connect: Connect, status: int) -> None:
     names = [*RESPONSE_HEADERS, "Content-Type", "Retry-After", "Set-Cookie", "Location", "Server"]
-    answer = reply(status, TOKEN_BODY, dict.fromkeys(names, f"x={REFRESH_TOKEN_SENT}"))
-    blink = connect(Platform(answer))
+    response = reply(status, TOKEN_BODY, dict.fromkeys(names, f"x={REFRESH_TOKEN_SENT}"))
+    blink = connect(Platform(response))
     if status == 200:
         assert found(ALL, texts_of(refresh(blink))) == []
     else:
@@ -171,7 +171,7 @@ REFUSED: dict[str, Call] = {
     "bad settings": lambda _: evolve(SETTINGS, base_url="ftp://x", proxy=Secret(PROXY)),
     "bad proxy": lambda _: evolve(SETTINGS, proxy=Secret(f"ftp://u:{PROXY_PASSWORD}@x")),
     "no certificate": lambda _: BlinkOAuth(SETTINGS),
-    # plain secrets beside what is refused, or of the wrong type themselves
+    # A plain secret that has the wrong type, or is given together with an invalid argument.
     "refresh token as bytes": lambda b: b.refresh(GRANT, REFRESH_TOKEN.encode()),  # type: ignore[arg-type]
     "code as a list": lambda b: b.exchange_code(
         GRANT,
@@ -179,26 +179,24 @@ REFUSED: dict[str, Call] = {
         redirect_uri="https://x",
         psu=PSU,
     ),
-    "plain token beside an empty one": lambda _: Token(access_token=ACCESS_TOKEN, refresh_token=""),
+    "plain token with an empty one": lambda _: Token(access_token=ACCESS_TOKEN, refresh_token=""),
     "access token as bytes": lambda _: Token(access_token=ACCESS_TOKEN.encode()),  # type: ignore[arg-type]
-    "plain passphrase beside no path": lambda _: ClientCertificate(None, passphrase=PASSPHRASE),  # type: ignore[arg-type]
+    "plain passphrase without a path": lambda _: ClientCertificate(None, passphrase=PASSPHRASE),  # type: ignore[arg-type]
     "passphrase as bytes": lambda _: ClientCertificate("c", passphrase=PASSPHRASE.encode()),  # type: ignore[arg-type]
-    "plain proxy beside bad settings": lambda _: Settings(
+    "plain proxy with bad settings": lambda _: Settings(
         base_url="ftp://x", client_id="C", user_agent="a", proxy=PROXY
     ),
 }
 
 
 @pytest.mark.parametrize("call", REFUSED.values(), ids=REFUSED.keys())
-def test_a_refusal_of_bad_input_holds_no_secret_that_came_with_it(
-    connect: Connect, call: Call
-) -> None:
+def test_the_refusal_of_invalid_input_contains_no_secret(connect: Connect, call: Call) -> None:
     with pytest.raises(InvalidInputError) as caught:
         call(connect(Platform()))
     assert found(ALL, texts_of_error(caught.value)) == []
 
 
-def test_a_closed_client_holds_no_secret_in_its_refusal() -> None:
+def test_the_refusal_of_a_closed_client_contains_no_secret() -> None:
     with connected("sync", Platform()) as blink:
         pass
     with pytest.raises(InvalidInputError, match="closed") as caught:
@@ -208,11 +206,11 @@ def test_a_closed_client_holds_no_secret_in_its_refusal() -> None:
 
 @pytest.mark.parametrize("call", [exchange, refresh, revoke_access])
 @pytest.mark.parametrize("kind", [RuntimeError, MemoryError, RecursionError, ValueError])
-def test_an_exception_that_nobody_expects_leaves_the_frames_with_secrets_behind(
+def test_the_traceback_of_an_unexpected_exception_has_no_frame_with_a_secret(
     connect: Connect, call: Call, kind: type[Exception]
 ) -> None:
     def fail(request: httpx.Request) -> httpx.Response:
-        raise kind("a transport that breaks its promise")
+        raise kind("not an error of httpx")
 
     with pytest.raises(kind) as caught:
         call(connect(fail))
@@ -229,7 +227,9 @@ PAIRS = b'[["access_token", "fake-access-token"], ["token_type", "bearer"]]'
 @pytest.mark.parametrize(
     "body", [PAIRS, b'{"access_token": ', b"[]", b'"text"', b"null", b'{"a": ' + b"1" * 5000]
 )
-def test_what_the_parser_says_of_a_body_is_dropped(connect: Connect, body: bytes) -> None:
+def test_an_exception_of_the_parser_is_neither_cause_nor_context_of_the_error(
+    connect: Connect, body: bytes
+) -> None:
     with pytest.raises(UnreadableResponseError) as caught:
         refresh(connect(lambda request: reply(200, body)))
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)

@@ -1,4 +1,4 @@
-"""Settings refuse what cannot work, and the environment says by name what is wrong."""
+"""Settings refuse invalid values, and an error names the argument or variable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from wrapper.leaks import found, texts_of_error
 PASSPHRASE = " fake-passphrase ä+%2B "
 PROXY = "http://user:fake-proxy-password@proxy.invalid:3128"
 SECRETS = (PASSPHRASE, "fake-proxy-password")
-NEEDED = {
+REQUIRED = {
     "BLINK_BASE_URL": "https://blink.invalid/consent-flow/v2",
     "BLINK_CLIENT_ID": "CIDX0000000002",
     "BLINK_USER_AGENT": "acme-books/3.2",
@@ -34,9 +34,9 @@ NEEDED = {
 
 
 def settings(**values: Any) -> Settings:
-    """Make settings that differ from good ones in some values."""
-    good = {"base_url": "https://blink.invalid/v2", "client_id": "C", "user_agent": "a/1"}
-    return Settings(**good | values)
+    """Return valid settings, except for the given values."""
+    valid = {"base_url": "https://blink.invalid/v2", "client_id": "C", "user_agent": "a/1"}
+    return Settings(**valid | values)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_plain_https_url_is_a_base_url(url: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "[::1]", "localhost"])
-def test_plain_http_to_this_machine_must_be_asked_for(host: str) -> None:
+def test_plain_http_to_this_machine_must_be_allowed(host: str) -> None:
     url = f"http://{host}:8080/v2"
     assert settings(base_url=url, allow_plain_http=True).base_url == url
     with pytest.raises(InvalidInputError, match="allow_plain_http=True"):
@@ -92,14 +92,14 @@ def test_plain_http_to_this_machine_must_be_asked_for(host: str) -> None:
 @pytest.mark.parametrize(
     "host", ["blink.invalid", "203.0.113.7", "10.0.0.1", "0.0.0.0", "localhost.blink.invalid"]
 )
-def test_plain_http_to_another_machine_is_refused_even_if_asked_for(host: str) -> None:
+def test_plain_http_to_another_machine_is_refused_even_if_allowed(host: str) -> None:
     with pytest.raises(InvalidInputError, match="https://"):
         settings(base_url=f"http://{host}/v2", allow_plain_http=True)
 
 
 @pytest.mark.parametrize("name", ["client_id", "user_agent"])
 @pytest.mark.parametrize("value", ["", "a\r\nX: 1", "ä", " a", None, 7])
-def test_who_we_are_must_be_fit_for_a_header(name: str, value: object) -> None:
+def test_the_client_id_and_user_agent_must_be_valid_in_a_header(name: str, value: object) -> None:
     with pytest.raises(InvalidInputError, match=rf"Settings\.{name}"):
         settings(**{name: value})
 
@@ -111,7 +111,7 @@ def test_no_timeout_can_be_switched_off(name: str, value: object) -> None:
         Timeouts(**{name: value})  # type: ignore[arg-type]
 
 
-def test_every_timeout_has_a_finite_default_below_the_life_of_a_code() -> None:
+def test_every_timeout_has_a_default_below_the_lifetime_of_a_code() -> None:
     defaults = Timeouts()
     values = [defaults.connect, defaults.read, defaults.write, defaults.pool, defaults.total]
     assert all(0 < value < 30 for value in values)
@@ -127,23 +127,25 @@ def test_a_proxy_must_be_an_http_url(proxy: str) -> None:
     assert "fake-proxy-password" not in str(caught.value)
 
 
-def test_a_proxy_is_kept_as_a_secret_because_it_may_hold_a_password() -> None:
+def test_a_proxy_url_is_a_secret_because_it_may_contain_a_password() -> None:
     assert settings(proxy=PROXY).proxy == Secret(PROXY)
     assert "fake" not in repr(settings(proxy=PROXY))
 
 
 @pytest.mark.parametrize("certificate", ["client.pem", ("client.pem", "client.key"), True])
-def test_a_certificate_must_say_what_it_is(certificate: object) -> None:
+def test_a_certificate_of_another_type_is_refused(certificate: object) -> None:
     with pytest.raises(InvalidInputError, match="ClientCertificate or SSLContext"):
         settings(certificate=certificate)
 
 
 @pytest.mark.parametrize("certificate", [None, ClientCertificate("client.pem")])
-def test_a_certificate_is_none_or_files(certificate: ClientCertificate | None) -> None:
+def test_a_certificate_is_none_or_a_client_certificate(
+    certificate: ClientCertificate | None,
+) -> None:
     assert settings(certificate=certificate).certificate is certificate
 
 
-def test_a_context_of_ones_own_is_taken_as_it_is() -> None:
+def test_a_given_ssl_context_is_used_unchanged() -> None:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     assert settings(certificate=context).certificate is context
@@ -155,8 +157,8 @@ def test_https_without_a_certificate_is_refused_before_anything_is_sent() -> Non
     assert caught.value.outcome is Outcome.NOT_EXECUTED
 
 
-def test_the_three_needed_variables_are_enough() -> None:
-    assert Settings.from_env(NEEDED) == Settings(
+def test_the_three_required_variables_are_enough() -> None:
+    assert Settings.from_env(REQUIRED) == Settings(
         base_url="https://blink.invalid/consent-flow/v2",
         client_id="CIDX0000000002",
         user_agent="acme-books/3.2",
@@ -164,7 +166,7 @@ def test_the_three_needed_variables_are_enough() -> None:
 
 
 def test_every_variable_is_read() -> None:
-    variables = NEEDED | {
+    variables = REQUIRED | {
         "BLINK_CERTIFICATE": "/etc/blink/client.pem",
         "BLINK_KEY": "/etc/blink/client.key",
         "BLINK_KEY_PASSPHRASE": PASSPHRASE,
@@ -199,16 +201,16 @@ def test_every_variable_is_read() -> None:
 def test_the_process_environment_is_read_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("BLINK_")]:
         monkeypatch.delenv(name)
-    for name, value in NEEDED.items():
+    for name, value in REQUIRED.items():
         monkeypatch.setenv(name, value)
-    assert Settings.from_env() == Settings.from_env(NEEDED)
+    assert Settings.from_env() == Settings.from_env(REQUIRED)
 
 
 def test_empty_variables_count_as_not_set() -> None:
     optional = ["CERTIFICATE", "KEY", "KEY_PASSPHRASE", "KEY_PASSPHRASE_FILE", "CA", "PROXY"]
     optional += ["TRUST_ENV", "ALLOW_PLAIN_HTTP", "TIMEOUT_READ", "TIMEOUT_TOTAL"]
     empty = {f"BLINK_{name}": "" for name in optional}
-    assert Settings.from_env(NEEDED | empty) == Settings.from_env(NEEDED)
+    assert Settings.from_env(REQUIRED | empty) == Settings.from_env(REQUIRED)
 
 
 @pytest.mark.parametrize(
@@ -225,8 +227,8 @@ def test_empty_variables_count_as_not_set() -> None:
         ("", False),
     ],
 )
-def test_a_flag_is_read_in_the_usual_spellings(text: str, flag: bool) -> None:
-    assert Settings.from_env(NEEDED | {"BLINK_TRUST_ENV": text}).trust_env is flag
+def test_a_flag_accepts_these_texts(text: str, flag: bool) -> None:
+    assert Settings.from_env(REQUIRED | {"BLINK_TRUST_ENV": text}).trust_env is flag
 
 
 @pytest.mark.parametrize(
@@ -245,30 +247,32 @@ def test_a_flag_is_read_in_the_usual_spellings(text: str, flag: bool) -> None:
             {"BLINK_CERTIFICATE": "c", "BLINK_KEY_PASSPHRASE_FILE": "f"},
             "BLINK_KEY_PASSPHRASE_FILE",
         ),
-        # What Settings refuses, it names as its own argument.
+        # An error of Settings names the argument.
         ({"BLINK_BASE_URL": "http://blink.invalid"}, r"Settings\.base_url"),
         ({"BLINK_CLIENT_ID": "ä"}, r"Settings\.client_id"),
         ({"BLINK_TIMEOUT_READ": "-1"}, r"Timeouts\.read"),
         ({"BLINK_PROXY": "socks5://u:fake-proxy-password@x"}, r"Settings\.proxy"),
     ],
 )
-def test_a_variable_that_cannot_be_used_is_named_and_no_secret_is_shown(
+def test_the_refusal_of_a_variable_names_it_and_contains_no_secret(
     variables: dict[str, str], named: str
 ) -> None:
     secret = {"BLINK_CERTIFICATE": "c", "BLINK_KEY_PASSPHRASE": PASSPHRASE, "BLINK_PROXY": PROXY}
     if "BLINK_KEY_PASSPHRASE_FILE" in variables and "/nowhere/x" in variables.values():
         del secret["BLINK_KEY_PASSPHRASE"]
     with pytest.raises(InvalidInputError, match=named) as caught:
-        Settings.from_env(NEEDED | secret | variables)
+        Settings.from_env(REQUIRED | secret | variables)
     assert found(SECRETS, texts_of_error(caught.value)) == []
 
 
 @pytest.mark.parametrize("text", [PASSPHRASE, f"{PASSPHRASE}\n", f"{PASSPHRASE}\r\n"])
-def test_the_passphrase_may_be_in_a_file_with_a_line_end(tmp_path: Path, text: str) -> None:
+def test_the_passphrase_may_be_in_a_file_with_or_without_a_line_end(
+    tmp_path: Path, text: str
+) -> None:
     file = tmp_path / "passphrase"
     file.write_bytes(text.encode())
     variables = {"BLINK_CERTIFICATE": "c.pem", "BLINK_KEY_PASSPHRASE_FILE": str(file)}
-    certificate = Settings.from_env(NEEDED | variables).certificate
+    certificate = Settings.from_env(REQUIRED | variables).certificate
     assert certificate == ClientCertificate(chain="c.pem", passphrase=PASSPHRASE)
 
 
@@ -278,26 +282,26 @@ def test_a_passphrase_file_without_a_passphrase_is_refused(tmp_path: Path, conte
     file.write_bytes(content)
     variables = {"BLINK_CERTIFICATE": "c.pem", "BLINK_KEY_PASSPHRASE_FILE": str(file)}
     with pytest.raises(InvalidInputError, match="BLINK_KEY_PASSPHRASE_FILE"):
-        Settings.from_env(NEEDED | variables)
+        Settings.from_env(REQUIRED | variables)
 
 
-def test_settings_are_a_value_that_shows_what_is_no_secret() -> None:
+def test_the_repr_of_settings_shows_the_values_that_are_not_secret() -> None:
     certificate = ClientCertificate(chain="c.pem", passphrase=PASSPHRASE)
-    one = settings(certificate=certificate, proxy=PROXY)
-    assert one == settings(certificate=certificate, proxy=PROXY)
-    assert "https://blink.invalid/v2" in repr(one)
-    assert "c.pem" in repr(one)
-    with BlinkOAuth(one, transport=httpx.MockTransport(lambda _: httpx.Response(200))) as blink:
-        assert repr(blink) == f"BlinkOAuth({one!r})"
+    value = settings(certificate=certificate, proxy=PROXY)
+    assert value == settings(certificate=certificate, proxy=PROXY)
+    assert "https://blink.invalid/v2" in repr(value)
+    assert "c.pem" in repr(value)
+    with BlinkOAuth(value, transport=httpx.MockTransport(lambda _: httpx.Response(200))) as blink:
+        assert repr(blink) == f"BlinkOAuth({value!r})"
 
 
 @pytest.mark.parametrize("number", [0, -1, 1.5, True, "10"])
-def test_the_number_of_connections_is_a_whole_number_above_zero(number: object) -> None:
+def test_a_number_of_connections_that_is_not_a_positive_integer_is_refused(number: object) -> None:
     with pytest.raises(InvalidInputError, match="max_connections"):
         settings(max_connections=number)
 
 
 @pytest.mark.parametrize("timeouts", [None, 5, 5.0])
-def test_timeouts_are_a_value_of_their_own(timeouts: object) -> None:
+def test_timeouts_of_another_type_are_refused(timeouts: object) -> None:
     with pytest.raises(InvalidInputError, match="timeouts"):
         settings(timeouts=timeouts)

@@ -1,4 +1,4 @@
-"""Secrets do not show, and a token knows when it ends."""
+"""Secrets are hidden in every text, and a token has its expiry."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from wrapper.harness import (
 SECRET = Secret(ACCESS_TOKEN)
 
 
-def test_a_secret_gives_its_text_only_to_those_who_ask() -> None:
+def test_only_reveal_returns_the_text_of_a_secret() -> None:
     assert SECRET.reveal() == ACCESS_TOKEN
     assert repr(SECRET) == str(SECRET) == f"{SECRET}" == "Secret(***)"
 
 
 @pytest.mark.parametrize("form", ["{:>40}", "{!s:>40}"])
-def test_a_secret_does_not_show_in_a_format_either(form: str) -> None:
+def test_a_format_specification_does_not_show_a_secret(form: str) -> None:
     try:
         text = form.format(SECRET)
     except TypeError as exc:
@@ -41,12 +41,12 @@ def test_a_secret_does_not_show_in_a_format_either(form: str) -> None:
     assert ACCESS_TOKEN not in text
 
 
-def test_a_secret_of_a_secret_is_the_same_secret() -> None:
+def test_a_secret_made_from_a_secret_is_equal_to_it() -> None:
     assert Secret(SECRET) == SECRET
     assert Secret(SECRET).reveal() == ACCESS_TOKEN
 
 
-def test_secrets_are_equal_when_their_texts_are_and_never_equal_to_a_text() -> None:
+def test_secrets_with_the_same_text_are_equal_but_not_equal_to_the_text() -> None:
     assert Secret("fake-ä") == Secret("fake-ä")
     assert hash(Secret("fake-ä")) == hash(Secret("fake-ä"))
     assert Secret("fake-a") != Secret("fake-b")
@@ -54,7 +54,7 @@ def test_secrets_are_equal_when_their_texts_are_and_never_equal_to_a_text() -> N
 
 
 @pytest.mark.parametrize("value", ["", None, 5, b"fake-secret", ["fake-secret"], "fake\ud800"])
-def test_only_a_text_that_can_be_sent_is_a_secret_and_the_refusal_does_not_show_it(
+def test_a_value_that_cannot_be_sent_is_no_secret_and_the_refusal_does_not_show_it(
     value: object,
 ) -> None:
     with pytest.raises(InvalidInputError, match="The key passphrase") as caught:
@@ -64,40 +64,40 @@ def test_only_a_text_that_can_be_sent_is_a_secret_and_the_refusal_does_not_show_
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("value", [SECRET, Token(access_token=SECRET)], ids=["secret", "token"])
-def test_neither_a_secret_nor_a_token_is_ever_pickled(value: object, protocol: int) -> None:
+def test_a_secret_and_a_token_cannot_be_pickled(value: object, protocol: int) -> None:
     with pytest.raises(TypeError, match="never pickled") as caught:
         pickle.dumps(value, protocol)
     assert ACCESS_TOKEN not in str(caught.value)
 
 
-def test_copies_keep_the_secret_and_hide_it_too() -> None:
+def test_a_copy_of_a_token_has_the_secret_and_hides_it() -> None:
     token = Token(access_token=SECRET, refresh_token=REFRESH_TOKEN)
-    for twin in (copy.copy(token), copy.deepcopy(token), attrs.evolve(token)):
-        assert twin == token
-        assert twin.access_token.reveal() == ACCESS_TOKEN
-        assert ACCESS_TOKEN not in repr(twin)
+    for duplicate in (copy.copy(token), copy.deepcopy(token), attrs.evolve(token)):
+        assert duplicate == token
+        assert duplicate.access_token.reveal() == ACCESS_TOKEN
+        assert ACCESS_TOKEN not in repr(duplicate)
 
 
-def test_a_secret_cannot_be_given_further_attributes() -> None:
+def test_a_secret_accepts_no_further_attributes() -> None:
     with pytest.raises(AttributeError):
         SECRET.note = "x"  # type: ignore[attr-defined]
 
 
-def test_a_token_takes_plain_texts_and_hides_them() -> None:
+def test_a_token_accepts_plain_texts_and_hides_them() -> None:
     token = Token(access_token=ACCESS_TOKEN, refresh_token=REFRESH_TOKEN, extra={"id": "fake-id"})
     assert token.access_token == Secret(ACCESS_TOKEN)
     assert token.refresh_token == Secret(REFRESH_TOKEN)
     assert "fake" not in repr(token)
 
 
-def test_a_token_of_ones_own_needs_nothing_but_the_access_token() -> None:
+def test_a_token_needs_only_an_access_token() -> None:
     token = Token(access_token=ACCESS_TOKEN)
     assert (token.refresh_token, token.expires_at, token.scope, token.meta) == (None,) * 4
     assert token.oddities == frozenset()
     assert token.seconds_left(NOW) is None
 
 
-def test_a_token_without_text_is_refused_by_name() -> None:
+def test_the_refusal_of_an_empty_token_names_its_kind() -> None:
     with pytest.raises(InvalidInputError, match="access token must not be empty"):
         Token(access_token="")
     with pytest.raises(InvalidInputError, match="refresh token must not be empty"):
@@ -105,12 +105,12 @@ def test_a_token_without_text_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("seconds", [3600.0, 0.0, -1.5])
-def test_the_seconds_left_are_counted_to_the_expiry_and_below_zero(seconds: float) -> None:
+def test_the_seconds_left_are_counted_to_the_expiry(seconds: float) -> None:
     token = Token(access_token=ACCESS_TOKEN, expires_at=NOW + timedelta(seconds=seconds))
     assert token.seconds_left(NOW) == seconds
 
 
-def test_a_token_is_a_value_that_can_be_a_key_whatever_came_with_it() -> None:
+def test_a_token_is_immutable_and_hashable_even_with_extra_members() -> None:
     token = Token(access_token=ACCESS_TOKEN, extra={"list": [1]})
     assert hash(token) == hash(Token(access_token=ACCESS_TOKEN))
     assert token != Token(access_token=ACCESS_TOKEN)
@@ -118,7 +118,7 @@ def test_a_token_is_a_value_that_can_be_a_key_whatever_came_with_it() -> None:
         token.extra = {}  # type: ignore[misc]
 
 
-def test_the_kinds_of_token_are_the_hints_of_rfc_7009() -> None:
+def test_the_kinds_of_token_are_the_token_type_hints_of_rfc_7009() -> None:
     assert [kind.value for kind in TokenKind] == ["access_token", "refresh_token"]
     assert TokenKind.REFRESH_TOKEN.label == "refresh token"
 
@@ -126,11 +126,11 @@ def test_the_kinds_of_token_are_the_hints_of_rfc_7009() -> None:
 def test_the_expiry_is_counted_from_the_start_of_the_request() -> None:
     clock = [NOW]
 
-    def answer_slowly(_request: httpx.Request) -> httpx.Response:
+    def respond_slowly(_request: httpx.Request) -> httpx.Response:
         clock.append(NOW + timedelta(seconds=15))
         return reply()
 
-    transport = httpx.MockTransport(answer_slowly)
+    transport = httpx.MockTransport(respond_slowly)
     with BlinkOAuth(SETTINGS, clock=lambda: clock[-1], transport=transport) as blink:
         token = refresh(blink)
     assert token.expires_at == NOW + timedelta(seconds=3600)
@@ -138,7 +138,7 @@ def test_the_expiry_is_counted_from_the_start_of_the_request() -> None:
     assert token.seconds_left(clock[-1]) == 3585
 
 
-def test_what_the_response_said_is_all_on_the_token(connect: Connect) -> None:
+def test_a_token_has_all_members_of_the_response(connect: Connect) -> None:
     token = refresh(connect(Platform(reply(body=TOKEN_BODY | {"id_token": "fake-id", "n": 1}))))
     expected: dict[str, Any] = {
         "token_type": "bearer",

@@ -1,4 +1,4 @@
-"""Error responses: which error each one is, what is known of the execution, what to do next."""
+"""Error responses: the error that each one raises, its outcome and its advice."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ PLATFORM = "PLATFORM"
 PROVIDER = "PROVIDER"
 HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 NOT_EXECUTED, REJECTED, UNCERTAIN = Outcome.NOT_EXECUTED, Outcome.REJECTED, Outcome.UNCERTAIN
-NEVER_AGAIN = (UNCERTAIN, False, False)
+MAY_BE_SPENT = (UNCERTAIN, False, False)
 REFUSED = (REJECTED, False, False)
 
 
-def answer(status: int, body: object, source: str | None = None, **more: str) -> httpx.Response:
-    """Make an error response; names of further headers are given with underscores."""
+def failure(status: int, body: object, source: str | None = None, **more: str) -> httpx.Response:
+    """Return an error response; names of further headers are given with underscores."""
     headers: dict[str, str] = {"Content-Language": "en", "X-Correlation-ID": FIRST_ID}
     headers |= {} if source is None else {"X-CorAPI-Source": source}
     headers |= {name.replace("_", "-"): value for name, value in more.items()}
@@ -62,94 +62,106 @@ def problem(name: str) -> dict[str, object]:
 
 
 Row = tuple[httpx.Response, type[ResponseError], tuple[Outcome, bool, bool]]
-# What it is, and: outcome, retryable, needs_consent of a refresh or an exchange.
+# The response, the class of the error, and its outcome, retryable and needs_consent.
 ROWS: dict[str, Row] = {
     # RFC 6749 section 5.2
     "invalid_grant": (
-        answer(400, oauth("invalid_grant"), PROVIDER),
+        failure(400, oauth("invalid_grant"), PROVIDER),
         InvalidGrantError,
         (REJECTED, False, True),
     ),
     "INVALID_GRANT": (
-        answer(400, oauth("INVALID_GRANT")),
+        failure(400, oauth("INVALID_GRANT")),
         InvalidGrantError,
         (REJECTED, False, True),
     ),
-    "invalid_grant under 502": (
-        answer(502, oauth("invalid_grant")),
+    "invalid_grant with 502": (
+        failure(502, oauth("invalid_grant")),
         InvalidGrantError,
-        NEVER_AGAIN,
+        MAY_BE_SPENT,
     ),
-    "invalid_grant from the platform under 401": (
-        answer(401, oauth("invalid_grant"), PLATFORM),
+    "invalid_grant from the platform with 401": (
+        failure(401, oauth("invalid_grant"), PLATFORM),
         InvalidGrantError,
         (NOT_EXECUTED, False, False),
     ),
-    "invalid_client": (answer(401, oauth("invalid_client")), InvalidClientError, REFUSED),
-    "unauthorized_client": (answer(400, oauth("unauthorized_client")), InvalidClientError, REFUSED),
-    "unknown code": (answer(400, oauth("BANK_IS_CLOSED")), OAuthError, REFUSED),
-    "invalid_request": (answer(400, oauth("invalid_request"), PROVIDER), OAuthError, REFUSED),
+    "invalid_client": (failure(401, oauth("invalid_client")), InvalidClientError, REFUSED),
+    "unauthorized_client": (
+        failure(400, oauth("unauthorized_client")),
+        InvalidClientError,
+        REFUSED,
+    ),
+    "unknown code": (failure(400, oauth("BANK_IS_CLOSED")), OAuthError, REFUSED),
+    "invalid_request": (failure(400, oauth("invalid_request"), PROVIDER), OAuthError, REFUSED),
     # problems
-    "problem": (answer(400, problem("INVALID_PAYLOAD"), PLATFORM), ProblemError, REFUSED),
-    "problem under 401": (
-        answer(401, problem("INVALID_CLIENT"), PLATFORM, Content_Type="application/problem+json"),
+    "problem": (failure(400, problem("INVALID_PAYLOAD"), PLATFORM), ProblemError, REFUSED),
+    "problem with 401": (
+        failure(401, problem("INVALID_CLIENT"), PLATFORM, Content_Type="application/problem+json"),
         ProblemError,
         (NOT_EXECUTED, False, False),
     ),
-    "problem under 502": (answer(502, problem("BAD_GATEWAY"), PLATFORM), ProblemError, NEVER_AGAIN),
+    "problem with 502": (
+        failure(502, problem("BAD_GATEWAY"), PLATFORM),
+        ProblemError,
+        MAY_BE_SPENT,
+    ),
     "expired token": (
-        answer(401, problem("EXPIRED_TOKEN"), PROVIDER),
+        failure(401, problem("EXPIRED_TOKEN"), PROVIDER),
         ProblemError,
         (REJECTED, False, True),
     ),
-    "invalid token, in small letters": (
-        answer(400, problem("invalid_token")),
+    "invalid token, in lower case": (
+        failure(400, problem("invalid_token")),
         ProblemError,
         (REJECTED, False, True),
     ),
-    "problem with a title alone": (answer(400, {"title": "No"}), ProblemError, REFUSED),
+    "problem with a title only": (failure(400, {"title": "No"}), ProblemError, REFUSED),
     # statuses
-    "401 of the provider": (answer(401, {}, PROVIDER), StatusError, REFUSED),
-    "401 of nobody": (answer(401, {}), StatusError, REFUSED),
+    "401 of the provider": (failure(401, {}, PROVIDER), StatusError, REFUSED),
+    "401 without a source": (failure(401, {}), StatusError, REFUSED),
     **{
         f"{status} of the platform": (
-            answer(status, {}, PLATFORM),
+            failure(status, {}, PLATFORM),
             StatusError,
             (NOT_EXECUTED, False, False),
         )
         for status in (401, 403, 406, 415)
     },
     **{
-        f"{status}": (answer(status, {}, PLATFORM), StatusError, REFUSED)
+        f"{status}": (failure(status, {}, PLATFORM), StatusError, REFUSED)
         for status in (400, 404, 405, 409, 413)
     },
     "429": (
-        answer(429, b"", PLATFORM, Retry_After="7"),
+        failure(429, b"", PLATFORM, Retry_After="7"),
         StatusError,
         (REJECTED, True, False),
     ),
     **{
-        f"{status}": (answer(status, HTML, PLATFORM), StatusError, NEVER_AGAIN)
+        f"{status}": (failure(status, HTML, PLATFORM), StatusError, MAY_BE_SPENT)
         for status in (101, 300, 304, 307, 408, 499, 500, 501, 502, 504, 520, 599, 600, 999)
     },
-    "302": (answer(302, b"", Location="https://evil.example/"), StatusError, NEVER_AGAIN),
-    "302 without a target": (answer(302, b""), StatusError, NEVER_AGAIN),
-    "302 to nowhere": (answer(302, b"", Location="https://["), StatusError, NEVER_AGAIN),
-    "503 with Retry-After": (answer(503, b"", Retry_After="120"), StatusError, NEVER_AGAIN),
+    "302": (failure(302, b"", Location="https://evil.example/"), StatusError, MAY_BE_SPENT),
+    "302 without Location": (failure(302, b""), StatusError, MAY_BE_SPENT),
+    "302 with an invalid Location": (
+        failure(302, b"", Location="https://["),
+        StatusError,
+        MAY_BE_SPENT,
+    ),
+    "503 with Retry-After": (failure(503, b"", Retry_After="120"), StatusError, MAY_BE_SPENT),
     # bodies
-    "empty": (answer(502, b""), StatusError, NEVER_AGAIN),
-    "truncated": (answer(502, b'{"error":"invalid_gr'), StatusError, NEVER_AGAIN),
-    "list": (answer(400, ["invalid_grant"]), StatusError, REFUSED),
-    "error as a list": (answer(400, {"error": ["invalid_grant"]}), StatusError, REFUSED),
-    "error empty": (answer(400, {"error": ""}), StatusError, REFUSED),
-    "error a surrogate": (answer(400, {"error": "\ud800"}), StatusError, REFUSED),
-    "Latin-1": (answer(400, '{"error":"ungültig"}'.encode("latin-1")), OAuthError, REFUSED),
-    "UTF-16": (answer(400, '{"error":"x"}'.encode("utf-16")), OAuthError, REFUSED),
-    "deep nesting": (answer(500, b"[" * 100_000), StatusError, NEVER_AGAIN),
-    "cut": (
+    "empty": (failure(502, b""), StatusError, MAY_BE_SPENT),
+    "truncated": (failure(502, b'{"error":"invalid_gr'), StatusError, MAY_BE_SPENT),
+    "list": (failure(400, ["invalid_grant"]), StatusError, REFUSED),
+    "error as a list": (failure(400, {"error": ["invalid_grant"]}), StatusError, REFUSED),
+    "error empty": (failure(400, {"error": ""}), StatusError, REFUSED),
+    "error a surrogate": (failure(400, {"error": "\ud800"}), StatusError, REFUSED),
+    "Latin-1": (failure(400, '{"error":"ungültig"}'.encode("latin-1")), OAuthError, REFUSED),
+    "UTF-16": (failure(400, '{"error":"x"}'.encode("utf-16")), OAuthError, REFUSED),
+    "deep nesting": (failure(500, b"[" * 100_000), StatusError, MAY_BE_SPENT),
+    "connection reset after the body": (
         reply(502, b'{"error":"x"}', {}, cut=httpx.ReadError("reset")),
         OAuthError,
-        NEVER_AGAIN,
+        MAY_BE_SPENT,
     ),
 }
 BY_NAME = pytest.mark.parametrize(("response", "kind", "facts"), ROWS.values(), ids=ROWS.keys())
@@ -157,7 +169,7 @@ BY_NAME = pytest.mark.parametrize(("response", "kind", "facts"), ROWS.values(), 
 
 @BY_NAME
 @pytest.mark.parametrize("call", [refresh, exchange])
-def test_a_failed_token_call_says_what_it_is_and_what_is_known(
+def test_an_error_response_to_a_token_call_raises_this_error_with_this_outcome(
     connect: Connect,
     call: Call,
     response: httpx.Response,
@@ -179,7 +191,7 @@ def test_a_failed_token_call_says_what_it_is_and_what_is_known(
 
 
 @BY_NAME
-def test_a_failed_revocation_may_be_repeated_unless_it_was_decided(
+def test_a_failed_revocation_is_retryable_if_its_outcome_is_uncertain(
     connect: Connect,
     response: httpx.Response,
     kind: type[ResponseError],
@@ -196,8 +208,8 @@ def test_a_failed_revocation_may_be_repeated_unless_it_was_decided(
     assert caught.value.status == response.status_code
 
 
-def test_an_oauth_error_keeps_what_the_server_said(connect: Connect) -> None:
-    response = answer(400, oauth("BANK_IS_CLOSED"), PROVIDER)
+def test_an_oauth_error_has_the_texts_of_the_response(connect: Connect) -> None:
+    response = failure(400, oauth("BANK_IS_CLOSED"), PROVIDER)
     with pytest.raises(OAuthError, match="BANK_IS_CLOSED, No") as caught:
         refresh(connect(Platform(response)))
     error = caught.value
@@ -206,8 +218,8 @@ def test_an_oauth_error_keeps_what_the_server_said(connect: Connect) -> None:
     assert error.source is Source.PROVIDER
 
 
-def test_a_problem_keeps_what_the_server_said(connect: Connect) -> None:
-    response = answer(403, problem("Insufficient_Privileges"), PLATFORM)
+def test_a_problem_has_the_texts_of_the_response(connect: Connect) -> None:
+    response = failure(403, problem("Insufficient_Privileges"), PLATFORM)
     with pytest.raises(ProblemError, match="from the platform") as caught:
         refresh(connect(Platform(response)))
     error = caught.value
@@ -218,10 +230,10 @@ def test_a_problem_keeps_what_the_server_said(connect: Connect) -> None:
     assert (error.title, error.detail, error.instance) == ("No", "Never.", "/i/1")
 
 
-def test_what_the_server_said_is_made_fit_for_a_log(connect: Connect) -> None:
+def test_a_text_of_the_server_is_shortened_and_made_printable(connect: Connect) -> None:
     body = {"error": "x", "error_description": "a\r\nb\x1b[31m\u202e" + "c" * 9999}
     with pytest.raises(OAuthError) as caught:
-        refresh(connect(Platform(answer(400, body))))
+        refresh(connect(Platform(failure(400, body))))
     assert caught.value.description is not None
     assert caught.value.description.startswith("a  b [31m c")
     assert len(caught.value.description) <= 300
@@ -232,17 +244,17 @@ def test_what_the_server_said_is_made_fit_for_a_log(connect: Connect) -> None:
     ("call", "advice"),
     [(refresh, "at most once more"), (exchange, "start a new authorization")],
 )
-def test_an_uncertain_outcome_says_what_may_be_spent_and_what_to_do(
+def test_the_text_of_an_uncertain_outcome_says_what_may_be_spent_and_what_to_do(
     connect: Connect, call: Call, advice: str
 ) -> None:
     with pytest.raises(StatusError, match=advice) as caught:
-        call(connect(Platform(answer(504, HTML, PLATFORM))))
+        call(connect(Platform(failure(504, HTML, PLATFORM))))
     assert "may be spent" in str(caught.value)
     assert "HTML" in str(caught.value)
 
 
-def test_too_many_requests_says_when_to_come_back(connect: Connect) -> None:
-    response = answer(429, b"", Retry_After="7")
+def test_the_text_of_429_says_when_to_try_again(connect: Connect) -> None:
+    response = failure(429, b"", Retry_After="7")
     with pytest.raises(StatusError, match="sent again after 7 s") as caught:
         refresh(connect(Platform(response)))
     assert caught.value.meta is not None
@@ -254,7 +266,7 @@ HEADERS: Headers = {"Content-Type": "application/json"}
 
 @pytest.mark.parametrize("status", [101, 302, 400, 401, 429, 500, 502, 504, 999])
 @pytest.mark.parametrize("call", [refresh, exchange])
-def test_a_pair_under_an_error_status_is_kept_on_the_error(
+def test_a_pair_with_an_error_status_is_an_attribute_of_the_error(
     connect: Connect, call: Call, status: int
 ) -> None:
     with pytest.raises(ResponseError, match="attribute token") as caught:
