@@ -143,13 +143,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a copy, with its packages; the others are those of the project."""
+    """Run Python in a copy, with its packages, and the other packages of the project."""
     copied = [root / folder for folder in ("wrapper", "generated")]
-    others = [PROJECT / folder for folder in ("keeper", "cli", "testing")]
+    not_copied = [PROJECT / folder for folder in ("keeper", "cli", "testing")]
     return subprocess.run(
         [sys.executable, *command],
         cwd=root,
-        env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(map(str, copied + others))},
+        env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(map(str, copied + not_copied))},
         capture_output=True,
         text=True,
         check=False,

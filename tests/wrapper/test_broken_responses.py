@@ -54,9 +54,9 @@ def body(**members: object) -> bytes:
     return json.dumps(merged).encode()
 
 
-def headers(**others: str) -> Headers:
-    """Return the usual headers and others, whose names are given with underscores."""
-    return TOKEN_HEADERS | {name.replace("_", "-"): value for name, value in others.items()}
+def headers(**more: str) -> Headers:
+    """Return the usual headers and more, whose names are given with underscores."""
+    return TOKEN_HEADERS | {name.replace("_", "-"): value for name, value in more.items()}
 
 
 def raw(name: bytes, value: bytes) -> Headers:
@@ -97,7 +97,7 @@ WITH_PAIR: dict[str, Row] = {
     "scope a list": (reply(body=body(scope=["accounts"])), {O.SCOPE_UNUSABLE}),
     "scope a number": (reply(body=body(scope=7)), {O.SCOPE_UNUSABLE}),
     "unknown members": (reply(body=body(id_token="fake", consent={"id": 7})), set()),
-    "an error beside the pair": (reply(body=body(error="invalid_grant")), set()),
+    "an error member with the pair": (reply(body=body(error="invalid_grant")), set()),
     "201": (reply(201), {O.STATUS_UNDOCUMENTED}),
     "299": (reply(299), {O.STATUS_UNDOCUMENTED}),
     "text/plain": (reply(headers=headers(Content_Type="text/plain")), {O.CONTENT_TYPE}),

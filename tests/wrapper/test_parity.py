@@ -35,8 +35,8 @@ def test_the_methods_have_the_same_names() -> None:
 
 @pytest.mark.parametrize("name", SYNC)
 def test_a_method_has_the_same_signature(name: str) -> None:
-    twin = ASYNC[CONTEXT_MANAGER.get(name, name)]
-    assert inspect.signature(SYNC[name]) == inspect.signature(twin)
+    counterpart = ASYNC[CONTEXT_MANAGER.get(name, name)]
+    assert inspect.signature(SYNC[name]) == inspect.signature(counterpart)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,8 +48,8 @@ def test_a_method_has_the_same_docstring(name: str) -> None:
 @pytest.mark.parametrize("name", SYNC)
 def test_only_the_asynchronous_methods_are_coroutines(name: str) -> None:
     assert not inspect.iscoroutinefunction(SYNC[name])
-    twin = ASYNC[CONTEXT_MANAGER.get(name, name)]
-    assert inspect.iscoroutinefunction(twin) is (name not in WITHOUT_IO)
+    counterpart = ASYNC[CONTEXT_MANAGER.get(name, name)]
+    assert inspect.iscoroutinefunction(counterpart) is (name not in WITHOUT_IO)
 
 
 def test_the_arguments_of_the_classes_differ_in_the_type_of_the_transport_only() -> None:

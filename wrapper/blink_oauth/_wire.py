@@ -89,7 +89,7 @@ NETWORK_ERRORS: tuple[type[Exception], ...] = (httpx.TransportError, *HTTPX_ERRO
 class RoundTrip:
     """One request and its response, as a context manager that sets the deadline for all its waits.
 
-    At its end, an exception of the network or of the parser becomes part of the reply.
+    At its end it catches the exceptions of the network and of the parser; `reply` has the result.
 
     Args:
         total: The seconds that it may take.

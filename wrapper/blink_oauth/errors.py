@@ -179,10 +179,10 @@ class BlinkError(Exception):
         return self.meta.source if self.meta else None
 
     def __copy__(self) -> BlinkError:
-        twin = _rebuild(type(self), str(self), self._facts())
+        duplicate = _rebuild(type(self), str(self), self._facts())
         for note in getattr(self, "__notes__", ()):
-            twin.add_note(note)
-        return twin
+            duplicate.add_note(note)
+        return duplicate
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the token: a pickle never contains a secret.
@@ -243,13 +243,13 @@ class TlsError(NotConnectedError):
 
 
 class TimedOutError(NoResponseError):
-    """The request was sent, and no response was received in time."""
+    """The request was sent, at least in part, and no response was received in time."""
 
     outcome = Outcome.UNCERTAIN
 
 
 class ConnectionLostError(NoResponseError):
-    """The request was sent, and the connection broke before the response was received."""
+    """The request was sent, at least in part, and the connection broke before the response."""
 
     outcome = Outcome.UNCERTAIN
 
