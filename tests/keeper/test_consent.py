@@ -271,7 +271,7 @@ def test_a_revocation_that_fails_at_the_bank_raises_and_can_be_repeated(
 ) -> None:
     token = authorize(harness)
     harness.banks.respond_always(responder, kind="revoke")
-    with pytest.raises(RevocationError, match="alive"):
+    with pytest.raises(RevocationError, match="still valid"):
         harness.manager.revoke(GRANT)
     assert harness.event_names()[-1] is EventName.REVOCATION_FAILED
     assert harness.record(GRANT).state is State.REVOKED
