@@ -310,8 +310,8 @@ def lease_check(lease: float, timeouts: Timeouts) -> Check:
     if lease > LONGEST_LEASE:
         return failed(
             "lease",
-            f"The lease of {lease:g} s is longer than {LONGEST_LEASE:g} s, the time within which "
-            "most banks that allow a replay at all allow it.",
+            f"The lease of {lease:g} s is longer than {LONGEST_LEASE:g} s, the time for which "
+            "banks that allow a replay are assumed to allow it.",
             f"Set a lease of at most {LONGEST_LEASE:g} s, and a total timeout below it.",
         )
     longer = [name for name in ("connect", "read", "write") if getattr(timeouts, name) > total]

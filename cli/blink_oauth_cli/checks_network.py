@@ -345,5 +345,5 @@ def _headers_check(meta: ResponseMeta) -> Check:
             "Look for a proxy or gateway in between that drops or changes headers; else "
             f"{SUPPORT}.",
         )
-    caching = "forbids caching" if meta.cache_rules_held else "does not forbid caching"
+    caching = "forbids caching" if meta.caching_forbidden else "does not forbid caching"
     return passed(HEADERS, f"Correct both ways; the {meta.source} responded and {caching}.")

@@ -75,7 +75,7 @@ class Commands(click.Group):
 )
 @click.version_option(__version__, "-V", "--version", prog_name=NAME)
 def command() -> None:
-    """OAuth tokens of SIX bLink from the terminal: never lost, never spent twice, never shown.
+    """Manage OAuth tokens of SIX bLink from the terminal.
 
     Settings come from flags, then from BLINK_* variables, then from blink-oauth.toml.
     """

@@ -68,7 +68,7 @@ class Breakers:
                 return Permit(hold_off=hold_off)
             if profile.rate is not None:
                 if now < breaker.next_permit_at:
-                    return Permit(queue=breaker.next_permit_at - now)
+                    return Permit(wait=breaker.next_permit_at - now)
                 breaker.next_permit_at = now + 1 / profile.rate
             if breaker.failures >= FAILURES_TO_OPEN:
                 breaker.open_until = now + PROBE_INTERVAL

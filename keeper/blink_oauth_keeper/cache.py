@@ -14,7 +14,7 @@ from .policy import Need, is_usable, windows
 from .profile import TargetProfile
 from .steps import Result
 from .store.protocol import Record, State
-from .store.rules import same_second
+from .store.rules import to_second
 
 __all__ = ["Cache", "CachedToken"]
 
@@ -132,7 +132,7 @@ class Cache:
             max(times.advisory_at, now + BACKGROUND_GAP), times.mandatory_at, now + RECHECK
         )
         # The record's own grant as the key, so that memory holds one copy.
-        self.tokens[record.key.grant] = CachedToken(token, same_second(fresh_until), record)
+        self.tokens[record.key.grant] = CachedToken(token, to_second(fresh_until), record)
 
     def _refuse(self, grant: Grant, generation: int) -> None:
         self.refused[grant] = max(generation, self.refused.get(grant, 0))

@@ -142,7 +142,7 @@ class StepExecutor:
     def _permit(self, job: Job) -> Permit:
         if self.unsettled(job.key.grant):
             # The stored refresh token is spent; this process is still storing the new pair.
-            return Permit(queue=UNSETTLED_POLL)
+            return Permit(wait=UNSETTLED_POLL)
         return self.breakers.acquire(job.key.grant.target_id, job.profile)
 
     def _call(self, job: Job, step: Send | ExchangeCode) -> Token:

@@ -296,7 +296,7 @@ def token_for_caller(
     record = result.record
     if record is not None:
         obtained = result.obtained and record.generation > need.newer_than
-        new_enough = result.newer or not need.forced
+        new_enough = result.stored_meanwhile or not need.forced
         if obtained or (new_enough and is_usable(record, need, profile, now)):
             return record.token
     require_no_error(result)

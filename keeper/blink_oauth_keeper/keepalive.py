@@ -119,19 +119,19 @@ class KeepAlive:
             free = min(self.concurrency - len(self._in_progress), limit - self._report.due)
             # A batch costs one transaction, so it should not be too small.
             worth_it = free > 0 and (not self._in_progress or free >= self.concurrency // 4)
-            queue = self._claim(free) if worth_it else None
+            next_permit_in = self._claim(free) if worth_it else None
             if self._in_progress:
-                self._collect(on_progress, queue)
-            elif queue is not None and self._report.due < limit:
-                self._sleep(queue)
+                self._collect(on_progress, next_permit_in)
+            elif next_permit_in is not None and self._report.due < limit:
+                self._sleep(next_permit_in)
             else:
                 return self._report
 
     def _claim(self, free: int) -> float | None:
         """Claim and start due grants; return the seconds until a limited target may be called."""
-        queue: float | None = None
+        next_permit_in: float | None = None
         if self._stopping():
-            return queue
+            return next_permit_in
         failing = self.breakers.failing()
         alone = self._targets_claimed_alone(failing)
         for target_id in alone:
@@ -146,12 +146,12 @@ class KeepAlive:
                 if permit.hold_off > 0:
                     continue
                 if profile.rate is not None:
-                    seconds = permit.queue or 1 / profile.rate
-                    queue = min(seconds, queue or seconds)
-                allowed = 0 if permit.queue > 0 else 1
+                    seconds = permit.wait or 1 / profile.rate
+                    next_permit_in = min(seconds, next_permit_in or seconds)
+                allowed = 0 if permit.wait > 0 else 1
             free -= self._start(due, allowed)
         self._start(self._due_elsewhere(alone), free)
-        return queue
+        return next_permit_in
 
     def _targets_claimed_alone(self, failing: Collection[str]) -> list[str]:
         """Return the targets that need claims of their own: profiled, failing or rate-limited."""
@@ -176,8 +176,8 @@ class KeepAlive:
                 raise
         return len(claims)
 
-    def _collect(self, on_progress: Progress | None, queue: float | None) -> None:
-        ended, self._in_progress = wait(self._in_progress, queue, FIRST_COMPLETED)
+    def _collect(self, on_progress: Progress | None, next_permit_in: float | None) -> None:
+        ended, self._in_progress = wait(self._in_progress, next_permit_in, FIRST_COMPLETED)
         for future in ended:
             self._report = counted(self._report, future)
             if on_progress is not None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["TokenManager"]
 
 LONGEST_LEASE = 30.0
-"""Seconds; banks that allow a replay usually allow it for that long."""
+"""Seconds; banks that allow a replay are assumed to allow it for that long."""
 
 _utc_now = partial(datetime.now, UTC)
 
@@ -463,5 +463,5 @@ def _check(blink: BlinkOAuth, lease: float) -> None:
     if not total < lease <= LONGEST_LEASE:
         raise InvalidInputError(
             f"The lease must be longer than the client's total timeout ({total:g} s) and at most "
-            f"{LONGEST_LEASE:g} s: banks that allow a replay usually allow it for that long."
+            f"{LONGEST_LEASE:g} s: banks that allow a replay are assumed to allow it for that long."
         )

@@ -245,13 +245,13 @@ def refresh(job: Job) -> Steps:
             return Result(None, error, shared_for=STORE_FAILURE_SHARED_FOR)
         generation = record.generation if record else 0
         initial = generation if initial is None else initial
-        newer = generation > initial
-        if newer:
+        stored_meanwhile = generation > initial
+        if stored_meanwhile:
             # A forced refresh wants a newer pair; it does not matter which flight stored it.
             job = evolve(job, need=evolve(job.need, forced=False))
         decision, pause = yield from _decide(job, record, polls)
         if isinstance(decision, Serve):
-            return Result(record, newer=newer)
+            return Result(record, stored_meanwhile=stored_meanwhile)
         if isinstance(decision, Refuse):
             shared_for = decision.error.retry_after or REFUSAL_SHARED_FOR
             return Result(record, decision.error, shared_for=shared_for)
@@ -291,7 +291,7 @@ def _decide(
     hold_off = permit.hold_off
     if hold_off > 0:
         decision = policy.decide(record, job.need, job.profile, job.now(), hold_off=hold_off)
-    return decision, permit.queue
+    return decision, permit.wait
 
 
 def _claim_and_attempt(job: Job, record: Record) -> Generator[Step, Any, Result | None]:

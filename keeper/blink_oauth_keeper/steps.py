@@ -55,7 +55,7 @@ class Result:
         record: The record as last known, or None.
         error: The error that ended the flight, or None.
         obtained: Whether this flight got the record's pair from the bank.
-        newer: Whether the record's pair was stored after this flight first read the record.
+        stored_meanwhile: Whether the pair was stored after this flight first read the record.
         shared_for: Seconds for which later callers get the same error without a new flight.
         refresh_in: Seconds after which the manager starts another refresh by itself, or None.
     """
@@ -63,7 +63,7 @@ class Result:
     record: Record | None = None
     error: BlinkError | None = None
     obtained: bool = False
-    newer: bool = False
+    stored_meanwhile: bool = False
     shared_for: float = 0.0
     refresh_in: float | None = None
 
@@ -75,12 +75,12 @@ class Permit:
     Attributes:
         hold_off: Seconds during which the target must not be called, because it fails or sent
             `Retry-After`.
-        queue: Seconds until the next permit may be acquired, because the target's rate is limited
+        wait: Seconds until the next permit may be acquired, because the target's rate is limited
             or this process has a newer pair that is not stored yet.
     """
 
     hold_off: float = 0.0
-    queue: float = 0.0
+    wait: float = 0.0
 
 
 @frozen

@@ -104,7 +104,7 @@ NO_FILE: Case = (USAGE, "missing.pem cannot be read", "blink-oauth doctor")
 NOT_OPENED: Case = (USAGE, "passphrase does not open the key", "blink-oauth doctor")
 REFUSED: Case = (FAILED, "no response", "Nothing is spent. Check network")
 BUSY: Case = (FAILED, "SQLITE_BUSY", "Nothing was sent.")
-NEWER: Case = (FAILED, "this library knows no more than version", "Upgrade blink-oauth")
+NEWER: Case = (FAILED, "this library supports versions up to", "Upgrade blink-oauth")
 NO_KEY: Case = (FAILED, "is sealed with the key", "BLINK_STORE_KEYS_FILE")
 REPORTED_IN_RESULT: Case = (FAILED, "", "")
 """`doctor` and `keep-alive` report the fault in their output."""

@@ -13,7 +13,7 @@ from blink_oauth_testing.sandbox import Fault, Sandbox
 from blink_oauth_testing.sandbox.messages import Response, Source, oauth_error, problem
 from contract.validator import ContractValidator, Message, Recorder
 from flavours import FLAVOURS, Caller, Flavour, calling
-from wire.harness import LENIENT, PERSON, STRICT, exchange, refresh_token
+from wire.harness import CUSTOMER, LENIENT, STRICT, exchange, refresh_token
 
 STATUSES = {200, 400, 401, 403, 406, 415, 500, 502, 504}
 SOURCES: tuple[Source, ...] = ("PLATFORM", "PROVIDER")
@@ -26,10 +26,10 @@ def make_successful_calls(caller: Caller, sandbox: Sandbox, bank: str) -> None:
     grant = sandbox.grant(bank, "Zoë & Söhne+1=%")
     token = exchange(caller, sandbox, grant)
     first = refresh_token(token)
-    newer = caller.refresh(grant, first, psu=PERSON)
+    newer = caller.refresh(grant, first, psu=CUSTOMER)
     caller.refresh(grant, newer.refresh_token or first)
     caller.revoke(grant, newer)
-    caller.revoke(grant, token, psu=PERSON)
+    caller.revoke(grant, token, psu=CUSTOMER)
 
 
 def make_failing_calls(caller: Caller, grant: Grant) -> None:
@@ -39,7 +39,7 @@ def make_failing_calls(caller: Caller, grant: Grant) -> None:
             grant,
             code="fake-authorization-code-1",
             redirect_uri="https://books.example/callback?tenant=7",
-            psu=PERSON,
+            psu=CUSTOMER,
         )
     with pytest.raises(BlinkError):
         caller.refresh(grant, "fake-refresh-token-1")

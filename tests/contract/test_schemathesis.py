@@ -28,7 +28,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from urllib3.util import SKIP_HEADER
 
 from blink_oauth_testing.sandbox import Bank, Sandbox
-from blink_oauth_testing.sandbox.banks import Issued
+from blink_oauth_testing.sandbox.banks import IssuedTokens
 
 Case = schemathesis.Case[Any]
 
@@ -102,7 +102,7 @@ def is_text(value: object) -> bool:
 def issued_refresh_token(bank: Bank, *code: str) -> str:
     """Return the refresh token of a code that is exchanged at the bank directly."""
     issued = bank.exchange_code(*code)
-    assert isinstance(issued, Issued)
+    assert isinstance(issued, IssuedTokens)
     assert issued.refresh_token is not None
     return issued.refresh_token
 

@@ -41,7 +41,7 @@ from blink_oauth_keeper import (
 )
 from blink_oauth_keeper.flights import thread_pool
 from blink_oauth_keeper.store.protocol import GrantKey, Record, TokenStore
-from blink_oauth_testing.sandbox.banks import Bank, BankPolicy, Issued
+from blink_oauth_testing.sandbox.banks import Bank, BankPolicy, IssuedTokens
 from wrapper.harness import PSU, REDIRECT_URI, form, reply
 
 __all__ = [
@@ -453,7 +453,7 @@ class Banks:
         else:
             uri = fields["redirect_uri"]
             result = bank.exchange_code(CLIENT_ID, request.secret, uri, request.username)
-        if not isinstance(result, Issued):
+        if not isinstance(result, IssuedTokens):
             return _refusal(result.error)
         members = {
             "access_token": result.access_token,

@@ -38,7 +38,7 @@ def retry_after_error(status: int, seconds: float) -> BlinkError:
         echoed=True,
         source=Source.PLATFORM,
         language=None,
-        cache_rules_held=True,
+        caching_forbidden=True,
         retry_after=seconds,
     )
     outcome = Outcome.REJECTED if status == 429 else Outcome.UNCERTAIN
@@ -143,9 +143,9 @@ def test_calls_in_progress_do_not_shorten_a_retry_after(breakers: Breakers) -> N
 def test_a_rate_spaces_the_permits_of_its_target(breakers: Breakers, clock: ManualClock) -> None:
     limited = TargetProfile(rate=4)
     assert breakers.acquire(BANK, limited) == ALLOWED
-    assert breakers.acquire(BANK, limited).queue == 0.25
+    assert breakers.acquire(BANK, limited).wait == 0.25
     clock.elapse(0.1)
-    assert breakers.acquire(BANK, limited).queue == pytest.approx(0.15)
+    assert breakers.acquire(BANK, limited).wait == pytest.approx(0.15)
     clock.elapse(0.15)
     assert breakers.acquire(BANK, limited) == ALLOWED
     assert breakers.acquire(OTHER, limited) == ALLOWED

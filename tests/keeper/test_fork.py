@@ -18,7 +18,7 @@ from blink_oauth_keeper.steps import Load, Result, Steps
 from keeper.harness import TARGET, TIMEOUT
 
 GRANT = Grant(TARGET, "u-4711")
-PROGRAM = Path(__file__).with_name("forking.py")
+PROGRAM = Path(__file__).with_name("fork_program.py")
 
 
 def test_after_a_fork_parent_and_child_both_get_tokens() -> None:

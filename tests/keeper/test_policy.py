@@ -368,7 +368,10 @@ def test_a_usable_token_is_served_although_the_flight_failed() -> None:
 
 def test_a_forced_refresh_returns_only_a_token_stored_during_the_flight() -> None:
     assert token_for_caller(Result(record()), FORCED, DEFAULTS, at(5)) is None
-    assert token_for_caller(Result(record(), newer=True), FORCED, DEFAULTS, at(5)) is not None
+    assert (
+        token_for_caller(Result(record(), stored_meanwhile=True), FORCED, DEFAULTS, at(5))
+        is not None
+    )
     assert token_for_caller(Result(record(), obtained=True), FORCED, DEFAULTS, at(5)) is not None
     with pytest.raises(NotConnectedError):
         token_for_caller(
@@ -397,7 +400,7 @@ def meta(status: int, wait: float | None = None) -> ResponseMeta:
         echoed=True,
         source=Source.PROVIDER,
         language=None,
-        cache_rules_held=True,
+        caching_forbidden=True,
         retry_after=wait,
     )
 

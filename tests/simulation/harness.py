@@ -14,7 +14,7 @@ from blink_oauth_keeper.refresh import refresh
 from blink_oauth_keeper.steps import Job, Steps
 from blink_oauth_keeper.store.memory import MemoryTokenStore
 from blink_oauth_keeper.store.protocol import GrantKey
-from blink_oauth_testing.sandbox.banks import Bank, BankPolicy, Issued, Refusal
+from blink_oauth_testing.sandbox.banks import Bank, BankPolicy, IssuedTokens, Refusal
 
 __all__ = [
     "BANKS",
@@ -128,9 +128,13 @@ class SimulatedBank(Bank):
     revokes_single_tokens: bool = field(kw_only=True, default=False)
     _issued_for: dict[str, str] = field(init=False, factory=dict)
 
-    def refresh(self, client_id: str, refresh_token: str, username: str) -> Issued | Refusal:
+    def refresh(self, client_id: str, refresh_token: str, username: str) -> IssuedTokens | Refusal:
         issued = super().refresh(client_id, refresh_token, username)
-        if self.only_newest_pair_valid and isinstance(issued, Issued) and issued.refresh_token:
+        if (
+            self.only_newest_pair_valid
+            and isinstance(issued, IssuedTokens)
+            and issued.refresh_token
+        ):
             earlier = self._issued_for.get(refresh_token)
             if earlier is not None:
                 self.expire(earlier)

@@ -17,7 +17,7 @@ from blink_oauth.errors import (
 )
 from blink_oauth.headers import ResponseMeta, Source
 from blink_oauth.tokens import Token
-from blink_oauth_testing.sandbox.banks import Issued, Refusal
+from blink_oauth_testing.sandbox.banks import IssuedTokens, Refusal
 
 from .harness import moment
 
@@ -69,7 +69,7 @@ def _meta(status: int, retry_after: float | None = None) -> ResponseMeta:
         echoed=True,
         source=Source.UNKNOWN,
         language=None,
-        cache_rules_held=True,
+        caching_forbidden=True,
         retry_after=retry_after,
     )
 
@@ -99,7 +99,7 @@ def unreached_error(fault: RequestFault) -> BlinkError:
 
 
 def received_result(
-    fault: RequestFault, response: Issued | Refusal, started_at: float
+    fault: RequestFault, response: IssuedTokens | Refusal, started_at: float
 ) -> Token | BlinkError:
     """Return the result that the worker receives for the bank's response.
 

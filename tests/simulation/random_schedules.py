@@ -143,7 +143,7 @@ class _RandomScheduler:
     def permit(self) -> Permit:
         if self.faults_stopped or self.draw() >= self.scenario.hold_off:
             return Permit()
-        return Permit(hold_off=3.0) if self.draw() < 0.5 else Permit(queue=0.5)
+        return Permit(hold_off=3.0) if self.draw() < 0.5 else Permit(wait=0.5)
 
     def send_fault(self, worker: Worker) -> RequestFault:
         scenario = self.scenario

@@ -15,7 +15,7 @@ from blink_oauth_keeper import steps
 from blink_oauth_keeper.errors import StoreError
 from blink_oauth_keeper.store.memory import MemoryTokenStore
 from blink_oauth_keeper.store.protocol import Note, Origin, Record, State
-from blink_oauth_testing.sandbox.banks import Issued, Refusal
+from blink_oauth_testing.sandbox.banks import IssuedTokens, Refusal
 
 from .facts import Facts, Lease, Written
 from .harness import CLIENT_ID, KEY, USERNAME, BankKind, Code, SimulatedBank, moment, new_bank
@@ -138,7 +138,7 @@ class Simulation:
             age: Seconds since the pair was issued.
         """
         issued = self.exchange()
-        assert isinstance(issued, Issued)
+        assert isinstance(issued, IssuedTokens)
         issued_at = moment(self.time - age)
         token = Token(
             access_token=issued.access_token,
@@ -149,26 +149,26 @@ class Simulation:
         self.store.put(KEY, token, issued_at=issued_at, idle_until=moment(1e7), note=note)
         self.record_write("Put", None)
 
-    def exchange(self) -> Issued | Refusal:
+    def exchange(self) -> IssuedTokens | Refusal:
         """Let the customer consent, and exchange the code."""
         code = self.bank.issue_code(CLIENT_ID, REDIRECT_URI, USERNAME)
         issued = self.bank.exchange_code(CLIENT_ID, code, REDIRECT_URI, USERNAME)
-        if isinstance(issued, Issued):
+        if isinstance(issued, IssuedTokens):
             self.consents += 1
             self._record_issued(issued, self.consents)
         return issued
 
-    def refresh(self, refresh_token: str) -> Issued | Refusal:
+    def refresh(self, refresh_token: str) -> IssuedTokens | Refusal:
         """Execute a refresh at the bank."""
         self.effects.append(("refresh", refresh_token, self.time))
         issued = self.bank.refresh(CLIENT_ID, refresh_token, USERNAME)
-        if isinstance(issued, Issued):
+        if isinstance(issued, IssuedTokens):
             if issued.refresh_token != refresh_token:
                 self.spent.add(refresh_token)
             self._record_issued(issued, self.consent_of_refresh[refresh_token])
         return issued
 
-    def _record_issued(self, issued: Issued, consent: int) -> None:
+    def _record_issued(self, issued: IssuedTokens, consent: int) -> None:
         self.consent_of[issued.access_token] = consent
         if issued.refresh_token is not None:
             self.consent_of_refresh[issued.refresh_token] = consent

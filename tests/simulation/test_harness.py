@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blink_oauth_testing.sandbox.banks import Issued, Refusal
+from blink_oauth_testing.sandbox.banks import IssuedTokens, Refusal
 from simulation.harness import BANKS, CLIENT_ID, USERNAME, SimulatedBank, new_bank
 
 CALLBACK = "https://app.example/callback"
@@ -15,7 +15,7 @@ def authorized(name: str) -> tuple[SimulatedBank, str]:
     bank = new_bank(BANKS[name], lambda: 0.0)
     code = bank.issue_code(CLIENT_ID, CALLBACK, USERNAME)
     issued = bank.exchange_code(CLIENT_ID, code, CALLBACK, USERNAME)
-    assert isinstance(issued, Issued)
+    assert isinstance(issued, IssuedTokens)
     assert issued.refresh_token is not None
     return bank, issued.refresh_token
 
@@ -23,7 +23,7 @@ def authorized(name: str) -> tuple[SimulatedBank, str]:
 def refreshed(bank: SimulatedBank, token: str) -> str:
     """Present a refresh token and return the new one."""
     issued = bank.refresh(CLIENT_ID, token, USERNAME)
-    assert isinstance(issued, Issued)
+    assert isinstance(issued, IssuedTokens)
     assert issued.refresh_token is not None
     return issued.refresh_token
 
@@ -33,7 +33,7 @@ def test_a_bank_accepts_a_replay_only_if_it_allows_replays(name: str) -> None:
     bank, first = authorized(name)
     refreshed(bank, first)
     again = bank.refresh(CLIENT_ID, first, USERNAME)
-    assert isinstance(again, Issued if BANKS[name].allows_replay else Refusal)
+    assert isinstance(again, IssuedTokens if BANKS[name].allows_replay else Refusal)
 
 
 @pytest.mark.parametrize(("name", "valid"), [("newest pair only", False), ("windowed", True)])

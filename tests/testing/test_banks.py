@@ -12,7 +12,7 @@ import pytest
 from attrs import evolve
 
 from blink_oauth_testing.sandbox import DEFAULT_BANKS, Bank, BankPolicy, Clock
-from blink_oauth_testing.sandbox.banks import DAY, Issued, Refusal
+from blink_oauth_testing.sandbox.banks import DAY, IssuedTokens, Refusal
 
 CLIENT, USERNAME, CALLBACK = "CIDX0000000002", "u-4711", "http://127.0.0.1/callback"
 STRICT, LENIENT = DEFAULT_BANKS
@@ -23,8 +23,8 @@ def bank_with(policy: BankPolicy) -> tuple[Bank, Clock]:
     return Bank(policy, clock, lambda kind: f"fake-{kind}-{next(numbers)}"), clock
 
 
-def issued(outcome: Issued | Refusal) -> Issued:
-    assert isinstance(outcome, Issued), outcome
+def issued(outcome: IssuedTokens | Refusal) -> IssuedTokens:
+    assert isinstance(outcome, IssuedTokens), outcome
     return outcome
 
 
@@ -234,13 +234,13 @@ def test_only_one_of_many_threads_can_spend_a_refresh_token() -> None:
 
     bank.now = slow_clock
 
-    def race(_: int) -> Issued | Refusal:
+    def race(_: int) -> IssuedTokens | Refusal:
         barrier.wait(timeout=5.0)
         return bank.refresh(CLIENT, refresh, USERNAME)
 
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(race, range(8)))
-    assert [type(outcome) for outcome in outcomes].count(Issued) == 1
+    assert [type(outcome) for outcome in outcomes].count(IssuedTokens) == 1
     assert (bank.refreshes, bank.reuses) == (1, 7)
 
 

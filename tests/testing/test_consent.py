@@ -10,7 +10,7 @@ import pytest
 from attrs import evolve
 
 from blink_oauth_testing.sandbox import Sandbox
-from blink_oauth_testing.sandbox.banks import Issued
+from blink_oauth_testing.sandbox.banks import IssuedTokens
 from blink_oauth_testing.sandbox.consent import is_registered
 from testing.raw_client import CALLBACK, LENIENT, STRICT, USERNAME, RawClient
 
@@ -188,7 +188,7 @@ class TestConsentPage:
         parameters = redirect_parameters(submit(sign_in(sandbox), account="2", decision="approve"))
         client_id = sandbox.settings().client_id
         issued = bank.exchange_code(client_id, parameters["code"], CALLBACK, USERNAME)
-        assert isinstance(issued, Issued)
+        assert isinstance(issued, IssuedTokens)
         assert bank.accounts(issued.access_token) == frozenset({"2"})
 
     def test_refusal_redirects_with_access_denied(self, sandbox: Sandbox) -> None:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from blink_oauth import BlinkError, Grant, ResponseMeta, RevocationError, Token, TokenKind
 from blink_oauth_testing.sandbox import Sandbox
 from flavours import Caller
-from wire.harness import PERSON, exchange, refresh_token
+from wire.harness import CUSTOMER, exchange, refresh_token
 
 Operation = Literal["exchange_code", "refresh", "revoke"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -30,7 +30,7 @@ def repeatable_call(
         try:
             if operation == "exchange_code":
                 return caller.exchange_code(
-                    grant, code=code, redirect_uri=sandbox.redirect_uri, psu=PERSON
+                    grant, code=code, redirect_uri=sandbox.redirect_uri, psu=CUSTOMER
                 )
             if operation == "refresh":
                 return caller.refresh(grant, refresh_token(token))

@@ -31,13 +31,13 @@ class Success:
         oddities: The oddities of the token.
         echoed: `ResponseMeta.echoed`.
         source: `ResponseMeta.source`.
-        cache_rules_held: `ResponseMeta.cache_rules_held`.
+        caching_forbidden: `ResponseMeta.caching_forbidden`.
     """
 
     oddities: frozenset[Oddity] = frozenset()
     echoed: bool | None = True
     source: Source = Source.PROVIDER
-    cache_rules_held: bool = True
+    caching_forbidden: bool = True
 
 
 @frozen
@@ -138,7 +138,7 @@ TABLE: Mapping[str, Row] = {
     "wrong-correlation-id": odd_headers(Success(echoed=False)),
     "missing-correlation-id": odd_headers(Success(echoed=None)),
     "missing-source": odd_headers(Success(source=Source.UNKNOWN)),
-    "cacheable": odd_headers(Success(cache_rules_held=False)),
+    "cacheable": odd_headers(Success(caching_forbidden=False)),
     "status-201": odd(Oddity.STATUS_UNDOCUMENTED),
     "status-299": odd(Oddity.STATUS_UNDOCUMENTED),
     "status-499": proxy(499, Outcome.UNCERTAIN),

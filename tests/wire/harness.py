@@ -13,7 +13,7 @@ from flavours import Caller
 STRICT, LENIENT = "IIDX00001", "IIDX00002"
 """A bank that rotates refresh tokens and revokes on reuse, and one that does neither."""
 
-PERSON = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")
+CUSTOMER = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")
 
 
 class Connect(Protocol):
@@ -26,7 +26,7 @@ class Connect(Protocol):
 def exchange(caller: Caller, sandbox: Sandbox, grant: Grant) -> Token:
     """Exchange a new code of the sandbox."""
     code = sandbox.issue_code(grant)
-    return caller.exchange_code(grant, code=code, redirect_uri=sandbox.redirect_uri, psu=PERSON)
+    return caller.exchange_code(grant, code=code, redirect_uri=sandbox.redirect_uri, psu=CUSTOMER)
 
 
 def refresh_token(token: Token) -> str:

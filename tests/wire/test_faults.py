@@ -49,10 +49,10 @@ def check_success(result: Token | ResponseMeta, expected: Success, seen: Exchang
     assert meta is not None
     assert meta.correlation_id == seen.correlation_id
     assert meta.status == seen.status
-    assert (meta.echoed, meta.source, meta.cache_rules_held) == (
+    assert (meta.echoed, meta.source, meta.caching_forbidden) == (
         expected.echoed,
         expected.source,
-        expected.cache_rules_held,
+        expected.caching_forbidden,
     )
     if isinstance(result, Token):
         assert result.oddities == expected.oddities

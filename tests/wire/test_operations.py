@@ -26,7 +26,7 @@ from blink_oauth import (
 from blink_oauth.context import request_headers
 from blink_oauth_testing.sandbox import Exchange, Sandbox
 from flavours import Caller
-from wire.harness import LENIENT, PERSON, STRICT, Connect, exchange, refresh_token
+from wire.harness import CUSTOMER, LENIENT, STRICT, Connect, exchange, refresh_token
 
 ReadAccounts = Callable[[Grant, Token], httpx.Response]
 
@@ -39,7 +39,7 @@ def read_accounts(blink_sandbox: Sandbox, settings: Settings) -> Iterator[ReadAc
 
         def read(grant: Grant, token: Token) -> httpx.Response:
             headers = request_headers(
-                grant, PERSON, user_agent=settings.user_agent, correlation_id="accounts-1"
+                grant, CUSTOMER, user_agent=settings.user_agent, correlation_id="accounts-1"
             )
             bearer = {"Authorization": f"Bearer {token.access_token.reveal()}"}
             return http.get(blink_sandbox.accounts_url, headers=headers | bearer)
@@ -67,7 +67,7 @@ def test_a_code_is_exchanged_for_a_token_that_the_bank_accepts(
     assert token.meta is not None
     assert token.meta.echoed is True
     assert token.meta.source is Source.PROVIDER
-    assert token.meta.cache_rules_held
+    assert token.meta.caching_forbidden
 
     response = read_accounts(grant, token)
     assert response.status_code == 200
@@ -80,7 +80,7 @@ def test_an_exchange_sends_the_five_headers_and_the_form(
     grant = blink_sandbox.grant(LENIENT, "Zoë & Söhne+1")
     code = blink_sandbox.issue_code(grant)
     token = caller.exchange_code(
-        grant, code=code, redirect_uri=blink_sandbox.redirect_uri, psu=PERSON
+        grant, code=code, redirect_uri=blink_sandbox.redirect_uri, psu=CUSTOMER
     )
     seen = last_exchange(blink_sandbox)
     assert token.meta is not None
@@ -89,8 +89,8 @@ def test_an_exchange_sends_the_five_headers_and_the_form(
     assert sent["x-correlation-id"] == token.meta.correlation_id
     assert sent["user-agent"] == "acme-books/3.2"
     assert sent["x-corapi-target-id"] == LENIENT
-    assert sent["x-psu-ip-address"] == PERSON.ip
-    assert sent["x-psu-user-agent"] == PERSON.user_agent
+    assert sent["x-psu-ip-address"] == CUSTOMER.ip
+    assert sent["x-psu-user-agent"] == CUSTOMER.user_agent
     assert sent["accept"] == "application/json"
     assert sent["content-type"] == "application/x-www-form-urlencoded"
     assert "authorization" not in sent
@@ -136,7 +136,7 @@ def test_a_rotated_refresh_token_replaces_the_old_one(
 ) -> None:
     grant = blink_sandbox.grant(STRICT)
     first = exchange(caller, blink_sandbox, grant)
-    second = caller.refresh(grant, refresh_token(first), psu=PERSON)
+    second = caller.refresh(grant, refresh_token(first), psu=CUSTOMER)
     third = caller.refresh(grant, refresh_token(second))
     tokens = {refresh_token(token) for token in (first, second, third)}
     assert len(tokens) == 3
@@ -219,7 +219,9 @@ def test_an_expired_code_needs_a_new_consent(caller: Caller, blink_sandbox: Sand
     code = blink_sandbox.issue_code(grant)
     blink_sandbox.clock.advance(seconds=31)
     with pytest.raises(InvalidGrantError) as caught:
-        caller.exchange_code(grant, code=code, redirect_uri=blink_sandbox.redirect_uri, psu=PERSON)
+        caller.exchange_code(
+            grant, code=code, redirect_uri=blink_sandbox.redirect_uri, psu=CUSTOMER
+        )
     assert caught.value.needs_consent
     assert code not in str(caught.value)
 

@@ -45,7 +45,7 @@ def test_a_failed_revocation_names_the_tokens_that_are_still_active(
     nothing: frozenset[TokenKind] = frozenset()
     assert error.revoked == BOTH - failed
     assert error.unknown == (failed if state == "unknown" else nothing)
-    assert error.alive == (failed if state == "active" else nothing)
+    assert error.not_revoked == (failed if state == "active" else nothing)
     assert error.errors.keys() == failed
     assert all(seen.operation == "revoke_token" for seen in blink_sandbox.exchanges[-2:])
 

@@ -25,7 +25,7 @@ from blink_oauth import (
 from blink_oauth_testing.sandbox import Delivery, Fault, Sandbox
 from blink_oauth_testing.sandbox.messages import Response
 from flavours import Caller
-from wire.harness import PERSON, Connect, exchange, wait_until
+from wire.harness import CUSTOMER, Connect, exchange, wait_until
 from wire.relay import Relay, running_relay
 
 THREADS, TASKS = 64, 500
@@ -62,7 +62,7 @@ def test_64_threads_share_one_client_and_its_connections(
         def work(code: str) -> Token:
             barrier.wait()
             return client.exchange_code(
-                grant, code=code, redirect_uri=blink_sandbox.redirect_uri, psu=PERSON
+                grant, code=code, redirect_uri=blink_sandbox.redirect_uri, psu=CUSTOMER
             )
 
         codes = [blink_sandbox.issue_code(grant) for _ in range(THREADS)]
@@ -84,7 +84,7 @@ async def test_500_tasks_share_one_client_and_its_connections(
                 grant,
                 code=blink_sandbox.issue_code(grant),
                 redirect_uri=blink_sandbox.redirect_uri,
-                psu=PERSON,
+                psu=CUSTOMER,
             )
 
         tokens = await asyncio.gather(*(work() for _ in range(TASKS)))
@@ -112,7 +112,7 @@ def test_consecutive_event_loops_can_each_use_a_client(
                 grant,
                 code=blink_sandbox.issue_code(grant),
                 redirect_uri=blink_sandbox.redirect_uri,
-                psu=PERSON,
+                psu=CUSTOMER,
             )
             assert token.refresh_token is not None
             await client.refresh(grant, token.refresh_token)
@@ -151,7 +151,7 @@ async def test_cancelled_tasks_leave_the_client_usable_and_leak_no_connection(
                     grant,
                     code=blink_sandbox.issue_code(grant),
                     redirect_uri=blink_sandbox.redirect_uri,
-                    psu=PERSON,
+                    psu=CUSTOMER,
                 )
             )
 

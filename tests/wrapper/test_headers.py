@@ -112,7 +112,7 @@ def test_the_response_headers_of_the_contracts_example_are_read(
         echoed=True,
         source=source,
         language=language,
-        cache_rules_held=rules_held,
+        caching_forbidden=rules_held,
         retry_after=None,
     )
 
@@ -124,7 +124,7 @@ def test_the_values_of_absent_response_headers() -> None:
         echoed=None,
         source=Source.UNKNOWN,
         language=None,
-        cache_rules_held=False,
+        caching_forbidden=False,
         retry_after=None,
     )
 
@@ -190,7 +190,7 @@ def test_a_language_is_its_primary_subtag_or_none(value: str, language: str | No
 def test_the_caching_rules_hold_only_with_both_directives(
     cache_control: str, pragma: str, held: bool
 ) -> None:
-    assert meta(Cache_Control=cache_control, Pragma=pragma).cache_rules_held is held
+    assert meta(Cache_Control=cache_control, Pragma=pragma).caching_forbidden is held
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_header_names_are_not_case_sensitive(connect: Connect, spell: Callable[[
         echoed=True,
         source=Source.PROVIDER,
         language="de",
-        cache_rules_held=True,
+        caching_forbidden=True,
         retry_after=5.0,
     )
 
@@ -250,4 +250,4 @@ def test_the_values_of_a_repeated_header_are_joined_to_a_list(connect: Connect) 
     repeated = [*headers, (b"Cache-Control", b"private"), (b"X-CorAPI-Source", b"PLATFORM")]
     meta = refresh(connect(Platform(reply(headers=repeated)))).meta
     assert meta is not None
-    assert (meta.cache_rules_held, meta.source) == (True, Source.UNKNOWN)
+    assert (meta.caching_forbidden, meta.source) == (True, Source.UNKNOWN)

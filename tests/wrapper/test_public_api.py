@@ -63,7 +63,7 @@ META = ResponseMeta(
     echoed=True,
     source=Source.PLATFORM,
     language="en",
-    cache_rules_held=False,
+    caching_forbidden=False,
     retry_after=7.0,
 )
 

@@ -55,10 +55,10 @@ def test_the_state_of_each_token_follows_from_its_own_call(
             revoke_pair(blink)
         error = caught.value
         reported = dict.fromkeys(error.revoked, REVOKED)
-        reported |= dict.fromkeys(error.alive, VALID)
+        reported |= dict.fromkeys(error.not_revoked, VALID)
         reported |= dict.fromkeys(error.unknown, UNKNOWN)
         assert reported == states
-        assert error.errors.keys() == error.alive | error.unknown
+        assert error.errors.keys() == error.not_revoked | error.unknown
         assert error.retryable is all(result[2] for result in results.values())
         uncertain = UNKNOWN in states.values()
         assert (error.outcome is Outcome.UNCERTAIN) is uncertain

@@ -66,7 +66,7 @@ META = ResponseMeta(
     echoed=None,
     source=Source.UNKNOWN,
     language=None,
-    cache_rules_held=False,
+    caching_forbidden=False,
     retry_after=None,
 )
 TOKEN = Token(

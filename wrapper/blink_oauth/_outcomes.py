@@ -154,10 +154,10 @@ def revocation_error(
 ) -> RevocationError:
     """Build the error for a revocation of which at least one call failed."""
     unknown = frozenset(k for k, e in errors.items() if e.outcome is Outcome.UNCERTAIN)
-    alive = frozenset(errors) - unknown
+    not_revoked = frozenset(errors) - unknown
     states = [
         (revoked, "is revoked"),
-        (alive, "is still valid"),
+        (not_revoked, "is still valid"),
         (unknown, "may be revoked or still valid"),
     ]
     texts = [f"The {kind.label} {state}." for kinds, state in states for kind in sorted(kinds)]
@@ -169,7 +169,7 @@ def revocation_error(
     return RevocationError(
         " ".join([*texts, *(str(error) for error in errors.values())]),
         revoked=revoked,
-        alive=alive,
+        not_revoked=not_revoked,
         unknown=unknown,
         errors=errors,
         outcome=worst.outcome,

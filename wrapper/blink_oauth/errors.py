@@ -332,12 +332,12 @@ class RevocationError(BlinkError):
 
     Attributes:
         revoked: The kinds of token that are certainly revoked.
-        alive: The kinds that are certainly not revoked.
+        not_revoked: The kinds that are certainly not revoked.
         unknown: The kinds whose revocation may have been executed.
         errors: The error of each kind that is not certainly revoked.
     """
 
     revoked: frozenset[TokenKind] = frozenset()
-    alive: frozenset[TokenKind] = frozenset()
+    not_revoked: frozenset[TokenKind] = frozenset()
     unknown: frozenset[TokenKind] = frozenset()
     errors: Mapping[TokenKind, BlinkError] = {}

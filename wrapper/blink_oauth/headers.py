@@ -64,7 +64,7 @@ class ResponseMeta:
         echoed: Whether the response returned the same id; None if it returned none.
         source: The origin of the response: the platform, the provider or unknown.
         language: The language of the texts, or None.
-        cache_rules_held: Whether `Cache-Control` and `Pragma` forbid caching, as they must in a
+        caching_forbidden: Whether `Cache-Control` and `Pragma` forbid caching, as they must in a
             response with tokens (RFC 6749 section 5.1). Errors need not.
         retry_after: Seconds to wait before the next attempt (RFC 9110 section 10.2.3), or None.
     """
@@ -74,7 +74,7 @@ class ResponseMeta:
     echoed: bool | None
     source: Source
     language: str | None
-    cache_rules_held: bool
+    caching_forbidden: bool
     retry_after: float | None
 
 
@@ -129,7 +129,7 @@ def read_meta(
         echoed=None if echo is None else echo == correlation_id,
         source=_source(headers.get(SOURCE, "")),
         language=_language(headers.get(LANGUAGE, "")),
-        cache_rules_held=_has_directive(headers.get(CACHE_CONTROL, ""), "no-store")
+        caching_forbidden=_has_directive(headers.get(CACHE_CONTROL, ""), "no-store")
         and _has_directive(headers.get(PRAGMA, ""), "no-cache"),
         retry_after=_retry_after(headers.get("Retry-After", ""), now),
     )

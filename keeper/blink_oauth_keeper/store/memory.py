@@ -40,7 +40,7 @@ from .rules import (
     newest_salvageable,
     renewed,
     revoked,
-    same_second,
+    to_second,
     utc,
     without_metadata,
 )
@@ -101,7 +101,7 @@ class StoredGrant:
             lease_left=0.0,
             pause_left=0.0,
             correlation_id=correlation_id or record.correlation_id,
-            updated_at=same_second(now),
+            updated_at=to_second(now),
         )
         self.record, self.lease_until, self.pause_until = written, lease_until, pause_until
         if note and correlation_id:

@@ -28,7 +28,7 @@ __all__ = [
     "newest_salvageable",
     "renewed",
     "revoked",
-    "same_second",
+    "to_second",
     "utc",
     "without_metadata",
 ]
@@ -41,7 +41,7 @@ def interned(value: T) -> T:
     return cast("T", _cached(value))
 
 
-def same_second(time: datetime) -> datetime:
+def to_second(time: datetime) -> datetime:
     """Return a time without its fraction of a second, shared by all grants of that second."""
     return interned(time.replace(microsecond=0))
 

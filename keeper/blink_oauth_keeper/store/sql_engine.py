@@ -316,6 +316,6 @@ def check_schema(database: Database) -> None:
         version = session.connection.scalar(NEWEST_VERSION)
     if version is not None and version > VERSION:
         raise SchemaError(
-            f"The tables of the token store have version {version}, and this library knows no "
-            f"more than version {VERSION}. Nothing was sent. Update the library on this machine."
+            f"The tables of the token store have version {version}, and this library "
+            f"supports versions up to {VERSION}. Nothing was sent. Update the library here."
         )

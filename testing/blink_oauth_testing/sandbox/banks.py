@@ -81,7 +81,7 @@ DEFAULT_BANKS = (
 
 
 @frozen
-class Issued:
+class IssuedTokens:
     """A token response. `refresh_token` is None if the bank does not repeat it."""
 
     access_token: str = field(repr=False)
@@ -182,7 +182,7 @@ class Bank:
 
     def exchange_code(
         self, client_id: str, code: str, redirect_uri: str, username: str
-    ) -> Issued | Refusal:
+    ) -> IssuedTokens | Refusal:
         """Exchange a code once; a second exchange revokes the tokens of the first one."""
         with self._lock:
             entry = self._codes.get(code)
@@ -200,7 +200,7 @@ class Bank:
             entry.family = self._new_family(client_id, username, entry.accounts)
             return self._issue(entry.family, self._new_refresh_token(entry.family))
 
-    def refresh(self, client_id: str, refresh_token: str, username: str) -> Issued | Refusal:
+    def refresh(self, client_id: str, refresh_token: str, username: str) -> IssuedTokens | Refusal:
         """Issue a new access token, and a new refresh token if the bank rotates."""
         with self._lock:
             entry = self._refresh_tokens.get(refresh_token)
@@ -311,11 +311,11 @@ class Bank:
         )
         return token
 
-    def _issue(self, family: _Family, refresh_token: str | None) -> Issued:
+    def _issue(self, family: _Family, refresh_token: str | None) -> IssuedTokens:
         lifetime = self.policy.access_token_lifetime
         token = self.new_secret("access-token")
         self._access_tokens[token] = _Token(family, self.now() + lifetime)
-        return Issued(token, refresh_token, int(lifetime))
+        return IssuedTokens(token, refresh_token, int(lifetime))
 
 
 def _is_revoked(token: _Token) -> bool:

@@ -79,7 +79,7 @@ class Values(Harness):
             echoed=True,
             source=Source.PROVIDER,
             language=None,
-            cache_rules_held=True,
+            caching_forbidden=True,
             retry_after=None,
         )
         received = evolve(pair("a"), meta=meta, extra={"id_token": "fake-id-token"})
