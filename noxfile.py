@@ -132,7 +132,7 @@ def proofs(session: nox.Session) -> None:
     """Prove that no token is lost: in odd schedules, storms, killed processes, cut databases."""
     # Without coverage, which would make the schedules several times slower.
     install(session, "test", project=True)
-    session.run("pytest", *(session.posargs or PROOFS))
+    session.run("pytest", *PARALLEL, *(session.posargs or PROOFS))
 
 
 @nox.session
@@ -165,7 +165,7 @@ def contract(session: nox.Session) -> None:
     """Prove that the contract is valid, and that client and sandbox keep it, as others judge."""
     # The tests of `spec` run here too: an environment for them alone takes longer than they do.
     install(session, "test", project=True)
-    session.run("pytest", *PARALLEL, "tests/spec", "tests/contract", *session.posargs)
+    session.run("pytest", "tests/spec", "tests/contract", *session.posargs)
 
 
 @nox.session
