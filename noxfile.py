@@ -162,7 +162,7 @@ def need_browser(session: nox.Session) -> None:
 
 @nox.session
 def contract(session: nox.Session) -> None:
-    """Prove that the contract is valid, and that client and sandbox keep it, as others judge."""
+    """Prove that the contract is valid, and that client and sandbox conform to it."""
     # The tests of `spec` run here too: an environment for them alone takes longer than they do.
     install(session, "test", project=True)
     session.run("pytest", "tests/spec", "tests/contract", *session.posargs)
@@ -196,7 +196,7 @@ def api(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
-    """Show the whole journey of a token against the local platform, over mutual TLS."""
+    """Show the life cycle of a token against the local platform, over mutual TLS."""
     session.install("--quiet", "--constraint", "requirements/test.txt", ".[sql,testing]")
     session.run("python", "demo/tour.py", *session.posargs)
 

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -551,3 +552,45 @@ def test_the_help_of_a_command_loads_no_http_and_no_database(
         HTTP_STACK | EXTRA_LIBRARIES.keys() - {"click"} | {"cryptography", "sqlite3", "http"}
     )
     assert packages_of(loaded) & (libraries | {"blink_oauth_testing"}) == set()
+
+
+# ---- what the documents say of the structure
+
+PROJECT = Path(__file__).parents[1]
+PACKAGES = ("wrapper", "keeper", "cli", "testing")
+FILE = re.compile(r"\b[\w/]+\.py\b")
+IDENTIFIER = re.compile(r"\b(?:[a-z]+_[a-z_]+|[A-Z][a-z]+[A-Z]\w+)\b")
+SIZE = re.compile(r"^\| [\w ]+ \| `(\w+)` \| .* \| ([\d,]+) \|$", re.MULTILINE)
+
+
+def sources() -> list[Path]:
+    """Return all Python files of the project, except those of environments."""
+    folders = (*PACKAGES, "generated", "tests", "tools", "demo", "benchmarks")
+    return [path for folder in folders for path in (PROJECT / folder).rglob("*.py")]
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/decisions.md"])
+def test_a_page_names_only_files_and_identifiers_that_exist(page: str) -> None:
+    text = (PROJECT / page).read_text(encoding="utf-8")
+    paths = sources()
+    files = {f"/{path.relative_to(PROJECT).as_posix()}" for path in paths}
+    missing = {
+        name for name in FILE.findall(text) if not any(f.endswith(f"/{name}") for f in files)
+    }
+    # The table of departures names what was planned and not built.
+    built = text.partition("## Departures")[0]
+    words = {word for path in paths for word in re.findall(r"\w+", path.read_text("utf-8"))}
+    names = {*words, *(part for file in files for part in file.removesuffix(".py").split("/"))}
+    assert missing | (set(IDENTIFIER.findall(built)) - names) == set()
+
+
+def test_the_readme_tells_the_size_of_each_package() -> None:
+    told = dict(SIZE.findall((PROJECT / "README.md").read_text(encoding="utf-8")))
+    assert told.keys() == MAY_IMPORT.keys() - {GENERATED}
+    for package, size in told.items():
+        lines = sum(
+            len(path.read_text("utf-8").splitlines())
+            for folder in PACKAGES
+            for path in (PROJECT / folder / package).rglob("*.py")
+        )
+        assert int(size.replace(",", "")) == pytest.approx(lines, rel=0.1), package

@@ -55,7 +55,7 @@ RESPONSE = (
 
 
 @define
-class Clock:
+class ManualClock:
     """A clock that a test sets."""
 
     now: float = 1000.0
@@ -85,7 +85,7 @@ def test_the_connection_that_was_used_last_is_used_next(flavour: Flavour) -> Non
 
 
 def test_a_connection_that_stays_idle_too_long_is_closed(flavour: Flavour) -> None:
-    clock = Clock()
+    clock = ManualClock()
     with (
         counting_server() as server,
         callers_of(flavour, server.settings(timeouts=PATIENT), monotonic=clock) as callers,
@@ -113,7 +113,7 @@ def test_a_connection_that_stays_idle_too_long_is_closed(flavour: Flavour) -> No
 def test_all_connections_are_reused_after_a_short_pause_only(
     flavour: Flavour, pause: float, *, reused: bool
 ) -> None:
-    clock = Clock()
+    clock = ManualClock()
     with (
         counting_server() as server,
         callers_of(flavour, server.settings(timeouts=PATIENT), monotonic=clock) as callers,
