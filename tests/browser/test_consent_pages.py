@@ -115,7 +115,7 @@ def test_an_expired_page_shows_that_it_has_expired(
     page.get_by_role("checkbox").first.check()
     page.get_by_role("button", name="Approve").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("This page has expired")
-    expect(page.get_by_role("main")).to_contain_text("start again there")
+    expect(page.get_by_role("main")).to_contain_text("start again")
     assert application.callbacks.empty()
 
 

@@ -290,6 +290,7 @@ def test_a_tunnel_that_fails_uses_up_no_connection(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings
 ) -> None:
     untrusting = ssl.create_default_context()
+    untrusting.minimum_version = ssl.TLSVersion.TLSv1_2
     timeouts = Timeouts(pool=0.2)
     settings = evolve(settings, certificate=untrusting, max_connections=1, timeouts=timeouts)
     with running_proxy() as proxy:

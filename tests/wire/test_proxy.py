@@ -129,6 +129,7 @@ def test_the_handshake_is_with_the_platform_and_not_with_the_proxy(
     connect: Connect, blink_sandbox: Sandbox
 ) -> None:
     context = ssl.create_default_context(cadata=blink_sandbox.authority.root_pem.decode())
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     with running_proxy() as proxy:
         caller = connect(blink_sandbox.settings(certificate=context, proxy=proxy.url()))
         with pytest.raises(TlsError) as caught:

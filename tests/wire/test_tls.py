@@ -48,6 +48,7 @@ def context_of(
 ) -> ssl.SSLContext:
     """Return a context made by an application, which checks nothing before it connects."""
     context = ssl.create_default_context(cadata=shared_authority().root_pem.decode())
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = version
     if credentials is not None:
         saved = credentials.save(folder, "own")
