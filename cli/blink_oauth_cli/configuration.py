@@ -173,15 +173,21 @@ class Configuration:
 
     Attributes:
         profile: The chosen profile; without a file, it has no values.
-        values: The values of all three sources, by the names of the variables.
+        given: The values of flags and variables, by the names of the settings; none is empty.
     """
 
     profile: Profile
-    values: Mapping[str, str] = field(repr=False)
+    given: Mapping[str, str] = field(repr=False)
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The values of all three sources, by the names of the variables."""
+        merged = {**self.profile.values, **self.given}
+        return {variable(name): value for name, value in merged.items()}
 
     def get(self, name: str) -> str | None:
-        """Return a value by its key in the file, or None."""
-        return self.values.get(variable(name)) or None
+        """Return a value by the name of its setting, or None."""
+        return self.given.get(name) or self.profile.values.get(name) or None
 
     @property
     def client_id(self) -> str:
@@ -252,12 +258,13 @@ class Configuration:
     def authorize_url(self, target_id: str) -> str:
         """Return the bank's authorize URL, in which `{target_id}` is a placeholder.
 
+        A flag or variable overrides the target's own URL, and this one that of the profile.
+
         Raises:
             CommandError: The URL is not set.
         """
-        url = self.get("authorize_url") or self.profile.targets.get(target_id, {}).get(
-            "authorize_url"
-        )
+        own = self.profile.targets.get(target_id, {}).get("authorize_url")
+        url = self.given.get("authorize_url") or own or self.get("authorize_url")
         if url is None:
             raise _missing(
                 f"authorize URL of {target_id} (bLink's directory has it)",
@@ -275,7 +282,7 @@ class Configuration:
 
         profiles = {}
         for target_id, table in self.profile.targets.items():
-            fields: dict[str, Any] = {k: v for k, v in table.items() if "authorize" not in k}
+            fields: dict[str, Any] = {k: v for k, v in table.items() if k != "authorize_url"}
             try:
                 profiles[target_id] = TargetProfile(**fields)
             except (TypeError, ValueError) as error:
@@ -325,8 +332,7 @@ def configure(given: Mapping[str, str], *, folder: Path, user_folder: Path) -> C
     profile = Profile(name=wanted, environment=ENVIRONMENTS.get(wanted))
     if path is not None:
         profile = read_profile(path, wanted)
-    values = {variable(name): value for name, value in {**profile.values, **given}.items()}
-    return Configuration(profile=profile, values=values)
+    return Configuration(profile=profile, given=given)
 
 
 def _missing(what: str, where: str) -> CommandError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 import pytest
@@ -13,6 +14,7 @@ from blink_oauth import Grant
 from blink_oauth_cli.app import store_location
 from blink_oauth_cli.configuration import KEYS, SECRETS, Configuration, configure
 from blink_oauth_cli.errors import CommandError, ExitCode
+from blink_oauth_cli.login_authorization import authorize_url, new_authorization_request
 from blink_oauth_cli.options import configured, given_values, takes_grant
 from blink_oauth_keeper import TargetProfile
 
@@ -224,7 +226,44 @@ def test_a_target_may_have_an_authorize_url_of_its_own(load: Configure) -> None:
     require_refused(lambda: found.authorize_url("IIDX00002"), "authorize URL of IIDX00002")
 
 
-@pytest.mark.parametrize("setting", ["rotate = true", "rate = -1", 'after_uncertainty = "never"'])
+TWO_URLS = (
+    '[profiles.test]\nauthorize_url = "https://all.example/{target_id}"\n'
+    '[profiles.test.targets.IIDX00001]\nauthorize_url = "https://own.example/{target_id}"\n'
+    '[profiles.test.targets.IIDX00003]\nauthorize_url = ""\n'
+)
+
+
+def test_a_targets_own_authorize_url_overrides_that_of_the_profile(load: Configure) -> None:
+    found = load(TWO_URLS)
+    assert found.authorize_url("IIDX00001") == "https://own.example/{target_id}"
+    for other in ("IIDX00002", "IIDX00003"):
+        assert found.authorize_url(other) == "https://all.example/{target_id}"
+
+
+def test_a_flag_or_variable_overrides_every_authorize_url_of_the_file(load: Configure) -> None:
+    given = "https://given.example/{target_id}"
+    assert load(TWO_URLS, authorize_url=given).authorize_url("IIDX00001") == given
+    # The same URL as the profile's, but given: it still overrides the target's own.
+    profile_url = "https://all.example/{target_id}"
+    assert load(TWO_URLS, authorize_url=profile_url).authorize_url("IIDX00001") == profile_url
+
+
+@pytest.mark.parametrize(
+    ("target_id", "host"), [("IIDX00001", "own.example"), ("IIDX00002", "all.example")]
+)
+def test_the_target_id_is_filled_into_both_authorize_urls(
+    load: Configure, target_id: str, host: str
+) -> None:
+    grant = Grant(target_id, "u")
+    request = new_authorization_request(TEST_ID, grant, "http://127.0.0.1/", key=b"fake-key")
+    url = authorize_url(load(TWO_URLS).authorize_url(target_id), request, {})
+    assert urlsplit(url)[1:3] == (host, f"/{target_id}")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["rotate = true", "rate = -1", 'after_uncertainty = "never"', 'authorize_uri = "https://…"'],
+)
 def test_an_unusable_target_table_is_refused(load: Configure, setting: str) -> None:
     found = load(f"[profiles.test.targets.IIDX00001]\n{setting}")
     require_refused(found.target_profiles, "The habits of IIDX00001")
