@@ -13,7 +13,7 @@ from blink_oauth_keeper.errors import SealError
 from .app import App
 from .errors import CommandError, ExitCode
 from .options import configured, takes_grant
-from .output import grant_name, time_left
+from .output import expiry_phrase, grant_name, time_left
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -98,8 +98,8 @@ def _print_token(app: App, grant: Grant, token: Token, json_: bool) -> None:
             }
         )
         return
-    left = time_left(token.expires_at, utc_now())
-    app.screen.line(f"{grant_name(grant)}: the access token is good; it expires in {left}.")
+    phrase = expiry_phrase(token.expires_at, utc_now())
+    app.screen.line(f"{grant_name(grant)}: the access token {phrase}.")
     if not has_refresh_token:
         app.screen.line("The bank gave no refresh token: the customer is needed again after that.")
 

@@ -12,7 +12,7 @@ from blink_oauth.tokens import Secret
 from .app import App
 from .errors import CommandError, ExitCode
 from .options import configured, setting, takes_grant
-from .output import grant_name, time_left
+from .output import expiry_phrase, grant_name
 
 if TYPE_CHECKING:
     from blink_oauth.tokens import Token
@@ -71,8 +71,8 @@ def login(app: App, /, *, grant: Grant, code: str | None, **options: Any) -> Non
         token = _with_browser(app, grant, **options)
     else:
         token = _with_code(app, grant, Secret(code))
-    name, left = grant_name(grant), time_left(token.expires_at, utc_now())
-    app.screen.line(f"{name}: logged in and stored. The access token expires in {left}.")
+    phrase = expiry_phrase(token.expires_at, utc_now())
+    app.screen.line(f"{grant_name(grant)}: logged in and stored. The access token {phrase}.")
 
 
 def _with_browser(

@@ -16,7 +16,7 @@ from blink_oauth.context import Grant
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Screen", "grant_name", "parse_duration", "time_left"]
+__all__ = ["Screen", "expiry_phrase", "grant_name", "parse_duration", "time_left"]
 
 PIPED_WIDTH = 1_000
 """Columns without a terminal: no line is broken for a program that reads it."""
@@ -130,11 +130,18 @@ def duration(seconds: float) -> str:
 
 
 def time_left(expires_at: datetime | None, now: datetime) -> str:
-    """Return the time left as text, `over` if there is none, or a dash without an expiry."""
+    """Return the cell of a table: the time left, `over` if there is none, or `-` without expiry."""
     if expires_at is None:
         return "-"
     seconds = (expires_at - now).total_seconds()
     return duration(seconds) if seconds > 0 else "over"
+
+
+def expiry_phrase(expires_at: datetime | None, now: datetime) -> str:
+    """Return the predicate of a sentence, such as `expires in 23 h 59 min` or `has expired`."""
+    if expires_at is None:
+        return "has no known expiry"
+    return f"expires in {time_left(expires_at, now)}" if expires_at > now else "has expired"
 
 
 def parse_duration(text: str) -> timedelta:

@@ -7,13 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+from attrs import evolve
 
 from blink_oauth_cli.errors import ExitCode, to_command_error
 from blink_oauth_cli.main import run
 from blink_oauth_keeper.errors import UnknownGrantError
-from cli.cli_harness import ESCAPE, GRANT, Harness, plain, require_no_secret
+from cli.cli_harness import ESCAPE, GRANT, TARGET, Harness, plain, require_no_secret
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7]|4[0-8]|10[0-7])(?:;\d+)*m")
 SHELLS = [shell for shell in ("bash", "zsh", "fish") if shutil.which(shell)]
@@ -127,6 +129,41 @@ def test_the_remedy_for_an_unknown_grant_is_a_login() -> None:
     error = to_command_error(UnknownGrantError("Nothing is stored."))
     assert error.code is ExitCode.CUSTOMER_NEEDED
     assert error.do.startswith("Log in first")
+
+
+def token_that_has_expired(harness: Harness) -> None:
+    bank = harness.sandbox.banks[TARGET]
+    lifetime_zero = evolve(bank.policy, access_token_lifetime=0.0)
+    harness.monkeypatch.setattr(bank, "policy", lifetime_zero)
+
+
+def token_without_expiry(harness: Harness) -> None:
+    harness.sandbox.fail("missing-expires-in")
+
+
+@pytest.mark.parametrize("command", ["login", "refresh"])
+@pytest.mark.parametrize(
+    ("prepare", "phrase"),
+    [
+        (lambda _: None, "the access token expires in 23 h 59 min."),
+        (token_that_has_expired, "the access token has expired."),
+        (token_without_expiry, "the access token has no known expiry."),
+    ],
+)
+def test_a_sentence_says_when_the_token_expires(
+    harness: Harness, command: str, prepare: Callable[[Harness], None], phrase: str
+) -> None:
+    words = ["refresh"]
+    if command == "login":
+        code = harness.sandbox.issue_code(harness.sandbox.grant())
+        words = ["login", "--code", code, "--redirect-uri", harness.sandbox.redirect_uri]
+    else:
+        harness.authorize()
+    prepare(harness)
+    result = harness.run(*words)
+    assert result.code == 0, result.errors
+    (line,) = result.out.splitlines()
+    assert line.lower().endswith(phrase)
 
 
 def test_an_unexpected_error_shows_its_class_and_not_its_text(
