@@ -116,15 +116,24 @@ def _keys_for(location: StoreLocation, created: list[str]) -> Sequence[Secret]:
             "Put the file back; another key cannot open what is stored.",
             ExitCode.USAGE,
         )
-    make_private_folder(location.file.parent)
-    make_private_folder(file.parent)
-    write_keys(file, [new_key()], replace=False)
+    make_private_folder(
+        location.file.parent, remedy="Name another place with --store (BLINK_STORE)."
+    )
+    remedy = "Name another file with --store-keys-file (BLINK_STORE_KEYS_FILE)."
+    make_private_folder(file.parent, remedy=remedy)
+    write_keys(
+        file, [new_key()], replace=False, consequence="The store is as it was.", remedy=remedy
+    )
     created += [f"A new store: {location.file}", f"Its key, made just now: {file}. Back it up."]
     return read_keys(file)
 
 
-def make_private_folder(folder: Path) -> None:
+def make_private_folder(folder: Path, *, remedy: str) -> None:
     """Create a folder that only its owner may access, unless it exists.
+
+    Args:
+        folder: The folder.
+        remedy: What to do if it cannot be created.
 
     Raises:
         CommandError: The folder cannot be created.
@@ -134,7 +143,7 @@ def make_private_folder(folder: Path) -> None:
     except OSError as error:
         raise CommandError(
             f"The folder {folder} cannot be made: {error.strerror}. Nothing was changed.",
-            "Name another place with --store (BLINK_STORE).",
+            remedy,
             ExitCode.USAGE,
         ) from None
 
@@ -158,13 +167,17 @@ def read_keys(file: Path) -> list[Secret]:
     return [Secret(line) for line in lines]
 
 
-def write_keys(file: Path, keys: Sequence[Secret], *, replace: bool) -> None:
+def write_keys(
+    file: Path, keys: Sequence[Secret], *, replace: bool, consequence: str, remedy: str
+) -> None:
     """Write keys atomically to a file that only its owner may read.
 
     Args:
         file: The file.
         keys: The keys; the first one seals.
         replace: Whether to replace an existing file; otherwise it is left unchanged.
+        consequence: What the error says was changed, or not changed, if the file cannot be written.
+        remedy: What to do then.
 
     Raises:
         CommandError: The file cannot be written.
@@ -186,8 +199,8 @@ def write_keys(file: Path, keys: Sequence[Secret], *, replace: bool) -> None:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
         raise CommandError(
-            f"The file {file} cannot be written: {error.strerror}. The store is as it was.",
-            "Name another file with --store-keys-file (BLINK_STORE_KEYS_FILE).",
+            f"The file {file} cannot be written: {error.strerror}. {consequence}",
+            remedy,
             ExitCode.USAGE,
         ) from None
 

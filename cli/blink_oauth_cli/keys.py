@@ -53,7 +53,13 @@ def generate(app: App, output: Path | None, reveal: bool) -> None:
             "Name a new file. To add a key to a store's file: blink-oauth keys rotate.",
             ExitCode.USAGE,
         )
-    write_keys(output, [key], replace=False)
+    write_keys(
+        output,
+        [key],
+        replace=False,
+        consequence="Nothing was written.",
+        remedy="Name another file with --output.",
+    )
     app.screen.note(f"A new key: {output}. Name it in BLINK_STORE_KEYS_FILE, and back it up.")
 
 
@@ -79,6 +85,7 @@ def rotate(app: App, drop_old: bool) -> None:
     from blink_oauth_keeper.store.sealing import new_key
 
     file = app.store_location.keys_file
+    writable = "Let this user write to the file and its folder"
     with app.store() as store:
         # Try tables and keys first: a new key would make a fault harder to find.
         count, unopened = store.rotate_keys(), store.count_older_seals()
@@ -90,7 +97,13 @@ def rotate(app: App, drop_old: bool) -> None:
     older = 0
     if not app.store_location.keys:
         assert file is not None
-        write_keys(file, [new_key(), *read_keys(file)], replace=True)
+        write_keys(
+            file,
+            [new_key(), *read_keys(file)],
+            replace=True,
+            consequence="No new key was made.",
+            remedy=f"{writable}, then run blink-oauth keys rotate again.",
+        )
         app.screen.note(f"A new key is the first one in {file}. Back it up.")
         with app.store() as store:
             count, older = store.rotate_keys(), store.count_older_seals()
@@ -102,5 +115,11 @@ def rotate(app: App, drop_old: bool) -> None:
         )
     if drop_old and not app.store_location.keys:
         assert file is not None
-        write_keys(file, read_keys(file)[:1], replace=True)
+        write_keys(
+            file,
+            read_keys(file)[:1],
+            replace=True,
+            consequence="The older keys are still in it.",
+            remedy=f"{writable}, then run blink-oauth keys rotate --drop-old again.",
+        )
         app.screen.note(f"The older keys are gone from {file}.")

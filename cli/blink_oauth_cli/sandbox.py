@@ -62,6 +62,9 @@ def sandbox(
             "pip install 'blink-oauth[cli,testing]'",
             ExitCode.USAGE,
         ) from None
+    make_private_folder(
+        env_file.parent, remedy=f"Make {env_file.parent} a folder that this user may write to."
+    )
     banks = [
         evolve(bank, consent_page=not no_consent_page, access_token_lifetime=float(lifetime))
         for bank in DEFAULT_BANKS
@@ -76,7 +79,6 @@ def _run(app: App, running: Sandbox, env_file: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     text = "\n".join(f"export {k}={shlex.quote(v)}" for k, v in environment(running).items())
-    make_private_folder(env_file.parent)
     env_file.write_text(f"{text}\n", "utf-8")
     try:
         app.screen.line(text)

@@ -66,7 +66,7 @@ def test_threads_that_create_the_first_key_at_once_all_read_the_same_key(tmp_pat
     def create() -> None:
         key = SqlTokenStore.new_key()
         all_ready.wait()
-        write_keys(file, [key], replace=False)
+        write_keys(file, [key], replace=False, consequence="", remedy="")
         result.append(read_keys(file)[0].reveal())
 
     result: list[str] = []
@@ -107,7 +107,66 @@ def test_a_folder_that_cannot_be_created_is_an_error(harness: Harness) -> None:
     harness.configure(store=str(harness.folder / "file" / "tokens.db"))
     result = harness.run("status")
     assert result.code == ExitCode.USAGE
-    require_two_lines(result, "cannot be made", "--store")
+    require_two_lines(result, "cannot be made", "--store (BLINK_STORE)")
+
+
+def test_a_keys_folder_that_cannot_be_created_names_the_flag_of_the_keys(
+    without_store: Harness,
+) -> None:
+    (without_store.folder / "file").touch()
+    keys_file = str(without_store.folder / "file" / "tokens.keys")
+    without_store.configure(store=None, profile=None, store_keys_file=keys_file)
+    result = without_store.run("status")
+    assert result.code == ExitCode.USAGE
+    require_two_lines(result, "cannot be made", "--store-keys-file (BLINK_STORE_KEYS_FILE)")
+
+
+def test_a_sandbox_without_a_folder_for_its_environment_does_not_start(harness: Harness) -> None:
+    folder = harness.folder / "blink-oauth"
+    folder.touch()
+    result = harness.run("sandbox")
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    require_two_lines(result, f"The folder {folder} cannot be made", "may write to")
+    assert "--store" not in result.errors
+
+
+def test_a_generated_key_that_cannot_be_written_leaves_the_store_out(harness: Harness) -> None:
+    file = harness.folder / "missing" / "tokens.keys"
+    result = harness.run("keys", "generate", "--output", str(file))
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    require_two_lines(result, f"{file} cannot be written", "Name another file with --output.")
+    assert "Nothing was written." in result.errors
+    assert "store" not in result.errors
+
+
+@pytest.mark.parametrize(
+    ("flags", "writes", "what", "do"),
+    [
+        ((), 0, "No new key was made.", "then run blink-oauth keys rotate again."),
+        (("--drop-old",), 1, "The older keys are still in it.", "keys rotate --drop-old again."),
+    ],
+)
+def test_a_rotation_that_cannot_write_its_file_says_what_was_done(
+    stored: Harness, flags: tuple[str, ...], writes: int, what: str, do: str
+) -> None:
+    remaining = iter(range(writes))
+    replace = Path.replace
+
+    def fail_after_writes(file: Path, target: Path) -> Path:
+        if next(remaining, None) is None:
+            raise PermissionError(13, "Permission denied")
+        return replace(file, target)
+
+    stored.monkeypatch.setattr(Path, "replace", fail_after_writes)
+    (old,) = stored.keys.read_text("ascii").split()
+    result = stored.run("keys", "rotate", *flags)
+    assert result.code == ExitCode.USAGE
+    *_, first, second = result.errors.splitlines()
+    assert what in first
+    assert second.endswith(do)
+    keys = stored.keys.read_text("ascii").split()
+    assert (keys[-1], len(keys)) == (old, 1 + writes)
+    assert stored.run("token").code == 0
 
 
 def test_keys_may_come_from_a_variable(stored: Harness) -> None:
