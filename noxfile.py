@@ -111,7 +111,7 @@ def types(session: nox.Session) -> None:
     """Prove that all code is typed strictly, so that a change of the contract is noticed."""
     install(session, "types", project=True)
     session.run("mypy", "generated", *HAND_WRITTEN)
-    # What users import has to mean the same to every checker, so nothing is left to be inferred.
+    # basedpyright requires a complete annotation of every public name of these two packages.
     for package in ("blink_oauth", "blink_oauth_api"):
         session.run("basedpyright", "--verifytypes", package, "--ignoreexternal", silent=True)
     session.run("pytest", *PARALLEL_IN_FILE, "tests/changes", *session.posargs)
@@ -203,10 +203,10 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure what the wrapper costs, as ratios within one run."""
+    """Measure what client, keeper and command cost, as ratios within one run."""
     install(session, "bench", project=True)
     for name in session.posargs or ("start", "cost", "auth", "sockets", "keeper", "path"):
-        # A limit that is not kept (2) is printed, and keeps no other benchmark from running.
+        # Exit status 2 means that a limit is exceeded; the other benchmarks still run.
         session.run(
             *("python", "-m", f"benchmarks.{name}"),
             # They share the PostgreSQL of the tests.

@@ -178,38 +178,38 @@ def test_the_imports_of_all_packages_are_found() -> None:
     )
 
 
-def is_upward(module: str, imported: str) -> bool:
-    """A package imports only the packages that `MAY_IMPORT` allows."""
+def imports_a_forbidden_package(module: str, imported: str) -> bool:
+    """Return whether a package imports one that `MAY_IMPORT` does not allow."""
     return top(imported) in MAY_IMPORT and top(imported) not in MAY_IMPORT[top(module)]
 
 
-def is_of_generated_code(module: str, imported: str) -> bool:
-    """Only the module `_api` imports the generated package."""
+def imports_generated_code_outside_api(module: str, imported: str) -> bool:
+    """Return whether another module than `_api` imports the generated package."""
     outside = top(module) != GENERATED and module != "blink_oauth._api"
     return outside and within(imported, GENERATED)
 
 
-def is_private_elsewhere(module: str, imported: str) -> bool:
-    """No private name of another package is imported, neither of ours nor of a library."""
+def imports_a_private_name_of_another_package(module: str, imported: str) -> bool:
+    """Return whether a private name of another package, ours or a library, is imported."""
     return top(module) != top(imported) and any(map(is_private, imported.split(".")))
 
 
-def is_of_the_testing_kit(module: str, imported: str) -> bool:
-    """Only the sandbox module of the command imports the testing kit."""
+def imports_the_testing_kit_outside_its_command(module: str, imported: str) -> bool:
+    """Return whether a module of the command, except `sandbox`, imports the testing kit."""
     elsewhere = top(module) == "blink_oauth_cli" and module != "blink_oauth_cli.sandbox"
     return elsewhere and within(imported, "blink_oauth_testing")
 
 
-def is_of_an_extra_elsewhere(module: str, imported: str) -> bool:
-    """A library of an extra is imported only in its package; no undeclared library is imported."""
+def imports_an_extra_outside_its_package(module: str, imported: str) -> bool:
+    """Return whether a library is undeclared, or of an extra and imported outside its package."""
     library = top(imported)
     if library in {*MAY_IMPORT, *ALWAYS_INSTALLED, *sys.stdlib_module_names}:
         return False
     return library not in EXTRA_LIBRARIES or not within(module, EXTRA_LIBRARIES[library])
 
 
-def is_of_a_client_in_a_store(module: str, imported: str) -> bool:
-    """A store imports only value modules of the wrapper, and neither a client nor HTTP."""
+def imports_a_client_in_a_store(module: str, imported: str) -> bool:
+    """Return whether a store imports HTTP, or of the wrapper more than its value modules."""
     if not within(module, "blink_oauth_keeper.store"):
         return False
     values = [f"blink_oauth.{name}" for name in ("context", "errors", "headers", "tokens")]
@@ -218,38 +218,40 @@ def is_of_a_client_in_a_store(module: str, imported: str) -> bool:
     return top(imported) in {"httpx", "httpcore", "http"} or (is_ours and not is_value)
 
 
-def is_of_ours_in_headers(module: str, imported: str) -> bool:
-    """The module with the header names imports nothing of ours."""
+def imports_our_code_in_headers(module: str, imported: str) -> bool:
+    """Return whether the module with the header names imports a module of ours."""
     return module == "blink_oauth.headers" and top(imported) in MAY_IMPORT
 
 
 RULES: dict[Callable[[str, str], bool], list[tuple[str, str]]] = {
-    is_upward: [
+    imports_a_forbidden_package: [
         ("blink_oauth.client", "blink_oauth_keeper.TokenManager"),
         ("blink_oauth_keeper.manager", "blink_oauth_testing.sandbox"),
         ("blink_oauth_keeper.manager", f"{GENERATED}.models"),
         ("blink_oauth_testing.sandbox.server", "blink_oauth_cli"),
         (f"{GENERATED}.client", "blink_oauth.tokens"),
     ],
-    is_of_generated_code: [("blink_oauth._wire", f"{GENERATED}.Client")],
-    is_private_elsewhere: [
+    imports_generated_code_outside_api: [("blink_oauth._wire", f"{GENERATED}.Client")],
+    imports_a_private_name_of_another_package: [
         ("blink_oauth_keeper.auth", "blink_oauth._checks.sendable"),
         ("blink_oauth_keeper.auth", "blink_oauth.tokens._hide"),
         ("blink_oauth._wire", "httpcore._async.connection_pool.AsyncConnectionPool"),
         ("blink_oauth._wire", "httpx._client"),
     ],
-    is_of_the_testing_kit: [("blink_oauth_cli.login", "blink_oauth_testing.sandbox.page")],
-    is_of_an_extra_elsewhere: [
+    imports_the_testing_kit_outside_its_command: [
+        ("blink_oauth_cli.login", "blink_oauth_testing.sandbox.page")
+    ],
+    imports_an_extra_outside_its_package: [
         ("blink_oauth_keeper.manager", "sqlalchemy.select"),
         ("blink_oauth_testing.store_contract.harness", "pytest"),
         ("blink_oauth_cli.main", "requests"),
     ],
-    is_of_a_client_in_a_store: [
+    imports_a_client_in_a_store: [
         ("blink_oauth_keeper.store.sql", "blink_oauth.BlinkOAuth"),
         ("blink_oauth_keeper.store.sql", "blink_oauth.client.BlinkOAuth"),
         ("blink_oauth_keeper.store.memory", "httpx"),
     ],
-    is_of_ours_in_headers: [("blink_oauth.headers", "blink_oauth.tokens.Token")],
+    imports_our_code_in_headers: [("blink_oauth.headers", "blink_oauth.tokens.Token")],
 }
 """The rules as predicates that are true of a forbidden import, with examples of such imports."""
 
@@ -311,7 +313,7 @@ def test_there_is_no_import_cycle_at_run_time() -> None:
     assert cycle_in(edges_of(IMPORTS, with_types=False)) == []
 
 
-def test_a_module_that_imports_lazily_is_not_imported_within_its_package() -> None:
+def test_within_a_package_only_the_entry_point_imports_a_lazy_module() -> None:
     lazy = {name for name in HAND_WRITTEN if "import_module(" in SOURCES[name]}
     assert lazy == {"blink_oauth_keeper", "blink_oauth_testing", "blink_oauth_cli.main"}
     edges = edges_of(IMPORTS, with_types=False)

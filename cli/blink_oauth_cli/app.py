@@ -35,7 +35,8 @@ class StoreLocation:
     Attributes:
         url: The SQLAlchemy URL of the database; it may contain a password.
         file: The SQLite file, or None for another database.
-        keys_file: The file of the keys, one per line; the first one seals. None if none was given.
+        keys_file: The file of the keys, one per line; the first one seals. None if no file is
+            configured and the store is not an SQLite file.
         keys: The keys from a variable, which replace the file.
     """
 

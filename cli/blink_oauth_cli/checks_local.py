@@ -302,8 +302,8 @@ def lease_check(lease: float, timeouts: Timeouts) -> Check:
     if not lease > total:
         return failed(
             "lease",
-            f"The lease of {lease:g} s ends before a call must ({total:g} s in all): two processes "
-            "could present the same refresh token.",
+            f"The lease of {lease:g} s is not longer than the total timeout of {total:g} s: two "
+            "processes could present the same refresh token.",
             f"Set a lease above the total timeout and at most {LONGEST_LEASE:g} s, or shorten the "
             "total timeout.",
         )

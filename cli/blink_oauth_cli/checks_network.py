@@ -1,9 +1,9 @@
 """The checks of `doctor` that use the network: the connection, the clock and a harmless call.
 
-The first request is a probe. Like the client's own calls it uses the configured proxy, timeouts and
-certificate verification. Any response proves that the connection works.
+Two probes, with and without the certificate, use the configured proxy, timeouts and certificate
+verification, as the client's own calls do. Any response proves that the connection works.
 
-The second request revokes a token that does not exist. A server treats an unknown token as revoked
+A third request revokes a token that does not exist. A server treats an unknown token as revoked
 (RFC 7009 section 2.2), so the call can spend nothing.
 """
 

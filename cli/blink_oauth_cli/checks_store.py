@@ -125,15 +125,18 @@ def _absent_record(client_id: str, name: str) -> Record:
 
 
 def _keys_check(store: TokenStore, client_id: str) -> Check:
+    total = unreadable = 0
     try:
-        unopened = [_cannot_be_opened(record) for record in _records(store, client_id)]
+        for record in _records(store, client_id):
+            total += 1
+            unreadable += _cannot_be_opened(record)
         older = _older_seals(store)
     except StoreError as error:
         return failed(KEYS, str(error), _remedy(error))
-    if any(unopened):
+    if unreadable:
         return failed(
             KEYS,
-            f"{sum(unopened)} of {len(unopened)} tokens cannot be opened with the keys at hand.",
+            f"{unreadable} of {total} records cannot be opened with the keys at hand.",
             "Give the missing key back, after the others. If no key is missing, restore the rows "
             "from a backup or ask those customers for a new consent.",
         )
@@ -143,7 +146,7 @@ def _keys_check(store: TokenStore, client_id: str) -> Check:
             f"{older} stored tokens are not sealed with the first key.",
             "Run blink-oauth keys rotate, and keep the older keys until it has ended.",
         )
-    return passed(KEYS, f"The keys at hand open all {len(unopened)} tokens of {client_id}.")
+    return passed(KEYS, f"The keys at hand open all {total} records of {client_id}.")
 
 
 def _records(store: TokenStore, client_id: str) -> Iterator[Record]:

@@ -87,8 +87,8 @@ def keep_alive(
     shows its progress, anywhere else it prints one JSON line for each event. On SIGTERM or Ctrl-C
     it finishes the refreshes in progress, then exits.
 
-    The exit code is 3 if a customer is needed for any grant of the store, 4 if a refresh of this
-    run is uncertain, 1 if one failed and is to be tried again, or if a key is missing.
+    The exit code is 3 if a customer is needed for any grant of the store; 4 if a refresh is
+    uncertain; 1 if a refresh failed, a due grant was not refreshed, or a key is missing.
     """
     app: App = ctx.obj
     options = _Options(within=within, limit=limit, concurrency=concurrency, dry_run=dry_run)

@@ -1,4 +1,4 @@
-"""The command: its subcommands, and the only place that reports errors."""
+"""The command: its subcommands, and the report of their errors."""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ def blink_sandbox(_blink_sandbox_server: Sandbox) -> Iterator[Sandbox]:
     """Provide a strict local bLink platform, reset before each test.
 
     The server runs for the whole session; the reset covers tokens, faults, exchanges and the clock.
-    If a response breaks the contract although no fault applied, the test fails at its end.
+    If a response breaks the contract although no fault applied, pytest reports an error at the
+    teardown of the test.
     """
     _blink_sandbox_server.reset()
     yield _blink_sandbox_server

@@ -163,7 +163,7 @@ def test_the_record_of_a_failed_result_is_cached(cache: Cache) -> None:
     assert cached(cache).token == pair()
 
 
-def test_a_refused_token_is_removed_and_only_a_newer_one_is_cached(
+def test_an_invalidated_token_is_removed_and_not_cached_again(
     cache: Cache, clock: ManualClock
 ) -> None:
     cache.update(GRANT, Result(record(4)), PROFILE)
@@ -175,7 +175,7 @@ def test_a_refused_token_is_removed_and_only_a_newer_one_is_cached(
     assert cache.tokens == {}
 
 
-def test_refusing_a_replaced_token_changes_nothing(cache: Cache, clock: ManualClock) -> None:
+def test_invalidating_a_replaced_token_changes_nothing(cache: Cache, clock: ManualClock) -> None:
     cache.update(GRANT, Result(record(4)), PROFILE)
     clock.elapse(3600)
     assert cache.invalidate(GRANT, pair(3))
@@ -183,7 +183,7 @@ def test_refusing_a_replaced_token_changes_nothing(cache: Cache, clock: ManualCl
     assert GRANT not in cache.refused
 
 
-def test_tokens_are_refused_by_the_value_of_the_access_token(
+def test_tokens_are_invalidated_by_the_value_of_the_access_token(
     cache: Cache, clock: ManualClock
 ) -> None:
     cache.update(GRANT, Result(record(4)), PROFILE)
@@ -192,12 +192,12 @@ def test_tokens_are_refused_by_the_value_of_the_access_token(
     assert cache.tokens == {}
 
 
-def test_refusing_a_token_that_is_not_cached_changes_nothing(cache: Cache) -> None:
+def test_invalidating_a_token_that_is_not_cached_changes_nothing(cache: Cache) -> None:
     assert cache.invalidate(GRANT, pair())
     assert GRANT not in cache.refused
 
 
-def test_a_token_that_was_just_issued_is_kept_although_it_is_refused(
+def test_invalidating_a_token_that_was_just_issued_changes_nothing(
     cache: Cache, clock: ManualClock
 ) -> None:
     cache.update(GRANT, Result(record()), PROFILE)

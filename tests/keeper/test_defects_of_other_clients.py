@@ -198,7 +198,7 @@ def test_a_refused_refresh_token_is_presented_once(harness: Harness) -> None:
     assert refresh_count(harness) == 1
 
 
-def test_refusing_each_fresh_token_does_not_cause_a_refresh_loop(harness: Harness) -> None:
+def test_invalidating_each_fresh_token_does_not_cause_a_refresh_loop(harness: Harness) -> None:
     """Spring 10016 and 12309: a 401 to each fresh token causes endless retries."""
     grant = harness.authorize()
     for _ in range(10):

@@ -77,7 +77,7 @@ def test_reset_reopens_flights_and_replaces_a_held_lock() -> None:
     flights.reset()
 
     def make() -> Flight:
-        # `share` calls this while it holds the lock.
+        # `join_or_start` calls this while it holds the lock.
         lock_held.set()
         assert release.wait(TIMEOUT)
         raise InterruptedError

@@ -302,7 +302,9 @@ def test_with_the_policy_hold_a_run_makes_no_replay(harness: Harness) -> None:
     assert refresh_all(harness) == Report()
 
 
-def test_at_a_bank_that_never_rotates_the_replays_are_not_limited(harness: Harness) -> None:
+def test_at_a_bank_that_never_rotates_the_replays_are_limited_by_pauses_only(
+    harness: Harness,
+) -> None:
     harness.make_manager(profile=TargetProfile(rotates=False))
     authorize(harness, 1)
     harness.banks.respond_always(status_response(503))

@@ -85,7 +85,7 @@ def test_a_lease_within_the_allowed_range_is_accepted(harness: Harness, lease: f
     assert harness.make_manager(lease=lease)
 
 
-def test_a_manager_uses_the_clocks_of_the_machine_by_default() -> None:
+def test_a_manager_works_without_clock_arguments() -> None:
     with (
         BlinkOAuth(LOOPBACK) as blink,
         TokenManager(blink, MemoryTokenStore()) as manager,

@@ -126,7 +126,7 @@ def test_windows_are_at_most_half_the_lifetime_and_ordered(
 
 
 @pytest.mark.parametrize("lifetime", [1, 30, 59, 60, 61])
-def test_a_token_with_a_lifetime_below_the_window_is_served_for_half_its_lifetime(
+def test_a_short_lived_token_is_served_for_half_its_lifetime(
     lifetime: float,
 ) -> None:
     known = record(lifetime)
@@ -464,7 +464,7 @@ def test_the_policy_hold_has_no_effect_at_a_bank_that_never_rotates() -> None:
 # The profile
 
 
-def test_the_defaults_of_a_profile_are_cautious() -> None:
+def test_by_default_a_profile_rotates_replays_once_and_has_no_rate() -> None:
     profile = TargetProfile()
     assert profile.rotates
     assert profile.after_uncertainty is AfterUncertainty.REPLAY_ONCE

@@ -50,8 +50,8 @@ class Choices:
         self.taken.append(choice)
         return choice
 
-    def is_known(self, state: object) -> bool:
-        """Return whether an earlier path has been in this state."""
+    def add_state(self, state: object) -> bool:
+        """Add the path's state, and return whether an earlier path has been in it."""
         if len(self.taken) < len(self.prefix):
             return False
         mark = hash(state)
@@ -142,7 +142,7 @@ class _ExhaustiveScheduler:
         return self._one_of(StoreFault.NONE, self.allowed.store)
 
     def delays_result(self, worker: Worker) -> bool:
-        if not (self.allowed.lease_end and self._lease_is_running()) or not self.choices.choose(2):
+        if not self._lease_can_end() or not self.choices.choose(2):
             return False
         self._end_lease()
         return True
@@ -155,7 +155,7 @@ class _ExhaustiveScheduler:
         simulation = self.simulation
         movable = [worker for worker in workers if self._can_move(worker)]
         crashable = movable if self.left and self.allowed.crash else []
-        lease_can_end = self.left > 0 and self.allowed.lease_end and self._lease_is_running()
+        lease_can_end = self._lease_can_end()
         abandoned_requests = len(simulation.abandoned_requests)
         count = len(movable) + len(crashable) + abandoned_requests + lease_can_end
         if not movable and not abandoned_requests:
@@ -163,7 +163,7 @@ class _ExhaustiveScheduler:
                 return False
             advance_time(simulation, workers)
             return True
-        if self.choices.is_known(self._state(workers)):
+        if self.choices.add_state(self._state(workers)):
             self.abandoned = True
             return False
         choice = self.choices.choose(count) if count > 1 else 0
@@ -208,16 +208,19 @@ class _ExhaustiveScheduler:
         self.simulation.time = max(self.simulation.time, worker.wake_at)
         worker.move()
 
-    def _lease_is_running(self) -> bool:
+    def _lease_can_end(self) -> bool:
+        """Return whether the end of the lease may be injected as a fault now."""
+        if not (self.left and self.allowed.lease_end):
+            return False
         stored = self.simulation.stored
         leased = stored is not None and stored.lease_left > 0
-        return self.left > 0 and leased and self.simulation.blocked_until > self.simulation.time
+        return leased and self.simulation.blocked_until > self.simulation.time
 
     def _end_lease(self) -> None:
         self.left -= 1
         self.simulation.time = self.simulation.blocked_until + 0.001
         self.simulation.add_to_trace("time passes: the lease has ended")
-        self.simulation.facts.faults.add("late")
+        self.simulation.facts.faults.add("lease ended")
 
 
 def run(

@@ -117,7 +117,7 @@ BANKS = {
         BankKind(name="one token per contract", policy=_policy(HOUR, one_token_per_contract=True)),
     )
 }
-"""The banks by name. The first three are those of the sandbox."""
+"""The banks by name."""
 
 
 @define(eq=False)

@@ -333,7 +333,7 @@ MUTANTS = (
         scenario=evolve(UNCERTAIN, faults=(RequestFault.UNREADABLE,)),
     ),
 )
-"""All mutants, in the order of the protocol. No other line is needed for safety."""
+"""All mutants, in the order of the protocol."""
 
 
 def seeds_until_violation(one: Mutant) -> int | None:

@@ -30,7 +30,7 @@ ALL_FAULTS = tuple(fault for fault in RequestFault if fault is not RequestFault.
 
 @frozen(kw_only=True)
 class Scenario:
-    """A family of schedules. The numbers are probabilities, from 0 to 1.
+    """A family of schedules. A `float` is a probability from 0 to 1, except `skew`.
 
     Attributes:
         banks: The names of the banks.

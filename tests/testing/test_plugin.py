@@ -43,7 +43,7 @@ def test_the_fixture_resets_one_running_sandbox_for_each_test(pytester: pytest.P
     result.assert_outcomes(passed=2)
 
 
-def test_a_violation_without_a_fault_fails_the_test_at_its_end(
+def test_a_violation_without_a_fault_is_an_error_at_teardown(
     pytester: pytest.Pytester,
 ) -> None:
     result = run(

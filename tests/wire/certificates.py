@@ -75,7 +75,7 @@ def alone(authority: CertificateAuthority) -> Credentials:
     return evolve(authority.issue_client(NAME), issuers=())
 
 
-def with_a_foreign_issuer(authority: CertificateAuthority) -> Credentials:
+def with_root_instead_of_intermediate(authority: CertificateAuthority) -> Credentials:
     return evolve(authority.issue_client(NAME), issuers=(authority.root,))
 
 

@@ -57,7 +57,7 @@ BROKEN: dict[str, tuple[Callable[[CertificateAuthority], Credentials], tuple[Rul
         "version 3",
     ),
     "broken chain": (
-        certificates.with_a_foreign_issuer,
+        certificates.with_root_instead_of_intermediate,
         (Rule.CHAIN_COMPLETE,),
         "chain is broken",
     ),

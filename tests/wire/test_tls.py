@@ -76,7 +76,7 @@ REFUSED_BY_THE_SERVER: dict[str, Issue] = {
     "for servers only": certificates.for_servers_only,
     "no digital signature": certificates.without_digital_signature,
     "without its issuers": certificates.alone,
-    "with a wrong issuer": certificates.with_a_foreign_issuer,
+    "with the root instead of the intermediate": certificates.with_root_instead_of_intermediate,
 }
 
 

@@ -139,7 +139,7 @@ def test_a_certificate_of_another_type_is_refused(certificate: object) -> None:
 
 
 @pytest.mark.parametrize("certificate", [None, ClientCertificate("client.pem")])
-def test_a_certificate_is_none_or_a_client_certificate(
+def test_none_and_a_client_certificate_are_accepted(
     certificate: ClientCertificate | None,
 ) -> None:
     assert settings(certificate=certificate).certificate is certificate

@@ -74,8 +74,8 @@ CERTIFICATE_FAULTS: dict[str, Fault] = {
         "each intermediate",
         UNUSABLE,
     ),
-    "chain of another authority": Fault(
-        certificate_issued_by(certificates.with_a_foreign_issuer),
+    "root instead of the intermediate": Fault(
+        certificate_issued_by(certificates.with_root_instead_of_intermediate),
         "certificate_chain",
         FAIL,
         "each intermediate",

@@ -85,14 +85,14 @@ def test_a_store_that_is_not_a_file_has_no_file_check(harness: Harness) -> None:
     checks = harness.checks(store_path=None, open_store=MemoryTokenStore)
     assert not_ok(checks) == set()
     assert "store_file" not in checks
-    assert "all 0 tokens" in checks["store_keys"].finding
+    assert "all 0 records" in checks["store_keys"].finding
 
 
 def test_all_pages_of_the_store_are_read(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     harness.fill_store(OTHER_KEY, KEY, username="u-4712")
     monkeypatch.setattr(storage, "PAGE", 1)
     checks = harness.checks()
-    assert checks["store_keys"].finding.startswith("1 of 2 tokens cannot be opened")
+    assert checks["store_keys"].finding.startswith("1 of 2 records cannot be opened")
     repaired = harness.checks(open_store=harness.open_store_with(KEY, OTHER_KEY))
     assert repaired["store_keys"].level is Level.WARN
     assert repaired["store_keys"].finding.startswith("1 stored tokens")

@@ -380,7 +380,7 @@ def test_the_own_address_is_the_local_one_towards_the_platform() -> None:
 
 
 @pytest.mark.parametrize("url", ["https://[::1", "https://a:99999", f"https://{'a' * 99}/"])
-def test_without_a_route_to_the_platform_the_own_address_is_auto(url: str) -> None:
+def test_for_an_unusable_url_own_address_is_auto(url: str) -> None:
     assert own_address(url) == Psu.AUTOMATIC
 
 

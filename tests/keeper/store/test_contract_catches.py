@@ -1,4 +1,4 @@
-"""The contract catches broken stores: each store here breaks one rule, and one test fails."""
+"""Each store here breaks one rule, and the test of that rule fails."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_after_a_fork_the_store_raises_in_the_child_and_works_in_the_parent() ->
     ], done.stderr
 
 
-def test_a_hundred_thousand_grants_take_a_kilobyte_each_besides_their_texts() -> None:
+def test_a_grant_takes_at_most_a_kilobyte_besides_its_texts() -> None:
     clock = ManualClock()
     text_bytes = 0
     tracemalloc.start()
