@@ -38,16 +38,16 @@ from blink_oauth_keeper import (
 from blink_oauth_testing.sandbox import DEFAULT_BANKS, BankPolicy, Sandbox
 
 DELAY = 0.1
-"""Seconds that the bank `TOLERANT` takes to respond."""
-STRICT, LENIENT, TOLERANT = "IIDX00001", "IIDX00002", "IIDX00003"
+"""Seconds that the bank `REPLAY_WINDOW` takes to respond."""
+STRICT, NON_ROTATING, REPLAY_WINDOW = "IIDX00001", "IIDX00002", "IIDX00003"
 BANKS = (
     *DEFAULT_BANKS,
-    BankPolicy(TOLERANT, "Musterbank Kulant", replay_window=60.0, response_delay=DELAY),
+    BankPolicy(REPLAY_WINDOW, "Musterbank Kulant", replay_window=60.0, response_delay=DELAY),
 )
 DESCRIPTIONS = {
     STRICT: "rotates refresh tokens, revokes all tokens when one is reused",
-    LENIENT: "does not rotate refresh tokens",
-    TOLERANT: "rotates refresh tokens, allows a replay for 60 s",
+    NON_ROTATING: "does not rotate refresh tokens",
+    REPLAY_WINDOW: "rotates refresh tokens, allows a replay for 60 s",
 }
 CUSTOMER = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (demo)")
 CALLERS = 50
@@ -93,9 +93,12 @@ def consent(sandbox: Sandbox, grant: Grant) -> str:
     return callback.url.params["code"]
 
 
-def log_in(blink: BlinkOAuth | TokenManager, sandbox: Sandbox, grant: Grant) -> Token:
+def log_in(client_or_manager: BlinkOAuth | TokenManager, sandbox: Sandbox, grant: Grant) -> Token:
     """Exchange the code of a new consent for a pair; the manager also stores it."""
-    exchange = blink.authorize if isinstance(blink, TokenManager) else blink.exchange_code
+    if isinstance(client_or_manager, TokenManager):
+        exchange = client_or_manager.authorize
+    else:
+        exchange = client_or_manager.exchange_code
     code = consent(sandbox, grant)
     return exchange(grant, code=code, redirect_uri=sandbox.redirect_uri, psu=CUSTOMER)
 
@@ -125,13 +128,13 @@ def accounts(sandbox: Sandbox, http: httpx.Client, grant: Grant, token: Token) -
 
 def show_client(sandbox: Sandbox, blink: BlinkOAuth, http: httpx.Client) -> None:
     """Show each operation of the thin client."""
-    strict, lenient = sandbox.grant(STRICT), sandbox.grant(LENIENT)
+    strict, non_rotating = sandbox.grant(STRICT), sandbox.grant(NON_ROTATING)
 
     heading(2, "The thin client makes single calls: at two banks, a code is exchanged for a pair.")
     first = log_in(blink, sandbox, strict)
     show_headers(sandbox)
-    other = log_in(blink, sandbox, lenient)
-    for grant, token in ((strict, first), (lenient, other)):
+    other = log_in(blink, sandbox, non_rotating)
+    for grant, token in ((strict, first), (non_rotating, other)):
         name = sandbox.banks[grant.target_id].policy.name
         paragraph(f"{name}: expires {token.expires_at:%Y-%m-%d %H:%M} UTC, {token.access_token}.")
     listed = accounts(sandbox, http, strict, first)
@@ -146,17 +149,17 @@ def show_client(sandbox: Sandbox, blink: BlinkOAuth, http: httpx.Client) -> None
     paragraph(
         f"The sandbox recorded of the last request: executed was {sandbox.exchanges[-1].executed}."
     )
-    third = blink.refresh(lenient, refresh_token(other))
+    third = blink.refresh(non_rotating, refresh_token(other))
     is_same = third.refresh_token == other.refresh_token
     paragraph(
         f"That bank does not rotate, so one more refresh works. Same refresh token: {is_same}."
     )
 
     heading(4, "Revocation: first the refresh token, then the access token.")
-    for kind, meta in blink.revoke(lenient, third).items():
+    for kind, meta in blink.revoke(non_rotating, third).items():
         paragraph(f"{kind.label}: {meta.status} from the {meta.source.lower()}")
     paragraph(
-        f"The account list now returns {accounts(sandbox, http, lenient, third).status_code}."
+        f"The account list now returns {accounts(sandbox, http, non_rotating, third).status_code}."
     )
 
 
@@ -164,7 +167,7 @@ def failures(
     sandbox: Sandbox, blink: BlinkOAuth, first: Token, second: Token, other: Token
 ) -> Iterator[tuple[str, BlinkError]]:
     """Make calls that fail, and yield a description and the error of each."""
-    strict, lenient = sandbox.grant(STRICT), sandbox.grant(LENIENT)
+    strict, non_rotating = sandbox.grant(STRICT), sandbox.grant(NON_ROTATING)
     unknown = Grant(target_id="IIDX99999", username=strict.username)
     uri, not_rotated = sandbox.redirect_uri, refresh_token(other)
     exchange = partial(blink.exchange_code, strict, redirect_uri=uri, psu=CUSTOMER)
@@ -178,10 +181,10 @@ def failures(
         "after that, even the new one",
         expect_error(lambda: refresh(strict, refresh_token(second))),
     )
-    sandbox.fail("bad-gateway-html", target_id=LENIENT)
-    yield "502 with a page of HTML", expect_error(lambda: refresh(lenient, not_rotated))
-    sandbox.fail(LOST_RESPONSE, target_id=LENIENT)
-    yield "504 although it was executed", expect_error(lambda: refresh(lenient, not_rotated))
+    sandbox.fail("bad-gateway-html", target_id=NON_ROTATING)
+    yield "502 with a page of HTML", expect_error(lambda: refresh(non_rotating, not_rotated))
+    sandbox.fail(LOST_RESPONSE, target_id=NON_ROTATING)
+    yield "504 although it was executed", expect_error(lambda: refresh(non_rotating, not_rotated))
 
 
 def show_errors(failed: Iterator[tuple[str, BlinkError]]) -> None:
@@ -254,20 +257,20 @@ class KeeperSetup:
 
 def show_keeper(setup: KeeperSetup) -> None:
     """Show the keeper: store, single flight, early refresh, restart and lost responses."""
-    tolerant = setup.sandbox.grant(TOLERANT)
+    replay_grant = setup.sandbox.grant(REPLAY_WINDOW)
     with setup.open() as manager:
-        show_store(setup, manager, tolerant)
-        show_single_flight(setup, manager, tolerant)
-        show_early_refresh(setup, manager, tolerant)
-    before = setup.refreshes(tolerant)
+        show_store(setup, manager, replay_grant)
+        show_single_flight(setup, manager, replay_grant)
+        show_early_refresh(setup, manager, replay_grant)
+    before = setup.refreshes(replay_grant)
     with setup.open() as manager:
         heading(8, "A restart: manager and store are closed, new ones open the file.")
-        token, generation = manager.get(tolerant), manager.status(tolerant).generation
+        token, generation = manager.get(replay_grant), manager.status(replay_grant).generation
         paragraph(
             f"get() returns generation {generation}, valid until {token.expires_at:%Y-%m-%d %H:%M} "
-            f"UTC. Requests at the sandbox: {setup.refreshes(tolerant) - before}."
+            f"UTC. Requests at the sandbox: {setup.refreshes(replay_grant) - before}."
         )
-        show_lost_responses(setup, manager, tolerant, setup.sandbox.grant(STRICT))
+        show_lost_responses(setup, manager, replay_grant, setup.sandbox.grant(STRICT))
 
 
 def show_store(setup: KeeperSetup, manager: TokenManager, grant: Grant) -> None:
@@ -324,7 +327,7 @@ def show_early_refresh(setup: KeeperSetup, manager: TokenManager, grant: Grant) 
 
 
 def show_lost_responses(
-    setup: KeeperSetup, manager: TokenManager, tolerant: Grant, strict: Grant
+    setup: KeeperSetup, manager: TokenManager, replay_grant: Grant, strict: Grant
 ) -> None:
     heading(9, "An uncertain outcome: the bank issued a new pair, and its response was lost.")
     row = "   {:<17}  {:<10}  {:<13}  {:<7}  {}".format
@@ -346,9 +349,9 @@ def show_lost_responses(
         setup.advance(30.0)
         return first
 
-    first = lose_response(tolerant)
-    manager.get(tolerant)
-    print_row(tolerant, "30 s later", first, setup.events_until(EventName.REFRESHED))
+    first = lose_response(replay_grant)
+    manager.get(replay_grant)
+    print_row(replay_grant, "30 s later", first, setup.events_until(EventName.REFRESHED))
 
     log_in(manager, setup.sandbox, strict)
     first = lose_response(strict)

@@ -38,7 +38,7 @@ PACKAGE = "blink_oauth_api"
 CONTRACT_TYPES = "contract.py"  # types that the generator leaves out, added to its package
 PROVENANCE = "provenance.json"
 BY_HAND = "README.md"  # the only file under generated/ that is not generated
-OUTCOME_DONE, OUTCOME_DRIFT, OUTCOME_FAILED = 0, 1, 2
+EXIT_DONE, EXIT_DRIFT, EXIT_FAILED = 0, 1, 2
 
 CONTRACT_TYPES_HEAD = f'''\
 """Paths, statuses, headers, members and limits of the contract, as types.
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
             return generate(root, fresh) if options.command == "generate" else drift(root, fresh)
     except GenerationError as error:
         print(f"Nothing was generated. {error}", file=sys.stderr)
-        return OUTCOME_FAILED
+        return EXIT_FAILED
 
 
 def generate(root: Path, fresh: Path) -> int:
@@ -90,7 +90,7 @@ def generate(root: Path, fresh: Path) -> int:
     for path, kind, _ in differences:
         print(f"{kind:8} {GENERATED}/{path}")
     print(f"{GENERATED}/ is up to date. Review the diff and commit it with the contract.")
-    return OUTCOME_DONE
+    return EXIT_DONE
 
 
 def drift(root: Path, fresh: Path) -> int:
@@ -100,14 +100,14 @@ def drift(root: Path, fresh: Path) -> int:
         print(f"{kind:8} {GENERATED}/{path}\n{diff}", end="\n" if diff else "")
     if not differences:
         print(f"{GENERATED}/ is exactly what the generator makes of {SPEC}.")
-        return OUTCOME_DONE
+        return EXIT_DONE
     print(
         f"Drift: {len(differences)} file(s) under {GENERATED}/ are not what the generator makes of"
         f" {SPEC} with {SETTINGS}.\nNever edit them. Change the contract if need be, run"
         " `nox -s generate`, review the diff and commit both together.",
         file=sys.stderr,
     )
-    return OUTCOME_DRIFT
+    return EXIT_DRIFT
 
 
 @contextmanager

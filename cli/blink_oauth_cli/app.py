@@ -234,7 +234,7 @@ class App:
     """One run of the command.
 
     Attributes:
-        given: The values of flags and variables, by the keys of the file.
+        given: The values of flags and variables, by the names of the settings.
         screen: Prints to the two output streams.
     """
 

@@ -25,7 +25,7 @@ __all__ = [
     "identity_checks",
     "lease_check",
     "private_file_check",
-    "without_certificate",
+    "settings_without_certificate",
 ]
 
 
@@ -48,7 +48,7 @@ def authorities_check(ca: Path | None) -> Check:
     return passed(name, f"The authorities in {ca} are trusted." if ca else "The system's own.")
 
 
-def without_certificate(settings: Settings) -> Settings | None:
+def settings_without_certificate(settings: Settings) -> Settings | None:
     """Return the same settings without a client certificate.
 
     They trust the same authorities; None if these cannot be read.

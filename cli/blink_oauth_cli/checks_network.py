@@ -34,7 +34,7 @@ from blink_oauth.settings import Settings
 from blink_oauth.tokens import Token, TokenKind
 
 from .check import Check, failed, passed, warning
-from .checks_local import without_certificate
+from .checks_local import settings_without_certificate
 
 __all__ = [
     "FailureCause",
@@ -140,18 +140,21 @@ UNAUTHENTICATED = frozenset({400, 401, 403})
 
 
 def connection_checks(
-    settings: Settings, certified: Probe | ProbeFailure, clock: Callable[[], datetime]
+    settings: Settings, with_certificate: Probe | ProbeFailure, clock: Callable[[], datetime]
 ) -> Iterator[tuple[Check, Probe | None]]:
     """Check the connection with and without the certificate; yield each check and its probe.
 
     Args:
         settings: The client's settings.
-        certified: The result of a probe with the certificate.
+        with_certificate: The result of a probe with the certificate.
         clock: Returns the current time, aware UTC.
 
     Source: RFC 8705 section 2; bLink TLS certificates.
     """
-    yield _reachable(settings, certified), certified if isinstance(certified, Probe) else None
+    yield (
+        _reachable(settings, with_certificate),
+        with_certificate if isinstance(with_certificate, Probe) else None,
+    )
     if settings.base_url.startswith("http://"):
         check = warning(
             WITHOUT,
@@ -160,42 +163,56 @@ def connection_checks(
         )
         yield check, None
         return
-    bare_settings = without_certificate(settings)
-    unreachable = isinstance(certified, ProbeFailure) and certified.cause is FailureCause.NETWORK
-    if bare_settings is None or unreachable:
+    other_settings = settings_without_certificate(settings)
+    unreachable = (
+        isinstance(with_certificate, ProbeFailure)
+        and with_certificate.cause is FailureCause.NETWORK
+    )
+    if other_settings is None or unreachable:
         check = warning(WITHOUT, "It was not tried.", "Make the server reachable first.")
         yield check, None
     else:
-        bare = send_probe(bare_settings, clock)
-        yield _bare_check(certified, bare), bare if isinstance(bare, Probe) else None
+        without_certificate = send_probe(other_settings, clock)
+        yield (
+            _without_certificate_check(with_certificate, without_certificate),
+            without_certificate if isinstance(without_certificate, Probe) else None,
+        )
 
 
-def _reachable(settings: Settings, certified: Probe | ProbeFailure) -> Check:
-    if isinstance(certified, ProbeFailure):
-        return failed(REACHABLE, certified.finding, certified.remedy)
-    if certified.status >= 500:
+def _reachable(settings: Settings, with_certificate: Probe | ProbeFailure) -> Check:
+    if isinstance(with_certificate, ProbeFailure):
+        return failed(REACHABLE, with_certificate.finding, with_certificate.remedy)
+    if with_certificate.status >= 500:
         return warning(
             REACHABLE,
-            f"{settings.base_url} answers {certified.status}: it is reachable, but fails.",
+            f"{settings.base_url} answers {with_certificate.status}: it is reachable, but fails.",
             "Try again later, and look at the platform's status page.",
         )
-    finding = f"{settings.base_url} answers ({certified.status}); nothing was spent."
+    finding = f"{settings.base_url} answers ({with_certificate.status}); nothing was spent."
     return passed(REACHABLE, finding)
 
 
-def _bare_check(certified: Probe | ProbeFailure, bare: Probe | ProbeFailure) -> Check:
-    if isinstance(bare, ProbeFailure):
-        if bare.cause is FailureCause.REFUSAL:
+def _without_certificate_check(
+    with_certificate: Probe | ProbeFailure, without_certificate: Probe | ProbeFailure
+) -> Check:
+    if isinstance(without_certificate, ProbeFailure):
+        if without_certificate.cause is FailureCause.REFUSAL:
             return passed(WITHOUT, "Without a certificate the server refuses the connection.")
-        return failed(WITHOUT, bare.finding, bare.remedy)
-    same_status = isinstance(certified, Probe) and certified.status == bare.status
-    if bare.status in UNAUTHENTICATED and not same_status:
-        return passed(WITHOUT, f"Without a certificate the server answers {bare.status}.")
+        return failed(WITHOUT, without_certificate.finding, without_certificate.remedy)
+    same_status = (
+        isinstance(with_certificate, Probe)
+        and with_certificate.status == without_certificate.status
+    )
+    if without_certificate.status in UNAUTHENTICATED and not same_status:
+        return passed(
+            WITHOUT, f"Without a certificate the server answers {without_certificate.status}."
+        )
     return warning(
         WITHOUT,
-        f"Without a certificate the server answers as well ({bare.status}): something in between "
-        "seems to end TLS, so that mutual TLS does not reach the platform.",
-        "Check base_url, and let the connection pass any proxy or gateway unopened.",
+        f"Without a certificate the server answers as well ({without_certificate.status}): "
+        "something in between seems to terminate TLS, so that mutual TLS does not reach the "
+        "platform.",
+        "Check base_url, and configure every proxy or gateway not to terminate TLS.",
     )
 
 

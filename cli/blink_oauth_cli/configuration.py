@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from blink_oauth_keeper import TargetProfile
 
 __all__ = [
-    "KEYS",
     "SECRETS",
+    "SETTING_NAMES",
     "Configuration",
     "Environment",
     "configure",
@@ -52,7 +52,7 @@ def environment_of(identity: str) -> Environment | None:
 
 
 PATHS = ("certificate", "key", "key_passphrase_file", "ca", "store_keys_file")
-KEYS = frozenset(
+SETTING_NAMES = frozenset(
     {
         *PATHS,
         *("base_url", "client_id", "user_agent", "proxy", "trust_env", "allow_plain_http"),
@@ -135,7 +135,7 @@ def _document(path: Path) -> dict[str, Any]:
 def _text(path: Path, profile: str, key: str, value: object) -> str:
     if key in SECRETS:
         raise _unusable(path, f"{key} is a secret: name a file with {key}_file instead")
-    if key not in KEYS:
+    if key not in SETTING_NAMES:
         raise _unusable(path, f"[profiles.{profile}] holds the unknown key {key}")
     if isinstance(value, bool):
         return "1" if value else "0"
@@ -159,11 +159,11 @@ def _unusable(path: Path, problem: str) -> CommandError:
     )
 
 
-LEASE = 25.0
+DEFAULT_LEASE = 25.0
 
 
 def variable(name: str) -> str:
-    """Return the environment variable that corresponds to a key of the file."""
+    """Return the environment variable of a setting."""
     return f"BLINK_{name.upper()}"
 
 
@@ -207,7 +207,7 @@ class Configuration:
         """The lease of a refresh, in seconds."""
         text = self.get("lease")
         try:
-            return LEASE if text is None else float(text)
+            return DEFAULT_LEASE if text is None else float(text)
         except ValueError:
             raise CommandError(
                 "The lease (BLINK_LEASE) is no number of seconds. Nothing was sent.",
@@ -308,7 +308,7 @@ def configure(given: Mapping[str, str], *, folder: Path, user_folder: Path) -> C
     """Merge flags and variables with the file; flags and variables take precedence.
 
     Args:
-        given: The values of flags and variables, by the keys of the file; none is empty.
+        given: The values of flags and variables, by the names of the settings; none is empty.
         folder: The working folder, which is searched first.
         user_folder: The user's folder for configuration, which is searched second.
 

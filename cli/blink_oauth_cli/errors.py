@@ -39,7 +39,7 @@ class ExitCode(IntEnum):
     """The command failed; it may be run again."""
     USAGE = 2
     """The command or the configuration is wrong; nothing was sent."""
-    CUSTOMER_NEEDED = 3
+    CONSENT_NEEDED = 3
     """The grant needs a new consent of its customer."""
     UNCERTAIN = 4
     """A code or a refresh token may be spent."""
@@ -132,5 +132,5 @@ def _exit_code(error: BlinkError) -> ExitCode:
     if isinstance(error, InvalidInputError):
         return ExitCode.USAGE
     if error.needs_consent:
-        return ExitCode.CUSTOMER_NEEDED
+        return ExitCode.CONSENT_NEEDED
     return ExitCode.UNCERTAIN if error.outcome is Outcome.UNCERTAIN else ExitCode.FAILED

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["keep_alive"]
 
 
-def duration(text: str) -> timedelta:
+def duration_option(text: str) -> timedelta:
     """Parse a duration; used as the type of a click option.
 
     Raises:
@@ -59,13 +59,15 @@ blink-oauth keep-alive | tee -a keep-alive.jsonl
 )
 @click.option(
     "--within",
-    type=duration,
+    type=duration_option,
     default="10d",
     show_default=True,
     metavar="TIME",
     help="Refresh the grants whose refresh token expires within this time if it is not used.",
 )
-@click.option("--every", type=duration, metavar="TIME", help="Do it again and again, as a daemon.")
+@click.option(
+    "--every", type=duration_option, metavar="TIME", help="Do it again and again, as a daemon."
+)
 @click.option(
     "--limit", type=click.IntRange(min=1), default=10_000, help="Grants to a run at most."
 )
@@ -117,33 +119,33 @@ def _run(app: App, manager: TokenManager, options: _Options, stop: Callable[[], 
         )
     statuses = list(manager.statuses())
     unopened = sum(each.error == SealError.__name__ for each in statuses)
-    needing_customer = sum(each.needs_consent and each.state != "revoked" for each in statuses)
-    needing_customer -= unopened
+    needing_consent = sum(each.needs_consent and each.state != "revoked" for each in statuses)
+    needing_consent -= unopened
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in asdict(report).items())
     _print(
         app,
         {
             "event": "keep_alive.finished",
             **asdict(report),
-            "customers_needed": needing_customer,
+            "customers_needed": needing_consent,
             "keys_missing": unopened,
         },
-        f"{counts}. Grants that need their customer: {needing_customer}. "
+        f"{counts}. Grants that need their customer: {needing_consent}. "
         f"Sealed by a missing key: {unopened}.",
     )
-    return exit_code(report, needing_customer, unopened)
+    return exit_code(report, needing_consent, unopened)
 
 
-def exit_code(report: Report, needing_customer: int, unopened: int = 0) -> ExitCode:
-    """Return the exit code of a run; a grant that needs its customer counts most.
+def exit_code(report: Report, needing_consent: int, unopened: int = 0) -> ExitCode:
+    """Return the exit code of a run; a grant that needs consent counts most.
 
     Args:
         report: The counts of the run.
-        needing_customer: The number of grants in the store that need their customer.
+        needing_consent: The number of grants in the store that need consent.
         unopened: The number of grants that cannot be opened because a key is missing.
     """
-    if needing_customer:
-        return ExitCode.CUSTOMER_NEEDED
+    if needing_consent:
+        return ExitCode.CONSENT_NEEDED
     if report.uncertain:
         return ExitCode.UNCERTAIN
     return ExitCode.FAILED if report.failed or report.left or unopened else ExitCode.DONE

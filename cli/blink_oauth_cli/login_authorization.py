@@ -24,7 +24,7 @@ __all__ = [
     "AuthorizationCode",
     "AuthorizationRequest",
     "FailedCallback",
-    "Failure",
+    "FailureReason",
     "LoginFailedError",
     "authorize_url",
     "new_authorization_request",
@@ -180,7 +180,7 @@ _ERRORS: Mapping[str, tuple[str, str]] = {
 }
 
 
-class Failure(StrEnum):
+class FailureReason(StrEnum):
     """Why a callback carries no usable code for this login."""
 
     UNREADABLE = "unreadable"
@@ -195,11 +195,11 @@ class Failure(StrEnum):
 
 
 _WITHOUT_VALID_STATE = {
-    Failure.UNREADABLE,
-    Failure.NO_STATE,
-    Failure.REPEATED_STATE,
-    Failure.WRONG_STATE,
-    Failure.OTHER_LOGIN,
+    FailureReason.UNREADABLE,
+    FailureReason.NO_STATE,
+    FailureReason.REPEATED_STATE,
+    FailureReason.WRONG_STATE,
+    FailureReason.OTHER_LOGIN,
 }
 
 
@@ -220,7 +220,7 @@ class FailedCallback:
         do: What to do next.
     """
 
-    reason: Failure
+    reason: FailureReason
     what: str
     do: str
 
@@ -247,14 +247,14 @@ def read_callback(request: AuthorizationRequest, query: str) -> AuthorizationCod
         pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
     except ValueError:
         what = "An answer came that cannot be read."
-        return FailedCallback(Failure.UNREADABLE, what, STILL_WAITING)
+        return FailedCallback(FailureReason.UNREADABLE, what, STILL_WAITING)
     failure = _check_state(request, [value for name, value in pairs if name == "state"])
     if failure is not None:
         return failure
     parameters = dict(pairs)
     if len(parameters) < len(pairs):
         return FailedCallback(
-            Failure.REPEATED_PARAMETER,
+            FailureReason.REPEATED_PARAMETER,
             "The bank's answer holds a parameter more than once. No code was sent or spent.",
             f"{START_AGAIN} If it goes on, tell the bank.",
         )
@@ -262,7 +262,7 @@ def read_callback(request: AuthorizationRequest, query: str) -> AuthorizationCod
         return _bank_error(parameters["error"], parameters.get("error_description", ""))
     if not _CODE.fullmatch(parameters.get("code", "")):
         return FailedCallback(
-            Failure.NO_CODE,
+            FailureReason.NO_CODE,
             "The bank's answer holds no usable code, and no error either. Nothing was spent.",
             f"{START_AGAIN} If it goes on, tell the bank.",
         )
@@ -272,17 +272,19 @@ def read_callback(request: AuthorizationRequest, query: str) -> AuthorizationCod
 def _check_state(request: AuthorizationRequest, states: list[str]) -> FailedCallback | None:
     """Return why a callback does not belong to this login, or None if it does."""
     if not states:
-        return FailedCallback(Failure.NO_STATE, "An answer came without a state.", STILL_WAITING)
+        return FailedCallback(
+            FailureReason.NO_STATE, "An answer came without a state.", STILL_WAITING
+        )
     if len(states) > 1:
         what = "An answer came with more than one state."
-        return FailedCallback(Failure.REPEATED_STATE, what, STILL_WAITING)
+        return FailedCallback(FailureReason.REPEATED_STATE, what, STILL_WAITING)
     if hmac.compare_digest(states[0].encode(), request.state.reveal().encode()):
         return None
     if _STATE.fullmatch(states[0]):
         what = "An answer came with the state of another login. Its code was not used."
-        return FailedCallback(Failure.OTHER_LOGIN, what, STILL_WAITING)
+        return FailedCallback(FailureReason.OTHER_LOGIN, what, STILL_WAITING)
     what = "An answer came with a wrong state. Its code was not used."
-    return FailedCallback(Failure.WRONG_STATE, what, STILL_WAITING)
+    return FailedCallback(FailureReason.WRONG_STATE, what, STILL_WAITING)
 
 
 def _bank_error(error: str, description: str) -> FailedCallback:
@@ -290,5 +292,5 @@ def _bank_error(error: str, description: str) -> FailedCallback:
     what = f"The bank says that {meaning} ({printable(error, 60) or 'no error code'})."
     if description.strip():
         what += f" In its words: “{printable(description, 200)}”."
-    reason = Failure.ACCESS_DENIED if error == "access_denied" else Failure.BANK_ERROR
+    reason = FailureReason.ACCESS_DENIED if error == "access_denied" else FailureReason.BANK_ERROR
     return FailedCallback(reason, f"{what} No code was issued, nothing was spent.", do)

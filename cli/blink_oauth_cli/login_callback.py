@@ -65,7 +65,7 @@ def unmatched_page(failure: FailedCallback) -> bytes:
     return _page("Not the answer to this login", failure.what, failure.do)
 
 
-def failed_page(error: BlinkError) -> bytes:
+def failed_exchange_page(error: BlinkError) -> bytes:
     """Return the page that says why the exchange failed, and whether the code is spent."""
     lines = [printable(str(error), 500), _SPENT[error.outcome], START_AGAIN]
     if error.correlation_id:

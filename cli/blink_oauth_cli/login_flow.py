@@ -18,7 +18,7 @@ from blink_oauth.errors import BlinkError, InvalidInputError
 from .login_authorization import (
     AuthorizationCode,
     AuthorizationRequest,
-    Failure,
+    FailureReason,
     LoginFailedError,
     authorize_url,
     new_authorization_request,
@@ -30,7 +30,7 @@ from .login_callback import (
     already_used_page,
     ended_page,
     failed_callback_page,
-    failed_page,
+    failed_exchange_page,
     succeeded_page,
     unmatched_page,
 )
@@ -97,7 +97,7 @@ def log_in(
                 grant, code=code, redirect_uri=request.redirect_uri, psu=_psu_of(callback, psu)
             )
         except BlinkError as error:
-            callback.respond(failed_page(error), 502)
+            callback.respond(failed_exchange_page(error), 502)
             raise
         except BaseException:
             callback.respond(ended_page("The login was interrupted; the code may be spent."), 500)
@@ -142,7 +142,7 @@ def _wait_for_code(
     Raises:
         LoginFailedError: The callback carries no code, or was not received in time.
     """
-    reported: set[Failure] = set()
+    reported: set[FailureReason] = set()
     while (remaining := deadline - monotonic()) > 0:
         callback = server.wait(min(remaining, POLL_INTERVAL))
         if callback is None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .app import App
-from .configuration import KEYS, SECRETS, variable
+from .configuration import SECRETS, SETTING_NAMES, variable
 from .output import Screen
 
 __all__ = ["Command", "Setting", "configured", "given_values", "setting", "takes_grant"]
@@ -27,7 +27,7 @@ _FLAGS = {
     "store": ("URL", "Database of the tokens: a file, sqlite:///… or postgresql+psycopg://…"),
     "store_keys_file": ("FILE", "The keys that seal the tokens, one to a line."),
 }
-_SETTINGS = _FLAGS.keys() | KEYS | SECRETS
+_CONFIGURATION_NAMES = _FLAGS.keys() | SETTING_NAMES | SECRETS
 _COMMON = _FLAGS.keys() | {"no_color", "debug"}
 
 
@@ -53,8 +53,10 @@ setting = partial(click.option, cls=Setting)
 
 
 def given_values(ctx: click.Context) -> dict[str, str]:
-    """Return the values of flags and variables by the keys of the file; flags take precedence."""
-    return {name: value for name, value in ctx.params.items() if value and name in _SETTINGS}
+    """Return the values of flags and variables by setting name; flags take precedence."""
+    return {
+        name: value for name, value in ctx.params.items() if value and name in _CONFIGURATION_NAMES
+    }
 
 
 class Command(click.Command):
@@ -64,7 +66,7 @@ class Command(click.Command):
         lines = "\n".join(f"  $ {line}" for line in examples.strip().splitlines())
         options.setdefault("epilog", f"\b\nExamples:\n{lines}" if lines else None)
         super().__init__(*arguments, **options)
-        hidden = _SETTINGS - _FLAGS.keys() - {each.name for each in self.params}
+        hidden = _CONFIGURATION_NAMES - _FLAGS.keys() - {each.name for each in self.params}
         for name in [*_FLAGS, *sorted(hidden)]:
             metavar, text = _FLAGS.get(name, (None, None))
             flag = f"--{name.replace('_', '-')}"
@@ -77,7 +79,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command with an `App` and its grant in place of the configuration's flags."""
         ctx.obj = App(given=given_values(ctx), screen=Screen(colour=not ctx.params["no_color"]))
-        for name in _SETTINGS | _COMMON:
+        for name in _CONFIGURATION_NAMES | _COMMON:
             ctx.params.pop(name)
         if "grant" in ctx.params:
             ctx.params["grant"] = ctx.obj.configuration.grant(ctx.params["grant"])

@@ -115,7 +115,7 @@ def grant_name(grant: Grant) -> str:
     return f"{grant.target_id}/{grant.username}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration as text, such as `23 h 59 min` or `12 days`.
 
     Args:
@@ -134,7 +134,7 @@ def time_left(expires_at: datetime | None, now: datetime) -> str:
     if expires_at is None:
         return "-"
     seconds = (expires_at - now).total_seconds()
-    return duration(seconds) if seconds > 0 else "over"
+    return format_duration(seconds) if seconds > 0 else "over"
 
 
 def expiry_phrase(expires_at: datetime | None, now: datetime) -> str:

@@ -13,7 +13,7 @@ from blink_oauth_cli.login_callback import (
     CallbackServer,
     already_used_page,
     ended_page,
-    failed_page,
+    failed_exchange_page,
     not_the_callback_page,
     succeeded_page,
 )
@@ -22,7 +22,7 @@ from browser.conftest import CONTRAST
 GRANT = Grant("IIDX99999", "u-4711 <b>")
 PAGES = {
     "Logged in": succeeded_page(GRANT),
-    "Not logged in": failed_page(InvalidInputError("fake-detail " + "long" * 40)),
+    "Not logged in": failed_exchange_page(InvalidInputError("fake-detail " + "long" * 40)),
     "Already used": already_used_page(),
     "Not the bank's answer": not_the_callback_page(404),
 }

@@ -51,7 +51,7 @@ def command(
 
 
 @pytest.fixture
-def configured(
+def run_configured(
     command: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Run:
     """Return a function that runs a command in the environment of the sandbox."""
@@ -62,9 +62,9 @@ def configured(
 
 
 @pytest.fixture
-def stored(configured: Run, sandbox: Sandbox, tmp_path: Path) -> Run:
+def run_with_grant(run_configured: Run, sandbox: Sandbox, tmp_path: Path) -> Run:
     """Return a function that runs a command with a stored grant."""
-    assert configured("status")[0] == 0
+    assert run_configured("status")[0] == 0
     key = (tmp_path / "tokens.db.keys").read_text("ascii").strip()
     store = SqlTokenStore(f"sqlite:///{tmp_path / 'tokens.db'}", keys=[key])
     # A shorter idle lifetime than `--within 30d`, so that the grant is due at once.
@@ -79,7 +79,7 @@ def stored(configured: Run, sandbox: Sandbox, tmp_path: Path) -> Run:
             redirect_uri=sandbox.redirect_uri,
             psu=Psu.AUTO,
         )
-    return configured
+    return run_configured
 
 
 def require_two_lines(errors: str, what: str) -> None:
@@ -129,137 +129,139 @@ def test_doctor_reports_a_missing_configuration(command: Run) -> None:
     assert (check["name"], check["level"]) == ("configuration", "fail")
 
 
-def test_token_shows_the_expiry_and_not_the_token(stored: Run) -> None:
-    code, out, _ = stored("token")
+def test_token_shows_the_expiry_and_not_the_token(run_with_grant: Run) -> None:
+    code, out, _ = run_with_grant("token")
     assert code == 0
     assert "expires in 23 h 59 min" in out
     assert "fake-access-token" not in out
-    assert json.loads(stored("token", "--json")[1])["has_refresh_token"] is True
+    assert json.loads(run_with_grant("token", "--json")[1])["has_refresh_token"] is True
 
 
-def test_token_shows_the_token_with_reveal_or_header(stored: Run) -> None:
-    token = stored("token", "--reveal")[1].strip()
+def test_token_shows_the_token_with_reveal_or_header(run_with_grant: Run) -> None:
+    token = run_with_grant("token", "--reveal")[1].strip()
     assert token
-    assert stored("token", "--header")[1] == f"Authorization: Bearer {token}\n"
-    assert stored("token", "--reveal", "--header")[0] == ExitCode.USAGE
+    assert run_with_grant("token", "--header")[1] == f"Authorization: Bearer {token}\n"
+    assert run_with_grant("token", "--reveal", "--header")[0] == ExitCode.USAGE
 
 
-def test_refresh_replaces_a_fresh_token(stored: Run, sandbox: Sandbox) -> None:
-    before = stored("token", "--reveal")[1]
-    assert stored("refresh")[0] == 0
-    assert stored("token", "--reveal")[1] != before
+def test_refresh_replaces_a_fresh_token(run_with_grant: Run, sandbox: Sandbox) -> None:
+    before = run_with_grant("token", "--reveal")[1]
+    assert run_with_grant("refresh")[0] == 0
+    assert run_with_grant("token", "--reveal")[1] != before
     assert sandbox.banks["IIDX00001"].refreshes == 1
 
 
-def test_status_and_history_show_a_stored_grant(stored: Run) -> None:
-    code, out, _ = stored("status")
+def test_status_and_history_show_a_stored_grant(run_with_grant: Run) -> None:
+    code, out, _ = run_with_grant("status")
     assert code == 0
     heading, line = out.splitlines()
     assert heading.split()[:3] == ["Target", "Username", "State"]
     assert line.split()[:3] == ["IIDX00001", "u-4711", "active"]
-    (grant,) = json.loads(stored("status", "--json")[1])
+    (grant,) = json.loads(run_with_grant("status", "--json")[1])
     assert grant["correlation_id"] in out
-    assert grant["correlation_id"] in stored("history")[1]
-    (entry,) = json.loads(stored("history", "--json")[1])
+    assert grant["correlation_id"] in run_with_grant("history")[1]
+    (entry,) = json.loads(run_with_grant("history", "--json")[1])
     assert entry["event"] == "grant.authorized"
-    assert "Nothing is known" in stored("history", "IIDX00001/nobody")[2]
+    assert "Nothing is known" in run_with_grant("history", "IIDX00001/nobody")[2]
 
 
-def test_revoke_requires_a_confirmation(stored: Run) -> None:
-    code, _, errors = stored("revoke")
+def test_revoke_requires_a_confirmation(run_with_grant: Run) -> None:
+    code, _, errors = run_with_grant("revoke")
     assert code == ExitCode.USAGE
     require_two_lines(errors, "without a terminal, it cannot be confirmed")
-    assert stored("revoke", "--yes")[0] == 0
-    code, _, errors = stored("token")
-    assert code == ExitCode.CUSTOMER_NEEDED
+    assert run_with_grant("revoke", "--yes")[0] == 0
+    code, _, errors = run_with_grant("token")
+    assert code == ExitCode.CONSENT_NEEDED
     require_two_lines(errors, "revoked")
 
 
 def test_keep_alive_prints_events_and_exits_with_3_when_a_customer_is_needed(
-    stored: Run, sandbox: Sandbox
+    run_with_grant: Run, sandbox: Sandbox
 ) -> None:
-    code, out, _ = stored("keep-alive", "--dry-run", "--within", "30d")
+    code, out, _ = run_with_grant("keep-alive", "--dry-run", "--within", "30d")
     assert (code, json.loads(out)["due"]) == (0, 1)
-    code, out, _ = stored("keep-alive", "--within", "30d")
+    code, out, _ = run_with_grant("keep-alive", "--within", "30d")
     assert code == 0
     first, last = map(json.loads, out.splitlines())
     assert first["event"] == "refresh.succeeded"
     assert (last["event"], last["refreshed"]) == ("keep_alive.finished", 1)
     sandbox.banks["IIDX00001"].reset()
-    assert stored("refresh")[0] == ExitCode.CUSTOMER_NEEDED
-    assert stored("keep-alive")[0] == ExitCode.CUSTOMER_NEEDED
-    assert stored("keep-alive", "--within", "soon")[0] == ExitCode.USAGE
+    assert run_with_grant("refresh")[0] == ExitCode.CONSENT_NEEDED
+    assert run_with_grant("keep-alive")[0] == ExitCode.CONSENT_NEEDED
+    assert run_with_grant("keep-alive", "--within", "soon")[0] == ExitCode.USAGE
 
 
-def test_keys_are_generated_and_rotated(stored: Run, tmp_path: Path) -> None:
+def test_keys_are_generated_and_rotated(run_with_grant: Run, tmp_path: Path) -> None:
     file = tmp_path / "tokens.db.keys"
     (old,) = file.read_text("ascii").split()
-    code, out, _ = stored("keys", "rotate", "--drop-old")
+    code, out, _ = run_with_grant("keys", "rotate", "--drop-old")
     assert (code, out) == (0, "Sealed anew: 1. Still under another key: 0.\n")
     (new,) = file.read_text("ascii").split()
     assert new != old
-    assert stored("token")[0] == 0
+    assert run_with_grant("token")[0] == 0
     fresh = tmp_path / "fresh.keys"
-    assert stored("keys", "generate", "--output", str(fresh))[0] == 0
+    assert run_with_grant("keys", "generate", "--output", str(fresh))[0] == 0
     assert (fresh.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o600, 0o600)
-    assert stored("keys", "generate", "--output", str(fresh))[0] == ExitCode.USAGE
-    assert len(stored("keys", "generate", "--reveal")[1].strip()) == 44
+    assert run_with_grant("keys", "generate", "--output", str(fresh))[0] == ExitCode.USAGE
+    assert len(run_with_grant("keys", "generate", "--reveal")[1].strip()) == 44
 
 
 def test_a_wrong_or_missing_key_is_an_error_and_changes_nothing(
-    stored: Run, tmp_path: Path
+    run_with_grant: Run, tmp_path: Path
 ) -> None:
     file = tmp_path / "tokens.db.keys"
     right = file.read_text("ascii")
-    file.write_text(stored("keys", "generate", "--reveal")[1], "ascii")
-    code, _, errors = stored("token")
+    file.write_text(run_with_grant("keys", "generate", "--reveal")[1], "ascii")
+    code, _, errors = run_with_grant("token")
     assert code == ExitCode.FAILED
     require_two_lines(errors, "BLINK_STORE_KEYS_FILE")
     file.unlink()
-    code, _, errors = stored("token")
+    code, _, errors = run_with_grant("token")
     assert code == ExitCode.USAGE
     require_two_lines(errors, "Put the file back")
     file.write_text(right, "ascii")
-    assert stored("token")[0] == 0
+    assert run_with_grant("token")[0] == 0
 
 
 def test_an_unreachable_platform_spends_nothing(
-    stored: Run, monkeypatch: pytest.MonkeyPatch
+    run_with_grant: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BLINK_BASE_URL", "https://localhost:1/consent-flow/v2")
-    code, _, errors = stored("refresh")
+    code, _, errors = run_with_grant("refresh")
     assert code == ExitCode.FAILED
     require_two_lines(errors, "Nothing is spent")
-    assert stored("token")[0] == 0
-    assert stored("status")[0] == 0
+    assert run_with_grant("token")[0] == 0
+    assert run_with_grant("status")[0] == 0
 
 
 def test_login_exchanges_a_code_that_was_received_elsewhere(
-    configured: Run, sandbox: Sandbox
+    run_configured: Run, sandbox: Sandbox
 ) -> None:
     code = sandbox.issue_code(sandbox.grant())
-    done, out, _ = configured("login", "--code", code, "--redirect-uri", sandbox.redirect_uri)
+    done, out, _ = run_configured("login", "--code", code, "--redirect-uri", sandbox.redirect_uri)
     assert done == 0
     assert "logged in and stored" in out
     assert code not in out
-    assert configured("token")[0] == 0
-    done, _, errors = configured("login", "--code", code, "--redirect-uri", sandbox.redirect_uri)
-    assert done == ExitCode.CUSTOMER_NEEDED
+    assert run_configured("token")[0] == 0
+    done, _, errors = run_configured(
+        "login", "--code", code, "--redirect-uri", sandbox.redirect_uri
+    )
+    assert done == ExitCode.CONSENT_NEEDED
     require_two_lines(errors, "blink-oauth login")
 
 
-def test_doctor_finds_no_fault_in_the_sandbox(stored: Run) -> None:
-    code, out, _ = stored("doctor")
+def test_doctor_finds_no_fault_in_the_sandbox(run_with_grant: Run) -> None:
+    code, out, _ = run_with_grant("doctor")
     assert code == 0, out
     assert all(line.startswith("OK ") for line in out.splitlines())
 
 
 def test_an_id_of_the_other_environment_is_refused(
-    configured: Run, monkeypatch: pytest.MonkeyPatch
+    run_configured: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for profile, client in (("production", "CIDX0000000002"), ("test", "CIDP0000000002")):
         monkeypatch.setenv("BLINK_PROFILE", profile)
-        code, _, errors = configured("status", "--client-id", client)
+        code, _, errors = run_configured("status", "--client-id", client)
         assert code == ExitCode.USAGE
         require_two_lines(errors, f"the profile {profile} is for {profile}")
 

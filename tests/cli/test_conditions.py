@@ -24,7 +24,7 @@ from cli.cli_harness import (
 )
 
 DONE, FAILED, USAGE = ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE
-CUSTOMER, UNCERTAIN = ExitCode.CUSTOMER_NEEDED, ExitCode.UNCERTAIN
+CONSENT, UNCERTAIN = ExitCode.CONSENT_NEEDED, ExitCode.UNCERTAIN
 
 COMMANDS = {
     "login": ("login", "--no-browser", "--timeout", "1"),
@@ -144,7 +144,7 @@ TABLE: dict[Condition, dict[str, Case]] = {
     },
     store_locked: COMMON
     | dict.fromkeys(("refresh", "revoke", "keep-alive", "keys rotate"), BUSY)
-    | {"login": NO_ANSWER, "login --code": (CUSTOMER, "", "blink-oauth login"), "token": SUCCESS},
+    | {"login": NO_ANSWER, "login --code": (CONSENT, "", "blink-oauth login"), "token": SUCCESS},
     schema_newer: COMMON | dict.fromkeys((*ONLINE, "status", "history", "keys rotate"), NEWER),
     key_wrong: COMMON
     | dict.fromkeys(ONLINE, NO_KEY)
@@ -252,12 +252,12 @@ def require_plain(result: CommandResult) -> None:
 def test_debug_prints_a_traceback_and_no_secret(
     due: Harness, condition: Condition, command: str
 ) -> None:
-    pair = due.secrets()
+    secrets = due.secrets()
     assert condition(due) is None
     result = due.run(*COMMANDS[command], "--debug")
     code, what, _ = TABLE[condition][command]
     assert ("Traceback" in result.errors) == bool(what), code
-    require_no_secret(result, pair + due.keys.read_text("ascii").split())
+    require_no_secret(result, secrets + due.keys.read_text("ascii").split())
 
 
 def test_a_login_whose_pair_cannot_be_stored_is_an_error(harness: Harness) -> None:
@@ -286,7 +286,7 @@ def test_a_login_whose_store_cannot_be_opened_asks_for_no_consent(stored: Harnes
     require_two_lines(result, "is sealed with the key", "BLINK_STORE_KEYS_FILE")
 
 
-def test_a_missing_key_does_not_count_as_a_customer_needed(stored: Harness) -> None:
+def test_a_missing_key_does_not_count_as_a_needed_consent(stored: Harness) -> None:
     key_wrong(stored)
     result = stored.run("keep-alive")
     assert result.code == FAILED

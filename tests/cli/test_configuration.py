@@ -12,7 +12,7 @@ import pytest
 
 from blink_oauth import Grant
 from blink_oauth_cli.app import store_location
-from blink_oauth_cli.configuration import KEYS, SECRETS, Configuration, configure
+from blink_oauth_cli.configuration import SECRETS, SETTING_NAMES, Configuration, configure
 from blink_oauth_cli.errors import CommandError, ExitCode
 from blink_oauth_cli.login_authorization import authorize_url, new_authorization_request
 from blink_oauth_cli.options import configured, given_values, takes_grant
@@ -73,7 +73,7 @@ def test_an_empty_flag_is_ignored(load: Configure) -> None:
     assert (found.get("username"), found.get("target")) == ("variable", None)
 
 
-@pytest.mark.parametrize("key", sorted(KEYS | SECRETS))
+@pytest.mark.parametrize("key", sorted(SETTING_NAMES | SECRETS))
 def test_every_key_has_a_variable(load: Configure, key: str) -> None:
     assert load(**{key: "fake-value"}).get(key) == "fake-value"
 

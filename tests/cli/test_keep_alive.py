@@ -33,8 +33,8 @@ def report(**counts: int) -> Report:
         ({"left": 1}, 0, 0, ExitCode.FAILED),
         ({}, 0, 1, ExitCode.FAILED),
         ({"uncertain": 1, "failed": 1}, 0, 1, ExitCode.UNCERTAIN),
-        ({"uncertain": 1, "consent_needed": 1}, 1, 0, ExitCode.CUSTOMER_NEEDED),
-        ({}, 1, 0, ExitCode.CUSTOMER_NEEDED),
+        ({"uncertain": 1, "consent_needed": 1}, 1, 0, ExitCode.CONSENT_NEEDED),
+        ({}, 1, 0, ExitCode.CONSENT_NEEDED),
     ],
 )
 def test_the_exit_code_depends_on_the_counts(
@@ -76,7 +76,7 @@ def test_a_grant_that_is_not_due_is_not_refreshed(stored: Harness) -> None:
 @pytest.mark.parametrize(
     ("fault", "expected", "count"),
     [
-        ("refused", ExitCode.CUSTOMER_NEEDED, "consent_needed"),
+        ("refused", ExitCode.CONSENT_NEEDED, "consent_needed"),
         ("too-many-requests", ExitCode.FAILED, "failed"),
         ("reset-after", ExitCode.UNCERTAIN, "uncertain"),
     ],
@@ -85,7 +85,7 @@ def test_a_failed_refresh_is_counted_and_sets_the_exit_code(
     harness: Harness, fault: str, expected: ExitCode, count: str
 ) -> None:
     harness.authorize(idle_lifetime=IDLE_LIFETIME)
-    if expected is ExitCode.CUSTOMER_NEEDED:
+    if expected is ExitCode.CONSENT_NEEDED:
         harness.sandbox.banks[TARGET].reset()
     else:
         harness.sandbox.fail(fault, operation="request_token", times=1)

@@ -127,7 +127,7 @@ def test_an_encoding_without_the_arrow_does_not_fail_the_command(harness: Harnes
 
 def test_the_remedy_for_an_unknown_grant_is_a_login() -> None:
     error = to_command_error(UnknownGrantError("Nothing is stored."))
-    assert error.code is ExitCode.CUSTOMER_NEEDED
+    assert error.code is ExitCode.CONSENT_NEEDED
     assert error.do.startswith("Log in first")
 
 

@@ -11,7 +11,7 @@ from attrs import evolve
 from blink_oauth import BlinkError, Grant, RevocationError, Token
 from blink_oauth_testing.sandbox import Fault, Sandbox
 from blink_oauth_testing.sandbox.messages import Response, Source, oauth_error, problem
-from contract.validator import ContractValidator, Message, Recorder
+from contract.validator import ContractValidator, Exchange, Recorder
 from flavours import FLAVOURS, Caller, Flavour, calling
 from wire.harness import CUSTOMER, LENIENT, STRICT, exchange, refresh_token
 
@@ -65,8 +65,8 @@ def responding_with(reply: Response) -> Fault:
 
 
 @pytest.fixture(params=FLAVOURS)
-def messages(request: pytest.FixtureRequest, blink_sandbox: Sandbox) -> list[Message]:
-    """Make every kind of call with one flavour, and return the recorded messages."""
+def recorded(request: pytest.FixtureRequest, blink_sandbox: Sandbox) -> list[Exchange]:
+    """Make every kind of call with one flavour, and return the recorded exchanges."""
     flavour: Flavour = request.param
     recorder = Recorder(blink_sandbox.settings())
     with calling(flavour, blink_sandbox.settings(), transport=recorder) as caller:
@@ -81,24 +81,24 @@ def messages(request: pytest.FixtureRequest, blink_sandbox: Sandbox) -> list[Mes
     other_client = evolve(blink_sandbox.settings(), client_id="CIDX0000000009")
     with calling(flavour, other_client, transport=recorder) as caller:
         make_failing_calls(caller, blink_sandbox.grant())
-    return recorder.messages
+    return recorder.exchanges
 
 
 def test_all_requests_and_responses_conform_to_the_contract(
-    messages: list[Message], blink_sandbox: Sandbox
+    recorded: list[Exchange], blink_sandbox: Sandbox
 ) -> None:
     validator = ContractValidator.for_server(blink_sandbox.base_url)
-    assert [found for message in messages for found in validator.violations(message)] == []
-    assert {(message.operation, message.status) for message in messages} == set(
+    assert [found for each in recorded for found in validator.violations(each)] == []
+    assert {(each.operation, each.status) for each in recorded} == set(
         product(OPERATIONS, STATUSES)
     )
-    assert len(messages) == len(blink_sandbox.exchanges)
+    assert len(recorded) == len(blink_sandbox.exchanges)
 
 
 def test_the_sandbox_finds_no_violation_either(
-    messages: list[Message], blink_sandbox: Sandbox
+    recorded: list[Exchange], blink_sandbox: Sandbox
 ) -> None:
-    assert len(messages) == len(blink_sandbox.exchanges)
+    assert len(recorded) == len(blink_sandbox.exchanges)
     for seen in blink_sandbox.exchanges:
         assert seen.request_violations == ()
-        assert seen.violations == ()
+        assert seen.response_violations == ()

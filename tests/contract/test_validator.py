@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode
 import pytest
 from attrs import evolve
 
-from contract.validator import ContractValidator, Headers, Message
+from contract.validator import ContractValidator, Exchange, Headers
 
 BASE_URL = "https://localhost:8443/consent-flow/v2"
 VALIDATOR = ContractValidator.for_server(BASE_URL)
@@ -23,7 +23,7 @@ SENT = (
     ("accept", "application/json"),
     ("content-type", "application/x-www-form-urlencoded"),
 )
-ISSUED = Message(
+ISSUED = Exchange(
     method="POST",
     url=f"{BASE_URL}/oauth/token",
     sent=SENT,
@@ -73,36 +73,36 @@ def with_header(headers: Headers, name: str, value: str | None) -> Headers:
     return others if value is None else (*others, (name, value))
 
 
-def sent(name: str, value: str | None) -> Callable[[Message], Message]:
-    return lambda message: evolve(message, sent=with_header(message.sent, name, value))
+def sent(name: str, value: str | None) -> Callable[[Exchange], Exchange]:
+    return lambda exchange: evolve(exchange, sent=with_header(exchange.sent, name, value))
 
 
-def received(name: str, value: str | None) -> Callable[[Message], Message]:
-    return lambda message: evolve(message, received=with_header(message.received, name, value))
+def received(name: str, value: str | None) -> Callable[[Exchange], Exchange]:
+    return lambda exchange: evolve(exchange, received=with_header(exchange.received, name, value))
 
 
-def form(name: str, value: str | None) -> Callable[[Message], Message]:
-    def change(message: Message) -> Message:
-        fields = dict(parse_qsl(message.form.decode()))
+def form(name: str, value: str | None) -> Callable[[Exchange], Exchange]:
+    def change(exchange: Exchange) -> Exchange:
+        fields = dict(parse_qsl(exchange.form.decode()))
         fields.pop(name, None)
         added = {} if value is None else {name: value}
-        return evolve(message, form=urlencode(fields | added).encode())
+        return evolve(exchange, form=urlencode(fields | added).encode())
 
     return change
 
 
-def member(name: str, value: object) -> Callable[[Message], Message]:
-    def change(message: Message) -> Message:
-        members = json.loads(message.body) | {name: value}
+def member(name: str, value: object) -> Callable[[Exchange], Exchange]:
+    def change(exchange: Exchange) -> Exchange:
+        members = json.loads(exchange.body) | {name: value}
         if value is None:
             del members[name]
-        return evolve(message, body=json.dumps(members).encode())
+        return evolve(exchange, body=json.dumps(members).encode())
 
     return change
 
 
 REQUIRED_HEADERS = [name for name, _ in SENT[:5]]
-INVALID: dict[str, tuple[Message, Callable[[Message], Message]]] = {
+INVALID: dict[str, tuple[Exchange, Callable[[Exchange], Exchange]]] = {
     **{f"{name} not sent": (ISSUED, sent(name, None)) for name in REQUIRED_HEADERS},
     **{f"{name} not sent to revoke": (REVOKED, sent(name, None)) for name in REQUIRED_HEADERS},
     **{f"{name} sent empty": (ISSUED, sent(name, "")) for name in REQUIRED_HEADERS},
@@ -144,12 +144,12 @@ INVALID: dict[str, tuple[Message, Callable[[Message], Message]]] = {
 }
 
 
-@pytest.mark.parametrize("message", VALID, ids=["issued", "refused", "revoked"])
-def test_a_valid_message_has_no_violations(message: Message) -> None:
-    assert VALIDATOR.violations(message) == []
+@pytest.mark.parametrize("exchange", VALID, ids=["issued", "refused", "revoked"])
+def test_a_valid_exchange_has_no_violations(exchange: Exchange) -> None:
+    assert VALIDATOR.violations(exchange) == []
 
 
 @pytest.mark.parametrize("name", INVALID)
-def test_an_invalid_message_has_violations(name: str) -> None:
-    message, change = INVALID[name]
-    assert VALIDATOR.violations(change(message)) != []
+def test_an_invalid_exchange_has_violations(name: str) -> None:
+    exchange, change = INVALID[name]
+    assert VALIDATOR.violations(change(exchange)) != []

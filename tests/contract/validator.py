@@ -1,6 +1,6 @@
 """An independent validator: requests and responses on the wire against the contract.
 
-It shares no code with the checks of the client and of the sandbox. It records the messages in the
+It shares no code with the checks of the client and of the sandbox. It records the exchanges in the
 transport of httpx, after the client has built each request and before it reads the response.
 """
 
@@ -32,7 +32,7 @@ Headers = tuple[tuple[str, str], ...]
 
 
 @frozen(kw_only=True)
-class Message:
+class Exchange:
     """A request as it was sent, and its response as it was received."""
 
     method: str
@@ -51,10 +51,10 @@ class Message:
 
 @define
 class Recorder(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """The sync and async transports of httpx with a client certificate; records each message."""
+    """The sync and async transports of httpx with a client certificate; records each exchange."""
 
     settings: Settings
-    messages: list[Message] = field(factory=list)
+    exchanges: list[Exchange] = field(factory=list)
     _inner: httpx.HTTPTransport | None = None
     _async_inner: httpx.AsyncHTTPTransport | None = None
 
@@ -87,7 +87,7 @@ class Recorder(httpx.BaseTransport, httpx.AsyncBaseTransport):
         return ssl_context(self.settings.certificate, now=datetime.now(UTC))
 
     def _record(self, request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        message = Message(
+        exchange = Exchange(
             method=request.method,
             url=str(request.url),
             sent=tuple(request.headers.multi_items()),
@@ -96,7 +96,7 @@ class Recorder(httpx.BaseTransport, httpx.AsyncBaseTransport):
             received=tuple(response.headers.multi_items()),
             body=response.content,
         )
-        self.messages.append(message)
+        self.exchanges.append(exchange)
         return httpx.Response(
             response.status_code, headers=response.headers.raw, content=response.content
         )
@@ -109,7 +109,7 @@ def read_problem(body: bytes, **_parameters: str) -> object:
 
 @frozen
 class ContractValidator:
-    """Validates messages against the contract."""
+    """Validates exchanges against the contract."""
 
     document: dict[str, Any]
     contract: OpenAPI
@@ -125,44 +125,44 @@ class ContractValidator:
         config = Config(extra_media_type_deserializers={PROBLEM: read_problem})
         return cls(document, OpenAPI.from_dict(document, config=config))
 
-    def violations(self, message: Message) -> list[str]:
+    def violations(self, exchange: Exchange) -> list[str]:
         """Return the violations of the contract in a request and its response."""
-        host, _, path = message.url.removeprefix("https://").partition("/")
+        host, _, path = exchange.url.removeprefix("https://").partition("/")
         request = MockRequest(
             f"https://{host}",
-            message.method.lower(),
+            exchange.method.lower(),
             f"/{path}",
-            headers=dict(message.sent),
-            data=message.form,
-            content_type=dict(message.sent).get("content-type", ""),
+            headers=dict(exchange.sent),
+            data=exchange.form,
+            content_type=dict(exchange.sent).get("content-type", ""),
         )
         response = MockResponse(
-            message.body,
-            message.status,
-            headers=dict(message.received),
-            content_type=dict(message.received).get("content-type", ""),
+            exchange.body,
+            exchange.status,
+            headers=dict(exchange.received),
+            content_type=dict(exchange.received).get("content-type", ""),
         )
         found = [f"request: {error!r}" for error in self.contract.iter_request_errors(request)]
         found += [
             f"response: {error!r}"
             for error in self.contract.iter_response_errors(request, response)
         ]
-        return [*found, *self._unchecked_by_openapi_core(message)]
+        return [*found, *self._unchecked_by_openapi_core(exchange)]
 
-    def _unchecked_by_openapi_core(self, message: Message) -> Iterator[str]:
+    def _unchecked_by_openapi_core(self, exchange: Exchange) -> Iterator[str]:
         """Yield the violations that openapi-core does not check."""
-        names = [name for name, _ in parse_qsl(message.form.decode(), keep_blank_values=True)]
-        schema = self.document["components"]["schemas"].get(SCHEMAS.get(message.operation), {})
+        names = [name for name, _ in parse_qsl(exchange.form.decode(), keep_blank_values=True)]
+        schema = self.document["components"]["schemas"].get(SCHEMAS.get(exchange.operation), {})
         for name in names:
             if name not in schema.get("properties", {}):
                 yield f"request: form field {name} is not in the contract"
             if names.count(name) > 1:
                 yield f"request: form field {name} is repeated"
-        for side, headers in (("request", message.sent), ("response", message.received)):
+        for side, headers in (("request", exchange.sent), ("response", exchange.received)):
             for name in {name for name, _ in headers}:
                 if [other for other, _ in headers].count(name) > 1:
                     yield f"{side}: header {name} is repeated"
-        echo, sent = dict(message.received).get("x-correlation-id"), dict(message.sent)
+        echo, sent = dict(exchange.received).get("x-correlation-id"), dict(exchange.sent)
         if echo != sent.get("x-correlation-id"):
             yield "response: the correlation id differs from that of the request"
         if "authorization" in sent or "cookie" in sent:

@@ -54,28 +54,28 @@ class Row:
 TABLE = (
     Row("before claim",   "strict",       "active 1, 0",     0, "token",   "active 2",        1, 0),
     Row("before claim",   "window",       "active 1, 0",     0, "token",   "active 2",        1, 0),
-    Row("before claim",   "not rotating", "active 1, 0",     0, "token",   "active 2",        1, 0),
+    Row("before claim",   "non-rotating", "active 1, 0",     0, "token",   "active 2",        1, 0),
     # The next process cannot know that nothing was sent, so it waits for the end of the lease.
     Row("after claim",    "strict",       "refreshing 1, 1", 0, "token",   "active 2",        1, 0),
     Row("after claim",    "window",       "refreshing 1, 1", 0, "token",   "active 2",        1, 0),
-    Row("after claim",    "not rotating", "refreshing 1, 1", 0, "token",   "active 2",        1, 0),
+    Row("after claim",    "non-rotating", "refreshing 1, 1", 0, "token",   "active 2",        1, 0),
     # The only copy of the new pair is lost: the bank accepts a replay, or consent is needed.
     Row("after send",     "strict",       "refreshing 1, 1", 1, "refused", "needs_consent 1", 2, 1),
     Row("after send",     "window",       "refreshing 1, 1", 1, "token",   "active 2",        2, 0),
-    Row("after send",     "not rotating", "refreshing 1, 1", 1, "token",   "active 2",        2, 0),
+    Row("after send",     "non-rotating", "refreshing 1, 1", 1, "token",   "active 2",        2, 0),
     Row("after receive",  "strict",       "refreshing 1, 1", 1, "refused", "needs_consent 1", 2, 1),
     Row("after receive",  "window",       "refreshing 1, 1", 1, "token",   "active 2",        2, 0),
-    Row("after receive",  "not rotating", "refreshing 1, 1", 1, "token",   "active 2",        2, 0),
+    Row("after receive",  "non-rotating", "refreshing 1, 1", 1, "token",   "active 2",        2, 0),
     Row("during commit",  "strict",       "refreshing 1, 1", 1, "refused", "needs_consent 1", 2, 1),
     Row("during commit",  "window",       "refreshing 1, 1", 1, "token",   "active 2",        2, 0),
-    Row("during commit",  "not rotating", "refreshing 1, 1", 1, "token",   "active 2",        2, 0),
+    Row("during commit",  "non-rotating", "refreshing 1, 1", 1, "token",   "active 2",        2, 0),
     # A committed pair is safe, whether or not the process has received the reply.
     Row("server commits", "strict",       "active 2, 0",     1, "token",   "active 2",        1, 0),
     Row("server commits", "window",       "active 2, 0",     1, "token",   "active 2",        1, 0),
-    Row("server commits", "not rotating", "active 2, 0",     1, "token",   "active 2",        1, 0),
+    Row("server commits", "non-rotating", "active 2, 0",     1, "token",   "active 2",        1, 0),
     Row("after commit",   "strict",       "active 2, 0",     1, "token",   "active 2",        1, 0),
     Row("after commit",   "window",       "active 2, 0",     1, "token",   "active 2",        1, 0),
-    Row("after commit",   "not rotating", "active 2, 0",     1, "token",   "active 2",        1, 0),
+    Row("after commit",   "non-rotating", "active 2, 0",     1, "token",   "active 2",        1, 0),
 )
 # fmt: on
 ONLY_POSTGRESQL = {Step.SERVER_COMMITS}
@@ -164,7 +164,7 @@ def policy(number: int, bank: str) -> BankPolicy:
     return BankPolicy(
         f"IIDX{number:05}",
         f"Musterbank {number}",
-        rotates=bank != "not rotating",
+        rotates=bank != "non-rotating",
         replay_window=60.0 if bank == "window" else 0.0,
     )
 

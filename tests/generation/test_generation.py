@@ -264,7 +264,7 @@ def test_a_warning_of_the_generator_is_a_failure(
         ),
     ],
 )
-def test_an_element_that_only_the_contract_types_need_is_reported_and_is_no_drift(
+def test_a_defect_that_only_the_contract_types_notice_is_reported_and_is_no_drift(
     tree: Path, old: str, new: str, reported: str
 ) -> None:
     edit(tree / "spec/openapi.yaml", old, new)

@@ -165,7 +165,7 @@ def test_a_new_consent_replaces_the_previous_one(harness: Harness) -> None:
     assert entry.token.access_token == first.access_token
 
 
-def test_a_consent_during_a_refresh_wins_and_the_late_pair_is_journalled(harness: Harness) -> None:
+def test_a_consent_during_a_refresh_wins_and_the_late_pair_is_journaled(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -329,7 +329,7 @@ def test_a_pair_that_is_received_after_the_revocation_is_revoked_too(harness: Ha
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_a_late_pair_that_cannot_be_revoked_is_reported_and_journalled(
+def test_a_late_pair_that_cannot_be_revoked_is_reported_and_journaled(
     harness: Harness, closed: bool
 ) -> None:
     grant = harness.expired_grant()

@@ -482,7 +482,7 @@ def test_after_closing_no_flight_starts_and_later_makes_no_call(
         flights.start(make_flight(steps_only()), joinable=True)
 
 
-def test_a_second_wakeup_of_a_flight_does_nothing(
+def test_a_timer_that_fires_twice_resumes_its_flight_once(
     flights: Flights, make_flight: MakeFlight, clock: ManualClock, timers: ManualTimers
 ) -> None:
     future = flights.join_or_start(GRANT, lambda: make_flight(steps_only(Wait(1))))
@@ -493,50 +493,50 @@ def test_a_second_wakeup_of_a_flight_does_nothing(
     call()
 
 
-# Wake-ups by the real clock
+# Timers by the real clock
 
 
 @pytest.fixture
-def wakeups() -> Iterator[ThreadTimers]:
+def thread_timers() -> Iterator[ThreadTimers]:
     made = ThreadTimers()
     made.start()
     yield made
     made.close()
 
 
-def test_calls_are_made_in_the_order_of_their_time(wakeups: ThreadTimers) -> None:
+def test_calls_are_made_in_the_order_of_their_time(thread_timers: ThreadTimers) -> None:
     seen: list[str] = []
-    wakeups.after(0.06, lambda: seen.append("late"))
-    wakeups.after(0.03, lambda: seen.append("early"))
-    wakeups.after(0.0, lambda: seen.append("at once"))
-    wakeups.after(0.0, lambda: seen.append("at once, second"))
+    thread_timers.after(0.06, lambda: seen.append("late"))
+    thread_timers.after(0.03, lambda: seen.append("early"))
+    thread_timers.after(0.0, lambda: seen.append("at once"))
+    thread_timers.after(0.0, lambda: seen.append("at once, second"))
     wait_until(lambda: len(seen) == 4)
     assert seen == ["at once", "at once, second", "early", "late"]
 
 
 def test_closing_makes_all_scheduled_calls_and_later_ones_are_made_at_once(
-    wakeups: ThreadTimers,
+    thread_timers: ThreadTimers,
 ) -> None:
     seen: list[str] = []
-    wakeups.after(1000, lambda: seen.append("late"))
-    wakeups.after(500, lambda: seen.append("early"))
-    wakeups.close()
+    thread_timers.after(1000, lambda: seen.append("late"))
+    thread_timers.after(500, lambda: seen.append("early"))
+    thread_timers.close()
     assert seen == ["early", "late"]
-    wakeups.after(1000, lambda: seen.append("after closing"))
+    thread_timers.after(1000, lambda: seen.append("after closing"))
     assert seen == ["early", "late", "after closing"]
-    wakeups.close()
+    thread_timers.close()
 
 
-def test_wakeups_that_were_never_started_can_be_closed() -> None:
+def test_timers_that_were_never_started_can_be_closed() -> None:
     ThreadTimers().close()
 
 
-def test_the_thread_of_the_wakeups_does_not_stop_a_process_from_ending() -> None:
+def test_the_thread_of_the_timers_does_not_stop_a_process_from_ending() -> None:
     program = (
         "from blink_oauth_keeper.timers import ThreadTimers\n"
-        "wakeups = ThreadTimers()\n"
-        "wakeups.start()\n"
-        "wakeups.after(1000, lambda: print('late'))\n"
+        "thread_timers = ThreadTimers()\n"
+        "thread_timers.start()\n"
+        "thread_timers.after(1000, lambda: print('late'))\n"
     )
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],

@@ -368,7 +368,7 @@ def test_a_pair_in_an_error_response_is_settled_if_the_outcome_is_uncertain(
     assert harness.event_names()[-1] is EventName.REFRESHED
 
 
-def test_a_pair_in_a_clear_refusal_is_journalled(harness: Harness) -> None:
+def test_a_pair_in_a_clear_refusal_is_journaled(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.banks.respond_next(with_members(status=400, error="invalid_request"))
     error = get_error(harness, grant)
@@ -450,7 +450,7 @@ def superseded(harness: Harness) -> tuple[Grant, Token]:
     return grant, stored
 
 
-def test_a_late_pair_is_journalled_and_the_stored_one_served(harness: Harness) -> None:
+def test_a_late_pair_is_journaled_and_the_stored_one_served(harness: Harness) -> None:
     grant, stored = superseded(harness)
     (entry,) = harness.memory.journal_entries(harness.key(grant))
     assert entry.origin is Origin.SUPERSEDED

@@ -95,7 +95,7 @@ BANKS = {
     kind.name: kind
     for kind in (
         BankKind(name="strict", policy=_policy(HOUR)),
-        BankKind(name="windowed", policy=_policy(HOUR, replay_window=30.0)),
+        BankKind(name="replay window", policy=_policy(HOUR, replay_window=30.0)),
         BankKind(
             name="non-rotating",
             policy=_policy(HOUR, rotates=False),
@@ -103,7 +103,7 @@ BANKS = {
         ),
         BankKind(name="hold after uncertainty", policy=_policy(HOUR), profile=HOLD),
         BankKind(name="short-lived", policy=_policy(8.0)),
-        BankKind(name="short-lived windowed", policy=_policy(8.0, replay_window=60.0)),
+        BankKind(name="short-lived with replay window", policy=_policy(8.0, replay_window=60.0)),
         BankKind(
             name="refusing", policy=_policy(HOUR, on_reuse="refuse"), revokes_single_tokens=True
         ),

@@ -32,7 +32,7 @@ LATE_PAIRS_AND_STORE_FAULTS = evolve(
 REVOCATIONS = evolve(SCENARIOS["revocations"], banks=("refusing", "newest pair only"))
 UNCERTAIN = evolve(
     SCENARIOS["request-faults"],
-    banks=("strict", "windowed"),
+    banks=("strict", "replay window"),
     faults=(RequestFault.REQUEST_LOST,),
     request_fault=0.9,
 )

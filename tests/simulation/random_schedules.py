@@ -77,7 +77,7 @@ SCENARIOS: dict[str, Scenario] = {
     "lossy": Scenario(
         banks=(
             "strict",
-            "windowed",
+            "replay window",
             "non-rotating",
             "hold after uncertainty",
             "newest pair only",

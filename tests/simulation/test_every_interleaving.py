@@ -11,7 +11,7 @@ import pytest
 
 from simulation.subprocesses import Findings, run_in_subprocesses
 
-BANKS = ("strict", "windowed", "non-rotating")
+BANKS = ("strict", "replay window", "non-rotating")
 SCHEDULES = {
     "no fault": (28, 28, 28),
     "crash": (134, 134, 134),

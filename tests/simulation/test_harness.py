@@ -36,7 +36,7 @@ def test_a_bank_accepts_a_replay_only_if_it_allows_replays(name: str) -> None:
     assert isinstance(again, IssuedTokens if BANKS[name].allows_replay else Refusal)
 
 
-@pytest.mark.parametrize(("name", "valid"), [("newest pair only", False), ("windowed", True)])
+@pytest.mark.parametrize(("name", "valid"), [("newest pair only", False), ("replay window", True)])
 def test_a_replay_may_invalidate_the_earlier_pair(name: str, valid: bool) -> None:
     bank, first = authorized(name)
     earlier, newest = refreshed(bank, first), refreshed(bank, first)

@@ -48,7 +48,7 @@ class SharedConfig:
         environment: The environment variables of a client of the sandbox.
         database: The URL of the database.
         lease: Duration of a lease, in seconds.
-        key: The key that encrypts the store.
+        key: The key that seals the tokens.
     """
 
     environment: dict[str, str] = field(repr=False)

@@ -63,7 +63,7 @@ def consent(url: str) -> tuple[str, str]:
         return page.title(), page.get_by_role("main").inner_text()
 
 
-def test_a_first_day(
+def test_the_first_commands_print_the_documented_transcript(
     terminals: tuple[Terminal, Terminal], tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     platform, shell = terminals

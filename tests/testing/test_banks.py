@@ -86,7 +86,7 @@ def test_a_code_is_bound_to_client_redirect_uri_and_username(
     issued(bank.exchange_code(CLIENT, code, CALLBACK, USERNAME))
 
 
-def test_a_replayed_code_revokes_the_tokens_issued_for_it() -> None:
+def test_a_code_exchanged_twice_revokes_the_tokens_issued_for_it() -> None:
     bank, _ = bank_with(STRICT)
     code = bank.issue_code(CLIENT, CALLBACK, USERNAME)
     pair = issued(bank.exchange_code(CLIENT, code, CALLBACK, USERNAME))

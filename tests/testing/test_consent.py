@@ -118,13 +118,17 @@ def test_an_unregistered_redirect_uri_is_never_redirected_to(
 
 
 @pytest.mark.parametrize("client_id", ["CIDX0000000099", None])
-def test_an_unknown_client_is_never_redirected(sandbox: Sandbox, client_id: str | None) -> None:
+def test_for_an_unknown_client_the_browser_is_not_redirected(
+    sandbox: Sandbox, client_id: str | None
+) -> None:
     response = open_page(sandbox, client_id=client_id)
     assert (response.status_code, "Location" in response.headers) == (400, False)
 
 
 @pytest.mark.parametrize("name", ["client_id", "redirect_uri"])
-def test_a_repeated_client_or_redirect_uri_is_never_redirected(sandbox: Sandbox, name: str) -> None:
+def test_for_a_repeated_client_or_redirect_uri_the_browser_is_not_redirected(
+    sandbox: Sandbox, name: str
+) -> None:
     url = sandbox.authorize_url(sandbox.grant(), CALLBACK, STATE)
     response = httpx.get(f"{url}&{name}=CIDX0000000002", trust_env=False)
     assert (response.status_code, "Location" in response.headers) == (400, False)
@@ -140,7 +144,7 @@ def test_a_repeated_client_or_redirect_uri_is_never_redirected(sandbox: Sandbox,
         ({"username": "u" * 65}, "invalid_request"),
     ],
 )
-def test_other_errors_are_redirected_with_the_state(
+def test_other_errors_redirect_the_browser_with_the_state(
     sandbox: Sandbox, changes: dict[str, str | None], error: str
 ) -> None:
     assert redirect_parameters(open_page(sandbox, **changes)) == {"error": error, "state": STATE}

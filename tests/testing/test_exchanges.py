@@ -26,7 +26,7 @@ def test_an_exchange_records_request_and_response(sandbox: Sandbox, client: RawC
     assert exchange.correlation_id == HEADERS["X-Correlation-ID"]
     assert (exchange.method, exchange.path) == ("POST", "/consent-flow/v2/oauth/token")
     assert (exchange.status, exchange.executed, exchange.fault) == (200, True, None)
-    assert exchange.request_violations == exchange.violations == ()
+    assert exchange.request_violations == exchange.response_violations == ()
     assert ("X-PSU-IP-Address", "203.0.113.7") in exchange.request_headers
     assert ("X-CorAPI-Source", "PROVIDER") in exchange.response_headers
     assert sandbox.clock() - 5.0 < exchange.at <= sandbox.clock()
@@ -51,7 +51,7 @@ def test_the_recorder_keeps_the_newest_exchanges_and_every_violation(
 ) -> None:
     client.tokens()
     recorder, (exchange,) = ExchangeRecorder(), sandbox.exchanges
-    recorder.add(evolve(exchange, violations=("header Pragma: missing",)))
+    recorder.add(evolve(exchange, response_violations=("header Pragma: missing",)))
     for number in range(MAX_EXCHANGES):
         recorder.add(evolve(exchange, at=float(number)))
     assert [seen.at for seen in recorder.exchanges] == [

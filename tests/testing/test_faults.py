@@ -419,7 +419,7 @@ def test_an_unknown_fault_name_is_refused(sandbox: Sandbox) -> None:
 
 def test_a_response_that_a_fault_breaks_is_no_violation(client: RawClient) -> None:
     refresh_with(client, "missing-source")
-    assert client.sandbox.exchanges[-1].violations == (
+    assert client.sandbox.exchanges[-1].response_violations == (
         "header X-CorAPI-Source: missing required header",
     )
     assert client.sandbox.violations == ()
@@ -443,7 +443,7 @@ def test_the_exchange_lists_the_rules_that_a_fault_breaks(
     client: RawClient, name: str, violation: str
 ) -> None:
     refresh_with(client, name)
-    violations = client.sandbox.exchanges[-1].violations
+    violations = client.sandbox.exchanges[-1].response_violations
     assert any(text.startswith(violation) for text in violations), violations
     assert "fake-" not in str(violations)
 

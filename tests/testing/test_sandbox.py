@@ -211,7 +211,7 @@ def test_without_validation_requests_are_executed_and_no_violations_recorded() -
         assert client.refresh(renewed).status_code == 200
         assert client.refresh(renewed).json()["error"] == "invalid_grant"
         assert client.post("/oauth/token", {"client_id": CLIENT_ID}).status_code == 400
-        assert [exchange.violations for exchange in sandbox.exchanges] == [()] * 5
+        assert [exchange.response_violations for exchange in sandbox.exchanges] == [()] * 5
 
 
 def test_stopping_ends_thread_sockets_and_files() -> None:

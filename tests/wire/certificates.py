@@ -55,7 +55,7 @@ def not_yet_valid(authority: CertificateAuthority) -> Credentials:
     return authority.issue_client(NAME, not_before=datetime.now(UTC) + 2 * DAY)
 
 
-def weak(authority: CertificateAuthority) -> Credentials:
+def with_short_key(authority: CertificateAuthority) -> Credentials:
     return authority.issue_client(NAME, key=private_key(NAME, 2048))
 
 
@@ -71,7 +71,7 @@ def without_extended_usage(authority: CertificateAuthority) -> Credentials:
     return authority.issue_client(NAME, usages=())
 
 
-def alone(authority: CertificateAuthority) -> Credentials:
+def without_issuers(authority: CertificateAuthority) -> Credentials:
     return evolve(authority.issue_client(NAME), issuers=())
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 ESTABLISHED = "200 Connection established"
 STALL = "stall"
-HANG_UP = ""
+CLOSE = ""
 """What the proxy does with a CONNECT: open the tunnel, send nothing, or close the connection."""
 
 
@@ -77,7 +77,7 @@ def running_proxy(response: str = ESTABLISHED) -> Iterator[ConnectProxy]:
     """Run a proxy.
 
     Args:
-        response: Status and reason of the response to each CONNECT, or `STALL` or `HANG_UP`.
+        response: Status and reason of the response to each CONNECT, or `STALL` or `CLOSE`.
     """
     with ConnectProxy(response) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})

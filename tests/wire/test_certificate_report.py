@@ -68,13 +68,15 @@ def test_validity_is_checked_at_the_time_that_the_caller_passes(tmp_path: Path) 
 
 
 def test_a_certificate_without_issuers_is_usable_with_a_warning(tmp_path: Path) -> None:
-    alone = report(certificates.alone(AUTHORITY), tmp_path)
+    alone = report(certificates.without_issuers(AUTHORITY), tmp_path)
     assert alone.usable
     assert [(finding.rule, finding.fatal) for finding in alone.findings] == [
         (Rule.CHAIN_COMPLETE, False)
     ]
     assert "alone" in str(alone)
-    ssl_context(files(certificates.alone(AUTHORITY), tmp_path, AUTHORITY.root_pem), now=NOW)
+    ssl_context(
+        files(certificates.without_issuers(AUTHORITY), tmp_path, AUTHORITY.root_pem), now=NOW
+    )
 
 
 def test_a_chain_in_the_wrong_order_is_broken(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ PASSPHRASE = "fake-passphrase-that-opens-nothing"
 BROKEN: dict[str, tuple[Callable[[CertificateAuthority], Credentials], tuple[Rule, ...], str]] = {
     "expired": (certificates.expired, (Rule.VALID_NOW,), "expired on"),
     "not yet valid": (certificates.not_yet_valid, (Rule.VALID_NOW,), "valid only from"),
-    "weak key": (certificates.weak, (Rule.KEY_LENGTH,), "2048 bits"),
+    "weak key": (certificates.with_short_key, (Rule.KEY_LENGTH,), "2048 bits"),
     "no RSA key": (certificates.with_elliptic_curve_key, (Rule.RSA_KEY,), "not RSA"),
     "for servers only": (
         certificates.for_servers_only,

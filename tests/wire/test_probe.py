@@ -71,7 +71,9 @@ def test_an_unknown_host_is_reported(connect: Connect, settings: Settings) -> No
     assert caught.value.network_fault is NetworkFault.HOST_UNKNOWN
 
 
-def test_a_server_that_hangs_up_is_reported_and_nothing_is_spent(connect: Connect) -> None:
+def test_a_server_that_closes_the_connection_is_reported_and_nothing_is_spent(
+    connect: Connect,
+) -> None:
     with server_that(lambda connection: None) as url, pytest.raises(NoResponseError) as caught:
         connect(plain_http(url.replace("https:", "http:"))).probe()
     assert caught.value.network_fault is NetworkFault.OTHER

@@ -19,7 +19,7 @@ from blink_oauth import (
     TlsFault,
 )
 from blink_oauth_testing.sandbox import Sandbox
-from wire.connect_proxy import HANG_UP, STALL, running_proxy
+from wire.connect_proxy import CLOSE, STALL, running_proxy
 from wire.harness import Connect, exchange
 from wire.loopback import listening, url_of
 
@@ -88,7 +88,7 @@ def test_nothing_is_sent_if_the_proxy_refuses(
     assert blink_sandbox.exchanges == ()
 
 
-@pytest.mark.parametrize("response", [STALL, HANG_UP], ids=["stalls", "hangs up"])
+@pytest.mark.parametrize("response", [STALL, CLOSE], ids=["stalls", "closes the connection"])
 def test_nothing_is_sent_if_the_proxy_opens_no_tunnel(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings, response: str
 ) -> None:

@@ -75,7 +75,7 @@ REFUSED_BY_THE_SERVER: dict[str, Issue] = {
     "not yet valid": certificates.not_yet_valid,
     "for servers only": certificates.for_servers_only,
     "no digital signature": certificates.without_digital_signature,
-    "without its issuers": certificates.alone,
+    "without its issuers": certificates.without_issuers,
     "with the root instead of the intermediate": certificates.with_root_instead_of_intermediate,
 }
 
@@ -196,7 +196,7 @@ def test_a_server_with_an_invalid_certificate_receives_no_request(
         assert words in str(error)
 
 
-def test_the_host_of_the_url_is_checked_be_it_a_name_or_an_address(connect: Connect) -> None:
+def test_the_host_of_the_url_is_checked_whether_name_or_address(connect: Connect) -> None:
     server = shared_authority().issue_server(("localhost",))
     with Sandbox(server_credentials=server) as sandbox:
         address = sandbox.base_url.replace("localhost", "127.0.0.1")
@@ -233,7 +233,7 @@ def test_a_server_without_tls_1_2_or_newer_receives_no_request(
     assert "TLS 1.2 or newer" in str(error)
 
 
-def test_a_server_that_hangs_up_in_the_handshake_is_not_connected(
+def test_a_server_that_closes_the_connection_in_the_handshake_is_not_connected(
     connect: Connect, blink_sandbox: Sandbox
 ) -> None:
     with server_that(lambda connection: None) as url:

@@ -122,7 +122,7 @@ BREAKS = st.sampled_from(
 
 
 @frozen
-class Mutant:
+class MutatedResponse:
     """One mutated response.
 
     Attributes:
@@ -165,7 +165,7 @@ class Mutant:
 
 
 @st.composite
-def mutants(draw: st.DrawFn) -> Mutant:
+def mutants(draw: st.DrawFn) -> MutatedResponse:
     """Draw a mutated response."""
     before, after = draw(WRAPPINGS)
     text = json.dumps(draw(BODIES), indent=draw(st.sampled_from([None, None, 2])))
@@ -181,7 +181,7 @@ def mutants(draw: st.DrawFn) -> Mutant:
         content = zlib.decompressobj(wbits=47).decompress(wire)
     if coding:
         headers.append((b"Content-Encoding", coding.replace(b"false gzip", b"gzip")))
-    return Mutant(draw(STATUSES), headers, encoding, content, wire, draw(BREAKS))
+    return MutatedResponse(draw(STATUSES), headers, encoding, content, wire, draw(BREAKS))
 
 
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:

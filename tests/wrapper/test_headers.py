@@ -117,7 +117,7 @@ def test_the_response_headers_of_the_contracts_example_are_read(
     )
 
 
-def test_the_values_of_absent_response_headers() -> None:
+def test_absent_response_headers_give_none_unknown_or_false() -> None:
     assert meta(599) == ResponseMeta(
         status=599,
         correlation_id=FIRST_ID,
@@ -187,7 +187,7 @@ def test_a_language_is_its_primary_subtag_or_none(value: str, language: str | No
         ("max-age=60", "no-cache", False),
     ],
 )
-def test_the_caching_rules_hold_only_with_both_directives(
+def test_caching_is_forbidden_only_by_no_store_and_no_cache_together(
     cache_control: str, pragma: str, held: bool
 ) -> None:
     assert meta(Cache_Control=cache_control, Pragma=pragma).caching_forbidden is held

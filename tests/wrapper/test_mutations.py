@@ -25,7 +25,7 @@ from wrapper.harness import (
     revoke_access,
 )
 from wrapper.leaks import found, texts_of, texts_of_error
-from wrapper.mutations import Mutant, mutants
+from wrapper.mutations import MutatedResponse, mutants
 
 EXAMPLES = 700
 MUTATED = settings(
@@ -36,7 +36,7 @@ MUTATED = settings(
 )
 
 
-KINDS: dict[str, Callable[[Mutant], bool]] = {
+KINDS: dict[str, Callable[[MutatedResponse], bool]] = {
     "a pair with a success": lambda m: len(m.tokens) == 2 and 200 <= m.status < 300,
     "a pair with an error": lambda m: len(m.tokens) == 2 and m.status >= 400,
     "a pair in an incomplete body": lambda m: len(m.tokens) == 2 and m.broken is not None,
@@ -48,12 +48,12 @@ KINDS: dict[str, Callable[[Mutant], bool]] = {
 }
 
 
-def test_no_kind_of_mutant_is_rare() -> None:
+def test_each_kind_of_mutated_response_occurs_at_least_ten_times() -> None:
     counts = dict.fromkeys(KINDS, 0)
 
     @MUTATED
     @given(mutant=mutants())
-    def count(mutant: Mutant) -> None:
+    def count(mutant: MutatedResponse) -> None:
         for kind, fits in KINDS.items():
             counts[kind] += fits(mutant)
 
@@ -66,21 +66,23 @@ def test_no_kind_of_mutant_is_rare() -> None:
 @MUTATED
 @given(mutant=mutants())
 def test_a_mutated_response_to_a_refresh_is_a_token_or_one_of_our_errors(
-    flavour: Flavour, mutant: Mutant
+    flavour: Flavour, mutant: MutatedResponse
 ) -> None:
     check_token_call(flavour, refresh, REFRESH_TOKEN_SENT, mutant)
 
 
 @MUTATED
 @given(mutant=mutants())
-def test_a_mutated_response_to_an_exchange_is_a_token_or_one_of_our_errors(mutant: Mutant) -> None:
+def test_a_mutated_response_to_an_exchange_is_a_token_or_one_of_our_errors(
+    mutant: MutatedResponse,
+) -> None:
     check_token_call("sync", exchange, CODE, mutant)
 
 
 @MUTATED
 @given(mutant=mutants())
 def test_a_mutated_response_to_a_revocation_is_a_success_or_one_of_our_errors(
-    mutant: Mutant,
+    mutant: MutatedResponse,
 ) -> None:
     error = result_of_call("async", revoke_access, mutant)
     assert isinstance(error, RevocationError) is not (200 <= mutant.status < 300)
@@ -89,7 +91,7 @@ def test_a_mutated_response_to_a_revocation_is_a_success_or_one_of_our_errors(
         check_error(error, ACCESS_TOKEN, mutant)
 
 
-def result_of_call(flavour: Flavour, call: Call, mutant: Mutant) -> object:
+def result_of_call(flavour: Flavour, call: Call, mutant: MutatedResponse) -> object:
     """Return the result or the BlinkError of a call. Any other error fails the test."""
     note(f"{mutant}")
     with connected(flavour, lambda _request: mutant.response()) as blink:
@@ -99,7 +101,7 @@ def result_of_call(flavour: Flavour, call: Call, mutant: Mutant) -> object:
             return exc
 
 
-def check_token_call(flavour: Flavour, call: Call, sent: str, mutant: Mutant) -> None:
+def check_token_call(flavour: Flavour, call: Call, sent: str, mutant: MutatedResponse) -> None:
     """Make a call for a token, and check its result."""
     result = result_of_call(flavour, call, mutant)
     if isinstance(result, Token):
@@ -121,7 +123,7 @@ def check_token_call(flavour: Flavour, call: Call, sent: str, mutant: Mutant) ->
         assert token.refresh_token.reveal() == REFRESH_TOKEN
 
 
-def check_error(error: BlinkError, sent: str, mutant: Mutant) -> None:
+def check_error(error: BlinkError, sent: str, mutant: MutatedResponse) -> None:
     """Check an error: its facts, and that no text contains the sent or a received secret."""
     assert error.status == mutant.status
     assert error.correlation_id == FIRST_ID
@@ -132,7 +134,7 @@ def check_error(error: BlinkError, sent: str, mutant: Mutant) -> None:
     assert found({sent} | mutant.tokens, texts_of_error(error)) == []
 
 
-def expected_outcome(mutant: Mutant) -> Outcome:
+def expected_outcome(mutant: MutatedResponse) -> Outcome:
     """Return the outcome that a response without success must have.
 
     If the platform refuses the client or its format, the call was not executed. Any other client

@@ -245,12 +245,12 @@ def authorize(
     client_id, username = parameters["client_id"], parameters["username"]
     accounts = None
     if bank.policy.consent_page:
-        outcome = sessions.submit(bank.policy, tuple(query), form)
-        if isinstance(outcome, Response):
-            return outcome
-        if outcome is None:
+        submitted = sessions.submit(bank.policy, tuple(query), form)
+        if isinstance(submitted, Response):
+            return submitted
+        if submitted is None:
             return _redirect(redirect_uri, error="access_denied", state=state)
-        accounts = outcome
+        accounts = submitted
     code = bank.issue_code(client_id, redirect_uri, username, accounts)
     return _redirect(redirect_uri, code=code, state=state)
 

@@ -1,6 +1,6 @@
 """The contract of `spec/`, enforced by openapi-core on requests and responses.
 
-A message names the rule and the place that broke it, never the value, which may be a secret.
+A violation names the rule and where it was broken, never the value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class MessageValidator:
 
     def request_errors(self, path: str, request: Request) -> list[str]:
         """Return the rules that a request to this path of the document breaks."""
-        return _messages(self._openapi.iter_request_errors(_OpenAPIRequest(path, request)))
+        return _violations(self._openapi.iter_request_errors(_OpenAPIRequest(path, request)))
 
     def response_errors(self, path: str, request: Request, response: Response) -> list[str]:
         """Return the rules that the response to a request to this path breaks."""
         errors = self._openapi.iter_response_errors(
             _OpenAPIRequest(path, request), _OpenAPIResponse(response)
         )
-        return _messages(errors)
+        return _violations(errors)
 
 
 class _CachingValidatorsFactory(SchemaValidatorsFactory):
@@ -106,11 +106,11 @@ class _OpenAPIResponse:
         self.data = response.body
 
 
-def _messages(errors: Iterable[Exception]) -> list[str]:
-    return [text for error in errors for text in _messages_of(error)]
+def _violations(errors: Iterable[Exception]) -> list[str]:
+    return [text for error in errors for text in _violations_of(error)]
 
 
-def _messages_of(error: Exception) -> Iterator[str]:
+def _violations_of(error: Exception) -> Iterator[str]:
     """Describe an error of openapi-core without the value that caused it."""
     name = getattr(error, "name", None)
     place = f"{getattr(error, 'location', 'header')} {name}" if name else ""

@@ -43,7 +43,7 @@ class Exchange:
         executed: Whether the bank executed the request; a refusal by the bank counts.
         fault: Name of the fault that applied, or None.
         request_violations: Rules of the contract that the request broke.
-        violations: Rules of the contract that the sandbox's own response broke.
+        response_violations: Rules of the contract that the sandbox's own response broke.
         at: Time on the sandbox's clock, in seconds since the epoch.
     """
 
@@ -60,7 +60,7 @@ class Exchange:
     executed: bool
     fault: str | None
     request_violations: tuple[str, ...]
-    violations: tuple[str, ...]
+    response_violations: tuple[str, ...]
     at: float
 
 
@@ -84,7 +84,7 @@ class ExchangeRecorder:
             self._exchanges.append(exchange)
             if exchange.fault is None:
                 response = f"{exchange.operation} {exchange.status}"
-                self._violations += [f"{response}: {text}" for text in exchange.violations]
+                self._violations += [f"{response}: {text}" for text in exchange.response_violations]
 
     def clear(self) -> None:
         """Delete all exchanges and violations."""

@@ -27,8 +27,8 @@ ACCOUNT_INFORMATION = "/account-information-service/v4"
 
 
 @frozen
-class _Outcome:
-    """The outcome of a request.
+class _Handled:
+    """The result of handling a request.
 
     Attributes:
         response: The response, before the fault changes it.
@@ -78,16 +78,16 @@ class Platform:
         path = _contract_path(request.path)
         operation = self.contract.operations.get((request.method, path))
         if operation is None:
-            outcome = _Outcome(self._no_such_operation(path))
+            handled = _Handled(self._no_such_operation(path))
         else:
-            outcome = self._execute(operation, path, request)
-        response = outcome.response.with_header("X-Correlation-ID", request.correlation_id)
+            handled = self._execute(operation, path, request)
+        response = handled.response.with_header("X-Correlation-ID", request.correlation_id)
         delivery = NORMAL_DELIVERY
-        if outcome.fault is not None:
-            response, delivery = outcome.fault.change(response), outcome.fault.delivery
-        if outcome.delay:
-            delivery = evolve(delivery, delay=delivery.delay + outcome.delay)
-        self._add_exchange(operation, path, request, outcome, response)
+        if handled.fault is not None:
+            response, delivery = handled.fault.change(response), handled.fault.delivery
+        if handled.delay:
+            delivery = evolve(delivery, delay=delivery.delay + handled.delay)
+        self._add_exchange(operation, path, request, handled, response)
         return response, delivery
 
     def _no_such_operation(self, path: str) -> Response:
@@ -97,7 +97,7 @@ class Platform:
         response = problem(405, "WRONG_METHOD", "Method Not Allowed", "Use another method.")
         return response.with_header("Allow", ", ".join(methods))
 
-    def _execute(self, operation: str, path: str, request: Request) -> _Outcome:
+    def _execute(self, operation: str, path: str, request: Request) -> _Handled:
         refusal = self._refusal(path, request)
         if refusal is not None:
             return refusal
@@ -108,35 +108,35 @@ class Platform:
         if fault is not None and not fault.executes:
             # The fault replaces this response, or the connection ends without one.
             response = problem(500, "TECHNICAL_ERROR", "Fault", "The sandbox was asked to fail.")
-            return _Outcome(response, fault=fault, delay=delay)
+            return _Handled(response, fault=fault, delay=delay)
         response = _OPERATIONS[operation](bank, client_id, request)
-        return _Outcome(response, executed=True, fault=fault, delay=delay)
+        return _Handled(response, executed=True, fault=fault, delay=delay)
 
-    def _refusal(self, path: str, request: Request) -> _Outcome | None:
-        """Return the outcome if the platform refuses a request, or None."""
+    def _refusal(self, path: str, request: Request) -> _Handled | None:
+        """Return the response of the platform if it refuses a request, or None."""
         if not _accepts_json(request.headers_named("Accept")):
-            return _Outcome(
+            return _Handled(
                 problem(406, "NOT_ACCEPTABLE", "Not Acceptable", "Only JSON is offered.")
             )
         if request.method == "POST" and request.media_type != "application/x-www-form-urlencoded":
-            return _Outcome(
+            return _Handled(
                 problem(415, "UNSUPPORTED_MEDIA_TYPE", "Unsupported Media Type", "Send a form.")
             )
         if broken := self.contract.syntax_violations(request):
-            return _Outcome(_bad_request("MALFORMED_PAYLOAD", broken), violations=broken)
+            return _Handled(_bad_request("MALFORMED_PAYLOAD", broken), violations=broken)
         if self.validate and (broken := self.contract.request_violations(path, request)):
-            return _Outcome(_bad_request("INVALID_PAYLOAD", broken), violations=broken)
+            return _Handled(_bad_request("INVALID_PAYLOAD", broken), violations=broken)
         return self._unauthorized(request)
 
-    def _unauthorized(self, request: Request) -> _Outcome | None:
-        """Return the outcome if the client or its target is refused, or None."""
+    def _unauthorized(self, request: Request) -> _Handled | None:
+        """Return the response if the client or its target is refused, or None."""
         client_id = self.clients.get(request.certificate)
         if client_id is None or (request.form and request.field("client_id") != client_id):
             detail = "The client_id is not the one the certificate is registered for."
-            return _Outcome(problem(401, "INVALID_CLIENT", "Unauthorized", detail))
+            return _Handled(problem(401, "INVALID_CLIENT", "Unauthorized", detail))
         if request.header("X-CorAPI-Target-ID") not in self.banks:
             detail = "The client may not use this target, or there is no such target."
-            return _Outcome(problem(403, "INSUFFICIENT_PRIVILEGES", "Forbidden", detail))
+            return _Handled(problem(403, "INSUFFICIENT_PRIVILEGES", "Forbidden", detail))
         return None
 
     def _add_exchange(
@@ -144,7 +144,7 @@ class Platform:
         operation: str | None,
         path: str,
         request: Request,
-        outcome: _Outcome,
+        handled: _Handled,
         response: Response,
     ) -> None:
         violations: tuple[str, ...] = ()
@@ -161,10 +161,10 @@ class Platform:
             form=self.fingerprints.of_form(request.form),
             status=response.status,
             response_headers=self.fingerprints.of_headers(response.headers),
-            executed=outcome.executed,
-            fault=outcome.fault.name if outcome.fault else None,
-            request_violations=outcome.violations,
-            violations=violations,
+            executed=handled.executed,
+            fault=handled.fault.name if handled.fault else None,
+            request_violations=handled.violations,
+            response_violations=violations,
             at=self.now(),
         )
         self.recorder.add(exchange)
@@ -201,20 +201,20 @@ def _bad_request(kind: str, broken: tuple[str, ...]) -> Response:
 def _request_token(bank: Bank, client_id: str, request: Request) -> Response:
     username = request.field("username")
     if request.field("grant_type") == "authorization_code":
-        outcome = bank.exchange_code(
+        issued = bank.exchange_code(
             client_id, request.field("code"), request.field("redirect_uri"), username
         )
     else:
-        outcome = bank.refresh(client_id, request.field("refresh_token"), username)
-    if isinstance(outcome, Refusal):
-        return oauth_error(outcome.error, outcome.description)
+        issued = bank.refresh(client_id, request.field("refresh_token"), username)
+    if isinstance(issued, Refusal):
+        return oauth_error(issued.error, issued.description)
     content: dict[str, object] = {
-        "access_token": outcome.access_token,
+        "access_token": issued.access_token,
         "token_type": "bearer",
-        "expires_in": outcome.expires_in,
+        "expires_in": issued.expires_in,
     }
-    if outcome.refresh_token is not None:
-        content["refresh_token"] = outcome.refresh_token
+    if issued.refresh_token is not None:
+        content["refresh_token"] = issued.refresh_token
     return success(content)
 
 

@@ -11,9 +11,9 @@ from cli.doctor.harness import Harness
 from cli.doctor.injection import Changes
 
 OK, WARN, FAIL = Level
-UNREACHED = frozenset({"clock", "call", "without_certificate"})
+FAIL_WITHOUT_SERVER = frozenset({"clock", "call", "without_certificate"})
 """The checks that cannot pass without a server."""
-UNUSABLE = frozenset({"reachable", "clock", "call"})
+FAIL_WITHOUT_CERTIFICATE = frozenset({"reachable", "clock", "call"})
 """The checks that cannot pass without a certificate that the server accepts."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from blink_oauth import Timeouts
 from cli.doctor import injection
-from cli.doctor.fault import FAIL, UNUSABLE, WARN, Fault
+from cli.doctor.fault import FAIL, FAIL_WITHOUT_CERTIFICATE, WARN, Fault
 from cli.doctor.harness import OTHER_KEY
 from cli.doctor.injection import arguments, certificate_issued_by, certificate_with, settings_with
 from wire import certificates
@@ -15,40 +15,56 @@ CERTIFICATE_FAULTS: dict[str, Fault] = {
         "certificate",
         FAIL,
         "BLINK_CERTIFICATE",
-        UNUSABLE | {"without_certificate"},
+        FAIL_WITHOUT_CERTIFICATE | {"without_certificate"},
     ),
     "certificate file missing": Fault(
-        certificate_with(chain="nowhere.pem"), "certificate", FAIL, "Name PEM files", UNUSABLE
+        certificate_with(chain="nowhere.pem"),
+        "certificate",
+        FAIL,
+        "Name PEM files",
+        FAIL_WITHOUT_CERTIFICATE,
     ),
     "key file missing": Fault(
-        certificate_with(key="nowhere.key"), "certificate_key", FAIL, "Name PEM files", UNUSABLE
+        certificate_with(key="nowhere.key"),
+        "certificate_key",
+        FAIL,
+        "Name PEM files",
+        FAIL_WITHOUT_CERTIFICATE,
     ),
     "key of another certificate": Fault(
         certificate_with(key=injection.key_of_other_client),
         "certificate_key",
         FAIL,
         "ordered with",
-        UNUSABLE,
+        FAIL_WITHOUT_CERTIFICATE,
     ),
     "wrong passphrase": Fault(
-        certificate_with(passphrase="fake-wrong"), "certificate_key", FAIL, "passphrase", UNUSABLE
+        certificate_with(passphrase="fake-wrong"),
+        "certificate_key",
+        FAIL,
+        "passphrase",
+        FAIL_WITHOUT_CERTIFICATE,
     ),
     "no passphrase": Fault(
-        certificate_with(passphrase=None), "certificate_key", FAIL, "passphrase", UNUSABLE
+        certificate_with(passphrase=None),
+        "certificate_key",
+        FAIL,
+        "passphrase",
+        FAIL_WITHOUT_CERTIFICATE,
     ),
     "expired": Fault(
         certificate_issued_by(certificates.expired),
         "certificate_validity",
         FAIL,
         "register a new",
-        UNUSABLE,
+        FAIL_WITHOUT_CERTIFICATE,
     ),
     "not yet valid": Fault(
         certificate_issued_by(certificates.not_yet_valid),
         "certificate_validity",
         FAIL,
         "Check the clock",
-        UNUSABLE,
+        FAIL_WITHOUT_CERTIFICATE,
     ),
     "twenty days left": Fault(
         certificate_issued_by(injection.ends_in_twenty_days),
@@ -58,28 +74,32 @@ CERTIFICATE_FAULTS: dict[str, Fault] = {
         frozenset({"call"}),
     ),
     "key too small": Fault(
-        certificate_issued_by(certificates.weak), "certificate", FAIL, "keeps the rule", UNUSABLE
+        certificate_issued_by(certificates.with_short_key),
+        "certificate",
+        FAIL,
+        "keeps the rule",
+        FAIL_WITHOUT_CERTIFICATE,
     ),
     "no client authentication": Fault(
         certificate_issued_by(certificates.for_servers_only),
         "certificate",
         FAIL,
         "keeps the rule",
-        UNUSABLE,
+        FAIL_WITHOUT_CERTIFICATE,
     ),
     "no intermediate": Fault(
-        certificate_issued_by(certificates.alone),
+        certificate_issued_by(certificates.without_issuers),
         "certificate_chain",
         WARN,
         "each intermediate",
-        UNUSABLE,
+        FAIL_WITHOUT_CERTIFICATE,
     ),
     "root instead of the intermediate": Fault(
         certificate_issued_by(certificates.with_root_instead_of_intermediate),
         "certificate_chain",
         FAIL,
         "each intermediate",
-        UNUSABLE,
+        FAIL_WITHOUT_CERTIFICATE,
     ),
     "key readable for other users": Fault(
         certificate_with(key=injection.world_readable_key), "key_file", WARN, "chmod 600"
@@ -89,7 +109,7 @@ CERTIFICATE_FAULTS: dict[str, Fault] = {
         "server_authorities",
         FAIL,
         "PEM certificates of the server's authorities",
-        UNUSABLE | {"without_certificate"},
+        FAIL_WITHOUT_CERTIFICATE | {"without_certificate"},
     ),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cli.doctor import injection
-from cli.doctor.fault import FAIL, UNREACHED, WARN, Fault
+from cli.doctor.fault import FAIL, FAIL_WITHOUT_SERVER, WARN, Fault
 from cli.doctor.harness import SHORT_TIMEOUTS
 from cli.doctor.injection import arguments, certificate_issued_by, certificate_with, settings_with
 
@@ -16,48 +16,52 @@ NETWORK_FAULTS: dict[str, Fault] = {
         frozenset({"clock", "call"}),
     ),
     "ca file of another authority": Fault(
-        certificate_with(ca=injection.unknown_root), "reachable", FAIL, "Check base_url", UNREACHED
+        certificate_with(ca=injection.unknown_root),
+        "reachable",
+        FAIL,
+        "Check base_url",
+        FAIL_WITHOUT_SERVER,
     ),
     "other server name": Fault(
         injection.server_with(lambda authority: authority.issue_server(("elsewhere.example",))),
         "reachable",
         FAIL,
         "Check base_url",
-        UNREACHED,
+        FAIL_WITHOUT_SERVER,
     ),
     "server's certificate expired": Fault(
         injection.server_with(injection.expired_server),
         "reachable",
         FAIL,
         "tell the operator of the server",
-        UNREACHED,
+        FAIL_WITHOUT_SERVER,
     ),
     "platform unavailable": Fault(
         settings_with(base_url=injection.closed_port),
         "reachable",
         FAIL,
         "platform is down",
-        UNREACHED,
+        FAIL_WITHOUT_SERVER,
     ),
     "name not found": Fault(
         settings_with(base_url="https://blink.example/consent-flow/v2"),
         "reachable",
         FAIL,
         "name server",
-        UNREACHED,
+        FAIL_WITHOUT_SERVER,
     ),
     "silent server": Fault(
         settings_with(base_url=injection.silent_server, timeouts=SHORT_TIMEOUTS),
         "reachable",
         FAIL,
         "firewall",
-        UNREACHED,
+        FAIL_WITHOUT_SERVER,
     ),
     "no certificate asked for": Fault(
         injection.server_with_behaviour(get_status=lambda certified: 405, source="PLATFORM"),
         "without_certificate",
         WARN,
-        "proxy or gateway unopened",
+        "not to terminate TLS",
     ),
     "server error without a certificate": Fault(
         injection.server_with_behaviour(
@@ -65,13 +69,13 @@ NETWORK_FAULTS: dict[str, Fault] = {
         ),
         "without_certificate",
         WARN,
-        "proxy or gateway unopened",
+        "not to terminate TLS",
     ),
     "the same refusal with and without a certificate": Fault(
         injection.server_with_behaviour(get_status=lambda certified: 403, source="PLATFORM"),
         "without_certificate",
         WARN,
-        "proxy or gateway unopened",
+        "not to terminate TLS",
     ),
     "server error of the platform": Fault(
         injection.server_with_behaviour(

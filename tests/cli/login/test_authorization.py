@@ -13,7 +13,7 @@ from blink_oauth_cli.login_authorization import (
     AuthorizationCode,
     AuthorizationRequest,
     FailedCallback,
-    Failure,
+    FailureReason,
     authorize_url,
     new_authorization_request,
     printable,
@@ -68,7 +68,7 @@ def test_a_state_is_bound_to_each_field_of_its_request(other: AuthorizationReque
     assert other.state != REQUEST.state
     result = read_callback(REQUEST, urlencode({"code": CODE, "state": other.state.reveal()}))
     assert isinstance(result, FailedCallback)
-    assert result.reason is Failure.OTHER_LOGIN
+    assert result.reason is FailureReason.OTHER_LOGIN
     assert "another login" in result.what
 
 
@@ -90,38 +90,78 @@ def test_a_repr_shows_neither_state_nor_code() -> None:
 @pytest.mark.parametrize(
     ("query", "reason", "ends_login", "phrase"),
     [
-        ("", Failure.NO_STATE, False, "without a state"),
-        (f"code={CODE}", Failure.NO_STATE, False, "without a state"),
-        ("error=access_denied", Failure.NO_STATE, False, "without a state"),
-        (f"code={CODE}&state=", Failure.WRONG_STATE, False, "wrong state"),
-        (f"code={CODE}&state=guess", Failure.WRONG_STATE, False, "wrong state"),
-        (f"code={CODE}&state=%FF%F0%9F%98%80", Failure.WRONG_STATE, False, "wrong state"),
-        (f"code={CODE}&state={STATE}x", Failure.WRONG_STATE, False, "wrong state"),
-        (f"code={CODE}&state={STATE.swapcase()}", Failure.OTHER_LOGIN, False, "another login"),
-        (f"error=access_denied&state={'A' * 64}", Failure.OTHER_LOGIN, False, "another login"),
+        ("", FailureReason.NO_STATE, False, "without a state"),
+        (f"code={CODE}", FailureReason.NO_STATE, False, "without a state"),
+        ("error=access_denied", FailureReason.NO_STATE, False, "without a state"),
+        (f"code={CODE}&state=", FailureReason.WRONG_STATE, False, "wrong state"),
+        (f"code={CODE}&state=guess", FailureReason.WRONG_STATE, False, "wrong state"),
+        (f"code={CODE}&state=%FF%F0%9F%98%80", FailureReason.WRONG_STATE, False, "wrong state"),
+        (f"code={CODE}&state={STATE}x", FailureReason.WRONG_STATE, False, "wrong state"),
+        (
+            f"code={CODE}&state={STATE.swapcase()}",
+            FailureReason.OTHER_LOGIN,
+            False,
+            "another login",
+        ),
+        (
+            f"error=access_denied&state={'A' * 64}",
+            FailureReason.OTHER_LOGIN,
+            False,
+            "another login",
+        ),
         (
             f"code={CODE}&state={STATE}&state={STATE}",
-            Failure.REPEATED_STATE,
+            FailureReason.REPEATED_STATE,
             False,
             "more than one",
         ),
-        (f"code={CODE}&state=x&state={STATE}", Failure.REPEATED_STATE, False, "more than one"),
-        ("&".join(f"p{n}=1" for n in range(99)), Failure.UNREADABLE, False, "cannot be read"),
-        (f"code={CODE}&code=x&state={STATE}", Failure.REPEATED_PARAMETER, True, "more than once"),
-        (f"code={CODE}&a=1&a=1&state={STATE}", Failure.REPEATED_PARAMETER, True, "more than once"),
-        (f"state={STATE}", Failure.NO_CODE, True, "no usable code"),
-        (f"code=&state={STATE}", Failure.NO_CODE, True, "no usable code"),
-        (f"code=a%0D%0Ab&state={STATE}", Failure.NO_CODE, True, "no usable code"),
-        (f"error=access_denied&state={STATE}", Failure.ACCESS_DENIED, True, "consent was refused"),
-        (f"error=server_error&state={STATE}", Failure.BANK_ERROR, True, "it failed"),
-        (f"error=invalid_scope&state={STATE}", Failure.BANK_ERROR, True, "the scope is wrong"),
-        (f"error=odd&state={STATE}", Failure.BANK_ERROR, True, "it gives no code (odd)"),
-        (f"error=&state={STATE}", Failure.BANK_ERROR, True, "no error code"),
-        (f"error=access_denied&code={CODE}&state={STATE}", Failure.ACCESS_DENIED, True, "refused"),
+        (
+            f"code={CODE}&state=x&state={STATE}",
+            FailureReason.REPEATED_STATE,
+            False,
+            "more than one",
+        ),
+        ("&".join(f"p{n}=1" for n in range(99)), FailureReason.UNREADABLE, False, "cannot be read"),
+        (
+            f"code={CODE}&code=x&state={STATE}",
+            FailureReason.REPEATED_PARAMETER,
+            True,
+            "more than once",
+        ),
+        (
+            f"code={CODE}&a=1&a=1&state={STATE}",
+            FailureReason.REPEATED_PARAMETER,
+            True,
+            "more than once",
+        ),
+        (f"state={STATE}", FailureReason.NO_CODE, True, "no usable code"),
+        (f"code=&state={STATE}", FailureReason.NO_CODE, True, "no usable code"),
+        (f"code=a%0D%0Ab&state={STATE}", FailureReason.NO_CODE, True, "no usable code"),
+        (
+            f"error=access_denied&state={STATE}",
+            FailureReason.ACCESS_DENIED,
+            True,
+            "consent was refused",
+        ),
+        (f"error=server_error&state={STATE}", FailureReason.BANK_ERROR, True, "it failed"),
+        (
+            f"error=invalid_scope&state={STATE}",
+            FailureReason.BANK_ERROR,
+            True,
+            "the scope is wrong",
+        ),
+        (f"error=odd&state={STATE}", FailureReason.BANK_ERROR, True, "it gives no code (odd)"),
+        (f"error=&state={STATE}", FailureReason.BANK_ERROR, True, "no error code"),
+        (
+            f"error=access_denied&code={CODE}&state={STATE}",
+            FailureReason.ACCESS_DENIED,
+            True,
+            "refused",
+        ),
     ],
 )
 def test_a_callback_without_a_code_of_this_login_fails(
-    query: str, reason: Failure, ends_login: bool, phrase: str
+    query: str, reason: FailureReason, ends_login: bool, phrase: str
 ) -> None:
     result = read_callback(REQUEST, query)
     assert isinstance(result, FailedCallback)
