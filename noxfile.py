@@ -1,4 +1,7 @@
-"""Every task of the project. `nox -l` lists them, `nox` runs the ones that CI runs."""
+"""Every task of the project. `nox -l` lists them, `nox` runs the default sessions.
+
+CI runs these and `demo`, most of them on Python 3.11 to 3.13, and `portable` on Windows and macOS.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def install(session: nox.Session, tools: str, *, project: bool = False) -> None:
 
 
 def fresh(session: nox.Session, *requirements: str) -> Path:
-    """Make an environment beside that of the session, of pinned versions; return its programs."""
+    """Make a second environment with pinned versions, and return the folder of its programs."""
     folder = Path(session.create_tmp()) / "fresh"
     programs = folder / "bin"
     if session.venv_backend == "uv":
@@ -76,31 +79,31 @@ def portable(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def spec(session: nox.Session) -> None:
-    """Prove that the contract is valid OpenAPI, keeps the house rules, and its examples fit it."""
+    """Prove that the contract is valid OpenAPI and follows spec/README.md; examples conform."""
     install(session, "test", project=True)
     session.run("pytest", "tests/spec", *session.posargs)
 
 
 @nox.session
 def drift(session: nox.Session) -> None:
-    """Prove that generated/ is what the contract generates, byte for byte. Writes nothing."""
+    """Prove that generated/ is what the generator makes of the contract. Writes nothing."""
     install(session, "generate")
     session.run("python", "tools/generation.py", "drift")
-    # The shared conftest.py wants libraries that this environment has no need of.
+    # The shared conftest.py imports libraries that this environment lacks.
     folder = "tests/generation"
     session.run("pytest", *PARALLEL_IN_FILE, "--confcutdir", folder, folder, *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Prove that the hand-written code keeps the style and the workflows keep to their rights."""
+    """Check the style of the hand-written code, and that zizmor finds no fault in the workflows."""
     install(session, "lint")
     style(session)
     session.run("zizmor", "--offline", "--quiet", "--persona", "pedantic", ".github")
 
 
 def style(session: nox.Session) -> None:
-    """Check how the hand-written code is written, and that its words are spelled right."""
+    """Check lint rules, format and spelling."""
     session.run("ruff", "check", *HAND_WRITTEN)
     session.run("ruff", "format", "--check", *HAND_WRITTEN)
     session.run("codespell", "--skip", "./generated,./requirements,./.git,./.nox,./.venv")
@@ -119,7 +122,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Prove that the installed wheel does what it promises, and that the tests reach all of it."""
+    """Prove that the installed wheel passes its tests, and that they reach at least 95 % of it."""
     install(session, "test", project=True)
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *PARALLEL, *(session.posargs or TESTS))
@@ -129,7 +132,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def proofs(session: nox.Session) -> None:
-    """Prove that no token is lost: in odd schedules, storms, killed processes, cut databases."""
+    """Prove that no token is lost.
+
+    The tests run random schedules, many callers, killed processes and stopped databases.
+    """
     # Without coverage, which would make the schedules several times slower.
     install(session, "test", project=True)
     session.run("pytest", *PARALLEL, *(session.posargs or PROOFS))
@@ -145,7 +151,7 @@ def terminal(session: nox.Session) -> None:
 
 
 def need_browser(session: nox.Session) -> None:
-    """Install Debian's Chromium where no browser of its kind is; skip where that may not be."""
+    """Install Chromium if none is installed; if that is impossible, skip the session (CI: fail)."""
     if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:
@@ -183,7 +189,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def api(session: nox.Session) -> None:
-    """Prove that nothing public went away or changed its meaning since the last release."""
+    """Compare the signatures of all public names with those of the last release, by griffe."""
     listed = ("git", "tag", "--list", "v*", "--sort=-version:refname")
     tags = str(session.run(*listed, external=True, silent=True) or "").split()
     if not tags:

@@ -144,10 +144,13 @@ def show_client(sandbox: Sandbox, blink: BlinkOAuth, http: httpx.Client) -> None
     is_new = second.refresh_token != first.refresh_token
     paragraph(f"Refresh at the strict bank. New refresh token: {is_new}. The old one is spent.")
 
-    heading(3, "Each error has its source, whether a token may be spent, and what to do next.")
+    heading(
+        3, "Each error says where it came from, whether a token may be spent, and what to do next."
+    )
     show_errors(failures(sandbox, blink, first, second, other))
     paragraph(
-        f"The sandbox recorded of the last request: executed was {sandbox.exchanges[-1].executed}."
+        "The sandbox recorded whether the last request was executed: "
+        f"{sandbox.exchanges[-1].executed}."
     )
     third = blink.refresh(non_rotating, refresh_token(other))
     is_same = third.refresh_token == other.refresh_token

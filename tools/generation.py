@@ -125,7 +125,7 @@ def fresh_generation(root: Path) -> Iterator[Path]:
         if fresh.is_relative_to(root):
             raise GenerationError(f"Point TMPDIR at a folder outside {root}.")
         run_generator(root, fresh / PACKAGE)
-        # The generator runs first: it reports a broken contract best.
+        # The generator runs first: its messages about a broken contract are clearer.
         add_contract_types(root, settings, fresh / PACKAGE)
         (fresh / PROVENANCE).write_text(provenance(root), encoding="utf-8", newline="\n")
         yield fresh
@@ -240,7 +240,7 @@ def statuses(operation: Node, place: str) -> list[str]:
 
 
 def members(contract: Node, name: str, schema: Node) -> str:
-    """Return the TypedDict of a model in JSON or as a form."""
+    """Return the TypedDict of the members of a schema."""
     required = schema.get("required", ())
     fields = {
         field: {"schema": value, "required": field in required}

@@ -193,7 +193,8 @@ def write_keys(
             if replace:
                 Path(name).replace(file)
             else:
-                # If two commands create the first key at once, both use the key of the first link.
+                # If two commands create the first key at the same time, both use the key that was
+                # written first.
                 with suppress(FileExistsError):
                     os.link(name, file)
         finally:
@@ -210,11 +211,11 @@ POLL_INTERVAL = 0.2
 """Seconds between two checks; a longer wait may miss a second Ctrl-C."""
 INTERRUPTED_NOTE = (
     "\nInterrupted. A call in progress is awaited, so that nothing is lost; Ctrl-C again "
-    "leaves at once."
+    "exits immediately."
 )
 FORCED_EXIT_NOTE = (
-    "\nLeft at once. A call may have been in progress: its grant shows as refreshing, then as "
-    "uncertain.\n→ Look at blink-oauth status in half a minute."
+    "\nExited immediately. A call may have been in progress: its grant shows as refreshing, then "
+    "as uncertain.\n→ Look at blink-oauth status in half a minute."
 )
 
 

@@ -102,7 +102,7 @@ def private_file_check(name: str, path: Path) -> Iterator[Check]:
     if os.name != "posix" or not path.is_file():
         return
     if _has_any_mode_bit(path, ACCESS_BY_OTHERS):
-        finding = f"Others than its owner may read or write the key in {path}."
+        finding = f"Users other than its owner may read or write the key in {path}."
         yield warning(name, finding, f"chmod 600 {path}")
     else:
         yield passed(name, f"{path} is its owner's alone.")
@@ -111,7 +111,8 @@ def private_file_check(name: str, path: Path) -> Iterator[Check]:
 def file_check(path: Path, free_bytes: Callable[[Path], int]) -> Check:
     """Check the permissions of the store's file and folder, and the free space.
 
-    Other users may list the folder but not write to it: they could replace the file.
+    Other users may list the folder. They must not write to it, because they could then replace the
+    file.
 
     Args:
         path: The file; it need not exist yet.
@@ -128,7 +129,9 @@ def file_check(path: Path, free_bytes: Callable[[Path], int]) -> Check:
     if chmod_modes:
         modes = " && ".join(f"chmod {mode} {each}" for each, mode in chmod_modes.items())
         return warning(
-            STORE_FILE, f"Others than its owner may open {', '.join(map(str, chmod_modes))}.", modes
+            STORE_FILE,
+            f"Users other than its owner may open {', '.join(map(str, chmod_modes))}.",
+            modes,
         )
     free = free_bytes(folder)
     if free < MIN_FREE_BYTES:
@@ -160,7 +163,7 @@ def _has_any_mode_bit(path: Path, mode_bits: int) -> bool:
 REORDER = "Order a certificate that keeps the rule, and register it with the platform."
 REMEDIES = {
     Rule.READABLE: "Name PEM files that the user of this process may read.",
-    Rule.PASSPHRASE: "Give the passphrase that this key was encrypted with, and only if it is.",
+    Rule.PASSPHRASE: "Give the passphrase of this key; give none if the key is not encrypted.",
     Rule.KEY_MATCHES: "Name the key that the certificate was ordered with.",
     Rule.CHAIN_COMPLETE: "Write the certificate first, then each intermediate, into one file.",
     Rule.VALID_NOW: "Check the clock of this machine; if it is right, order and register a new "

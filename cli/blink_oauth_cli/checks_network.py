@@ -128,7 +128,7 @@ def _explain(error: NoResponseError) -> ProbeFailure:
         finding, remedy = FAULTS[error.network_fault]
         return ProbeFailure(finding, remedy, FailureCause.NETWORK)
     return ProbeFailure(
-        f"The server hung up without an answer ({error.reason}).",
+        f"The server closed the connection without a response ({error.reason}).",
         "Check that the certificate is registered with the platform for this environment, and "
         "that nothing in between ends the connection; then try again.",
         FailureCause.REFUSAL,
@@ -307,8 +307,8 @@ def _refusal_checks(target_id: str, error: BlinkError) -> Iterator[Check]:
         yield failed(
             CALL,
             f"The client id is not the one that the certificate is registered for: {response}",
-            "Set the client id of this certificate, or the certificate of this client id; for this "
-            f"environment. If both are right, {SUPPORT}.",
+            "Set the client id of this certificate, or the certificate of this client id, both for "
+            f"this environment. If both are right, {SUPPORT}.",
         )
     elif status == 403:
         yield failed(
@@ -363,4 +363,7 @@ def _headers_check(meta: ResponseMeta) -> Check:
             f"{SUPPORT}.",
         )
     caching = "forbids caching" if meta.caching_forbidden else "does not forbid caching"
-    return passed(HEADERS, f"Correct both ways; the {meta.source} responded and {caching}.")
+    return passed(
+        HEADERS,
+        f"Request and response headers are correct; the {meta.source} responded and {caching}.",
+    )

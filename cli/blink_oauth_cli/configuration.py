@@ -1,4 +1,4 @@
-"""The configuration: flags over `BLINK_*` variables over `blink-oauth.toml`.
+"""Flags take precedence over `BLINK_*` variables, and these over `blink-oauth.toml`.
 
 The platform's page on custom headers shows the ids `CIDX…`, `CIDP…`, `IIDX…` and `IIDP…`. That X
 means test and P means production is inferred from its examples and not documented.
@@ -145,7 +145,7 @@ def _text(path: Path, profile: str, key: str, value: object) -> str:
 
 
 def _absolute(folder: Path, key: str, text: str) -> str:
-    """Return a value in which a path that is relative to the file's folder is made absolute."""
+    """Return the value; if it is a relative path, resolve it against the file's folder."""
     if key == "store" and text.startswith(SQLITE):
         return f"{SQLITE}{folder / text.removeprefix(SQLITE)}"
     return str(folder / text) if key in PATHS or (key == "store" and "://" not in text) else text
@@ -273,7 +273,7 @@ class Configuration:
         return str(url)
 
     def target_profiles(self) -> dict[str, TargetProfile]:
-        """Return the profiles of single targets in the file.
+        """Return a `TargetProfile` for each target in the file.
 
         Raises:
             CommandError: A value cannot be used.
@@ -287,7 +287,8 @@ class Configuration:
                 profiles[target_id] = TargetProfile(**fields)
             except (TypeError, ValueError) as error:
                 raise CommandError(
-                    f"The habits of {target_id} in {self.profile.origin} cannot be used: {error}",
+                    f"The target profile of {target_id} in {self.profile.origin} cannot be used: "
+                    f"{error}",
                     "docs/operations.md lists them: rotates, after_uncertainty, rate and more.",
                     ExitCode.USAGE,
                 ) from None

@@ -115,7 +115,7 @@ def to_command_error(error: BlinkError) -> CommandError:
 
 def _remedy(error: BlinkError) -> str:
     if isinstance(error, RefreshUncertainError) and not error.needs_consent:
-        return "One more attempt is to come. Run the command again in half a minute."
+        return "One more attempt is allowed. Run the command again in half a minute."
     for kind, remedy in _REMEDIES:
         if isinstance(error, kind):
             return remedy

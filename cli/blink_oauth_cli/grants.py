@@ -151,9 +151,9 @@ blink-oauth status --json | jq '.[] | select(.needs_consent)'
 def status(app: App, json_: bool) -> None:
     """List the grants: state, expiry, idle days left, last outcome, id of the last call.
 
-    It reads the store alone: no certificate is needed, and nothing is sent. “customer needed” says
-    that only a new consent helps, now or once the access token has expired; “key missing”, that
-    the store was opened without the key that seals the grant.
+    It reads the store alone: no certificate is needed, and nothing is sent. “customer needed” means
+    that the customer must consent again, at the latest when the access token expires. “key missing”
+    means that the key that seals the grant was not given.
     """
     from blink_oauth.tokens import utc_now
     from blink_oauth_keeper.profile import TargetProfile

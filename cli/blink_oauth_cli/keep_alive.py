@@ -69,9 +69,14 @@ blink-oauth keep-alive | tee -a keep-alive.jsonl
     "--every", type=duration_option, metavar="TIME", help="Do it again and again, as a daemon."
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), default=10_000, help="Grants to a run at most."
+    "--limit",
+    type=click.IntRange(min=1),
+    default=10_000,
+    help="The greatest number of grants in a run.",
 )
-@click.option("--concurrency", type=click.IntRange(1, 100), default=32, help="Refreshes at once.")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 100), default=32, help="Refreshes at the same time."
+)
 @click.option("--dry-run", is_flag=True, help="Only count what is due.")
 @click.pass_context
 def keep_alive(

@@ -87,7 +87,7 @@ def rotate(app: App, drop_old: bool) -> None:
     file = app.store_location.keys_file
     writable = "Let this user write to the file and its folder"
     with app.store() as store:
-        # Try tables and keys first: a new key would make a fault harder to find.
+        # Seal with the present first key first: a fault shows before a new key exists.
         count, unopened = store.rotate_keys(), store.count_older_seals()
     if unopened:
         raise CommandError(

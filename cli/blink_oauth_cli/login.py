@@ -33,7 +33,11 @@ blink-oauth login IIDX99999/u-4711 --redirect-uri https://app.example/callback -
 )
 @takes_grant
 @setting("--authorize-url", metavar="URL", help="The bank's page; {target_id} is filled in.")
-@setting("--redirect-uri", metavar="URI", help="As registered; on loopback without --code.")
+@setting(
+    "--redirect-uri",
+    metavar="URI",
+    help="The registered redirect URI; without --code it must be on loopback.",
+)
 @click.option(
     "--parameter",
     "parameters",
@@ -56,9 +60,8 @@ blink-oauth login IIDX99999/u-4711 --redirect-uri https://app.example/callback -
 def login(app: App, /, *, grant: Grant, code: str | None, **options: Any) -> None:
     """Log a customer in at the bank, and store the token.
 
-    The bank's page opens in your browser. Where it sends the browser back, this command listens
-    on this machine alone, exchanges the code at once (it is valid for 30 s) and stores the pair
-    before anything else.
+    The bank's page opens in your browser. This command receives the redirect on this machine,
+    exchanges the code immediately (it is valid for 30 s) and stores the pair.
 
     A code is a secret until it is spent: with --code - it is asked for and not kept in the history
     of your shell.

@@ -47,7 +47,7 @@ class AuthorizationRequest:
     """The authorization request of one login.
 
     Attributes:
-        client_id: The service user.
+        client_id: The client's id in bLink's directory.
         grant: The grant that the customer is asked to consent to.
         redirect_uri: The URI to which the bank redirects the browser, with its port.
         state: The value that the callback must return.
@@ -70,7 +70,7 @@ def new_authorization_request(
     """Return a request whose state is bound to all its other fields.
 
     Args:
-        client_id: The service user.
+        client_id: The client's id in bLink's directory.
         grant: The grant that the customer is asked to consent to.
         redirect_uri: The URI to which the bank redirects the browser.
         random: Returns the given number of random bytes.

@@ -170,9 +170,9 @@ class Callback:
 class CallbackServer(ThreadingTCPServer):
     """A context manager that serves a loopback redirect URI in a thread of its own.
 
-    A request with another path, method or `Host` header is not a callback: it is refused at once
-    and changes nothing. The `Host` check defeats DNS rebinding. It is no `HTTPServer`, because that
-    looks up its own name in the DNS.
+    A request with another path, method or `Host` header is not a callback: it is refused
+    immediately and changes nothing. The `Host` check defeats DNS rebinding. This class is not an
+    `HTTPServer`, which would look up its own name in the DNS.
 
     Args:
         redirect_uri: The URI to listen on. Without a port, or with port 0, any free one is used.
@@ -245,7 +245,7 @@ class CallbackServer(ThreadingTCPServer):
                 self._callbacks.get().set_response(page, status)
 
     def accept(self, callback: Callback) -> None:
-        """Queue a callback for `wait`, or respond at once after `stop_accepting`."""
+        """Queue a callback for `wait`, or respond immediately after `stop_accepting`."""
         with self._lock:
             if self._final_response is None:
                 self._callbacks.put(callback)

@@ -65,7 +65,7 @@ def log_in(
 
     Args:
         manager: Exchanges the code and stores the token.
-        client_id: The service user.
+        client_id: The client's id in bLink's directory.
         grant: The grant that the customer is asked to consent to.
         authorize_template: The bank's authorize URL, see `authorize_url`.
         redirect_uri: The address to listen on, see `CallbackServer`.

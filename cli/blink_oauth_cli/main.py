@@ -30,10 +30,10 @@ COMMANDS = {
     "doctor": ("doctor", "Find out what is wrong, and what to do about it."),
     "keys": ("keys", "Make and rotate the keys that seal the stored tokens."),
     "sandbox": ("sandbox", "Start a local platform with banks behind it."),
-    "completion": ("main", "Print what makes your shell complete commands."),
+    "completion": ("main", "Print the completion script for your shell."),
 }
 EPILOG = """\b
-Begin without any contract, on this machine alone:
+Begin without an agreement with SIX, on this machine alone:
   $ blink-oauth sandbox                        # in one terminal
   $ eval "$(blink-oauth sandbox --env)"        # in another one
   $ blink-oauth doctor
@@ -86,7 +86,7 @@ def main() -> NoReturn:
     # Containers and job managers stop a process with SIGTERM: treat it like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
-        # An encoding without the arrow must not make a command fail.
+        # An output encoding that lacks “→” must not make a command fail.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
@@ -160,7 +160,7 @@ Examples:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print what makes your shell complete commands and options."""
+    """Print the completion script for your shell."""
     from click.shell_completion import get_completion_class
 
     shell_class = get_completion_class(shell)

@@ -32,7 +32,7 @@ _COMMON = _FLAGS.keys() | {"no_color", "debug"}
 
 
 class Setting(click.Option):
-    """A key of the file that a variable may set too and, if it has a help text, a flag."""
+    """A setting that the file or a variable may set. With a help text it is also a flag."""
 
     def __init__(self, declarations: list[str], **attributes: Any) -> None:
         super().__init__(declarations, **attributes)
@@ -40,7 +40,10 @@ class Setting(click.Option):
         self.envvar, self.hidden = variable(self.name), self.help is None
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        """Offer no flag without a help text: a list of processes would show a secret."""
+        """Add a flag only for a setting with a help text.
+
+        Secrets have none, because a list of processes shows flags.
+        """
         if not self.hidden:
             super().add_to_parser(parser, ctx)
 
@@ -77,7 +80,7 @@ class Command(click.Command):
         ]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command with an `App` and its grant in place of the configuration's flags."""
+        """Replace the configuration's flags by an `App` and the grant, then run the command."""
         ctx.obj = App(given=given_values(ctx), screen=Screen(colour=not ctx.params["no_color"]))
         for name in _CONFIGURATION_NAMES | _COMMON:
             ctx.params.pop(name)
@@ -92,7 +95,9 @@ class Command(click.Command):
         common = [record for p, record in records if record and p.name in _COMMON]
         with formatter.section("Options"):
             formatter.write_dl(own)
-        with formatter.section("Configuration, over BLINK_* variables and blink-oauth.toml"):
+        with formatter.section(
+            "Configuration (flags override BLINK_* variables and blink-oauth.toml)"
+        ):
             formatter.write_dl(common)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Screen", "expiry_phrase", "grant_name", "parse_duration", "time_left"]
 
 PIPED_WIDTH = 1_000
-"""Columns without a terminal: no line is broken for a program that reads it."""
+"""Columns without a terminal; wide enough that no line is wrapped."""
 
 
 @define(eq=False)

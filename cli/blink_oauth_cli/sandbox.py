@@ -38,7 +38,7 @@ blink-oauth sandbox --lifetime 60        # access tokens that are valid for a mi
     metavar="SECONDS",
     help="How long access tokens are valid.",
 )
-@click.option("--no-consent-page", is_flag=True, help="Give codes at once, without asking.")
+@click.option("--no-consent-page", is_flag=True, help="Give codes immediately, without asking.")
 @click.pass_obj
 def sandbox(
     app: App, *, show: bool, port: int, http_port: int, lifetime: int, no_consent_page: bool

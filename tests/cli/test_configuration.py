@@ -266,7 +266,7 @@ def test_the_target_id_is_filled_into_both_authorize_urls(
 )
 def test_an_unusable_target_table_is_refused(load: Configure, setting: str) -> None:
     found = load(f"[profiles.test.targets.IIDX00001]\n{setting}")
-    require_refused(found.target_profiles, "The habits of IIDX00001")
+    require_refused(found.target_profiles, "The target profile of IIDX00001")
 
 
 def test_a_lease_must_be_a_number(load: Configure) -> None:

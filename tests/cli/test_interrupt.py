@@ -125,7 +125,7 @@ def test_an_interrupted_command_finishes_the_call_in_progress(
     require_no_secret(result, secrets + slow.secrets())
 
 
-def test_a_second_interruption_exits_at_once_and_status_shows_uncertain(
+def test_a_second_interruption_exits_immediately_and_status_shows_uncertain(
     harness: Harness, start: Start
 ) -> None:
     harness.authorize()
@@ -137,7 +137,7 @@ def test_a_second_interruption_exits_at_once_and_status_shows_uncertain(
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         note_lines = process.stderr.readline() + process.stderr.readline()
-        assert "Ctrl-C again leaves at once" in note_lines
+        assert "Ctrl-C again exits immediately" in note_lines
         process.send_signal(signal.SIGINT)
         result = result_of(process, note_lines)
     assert (result.code, result.out) == (130, "")

@@ -111,7 +111,7 @@ def test_words_are_completed(harness: Harness, words: str, index: str, expected:
     assert offered == expected
 
 
-def test_an_encoding_without_the_arrow_does_not_fail_the_command(harness: Harness) -> None:
+def test_ascii_output_does_not_fail_the_command(harness: Harness) -> None:
     harness.clear()
     done = subprocess.run(
         [sys.executable, "-m", "blink_oauth_cli", "doctor"],

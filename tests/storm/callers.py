@@ -84,7 +84,7 @@ class Callers(Protocol):
     def call_all(
         self, manager: TokenManager, grant: Grant, arrivals: ArrivalCounter
     ) -> list[Result]:
-        """Let all callers ask at once, and return the result of each."""
+        """Let all callers ask at the same time, and return the result of each."""
 
     def progress_check(self, ticks: int) -> Callable[[], bool]:
         """Return a check whether each event loop has made `ticks` ticks since this call."""

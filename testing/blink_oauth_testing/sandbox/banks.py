@@ -47,7 +47,7 @@ class BankPolicy:
             bLink's page on token management says that some providers allow one token per contract;
             that a username has one contract is a simplification of the sandbox.
         consent_page: Whether the authorize endpoint shows consent pages instead of issuing a code
-            at once.
+            immediately.
         response_delay: Seconds between the bank's decision on a token request and the response,
             also for a fault. They pass in real time, not on the sandbox's clock.
     """

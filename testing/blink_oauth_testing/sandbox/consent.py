@@ -1,4 +1,4 @@
-"""The authorize endpoint of a bank: a code at once, or after consent pages.
+"""The authorize endpoint of a bank: a code immediately, or after consent pages.
 
 It follows RFC 6749 sections 4.1.1 and 4.1.2. It never redirects to a URI that is not registered;
 a loopback URI is registered for any port (RFC 8252 section 7.3).

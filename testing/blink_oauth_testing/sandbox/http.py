@@ -27,16 +27,13 @@ __all__ = []
 logger = logging.getLogger("blink_oauth_testing.sandbox")
 
 
-def _is_no_client_error(record: logging.LogRecord) -> bool:
-    """Return whether a log record is about anything but a malformed request.
-
-    A malformed request gets a 400, and its log record may quote a secret.
-    """
+def _may_be_logged(record: logging.LogRecord) -> bool:
+    """Return False for a record about a malformed request, which may quote a secret."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 http_logger = logger.getChild("http")
-http_logger.addFilter(_is_no_client_error)
+http_logger.addFilter(_may_be_logged)
 
 # A refused client has this long to read the alert and disconnect. Among hundreds of simultaneous
 # clients, a handshake may have to wait that long, too.

@@ -177,8 +177,9 @@ class Delivery:
         delay: Seconds before the first byte; the server handles other requests meanwhile.
         silent: Send nothing, until the client disconnects or the sandbox stops.
         reset: End the connection with a TCP reset instead of a response.
-        head_interval: Seconds between the pieces of status line and headers; 0 sends them at once.
-        body_interval: Seconds between the pieces of the body; 0 sends it at once.
+        head_interval: Seconds between the pieces of status line and headers; 0 sends them in
+            one piece.
+        body_interval: Seconds between the pieces of the body; 0 sends it in one piece.
         pieces: Number of pieces, which bounds the duration of a slow response.
         body_fraction: Share of the body that is sent. `Content-Length` is that of the whole body.
     """

@@ -188,7 +188,7 @@ def test_a_server_that_refuses_a_request_without_a_certificate_is_ok(harness: Ha
 def test_a_server_that_closes_the_connection_is_reported(harness: Harness) -> None:
     with server_that(lambda connection: None) as url:
         checks = harness.checks(settings=harness.settings(base_url=url, timeouts=SHORT_TIMEOUTS))
-    assert "hung up" in checks["reachable"].finding
+    assert "closed the connection without a response" in checks["reachable"].finding
     assert checks["reachable"].level is Level.FAIL
 
 
