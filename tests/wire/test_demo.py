@@ -47,7 +47,7 @@ def transcript(printed: str) -> str:
         "after that, even the new one InvalidGrantError PROVIDER REJECTED refused ask for consent",
         "502 with a page of HTML StatusError UNKNOWN UNCERTAIN maybe replay once",
         "504 although it was executed ProblemError PLATFORM UNCERTAIN maybe replay once",
-        "executed was True",
+        "whether the last request was executed: True.",
         "Same refresh token: True.",
         "refresh token: 200 from the provider",
         "access token: 200 from the provider",
