@@ -66,7 +66,9 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
     token = record.token
     times = windows(record, token, profile) if token else None
     presented_twice = profile.rotates and record.attempts > 1
-    given_up = presented_twice and record.state is not State.REFRESHING
+    # Once the lease is over, its call is no longer in progress: the process was killed.
+    in_progress = record.state is State.REFRESHING and record.lease_left > 0
+    given_up = presented_twice and not in_progress
     ended = record.state in {State.NEEDS_CONSENT, State.REVOKED}
     return GrantStatus(
         grant=record.key.grant,

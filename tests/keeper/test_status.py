@@ -7,7 +7,13 @@ from datetime import timedelta
 import pytest
 
 from blink_oauth import BlinkError, Grant, InvalidInputError
-from blink_oauth_keeper import EventName, StoreError, TargetProfile, UnknownGrantError
+from blink_oauth_keeper import (
+    EventName,
+    RefreshUncertainError,
+    StoreError,
+    TargetProfile,
+    UnknownGrantError,
+)
 from blink_oauth_keeper import status as status_module
 from blink_oauth_keeper.store.protocol import State
 from keeper.harness import (
@@ -108,6 +114,31 @@ def test_a_replay_in_progress_needs_no_consent(harness: Harness) -> None:
     assert (status.state, status.attempts, status.needs_consent) == (State.REFRESHING, 2, False)
     gate.open()
     harness.allowed_replays = 1
+
+
+@pytest.mark.parametrize(
+    ("rotates", "claims", "needs_consent"),
+    [(True, 1, False), (True, 2, True), (False, 2, False)],
+    ids=["killed-in-the-first-attempt", "killed-in-the-replay", "bank-that-never-rotates"],
+)
+def test_after_a_killed_refresh_the_status_agrees_with_the_next_call(
+    harness: Harness, rotates: bool, claims: int, needs_consent: bool
+) -> None:
+    manager = harness.make_manager(profile=TargetProfile(rotates=rotates))
+    grant = harness.expired_grant()
+    for number in range(claims):
+        assert harness.memory.claim(harness.record(grant), owner=f"killed {number}", ttl=25)
+        assert not manager.status(grant).needs_consent
+        harness.advance(26)
+    status = manager.status(grant)
+    assert (status.state, status.attempts) == (State.REFRESHING, claims)
+    assert status.needs_consent is needs_consent
+    if needs_consent:
+        with pytest.raises(RefreshUncertainError) as caught:
+            manager.get(grant)
+        assert caught.value.needs_consent
+    else:
+        assert manager.get(grant)
 
 
 def test_a_refused_grant_with_a_valid_access_token_is_usable_and_needs_consent(
