@@ -101,7 +101,7 @@ _REMEDIES: tuple[tuple[type[BlinkError], str], ...] = (
     (RevocationError, "The grant is not used any more. Run blink-oauth revoke again."),
     (SchemaError, "Upgrade blink-oauth to the version that wrote the store; nothing was changed."),
     (SealError, "Give the missing key back (BLINK_STORE_KEYS_FILE); nothing was changed."),
-    (StoreError, "Nothing was sent. See that the store is there and writable: blink-oauth doctor."),
+    (StoreError, "See that the store is there and writable: blink-oauth doctor. Then try again."),
 )
 
 

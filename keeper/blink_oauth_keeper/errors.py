@@ -73,7 +73,7 @@ class RefreshPendingError(NoTokenError):
 
 
 class StoreError(BlinkError):
-    """The token store cannot be used. Nothing is sent before the store is written."""
+    """The token store cannot be used. A change that failed may have been made all the same."""
 
     retryable = True
 

@@ -204,19 +204,26 @@ def _attempt_error(
     pause = max(record.pause_left, hold_off)
     if pause > 0:
         return RefreshPausedError(
-            f"A refresh failed before ({record.error or 'at the same target'}). The next attempt "
-            f"is possible in {pause:.0f} s. Nothing was sent.",
+            f"{_cause_of_pause(record, hold_off)} The next attempt is possible in {pause:.0f} s. "
+            "Nothing was sent.",
             retry_after=pause,
             **facts,
         )
     return None
 
 
+def _cause_of_pause(record: Record, hold_off: float) -> str:
+    if hold_off > record.pause_left:
+        return "A call failed before at the same target."
+    # A pause without an error follows an unstored result or a missing key, not a failed refresh.
+    return f"A refresh failed before ({record.error})." if record.error else "The grant is paused."
+
+
 def pending_error(record: Record) -> RefreshPendingError:
     """Return the error for a caller whose flight has waited too long for a lease or a permit."""
     return RefreshPendingError(
-        "Another process is refreshing this grant, or the target's rate limit delays the refresh. "
-        "It took too long: try again.",
+        "The refresh had to wait for a lease, for the target's rate limit, or for an unstored "
+        "result of this process. The wait was too long: try again.",
         retry_after=record.lease_left or None,
         correlation_id=record.correlation_id,
     )

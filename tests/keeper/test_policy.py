@@ -305,6 +305,25 @@ def test_the_longer_of_two_pauses_counts() -> None:
     assert "NotConnectedError" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("facts", "hold_off", "cause"),
+    [
+        ({"error": "OldError"}, 3, "at the same target"),
+        ({"error": "OldError", "pause_left": 2.0}, 3, "at the same target"),
+        ({"error": "OldError", "pause_left": 4.0}, 3, "OldError"),
+        ({"error": "OldError", "pause_left": 4.0}, 0, "OldError"),
+        ({"pause_left": 4.0}, 0, "is paused"),
+    ],
+    ids=["other-grant", "other-grant-longer", "own-longer", "own-only", "no-failure"],
+)
+def test_a_pause_names_its_own_cause(facts: dict[str, Any], hold_off: float, cause: str) -> None:
+    known = record(**facts)
+    error = error_of(decide(known, Need(), DEFAULTS, at(EXPIRED), hold_off=hold_off))
+    assert isinstance(error, RefreshPausedError)
+    causes = ("at the same target", "OldError", "is paused")
+    assert [each for each in causes if each in str(error)] == [cause]
+
+
 def test_without_a_refresh_token_consent_is_needed_once_the_token_has_expired() -> None:
     known = record()
     assert known.token is not None

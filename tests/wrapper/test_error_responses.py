@@ -269,8 +269,10 @@ HEADERS: Headers = {"Content-Type": "application/json"}
 def test_a_pair_with_an_error_status_is_an_attribute_of_the_error(
     connect: Connect, call: Call, status: int
 ) -> None:
-    with pytest.raises(ResponseError, match="attribute token") as caught:
+    with pytest.raises(ResponseError, match="attribute `token`") as caught:
         call(connect(Platform(reply(status, TOKEN_BODY, HEADERS))))
+    for contradiction in ("no token", "not spent", "same call", "Never", "Nothing was executed"):
+        assert contradiction not in str(caught.value)
     token = caught.value.token
     assert token is not None
     assert token.refresh_token is not None

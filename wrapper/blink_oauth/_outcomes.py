@@ -64,6 +64,10 @@ EFFECTS_OF_REVOCATION = {
     Outcome.UNCERTAIN: "The request may have been executed: the token may be revoked or not.",
 }
 
+TOKEN_IN_FAILURE = (
+    "The response reports a failure and contains a token: store it; it is in the attribute `token`."
+)
+
 ADVICE_IF_UNCERTAIN = {
     Operation.EXCHANGE_CODE: "Never send the code again: start a new authorization.",
     Operation.REFRESH: (
@@ -132,12 +136,9 @@ def response_error(
         call.operation is Operation.REVOKE and outcome is Outcome.UNCERTAIN
     )
     what = ", ".join([_status(status, meta.source), *_server_texts(facts, body)])
-    if token is not None:
-        advice = "But the response contains a token: store it, it is in the attribute token."
-    else:
-        advice = _advice(call, outcome, retryable, needs_consent, meta.retry_after)
+    advice = _advice(call, outcome, retryable, needs_consent, meta.retry_after)
     return error(
-        _message(call, what, outcome, advice),
+        _message(call, what, outcome, advice, token),
         outcome=outcome,
         retryable=retryable,
         needs_consent=needs_consent,
@@ -250,18 +251,20 @@ def _advice(
     return "Correct the cause first: the same call would be refused again."
 
 
-def _message(call: Call, what: str, outcome: Outcome, advice: str) -> str:
+def _message(
+    call: Call, what: str, outcome: Outcome, advice: str, token: Token | None = None
+) -> str:
     effects = EFFECTS_OF_REVOCATION if call.operation is Operation.REVOKE else EFFECTS
-    return " ".join(
-        part
-        for part in (
-            f"{_action(call)} at {call.target_id} failed: {what}.",
-            effects[outcome].format(secret=call.operation.value),
-            advice,
-            f"Correlation id {call.correlation_id}.",
-        )
-        if part
+    effect = effects[outcome].format(secret=call.operation.value)
+    if token is not None:
+        effect, advice = TOKEN_IN_FAILURE, ""
+    parts = (
+        f"{_action(call)} at {call.target_id} failed: {what}.",
+        effect,
+        advice,
+        f"Correlation id {call.correlation_id}.",
     )
+    return " ".join(part for part in parts if part)
 
 
 def _action(call: Call) -> str:

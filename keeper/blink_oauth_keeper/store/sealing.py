@@ -104,15 +104,15 @@ class Sealer:
         if sealed.key_id not in self.key_ids:
             raise SealError(
                 f"The token of {binding} is sealed with the key {sealed.key_id}, which is not "
-                f"among those given ({', '.join(self.key_ids)}). Nothing was sent and nothing was "
-                "changed. Add that key to keys."
+                f"among those given ({', '.join(self.key_ids)}). The stored token is unchanged. "
+                "Add that key to keys."
             )
         token = _open(self._fernet, sealed.text, binding.members())
         if token is None:
             raise SealError(
                 f"The token of {binding} was not sealed for this row: it was altered, moved or put "
-                "back from an older copy. Nothing was sent and nothing was changed. Restore the "
-                "row, or ask the customer for a new consent."
+                "back from an older copy. The stored token is unchanged. Restore the row, or ask "
+                "the customer for a new consent."
             )
         return token
 

@@ -208,11 +208,8 @@ UNKNOWN_TABLES = frozenset({"42P01", "42703", "SQLITE_ERROR"})
 """Unknown table, unknown column, and SQLite's code for both."""
 READS = frozenset({"load", "journal_entries", "due", "records", "history", "count_older_seals"})
 """The operations that change nothing."""
-READ_FAILED = "Nothing was sent and nothing was changed."
-CHANGE_FAILED = (
-    "Nothing was sent. It is unknown whether the change was made: the call can be repeated without "
-    "harm."
-)
+READ_FAILED = "Nothing was changed."
+CHANGE_FAILED = "It is unknown whether the change was made: the call can be repeated without harm."
 HINTS = {
     "25006": "The database is read-only.",
     "28P01": "The database refuses the password.",
@@ -252,7 +249,7 @@ def store_error_for(operation: str, error: Exception) -> StoreError:
     if code in UNKNOWN_TABLES:
         return SchemaError(
             f"The tables of the token store do not match this version of the library ({what}, in "
-            f"{operation}). Nothing was sent and nothing was changed. Migrate the tables."
+            f"{operation}). Nothing was changed. Migrate the tables."
         )
     return StoreError(
         f"The token store's database failed in {operation} ({what}). {_hint(error, code)} "
