@@ -24,7 +24,7 @@ from .profile import AfterUncertainty, TargetProfile
 from .status import GrantStatus
 from .store.memory import MemoryTokenStore
 from .store.protocol import (
-    Due,
+    DueQuery,
     GrantKey,
     HistoryEntry,
     JournalEntry,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AfterUncertainty",
     "ConsentNeededError",
-    "Due",
+    "DueQuery",
     "Event",
     "EventName",
     "GrantKey",

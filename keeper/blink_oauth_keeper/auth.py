@@ -10,7 +10,7 @@ import httpx
 from attrs import frozen
 
 from blink_oauth.context import Grant, Psu, request_headers
-from blink_oauth.errors import SPENT_CREDENTIAL, BlinkError, InvalidInputError, problem_code
+from blink_oauth.errors import REFUSED_CREDENTIAL, BlinkError, InvalidInputError, problem_code
 from blink_oauth.headers import CORRELATION_ID, REQUEST_HEADERS, is_visible_ascii
 from blink_oauth.settings import is_loopback
 from blink_oauth.tokens import Secret, Token
@@ -247,7 +247,7 @@ def _may_concern_the_token(response: httpx.Response) -> bool:
     errors = {text.lower() for name, text in parameters if name == "error"}
     if errors:
         return "invalid_token" in errors
-    return not _is_problem(response) or _problem_code(response) in {"", *SPENT_CREDENTIAL}
+    return not _is_problem(response) or _problem_code(response) in {"", *REFUSED_CREDENTIAL}
 
 
 def _problem_code(response: httpx.Response) -> str:

@@ -122,7 +122,7 @@ class StepExecutor:
                 case Salvage():
                     return store.salvage(step.claim, note=step.note)
                 case MarkRevoked():
-                    return store.revoke(key, note=step.note)
+                    return store.mark_revoked(key, note=step.note)
                 case Revoke():
                     return self.blink.revoke(key.grant, step.token, psu=job.psu)
                 case Erase():

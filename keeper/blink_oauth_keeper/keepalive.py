@@ -18,7 +18,7 @@ from .flights import SingleFlight
 from .profile import AfterUncertainty, TargetProfile
 from .refresh import new_owner
 from .steps import Result
-from .store.protocol import Due, TokenStore
+from .store.protocol import DueQuery, TokenStore
 
 __all__ = ["KeepAlive", "Progress", "Report"]
 
@@ -78,7 +78,7 @@ class KeepAlive:
     Args:
         store: The store.
         breakers: The circuit breakers of the targets.
-        flights: Refreshes the claimed grants.
+        single_flight: Refreshes the claimed grants.
         now: The time at which the run starts, timezone-aware.
         within: A refresh token is due if it would expire unused within this time.
         concurrency: Number of refreshes that may be in progress.
@@ -88,7 +88,7 @@ class KeepAlive:
 
     store: TokenStore
     breakers: Breakers
-    flights: SingleFlight
+    single_flight: SingleFlight
     now: datetime
     within: timedelta
     concurrency: int
@@ -101,10 +101,10 @@ class KeepAlive:
     def dry_run(self, limit: int) -> Report:
         """Count the due grants, and change nothing."""
         queries = [
-            self._due(profile, targets=(target_id,))
-            for target_id, profile in self.flights.profiles.items()
+            self._query(profile, targets=(target_id,))
+            for target_id, profile in self.single_flight.profiles.items()
         ]
-        queries.append(self._due_elsewhere(self.flights.profiles))
+        queries.append(self._query_elsewhere(self.single_flight.profiles))
         due = sum(len(self.store.due(query, limit=limit)) for query in queries)
         return Report(due=min(due, limit))
 
@@ -135,12 +135,12 @@ class KeepAlive:
         failing = self.breakers.failing()
         alone = self._targets_claimed_alone(failing)
         for target_id in alone:
-            profile = self.flights.profile_of(target_id)
-            due = self._due(profile, targets=(target_id,))
+            profile = self.single_flight.profile_of(target_id)
+            query = self._query(profile, targets=(target_id,))
             allowed = free
             if profile.rate is not None or target_id in failing:
                 # A permit is acquired only if there is a due grant to use it.
-                if free == 0 or not self.store.due(due, limit=1):
+                if free == 0 or not self.store.due(query, limit=1):
                     continue
                 permit = self.breakers.acquire(target_id, profile)
                 if permit.hold_off > 0:
@@ -149,30 +149,35 @@ class KeepAlive:
                     seconds = permit.wait or 1 / profile.rate
                     next_permit_in = min(seconds, next_permit_in or seconds)
                 allowed = 0 if permit.wait > 0 else 1
-            free -= self._start(due, allowed)
-        self._start(self._due_elsewhere(alone), free)
+            free -= self._start(query, allowed)
+        self._start(self._query_elsewhere(alone), free)
         return next_permit_in
 
     def _targets_claimed_alone(self, failing: Collection[str]) -> list[str]:
         """Return the targets that need claims of their own: profiled, failing or rate-limited."""
-        names = [*self.flights.profiles, *sorted(set(failing) - self.flights.profiles.keys())]
-        if self.flights.profile.rate is not None:
-            while found := self.store.due(self._due_elsewhere(names), limit=TARGETS_PAGE):
+        names = [
+            *self.single_flight.profiles,
+            *sorted(set(failing) - self.single_flight.profiles.keys()),
+        ]
+        if self.single_flight.profile.rate is not None:
+            while found := self.store.due(self._query_elsewhere(names), limit=TARGETS_PAGE):
                 names += {record.key.grant.target_id for record in found}
         return names
 
-    def _start(self, due: Due, allowed: int) -> int:
+    def _start(self, query: DueQuery, allowed: int) -> int:
         if allowed == 0 or self._stopping():
             return 0
-        claimed_at = self.flights.monotonic()
-        claims = self.store.claim_due(due, owner=new_owner(), ttl=self.flights.lease, limit=allowed)
+        claimed_at = self.single_flight.monotonic()
+        claims = self.store.claim_due(
+            query, owner=new_owner(), ttl=self.single_flight.lease, limit=allowed
+        )
         self._report = evolve(self._report, due=self._report.due + len(claims))
         for number, claim in enumerate(claims):
             try:
-                self._in_progress.add(self.flights.start_claimed_refresh(claim, claimed_at))
+                self._in_progress.add(self.single_flight.start_claimed_refresh(claim, claimed_at))
             except InvalidInputError:
                 for unused in claims[number:]:
-                    self.flights.release(unused)
+                    self.single_flight.release(unused)
                 raise
         return len(claims)
 
@@ -192,21 +197,21 @@ class KeepAlive:
         self.stopped = self.stopped or self.stop()
         return self.stopped
 
-    def _due_elsewhere(self, except_targets: Collection[str]) -> Due:
-        return self._due(self.flights.profile, except_targets=frozenset(except_targets))
+    def _query_elsewhere(self, except_targets: Collection[str]) -> DueQuery:
+        return self._query(self.single_flight.profile, except_targets=frozenset(except_targets))
 
-    def _due(
+    def _query(
         self,
         profile: TargetProfile,
         *,
         targets: tuple[str, ...] | None = None,
         except_targets: frozenset[str] = frozenset(),
-    ) -> Due:
+    ) -> DueQuery:
         # A grant that this run has refreshed is not due again, however long `within` is.
         idle = timedelta(seconds=profile.idle_lifetime) - IDLE_MARGIN
         attempts = 0 if profile.after_uncertainty is AfterUncertainty.HOLD else 1
-        return Due(
-            client_id=self.flights.client_id,
+        return DueQuery(
+            client_id=self.single_flight.client_id,
             before=self.now + min(self.within, idle),
             max_attempts=attempts if profile.rotates else UNLIMITED,
             targets=targets,

@@ -392,7 +392,7 @@ class TokenManager:
         run = KeepAlive(
             store=self._store,
             breakers=self._breakers,
-            flights=self._single_flight,
+            single_flight=self._single_flight,
             now=self._now(),
             within=within,
             concurrency=min(concurrency, self._threads),

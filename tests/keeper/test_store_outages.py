@@ -91,7 +91,7 @@ def test_nothing_is_revoked_at_the_bank_before_the_store_has_marked_the_grant(
     harness: Harness,
 ) -> None:
     grant = harness.authorize()
-    harness.faulty.fail("revoke")
+    harness.faulty.fail("mark_revoked")
     with pytest.raises(StoreError):
         harness.manager.revoke(grant)
     assert harness.banks.presented("revoke") == []

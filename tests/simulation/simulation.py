@@ -345,6 +345,6 @@ _STORE_CALLS: dict[type[steps.Step], tuple[_StoreCall, bool]] = {
     ),
     steps.JournalEntries: (lambda store, _: store.journal_entries(KEY), False),
     steps.Salvage: (lambda store, step: store.salvage(step.claim, note=step.note), True),
-    steps.MarkRevoked: (lambda store, step: store.revoke(KEY, note=step.note), True),
+    steps.MarkRevoked: (lambda store, step: store.mark_revoked(KEY, note=step.note), True),
     steps.Erase: (lambda store, step: store.erase(step.record), True),
 }

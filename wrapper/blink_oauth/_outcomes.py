@@ -13,7 +13,7 @@ from urllib.parse import quote, quote_plus
 from ._api import Call, Operation
 from ._reply import Body, ErrorMember, NoResponse, RawResponse
 from .errors import (
-    SPENT_CREDENTIAL,
+    REFUSED_CREDENTIAL,
     BlinkError,
     InvalidClientError,
     InvalidGrantError,
@@ -130,7 +130,7 @@ def response_error(
     needs_consent = (
         call.operation is not Operation.REVOKE
         and outcome is Outcome.REJECTED
-        and (error is InvalidGrantError or problem_code(facts.get("type")) in SPENT_CREDENTIAL)
+        and (error is InvalidGrantError or problem_code(facts.get("type")) in REFUSED_CREDENTIAL)
     )
     retryable = status == 429 or (
         call.operation is Operation.REVOKE and outcome is Outcome.UNCERTAIN

@@ -287,7 +287,7 @@ class InvalidClientError(OAuthError):
     """The client is unknown or not allowed (`invalid_client`, `unauthorized_client`)."""
 
 
-SPENT_CREDENTIAL = frozenset({"INVALID_TOKEN", "EXPIRED_TOKEN"})
+REFUSED_CREDENTIAL = frozenset({"INVALID_TOKEN", "EXPIRED_TOKEN"})
 """Problem types for a refused code or token (bLink error codes)."""
 
 

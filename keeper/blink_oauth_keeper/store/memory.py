@@ -17,7 +17,7 @@ from blink_oauth.tokens import Token
 from blink_oauth_keeper.errors import StoreError
 
 from .protocol import (
-    Due,
+    DueQuery,
     GrantKey,
     HistoryEntry,
     JournalEntry,
@@ -202,8 +202,8 @@ class MemoryTokenStore(TokenStore):
             claim = claimed(record, seen, owner) if record else None
             return claim and grant.write(claim, now, lease_until=now + timedelta(seconds=ttl))
 
-    def claim_due(self, due: Due, *, owner: str, ttl: float, limit: int) -> list[Record]:
-        records = sorted(self._due(due), key=due_order)
+    def claim_due(self, query: DueQuery, *, owner: str, ttl: float, limit: int) -> list[Record]:
+        records = sorted(self._due(query), key=due_order)
         claims = (self.claim(record, owner=owner, ttl=ttl) for record in records)
         return list(islice(filter(None, claims), limit))
 
@@ -268,7 +268,7 @@ class MemoryTokenStore(TokenStore):
                 grant.add_to_journal(record, record.token, Origin.REPLACED, now)
             return grant.write(evolve(pair, consent=record.consent + 1), now, note=note)
 
-    def revoke(self, key: GrantKey, *, note: Note) -> Record | None:
+    def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
         with self._access():
             grant, now = self._grants.get(key, StoredGrant()), self._now()
             if grant.record is None or grant.record.state is State.REVOKED:
@@ -312,8 +312,8 @@ class MemoryTokenStore(TokenStore):
             salvaged = evolve(pair, state=State.REFRESHING, attempts=1, owner=record.owner)
             return grant.write(salvaged, now, lease_until=grant.lease_until, note=note)
 
-    def due(self, due: Due, *, limit: int) -> Sequence[Record]:
-        return nsmallest(limit, self._due(due), key=due_order)
+    def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
+        return nsmallest(limit, self._due(query), key=due_order)
 
     def records(
         self, client_id: str, *, after: GrantKey | None = None, limit: int = 100
@@ -361,5 +361,5 @@ class MemoryTokenStore(TokenStore):
             now = self._now()
             return [record for grant in self._grants.values() if (record := grant.read(now))]
 
-    def _due(self, due: Due) -> list[Record]:
-        return [record for record in self._all() if is_due(record, due)]
+    def _due(self, query: DueQuery) -> list[Record]:
+        return [record for record in self._all() if is_due(record, query)]

@@ -18,7 +18,7 @@ from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
 
 __all__ = [
-    "Due",
+    "DueQuery",
     "GrantKey",
     "HistoryEntry",
     "JournalEntry",
@@ -188,7 +188,7 @@ class HistoryEntry:
 
 
 @frozen(kw_only=True)
-class Due:
+class DueQuery:
     """Which records are due for a refresh before their refresh tokens expire.
 
     Attributes:
@@ -239,13 +239,13 @@ class TokenStore(Protocol):
             The record with the lease, or None if the claim failed.
         """
 
-    def claim_due(self, due: Due, *, owner: str, ttl: float, limit: int) -> list[Record]:
+    def claim_due(self, query: DueQuery, *, owner: str, ttl: float, limit: int) -> list[Record]:
         """Take the leases on due records as `claim` does, the earliest `idle_until` first.
 
         Records that another transaction is claiming are skipped without a wait.
 
         Args:
-            due: Which records.
+            query: Which records.
             owner: A new unique name for these claims.
             ttl: Seconds until the leases end.
             limit: The most claims to make. Records that cannot be claimed do not count.
@@ -327,7 +327,7 @@ class TokenStore(Protocol):
             note: For the history.
         """
 
-    def revoke(self, key: GrantKey, *, note: Note) -> Record | None:
+    def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
         """Mark a grant as revoked. Its pair stays until `erase`.
 
         The generation goes up by one, so that a refresh in progress cannot change the record;
@@ -370,7 +370,7 @@ class TokenStore(Protocol):
             is no longer the claim's.
         """
 
-    def due(self, due: Due, *, limit: int) -> Sequence[Record]:
+    def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
         """Return due records that can be claimed now, the earliest `idle_until` first."""
 
     def records(

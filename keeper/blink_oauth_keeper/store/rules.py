@@ -13,7 +13,7 @@ from attrs import evolve
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Token
 
-from .protocol import Due, GrantKey, JournalEntry, Origin, Record, State
+from .protocol import DueQuery, GrantKey, JournalEntry, Origin, Record, State
 
 __all__ = [
     "CLAIMABLE",
@@ -152,15 +152,15 @@ def newest_salvageable(journal: Sequence[JournalEntry], record: Record) -> Journ
     return None
 
 
-def is_due(record: Record, due: Due) -> bool:
+def is_due(record: Record, query: DueQuery) -> bool:
     """Return whether a record is due and can be claimed."""
-    if record.idle_until is None or record.idle_until > due.before or not _is_claimable(record):
+    if record.idle_until is None or record.idle_until > query.before or not _is_claimable(record):
         return False
-    if record.key.client_id != due.client_id or record.attempts > due.max_attempts:
+    if record.key.client_id != query.client_id or record.attempts > query.max_attempts:
         return False
     target = record.key.grant.target_id
-    wanted = due.targets is None or target in due.targets
-    return wanted and target not in due.except_targets
+    wanted = query.targets is None or target in query.targets
+    return wanted and target not in query.except_targets
 
 
 def due_order(record: Record) -> tuple[datetime, str, str]:

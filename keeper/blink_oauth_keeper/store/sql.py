@@ -17,7 +17,7 @@ from blink_oauth_keeper.processes import reset_after_fork
 
 from . import sql_statements
 from .protocol import (
-    Due,
+    DueQuery,
     GrantKey,
     HistoryEntry,
     JournalEntry,
@@ -259,12 +259,12 @@ class SqlTokenStore(SqlBase, TokenStore):
         return row and record_of(seen.key, row, seen.token)
 
     @operation
-    def claim_due(self, due: Due, *, owner: str, ttl: float, limit: int) -> list[Record]:
-        statement = sql_statements.claim_due(targets=due.targets is not None)
+    def claim_due(self, query: DueQuery, *, owner: str, ttl: float, limit: int) -> list[Record]:
+        statement = sql_statements.claim_due(targets=query.targets is not None)
         lease = {"new_owner": owner, "ttl": ttl}
         claims: list[Record] = []
         while True:
-            selection = due_params(due, self._sealer.key_ids, limit - len(claims))
+            selection = due_params(query, self._sealer.key_ids, limit - len(claims))
             with self._prepared().session() as session:
                 rows = session.rows(statement, selection | lease)
             claimed = [self._reader.record_if_readable(key_of(row), row) for row in rows]
@@ -367,7 +367,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             return written
 
     @operation
-    def revoke(self, key: GrantKey, *, note: Note) -> Record | None:
+    def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
         with self._prepared().transaction() as session:
             row = session.row(sql_statements.LOCK, grant_params(key))
             if row is None:
@@ -421,10 +421,10 @@ class SqlTokenStore(SqlBase, TokenStore):
             return self._write(session, sql_statements.SALVAGE, claim, pair, note)
 
     @operation
-    def due(self, due: Due, *, limit: int) -> Sequence[Record]:
-        statement = sql_statements.due(targets=due.targets is not None)
+    def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
+        statement = sql_statements.due(targets=query.targets is not None)
         with self._prepared().session() as session:
-            rows = session.rows(statement, due_params(due, self._sealer.key_ids, limit))
+            rows = session.rows(statement, due_params(query, self._sealer.key_ids, limit))
         found = [self._reader.record_if_readable(key_of(row), row) for row in rows]
         return [record for record in found if record.token is not None]
 

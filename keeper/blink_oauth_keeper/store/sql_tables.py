@@ -46,7 +46,7 @@ from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
 from blink_oauth_keeper.errors import SealError
 
-from .protocol import Due, GrantKey, HistoryEntry, JournalEntry, Note, Origin, Record, State
+from .protocol import DueQuery, GrantKey, HistoryEntry, JournalEntry, Note, Origin, Record, State
 from .sealing import Binding, Sealed, Sealer
 
 __all__ = [
@@ -348,14 +348,14 @@ def entry_params(binding: Binding, sealed: Sealed, origin: Origin) -> Parameters
     }
 
 
-def due_params(due: Due, key_ids: Sequence[str], limit: int) -> Parameters:
+def due_params(query: DueQuery, key_ids: Sequence[str], limit: int) -> Parameters:
     """Return the parameters that select due records sealed with one of these keys."""
     return {
-        "client": due.client_id,
-        "before": due.before,
-        "max_attempts": due.max_attempts,
-        "targets": list(due.targets or ()),
-        "except_targets": list(due.except_targets),
+        "client": query.client_id,
+        "before": query.before,
+        "max_attempts": query.max_attempts,
+        "targets": list(query.targets or ()),
+        "except_targets": list(query.except_targets),
         "key_ids": key_ids,
         "limit": limit,
     }

@@ -156,7 +156,7 @@ class Claims(Harness):
         self.release(self.claim(self.put("a", refused)), State.NEEDS_CONSENT, attempts=0)
         for key in (revoked, erased):
             self.put("a", key)
-            self.store.revoke(key, note=note())
+            self.store.mark_revoked(key, note=note())
         assert self.store.erase(self.read(erased))
         for key in (refused, revoked, erased):
             assert self.claim_fails(self.read(key)), key.grant.username
@@ -240,7 +240,7 @@ class Settling(Harness):
     def test_a_pair_settled_after_a_revocation_goes_to_the_journal(self) -> None:
         self.put("a")
         claim = self.claim()
-        revoked = self.store.revoke(KEY, note=note())
+        revoked = self.store.mark_revoked(KEY, note=note())
         settlement = self.settle(claim, "b")
         assert not settlement.stored
         assert settlement.record == revoked == self.read()

@@ -67,7 +67,7 @@ class Consents(Harness):
         self.release(self.claim(self.put("a", paused)), State.UNCERTAIN, pause=1000)
         self.release(self.claim(self.put("a", refused)), State.NEEDS_CONSENT)
         self.put("a", revoked)
-        self.store.revoke(revoked, note=note())
+        self.store.mark_revoked(revoked, note=note())
         for key in (paused, refused, revoked):
             self.put("b", key)
             now = self.read(key)
@@ -91,7 +91,7 @@ class Consents(Harness):
 
     def test_putting_the_same_pair_again_does_not_undo_a_revocation(self) -> None:
         self.put("a")
-        revoked = self.store.revoke(KEY, note=note())
+        revoked = self.store.mark_revoked(KEY, note=note())
         assert self.put("a") == revoked == self.read()
 
     def test_of_many_concurrent_consents_the_last_is_stored_and_no_pair_is_lost(self) -> None:
@@ -108,7 +108,7 @@ class Consents(Harness):
 
     def test_a_revoked_grant_keeps_its_pair_until_it_is_erased(self) -> None:
         before = self.put("a")
-        revoked = self.store.revoke(KEY, note=note())
+        revoked = self.store.mark_revoked(KEY, note=note())
         assert revoked == self.read()
         assert revoked == evolve(
             before,
@@ -120,7 +120,7 @@ class Consents(Harness):
     def test_a_refresh_in_progress_cannot_overwrite_a_revocation(self) -> None:
         self.put("a")
         claim = self.claim()
-        revoked = self.store.revoke(KEY, note=note())
+        revoked = self.store.mark_revoked(KEY, note=note())
         assert revoked == self.read()
         assert not self.release(claim, State.ACTIVE)
         assert not self.settle(claim, "b").stored
@@ -131,18 +131,18 @@ class Consents(Harness):
         self.claim(self.put("a", claimed))
         self.release(self.claim(self.put("a", paused)), State.UNCERTAIN, pause=1000)
         for key in (claimed, paused):
-            self.store.revoke(key, note=note())
+            self.store.mark_revoked(key, note=note())
             now = self.read(key)
             assert (now.lease_left, now.pause_left, now.attempts, now.error) == (0, 0, 0, None)
 
     def test_revoking_again_changes_nothing(self) -> None:
         self.put("a")
-        revoked, events = self.store.revoke(KEY, note=note()), self.events()
-        assert self.store.revoke(KEY, note=note()) == revoked == self.read()
+        revoked, events = self.store.mark_revoked(KEY, note=note()), self.events()
+        assert self.store.mark_revoked(KEY, note=note()) == revoked == self.read()
         assert self.events() == events
 
     def test_an_unknown_grant_cannot_be_revoked(self) -> None:
-        assert self.store.revoke(KEY, note=note()) is None
+        assert self.store.mark_revoked(KEY, note=note()) is None
         assert self.store.load(KEY) is None
         assert self.events() == []
 
@@ -154,7 +154,7 @@ class Consents(Harness):
         claim = self.claim()
         self.put("b")
         self.settle(claim, "c")
-        revoked = self.store.revoke(KEY, note=note("revoked"))
+        revoked = self.store.mark_revoked(KEY, note=note("revoked"))
         events = self.events()
         assert revoked is not None
         assert self.store.erase(revoked)
@@ -174,7 +174,7 @@ class Consents(Harness):
 
     def test_nothing_is_erased_after_a_new_consent(self) -> None:
         self.put("a")
-        revoked = self.store.revoke(KEY, note=note())
+        revoked = self.store.mark_revoked(KEY, note=note())
         assert revoked is not None
         again = self.put("b")
         assert not self.store.erase(revoked)
@@ -183,10 +183,10 @@ class Consents(Harness):
 
     def test_nothing_is_erased_after_a_later_revocation(self) -> None:
         self.put("a")
-        first = self.store.revoke(KEY, note=note())
+        first = self.store.mark_revoked(KEY, note=note())
         assert first is not None
         self.put("b")
-        later = self.store.revoke(KEY, note=note())
+        later = self.store.mark_revoked(KEY, note=note())
         assert not self.store.erase(first)
         assert self.read() == later
 
@@ -196,7 +196,7 @@ class Consents(Harness):
 
     def test_a_new_consent_after_an_erasure_replaces_no_pair(self) -> None:
         self.put("a")
-        revoked = self.store.revoke(KEY, note=note())
+        revoked = self.store.mark_revoked(KEY, note=note())
         assert revoked is not None
         self.store.erase(revoked)
         again = self.put("a")

@@ -15,7 +15,7 @@ from attrs import evolve
 from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
 from blink_oauth_keeper.store.protocol import (
-    Due,
+    DueQuery,
     GrantKey,
     JournalEntry,
     Note,
@@ -111,9 +111,9 @@ def due(
     attempts: int = 0,
     targets: Collection[str] | None = None,
     except_targets: Collection[str] = (),
-) -> Due:
-    """Return a `Due` for records whose refresh tokens expire unused within some days."""
-    return Due(
+) -> DueQuery:
+    """Return a `DueQuery` for records whose refresh tokens expire unused within some days."""
+    return DueQuery(
         client_id=client,
         before=ISSUED + days(within),
         max_attempts=attempts,

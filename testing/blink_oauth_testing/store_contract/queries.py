@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from attrs import evolve
 
-from blink_oauth_keeper.store.protocol import Due, Note, Origin, Record, State
+from blink_oauth_keeper.store.protocol import DueQuery, Note, Origin, Record, State
 
 from .harness import (
     CLIENT,
@@ -49,7 +49,7 @@ class DueRecords(Harness):
             self.put(target, grant_key(target, target), idle=days_left)
         self.put("other", grant_key("other client", ONE, OTHER_CLIENT), idle=1)
 
-    def claim_due(self, wanted: Due, *, limit: int = 100) -> list[Record]:
+    def claim_due(self, wanted: DueQuery, *, limit: int = 100) -> list[Record]:
         """Claim due records."""
         return self.store.claim_due(wanted, owner=uuid4().hex, ttl=1000, limit=limit)
 
@@ -122,7 +122,7 @@ class DueRecords(Harness):
             pause = 1000 if name == "paused" else 0
             claim = self.claim(self.read(grant_key(name)))
             self.release(claim, state, attempts=0, pause=pause)
-        self.store.revoke(grant_key("revoked"), note=note())
+        self.store.mark_revoked(grant_key("revoked"), note=note())
         assert usernames(self.store.due(due(attempts=9), limit=100)) == ["free"]
         assert usernames(self.claim_due(due(attempts=9), limit=1)) == ["free"]
         self.let_pass(1001)
@@ -200,7 +200,7 @@ class Listing(Harness):
         self.put("a", grant_key("active"))
         self.claim(self.put("b", grant_key("leased")))
         self.put("c", grant_key("revoked"))
-        self.store.revoke(grant_key("revoked"), note=note())
+        self.store.mark_revoked(grant_key("revoked"), note=note())
         page = self.second.records(CLIENT)
         assert [record.state for record in page] == [
             State.ACTIVE,
@@ -237,7 +237,7 @@ class Listing(Harness):
         )
         self.settle(claim, "c")
         self.store.salvage(self.claim(), note=notes[3])
-        self.store.revoke(KEY, note=notes[4])
+        self.store.mark_revoked(KEY, note=notes[4])
         history = self.second.history(KEY)
         assert [entry.note for entry in history] == notes[::-1]
         assert [entry.generation for entry in history] == [4, 3, 2, 1, 1]
@@ -270,7 +270,7 @@ class Listing(Harness):
     def test_each_grant_has_its_own_history(self) -> None:
         self.put("a")
         self.put("b", grant_key("other"))
-        self.store.revoke(KEY, note=note("revoked"))
+        self.store.mark_revoked(KEY, note=note("revoked"))
         assert self.events() == ["revoked", "changed"]
         assert self.events(grant_key("other")) == ["changed"]
         assert self.events(grant_key("unknown")) == []
@@ -284,7 +284,7 @@ class Listing(Harness):
             note=note("authorized", "call-1"),
         )
         assert self.read().correlation_id == "call-1"
-        self.store.revoke(KEY, note=note("revoked"))
+        self.store.mark_revoked(KEY, note=note("revoked"))
         assert self.read().correlation_id == "call-1"
         self.store.put(
             KEY,
@@ -336,7 +336,7 @@ class Listing(Harness):
         self.put("a")
         self.put("other", grant_key("other"))
         self.let_pass(self.history_retention.total_seconds() - 1000)
-        self.store.revoke(KEY, note=note("revoked"))
+        self.store.mark_revoked(KEY, note=note("revoked"))
         assert self.store.purge() == 0
         self.let_pass(1001)
         before = self.read()

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from blink_oauth import Token
 from blink_oauth_keeper import (
-    Due,
+    DueQuery,
     GrantKey,
     HistoryEntry,
     JournalEntry,
@@ -345,9 +345,9 @@ class PutStoresEverything(ChangeableStore):
 
 @caught_by("a_refresh_in_progress_cannot_overwrite_a_revocation")
 class RevokeKeepsTheGeneration(ChangeableStore):
-    def revoke(self, key: GrantKey, *, note: Note) -> Record | None:
+    def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
         old = self.load(key)
-        if old is None or super().revoke(key, note=note) is None:
+        if old is None or super().mark_revoked(key, note=note) is None:
             return None
         self.change(key, generation=old.generation)
         return self.load(key)
@@ -355,16 +355,16 @@ class RevokeKeepsTheGeneration(ChangeableStore):
 
 @caught_by("a_revoked_grant_keeps_its_pair_until_it_is_erased")
 class RevokeErases(ChangeableStore):
-    def revoke(self, key: GrantKey, *, note: Note) -> Record | None:
-        revoked = super().revoke(key, note=note)
+    def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
+        revoked = super().mark_revoked(key, note=note)
         return revoked and (self.erase(revoked) or True) and self.load(key)
 
 
 @caught_by("a_revocation_clears_lease_pause_attempts_and_error")
 class RevokeKeepsTheAttempts(ChangeableStore):
-    def revoke(self, key: GrantKey, *, note: Note) -> Record | None:
+    def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
         old = self.load(key)
-        if old is None or super().revoke(key, note=note) is None:
+        if old is None or super().mark_revoked(key, note=note) is None:
             return None
         self.change(key, attempts=old.attempts)
         return self.load(key)
@@ -453,47 +453,47 @@ class SalvageReleasesTheLease(ChangeableStore):
 
 @caught_by("due_records_are_sorted_by_the_expiry_of_their_refresh_tokens")
 class DueInTheWrongOrder(ChangeableStore):
-    def due(self, due: Due, *, limit: int) -> Sequence[Record]:
-        return super().due(due, limit=limit)[::-1]
+    def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
+        return super().due(query, limit=limit)[::-1]
 
 
 @caught_by("a_record_that_cannot_be_claimed_is_not_due")
 class DueIgnoresLeases(ChangeableStore):
-    def due(self, due: Due, *, limit: int) -> Sequence[Record]:
+    def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
         for grant in self.grants.values():
             grant.lease_until = None
-        return super().due(due, limit=limit)
+        return super().due(query, limit=limit)
 
 
 @caught_by("a_record_with_attempts_is_due_only_up_to_max_attempts")
 class DueIgnoresAttempts(ChangeableStore):
-    def due(self, due: Due, *, limit: int) -> Sequence[Record]:
-        return super().due(evolve(due, max_attempts=1000), limit=limit)
+    def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
+        return super().due(evolve(query, max_attempts=1000), limit=limit)
 
 
 @caught_by("due_selects_by_client_and_target")
 class DueReadsEmptyTargetsAsAll(ChangeableStore):
-    def due(self, due: Due, *, limit: int) -> Sequence[Record]:
-        return super().due(evolve(due, targets=due.targets or None), limit=limit)
+    def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
+        return super().due(evolve(query, targets=query.targets or None), limit=limit)
 
 
 @caught_by("claim_due_claims_in_order_and_up_to_the_limit")
 class ClaimDueIgnoresTheLimit(ChangeableStore):
-    def claim_due(self, due: Due, *, owner: str, ttl: float, limit: int) -> list[Record]:
-        return super().claim_due(due, owner=owner, ttl=ttl, limit=1000)
+    def claim_due(self, query: DueQuery, *, owner: str, ttl: float, limit: int) -> list[Record]:
+        return super().claim_due(query, owner=owner, ttl=ttl, limit=1000)
 
 
 @caught_by("claim_due_selects_by_client_and_target")
 class ClaimDueIgnoresTargets(ChangeableStore):
-    def claim_due(self, due: Due, *, owner: str, ttl: float, limit: int) -> list[Record]:
-        all_targets = evolve(due, targets=None, except_targets=())
+    def claim_due(self, query: DueQuery, *, owner: str, ttl: float, limit: int) -> list[Record]:
+        all_targets = evolve(query, targets=None, except_targets=())
         return super().claim_due(all_targets, owner=owner, ttl=ttl, limit=limit)
 
 
 @caught_by("claim_due_takes_leases_as_claim_does")
 class ClaimDueOnlyReads(ChangeableStore):
-    def claim_due(self, due: Due, *, owner: str, ttl: float, limit: int) -> list[Record]:
-        return list(self.due(due, limit=limit))
+    def claim_due(self, query: DueQuery, *, owner: str, ttl: float, limit: int) -> list[Record]:
+        return list(self.due(query, limit=limit))
 
 
 @caught_by("records_are_returned_in_pages")

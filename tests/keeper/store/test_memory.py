@@ -147,7 +147,7 @@ def test_reading_unknown_grants_stores_nothing() -> None:
     record = put(MemoryTokenStore())
     assert store.load(KEY) is None
     assert store.claim(record, owner="owner", ttl=20) is None
-    assert store.revoke(KEY, note=Note(event="revoked")) is None
+    assert store.mark_revoked(KEY, note=Note(event="revoked")) is None
     assert not store.erase(record)
     assert (list(store.history(KEY)), list(store.journal_entries(KEY))) == ([], [])
     assert grants == {}
@@ -160,7 +160,7 @@ def test_the_history_keeps_its_newest_twenty_entries() -> None:
         for number in range(50):
             put(store, number=number)
             if not has_correlation_id:
-                store.revoke(KEY, note=Note(event=f"revoked-{number}"))
+                store.mark_revoked(KEY, note=Note(event=f"revoked-{number}"))
         history = store.history(KEY, limit=1000)
         assert len(history) == 20
         newest = history[0]

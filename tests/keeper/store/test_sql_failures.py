@@ -301,7 +301,7 @@ def test_database_and_logs_contain_no_secret(
     settle(store, claimed, "b")
     settle(store, claimed, "c")
     put(store, "d")
-    store.revoke(KEY, note=note())
+    store.mark_revoked(KEY, note=note())
     if engine.dialect.name == "sqlite":
         # While the store is open, the write-ahead log contains the changes.
         stored = b"".join(path.read_bytes() for path in tmp_path.iterdir()).decode("latin-1")

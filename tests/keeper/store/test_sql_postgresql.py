@@ -84,7 +84,7 @@ def call_all_methods(store: SqlTokenStore) -> None:
     assert not store.release(
         claimed, state=State.ACTIVE, attempts=0, pause=0, error=None, note=note()
     )
-    revoked = store.revoke(KEY, note=note())
+    revoked = store.mark_revoked(KEY, note=note())
     assert revoked is not None
     assert len(store.journal_entries(KEY)) > 1
     assert store.erase(revoked)

@@ -102,7 +102,7 @@ def test_a_wrong_key_opens_nothing_and_changes_nothing(sealed: SealedDatabase) -
     claim = sealed.store(OLD).load(A)
     attempts: list[Callable[[], Record | None]] = [
         lambda: wrong.load(A),
-        lambda: wrong.revoke(A, note=note()),
+        lambda: wrong.mark_revoked(A, note=note()),
         lambda: wrong.salvage(record, note=note()),
     ]
     for attempt in attempts:
@@ -125,7 +125,7 @@ def test_a_pair_in_the_row_of_another_grant_is_refused(sealed: SealedDatabase) -
     with pytest.raises(SealError, match="was not sealed for this row"):
         store.load(A)
     with pytest.raises(SealError):
-        store.revoke(A, note=note())
+        store.mark_revoked(A, note=note())
     assert sealed.contents() == before
     assert store.load(B) is not None
 
@@ -265,7 +265,7 @@ def test_a_rotation_seals_all_pairs_with_the_first_key(sealed: SealedDatabase) -
 def test_a_rotation_skips_an_erased_grant(sealed: SealedDatabase) -> None:
     store = sealed.store(OLD)
     put(store, "a")
-    revoked = store.revoke(A, note=note())
+    revoked = store.mark_revoked(A, note=note())
     assert revoked is not None
     assert store.erase(revoked)
     both = sealed.store(NEW, OLD)
