@@ -219,7 +219,7 @@ class CallTracer:
 
     def manager(self, blink: BlinkOAuth, store: TokenStore, **options: Any) -> TokenManager:
         """Make a manager with a grant, and make the warm-up calls."""
-        manager = TokenManager(blink, store, executor=self.pool, **options)
+        manager = TokenManager(blink, store, new_thread_pool=self.pool, **options)
         for _ in range(WARM_UP):
             manager.authorize(GRANT, code="fake-code", redirect_uri=REDIRECT_URI, psu=PSU)
             manager.refresh(GRANT)

@@ -85,10 +85,10 @@ def _store(expected: Record, put: Put, result: Result) -> Generator[Step, Any, R
     If a failed try was executed after all, a refresh may have spent the pair before the next try.
     """
 
-    def is_done(record: Record | None) -> bool:
+    def was_executed(record: Record | None) -> bool:
         return record is not None and record.consent >= expected.consent
 
-    record: Record | None = yield from retry_until_stored(put, result, is_done)
+    record: Record | None = yield from retry_until_stored(put, result, was_executed)
     if record is None:
         return None
     if record.token is None or record.token.access_token != put.token.access_token:
@@ -104,7 +104,7 @@ def revoke(job: Job) -> Steps:
         if record is None:
             return Result(None, UnknownGrantError("No token is stored for this grant."))
         # The cache must not serve the grant any more, before the bank is asked.
-        yield Publish(Result(record), done=False)
+        yield Publish(Result(record), to_callers=False)
         entries = yield JournalEntries()
     except StoreError as error:
         return Result(None, error)

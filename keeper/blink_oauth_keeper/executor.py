@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StepExecutor", "log_event"]
 
-UNSETTLED_POLL = 0.5
-"""Seconds until the next try for a grant whose newer pair this process has still to store."""
+UNSTORED_POLL = 0.5
+"""Seconds to wait before a grant with an unstored result in this process is tried again."""
 
 logger = logging.getLogger("blink_oauth_keeper")
 
@@ -57,7 +57,7 @@ class StepExecutor:
         blink: The client.
         store: The store.
         breakers: The circuit breakers of the targets.
-        unsettled: Returns whether this process has a result of a grant that is not stored yet.
+        has_unstored_result: Returns whether this process has an unstored result of a grant.
         lease: Seconds that a lease lasts.
         now: Returns the current time, aware UTC.
         listener: Receives every event, or None.
@@ -66,12 +66,12 @@ class StepExecutor:
     blink: BlinkOAuth
     store: TokenStore
     breakers: Breakers
-    unsettled: Callable[[Grant], bool]
+    has_unstored_result: Callable[[Grant], bool]
     lease: float
     now: Callable[[], datetime]
     listener: Listener | None
 
-    def perform(self, job: Job, step: Step) -> Any:  # noqa: C901, PLR0911, PLR0912  a case a step
+    def perform(self, job: Job, step: Step) -> Any:  # noqa: C901, PLR0911, PLR0912  one case for each step
         """Perform a step and return its return value.
 
         Raises:
@@ -140,9 +140,9 @@ class StepExecutor:
         )
 
     def _permit(self, job: Job) -> Permit:
-        if self.unsettled(job.key.grant):
-            # The stored refresh token is spent; this process is still storing the new pair.
-            return Permit(wait=UNSETTLED_POLL)
+        if self.has_unstored_result(job.key.grant):
+            # This process has still to store a result of this grant: the record is out of date.
+            return Permit(wait=UNSTORED_POLL)
         return self.breakers.acquire(job.key.grant.target_id, job.profile)
 
     def _call(self, job: Job, step: Send | ExchangeCode) -> Token:

@@ -26,7 +26,7 @@ from blink_oauth.tokens import Secret, Token
 from . import consent
 from .cache import Cache
 from .errors import RefreshPendingError
-from .executor import UNSETTLED_POLL, StepExecutor
+from .executor import UNSTORED_POLL, StepExecutor
 from .policy import Need, is_usable
 from .processes import close_at_exit, reset_after_fork
 from .profile import TargetProfile
@@ -66,14 +66,14 @@ class Flight:
         grant: The grant.
         steps: The protocol's generator.
         perform: Performs a step and returns its return value.
-        finished: Receives each result before the callers do.
+        on_result: Receives each published result before the callers do.
         future: The result for the callers.
     """
 
     grant: Grant
     steps: Steps
     perform: Callable[[Step], Any]
-    finished: Callable[[Result], None]
+    on_result: Callable[[Result], None]
     future: Future[Result] = field(init=False, factory=Future)
 
     def __attrs_post_init__(self) -> None:
@@ -87,20 +87,20 @@ class Flights:
 
     Args:
         threads: Number of flights that may perform a step at the same time.
-        executor: Makes the executor, given the number of threads; again in a forked child.
-        timers: Makes the timers for flights that wait; again in a forked child.
+        new_thread_pool: Makes an executor with this number of threads; again in a forked child.
+        new_timers: Makes the timers for flights that wait; again in a forked child.
     """
 
     threads: int
-    executor: Callable[[int], Executor] = thread_pool
-    timers: Callable[[], Timers] = ThreadTimers
+    new_thread_pool: Callable[[int], Executor] = thread_pool
+    new_timers: Callable[[], Timers] = ThreadTimers
     _lock: threading.Lock = field(init=False)
     _ended: threading.Condition = field(init=False)
     _timers: Timers = field(init=False)
     _shared: dict[Grant, Flight] = field(init=False)
     _in_progress: set[Flight] = field(init=False)
     _waiting: dict[Flight, bool] = field(init=False)
-    _unsettled: set[Flight] = field(init=False)
+    _unstored: set[Flight] = field(init=False)
     _pool: Executor | None = field(init=False)
     _closing: bool = field(init=False)
     _timed_out: bool = field(init=False)
@@ -114,8 +114,8 @@ class Flights:
         """Start anew without flights; those of a parent process go on in the parent."""
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
-        self._timers = self.timers()
-        self._shared, self._in_progress, self._waiting, self._unsettled = {}, set(), {}, set()
+        self._timers = self.new_timers()
+        self._shared, self._in_progress, self._waiting, self._unstored = {}, set(), {}, set()
         self._pool = None
         self._closing = self._timed_out = False
 
@@ -153,10 +153,10 @@ class Flights:
         self._submit(flight, None)
         return flight.future
 
-    def unsettled(self, grant: Grant) -> bool:
-        """Return whether a flight of a grant has published a result that is not stored yet."""
+    def has_unstored_result(self, grant: Grant) -> bool:
+        """Return whether a flight of a grant has published a result that is unstored."""
         with self._lock:
-            return any(flight.grant == grant for flight in self._unsettled)
+            return any(flight.grant == grant for flight in self._unstored)
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> None:
         """Call back after some seconds, unless the manager is closing already."""
@@ -164,14 +164,14 @@ class Flights:
             self._timers.after(seconds, call)
 
     def close(self, timeout: float = CLOSING_SECONDS) -> None:
-        """Let the flights in progress finish, then end the threads.
+        """Let the flights in progress end, then stop the threads.
 
         Args:
             timeout: Seconds after which a flight stops trying to store a result.
         """
         with self._lock:
             self._closing = True
-            waiting = [flight for flight, unsaved in self._waiting.items() if not unsaved]
+            waiting = [flight for flight, unstored in self._waiting.items() if not unstored]
         for flight in waiting:
             self._wake(flight)
         with self._ended:
@@ -191,7 +191,7 @@ class Flights:
             raise InvalidInputError("The manager is closed. Nothing was sent.")
         if self._pool is None:
             self._timers.start()
-            self._pool = self.executor(self.threads)
+            self._pool = self.new_thread_pool(self.threads)
         self._in_progress.add(flight)
 
     def _submit(self, flight: Flight, returned: object) -> None:
@@ -223,7 +223,7 @@ class Flights:
                 flight.future.set_exception(error)
         with self._ended:
             self._in_progress.discard(flight)
-            self._unsettled.discard(flight)
+            self._unstored.discard(flight)
             self._ended.notify_all()
 
     def _drive(self, flight: Flight, returned: Any) -> Wait | Result:
@@ -248,30 +248,30 @@ class Flights:
 
     def _pause(self, flight: Flight, step: Wait) -> None:
         with self._lock:
-            must_end = self._timed_out or (self._closing and not step.has_unsaved_result)
-            self._waiting[flight] = step.has_unsaved_result
+            must_end = self._timed_out or (self._closing and not step.has_unstored_result)
+            self._waiting[flight] = step.has_unstored_result
         self._timers.after(0.0 if must_end else step.seconds, lambda: self._wake(flight))
 
     def _wake(self, flight: Flight) -> None:
         with self._lock:
-            unsaved = self._waiting.pop(flight, None)
-            if unsaved is None:
+            unstored = self._waiting.pop(flight, None)
+            if unstored is None:
                 return
-            time_left = not (self._timed_out or (self._closing and not unsaved))
+            time_left = not (self._timed_out or (self._closing and not unstored))
         self._submit(flight, time_left)
 
     def _publish_early(self, flight: Flight, step: Publish) -> None:
-        if not step.done:
-            flight.finished(step.result)
+        if not step.to_callers:
+            flight.on_result(step.result)
             return
         with self._lock:
-            self._unsettled.add(flight)
+            self._unstored.add(flight)
         self._publish(flight, step.result)
 
     def _publish(self, flight: Flight, result: Result) -> None:
         if flight.future.done():
             return
-        flight.finished(result)
+        flight.on_result(result)
         self._stop_sharing(flight)
         flight.future.set_result(result)
 
@@ -348,26 +348,26 @@ class SingleFlight:
 
     Args:
         flights: Drives the flights.
-        executor: Performs their steps.
+        step_executor: Performs their steps.
         cache: The cache of the process.
         profiles: Profiles of single targets, by target id.
         profile: The profile of all other targets.
         client_id: The client that the grants belong to.
         lease: Seconds that a lease lasts.
-        deadline: Seconds that one call to the bank takes at most.
+        call_timeout: Seconds that one call to the bank takes at most.
         now: Returns the current time, aware UTC.
         monotonic: Returns seconds of a clock that never goes back.
         random: Returns a number from 0 to below 1.
     """
 
     flights: Flights
-    executor: StepExecutor
+    step_executor: StepExecutor
     cache: Cache
     profiles: Mapping[str, TargetProfile]
     profile: TargetProfile
     client_id: str
     lease: float
-    deadline: float
+    call_timeout: float
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
     random: Callable[[], float]
@@ -437,7 +437,7 @@ class SingleFlight:
     def start_claimed_refresh(self, claim: Record, claimed_at: float) -> Future[Result]:
         """Start the refresh of a record whose lease is already taken."""
         if self.cache.has_newer(claim):
-            self.release(claim, pause=UNSETTLED_POLL)
+            self.release(claim, pause=UNSTORED_POLL)
             skipped: Future[Result] = Future()
             skipped.set_result(Result(claim))
             return skipped
@@ -448,7 +448,7 @@ class SingleFlight:
     def release(self, claim: Record, *, pause: float = 0.0) -> None:
         """Release a lease under which nothing was sent."""
         job = self._job(claim.key.grant, Psu.AUTO)
-        self.executor.perform(job, evolve(release_unspent(job, claim), pause=pause))
+        self.step_executor.perform(job, evolve(release_unspent(job, claim), pause=pause))
 
     def _token_or_flight(self, grant: Grant, wanted: Need, psu: Psu) -> Token | Future[Result]:
         job = self._job(grant, psu, wanted)
@@ -488,7 +488,7 @@ class SingleFlight:
             psu=psu,
             actor="auto" if psu == Psu.AUTO else "psu",
             lease=self.lease,
-            deadline=self.deadline,
+            call_timeout=self.call_timeout,
             max_wait=self.lease + LEASE_MARGIN,
             failures=self.cache.failures.get(grant, 0),
             now=self.now,
@@ -498,10 +498,10 @@ class SingleFlight:
         )
 
     def _flight(self, job: Job, steps: Steps) -> Flight:
-        perform, finished = partial(self.executor.perform, job), partial(self._finished, job)
-        return Flight(job.key.grant, steps, perform, finished)
+        perform = partial(self.step_executor.perform, job)
+        return Flight(job.key.grant, steps, perform, partial(self._on_result, job))
 
-    def _finished(self, job: Job, result: Result) -> None:
+    def _on_result(self, job: Job, result: Result) -> None:
         grant = job.key.grant
         self.cache.update(grant, result, job.profile)
         if result.refresh_in is not None:

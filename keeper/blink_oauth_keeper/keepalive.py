@@ -155,10 +155,8 @@ class KeepAlive:
 
     def _targets_claimed_alone(self, failing: Collection[str]) -> list[str]:
         """Return the targets that need claims of their own: profiled, failing or rate-limited."""
-        names = [
-            *self.single_flight.profiles,
-            *sorted(set(failing) - self.single_flight.profiles.keys()),
-        ]
+        profiled = self.single_flight.profiles
+        names = [*profiled, *sorted(set(failing) - profiled.keys())]
         if self.single_flight.profile.rate is not None:
             while found := self.store.due(self._query_elsewhere(names), limit=TARGETS_PAGE):
                 names += {record.key.grant.target_id for record in found}
@@ -168,9 +166,8 @@ class KeepAlive:
         if allowed == 0 or self._stopping():
             return 0
         claimed_at = self.single_flight.monotonic()
-        claims = self.store.claim_due(
-            query, owner=new_owner(), ttl=self.single_flight.lease, limit=allowed
-        )
+        lease = self.single_flight.lease
+        claims = self.store.claim_due(query, owner=new_owner(), ttl=lease, limit=allowed)
         self._report = evolve(self._report, due=self._report.due + len(claims))
         for number, claim in enumerate(claims):
             try:

@@ -73,9 +73,9 @@ class TokenManager:
         monotonic: Returns seconds of a clock that never goes back.
         random: Returns a number from 0 to below 1.
         sleep: Sleeps some seconds; `refresh_due` uses it where a target's rate is limited.
-        timers: Makes the timers of waiting flights; again in a forked child.
-        executor: Makes the executor of the calls to store and bank, given `threads`; again in a
-            forked child.
+        new_timers: Makes the timers of waiting flights; again in a forked child.
+        new_thread_pool: Makes an executor with `threads` threads, for the calls to store and bank;
+            again in a forked child.
 
     Raises:
         InvalidInputError: The lease does not fit the client's timeouts, or the client is not a
@@ -96,8 +96,8 @@ class TokenManager:
         monotonic: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = random_numbers.random,
         sleep: Callable[[float], None] = time.sleep,
-        timers: Callable[[], Timers] = ThreadTimers,
-        executor: Callable[[int], Executor] = thread_pool,
+        new_timers: Callable[[], Timers] = ThreadTimers,
+        new_thread_pool: Callable[[int], Executor] = thread_pool,
     ) -> None:
         _check(blink, lease)
         self._blink, self._store = blink, store
@@ -106,18 +106,24 @@ class TokenManager:
         self._breakers = Breakers(monotonic, random)
         self._cache = Cache(clock, monotonic)
         self._tokens = self._cache.tokens
-        self._flights = Flights(threads, executor, timers)
+        self._flights = Flights(threads, new_thread_pool, new_timers)
         self._single_flight = SingleFlight(
             flights=self._flights,
-            executor=StepExecutor(
-                blink, store, self._breakers, self._flights.unsettled, lease, clock, on_event
+            step_executor=StepExecutor(
+                blink=blink,
+                store=store,
+                breakers=self._breakers,
+                has_unstored_result=self._flights.has_unstored_result,
+                lease=lease,
+                now=clock,
+                listener=on_event,
             ),
             cache=self._cache,
             profiles=dict(profiles or {}),
             profile=profile or TargetProfile(),
             client_id=blink.settings.client_id,
             lease=lease,
-            deadline=blink.settings.timeouts.total,
+            call_timeout=blink.settings.timeouts.total,
             now=clock,
             monotonic=monotonic,
             random=random,
@@ -443,7 +449,7 @@ class TokenManager:
         return self._store.history(self._single_flight.key(grant), limit=limit)
 
     def close(self, timeout: float = CLOSING_SECONDS) -> None:
-        """Let the flights in progress finish, then close the store.
+        """Let the flights in progress end, then close the store.
 
         Args:
             timeout: Seconds after which a flight stops trying to store a result.

@@ -48,7 +48,7 @@ from .store.protocol import Note, Origin, Record, Settlement, State, state_befor
 
 __all__ = ["new_owner", "refresh", "refresh_claimed", "release_unspent", "retry_until_stored"]
 
-SETTLE_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
+STORE_RETRY_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between the tries to store a result; the last pause is repeated."""
 
 
@@ -106,7 +106,7 @@ def _renewed(step: Settle) -> Record:
     )
 
 
-def settle_failure(
+def store_failure(
     job: Job, claim: Record, error: BlinkError, lease_left: float, seconds: float
 ) -> Generator[Step, Any, tuple[Record | None, Result | None]]:
     """Store a failure; return the claim on a salvaged pair, or a result, or neither.
@@ -187,27 +187,27 @@ def release_unspent(job: Job, claim: Record) -> Release:
 def retry_until_stored(
     step: Step,
     interim: Result | None = None,
-    done: Callable[[Record | None], bool] | None = None,
+    was_executed: Callable[[Record | None], bool] | None = None,
 ) -> Generator[Step, Any, Any]:
     """Repeat a step at the store until it succeeds, however long the store is unavailable.
 
     Args:
-        step: The step; it must be safe to repeat, unless `done` is given.
+        step: The step; it must be safe to repeat, unless `was_executed` is given.
         interim: The result that callers get once the store has failed; by default its error.
-        done: Returns whether the stored record shows that a failed try was executed after all; for
-            a step that must not be repeated once the record has moved on.
+        was_executed: Returns whether the stored record shows that a failed try was executed after
+            all; for a step that must not be repeated once the record has changed.
 
     Returns:
-        What the step returns, or None if the manager closed first. If `done` found the step
+        What the step returns, or None if the manager closed first. If `was_executed` found the step
         executed, the record.
     """
     tries = 0
     time_left = True
     while True:
         try:
-            if tries and done is not None:
+            if tries and was_executed is not None:
                 record = yield Load()
-                if done(record):
+                if was_executed(record):
                     yield Emit(EventName.SETTLED_LATE)
                     return record
             returned = yield step
@@ -219,8 +219,8 @@ def retry_until_stored(
                 yield Emit(EventName.LOST, error=error)
                 return None
             # [10] A result that cannot be stored is tried again until it is.
-            pause = SETTLE_PAUSES[min(tries, len(SETTLE_PAUSES) - 1)]
-            time_left = yield Wait(pause, has_unsaved_result=True)
+            pause = STORE_RETRY_PAUSES[min(tries, len(STORE_RETRY_PAUSES) - 1)]
+            time_left = yield Wait(pause, has_unstored_result=True)
             tries += 1
         else:
             if tries:
@@ -323,7 +323,7 @@ def _attempt(job: Job, claim: Record, claimed_at: float) -> Generator[Step, Any,
         assert claim.token is not None
         assert claim.token.refresh_token is not None
         # [4] A call that could outlast the lease is not begun.
-        if job.monotonic() - claimed_at + job.deadline > job.lease:
+        if job.monotonic() - claimed_at + job.call_timeout > job.lease:
             yield from retry_until_stored(release_unspent(job, claim))
             yield Emit(EventName.ABANDONED, claim)
             return None
@@ -339,7 +339,7 @@ def _attempt(job: Job, claim: Record, claimed_at: float) -> Generator[Step, Any,
                 result: Result | None = yield from settle(job, claim, pair, issued_at, seconds)
                 return result
             lease_left = claimed_at + job.lease - job.monotonic()
-            next_claim, result = yield from settle_failure(job, claim, error, lease_left, seconds)
+            next_claim, result = yield from store_failure(job, claim, error, lease_left, seconds)
             if next_claim is None:
                 return result
             claim = next_claim

@@ -76,7 +76,7 @@ class Permit:
         hold_off: Seconds during which the target must not be called, because it fails or sent
             `Retry-After`.
         wait: Seconds until the next permit may be acquired, because the target's rate is limited
-            or this process has a newer pair that is not stored yet.
+            or this process has an unstored result of the grant.
     """
 
     hold_off: float = 0.0
@@ -196,11 +196,11 @@ class Wait:
 
     Attributes:
         seconds: Seconds to wait.
-        has_unsaved_result: Whether a result is not stored yet; closing leaves time to store it.
+        has_unstored_result: Whether a result is unstored; closing leaves time to store it.
     """
 
     seconds: float
-    has_unsaved_result: bool = False
+    has_unstored_result: bool = False
 
 
 @frozen
@@ -209,11 +209,11 @@ class Publish:
 
     Attributes:
         result: The result.
-        done: Whether the callers get it now; if not, it only updates the cache.
+        to_callers: Whether the callers get it now; if not, it only updates the cache.
     """
 
     result: Result
-    done: bool = True
+    to_callers: bool = True
 
 
 @frozen
@@ -265,7 +265,7 @@ class Job:
         code: The authorization code, where one is to be exchanged.
         redirect_uri: The redirect URI of the code.
         lease: Seconds that a lease lasts.
-        deadline: Seconds that one call to the bank takes at most.
+        call_timeout: Seconds that one call to the bank takes at most.
         max_wait: Seconds to wait at most for a lease or a permit.
         failures: Failed flights of this grant in a row before this one.
         now: Returns the current time, aware UTC.
@@ -282,7 +282,7 @@ class Job:
     code: Secret | None = None
     redirect_uri: str = ""
     lease: float
-    deadline: float
+    call_timeout: float
     max_wait: float
     failures: int = 0
     now: Callable[[], datetime]

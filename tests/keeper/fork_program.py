@@ -107,10 +107,10 @@ def main() -> None:
         # Both threads are busy when the process forks.
         threads=2,
         monotonic=halts.callback("breakers", harness.clock.monotonic),
-        timers=partial(ThreadTimers, halts.callback("timers", time.monotonic)),
+        new_timers=partial(ThreadTimers, halts.callback("timers", time.monotonic)),
     )
     first_use = harness.make_manager(
-        real_waits=True, executor=halts.callback("flights", CountingExecutor)
+        real_waits=True, new_thread_pool=halts.callback("flights", CountingExecutor)
     )
     closed = harness.make_manager(real_waits=True)
     closed.close()

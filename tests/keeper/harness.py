@@ -559,7 +559,7 @@ class Harness:
         for gate in self.banks.gates:
             gate.open()
         if exc is None:
-            # Unsaved results are stored now, so that closing does not wait in real time.
+            # Unstored results are stored now, so that closing does not wait in real time.
             self.advance(1.1)
         for manager in self._managers:
             manager.close()
@@ -591,12 +591,12 @@ class Harness:
             "monotonic": self.clock.monotonic,
             "random": lambda: 0.5,
             "on_event": self.events.append,
-            "executor": self._new_executor,
+            "new_thread_pool": self._new_executor,
         }
         if real_waits:
             defaults["monotonic"] = time.monotonic
         else:
-            defaults |= {"timers": self._new_timers, "sleep": self.clock.elapse}
+            defaults |= {"new_timers": self._new_timers, "sleep": self.clock.elapse}
         manager = TokenManager(self.blink, self.store, **(defaults | options))
         self._managers.append(manager)
         return manager
@@ -661,7 +661,7 @@ class Harness:
         return self._threads.submit(call)
 
     def wait_until_idle(self) -> None:
-        """Wait until every flight has finished, waits for the clock, or is held at a gate."""
+        """Wait until every flight has ended, waits for the clock, or is held at a gate."""
         wait_until(lambda: self.busy() == self.banks.held())
 
     def advance(self, seconds: float) -> None:

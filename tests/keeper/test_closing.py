@@ -157,7 +157,7 @@ def test_closing_emits_that_an_unstored_uncertain_outcome_is_lost(harness: Harne
     assert harness.record(grant).state is State.REFRESHING
 
 
-def test_a_store_that_recovers_during_closing_receives_the_unsaved_pair(harness: Harness) -> None:
+def test_a_store_that_recovers_during_closing_receives_the_unstored_pair(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.faulty.fail("settle")
     token = harness.manager.get(grant)

@@ -38,7 +38,7 @@ def timers(clock: ManualClock) -> ManualTimers:
 
 @pytest.fixture
 def flights(timers: ManualTimers) -> Iterator[Flights]:
-    made = Flights(4, timers=lambda: timers)
+    made = Flights(4, new_timers=lambda: timers)
     yield made
     close(made)
 
@@ -75,7 +75,7 @@ def result(future: Future[Result]) -> Result:
 
 
 def close(flights: Flights) -> None:
-    """Close, or fail if a flight does not finish in time."""
+    """Close, or fail if a flight does not end in time."""
     closing = threading.Thread(target=flights.close, daemon=True)
     closing.start()
     closing.join(TIMEOUT)
@@ -119,7 +119,7 @@ def test_a_flight_performs_its_steps_in_a_thread_of_the_pool(
     assert all(name.startswith("blink-oauth-flight") for _, name in seen)
 
 
-def test_the_finished_callback_runs_before_the_callers_get_the_result(
+def test_on_result_is_called_before_the_callers_get_the_result(
     flights: Flights, make_flight: MakeFlight, results: list[Result]
 ) -> None:
     future = flights.start(make_flight(steps_only()), joinable=False)
@@ -163,7 +163,7 @@ def test_all_callers_of_a_grant_share_one_flight(flights: Flights, make_flight: 
     assert result(futures[0]) == DONE
 
 
-def test_after_a_flight_has_finished_the_next_call_starts_another(
+def test_after_a_flight_has_ended_the_next_call_starts_another(
     flights: Flights, make_flight: MakeFlight
 ) -> None:
     first = flights.join_or_start(GRANT, lambda: make_flight(steps_only()))
@@ -226,7 +226,7 @@ def test_a_waiting_flight_occupies_no_thread(
     assert clock.seconds == 1_005
 
 
-def test_publish_gives_the_callers_a_result_before_the_flight_has_finished(
+def test_publish_gives_the_callers_a_result_before_the_flight_has_ended(
     flights: Flights,
     make_flight: MakeFlight,
     clock: ManualClock,
@@ -235,7 +235,7 @@ def test_publish_gives_the_callers_a_result_before_the_flight_has_finished(
 ) -> None:
     def protocol() -> Protocol:
         yield Publish(PUBLISHED)
-        assert (yield Wait(5, has_unsaved_result=True)) is True
+        assert (yield Wait(5, has_unstored_result=True)) is True
         return DONE
 
     assert result(flights.join_or_start(GRANT, lambda: make_flight(protocol()))) == PUBLISHED
@@ -246,7 +246,7 @@ def test_publish_gives_the_callers_a_result_before_the_flight_has_finished(
     assert results == [PUBLISHED, DONE]
 
 
-def test_publish_without_done_calls_finished_and_lets_the_callers_wait_on(
+def test_an_early_result_not_for_callers_calls_on_result_only(
     flights: Flights,
     make_flight: MakeFlight,
     clock: ManualClock,
@@ -254,7 +254,7 @@ def test_publish_without_done_calls_finished_and_lets_the_callers_wait_on(
     results: list[Result],
 ) -> None:
     future = flights.start(
-        make_flight(steps_only(Publish(PUBLISHED, done=False), Wait(5))), joinable=False
+        make_flight(steps_only(Publish(PUBLISHED, to_callers=False), Wait(5))), joinable=False
     )
     wait_until(lambda: len(timers.pending) == 1)
     assert results == [PUBLISHED]
@@ -295,13 +295,13 @@ def test_an_unexpected_error_after_the_result_ends_the_flight_too(
     assert "A flight broke" in caplog.text
 
 
-def test_an_error_in_the_finished_callback_is_raised_by_the_callers(
+def test_an_error_in_on_result_is_raised_by_the_callers(
     flights: Flights, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def finished(result: Result) -> None:
+    def on_result(result: Result) -> None:
         raise RuntimeError("defect")
 
-    flight = Flight(GRANT, steps_only(), lambda step: None, finished)
+    flight = Flight(GRANT, steps_only(), lambda step: None, on_result)
     future = flights.join_or_start(GRANT, lambda: flight)
     assert isinstance(future.exception(TIMEOUT), RuntimeError)
     close(flights)
@@ -428,13 +428,13 @@ def test_a_flight_that_starts_to_wait_during_closing_does_not_wait(
     assert clock.seconds == 1_000
 
 
-def test_closing_waits_for_an_unsaved_result_until_its_timeout(
+def test_closing_waits_for_an_unstored_result_until_its_timeout(
     flights: Flights, make_flight: MakeFlight, timers: ManualTimers
 ) -> None:
     returned: list[bool] = []
 
     def protocol() -> Protocol:
-        returned.append((yield Wait(1, has_unsaved_result=True)))
+        returned.append((yield Wait(1, has_unstored_result=True)))
         return DONE
 
     flights.join_or_start(GRANT, lambda: make_flight(protocol()))
@@ -445,14 +445,14 @@ def test_closing_waits_for_an_unsaved_result_until_its_timeout(
     assert returned == [False]
 
 
-def test_a_flight_with_an_unsaved_result_goes_on_during_closing(
+def test_a_flight_with_an_unstored_result_goes_on_during_closing(
     flights: Flights, make_flight: MakeFlight, clock: ManualClock, timers: ManualTimers
 ) -> None:
     returned: list[bool] = []
 
     def protocol() -> Protocol:
-        returned.append((yield Wait(1, has_unsaved_result=True)))
-        returned.append((yield Wait(1, has_unsaved_result=True)))
+        returned.append((yield Wait(1, has_unstored_result=True)))
+        returned.append((yield Wait(1, has_unstored_result=True)))
         return DONE
 
     flights.join_or_start(GRANT, lambda: make_flight(protocol()))

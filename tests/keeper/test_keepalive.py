@@ -391,7 +391,7 @@ def test_a_closed_manager_refreshes_nothing_and_leaves_no_lease(harness: Harness
     assert harness.banks.presented() == []
 
 
-def test_while_a_new_pair_is_unsaved_the_old_refresh_token_is_not_presented(
+def test_while_a_new_pair_is_unstored_the_old_refresh_token_is_not_presented(
     harness: Harness,
 ) -> None:
     (grant,) = authorize(harness, 1)

@@ -141,7 +141,7 @@ def test_a_claim_that_cannot_be_released_ends_with_its_lease(harness: Harness) -
 # After the response
 
 
-def test_an_unsaved_pair_is_served_and_stored_when_the_store_recovers(harness: Harness) -> None:
+def test_an_unstored_pair_is_served_and_stored_when_the_store_recovers(harness: Harness) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
@@ -164,7 +164,7 @@ def test_an_unsaved_pair_is_served_and_stored_when_the_store_recovers(harness: H
     assert len(harness.banks.presented()) == 1
 
 
-def test_while_a_pair_is_unsaved_the_old_refresh_token_is_not_presented(harness: Harness) -> None:
+def test_while_a_pair_is_unstored_the_old_refresh_token_is_not_presented(harness: Harness) -> None:
     grant = harness.expired_grant()
     harness.faulty.fail("settle")
     token = harness.manager.get(grant)
@@ -236,7 +236,7 @@ def test_an_unexpected_error_of_the_store_is_raised_as_a_store_error(harness: Ha
     assert error.retryable
 
 
-def test_an_unsaved_pair_of_a_new_consent_is_served_and_stored_later(harness: Harness) -> None:
+def test_an_unstored_pair_of_a_new_consent_is_served_and_stored_later(harness: Harness) -> None:
     harness.faulty.fail("put")
     grant = harness.authorize()
     token = harness.manager.get(grant)

@@ -103,7 +103,7 @@ MUTANTS = (
     Mutant(
         name="[4] a request that could outlast the lease begins",
         module=REFRESH,
-        old="        if job.monotonic() - claimed_at + job.deadline > job.lease:\n",
+        old="        if job.monotonic() - claimed_at + job.call_timeout > job.lease:\n",
         new="        if False:\n",
         breaks="no_request_begins_that_could_outlast_its_lease",
         scenario=SCENARIOS["delays"],
@@ -153,7 +153,7 @@ MUTANTS = (
     Mutant(
         name="[10] a result that cannot be stored is dropped",
         module=REFRESH,
-        old="            time_left = yield Wait(pause, has_unsaved_result=True)\n",
+        old="            time_left = yield Wait(pause, has_unstored_result=True)\n",
         new="            return None\n",
         breaks="every_received_pair_is_stored",
         scenario=STORE_FAULTS,
@@ -161,7 +161,7 @@ MUTANTS = (
     Mutant(
         name="retry_until_stored: a new consent's pair is stored again without a check",
         module=CONSENT,
-        old="yield from retry_until_stored(put, result, is_done)",
+        old="yield from retry_until_stored(put, result, was_executed)",
         new="yield from retry_until_stored(put, result)",
         breaks="a_valid_pair_is_never_replaced_by_an_invalid_one",
         scenario=LATE_CONSENTS,

@@ -34,7 +34,7 @@ def advance_time(simulation: Simulation, workers: Sequence[Worker]) -> None:
     ]
     until = min(worker.wake_at for worker in waiting)
     only_polling = all(
-        worker.phase is Phase.WAITING and not worker.has_unsaved_result for worker in waiting
+        worker.phase is Phase.WAITING and not worker.has_unstored_result for worker in waiting
     )
     if only_polling and simulation.blocked_until > until:
         until = simulation.blocked_until

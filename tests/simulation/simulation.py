@@ -24,9 +24,9 @@ from .network import RequestFault
 if TYPE_CHECKING:
     from .worker import Worker
 
-__all__ = ["DEADLINE", "LEASE", "MAX_WAIT", "Scheduler", "Simulation", "StoreFault"]
+__all__ = ["CALL_TIMEOUT", "LEASE", "MAX_WAIT", "Scheduler", "Simulation", "StoreFault"]
 
-LEASE, DEADLINE, MAX_WAIT = 25.0, 20.0, 30.0
+LEASE, CALL_TIMEOUT, MAX_WAIT = 25.0, 20.0, 30.0
 """Seconds, as in production."""
 REDIRECT_URI = "https://app.example/callback"
 

@@ -26,7 +26,7 @@ from .network import (
     timed_out_error,
     unreached_error,
 )
-from .simulation import DEADLINE, LEASE, MAX_WAIT, Simulation
+from .simulation import CALL_TIMEOUT, LEASE, MAX_WAIT, Simulation
 from .trace import describe
 
 __all__ = ["Phase", "Task", "Worker"]
@@ -75,7 +75,7 @@ class Worker:
         failures: Number of its flights that have failed in a row.
         phase: What it does at its next move.
         wake_at: End of its wait, in seconds.
-        has_unsaved_result: Whether it waits with a result that is not stored.
+        has_unstored_result: Whether it waits with a result that is not stored.
         waiting_since: The simulation's count of changes at the start of the wait.
         closing: Whether its manager is closing.
         moves: Number of its moves.
@@ -96,7 +96,7 @@ class Worker:
     failures: int = 0
     phase: Phase = Phase.IDLE
     wake_at: float = 0.0
-    has_unsaved_result: bool = False
+    has_unstored_result: bool = False
     waiting_since: int = 0
     closing: bool = False
     moves: int = 0
@@ -194,7 +194,7 @@ class Worker:
             need=Need(newer_than=self.seen if task.newer else 0, early=task.early),
             profile=simulation.kind.profile,
             lease=LEASE,
-            deadline=DEADLINE,
+            call_timeout=CALL_TIMEOUT,
             max_wait=MAX_WAIT,
             failures=self.failures,
             now=lambda: moment(simulation.time + self.skew),
@@ -238,10 +238,10 @@ class Worker:
     def _set_step(self, step: steps.Step) -> None:
         self.step = step
         if isinstance(step, steps.Wait):
-            self.phase, self.wake_at, self.has_unsaved_result = (
+            self.phase, self.wake_at, self.has_unstored_result = (
                 Phase.WAITING,
                 self.simulation.time + step.seconds,
-                step.has_unsaved_result,
+                step.has_unstored_result,
             )
             self.waiting_since = self.simulation.changes
             return
@@ -257,7 +257,7 @@ class Worker:
                 lease = claimed
         if lease is not None:
             lease.used = True
-        time_left = (lease.ends_at if lease else 0.0) - self.simulation.time - DEADLINE
+        time_left = (lease.ends_at if lease else 0.0) - self.simulation.time - CALL_TIMEOUT
         self.presentation = Presentation(token, self.flight, lease, time_left)
 
     def _execute_step(self) -> None:
@@ -315,7 +315,7 @@ class Worker:
         if fault is not RequestFault.NONE:
             simulation.facts.faults.add(fault.value)
         if fault is RequestFault.LATE:
-            simulation.time += DEADLINE
+            simulation.time += CALL_TIMEOUT
             if isinstance(self.step, steps.Send):
                 simulation.abandoned_requests.append(self.step.refresh_token.reveal())
             self.result, self.phase = timed_out_error(), Phase.RESULT
@@ -342,7 +342,7 @@ class Worker:
 
     def _receive(self, result: Token | BlinkError) -> Token | BlinkError:
         simulation = self.simulation
-        if simulation.time - self.sent_at > DEADLINE and simulation.scheduler.times_out(self):
+        if simulation.time - self.sent_at > CALL_TIMEOUT and simulation.scheduler.times_out(self):
             result = timed_out_error()
             self.remember(RequestFault.LATE)
             simulation.facts.faults.add("timed out")
