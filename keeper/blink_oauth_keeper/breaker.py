@@ -18,8 +18,8 @@ __all__ = ["Breakers"]
 
 FAILURES_TO_OPEN = 2
 """Failures in a row after which the circuit of a target opens."""
-PROBE_INTERVAL = 5.0
-"""Seconds between two probes of a failing target; a probe is the call of one grant."""
+TRIAL_INTERVAL = 5.0
+"""Seconds between two trial calls to a failing target."""
 
 
 @define(eq=False)
@@ -39,7 +39,7 @@ class Breakers:
     """A circuit breaker for each target: an outage must not cost every grant an attempt.
 
     After `FAILURES_TO_OPEN` failures in a row the circuit opens, for growing periods; after each,
-    one grant probes the target. A `Retry-After` holds for all grants of the target.
+    one grant makes a trial call. A `Retry-After` holds for all grants of the target.
 
     Args:
         monotonic: Returns seconds of a clock that never goes back.
@@ -71,7 +71,7 @@ class Breakers:
                     return Permit(wait=breaker.next_permit_at - now)
                 breaker.next_permit_at = now + 1 / profile.rate
             if breaker.failures >= FAILURES_TO_OPEN:
-                breaker.open_until = now + PROBE_INTERVAL
+                breaker.open_until = now + TRIAL_INTERVAL
             return Permit()
 
     def succeeded(self, target_id: str) -> None:
@@ -98,7 +98,7 @@ class Breakers:
                 breaker.open_until = now + backoff(breaker.failures, self.random())
 
     def failing(self) -> frozenset[str]:
-        """Return the targets that must not be called now, or may only be probed by one grant."""
+        """Return the targets that must not be called now, or only by one trial call at a time."""
         with self._lock:
             now = self.monotonic()
             return frozenset(

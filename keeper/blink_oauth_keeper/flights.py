@@ -401,26 +401,26 @@ class SingleFlight:
             BlinkError: There is no such token, or not in time.
         """
         left = remaining(timeout, self.monotonic)
-        token = self._token_or_flight(grant, wanted, psu)
-        while isinstance(token, Future):
+        found = self._token_or_flight(grant, wanted, psu)
+        while isinstance(found, Future):
             try:
-                result = token.result(left())
+                result = found.result(left())
             except TimeoutError:
                 raise timeout_error() from None
-            token = self._token_or_next_flight(grant, result, wanted, psu)
-        return token
+            found = self._token_or_next_flight(grant, result, wanted, psu)
+        return found
 
     async def aget(self, grant: Grant, wanted: Need, psu: Psu, timeout: float | None) -> Token:
         """Do what `get` does; the coroutine waits for it."""
         left = remaining(timeout, self.monotonic)
-        token = self._token_or_flight(grant, wanted, psu)
-        while isinstance(token, Future):
+        found = self._token_or_flight(grant, wanted, psu)
+        while isinstance(found, Future):
             try:
-                result = await wait_for(wrap_future(token), left())
+                result = await wait_for(wrap_future(found), left())
             except TimeoutError:
                 raise timeout_error() from None
-            token = self._token_or_next_flight(grant, result, wanted, psu)
-        return token
+            found = self._token_or_next_flight(grant, result, wanted, psu)
+        return found
 
     def start_exchange(
         self, grant: Grant, code: Secret, redirect_uri: str, psu: Psu

@@ -230,7 +230,8 @@ def pending_error(record: Record) -> RefreshPendingError:
 
 
 FIRST_PAUSE = 1.0
-LONGEST_PAUSE = 60.0
+LONGEST_BACKOFF = 60.0
+"""The longest `backoff`, and the shortest pause after a 503 or a final rejection, in seconds."""
 LONGEST_RETRY_AFTER = 3_600.0
 POLL = (0.05, 0.25)
 """Seconds between two reads of a record while another claim holds its lease: first, longest."""
@@ -243,7 +244,7 @@ def backoff(failures: int, spread: float) -> float:
         failures: Number of failures in a row, from 1.
         spread: A random number from 0 to 1, so that retries do not coincide.
     """
-    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 16))
+    longest = min(LONGEST_BACKOFF, FIRST_PAUSE * 2 ** min(failures - 1, 16))
     return float(longest * (0.5 + 0.5 * spread))
 
 
@@ -251,8 +252,8 @@ def pause_after(error: BlinkError, *, failures: int, spread: float, lease_left: 
     """Return the pause after a failed refresh, in seconds.
 
     It lasts at least as long as the `Retry-After` of the response; after an uncertain outcome until
-    the lease ends, since the request may still arrive until then; and a minute after a 503 or a
-    rejection that is not retryable.
+    the lease ends, since the request may still arrive until then; and at least `LONGEST_BACKOFF`
+    after a 503 or a rejection that is not retryable.
 
     Args:
         error: The failure.
@@ -264,7 +265,7 @@ def pause_after(error: BlinkError, *, failures: int, spread: float, lease_left: 
     if error.outcome is Outcome.UNCERTAIN:
         pause = max(pause, lease_left * (1 + 0.1 * spread))
     if error.status == 503 or (error.outcome is Outcome.REJECTED and not error.retryable):
-        pause = max(pause, LONGEST_PAUSE)
+        pause = max(pause, LONGEST_BACKOFF)
     return pause
 
 

@@ -334,7 +334,7 @@ def _attempt(job: Job, claim: Record, claimed_at: float) -> Generator[Step, Any,
             token = yield Send(claim.token.refresh_token)
         except BlinkError as error:
             seconds = job.monotonic() - began
-            pair = _pair_that_replaces(error)
+            pair = _pair_in_uncertain_response(error)
             if pair is not None:
                 result: Result | None = yield from settle(job, claim, pair, issued_at, seconds)
                 return result
@@ -349,7 +349,10 @@ def _attempt(job: Job, claim: Record, claimed_at: float) -> Generator[Step, Any,
             return (yield from settle(job, claim, token, issued_at, seconds))
 
 
-def _pair_that_replaces(error: BlinkError) -> Token | None:
-    """Return the pair of an uncertain error, which replaces the one that may be spent, or None."""
+def _pair_in_uncertain_response(error: BlinkError) -> Token | None:
+    """Return the complete pair in an error whose outcome is UNCERTAIN, or None.
+
+    It replaces the pair that was presented.
+    """
     complete = error.token is not None and error.token.refresh_token is not None
     return error.token if complete and error.outcome is Outcome.UNCERTAIN else None

@@ -19,7 +19,7 @@ from blink_oauth import (
     StatusError,
 )
 from blink_oauth_keeper import TargetProfile
-from blink_oauth_keeper.breaker import PROBE_INTERVAL, Breakers
+from blink_oauth_keeper.breaker import TRIAL_INTERVAL, Breakers
 from blink_oauth_keeper.steps import Permit
 from keeper.harness import TIMEOUT, ManualClock
 
@@ -83,7 +83,7 @@ def test_the_breaker_of_one_target_does_not_affect_another(breakers: Breakers) -
     assert breakers.failing() == {BANK}
 
 
-def test_after_the_hold_off_one_call_probes_the_target(
+def test_after_the_hold_off_one_trial_call_is_allowed(
     breakers: Breakers, clock: ManualClock
 ) -> None:
     breakers.failed(BANK, FAILURE)
@@ -91,8 +91,8 @@ def test_after_the_hold_off_one_call_probes_the_target(
     clock.elapse(1.5)
     assert breakers.failing() == {BANK}
     assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
-    assert breakers.acquire(BANK, DEFAULTS).hold_off == PROBE_INTERVAL
-    clock.elapse(PROBE_INTERVAL)
+    assert breakers.acquire(BANK, DEFAULTS).hold_off == TRIAL_INTERVAL
+    clock.elapse(TRIAL_INTERVAL)
     assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
 
 

@@ -34,7 +34,7 @@ from blink_oauth_keeper import (
 from blink_oauth_keeper.flights import token_for_caller
 from blink_oauth_keeper.policy import (
     JITTER,
-    LONGEST_PAUSE,
+    LONGEST_BACKOFF,
     LONGEST_RETRY_AFTER,
     POLL,
     Attempt,
@@ -450,9 +450,9 @@ def test_a_retry_after_is_the_pause_up_to_a_maximum() -> None:
 
 
 def test_after_a_503_or_a_refusal_the_pause_is_a_minute() -> None:
-    assert pause(status(503, Outcome.UNCERTAIN)) == LONGEST_PAUSE
-    assert pause(OAuthError("No.", status=400, outcome=Outcome.REJECTED)) == LONGEST_PAUSE
-    assert pause(status(502, Outcome.UNCERTAIN)) < LONGEST_PAUSE
+    assert pause(status(503, Outcome.UNCERTAIN)) == LONGEST_BACKOFF
+    assert pause(OAuthError("No.", status=400, outcome=Outcome.REJECTED)) == LONGEST_BACKOFF
+    assert pause(status(502, Outcome.UNCERTAIN)) < LONGEST_BACKOFF
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from .errors import (
 from .headers import ResponseMeta, Source
 from .tokens import Token, TokenKind
 
-__all__ = ["no_response", "outcome_of", "response_error", "revocation_error"]
+__all__ = ["no_response", "outcome_of", "probe_error", "response_error", "revocation_error"]
 
 MAX_TEXT = 300
 """Characters of a text from the server that an error repeats."""
@@ -104,12 +104,12 @@ def no_response(call: Call, reply: NoResponse) -> NoResponseError:
     return reply.error(_message(call, what, outcome, advice), **facts)
 
 
-def no_probe(reply: NoResponse) -> NoResponseError:
+def probe_error(reply: NoResponse) -> NoResponseError:
     """Build the error for a probe without a response."""
     what, facts = _describe(reply)
     # A probe contains no code or token that could be spent.
     facts |= {"outcome": Outcome.NOT_EXECUTED, "retryable": True}
-    return reply.error(f"The platform could not be reached: {what}. Nothing was spent.", **facts)
+    return reply.error(f"The probe failed: {what}. Nothing was spent.", **facts)
 
 
 def _describe(reply: NoResponse) -> tuple[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from typing import Any, get_args
 from attrs import evolve
 
 from ._api import Call, Operation
-from ._outcomes import no_probe, no_response, response_error, revocation_error
+from ._outcomes import no_response, probe_error, response_error, revocation_error
 from ._reply import Body, NoResponse, RawResponse, Reply, TokenMember
 from .errors import BlinkError
 from .headers import Probe, ResponseMeta, read_date, read_meta
@@ -43,7 +43,7 @@ def read_body(response: RawResponse) -> Body:
     members = _members(response, text)
     body = Body(
         members=members or {},
-        broken=members is None or response.cut is not None,
+        broken=members is None or response.incomplete_because is not None,
         description=_describe(response, text, is_object=members is not None),
     )
     if body.text("access_token"):
@@ -94,7 +94,7 @@ def _complete_members(text: str) -> Iterator[tuple[str, Any]]:
 
 def _describe(response: RawResponse, text: str, *, is_object: bool) -> str:
     size = f"{len(response.content)} bytes"
-    if response.cut is not None:
+    if response.incomplete_because is not None:
         return f"a body that was cut short after {size}"
     if not text.strip():
         return "an empty body"
@@ -238,7 +238,7 @@ def probe_from(reply: Reply, before: datetime, after: datetime) -> Probe:
         NoResponseError: No response was received.
     """
     if isinstance(reply, NoResponse):
-        raise no_probe(reply)
+        raise probe_error(reply)
     date = read_date(reply.headers.get("Date", ""))
     return Probe(status=reply.status, date=date, before=before, after=after)
 

@@ -50,7 +50,7 @@ class RawResponse:
         status: The HTTP status.
         headers: The headers that the client reads; no others are kept.
         content: The body, decompressed.
-        cut: Why the body may be incomplete, or None if it is complete.
+        incomplete_because: Why the body may be incomplete, or None if it is complete.
         members: The members of the body by their names in JSON, if the generated parser could
             read it.
     """
@@ -58,7 +58,7 @@ class RawResponse:
     status: int
     headers: Mapping[str, str] = field(repr=False)
     content: bytes = field(repr=False)
-    cut: str | None = None
+    incomplete_because: str | None = None
     members: Mapping[str, object] | None = field(default=None, repr=False)
 
     @property

@@ -145,9 +145,13 @@ class RoundTrip:
         if self.failure is not None:
             return self.failure
         assert self.response is not None
-        response, members = self.response, self.members
+        response = self.response
         return RawResponse(
-            response.status, response.headers, response.content, response.cut, members
+            status=response.status,
+            headers=response.headers,
+            content=response.content,
+            incomplete_because=response.incomplete_because,
+            members=self.members,
         )
 
     def remaining(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float:
@@ -182,14 +186,14 @@ class ResponseRecorder:
     def __init__(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._status, self._headers = status, headers
         self._bytes = bytearray()
-        self._cut: str | None = None
+        self._incomplete_because: str | None = None
 
     def add(self, chunk: bytes) -> bool:
         """Add a chunk, and return whether the body has reached its limit."""
         self._bytes += chunk
         if len(self._bytes) > MAX_BODY:
-            self._cut = f"it is longer than {MAX_BODY} bytes"
-        return self._cut is not None
+            self._incomplete_because = f"it is longer than {MAX_BODY} bytes"
+        return self._incomplete_because is not None
 
     @contextmanager
     def network_errors_recorded(self) -> Iterator[None]:
@@ -197,13 +201,15 @@ class ResponseRecorder:
         try:
             yield
         except NETWORK_ERRORS as exc:
-            self._cut = str(exc) or type(exc).__name__
+            self._incomplete_because = str(exc) or type(exc).__name__
 
     def finish(self) -> httpx.Response:
         """Record the response, and return its status and body for the parser."""
         headers, encoding = _select_headers(self._headers)
         content = _decompressed(bytes(self._bytes), encoding)
-        _current.get().response = RawResponse(self._status, headers, content, self._cut)
+        _current.get().response = RawResponse(
+            self._status, headers, content, self._incomplete_because
+        )
         return httpx.Response(self._status, content=content)
 
 

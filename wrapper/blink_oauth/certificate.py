@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Finding",
     "Rule",
+    "algorithm_findings",
     "chain_findings",
-    "form_findings",
     "key_findings",
     "usage_findings",
     "validity_findings",
@@ -118,7 +118,7 @@ def _test_signature(key: RSAPrivateKey) -> None:
     key.public_key().verify(signature, b"", PKCS1v15(), SHA256())
 
 
-def form_findings(leaf: Certificate) -> Iterator[Finding]:
+def algorithm_findings(leaf: Certificate) -> Iterator[Finding]:
     """Find what is wrong with version, key and signature."""
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey

@@ -14,8 +14,8 @@ from attrs.converters import optional
 from .certificate import (
     Finding,
     Rule,
+    algorithm_findings,
     chain_findings,
-    form_findings,
     key_findings,
     usage_findings,
     validity_findings,
@@ -139,7 +139,7 @@ def _report(
         days_left=(expires_at - now).days,
         findings=(
             *key_findings(certificate.key or certificate.chain, certificate.passphrase, leaf),
-            *form_findings(leaf),
+            *algorithm_findings(leaf),
             *usage_findings(leaf),
             *validity_findings(leaf, now),
             *chain_findings(chain),

@@ -278,13 +278,13 @@ class MemoryTokenStore(TokenStore):
     def erase(self, record: Record) -> bool:
         with self._access():
             grant = self._grants.get(record.key, StoredGrant())
-            now = grant.record
-            if now is None or now.state is not State.REVOKED:
+            stored = grant.record
+            if stored is None or stored.state is not State.REVOKED:
                 return False
-            if now.generation != record.generation:
+            if stored.generation != record.generation:
                 return False
             grant.journal = ()
-            grant.write(evolve(now, token=None), self._now())
+            grant.write(evolve(stored, token=None), self._now())
             return True
 
     def journal(self, record: Record, token: Token, *, origin: Origin) -> None:

@@ -72,7 +72,7 @@ __all__ = ["SqlTokenStore", "metadata"]
 
 MAX_TRIES = 10
 """The most runs of a method whose transactions conflict with other transactions."""
-UNREADABLE_PAUSE = 3600.0
+UNOPENED_PAUSE = 3600.0
 """Seconds before a record that cannot be opened can be claimed again."""
 
 P = ParamSpec("P")
@@ -267,25 +267,25 @@ class SqlTokenStore(SqlBase, TokenStore):
             selection = due_params(query, self._sealer.key_ids, limit - len(claims))
             with self._prepared().session() as session:
                 rows = session.rows(statement, selection | lease)
-            claimed = [self._reader.record_if_readable(key_of(row), row) for row in rows]
+            claimed = [self._reader.record_if_opened(key_of(row), row) for row in rows]
             claims += [claim for claim in claimed if claim.token is not None]
-            unreadable = [claim for claim in claimed if claim.token is None]
-            if not unreadable:
+            unopened = [claim for claim in claimed if claim.token is None]
+            if not unopened:
                 return sorted(claims, key=due_order)
-            self._pause(unreadable)
+            self._pause(unopened)
 
     def _pause(self, claims: Sequence[Record]) -> None:
         # Otherwise the next `claim_due` would claim them first again, and they cannot be used.
         with self._prepared().session() as session:
             for claim in claims:
-                outcome = {
+                release_values = {
                     "new_state": state_before(claim).value,
                     "new_attempts": claim.attempts - 1,
                     "new_error": claim.error,
-                    "pause": UNREADABLE_PAUSE,
+                    "pause": UNOPENED_PAUSE,
                     "note_correlation_id": None,
                 }
-                session.row(sql_statements.RELEASE.grant, record_params(claim) | outcome)
+                session.row(sql_statements.RELEASE.record, record_params(claim) | release_values)
 
     @operation
     def settle(
@@ -308,7 +308,7 @@ class SqlTokenStore(SqlBase, TokenStore):
                 return Settlement(stored=True, record=record_of(claim.key, row, pair.token))
         with database.transaction() as session:
             row = session.row(sql_statements.LOCK, grant_params(claim.key))
-            record = self._reader.record_if_readable(claim.key, row) if row else None
+            record = self._reader.record_if_opened(claim.key, row) if row else None
             stored = record is not None and is_same_pair(record.token, token)
             if not stored:
                 self._add_to_journal(session, claim, token, Origin.SUPERSEDED)
@@ -326,7 +326,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         error: str | None,
         note: Note,
     ) -> bool:
-        outcome = {
+        release_values = {
             "new_state": state.value,
             "new_attempts": attempts,
             "new_error": error,
@@ -334,7 +334,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         }
         with self._prepared().single_change() as session:
             row = session.change(
-                sql_statements.RELEASE, record_params(claim) | outcome | note_params(note)
+                sql_statements.RELEASE, record_params(claim) | release_values | note_params(note)
             )
         return row is not None
 
@@ -353,7 +353,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             # A pair that cannot be opened goes to the journal as it is; the consent replaces it.
             current = empty_record(key, issued_at)
             if row:
-                current = self._reader.record_if_readable(key, row)
+                current = self._reader.record_if_opened(key, row)
             if is_same_pair(current.token, token):
                 return current
             if row and (replaced := sealed_in(row)):
@@ -425,7 +425,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         statement = sql_statements.due(targets=query.targets is not None)
         with self._prepared().session() as session:
             rows = session.rows(statement, due_params(query, self._sealer.key_ids, limit))
-        found = [self._reader.record_if_readable(key_of(row), row) for row in rows]
+        found = [self._reader.record_if_opened(key_of(row), row) for row in rows]
         return [record for record in found if record.token is not None]
 
     @operation
@@ -437,7 +437,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             rows = session.rows(
                 sql_statements.RECORDS, page | {"client": client_id, "limit": limit}
             )
-        return [self._reader.record_if_readable(key_of(row), row) for row in rows]
+        return [self._reader.record_if_opened(key_of(row), row) for row in rows]
 
     @operation
     def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
@@ -466,7 +466,7 @@ class SqlTokenStore(SqlBase, TokenStore):
     def _entries(self, session: Session, key: GrantKey) -> list[tuple[int, JournalEntry]]:
         """Return the row IDs and journal entries of a grant, the newest first."""
         rows = session.rows(sql_statements.JOURNAL_ENTRIES, grant_params(key))
-        read = ((row.id, self._reader.entry_if_readable(key, row)) for row in rows)
+        read = ((row.id, self._reader.entry_if_opened(key, row)) for row in rows)
         return [(number, entry) for number, entry in read if entry]
 
     def _add_to_journal(

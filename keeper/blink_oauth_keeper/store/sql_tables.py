@@ -198,15 +198,15 @@ WITHOUT_PARAMETERS = {"no_parameters": True}
 
 @frozen(eq=False)
 class Change:
-    """The statements that change a grant and add an entry to its history.
+    """The statements that change a record and add an entry to the history of its grant.
 
     Attributes:
-        grant: Changes the grant and returns its row.
+        record: Changes the record and returns its row.
         history: Adds the entry.
         both: Does both in one statement, with a CTE that SQLite does not support.
     """
 
-    grant: Executable
+    record: Executable
     history: Executable
     both: Executable
 
@@ -236,10 +236,10 @@ class Session:
         return self.connection.execute(statement, {**parameters, **self.time}).rowcount
 
     def change(self, change: Change, parameters: Mapping[str, object]) -> Row[Any] | None:
-        """Change a grant and add to its history; return its row, or None if nothing changed."""
+        """Change a record and add to the history; return its row, or None if nothing changed."""
         if self.connection.dialect.name == "postgresql":
             return self.row(change.both, parameters)
-        row = self.row(change.grant, parameters)
+        row = self.row(change.record, parameters)
         if row is not None:
             self.count(change.history, {**parameters, "new_generation": row.generation})
         return row
@@ -428,7 +428,7 @@ class Reader:
         token = None if sealed is None else self._sealer.open(binding_of(key, row), sealed)
         return record_of(key, row, token)
 
-    def record_if_readable(self, key: GrantKey, row: Row[Any]) -> Record:
+    def record_if_opened(self, key: GrantKey, row: Row[Any]) -> Record:
         """Return the record in a row. If its pair cannot be opened, log a warning.
 
         The record then has no token, and `SealError` as its error.
@@ -439,7 +439,7 @@ class Reader:
             logger.warning("%s", error)
             return evolve(record_of(key, row, None), error=type(error).__name__)
 
-    def entry_if_readable(self, key: GrantKey, row: Row[Any]) -> JournalEntry | None:
+    def entry_if_opened(self, key: GrantKey, row: Row[Any]) -> JournalEntry | None:
         """Return the journal entry in a row, or log a warning if it cannot be opened."""
         try:
             token = self._sealer.open(binding_of(key, row), Sealed(row.sealed, row.key_id))
