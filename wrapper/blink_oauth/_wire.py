@@ -383,10 +383,10 @@ class IdleConnections(Generic[Pool]):
         """Remove and return all connections, and accept none from now on."""
         with self._lock:
             self._closed = True
-        return self.take_all()
+            return self.take_all()
 
     def take_all(self) -> list[Pool]:
-        """Remove and return all connections, while no other thread adds or takes one."""
+        """Remove and return all connections. No other thread may add or take one meanwhile."""
         pools = [pool for _, pool in self._stack]
         self._stack.clear()
         return pools
