@@ -46,7 +46,7 @@ class Signer:
     Args:
         grant: The grant that the requests concern.
         psu: The customer's device, or `Psu.AUTO`.
-        user_agent: Name and version of the client software.
+        user_agent: Name and version of the service user's software.
         new_correlation_id: Returns a new id for each request that is sent.
 
     Source: RFC 6750 section 2.1; bLink custom headers.
@@ -241,7 +241,7 @@ def _is_problem(response: httpx.Response) -> bool:
 
 
 def _may_concern_the_token(response: httpx.Response) -> bool:
-    """Return whether a 401 may concern the token; if the response gives a reason, by that."""
+    """Return whether a 401 may concern the token: True unless the response gives another reason."""
     challenge = response.headers.get("WWW-Authenticate", "")
     parameters = [(name.lower(), text.strip('"')) for name, text in PARAMETER.findall(challenge)]
     errors = {text.lower() for name, text in parameters if name == "error"}

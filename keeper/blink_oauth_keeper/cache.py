@@ -29,6 +29,7 @@ TOO_NEW = timedelta(minutes=1)
 @define(eq=False, weakref_slot=False)
 class CachedToken:
     """A token, its record, and the time until which it is fresh.
+
     Attributes:
         token: The token.
         fresh_until: The time until which it is served without any other check, aware UTC.
@@ -50,8 +51,9 @@ class _Failure:
 class Cache:
     """The tokens, refused generations and recent failures of the grants, in one process.
 
-    There is no lock: each dictionary operation is atomic. Two threads that change the same entry
-    can cost another read of the store, but no token: the generations decide.
+    There is no lock: each dictionary operation is atomic. If two threads change the same entry, the
+    older pair may stay in the cache until the store is read again; no pair is lost, because the
+    store compares generations.
 
     Args:
         now: Returns the current time, aware UTC.
@@ -69,7 +71,7 @@ class Cache:
     _failed: dict[Grant, _Failure] = field(init=False, factory=dict)
 
     def get(self, grant: Grant, need: Need, profile: TargetProfile) -> CachedToken | None:
-        """Return the cached token if it is fresh or stale, otherwise None."""
+        """Return the cached token if no caller has to wait for its refresh, otherwise None."""
         cached = self.tokens.get(grant)
         if cached is None or need.forced:
             return None

@@ -83,6 +83,7 @@ def _store(expected: Record, put: Put, result: Result) -> Generator[Step, Any, R
     """Store the pair of a new consent, once.
 
     If a failed try was executed after all, a refresh may have spent the pair before the next try.
+    So the record is read before each repetition.
     """
 
     def was_executed(record: Record | None) -> bool:
@@ -103,7 +104,7 @@ def revoke(job: Job) -> Steps:
         record: Record | None = yield MarkRevoked(Note(event=EventName.REVOKED, actor=job.actor))
         if record is None:
             return Result(None, UnknownGrantError("No token is stored for this grant."))
-        # The cache must not serve the grant any more, before the bank is asked.
+        # The cache must stop serving the grant before the bank is asked.
         yield Publish(Result(record), to_callers=False)
         entries = yield JournalEntries()
     except StoreError as error:

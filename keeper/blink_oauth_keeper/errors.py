@@ -1,14 +1,14 @@
 """The errors of the keeper, as one tree below `BlinkError`.
 
 * BlinkError
-  x NoTokenError                 there is no usable token for a grant
+  x NoTokenError                 no token that meets the caller's need can be returned
     + UnknownGrantError          no token was ever stored: start an authorization
     + ConsentNeededError         the grant cannot be refreshed: start a new authorization
     + RefreshUncertainError      the refresh token may be spent and is not presented now
     + RefreshPausedError         a refresh failed, and the pause before the next is not over
     + RefreshPendingError        the refresh took longer than the caller or the flight waits
   x StoreError                   the token store cannot be used
-    + SealError                  a stored token cannot be unsealed with the configured keys
+    + SealError                  a stored pair cannot be opened with the configured keys
     + SchemaError                the tables are missing or of another version
 """
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class NoTokenError(BlinkError):
-    """There is no usable token for a grant.
+    """No token that meets the caller's need can be returned now.
 
     Attributes:
         retry_after: Seconds after which to try again, or None.
@@ -67,7 +67,7 @@ class RefreshPausedError(NoTokenError):
 
 
 class RefreshPendingError(NoTokenError):
-    """The refresh takes longer than the caller or its flight waits. Try again: it may go on."""
+    """The caller or its flight stopped waiting. Try again: the refresh may still be in progress."""
 
     retryable = True
 
@@ -79,7 +79,7 @@ class StoreError(BlinkError):
 
 
 class SealError(StoreError):
-    """A stored token cannot be unsealed: the key is missing, or it belongs to another record."""
+    """A stored pair cannot be opened: its key is missing, or it was sealed for another record."""
 
     retryable = False
 

@@ -435,7 +435,7 @@ class SingleFlight:
         return self.flights.start(self._flight(job, consent.revoke(job)), joinable=False)
 
     def start_claimed_refresh(self, claim: Record, claimed_at: float) -> Future[Result]:
-        """Start the refresh of a record whose lease is already taken."""
+        """Start the refresh of a record that `claim_due` has claimed."""
         if self.cache.has_newer(claim):
             self.release(claim, pause=UNSTORED_POLL)
             skipped: Future[Result] = Future()

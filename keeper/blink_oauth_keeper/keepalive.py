@@ -35,13 +35,14 @@ class Report:
     """The numbers of grants that a run has refreshed or not; a dry run only counts `due`.
 
     Attributes:
-        due: Grants that were due.
+        due: Grants that this run claimed; in a dry run, grants that are due.
         refreshed: Grants with a new pair.
         failed: Grants whose refresh failed, with nothing known to be spent; a later run tries
             again.
         uncertain: Grants whose refresh token may be spent.
         consent_needed: Grants that need a new consent of the customer.
-        left: Grants that this run did not refresh, although nothing failed.
+        left: Grants without a new pair from this run and without an error: the lease was released
+            unused, or the record had changed.
     """
 
     due: int = 0
@@ -56,7 +57,7 @@ Progress = Callable[[Report], None]
 
 
 def counted(report: Report, flight: Future[Result]) -> Report:
-    """Return the report with the outcome of a flight counted."""
+    """Return the report with the result of a flight counted."""
     if flight.exception() is not None:
         return evolve(report, failed=report.failed + 1)
     result = flight.result()
@@ -75,6 +76,7 @@ def counted(report: Report, flight: Future[Result]) -> Report:
 @define(eq=False)
 class KeepAlive:
     """One run of `TokenManager.refresh_due`.
+
     Args:
         store: The store.
         breakers: The circuit breakers of the targets.

@@ -158,10 +158,10 @@ class TokenManager:
 
         Args:
             grant: The grant.
-            min_validity: Seconds for which the access token must still be valid; at most half of
-                its lifetime counts.
+            min_validity: Seconds for which the access token must still be valid; a value above half
+                its lifetime is reduced to half.
             psu: The customer's device, or `Psu.AUTO`.
-            timeout: Seconds to wait at most; the refresh goes on.
+            timeout: The most seconds to wait. After that the refresh continues without the caller.
 
         Raises:
             NoTokenError: There is no usable token; the subclass says why and what to do.
@@ -187,10 +187,10 @@ class TokenManager:
 
         Args:
             grant: The grant.
-            min_validity: Seconds for which the access token must still be valid; at most half of
-                its lifetime counts.
+            min_validity: Seconds for which the access token must still be valid; a value above half
+                its lifetime is reduced to half.
             psu: The customer's device, or `Psu.AUTO`.
-            timeout: Seconds to wait at most; the refresh goes on.
+            timeout: The most seconds to wait. After that the refresh continues without the caller.
 
         Raises:
             NoTokenError: There is no usable token; the subclass says why and what to do.
@@ -205,13 +205,13 @@ class TokenManager:
     def refresh(self, grant: Grant, *, psu: Psu = Psu.AUTO, timeout: float | None = None) -> Token:
         """Refresh a token now, even if the stored one is fresh.
 
-        A refresh that is already in progress, in this process or another, counts. If the refresh
-        fails, this raises; `get` still serves the stored token until it expires.
+        If a refresh is already in progress, in this process or another, its pair is returned. If
+        the refresh fails, this raises; `get` still serves the stored token until it expires.
 
         Args:
             grant: The grant.
             psu: The customer's device, or `Psu.AUTO`.
-            timeout: Seconds to wait at most; the refresh goes on.
+            timeout: The most seconds to wait. After that the refresh continues without the caller.
 
         Raises:
             NoTokenError: The refresh is not possible now; the subclass says why and what to do.
@@ -233,7 +233,7 @@ class TokenManager:
         Args:
             grant: The grant.
             psu: The customer's device, or `Psu.AUTO`.
-            timeout: Seconds to wait at most; the refresh goes on.
+            timeout: The most seconds to wait. After that the refresh continues without the caller.
 
         Raises:
             NoTokenError: The refresh is not possible now; the subclass says why and what to do.
@@ -298,7 +298,7 @@ class TokenManager:
     def revoke(self, grant: Grant, *, psu: Psu = Psu.AUTO) -> None:
         """Stop using a grant, and revoke every token of it at the bank.
 
-        From now on no caller gets a token of it, even if the bank cannot be reached; but another
+        From now on this process returns no token of it, even if the bank cannot be reached. Another
         process may return a cached one until it reads the store again. The pair of a refresh in
         progress is revoked when the refresh ends. If this raises, call it again.
 

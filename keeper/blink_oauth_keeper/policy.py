@@ -101,7 +101,7 @@ def windows(record: Record, token: Token, profile: TargetProfile) -> Windows:
 def is_usable(record: Record, need: Need, profile: TargetProfile, now: datetime) -> bool:
     """Return whether the stored access token can be served at all.
 
-    `need.validity` counts as at most half the lifetime, as the windows do.
+    A `need.validity` above half the lifetime is reduced to half, as the windows are.
     """
     token = record.token
     if token is None or record.state is State.REVOKED or record.generation <= need.newer_than:
@@ -123,12 +123,12 @@ class Attempt:
 
 @frozen
 class AwaitLease:
-    """Wait: another claim holds the lease."""
+    """Wait: another owner has the lease."""
 
 
 @frozen
 class Refuse:
-    """Raise the error: no token can be served, and no attempt is possible now."""
+    """Raise the error: no token that meets the caller's need can be returned now."""
 
     error: NoTokenError
 
@@ -234,7 +234,7 @@ LONGEST_BACKOFF = 60.0
 """The longest `backoff`, and the shortest pause after a 503 or a final rejection, in seconds."""
 LONGEST_RETRY_AFTER = 3_600.0
 POLL = (0.05, 0.25)
-"""Seconds between two reads of a record while another claim holds its lease: first, longest."""
+"""Seconds between two reads of a record while another owner has its lease: first, longest."""
 
 
 def backoff(failures: int, spread: float) -> float:
@@ -287,7 +287,7 @@ def should_replay(error: BlinkError, profile: TargetProfile) -> bool:
 
 
 def poll_delay(polls: int, spread: float) -> float:
-    """Return the seconds until a record is read again, while another claim holds its lease.
+    """Return the seconds until a record is read again, while another owner has its lease.
 
     Args:
         polls: Number of delays before this one.

@@ -19,7 +19,10 @@ class AfterUncertainty(StrEnum):
     """How to treat a refresh token that was presented and may be spent."""
 
     REPLAY_ONCE = "replay_once"
-    """Present it once more soon: banks that rotate often allow that for a short time."""
+    """Present it once more soon: banks that rotate may allow that for a short time.
+
+    Source: FAPI 2.0 Security Profile section 5.3.2.1.
+    """
     HOLD = "hold"
     """Present it once more only when the access token is about to expire.
 

@@ -231,7 +231,8 @@ def retry_until_stored(
 STORE_FAILURE_SHARED_FOR = 0.5
 """Seconds for which later callers get a failure of the store without a new flight."""
 REFUSAL_SHARED_FOR = 1.0
-"""Seconds for which later callers get a refusal without a `retry_after`, without a new flight."""
+"""Seconds for which later callers get the same refusal without a new flight, if it has no
+`retry_after`."""
 
 
 def refresh(job: Job) -> Steps:
@@ -268,7 +269,7 @@ def refresh(job: Job) -> Steps:
 
 
 def refresh_claimed(job: Job, claim: Record, claimed_at: float) -> Steps:
-    """Refresh a grant whose lease is already taken.
+    """Refresh a grant that `claim_due` has claimed for this flight.
 
     Args:
         job: What the flight is about.
@@ -303,7 +304,7 @@ def _claim_and_attempt(job: Job, record: Record) -> Generator[Step, Any, Result 
     except StoreError as error:
         yield from _give_up_claim(job, evolve(record, owner=owner))
         return Result(record, error, shared_for=STORE_FAILURE_SHARED_FOR)
-    # [3] Of several claims the store lets one win.
+    # [3] Of several claims at the same time one succeeds.
     if claim is None:
         return None
     return (yield from _attempt(job, claim, claimed_at))

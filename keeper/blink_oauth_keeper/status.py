@@ -32,7 +32,8 @@ class GrantStatus:
         idle_until: When the refresh token expires unless it is used, aware UTC; None without one.
         generation: The generation of the record.
         consent: Number of consents of the customer.
-        attempts: How often the refresh token was presented without a certain outcome.
+        attempts: Number of attempts with the refresh token, including one in progress. An attempt
+            that is known not to have spent it is subtracted.
         retry_in: Seconds until another attempt is possible, 0 for now.
         error: The class of the last error, None after a success.
         correlation_id: The correlation id of the last call, for the bLink support.

@@ -49,7 +49,7 @@ __all__ = [
 
 @frozen
 class Result:
-    """The outcome of a flight, for all its callers.
+    """The result of a flight, for all its callers.
 
     Attributes:
         record: The record as last known, or None.
@@ -95,7 +95,7 @@ class AcquirePermit:
 
 @frozen
 class Claim:
-    """Take the lease. Returns the claim, a Record, or None if the lease was not won."""
+    """Take the lease. Returns the claimed record, or None if the claim failed."""
 
     seen: Record
     owner: str
@@ -137,7 +137,7 @@ class Put:
 
 @frozen
 class Release:
-    """Release the lease without a new pair. Returns whether the claim still held it."""
+    """Release the lease without a new pair. Returns whether it was still this owner's."""
 
     claim: Record
     state: State

@@ -1,4 +1,6 @@
-"""OAuth tokens from the SIX bLink platform: never lost, never spent twice, never shown.
+"""A client for the OAuth endpoints of SIX's bLink platform.
+
+Each call returns a typed value, such as a `Token`, or raises one typed error.
 
 The two clients, and the HTTP stack with them, are imported when they are first used: code that
 handles only tokens and errors starts faster.

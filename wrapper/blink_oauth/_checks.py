@@ -26,8 +26,8 @@ def require_header_value(what: str, value: object, *, blanks: bool = False) -> N
         raise InvalidInputError(f"The {what} must not be empty.")
     text = value.replace(" ", "_") if blanks and value == value.strip() else value
     if not is_visible_ascii(text):
-        allowed = "visible ASCII, blanks inside allowed" if blanks else "visible ASCII, no blanks"
-        raise InvalidInputError(f"The {what} must be {allowed}. Nothing was sent.")
+        allowed = "with blanks only between other characters" if blanks else "without blanks"
+        raise InvalidInputError(f"The {what} must be visible ASCII, {allowed}. Nothing was sent.")
 
 
 def sendable(text: str) -> bool:

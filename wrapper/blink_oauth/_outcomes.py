@@ -1,6 +1,6 @@
 """The errors of failed calls and their texts. Builds errors and never raises them.
 
-Every text tells what happened, whether anything was spent, and what to do next.
+Every text states what happened, whether anything was spent, and what to do next.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ EFFECTS = {
 }
 
 EFFECTS_OF_REVOCATION = {
-    Outcome.NOT_EXECUTED: "Nothing was executed: the token is still valid.",
-    Outcome.REJECTED: "The server rejected the request: the token is still valid.",
+    Outcome.NOT_EXECUTED: "Nothing was executed: the token was not revoked.",
+    Outcome.REJECTED: "The server rejected the request: it did not revoke the token.",
     Outcome.UNCERTAIN: "The request may have been executed: the token may be revoked or not.",
 }
 
@@ -71,8 +71,9 @@ TOKEN_IN_FAILURE = (
 ADVICE_IF_UNCERTAIN = {
     Operation.EXCHANGE_CODE: "Never send the code again: start a new authorization.",
     Operation.REFRESH: (
-        "Keep the stored refresh token, the bank may not have replaced it. Present it at most once "
-        "more: a bank with reuse detection revokes the consent after a second use."
+        "Keep the stored refresh token: the bank may not have replaced it. Present it at most once "
+        "more: a bank with reuse detection may revoke the consent if a spent token is presented "
+        "again."
     ),
 }
 
@@ -81,8 +82,8 @@ def outcome_of(status: int, source: Source) -> Outcome:
     """Decide from the status and the source whether the call was executed.
 
     If the platform refuses the client, its rights or the format, it has not forwarded the call to
-    the bank. Other client errors are decisions against the call. Any other status may come from a
-    call that was executed; so may 408 and 499, which a gateway sends after a timeout or a closed
+    the bank. Any other 4xx but 408 and 499 rejects the call. Any other status may come from a call
+    that was executed; so may 408 and 499, which a gateway sends after a timeout or a closed
     connection.
     """
     if source is Source.PLATFORM and status in REFUSED_BY_PLATFORM:
@@ -158,8 +159,8 @@ def revocation_error(
     not_revoked = frozenset(errors) - unknown
     states = [
         (revoked, "is revoked"),
-        (not_revoked, "is still valid"),
-        (unknown, "may be revoked or still valid"),
+        (not_revoked, "was not revoked"),
+        (unknown, "may be revoked or not"),
     ]
     texts = [f"The {kind.label} {state}." for kinds, state in states for kind in sorted(kinds)]
     # The facts of the whole are those of the worst failure: an uncertain one comes first.

@@ -163,7 +163,7 @@ class RoundTrip:
 
     def on_connect(self) -> None:
         """Record that a connection is being made."""
-        # A connection that breaks while it is being made is made again: the first sent nothing.
+        # `sent` stays True if an earlier connection of this round trip has written.
         self.sent = self.sent or False
 
     def on_write(self, *, secure: bool) -> None:
@@ -726,7 +726,7 @@ def new_async_transport(
 
 
 class HttpClient(httpx.Client):
-    """A client of httpx that joins each path to the base URL only once."""
+    """A client of httpx that caches the joined URL of each path."""
 
     def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
         """Build a request."""
@@ -734,7 +734,7 @@ class HttpClient(httpx.Client):
 
 
 class AsyncHttpClient(httpx.AsyncClient):
-    """A client of httpx that joins each path to the base URL only once."""
+    """A client of httpx that caches the joined URL of each path."""
 
     def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:
         """Build a request."""
@@ -776,7 +776,7 @@ def _base_url(settings: Settings) -> httpx.URL:
     except (httpx.InvalidURL, ValueError):
         valid = False
     if not valid:
-        raise InvalidInputError("Settings.base_url names no possible host. Nothing was sent.")
+        raise InvalidInputError("Settings.base_url has an invalid host name. Nothing was sent.")
     return url
 
 

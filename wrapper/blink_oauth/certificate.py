@@ -197,7 +197,7 @@ def chain_findings(chain: list[Certificate]) -> Iterator[Finding]:
             yield Finding(
                 Rule.CHAIN_COMPLETE,
                 f"The chain is broken: {certificate.subject.rfc4514_string()} is not issued by the "
-                "certificate that follows it. Order the file leaf first, each issuer next.",
+                "certificate that follows it. Put the client certificate first, then each issuer.",
             )
             return
     if len(chain) == 1 and chain[0].issuer != chain[0].subject:

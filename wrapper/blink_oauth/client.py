@@ -155,7 +155,8 @@ class BlinkOAuth:
             The values of the response headers, for each kind of token.
 
         Raises:
-            InvalidInputError: An argument cannot be sent; nothing is revoked.
+            InvalidInputError: A call cannot be made. If it is the second one, the refresh token may
+                be revoked already.
             RevocationError: At least one token may still be valid; the error says which.
 
         Source: RFC 7009 section 2; bLink oauth/revoke.
@@ -314,7 +315,8 @@ class AsyncBlinkOAuth:
             The values of the response headers, for each kind of token.
 
         Raises:
-            InvalidInputError: An argument cannot be sent; nothing is revoked.
+            InvalidInputError: A call cannot be made. If it is the second one, the refresh token may
+                be revoked already.
             RevocationError: At least one token may still be valid; the error says which.
 
         Source: RFC 7009 section 2; bLink oauth/revoke.

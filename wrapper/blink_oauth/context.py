@@ -28,7 +28,7 @@ def _username(instance: object, attribute: Attribute[str], value: str) -> None:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_USERNAME or not sendable(value):
         raise InvalidInputError(f"Grant.username must be a str of 1 to {MAX_USERNAME} characters.")
     if "\0" in value:
-        # Databases cannot store it as text, so two different names could become the same.
+        # PostgreSQL cannot store it in a text, and SQLite may end the text at it.
         raise InvalidInputError("Grant.username must not hold the character NUL.")
 
 

@@ -4,7 +4,7 @@
   x InvalidInputError            an argument or setting is invalid, nothing was sent (a ValueError)
     + CertificateError           the client certificate or its key cannot be used
   x NoResponseError              no response was received
-    + NotConnectedError          no connection was made, so nothing was sent
+    + NotConnectedError          no connection was completed, so the request was not read
       - TlsError                 one side refused the other's certificate
     + TimedOutError              the request was sent, no response was received in time
     + ConnectionLostError        the request was sent, the connection broke before the response
@@ -62,7 +62,7 @@ class Outcome(StrEnum):
     NOT_EXECUTED = "not_executed"
     """The call was not executed: no code and no token was spent."""
     REJECTED = "rejected"
-    """The server decided against the call."""
+    """The server rejected the call: it issued or revoked nothing, unless the error has a token."""
     UNCERTAIN = "uncertain"
     """The call may have been executed: its code or token may be spent."""
 
@@ -130,7 +130,7 @@ _TLS_TEXTS = {
 
 
 class NetworkFault(StrEnum):
-    """The reason why no response was received, as far as it is known."""
+    """The kind of a network fault."""
 
     PROXY = "proxy"
     """The proxy refused the connection."""
@@ -216,7 +216,7 @@ class NoResponseError(BlinkError):
     """No response was received.
 
     Attributes:
-        network_fault: The reason, as far as it is known.
+        network_fault: The kind of fault; `OTHER` also if it is not known.
         reason: The text of the network error.
     """
 
@@ -225,7 +225,7 @@ class NoResponseError(BlinkError):
 
 
 class NotConnectedError(NoResponseError):
-    """No connection was made, so nothing was sent."""
+    """The server did not read the request, because no connection was completed."""
 
     retryable = True
 

@@ -1,4 +1,4 @@
-"""The platform's headers: their names, and the reading of those of a response."""
+"""The names of the platform's headers, and functions that read the response headers."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def read_meta(
 
     Args:
         status: The HTTP status.
-        headers: The response headers, looked up without regard to case.
+        headers: The response headers, by their names as in this module.
         correlation_id: The id that was sent.
         now: The current time, timezone-aware, to turn a `Retry-After` date into seconds.
     """

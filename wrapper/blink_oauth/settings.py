@@ -203,8 +203,8 @@ class Settings:
 
     Args:
         base_url: The URL of the consent-flow module, such as `https://…/consent-flow/v2`.
-        client_id: Our id in bLink's directory, such as `CIDX0000000002`.
-        user_agent: Name and version of our software, such as `acme-books/3.2`.
+        client_id: The service user's id in bLink's directory, such as `CIDX0000000002`.
+        user_agent: Name and version of the service user's software, such as `acme-books/3.2`.
         certificate: The client certificate, or an `ssl.SSLContext` that contains one.
         timeouts: The timeouts of each call.
         max_connections: The largest number of connections that are open at once.

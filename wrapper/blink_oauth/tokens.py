@@ -139,7 +139,9 @@ class Oddity(StrEnum):
 
 @frozen(kw_only=True, init=False, weakref_slot=False)
 class Token:
-    """An access token, and the rest of the response with it (RFC 6749 section 5.1).
+    """The pair of one response with its other members (RFC 6749 section 5.1).
+
+    A pair is an access token and, unless the response has none, a refresh token.
 
     Attributes:
         access_token: The access token. Opaque: neither the service user nor bLink interprets it.

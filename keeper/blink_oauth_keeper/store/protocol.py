@@ -70,12 +70,12 @@ class Record:
             nothing else does.
         consent: The number of the customer's consent, from 1.
         state: The state of the grant.
-        token: The stored pair, without `meta` and `extra`. None after `erase`.
+        token: The stored pair: a `Token` without `meta` and `extra`. None after `erase`.
         issued_at: When the request that returned the token was started, aware UTC.
         idle_until: When the refresh token expires if it is not used, aware UTC; None without a
             refresh token.
-        attempts: How often the refresh token of this generation was presented, or is about to be,
-            without a response that shows it unspent.
+        attempts: Number of attempts with this refresh token, including one in progress. An attempt
+            that is known not to have spent it is subtracted.
         owner: The owner of the lease, or of the last one. None after a success.
         lease_left: Seconds until the lease ends by the store's clock, 0 without a lease.
         pause_left: Seconds until a claim is possible again by the store's clock, 0 without a pause.
@@ -209,9 +209,12 @@ class DueQuery:
 class TokenStore(Protocol):
     """Stores pairs, journal and history. Any thread of any process may call the methods.
 
-    Every method acts as one transaction. When it returns, its effect is durable and visible to all
-    processes. When it raises `StoreError`, it had no effect, or its effect is unknown; therefore
-    `settle`, `put` and `release` can be called again with the same arguments without harm.
+    Every method acts as one transaction, with two exceptions: in `claim_due` each claim is one, and
+    `settle` may use another one to add a pair to the journal. When a method returns, its effect is
+    durable and visible to all processes. When it raises `StoreError`, it had no effect, or its
+    effect is unknown; therefore `settle`, `release`, `journal`, `salvage` and `erase` must be safe
+    to call again with the same arguments. Before `put` is repeated, the record must be read.
+
     Leases and pauses run by the store's own clock, which all processes share. Between two calls a
     store holds no lock and no transaction, and occupies no connection.
 
@@ -361,9 +364,9 @@ class TokenStore(Protocol):
         the next generation and one attempt, under the same lease; the refused pair goes to the
         journal as `refused`. Pairs of origin `error` count as superseded here.
 
-        Pairs without a refresh token, or with a refused one, are skipped. So are pairs of a
-        generation before the record's, which may have been the record's and be spent; generations
-        that were refused one after the other, up to the record's, count as the record's.
+        Pairs without a refresh token, or with a refused one, are skipped. Pairs of an earlier
+        generation are skipped too: they may be spent. If the generations directly before the
+        record's were refused without a gap, pairs of those generations are not skipped.
 
         Returns:
             The claim on the new pair, or None if there is no such pair, or if generation or owner

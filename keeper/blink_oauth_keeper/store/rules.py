@@ -1,4 +1,7 @@
-"""The rules of a record's changes: pure functions that all stores share."""
+"""The rules of a record's changes, as pure functions.
+
+The SQL store repeats `claimed`, `is_due` and `is_latest_claim` as conditions in SQL.
+"""
 
 from __future__ import annotations
 
@@ -138,7 +141,7 @@ def newest_salvageable(journal: Sequence[JournalEntry], record: Record) -> Journ
     # A bank that does not rotate returns the refused refresh token in every pair.
     refused = [entry.token for entry in journal if entry.origin is Origin.REFUSED]
     useless = [None, *(token.refresh_token for token in [*refused, record.token] if token)]
-    # Each salvage adds a generation: entries beside the first refused pair still count.
+    # Each salvage adds a generation. Pairs of directly preceding refused generations are eligible.
     generations = {e.generation for e in journal if e.origin is Origin.REFUSED}
     oldest = record.generation
     while oldest - 1 in generations:
