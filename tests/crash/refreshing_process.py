@@ -19,7 +19,7 @@ PAUSE = 0.05
 
 
 def main(
-    pipe: Pipe, config: SharedConfig, grants: Sequence[Grant], unsettled: Synchronized[int]
+    pipe: Pipe, config: SharedConfig, grants: Sequence[Grant], unstored: Synchronized[int]
 ) -> None:
     """Ask for each token repeatedly, in a thread of its own, until the test sends a message.
 
@@ -27,14 +27,14 @@ def main(
         pipe: The pipe to the test.
         config: The shared configuration.
         grants: The grants of the tokens.
-        unsettled: Counts, for all processes, the pairs that could not be stored at once.
+        unstored: Counts, for all processes, the pairs that could not be stored at once.
     """
     stopped = threading.Event()
 
     def listen(event: Event) -> None:
         if event.name is EventName.UNSETTLED:
-            with unsettled.get_lock():
-                unsettled.value += 1
+            with unstored.get_lock():
+                unstored.value += 1
 
     def refresh(manager: TokenManager, grant: Grant) -> set[str]:
         failures: set[str] = set()

@@ -30,7 +30,7 @@ ANSWER_AFTER = 0.5
 def test_no_received_pair_is_lost_when_the_database_restarts(
     postgresql: PostgreSQL, url: str
 ) -> None:
-    unsettled = CONTEXT.Value("i", 0)
+    unstored = CONTEXT.Value("i", 0)
     with ExitStack() as stack:
         sandbox = stack.enter_context(Sandbox(banks=[BANK]))
         bank = sandbox.banks[BANK.target_id]
@@ -42,12 +42,12 @@ def test_no_received_pair_is_lost_when_the_database_restarts(
         store = config.store()
         stack.callback(store.close)
         workers = [
-            stack.enter_context(running_process(main, config, grants, unsettled))
+            stack.enter_context(running_process(main, config, grants, unstored))
             for _ in range(PROCESSES)
         ]
         wait_for_another_generation(store, config)
         for mode in ("fast", "immediate"):
-            restart(postgresql, mode, bank, unsettled)
+            restart(postgresql, mode, bank, unstored)
             wait_for_another_generation(store, config)
         for worker in workers:
             worker.send("stop")
@@ -62,12 +62,12 @@ def test_no_received_pair_is_lost_when_the_database_restarts(
         assert failures <= {"StoreError"}
 
 
-def restart(postgresql: PostgreSQL, mode: str, bank: Bank, unsettled: Synchronized[int]) -> None:
+def restart(postgresql: PostgreSQL, mode: str, bank: Bank, unstored: Synchronized[int]) -> None:
     """Stop the server during refreshes; start it once a received pair could not be stored."""
-    refreshes, before = bank.refreshes, unsettled.value
+    refreshes, before = bank.refreshes, unstored.value
     wait_until(lambda: bank.refreshes > refreshes)
     postgresql.stop(mode)
-    wait_until(lambda: unsettled.value > before)
+    wait_until(lambda: unstored.value > before)
     postgresql.start()
 
 

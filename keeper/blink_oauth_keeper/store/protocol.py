@@ -1,8 +1,8 @@
 """The protocol of a token store, and its values.
 
 A store has one record per grant, a journal and a history. The methods below say all that it has to
-guarantee: one caller wins a `claim`, `settle` compares the generation only, `release` compares
-generation and owner. `TokenStoreContract` tests a store against these promises.
+guarantee: of several claims at once one succeeds, `settle` compares the generation only, `release`
+compares generation and owner. `TokenStoreContract` tests a store against these promises.
 """
 
 from __future__ import annotations
