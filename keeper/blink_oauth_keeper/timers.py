@@ -46,7 +46,7 @@ class ThreadTimers:
 
     def start(self) -> None:
         """Start the thread now: an interpreter that is shutting down starts none."""
-        thread = threading.Thread(target=self._run, name="blink-oauth-wakeups", daemon=True)
+        thread = threading.Thread(target=self._run, name="blink-oauth-timers", daemon=True)
         thread.start()
         self._thread = thread
 

@@ -13,7 +13,7 @@ from blink_oauth_testing.sandbox import Fault, Sandbox
 from blink_oauth_testing.sandbox.messages import Response, Source, oauth_error, problem
 from contract.validator import ContractValidator, Exchange, Recorder
 from flavours import FLAVOURS, Caller, Flavour, calling
-from wire.harness import CUSTOMER, LENIENT, STRICT, exchange, refresh_token
+from wire.harness import CUSTOMER, NON_ROTATING, STRICT, exchange, refresh_token
 
 STATUSES = {200, 400, 401, 403, 406, 415, 500, 502, 504}
 SOURCES: tuple[Source, ...] = ("PLATFORM", "PROVIDER")
@@ -70,7 +70,7 @@ def recorded(request: pytest.FixtureRequest, blink_sandbox: Sandbox) -> list[Exc
     flavour: Flavour = request.param
     recorder = Recorder(blink_sandbox.settings())
     with calling(flavour, blink_sandbox.settings(), transport=recorder) as caller:
-        for bank in (STRICT, LENIENT):
+        for bank in (STRICT, NON_ROTATING):
             make_successful_calls(caller, blink_sandbox, bank)
         make_failing_calls(caller, Grant("IIDX99999", "u-4711"))
         for reply in failures():

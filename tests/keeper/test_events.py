@@ -179,7 +179,7 @@ def run_scenario(name: str, harness: Harness) -> list[Event]:
 
 
 def secrets_of(harness: Harness) -> set[str]:
-    """Return every code and token that was sent, stored or journalled, and the username."""
+    """Return every code and token that was sent, stored or journaled, and the username."""
     secrets = {request.secret for request in harness.banks.requests} | {"u-4711"}
     for record in harness.memory.records(CLIENT_ID):
         pairs = [entry.token for entry in harness.memory.journal_entries(record.key)]

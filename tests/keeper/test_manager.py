@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -724,15 +723,3 @@ def test_a_listener_is_optional(harness: Harness) -> None:
     harness.make_manager(on_event=None)
     assert harness.manager.get(harness.expired_grant())
     assert harness.events == []
-
-
-def test_events_are_logged_with_fields_and_without_secrets(
-    harness: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    token = harness.manager.get(harness.expired_grant())
-    assert token.refresh_token is not None
-    records = [record for record in caplog.records if record.name == "blink_oauth_keeper"]
-    assert [record.__dict__["blink_name"] for record in records] == harness.event_names()
-    for secret in (token.access_token.reveal(), token.refresh_token.reveal()):
-        assert secret not in caplog.text

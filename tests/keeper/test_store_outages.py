@@ -258,10 +258,10 @@ def test_retrying_to_store_a_consent_does_not_overwrite_a_later_one(harness: Har
     harness.advance(1)
     assert harness.record(grant).token == later.token
     assert (later.generation, later.consent) == (2, 2)
-    journalled = {
+    journaled = {
         entry.token.access_token for entry in harness.memory.journal_entries(harness.key(grant))
     }
-    assert journalled == {first.access_token}
+    assert journaled == {first.access_token}
 
 
 def test_retrying_to_store_a_consent_does_not_undo_a_revocation(harness: Harness) -> None:

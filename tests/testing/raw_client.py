@@ -11,7 +11,7 @@ from blink_oauth.tls import ClientCertificate
 from blink_oauth_testing.sandbox import Sandbox
 
 CLIENT_ID = "CIDX0000000002"
-STRICT, LENIENT = "IIDX00001", "IIDX00002"
+STRICT, NON_ROTATING = "IIDX00001", "IIDX00002"
 USERNAME = "u-4711"
 CALLBACK = "http://127.0.0.1/callback"
 HEADERS = {

@@ -15,7 +15,7 @@ from blink_oauth_testing.sandbox import DEFAULT_BANKS, Bank, BankPolicy, Clock
 from blink_oauth_testing.sandbox.banks import DAY, IssuedTokens, Refusal
 
 CLIENT, USERNAME, CALLBACK = "CIDX0000000002", "u-4711", "http://127.0.0.1/callback"
-STRICT, LENIENT = DEFAULT_BANKS
+STRICT, NON_ROTATING = DEFAULT_BANKS
 
 
 def bank_with(policy: BankPolicy) -> tuple[Bank, Clock]:
@@ -216,7 +216,7 @@ def test_a_bank_counts_refreshes_and_reuses_until_it_is_reset() -> None:
 
 
 def test_a_bank_that_does_not_rotate_detects_no_reuse() -> None:
-    bank, _ = bank_with(LENIENT)
+    bank, _ = bank_with(NON_ROTATING)
     _, refresh = new_pair(bank)
     for _ in range(3):
         issued(bank.refresh(CLIENT, refresh, USERNAME))
@@ -304,7 +304,7 @@ def test_after_a_change_to_one_token_per_contract_a_consent_revokes_all_earlier_
 def test_a_bank_that_does_not_rotate_repeats_the_refresh_token_or_leaves_it_out(
     repeats: bool,
 ) -> None:
-    bank, _ = bank_with(evolve(LENIENT, repeats_refresh_token=repeats))
+    bank, _ = bank_with(evolve(NON_ROTATING, repeats_refresh_token=repeats))
     _, refresh = new_pair(bank)
     for _ in range(2):
         renewed = issued(bank.refresh(CLIENT, refresh, USERNAME))
@@ -405,7 +405,7 @@ def test_the_clock_refuses_to_go_backwards_or_too_far() -> None:
 
 
 def test_a_customer_can_withdraw_every_consent_at_the_bank() -> None:
-    bank, _ = bank_with(LENIENT)
+    bank, _ = bank_with(NON_ROTATING)
     pairs = [new_pair(bank), new_pair(bank)]
     bank.withdraw(CLIENT, "u-4712")
     bank.withdraw("CIDX0000000003", USERNAME)
@@ -415,7 +415,7 @@ def test_a_customer_can_withdraw_every_consent_at_the_bank() -> None:
 
 
 def test_a_refresh_token_can_be_made_to_expire_alone() -> None:
-    bank, _ = bank_with(LENIENT)
+    bank, _ = bank_with(NON_ROTATING)
     (access, refresh), (_, other) = new_pair(bank), new_pair(bank)
     assert bank.expire(refresh)
     assert "expired" in refused(bank.refresh(CLIENT, refresh, USERNAME)).description

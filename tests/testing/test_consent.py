@@ -12,7 +12,7 @@ from attrs import evolve
 from blink_oauth_testing.sandbox import Sandbox
 from blink_oauth_testing.sandbox.banks import IssuedTokens
 from blink_oauth_testing.sandbox.consent import is_registered
-from testing.raw_client import CALLBACK, LENIENT, STRICT, USERNAME, RawClient
+from testing.raw_client import CALLBACK, NON_ROTATING, STRICT, USERNAME, RawClient
 
 STATE = "fake-state & more"
 
@@ -258,7 +258,7 @@ class TestConsentPage:
         assert (response.status_code, "Location" in response.headers) == (400, False)
 
     def test_a_bank_without_consent_page_still_gives_a_code_at_once(self, sandbox: Sandbox) -> None:
-        url = sandbox.authorize_url(sandbox.grant(LENIENT), CALLBACK, STATE)
+        url = sandbox.authorize_url(sandbox.grant(NON_ROTATING), CALLBACK, STATE)
         assert "code" in redirect_parameters(httpx.get(url, trust_env=False))
 
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from blink_oauth_testing.sandbox import Sandbox
-from testing.raw_client import LENIENT, STRICT, RawClient
+from testing.raw_client import NON_ROTATING, STRICT, RawClient
 
 
 def post(sandbox: Sandbox, body: object, path: str = "faults") -> httpx.Response:
@@ -24,7 +24,7 @@ def test_another_process_can_read_environment_targets_and_exchanges(
     assert content["environment"] == sandbox.environment()
     assert content["targets"] == list(sandbox.banks)
     assert content["banks"][STRICT] == {"refreshes": 1, "reuses": 1}
-    assert content["banks"][LENIENT] == {"refreshes": 0, "reuses": 0}
+    assert content["banks"][NON_ROTATING] == {"refreshes": 0, "reuses": 0}
     assert sandbox.clock() - 5.0 < content["now"] <= sandbox.clock()
     seen = [(exchange["operation"], exchange["status"]) for exchange in content["exchanges"]]
     assert seen == [("request_token", status) for status in (200, 200, 400)]

@@ -52,7 +52,7 @@ from blink_oauth_testing.sandbox.http import (
     serving,
 )
 from blink_oauth_testing.sandbox.messages import Response
-from testing.raw_client import HEADERS, LENIENT, STRICT, RawClient, tls_context
+from testing.raw_client import HEADERS, NON_ROTATING, STRICT, RawClient, tls_context
 
 PAIR = {"access_token", "token_type", "expires_in", "refresh_token"}
 
@@ -360,8 +360,8 @@ async def test_a_client_that_disconnects_ends_its_delivery(
 
 def test_a_fault_applies_to_its_bank_operation_and_number_of_requests(client: RawClient) -> None:
     client.sandbox.fail(GATEWAY_TIMEOUT_BEFORE, target_id=STRICT, operation="revoke_token", times=2)
-    strict, lenient = client.tokens(STRICT), client.tokens(LENIENT)
-    assert client.revoke(lenient["access_token"], target_id=LENIENT).status_code == 200
+    strict, lenient = client.tokens(STRICT), client.tokens(NON_ROTATING)
+    assert client.revoke(lenient["access_token"], target_id=NON_ROTATING).status_code == 200
     statuses = [client.revoke(strict["access_token"]).status_code for _ in range(3)]
     assert statuses == [504, 504, 200]
 

@@ -6,7 +6,15 @@ import httpx
 import pytest
 
 from blink_oauth_testing.sandbox import Sandbox
-from testing.raw_client import CLIENT_ID, HEADERS, LENIENT, STRICT, USERNAME, RawClient, tls_context
+from testing.raw_client import (
+    CLIENT_ID,
+    HEADERS,
+    NON_ROTATING,
+    STRICT,
+    USERNAME,
+    RawClient,
+    tls_context,
+)
 
 EXCHANGE = {
     "grant_type": "authorization_code",
@@ -318,7 +326,7 @@ def test_the_accounts_distinguish_an_expired_from_an_invalid_token(client: RawCl
 
 def test_a_token_is_valid_only_at_the_bank_that_issued_it(client: RawClient) -> None:
     token = client.tokens(STRICT)["access_token"]
-    assert client.accounts(token, target_id=LENIENT).status_code == 401
+    assert client.accounts(token, target_id=NON_ROTATING).status_code == 401
 
 
 def test_the_accounts_require_the_request_headers(client: RawClient) -> None:
@@ -331,8 +339,8 @@ def test_the_accounts_require_the_request_headers(client: RawClient) -> None:
 
 
 def test_the_lenient_bank_leaves_the_refresh_token_out(client: RawClient) -> None:
-    tokens = client.tokens(LENIENT)
+    tokens = client.tokens(NON_ROTATING)
     for _ in range(2):
-        response = client.refresh(tokens["refresh_token"], target_id=LENIENT)
+        response = client.refresh(tokens["refresh_token"], target_id=NON_ROTATING)
         assert response.status_code == 200
         assert "refresh_token" not in response.json()

@@ -21,7 +21,7 @@ from blink_oauth.settings import Settings
 from blink_oauth_testing.sandbox import DEFAULT_BANKS, CertificateAuthority, Sandbox, contract
 from blink_oauth_testing.sandbox.http import ServedApplication, ServerThread, bind
 from blink_oauth_testing.sandbox.messages import Response
-from testing.raw_client import CLIENT_ID, LENIENT, STRICT, USERNAME, RawClient
+from testing.raw_client import CLIENT_ID, NON_ROTATING, STRICT, USERNAME, RawClient
 
 
 def test_settings_are_those_of_the_registered_client(sandbox: Sandbox) -> None:
@@ -78,12 +78,12 @@ def test_a_reset_restores_everything_but_ports_and_authority(
 
 
 def test_a_policy_can_change_while_the_sandbox_runs(sandbox: Sandbox, client: RawClient) -> None:
-    bank = sandbox.banks[LENIENT]
+    bank = sandbox.banks[NON_ROTATING]
     bank.policy = evolve(bank.policy, access_token_lifetime=5.0)
-    tokens = client.tokens(LENIENT)
+    tokens = client.tokens(NON_ROTATING)
     assert int(tokens["expires_in"]) == 5
     sandbox.clock.advance(seconds=5.0)
-    assert client.accounts(tokens["access_token"], target_id=LENIENT).status_code == 401
+    assert client.accounts(tokens["access_token"], target_id=NON_ROTATING).status_code == 401
 
 
 def test_a_second_consent_revokes_the_first_one(sandbox: Sandbox, client: RawClient) -> None:
@@ -118,14 +118,16 @@ def test_a_refresh_with_a_lost_response_can_be_replayed_within_the_window(
 def test_delayed_responses_wait_concurrently(
     sandbox: Sandbox, client: RawClient, fault: str | None, status: int
 ) -> None:
-    tokens = [client.tokens(LENIENT)["refresh_token"] for _ in range(8)]
-    bank = sandbox.banks[LENIENT]
+    tokens = [client.tokens(NON_ROTATING)["refresh_token"] for _ in range(8)]
+    bank = sandbox.banks[NON_ROTATING]
     bank.policy = evolve(bank.policy, response_delay=0.4)
     if fault is not None:
         sandbox.fail(fault, times=8)
     started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
-        responses = list(pool.map(lambda token: client.refresh(token, target_id=LENIENT), tokens))
+        responses = list(
+            pool.map(lambda token: client.refresh(token, target_id=NON_ROTATING), tokens)
+        )
     # In sequence, they would take eight times as long.
     assert 0.4 <= time.monotonic() - started < 8 * 0.4
     assert {response.status_code for response in responses} == {status}
@@ -139,7 +141,7 @@ def test_only_token_responses_are_delayed(sandbox: Sandbox, client: RawClient) -
     bank.policy = evolve(bank.policy, response_delay=3600.0)
     assert client.accounts(tokens["access_token"]).status_code == 200
     assert client.refresh(tokens["refresh_token"], username="").status_code == 400
-    assert client.tokens(LENIENT)
+    assert client.tokens(NON_ROTATING)
     assert client.revoke(tokens["refresh_token"]).status_code == 200
 
 

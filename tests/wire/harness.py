@@ -10,7 +10,7 @@ from blink_oauth import Grant, Psu, Settings, Token
 from blink_oauth_testing.sandbox import Sandbox
 from flavours import Caller
 
-STRICT, LENIENT = "IIDX00001", "IIDX00002"
+STRICT, NON_ROTATING = "IIDX00001", "IIDX00002"
 """A bank that rotates refresh tokens and revokes on reuse, and one that does neither."""
 
 CUSTOMER = Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)")

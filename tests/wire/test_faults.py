@@ -15,7 +15,7 @@ from blink_oauth_testing.sandbox.faults import slow_body, slow_headers
 from flavours import Caller
 from wire.calls import OPERATIONS, Operation, repeatable_call, result_of_faulty_call
 from wire.fault_table import TABLE, Failure, Success, expectation
-from wire.harness import LENIENT, STRICT, exchange
+from wire.harness import NON_ROTATING, STRICT, exchange
 
 # Only the pieces of a slow response matter here, not its pace.
 QUICKER = {"slow-body": slow_body(0.005), "slow-headers": slow_headers(0.005)}
@@ -78,7 +78,7 @@ def test_the_table_has_exactly_one_row_for_every_fault() -> None:
         assert (TABLE[name].revocation is None) == (fault.operation == "request_token"), name
 
 
-@pytest.mark.parametrize("bank", [STRICT, LENIENT])
+@pytest.mark.parametrize("bank", [STRICT, NON_ROTATING])
 @pytest.mark.parametrize(("fault", "operation"), CASES)
 def test_a_fault_has_the_result_of_the_table_and_no_false_claim(
     caller: Caller, blink_sandbox: Sandbox, bank: str, fault: str, operation: Operation

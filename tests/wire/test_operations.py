@@ -26,7 +26,7 @@ from blink_oauth import (
 from blink_oauth.context import request_headers
 from blink_oauth_testing.sandbox import Exchange, Sandbox
 from flavours import Caller
-from wire.harness import CUSTOMER, LENIENT, STRICT, Connect, exchange, refresh_token
+from wire.harness import CUSTOMER, NON_ROTATING, STRICT, Connect, exchange, refresh_token
 
 ReadAccounts = Callable[[Grant, Token], httpx.Response]
 
@@ -77,7 +77,7 @@ def test_a_code_is_exchanged_for_a_token_that_the_bank_accepts(
 def test_an_exchange_sends_the_five_headers_and_the_form(
     caller: Caller, blink_sandbox: Sandbox
 ) -> None:
-    grant = blink_sandbox.grant(LENIENT, "Zoë & Söhne+1")
+    grant = blink_sandbox.grant(NON_ROTATING, "Zoë & Söhne+1")
     code = blink_sandbox.issue_code(grant)
     token = caller.exchange_code(
         grant, code=code, redirect_uri=blink_sandbox.redirect_uri, psu=CUSTOMER
@@ -88,7 +88,7 @@ def test_an_exchange_sends_the_five_headers_and_the_form(
     UUID(sent["x-correlation-id"])
     assert sent["x-correlation-id"] == token.meta.correlation_id
     assert sent["user-agent"] == "acme-books/3.2"
-    assert sent["x-corapi-target-id"] == LENIENT
+    assert sent["x-corapi-target-id"] == NON_ROTATING
     assert sent["x-psu-ip-address"] == CUSTOMER.ip
     assert sent["x-psu-user-agent"] == CUSTOMER.user_agent
     assert sent["accept"] == "application/json"
@@ -121,7 +121,7 @@ def test_a_refresh_without_a_psu_sends_auto(caller: Caller, blink_sandbox: Sandb
 
 
 def test_every_request_has_its_own_correlation_id(caller: Caller, blink_sandbox: Sandbox) -> None:
-    grant = blink_sandbox.grant(LENIENT)
+    grant = blink_sandbox.grant(NON_ROTATING)
     token = exchange(caller, blink_sandbox, grant)
     for _ in range(2):
         caller.refresh(grant, refresh_token(token))
@@ -167,7 +167,7 @@ def test_reuse_of_a_refresh_token_revokes_its_successor_too(
 def test_a_bank_that_does_not_rotate_leaves_the_refresh_token_valid(
     caller: Caller, blink_sandbox: Sandbox, read_accounts: ReadAccounts
 ) -> None:
-    grant = blink_sandbox.grant(LENIENT)
+    grant = blink_sandbox.grant(NON_ROTATING)
     token = first = exchange(caller, blink_sandbox, grant)
     for _ in range(3):
         token = caller.refresh(grant, refresh_token(token))
