@@ -7,7 +7,7 @@ import signal
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 
 from blink_oauth import BlinkOAuth, Grant, Token
 from blink_oauth_keeper import SqlTokenStore
@@ -65,7 +65,7 @@ class KilledStore(SqlTokenStore):
 
     def settle(self, *args: Any, **options: Any) -> Settlement:
         if self.final_step is Step.DURING_COMMIT:
-            event.listen(self._database.engine, "before_cursor_execute", kill_before_commit)
+            event.listen(Engine, "before_cursor_execute", kill_before_commit)
         settlement = super().settle(*args, **options)
         if self.final_step is Step.AFTER_COMMIT:
             kill_this_process()

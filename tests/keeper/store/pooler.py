@@ -86,10 +86,13 @@ class Pooler:
     """How often a client's transaction used another connection than the client's previous one."""
     _startup_response: bytes = b""
     _idle: SimpleQueue[MessageStream] = field(factory=SimpleQueue)
+    _connections: list[socket.socket] = field(factory=list)
+    _threads: list[threading.Thread] = field(factory=list)
 
     def connect(self) -> None:
         """Open a connection to the server."""
         connection = socket.socket(socket.AF_UNIX)
+        self._connections.append(connection)
         connection.connect(str(self.server))
         names = f"user\0postgres\0database\0{self.database}\0\0".encode()
         stream = MessageStream(connection)
@@ -102,7 +105,10 @@ class Pooler:
         with suppress(OSError):
             while True:
                 client, _ = self.listener.accept()
-                threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+                self._connections.append(client)
+                thread = threading.Thread(target=self.serve, args=(client,))
+                self._threads.append(thread)
+                thread.start()
 
     def serve(self, connection: socket.socket) -> None:
         """Serve one client until it disconnects."""
@@ -114,14 +120,21 @@ class Pooler:
                 server = self._idle.get()
                 self.switches += last not in (None, server)
                 last = server
-                relay(client, server, first)
-                self._idle.put(server)
+                try:
+                    relay(client, server, first)
+                finally:
+                    self._idle.put(server)
 
     def close(self) -> None:
-        """Close the listener and all idle connections to the server."""
+        """Close the listener and all connections, and wait until no client is served."""
         self.listener.close()
-        while not self._idle.empty():
-            self._idle.get().socket.close()
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for connection in self._connections:
+            connection.close()
 
 
 def relay(client: MessageStream, server: MessageStream, first: tuple[bytes, bytes]) -> None:
