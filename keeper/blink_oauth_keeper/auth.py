@@ -20,7 +20,7 @@ from .errors import NoTokenError
 if TYPE_CHECKING:
     from blink_oauth import BlinkOAuth
 
-__all__ = ["GrantAuth", "Signer", "TokenSource"]
+__all__ = ["GrantAuth", "HeaderWriter", "TokenSource"]
 
 AUTHORIZATION = "Authorization"
 OUR_HEADERS = frozenset(name.lower().encode() for name in {AUTHORIZATION, *REQUEST_HEADERS})
@@ -40,7 +40,7 @@ class TokenSource(Protocol):
 
 
 @frozen(eq=False, repr=False, init=False)
-class Signer:
+class HeaderWriter:
     """Puts a bearer token and the platform's five headers on requests.
 
     Args:
@@ -65,7 +65,7 @@ class Signer:
             tuple((name.encode(), value.encode()) for name, value in constant.items()),
         )
 
-    def sign(self, request: httpx.Request, access_token: Secret) -> None:
+    def write(self, request: httpx.Request, access_token: Secret) -> None:
         """Set the headers on a request, in place of any of the same name."""
         before = request.headers
         # In one pass: setting a single header searches all the others.
@@ -145,7 +145,7 @@ class GrantAuth(httpx.Auth):
         if not isinstance(grant, Grant) or not isinstance(psu, Psu):
             raise InvalidInputError("auth needs a Grant and a Psu. Nothing was sent.")
         self._manager, self._grant, self._psu = manager, grant, psu
-        self._signer = Signer(
+        self._writer = HeaderWriter(
             grant,
             psu,
             user_agent=blink.settings.user_agent,
@@ -161,7 +161,7 @@ class GrantAuth(httpx.Auth):
         """Send a request with a token, and once more if the token is refused."""
         _require_confidential(request.url)
         token = self._manager.get(self._grant, psu=self._psu)
-        self._signer.sign(request, token.access_token)
+        self._writer.write(request, token.access_token)
         response = yield request
         if response.status_code != 401:
             return
@@ -175,7 +175,7 @@ class GrantAuth(httpx.Auth):
         except BlinkError as error:
             error.add_note(REFUSED_NOTE)
             raise
-        self._signer.sign(again, token.access_token)
+        self._writer.write(again, token.access_token)
         yield again
 
     async def async_auth_flow(
@@ -184,7 +184,7 @@ class GrantAuth(httpx.Auth):
         """Send a request with a token, and once more if the token is refused."""
         _require_confidential(request.url)
         token = await self._manager.aget(self._grant, psu=self._psu)
-        self._signer.sign(request, token.access_token)
+        self._writer.write(request, token.access_token)
         response = yield request
         if response.status_code != 401:
             return
@@ -198,7 +198,7 @@ class GrantAuth(httpx.Auth):
         except BlinkError as error:
             error.add_note(REFUSED_NOTE)
             raise
-        self._signer.sign(again, token.access_token)
+        self._writer.write(again, token.access_token)
         yield again
 
     def _request_again(self, response: httpx.Response, token: Token) -> httpx.Request | None:

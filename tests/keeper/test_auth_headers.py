@@ -14,7 +14,7 @@ from blink_oauth import BlinkError, BlinkOAuth, Grant, InvalidInputError, Psu
 from blink_oauth.headers import REQUEST_HEADERS
 from blink_oauth.tokens import Secret
 from blink_oauth_keeper import NoTokenError, TokenManager
-from blink_oauth_keeper.auth import Signer
+from blink_oauth_keeper.auth import HeaderWriter
 from flavours import FLAVOURS, Flavour
 from keeper.bank_api import URL, BankApi, request, unauthorized
 from keeper.harness import PSU, SETTINGS, TARGET, Harness, connection_refused, with_members
@@ -232,20 +232,20 @@ HEADERS: dict[str, list[tuple[bytes, bytes]]] = {
     "none": [],
     "other headers": [(b"Host", b"bank.invalid"), (b"Accept", b"*/*")],
     "a header twice": [(b"X-Tag", b"a"), (b"Accept", b"*/*"), (b"x-tag", b"b")],
-    "one of the signer's in the middle": [(b"A", b"1"), (b"USER-AGENT", b"httpx"), (b"B", b"2")],
+    "one of the writer's in the middle": [(b"A", b"1"), (b"USER-AGENT", b"httpx"), (b"B", b"2")],
     "a value that is not ASCII": [(b"X-Name", "Zoë".encode())],
     "a value that is not UTF-8": [(b"X-Name", b"Zo\xeb")],
 }
 
 
-def signed(before: list[tuple[bytes, bytes]]) -> tuple[httpx.Headers, httpx.Headers]:
-    """Return headers as the signer makes them, and as setting one after the other makes them."""
-    signer = Signer(
+def written(before: list[tuple[bytes, bytes]]) -> tuple[httpx.Headers, httpx.Headers]:
+    """Return headers as the writer sets them, and as setting one after the other does."""
+    writer = HeaderWriter(
         Grant(TARGET, "u-4711"), PSU, user_agent="acme-books/3.2", new_correlation_id=lambda: "c-1"
     )
-    signed_request = httpx.Request("GET", URL, headers=before)
-    signed_request.headers = httpx.Headers(before)
-    signer.sign(signed_request, Secret("fake-access-token"))
+    request = httpx.Request("GET", URL, headers=before)
+    request.headers = httpx.Headers(before)
+    writer.write(request, Secret("fake-access-token"))
     expected = httpx.Headers(before)
     values = {
         "User-Agent": "acme-books/3.2",
@@ -259,7 +259,7 @@ def signed(before: list[tuple[bytes, bytes]]) -> tuple[httpx.Headers, httpx.Head
         expected.pop(name, None)
     for name, value in values.items():
         expected[name] = value
-    return signed_request.headers, expected
+    return request.headers, expected
 
 
 CHANGES: dict[str, Callable[[httpx.Headers], object]] = {
@@ -278,27 +278,27 @@ CHANGES: dict[str, Callable[[httpx.Headers], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("before", HEADERS)
-def test_signed_headers_behave_like_headers_set_one_by_one(before: str, change: str) -> None:
-    signed_headers, expected = signed(HEADERS[before])
-    for headers in (signed_headers, expected):
+def test_headers_behave_like_headers_set_one_by_one(before: str, change: str) -> None:
+    actual, expected = written(HEADERS[before])
+    for headers in (actual, expected):
         CHANGES[change](headers)
-    assert signed_headers.raw == expected.raw
-    assert dict(signed_headers) == dict(expected)
-    assert list(signed_headers) == list(expected)
-    assert signed_headers.keys() == expected.keys()
-    assert signed_headers.items() == expected.items()
-    assert list(signed_headers.values()) == list(expected.values())
-    assert signed_headers.multi_items() == expected.multi_items()
-    assert signed_headers.encoding == expected.encoding
-    assert len(signed_headers) == len(expected)
-    assert signed_headers == expected
-    assert httpx.Headers(signed_headers).raw == signed_headers.copy().raw == expected.raw
+    assert actual.raw == expected.raw
+    assert dict(actual) == dict(expected)
+    assert list(actual) == list(expected)
+    assert actual.keys() == expected.keys()
+    assert actual.items() == expected.items()
+    assert list(actual.values()) == list(expected.values())
+    assert actual.multi_items() == expected.multi_items()
+    assert actual.encoding == expected.encoding
+    assert len(actual) == len(expected)
+    assert actual == expected
+    assert httpx.Headers(actual).raw == actual.copy().raw == expected.raw
     for name in ("Authorization", "x-tag", "X-NAME", "X-New", "missing"):
-        assert signed_headers.get(name) == expected.get(name)
-        assert signed_headers.get_list(name) == expected.get_list(name)
-        assert (name in signed_headers) == (name in expected)
+        assert actual.get(name) == expected.get(name)
+        assert actual.get_list(name) == expected.get_list(name)
+        assert (name in actual) == (name in expected)
     with pytest.raises(KeyError):
-        signed_headers["missing"]
+        actual["missing"]
 
 
 def test_a_header_that_a_request_hook_adds_is_sent(harness: Harness) -> None:

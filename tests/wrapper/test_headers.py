@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ import httpx
 import pytest
 import yaml
 
+import blink_oauth.headers
 from blink_oauth import Grant, Psu, ResponseMeta, Source
 from blink_oauth.context import request_headers
 from blink_oauth.headers import MAX_CORRELATION_ID, REQUEST_HEADERS, RESPONSE_HEADERS, read_meta
@@ -69,6 +71,24 @@ def test_the_client_reads_the_required_response_headers() -> None:
         if resolved(header).get("required")
     }
     assert required == RESPONSE_HEADERS
+
+
+@pytest.mark.parametrize(
+    ("pins", "headers"),
+    [
+        ("_names_of_request_headers", REQUEST_HEADERS),
+        ("_names_of_response_headers", RESPONSE_HEADERS),
+    ],
+)
+def test_every_header_that_the_client_reads_or_sends_is_pinned_to_the_contract(
+    pins: str, headers: frozenset[str]
+) -> None:
+    # The pins exist for type checkers only, so they are found in the source.
+    source = Path(blink_oauth.__file__).with_name("_api.py").read_text("utf-8")
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    (function,) = (each for each in functions if each.name == pins)
+    names = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    assert {getattr(blink_oauth.headers, name, "") for name in names} >= headers
 
 
 def test_the_limit_of_the_correlation_id_is_that_of_the_contract() -> None:
