@@ -233,16 +233,8 @@ def pins(session: nox.Session) -> None:
     """Write requirements/ anew from the direct pins in pyproject.toml."""
     session.install("--quiet", "uv==0.13.9")
     compile_ = (
-        *(
-            "uv",
-            "pip",
-            "compile",
-            "--quiet",
-            "--upgrade",
-            "--universal",
-            "--python-version",
-            "3.11",
-        ),
+        *("uv", "pip", "compile", "--quiet", "--upgrade"),
+        *("--universal", "--python-version=3.11"),
         *("--no-header", "--no-emit-index-url", "--no-emit-find-links"),
     )
     for group in ("generate", "lint", "build"):

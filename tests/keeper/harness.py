@@ -660,6 +660,22 @@ class Harness:
         """Make a call in another thread."""
         return self._threads.submit(call)
 
+    def hold_loads(self) -> tuple[threading.Event, threading.Event]:
+        """Make each load wait; return the event that a load sets, and the one that it waits for.
+
+        The record is read after the wait.
+        """
+        loading, proceed = threading.Event(), threading.Event()
+        load = self.memory.load
+
+        def held_load(key: GrantKey) -> Record | None:
+            loading.set()
+            assert proceed.wait(TIMEOUT)
+            return load(key)
+
+        self.faulty.replacements["load"] = held_load
+        return loading, proceed
+
     def wait_until_idle(self) -> None:
         """Wait until every flight has ended, waits for the clock, or is held at a gate."""
         wait_until(lambda: self.busy() == self.banks.held())

@@ -211,15 +211,7 @@ def test_a_caller_whose_need_the_joined_flight_does_not_meet_starts_another(
     old = harness.manager.get(grant)
     harness.advance(DAY / 2 + 3600)
     other = harness.make_manager()
-    loading, proceed = threading.Event(), threading.Event()
-    load = harness.memory.load
-
-    def slow_load(key: Any) -> object:
-        loading.set()
-        assert proceed.wait(TIMEOUT)
-        return load(key)
-
-    harness.faulty.replacements["load"] = slow_load
+    loading, proceed = harness.hold_loads()
     first_caller = harness.in_thread(lambda: other.get(grant))
     assert loading.wait(TIMEOUT)
 

@@ -177,15 +177,7 @@ def test_a_refresh_joins_one_in_the_background(harness: Harness) -> None:
 def test_a_refresh_that_joined_a_flight_without_a_refresh_starts_another(harness: Harness) -> None:
     grant = harness.authorize()
     other = harness.make_manager()
-    loading, proceed = threading.Event(), threading.Event()
-    load = harness.memory.load
-
-    def slow_load(key: Any) -> object:
-        loading.set()
-        assert proceed.wait(TIMEOUT)
-        return load(key)
-
-    harness.faulty.replacements["load"] = slow_load
+    loading, proceed = harness.hold_loads()
     first_caller = harness.in_thread(lambda: other.get(grant))
     assert loading.wait(TIMEOUT)
 

@@ -38,7 +38,7 @@ from weakref import WeakSet
 import anyio
 import httpcore
 import httpx
-from attrs import define, field
+from attrs import define, evolve, field
 
 from ._reply import NoResponse, RawResponse, Reply, no_response_from
 from .errors import InvalidInputError
@@ -145,14 +145,7 @@ class RoundTrip:
         if self.failure is not None:
             return self.failure
         assert self.response is not None
-        response = self.response
-        return RawResponse(
-            status=response.status,
-            headers=response.headers,
-            content=response.content,
-            incomplete_because=response.incomplete_because,
-            members=self.members,
-        )
+        return evolve(self.response, members=self.members)
 
     def remaining(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float:
         """Return the seconds that one wait may take; raise `late` if the total time is over."""

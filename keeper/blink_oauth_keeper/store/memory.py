@@ -50,7 +50,7 @@ __all__ = ["MemoryTokenStore", "StoredGrant"]
 HISTORY_LENGTH = 20
 
 CompactEntry = tuple[datetime, int, str | None, Note]
-"""A history entry: its time, generation, correlation ID, and the note without that ID."""
+"""A history entry: its time, generation, correlation id, and the note without that id."""
 
 
 @define(eq=False, repr=False, weakref_slot=False)

@@ -80,7 +80,7 @@ class Record:
         lease_left: Seconds until the lease ends by the store's clock, 0 without a lease.
         pause_left: Seconds until a claim is possible again by the store's clock, 0 without a pause.
         error: The class name of the last error, None after a success.
-        correlation_id: The correlation ID of the last call for this grant, or None.
+        correlation_id: The correlation id of the last call for this grant, or None.
         updated_at: When the record was last written, by the store's clock, aware UTC.
     """
 
@@ -159,7 +159,7 @@ class Note:
 
     Attributes:
         event: What happened, a name from `blink_oauth_keeper.EventName`.
-        correlation_id: The correlation ID of the call, or None.
+        correlation_id: The correlation id of the call, or None.
         outcome: `done`, or the outcome of the error.
         detail: The class name of the error or another keyword, or None.
         actor: `psu` if the customer triggered the change, otherwise `auto`.

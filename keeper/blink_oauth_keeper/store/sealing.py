@@ -56,7 +56,7 @@ class Binding:
 
 @frozen
 class Sealed:
-    """A sealed pair, and the ID of the key that it was sealed with."""
+    """A sealed pair, and the id of the key that it was sealed with."""
 
     text: str
     key_id: str

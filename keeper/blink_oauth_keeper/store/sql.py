@@ -464,7 +464,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         return row and record_of(new.key, row, new.token)
 
     def _entries(self, session: Session, key: GrantKey) -> list[tuple[int, JournalEntry]]:
-        """Return the row IDs and journal entries of a grant, the newest first."""
+        """Return the row ids and journal entries of a grant, the newest first."""
         rows = session.rows(sql_statements.JOURNAL_ENTRIES, grant_params(key))
         read = ((row.id, self._reader.entry_if_opened(key, row)) for row in rows)
         return [(number, entry) for number, entry in read if entry]

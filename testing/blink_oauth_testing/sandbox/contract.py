@@ -202,7 +202,7 @@ class Contract:
 
         Args:
             path: Path of the operation in the contract.
-            request: The request that it answers.
+            request: The request that it responds to.
             response: The response.
         """
         violations = self._validator.response_errors(path, request, response)
