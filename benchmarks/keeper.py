@@ -144,8 +144,9 @@ def figures(number: int) -> Iterator[Figure]:
     # Raw sockets are the upper bound: this ratio shows how close httpx comes to it.
     yield ratio(rounds, "httpx.Client that keeps all", "raw sockets")
     with database(POOL_SIZE) as (engine, store), running_stub_server(LONG_DELAY) as server:
-        # The database is measured, so every refresh gets a connection to the bank at once.
-        settings = evolve(server.settings, max_connections=CALLERS)
+        # The database is measured, so every refresh gets a connection to the bank at once. One bank
+        # may use half of them.
+        settings = evolve(server.settings, max_connections=2 * CALLERS)
         rounds = in_rounds(lambda: contend_for_the_pool(engine, store, settings, next(banks)))
     yield ratio(rounds, f"{CALLERS} grants at once", "the bank's delay", ALL_LIMIT)
     yield ratio(rounds, "longest wait of an unrelated query", "the bank's delay", QUERY_LIMIT)

@@ -75,7 +75,10 @@ blink-oauth keep-alive | tee -a keep-alive.jsonl
     help="The greatest number of grants in a run.",
 )
 @click.option(
-    "--concurrency", type=click.IntRange(1, 100), default=32, help="Refreshes at the same time."
+    "--concurrency",
+    type=click.IntRange(1, 100),
+    default=32,
+    help="Refreshes at one bank at the same time.",
 )
 @click.option("--dry-run", is_flag=True, help="Only count what is due.")
 @click.pass_context

@@ -10,6 +10,7 @@ import copy
 import logging
 import threading
 from asyncio import wait_for, wrap_future
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -50,6 +51,9 @@ __all__ = [
 CLOSING_SECONDS = 10.0
 """Seconds for which closing waits for results that the store does not take."""
 
+TARGETS_AT_LEAST = 2
+"""The number of targets whose flights can use all the threads that a target may use."""
+
 logger = logging.getLogger("blink_oauth_keeper")
 
 
@@ -81,12 +85,19 @@ class Flight:
         self.future.set_running_or_notify_cancel()
 
 
+Run = tuple[Flight, list[Any]]
+"""A flight, and a list with the return value of its last step, which the run removes."""
+
+
 @define(eq=False)
 class Flights:
     """Drives the flights of a manager, and shares each joinable one between the callers.
 
+    The flights of one target use at most half of the threads (a bulkhead): if a bank does not
+    respond, the flights of the other targets still find a thread.
+
     Args:
-        threads: Number of flights that may perform a step at the same time.
+        threads: Number of flights of one target that may perform a step at the same time.
         new_thread_pool: Makes an executor with this number of threads; again in a forked child.
         new_timers: Makes the timers for flights that wait; again in a forked child.
     """
@@ -101,6 +112,8 @@ class Flights:
     _in_progress: set[Flight] = field(init=False)
     _waiting: dict[Flight, bool] = field(init=False)
     _unstored: set[Flight] = field(init=False)
+    _busy: Counter[str] = field(init=False)
+    _queued: dict[str, deque[Run]] = field(init=False)
     _pool: Executor | None = field(init=False)
     _closing: bool = field(init=False)
     _timed_out: bool = field(init=False)
@@ -116,6 +129,7 @@ class Flights:
         self._ended = threading.Condition(self._lock)
         self._timers = self.new_timers()
         self._shared, self._in_progress, self._waiting, self._unstored = {}, set(), {}, set()
+        self._busy, self._queued = Counter(), {}
         self._pool = None
         self._closing = self._timed_out = False
 
@@ -133,7 +147,7 @@ class Flights:
             self._register(flight)
             self._shared[grant] = flight
         # Not under the lock: at the end of the interpreter the flight runs in this thread.
-        self._submit(flight, None)
+        self._submit(flight, [None])
         return flight.future
 
     def start(self, flight: Flight, *, joinable: bool) -> Future[Result]:
@@ -141,7 +155,8 @@ class Flights:
 
         Args:
             flight: The flight.
-            joinable: Whether later callers of its grant may join it.
+            joinable: Whether later callers of its grant may join it. One that is not joinable
+                overtakes the queued flights of its target: an authorization code is valid for 30 s.
 
         Raises:
             InvalidInputError: The manager is closed.
@@ -150,7 +165,7 @@ class Flights:
             self._register(flight)
             if joinable:
                 self._shared.setdefault(flight.grant, flight)
-        self._submit(flight, None)
+        self._submit(flight, [None], first=not joinable)
         return flight.future
 
     def has_unstored_result(self, grant: Grant) -> bool:
@@ -191,29 +206,51 @@ class Flights:
             raise InvalidInputError("The manager is closed. Nothing was sent.")
         if self._pool is None:
             self._timers.start()
-            self._pool = self.new_thread_pool(self.threads)
+            self._pool = self.new_thread_pool(TARGETS_AT_LEAST * self.threads)
         self._in_progress.add(flight)
 
-    def _submit(self, flight: Flight, returned: object) -> None:
+    def _submit(self, flight: Flight, once: list[Any], *, first: bool = False) -> None:
+        """Run a flight in a thread, now or when a flight of its target has left one."""
+        target_id = flight.grant.target_id
+        with self._lock:
+            if self._busy[target_id] >= self.threads:
+                queue = self._queued.setdefault(target_id, deque())
+                (queue.appendleft if first else queue.append)((flight, once))
+                return
+            self._busy[target_id] += 1
+        self._execute(self._run_in_turn, flight, once)
+
+    def _execute(self, run: Callable[[Flight, list[Any]], object], *work: Any) -> None:
         assert self._pool is not None
-        once = [returned]
         try:
-            self._pool.submit(self._run, flight, once)
+            self._pool.submit(run, *work)
         except RuntimeError:
             # The interpreter is ending, or no thread can be started: the flight runs here. If the
             # pool has queued the work too, the first run takes the value and the second finds none.
-            self._run(flight, once)
+            run(*work)
 
-    def _run(self, flight: Flight, once: list[Any]) -> None:
+    def _run_in_turn(self, flight: Flight, once: list[Any]) -> None:
+        """Run a flight, then the queued flights of its target."""
+        target_id = flight.grant.target_id
+        work: Run | None = (flight, once)
+        while work is not None and self._run(*work):
+            with self._lock:
+                queue = self._queued.get(target_id)
+                work = queue.popleft() if queue else None
+                if work is None:
+                    self._busy[target_id] -= 1
+
+    def _run(self, flight: Flight, once: list[Any]) -> bool:
+        """Run a flight until it waits or ends; return False if another thread has run it."""
         try:
             returned = once.pop()
         except IndexError:
-            return
+            return False
         try:
             last = self._drive(flight, returned)
             if isinstance(last, Wait):
                 self._pause(flight, last)
-                return
+                return True
             self._publish(flight, last)
         except BaseException as error:
             # No caller must wait for ever, whatever the error; a lease in the store ends by itself.
@@ -225,6 +262,7 @@ class Flights:
             self._in_progress.discard(flight)
             self._unstored.discard(flight)
             self._ended.notify_all()
+        return True
 
     def _drive(self, flight: Flight, returned: Any) -> Wait | Result:
         """Perform steps until the protocol waits or ends; return its wait or its result."""
@@ -258,7 +296,11 @@ class Flights:
             if unstored is None:
                 return
             time_left = not (self._timed_out or (self._closing and not unstored))
-        self._submit(flight, time_left)
+        if unstored:
+            # It has a pair to store, which must not wait for a bank.
+            self._execute(self._run, flight, [time_left])
+        else:
+            self._submit(flight, [time_left], first=True)
 
     def _publish_early(self, flight: Flight, step: Publish) -> None:
         if not step.to_callers:

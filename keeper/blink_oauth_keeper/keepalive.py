@@ -5,6 +5,7 @@ It can run on every node at once: each run claims small batches, and each record
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ from attrs import define, evolve, field, frozen
 from blink_oauth.errors import InvalidInputError, Outcome
 
 from .breaker import Breakers
-from .flights import SingleFlight
+from .flights import TARGETS_AT_LEAST, SingleFlight
 from .profile import AfterUncertainty, TargetProfile
 from .refresh import new_owner
 from .steps import Result
@@ -83,7 +84,7 @@ class KeepAlive:
         single_flight: Refreshes the claimed grants.
         now: The time at which the run starts, timezone-aware.
         within: A refresh token is due if it would expire unused within this time.
-        concurrency: Number of refreshes that may be in progress.
+        concurrency: Number of refreshes at one target that may be in progress.
         stop: Returns whether to start no more refreshes; not called again once it returned True.
         sleep: Sleeps some seconds.
     """
@@ -98,7 +99,8 @@ class KeepAlive:
     sleep: Callable[[float], None]
     stopped: bool = field(init=False, default=False)
     _report: Report = field(init=False, factory=Report)
-    _in_progress: set[Future[Result]] = field(init=False, factory=set)
+    _in_progress: dict[Future[Result], str] = field(init=False, factory=dict)
+    _only_due: frozenset[str] | None = field(init=False, default=None)
 
     def dry_run(self, limit: int) -> Report:
         """Count the due grants, and change nothing."""
@@ -118,16 +120,22 @@ class KeepAlive:
             on_progress: Receives the report after each grant.
         """
         while True:
-            free = min(self.concurrency - len(self._in_progress), limit - self._report.due)
-            # A batch costs one transaction, so it should not be too small.
-            worth_it = free > 0 and (not self._in_progress or free >= self.concurrency // 4)
-            next_permit_in = self._claim(free) if worth_it else None
+            free = TARGETS_AT_LEAST * self.concurrency - len(self._in_progress)
+            free = min(free, limit - self._report.due)
+            due = self._report.due
+            next_permit_in = self._claim(free) if self._is_batch(free) else None
+            if self._report.due > due:
+                continue
             if self._in_progress:
                 self._collect(on_progress, next_permit_in)
             elif next_permit_in is not None and self._report.due < limit:
                 self._sleep(next_permit_in)
             else:
                 return self._report
+
+    def _is_batch(self, claims: int) -> bool:
+        # A batch costs one transaction, so it should not be too small.
+        return claims > 0 and (not self._in_progress or claims >= self.concurrency // 4)
 
     def _claim(self, free: int) -> float | None:
         """Claim and start due grants; return the seconds until a limited target may be called."""
@@ -136,10 +144,12 @@ class KeepAlive:
             return next_permit_in
         failing = self.breakers.failing()
         alone = self._targets_claimed_alone(failing)
+        in_progress = Counter(self._in_progress.values())
         for target_id in alone:
             profile = self.single_flight.profile_of(target_id)
             query = self._query(profile, targets=(target_id,))
-            allowed = free
+            room = self.concurrency - in_progress[target_id]
+            allowed = min(free, room) if not in_progress[target_id] or self._is_batch(room) else 0
             if profile.rate is not None or target_id in failing:
                 # A permit is acquired only if there is a due grant to use it.
                 if free == 0 or not self.store.due(query, limit=1):
@@ -152,8 +162,23 @@ class KeepAlive:
                     next_permit_in = min(seconds, next_permit_in or seconds)
                 allowed = 0 if permit.wait > 0 else 1
             free -= self._start(query, allowed)
-        self._start(self._query_elsewhere(alone), free)
+        self._claim_elsewhere(free, alone, in_progress)
         return next_permit_in
+
+    def _claim_elsewhere(self, free: int, alone: list[str], in_progress: Counter[str]) -> None:
+        """Claim grants of all other targets, but leave out those with no room for a batch."""
+        room = {name: self.concurrency - count for name, count in in_progress.items()}
+        full = frozenset(name for name in room if not self._is_batch(room[name])) - {*alone}
+        if self._only_due is not None and full >= self._only_due:
+            return
+        least_room = min(
+            [self.concurrency, *(room[name] for name in room.keys() - {*alone, *full})]
+        )
+        allowed = min(free, least_room)
+        claimed = self._start(self._query_elsewhere([*alone, *full]), allowed)
+        # Where only full targets had due grants, a claim for each grant that ends would be in vain.
+        if full and claimed < allowed:
+            self._only_due = full
 
     def _targets_claimed_alone(self, failing: Collection[str]) -> list[str]:
         """Return the targets that need claims of their own: profiled, failing or rate-limited."""
@@ -173,7 +198,8 @@ class KeepAlive:
         self._report = evolve(self._report, due=self._report.due + len(claims))
         for number, claim in enumerate(claims):
             try:
-                self._in_progress.add(self.single_flight.start_claimed_refresh(claim, claimed_at))
+                flight = self.single_flight.start_claimed_refresh(claim, claimed_at)
+                self._in_progress[flight] = claim.key.grant.target_id
             except InvalidInputError:
                 for unused in claims[number:]:
                     self.single_flight.release(unused)
@@ -181,8 +207,8 @@ class KeepAlive:
         return len(claims)
 
     def _collect(self, on_progress: Progress | None, next_permit_in: float | None) -> None:
-        ended, self._in_progress = wait(self._in_progress, next_permit_in, FIRST_COMPLETED)
-        for future in ended:
+        for future in wait(self._in_progress, next_permit_in, FIRST_COMPLETED).done:
+            del self._in_progress[future]
             self._report = counted(self._report, future)
             if on_progress is not None:
                 on_progress(self._report)

@@ -67,15 +67,17 @@ class TokenManager:
         profile: The profile of all other targets.
         lease: Seconds that the lease of a refresh lasts. It must be longer than the client's total
             timeout, and at most 30.
-        threads: Number of calls to store and bank that may be in progress at once.
+        threads: Number of calls to the store and to one target that may be in progress at once, at
+            most half of the client's `max_connections`. All targets share twice as many, so that
+            a bank that does not respond leaves threads and connections to the others.
         on_event: Receives every event, on any thread. It should return quickly.
         clock: Returns the current time, aware UTC.
         monotonic: Returns seconds of a clock that never goes back.
         random: Returns a number from 0 to below 1.
         sleep: Sleeps some seconds; `refresh_due` uses it where a target's rate is limited.
         new_timers: Makes the timers of waiting flights; again in a forked child.
-        new_thread_pool: Makes an executor with `threads` threads, for the calls to store and bank;
-            again in a forked child.
+        new_thread_pool: Makes an executor with a number of threads, for the calls to store and
+            bank; again in a forked child.
 
     Raises:
         InvalidInputError: The lease does not fit the client's timeouts, or the client is not a
@@ -101,12 +103,12 @@ class TokenManager:
     ) -> None:
         _check(blink, lease)
         self._blink, self._store = blink, store
-        self._threads = threads
+        self._threads = max(1, min(threads, blink.settings.max_connections // 2))
         self._now, self._sleep = clock, sleep
         self._breakers = Breakers(monotonic, random)
         self._cache = Cache(clock, monotonic)
         self._tokens = self._cache.tokens
-        self._flights = Flights(threads, new_thread_pool, new_timers)
+        self._flights = Flights(self._threads, new_thread_pool, new_timers)
         self._single_flight = SingleFlight(
             flights=self._flights,
             step_executor=StepExecutor(
@@ -382,7 +384,8 @@ class TokenManager:
         Args:
             within: A refresh token is due if it would expire unused within this time.
             limit: Number of grants at most.
-            concurrency: Number of refreshes at once; `threads` is the upper limit.
+            concurrency: Number of refreshes at one target at once; `threads` is the upper limit.
+                All targets share twice as many.
             dry_run: Only count the due grants.
             on_progress: Receives the report so far after each grant, in the calling thread.
             stop: Returns whether to end the run early; called before each claim, in the calling

@@ -373,7 +373,7 @@ class Banks:
     gates: list[Gate] = field(init=False, factory=list)
     _banks: dict[str, Bank] = field(init=False, factory=dict)
     _next: dict[str, deque[Responder]] = field(init=False, factory=dict)
-    _always: dict[str, Responder] = field(init=False, factory=dict)
+    _always: dict[tuple[str, str | None], Responder] = field(init=False, factory=dict)
     _secrets: Iterator[int] = field(init=False, factory=itertools.count)
     _lock: threading.Lock = field(init=False, factory=threading.Lock)
 
@@ -389,7 +389,9 @@ class Banks:
         with self._lock:
             self.requests.append(received)
             queued = self._next.get(received.kind)
-            respond = queued.popleft() if queued else self._always.get(received.kind, bank_response)
+            always = self._always.get((received.kind, None), bank_response)
+            always = self._always.get((received.kind, received.target_id), always)
+            respond = queued.popleft() if queued else always
         return respond(lambda: self._execute(received, fields))
 
     def respond_next(self, *responders: Responder, kind: str = "refresh_token") -> None:
@@ -398,11 +400,23 @@ class Banks:
         with self._lock:
             self._next.setdefault(kind, deque()).extend(responders)
 
-    def respond_always(self, responder: Responder, kind: str = "refresh_token") -> None:
-        """Set the responder of all requests of a kind for which `respond_next` set none."""
+    def respond_always(
+        self,
+        responder: Responder,
+        kind: str = "refresh_token",
+        *,
+        target_id: str | None = None,
+    ) -> None:
+        """Set the responder of all requests of a kind for which `respond_next` set none.
+
+        Args:
+            responder: Responds.
+            kind: The kind.
+            target_id: The only target for which it responds; None for all.
+        """
         if isinstance(responder, Gate):
             self.gates.append(responder)
-        self._always[kind] = responder
+        self._always[kind, target_id] = responder
 
     def bank(self, target_id: str = TARGET) -> Bank:
         """Return a bank."""

@@ -324,6 +324,61 @@ def test_an_unexpected_error_is_not_thrown_into_the_protocol(
     assert isinstance(future.exception(TIMEOUT), ValueError)
 
 
+# Bulkhead
+
+
+def test_the_flights_of_a_target_use_half_of_the_threads(
+    flights: Flights, make_flight: MakeFlight
+) -> None:
+    proceed = threading.Event()
+    started: list[Grant] = []
+
+    def held(grant: Grant) -> Flight:
+        def do(step: Step) -> None:
+            started.append(grant)
+            assert proceed.wait(TIMEOUT)
+
+        return make_flight(steps_only(Load()), do, grant)
+
+    grants = [Grant(TARGET, f"u-{number}") for number in range(9)]
+    futures = [flights.start(held(grant), joinable=True) for grant in grants]
+    free = make_flight(steps_only(Load()), grant=Grant("IIDX00002", "u-4711"))
+    assert result(flights.start(free, joinable=False)) == DONE
+    wait_until(lambda: len(started) == 4)
+    futures.append(flights.start(held(GRANT), joinable=False))
+    proceed.set()
+    assert [result(future) for future in futures] == [DONE] * 10
+    # The one that callers cannot join has overtaken the queued flights.
+    assert set(started[:4]) == set(grants[:4])
+    assert GRANT in started[4:8]
+    assert set(started) == {*grants, GRANT}
+
+
+def test_an_unstored_result_does_not_wait_for_a_thread_of_its_target(
+    flights: Flights, make_flight: MakeFlight, clock: ManualClock, timers: ManualTimers
+) -> None:
+    proceed = threading.Event()
+    stored = threading.Event()
+
+    def do(step: Step) -> None:
+        stored.set()
+
+    unstored = make_flight(steps_only(Wait(5, has_unstored_result=True), Load()), do, OTHER)
+    future = flights.start(unstored, joinable=False)
+    wait_until(lambda: len(timers.pending) == 1)
+    held = [
+        flights.start(
+            make_flight(steps_only(Load()), lambda step: proceed.wait(TIMEOUT)), joinable=False
+        )
+        for _ in range(6)
+    ]
+    next_call(clock)()
+    assert stored.wait(TIMEOUT)
+    assert result(future) == DONE
+    proceed.set()
+    assert [result(each) for each in held] == [DONE] * 6
+
+
 # No more threads, or the end of the interpreter
 
 

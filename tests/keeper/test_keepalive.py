@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from datetime import timedelta
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -193,8 +194,10 @@ def test_a_batch_is_claimed_only_when_a_quarter_of_the_concurrency_is_free(
     claim, limits = harness.memory.claim_due, []
 
     def recording(*args: Any, **options: Any) -> object:
-        limits.append(options["limit"])
-        return claim(*args, **options)
+        claims = claim(*args, **options)
+        if claims:
+            limits.append(options["limit"])
+        return claims
 
     harness.faulty.replacements["claim_due"] = recording
     reports: list[Report] = []
@@ -206,6 +209,52 @@ def test_a_batch_is_claimed_only_when_a_quarter_of_the_concurrency_is_free(
         wait_until(lambda number=number: len(reports) >= number)  # type: ignore[misc]
     assert run.result(TIMEOUT) == Report(due=10, refreshed=10)
     assert limits[:2] == [8, 2]
+
+
+def test_a_bank_that_does_not_respond_leaves_room_for_the_others(harness: Harness) -> None:
+    silent = authorize(harness, 40)
+    healthy = authorize(harness, 12, OTHER)
+    gate = Gate()
+    harness.banks.respond_always(gate, target_id=TARGET)
+    run = harness.in_thread(lambda: refresh_all(harness, concurrency=4))
+    wait_until(lambda: generations(harness, healthy) == [2] * 12)
+    assert gate.held == 4
+    gate.open()
+    assert run.result(TIMEOUT) == Report(due=52, refreshed=52)
+    assert generations(harness, silent) == [2] * 40
+
+
+def test_a_silent_bank_with_a_profile_leaves_room_for_the_others(harness: Harness) -> None:
+    harness.make_manager(profiles={TARGET: TargetProfile(), "IIDX00003": TargetProfile()})
+    for target_id in (TARGET, "IIDX00003"):
+        authorize(harness, 20, target_id)
+    healthy = authorize(harness, 12, OTHER)
+    gates = {name: Gate() for name in (TARGET, "IIDX00003")}
+    for name, gate in gates.items():
+        harness.banks.respond_always(gate, target_id=name)
+    run = harness.in_thread(lambda: refresh_all(harness, concurrency=4, limit=44))
+    wait_until(lambda: sum(gate.held for gate in gates.values()) == 8)
+    gates[TARGET].open()
+    wait_until(lambda: generations(harness, healthy) == [2] * 12)
+    gates["IIDX00003"].open()
+    assert run.result(TIMEOUT).refreshed == 44
+
+
+def test_the_only_due_target_is_not_searched_for_others_after_each_grant(harness: Harness) -> None:
+    authorize(harness, 40)
+    claim, counts = harness.memory.claim_due, []
+
+    def recording(*args: Any, **options: Any) -> object:
+        claims = claim(*args, **options)
+        counts.append(len(claims))
+        return claims
+
+    harness.faulty.replacements["claim_due"] = recording
+    assert refresh_all(harness, concurrency=8) == Report(due=40, refreshed=40)
+    # One search when the target became full, then none until all its grants are claimed.
+    last = list(accumulate(counts)).index(40)
+    assert counts[1] == 0
+    assert 0 not in counts[2:last]
 
 
 def test_a_caller_during_a_run_joins_the_flight(harness: Harness) -> None:
@@ -500,7 +549,8 @@ def test_a_stopped_run_starts_no_refresh_and_leaves_no_lease(harness: Harness) -
     assert {(each.state, each.attempts, each.lease_left) for each in records} == {
         (State.ACTIVE, 0, 0)
     }
-    assert harness.faulty.calls.count("claim_due") == 1
+    # The second one left out the target, which had no room.
+    assert harness.faulty.calls.count("claim_due") == 2
     assert "purge" not in harness.faulty.calls
     assert refresh_all(harness) == Report(due=3, refreshed=3)
 

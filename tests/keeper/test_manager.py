@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from email.utils import format_datetime
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import pytest
 from attrs import evolve
 
@@ -39,6 +40,7 @@ from keeper.harness import (
     DAY,
     PSU,
     SETTINGS,
+    TARGET,
     TIMEOUT,
     Gate,
     Harness,
@@ -652,7 +654,7 @@ def test_threads_limits_the_steps_that_are_performed_at_once(harness: Harness) -
     async def many() -> list[Token]:
         callers = [await start_task(harness.manager.aget(grant)) for grant in grants]
         gate.wait(2)
-        assert harness.busy() == 4
+        assert harness.busy() == 2
         names = [thread.name for thread in threading.enumerate()]
         assert len([name for name in names if name.startswith("blink-oauth-flight")]) == 2
         assert len(harness.banks.presented()) == 2
@@ -660,6 +662,56 @@ def test_threads_limits_the_steps_that_are_performed_at_once(harness: Harness) -
         return await asyncio.gather(*callers)
 
     assert len(set(asyncio.run(many()))) == 4
+
+
+SILENT, HEALTHY = TARGET, "IIDX00002"
+
+
+def hold_bank(harness: Harness, callers: int = 20) -> tuple[Gate, list[Future[Token]]]:
+    """Let callers wait for a bank that does not respond; half of the threads are used up."""
+    gate = Gate()
+    harness.banks.respond_always(gate, target_id=SILENT)
+    grants = [harness.authorize(f"u-{number}", SILENT) for number in range(callers)]
+    harness.advance(DAY + 1)
+    waiting = [harness.in_thread(partial(harness.manager.get, grant)) for grant in grants]
+    gate.wait(4)
+    return gate, waiting
+
+
+@pytest.mark.parametrize("ask", ["get", "aget", "refresh", "authorize", "revoke"])
+def test_callers_of_other_banks_do_not_wait_for_a_silent_bank(harness: Harness, ask: str) -> None:
+    harness.make_manager(threads=4)
+    healthy = harness.authorize("u-healthy", HEALTHY)
+    gate, waiting = hold_bank(harness)
+    match ask:
+        case "get":
+            assert harness.manager.get(healthy)
+        case "aget":
+            assert asyncio.run(harness.manager.aget(healthy))
+        case "refresh":
+            assert harness.manager.refresh(healthy)
+        case "authorize":
+            assert harness.authorize("u-new", HEALTHY)
+        case "revoke":
+            harness.manager.revoke(healthy)
+    assert gate.held == 4
+    gate.open()
+    assert len(tokens_of([each.result(TIMEOUT) for each in waiting])) == 20
+
+
+def test_a_bank_gets_at_most_half_of_the_connections(harness: Harness) -> None:
+    settings = evolve(SETTINGS, max_connections=8)
+    blink = BlinkOAuth(
+        settings, clock=harness.clock.now, transport=httpx.MockTransport(harness.banks)
+    )
+    with blink:
+        harness.blink = blink
+        harness.make_manager(threads=100)
+        gate, waiting = hold_bank(harness)
+        harness.wait_until_idle()
+        assert gate.held == 4
+        gate.open()
+        assert len([each.result(TIMEOUT) for each in waiting]) == 20
 
 
 # A refused access token
