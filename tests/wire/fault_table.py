@@ -84,10 +84,9 @@ def failing(expectation: Failure) -> Row:
     return Row(expectation, revocation)
 
 
-def platform(status: int, retry_after: float | None = None) -> Row:
+def platform(status: int) -> Row:
     """Return the row of a technical problem of the platform."""
-    problem = Failure(ProblemError, Outcome.UNCERTAIN, status, Source.PLATFORM)
-    return failing(evolve(problem, retry_after=retry_after))
+    return failing(Failure(ProblemError, Outcome.UNCERTAIN, status, Source.PLATFORM))
 
 
 def proxy(status: int, outcome: Outcome = Outcome.UNCERTAIN) -> Row:
@@ -108,17 +107,21 @@ def odd_headers(success: Success) -> Row:
 LOST = failing(Failure(ConnectionLostError, Outcome.UNCERTAIN))
 UNAFFECTED = Row(Success(), Success())
 UNREADABLE = Failure(UnreadableResponseError, Outcome.UNCERTAIN, 200, Source.PROVIDER)
-TOO_MANY = Failure(
-    ProblemError, Outcome.REJECTED, 429, Source.PLATFORM, retryable=True, retry_after=2.0
-)
+
+
+def not_forwarded(status: int) -> Row:
+    """Return the row of a problem that the platform reports without asking the bank."""
+    kind = Failure(ProblemError, Outcome.NOT_EXECUTED, status, Source.PLATFORM)
+    return failing(evolve(kind, retryable=True, retry_after=2.0))
+
 
 TABLE: Mapping[str, Row] = {
     "bad-gateway-html": proxy(502),
     "gateway-timeout-before": platform(504),
     "gateway-timeout-after": platform(504),
     "internal-server-error": platform(500),
-    "service-unavailable": platform(503, retry_after=2.0),
-    "too-many-requests": failing(TOO_MANY),
+    "service-unavailable": not_forwarded(503),
+    "too-many-requests": not_forwarded(429),
     "reset-before": LOST,
     "reset-after": LOST,
     "slow-body": UNAFFECTED,

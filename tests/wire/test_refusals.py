@@ -77,6 +77,15 @@ REFUSALS = {
     "403 of the platform": (problem(403, "X", "Refused", "No."), Outcome.NOT_EXECUTED),
     "406 of the platform": (problem(406, "X", "Refused", "No."), Outcome.NOT_EXECUTED),
     "415 of the platform": (problem(415, "X", "Refused", "No."), Outcome.NOT_EXECUTED),
+    "429 of the platform": (problem(429, "X", "Refused", "No."), Outcome.NOT_EXECUTED),
+    "503 of the platform": (problem(503, "X", "Refused", "No."), Outcome.NOT_EXECUTED),
+    "503 of the bank": (problem(503, "X", "Refused", "No.", "PROVIDER"), Outcome.UNCERTAIN),
+    "503 without a source": (
+        problem(503, "X", "Refused", "No.").without_header("X-CorAPI-Source"),
+        Outcome.UNCERTAIN,
+    ),
+    "502 of the platform": (problem(502, "X", "Refused", "No."), Outcome.UNCERTAIN),
+    "504 of the platform": (problem(504, "X", "Refused", "No."), Outcome.UNCERTAIN),
     "401 of the bank": (problem(401, "X", "Refused", "No.", "PROVIDER"), Outcome.REJECTED),
     "403 of the bank": (problem(403, "X", "Refused", "No.", "PROVIDER"), Outcome.REJECTED),
     "401 without a source": (

@@ -115,6 +115,54 @@ ROWS: dict[str, Row] = {
         ProblemError,
         (REJECTED, False, True),
     ),
+    **{
+        f"{code} with {status}": (
+            failure(status, oauth(code), PROVIDER),
+            OAuthError,
+            (REJECTED, False, True),
+        )
+        for code, status in [
+            ("consent_required", 400),
+            ("interaction_required", 403),
+            ("login_required", 401),
+            ("invalid_token", 401),
+            ("expired_token", 400),
+            ("CONSENT_REQUIRED", 400),
+        ]
+    },
+    **{
+        f"problem {name} with {status}": (
+            failure(status, problem(name), PROVIDER),
+            ProblemError,
+            (REJECTED, False, True),
+        )
+        for name, status in [
+            ("CONSENT_REQUIRED", 403),
+            ("login_required", 401),
+            ("INVALID_GRANT", 400),
+        ]
+    },
+    "consent_required with 502": (
+        failure(502, oauth("consent_required")),
+        OAuthError,
+        MAY_BE_SPENT,
+    ),
+    "login_required from the platform with 401": (
+        failure(401, oauth("login_required"), PLATFORM),
+        OAuthError,
+        (NOT_EXECUTED, False, False),
+    ),
+    "login_required with 404": (failure(404, oauth("login_required")), OAuthError, REFUSED),
+    "invalid_grant with 429": (
+        failure(429, oauth("invalid_grant"), PROVIDER),
+        InvalidGrantError,
+        (REJECTED, True, False),
+    ),
+    "a word of a refused token in the description only": (
+        failure(400, {"error": "invalid_request", "error_description": "consent_required"}),
+        OAuthError,
+        REFUSED,
+    ),
     "problem with a title only": (failure(400, {"title": "No"}), ProblemError, REFUSED),
     # statuses
     "401 of the provider": (failure(401, {}, PROVIDER), StatusError, REFUSED),
@@ -131,10 +179,29 @@ ROWS: dict[str, Row] = {
         f"{status}": (failure(status, {}, PLATFORM), StatusError, REFUSED)
         for status in (400, 404, 405, 409, 413)
     },
-    "429": (
+    # A status that the platform sends without asking the bank proves that nothing is spent.
+    "429 of the platform": (
         failure(429, b"", PLATFORM, Retry_After="7"),
         StatusError,
-        (REJECTED, True, False),
+        (NOT_EXECUTED, True, False),
+    ),
+    "503 of the platform": (
+        failure(503, problem("SERVICE_UNAVAILABLE"), PLATFORM, Retry_After="600"),
+        ProblemError,
+        (NOT_EXECUTED, True, False),
+    ),
+    "503 of the platform with HTML": (
+        failure(503, HTML, PLATFORM),
+        StatusError,
+        (NOT_EXECUTED, True, False),
+    ),
+    "429 of the provider": (failure(429, b"", PROVIDER), StatusError, (REJECTED, True, False)),
+    "429 without a source": (failure(429, b""), StatusError, (REJECTED, True, False)),
+    "503 of the provider": (failure(503, b"", PROVIDER), StatusError, MAY_BE_SPENT),
+    "503 of another source": (
+        failure(503, b"", "GATEWAY"),
+        StatusError,
+        MAY_BE_SPENT,
     ),
     **{
         f"{status}": (failure(status, HTML, PLATFORM), StatusError, MAY_BE_SPENT)
@@ -188,6 +255,18 @@ def test_an_error_response_to_a_token_call_raises_this_error_with_this_outcome(
     assert f"{response.status_code}" in str(error)
     assert FIRST_ID in str(error)
     assert found(SECRETS, texts_of_error(error)) == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 503])
+@pytest.mark.parametrize("call", [refresh, exchange])
+def test_a_response_of_the_platform_with_a_token_proves_that_the_call_was_executed(
+    connect: Connect, call: Call, status: int
+) -> None:
+    pair = {"access_token": "fake-access", "refresh_token": "fake-refresh", "token_type": "bearer"}
+    with pytest.raises(BlinkError) as caught:
+        call(connect(Platform(failure(status, pair, PLATFORM))))
+    assert caught.value.outcome is UNCERTAIN
+    assert caught.value.token is not None
 
 
 @BY_NAME

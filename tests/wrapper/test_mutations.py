@@ -43,6 +43,7 @@ KINDS: dict[str, Callable[[MutatedResponse], bool]] = {
     "one token": lambda m: len(m.tokens) == 1,
     "no token with a success": lambda m: not m.tokens and 200 <= m.status < 300,
     "a refusal of the platform": lambda m: m.from_platform and m.status in {401, 403, 406, 415},
+    "a 429 or 503 of the platform": lambda m: m.from_platform and m.status in {429, 503},
     "a compressed body": lambda m: m.wire != m.content,
     "an undocumented status": lambda m: not 200 <= m.status < 600,
 }
@@ -129,21 +130,22 @@ def check_error(error: BlinkError, sent: str, mutant: MutatedResponse) -> None:
     assert error.correlation_id == FIRST_ID
     assert error.meta is not None
     assert error.meta.status == mutant.status
-    assert error.outcome is expected_outcome(mutant)
+    assert error.outcome is expected_outcome(mutant, error.token)
     assert error.outcome is Outcome.REJECTED or not error.needs_consent
     assert found({sent} | mutant.tokens, texts_of_error(error)) == []
 
 
-def expected_outcome(mutant: MutatedResponse) -> Outcome:
+def expected_outcome(mutant: MutatedResponse, token: Token | None) -> Outcome:
     """Return the outcome that a response without success must have.
 
-    If the platform refuses the client or its format, the call was not executed. Any other client
-    error is a decision, except 408 and 499, which follow a timeout or a closed connection. All
-    other statuses may come from a call that was executed.
+    If the platform refuses the client or its format, limits the rate or is unavailable, the call
+    was not executed, unless the response has a token. Any other client error is a decision, except
+    408 and 499, which follow a timeout or a closed connection. All other statuses may come from a
+    call that was executed.
     """
     match mutant.status:
-        case 401 | 403 | 406 | 415 if mutant.from_platform:
-            return Outcome.NOT_EXECUTED
+        case 401 | 403 | 406 | 415 | 429 | 503 if mutant.from_platform:
+            return Outcome.NOT_EXECUTED if token is None else Outcome.UNCERTAIN
         case 408 | 499:
             return Outcome.UNCERTAIN
         case status if status // 100 == 4:

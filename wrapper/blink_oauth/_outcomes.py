@@ -13,7 +13,7 @@ from urllib.parse import quote, quote_plus
 from ._api import Call, Operation
 from ._reply import Body, ErrorMember, NoResponse, RawResponse
 from .errors import (
-    REFUSED_CREDENTIAL,
+    REFUSED_GRANT,
     BlinkError,
     InvalidClientError,
     InvalidGrantError,
@@ -35,8 +35,10 @@ __all__ = ["no_response", "outcome_of", "probe_error", "response_error", "revoca
 MAX_TEXT = 300
 """Characters of a text from the server that an error repeats."""
 
-REFUSED_BY_PLATFORM = frozenset({401, 403, 406, 415})
+REFUSED_BY_PLATFORM = frozenset({401, 403, 406, 415, 429, 503})
 UNCERTAIN_CLIENT_ERRORS = frozenset({408, 499})
+REFUSALS_OF_GRANT = frozenset({400, 401, 403})
+"""The statuses with which a server refuses a code or refresh token."""
 
 PROBLEM_MEMBERS: tuple[ErrorMember, ...] = ("type", "title", "detail", "instance")
 
@@ -81,10 +83,10 @@ ADVICE_IF_UNCERTAIN = {
 def outcome_of(status: int, source: Source) -> Outcome:
     """Decide from the status and the source whether the call was executed.
 
-    If the platform refuses the client, its rights or the format, it has not forwarded the call to
-    the bank. Any other 4xx but 408 and 499 rejects the call. Any other status may come from a call
-    that was executed; so may 408 and 499, which a gateway sends after a timeout or a closed
-    connection.
+    If the platform refuses the client, its rights or the format, limits the rate or is unavailable
+    itself, it has not forwarded the call to the bank. Any other 4xx but 408 and 499 rejects the
+    call. Any other status may come from a call that was executed; so may 408 and 499, which a
+    gateway sends after a timeout or a closed connection.
     """
     if source is Source.PLATFORM and status in REFUSED_BY_PLATFORM:
         return Outcome.NOT_EXECUTED
@@ -127,14 +129,21 @@ def response_error(
     """Build the error for a response that is no success, or contains no usable token."""
     status = response.status
     outcome = outcome_of(status, meta.source)
+    if token is not None and outcome is Outcome.NOT_EXECUTED:
+        # Only an executed call issues a token.
+        outcome = Outcome.UNCERTAIN
     error, facts = _error_class(response, body, _redactor(call, body))
+    code = (body.text("error") or problem_code(body.text("type"))).upper()
     needs_consent = (
         call.operation is not Operation.REVOKE
         and outcome is Outcome.REJECTED
-        and (error is InvalidGrantError or problem_code(facts.get("type")) in REFUSED_CREDENTIAL)
+        and status in REFUSALS_OF_GRANT
+        and code in REFUSED_GRANT
     )
-    retryable = status == 429 or (
-        call.operation is Operation.REVOKE and outcome is Outcome.UNCERTAIN
+    retryable = (
+        status == 429
+        or (status == 503 and outcome is Outcome.NOT_EXECUTED)
+        or (call.operation is Operation.REVOKE and outcome is Outcome.UNCERTAIN)
     )
     what = ", ".join([_status(status, meta.source), *_server_texts(facts, body)])
     advice = _advice(call, outcome, retryable, needs_consent, meta.retry_after)

@@ -290,6 +290,18 @@ class InvalidClientError(OAuthError):
 REFUSED_CREDENTIAL = frozenset({"INVALID_TOKEN", "EXPIRED_TOKEN"})
 """Problem types for a refused code or token (bLink error codes)."""
 
+REFUSED_GRANT = REFUSED_CREDENTIAL | {
+    "INVALID_GRANT",
+    "CONSENT_REQUIRED",
+    "INTERACTION_REQUIRED",
+    "LOGIN_REQUIRED",
+}
+"""Error codes and problem types, in upper case, with which a bank refuses a code or refresh token.
+
+Source: RFC 6749 section 5.2, RFC 6750 section 3.1, OpenID Connect Core section 3.1.2.6, bLink
+error codes.
+"""
+
 
 def problem_code(kind: str | None) -> str:
     """Return the last segment of a problem type in upper case, empty without a type."""
