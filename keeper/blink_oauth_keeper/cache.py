@@ -10,6 +10,7 @@ from attrs import define, field
 from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
 
+from .errors import NoTokenError, StoreError
 from .policy import Need, is_usable, windows
 from .profile import TargetProfile
 from .steps import Result
@@ -60,7 +61,7 @@ class Cache:
         monotonic: Returns seconds of a clock that never goes back.
         tokens: The cached token of each grant.
         refused: The newest generation of each grant that a bank's API refused or that was revoked.
-        failures: Number of failed flights in a row, for each grant.
+        failures: Number of failed calls in a row, for each grant.
     """
 
     now: Callable[[], datetime]
@@ -95,7 +96,9 @@ class Cache:
             if result.obtained:
                 self.failures.pop(grant, None)
         else:
-            self.failures[grant] = self.failures.get(grant, 0) + 1
+            # Only failed calls make the pauses grow, not flights that sent nothing.
+            if not isinstance(result.error, NoTokenError | StoreError):
+                self.failures[grant] = self.failures.get(grant, 0) + 1
             self._failed[grant] = _Failure(result, self.monotonic() + result.shared_for)
         if result.record is not None:
             self._put(grant, result.record, profile)

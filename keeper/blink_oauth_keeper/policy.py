@@ -231,8 +231,12 @@ def pending_error(record: Record) -> RefreshPendingError:
 
 FIRST_PAUSE = 1.0
 LONGEST_BACKOFF = 60.0
-"""The longest `backoff`, and the shortest pause after a 503 or a final rejection, in seconds."""
+"""The longest `backoff`, in seconds."""
 LONGEST_RETRY_AFTER = 3_600.0
+LONGEST_SHARED = 60.0
+"""Seconds for which later callers get the same failure at most, before the store is read again."""
+MAY_STILL_EXECUTE = frozenset({408, 499, 502, 503, 504})
+"""The statuses that a gateway may send while the bank still executes the request."""
 POLL = (0.05, 0.25)
 """Seconds between two reads of a record while another owner has its lease: first, longest."""
 
@@ -251,9 +255,8 @@ def backoff(failures: int, spread: float) -> float:
 def pause_after(error: BlinkError, *, failures: int, spread: float, lease_left: float) -> float:
     """Return the pause after a failed refresh, in seconds.
 
-    It lasts at least as long as the `Retry-After` of the response; after an uncertain outcome until
-    the lease ends, since the request may still arrive until then; and at least `LONGEST_BACKOFF`
-    after a 503 or a rejection that is not retryable.
+    The `Retry-After` of the response decides, with the backoff as the lower bound. If the bank may
+    still be executing the request, the pause lasts at least until the lease ends.
 
     Args:
         error: The failure.
@@ -262,11 +265,19 @@ def pause_after(error: BlinkError, *, failures: int, spread: float, lease_left: 
         lease_left: Seconds until the lease ends.
     """
     pause = max(backoff(failures, spread), retry_after(error) or 0.0)
-    if error.outcome is Outcome.UNCERTAIN:
-        pause = max(pause, lease_left * (1 + 0.1 * spread))
-    if error.status == 503 or (error.outcome is Outcome.REJECTED and not error.retryable):
+    if error.needs_consent:
         pause = max(pause, LONGEST_BACKOFF)
+    if _may_still_execute(error):
+        pause = max(pause, lease_left * (1 + 0.1 * spread))
     return pause
+
+
+def _may_still_execute(error: BlinkError) -> bool:
+    """Return whether the bank may still be executing the request after this failure."""
+    if error.status == 503 and retry_after(error) is not None:
+        return False  # The server itself says when to ask again.
+    no_response = error.status is None
+    return error.outcome is Outcome.UNCERTAIN and (no_response or error.status in MAY_STILL_EXECUTE)
 
 
 def retry_after(error: BlinkError) -> float | None:
@@ -278,7 +289,7 @@ def retry_after(error: BlinkError) -> float | None:
 def should_replay(error: BlinkError, profile: TargetProfile) -> bool:
     """Return whether to replay the refresh token as soon as the pause is over.
 
-    If the bank rotated and its response was lost, only a prompt replay can help. A 503 or a
+    If the bank rotated and its response was lost, only a prompt replay helps. A 503 or a
     `Retry-After` means that the request was most likely not executed: a later replay is better.
     """
     unavailable = error.status == 503 or retry_after(error) is not None

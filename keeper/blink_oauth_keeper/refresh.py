@@ -143,7 +143,8 @@ def store_failure(
     replay = policy.should_replay(error, job.profile) and (
         release.attempts < 2 or not job.profile.rotates
     )
-    result = Result(released, error, shared_for=pause, refresh_in=pause if replay else None)
+    shared_for = min(pause, policy.LONGEST_SHARED)
+    result = Result(released, error, shared_for=shared_for, refresh_in=pause if replay else None)
     held_lease = yield from retry_until_stored(release, result)
     yield Emit(EventName(note.event), released, error, seconds=seconds)
     # [8] Without the lease this failure is out of date: the store has a newer state.
@@ -255,6 +256,7 @@ def refresh(job: Job) -> Steps:
             return Result(record, stored_meanwhile=stored_meanwhile)
         if isinstance(decision, Refuse):
             shared_for = decision.error.retry_after or REFUSAL_SHARED_FOR
+            shared_for = min(shared_for, policy.LONGEST_SHARED)
             return Result(record, decision.error, shared_for=shared_for)
         left = started + job.max_wait - job.monotonic()
         if isinstance(decision, Attempt) and pause == 0 and left > 0:

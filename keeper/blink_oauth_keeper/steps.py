@@ -267,7 +267,7 @@ class Job:
         lease: Seconds that a lease lasts.
         call_timeout: Seconds that one call to the bank takes at most.
         max_wait: Seconds to wait at most for a lease or a permit.
-        failures: Failed flights of this grant in a row before this one.
+        failures: Failed calls for this grant in a row before this one.
         now: Returns the current time, aware UTC.
         monotonic: Returns seconds of a clock that never goes back.
         random: Returns a number from 0 to below 1.

@@ -496,6 +496,8 @@ def test_a_failed_token_request_is_not_repeated_at_once(harness: Harness, status
     with pytest.raises(StatusError):
         harness.manager.get(grant)
     assert refresh_count(harness) == 1
+    # A 500 ends the request, so that the one replay is made a second later.
+    harness.allowed_replays = int(status == 500)
 
 
 @pytest.mark.parametrize(
@@ -700,3 +702,109 @@ def test_no_profile_makes_a_fresh_token_be_refreshed_on_each_call(harness: Harne
     tokens = {harness.manager.get(grant) for _ in range(10)}
     assert len(tokens) == 1
     assert refresh_count(harness) == 0
+
+
+@pytest.mark.parametrize(
+    ("responder", "seconds"),
+    [
+        (status_response(503, source="PLATFORM"), 1),
+        (status_response(503, source="PLATFORM", Retry_After="1"), 1),
+        (status_response(429, Retry_After="1"), 1),
+        (status_response(503, Retry_After="1"), 1),
+        (status_response(503, Retry_After="20"), 20),
+        (status_response(400, {"error": "invalid_request"}), 1),
+        (status_response(404, b"<html>"), 1),
+        (status_response(401, {"error": "invalid_client"}), 1),
+        (status_response(500, b"<html>"), 1),
+        (status_response(200, b"not JSON"), 1),
+        (connection_refused, 1),
+    ],
+    ids=[
+        "503-of-the-platform",
+        "503-of-the-platform-with-retry-after",
+        "429-with-retry-after",
+        "503-with-retry-after-1",
+        "503-with-retry-after-20",
+        "invalid-request",
+        "404-with-html",
+        "invalid-client",
+        "500-with-html",
+        "200-without-a-token",
+        "no-connection",
+    ],
+)
+def test_after_one_bad_response_callers_wait_no_longer_than_the_server_demands(
+    harness: Harness, responder: Responder, seconds: float
+) -> None:
+    """After one harmless failure every caller of an expired token got an error for a minute."""
+    grant = harness.expired_grant()
+    harness.banks.respond_next(responder)
+    with pytest.raises(BlinkError):
+        harness.manager.get(grant)
+    harness.advance(seconds + 0.1)
+    assert harness.manager.get(grant)
+    assert harness.make_manager().get(grant)
+    assert refresh_count(harness) == 2
+    harness.allowed_replays = 1
+
+
+@pytest.mark.parametrize(
+    "responder",
+    [
+        request_lost,
+        status_response(502),
+        status_response(503),
+        status_response(504, Retry_After="1"),
+        status_response(408),
+        status_response(499),
+    ],
+    ids=["no-response", "502", "503", "504-with-retry-after", "408", "499"],
+)
+def test_a_request_that_may_still_be_executed_is_not_repeated_before_its_lease_ends(
+    harness: Harness, responder: Responder
+) -> None:
+    """The bank sees the same refresh token twice at the same time, and ends the consent."""
+    grant = harness.expired_grant()
+    harness.banks.respond_next(responder)
+    with pytest.raises(BlinkError):
+        harness.manager.get(grant)
+    harness.advance(24.9)
+    with pytest.raises(BlinkError):
+        harness.make_manager().get(grant)
+    assert refresh_count(harness) == 1
+    harness.advance(5)
+    assert harness.manager.get(grant)
+    harness.allowed_replays = 1
+
+
+def test_a_failure_is_shared_for_a_minute_at_most_and_a_new_consent_is_found(
+    harness: Harness,
+) -> None:
+    """A process repeats the failure of an hour ago although another one has stored a new pair."""
+    grant = harness.expired_grant()
+    harness.banks.respond_next(status_response(429, Retry_After="3600"))
+    with pytest.raises(BlinkError):
+        harness.manager.get(grant)
+    harness.authorize(grant.username, manager=harness.make_manager())
+    harness.advance(61)
+    assert harness.manager.get(grant) == harness.record(grant).token
+
+
+def test_callers_that_ask_during_a_pause_do_not_make_the_next_pause_longer(
+    harness: Harness,
+) -> None:
+    """Each question during a pause counts as one more failure."""
+    grant = harness.expired_grant()
+    harness.banks.respond_next(
+        status_response(429, Retry_After="600"), status_response(400, {"error": "invalid_request"})
+    )
+    for _ in range(9):
+        with pytest.raises(BlinkError):
+            harness.manager.get(grant)
+        harness.advance(61)
+    harness.advance(60)
+    with pytest.raises(BlinkError):
+        harness.manager.get(grant)
+    harness.advance(2.1)
+    assert harness.manager.get(grant)
+    harness.allowed_replays = 2

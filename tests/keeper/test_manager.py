@@ -282,7 +282,7 @@ def test_while_a_failure_is_cached_the_store_is_not_read(harness: Harness) -> No
     grant = harness.authorize()
     old = harness.manager.get(grant)
     harness.advance(ADVISORY)
-    harness.banks.respond_next(status_response(503))
+    harness.banks.respond_next(status_response(503, Retry_After="60"))
     harness.manager.get(grant)
     harness.wait_until_idle()
     harness.faulty.calls.clear()

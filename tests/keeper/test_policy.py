@@ -34,7 +34,6 @@ from blink_oauth_keeper import (
 from blink_oauth_keeper.flights import token_for_caller
 from blink_oauth_keeper.policy import (
     JITTER,
-    LONGEST_BACKOFF,
     LONGEST_RETRY_AFTER,
     POLL,
     Attempt,
@@ -449,10 +448,57 @@ def test_a_retry_after_is_the_pause_up_to_a_maximum() -> None:
     assert retry_after(NotConnectedError("Not connected.")) is None
 
 
-def test_after_a_503_or_a_refusal_the_pause_is_a_minute() -> None:
-    assert pause(status(503, Outcome.UNCERTAIN)) == LONGEST_BACKOFF
-    assert pause(OAuthError("No.", status=400, outcome=Outcome.REJECTED)) == LONGEST_BACKOFF
-    assert pause(status(502, Outcome.UNCERTAIN)) < LONGEST_BACKOFF
+GONE = ConnectionLostError("Connection lost.")
+NOT_EXECUTED, REJECTED, UNKNOWN = Outcome.NOT_EXECUTED, Outcome.REJECTED, Outcome.UNCERTAIN
+BACKOFF, LEASE_END = 0.75, 21.0
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        # Certainly over: the backoff, or longer if the server says so.
+        (NotConnectedError("Not connected."), BACKOFF),
+        (status(503, NOT_EXECUTED), BACKOFF),
+        (status(503, NOT_EXECUTED, 1), 1),
+        (status(503, NOT_EXECUTED, 600), 600),
+        (status(403, NOT_EXECUTED), BACKOFF),
+        (status(429, REJECTED, retryable=True), BACKOFF),
+        (status(429, REJECTED, 0, retryable=True), BACKOFF),
+        (OAuthError("No.", status=400, outcome=REJECTED), BACKOFF),
+        (OAuthError("No.", status=400, outcome=REJECTED, meta=meta(400, 30)), 30),
+        # A response from behind the gateway ends the request, whatever the outcome.
+        (status(500, UNKNOWN), BACKOFF),
+        (status(200, UNKNOWN), BACKOFF),
+        (status(520, UNKNOWN), BACKOFF),
+        (status(500, UNKNOWN, 40), 40),
+        (status(503, UNKNOWN, 1), 1),
+        (status(503, UNKNOWN, 0), BACKOFF),
+        # Perhaps still in progress: not before the lease ends.
+        (GONE, LEASE_END),
+        (status(502, UNKNOWN), LEASE_END),
+        (status(503, UNKNOWN), LEASE_END),
+        (status(504, UNKNOWN), LEASE_END),
+        (status(408, UNKNOWN), LEASE_END),
+        (status(499, UNKNOWN), LEASE_END),
+        (status(504, UNKNOWN, 1), LEASE_END),
+        (status(502, UNKNOWN, 90), 90),
+        # The bank has decided: the customer is needed.
+        (InvalidGrantError("No.", status=400, outcome=REJECTED, needs_consent=True), 60),
+    ],
+)
+def test_the_first_pause_is_as_the_table_says(error: Any, seconds: float) -> None:
+    assert pause(error) == pytest.approx(seconds)
+
+
+def test_the_pause_of_a_refusal_grows_with_the_failures_to_a_minute() -> None:
+    refused = OAuthError("No.", status=400, outcome=REJECTED)
+    assert [pause(refused, failures=count) for count in (1, 2, 3, 7, 100)] == [
+        0.75,
+        1.5,
+        3,
+        45,
+        45,
+    ]
 
 
 @pytest.mark.parametrize(
