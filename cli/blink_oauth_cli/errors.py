@@ -115,7 +115,9 @@ def to_command_error(error: BlinkError) -> CommandError:
 
 def _remedy(error: BlinkError) -> str:
     if isinstance(error, RefreshUncertainError) and not error.needs_consent:
-        return "One more attempt is allowed. Run the command again in half a minute."
+        wait = error.retry_after
+        when = "in half a minute" if wait is None else f"in {wait:.0f} s"
+        return f"One more attempt is allowed. Run the command again {when}."
     for kind, remedy in _REMEDIES:
         if isinstance(error, kind):
             return remedy

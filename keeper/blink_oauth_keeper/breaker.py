@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 
 from attrs import define, field
 
 from blink_oauth.errors import BlinkError, InvalidInputError, Outcome
+from blink_oauth.headers import Source
 
 from .policy import backoff, retry_after
 from .processes import reset_after_fork
@@ -28,6 +30,7 @@ class _Breaker:
     open_until: float = 0.0
     retry_after_until: float = 0.0
     next_permit_at: float = 0.0
+    responded_at: float = -math.inf
 
     def hold_off(self, now: float) -> float:
         """Return the seconds for which the target must not be called."""
@@ -76,16 +79,30 @@ class Breakers:
 
     def succeeded(self, target_id: str) -> None:
         """Count a call to which the target responded: the circuit closes."""
+        self._close(target_id, responded=True)
+
+    def _close(self, target_id: str, *, responded: bool) -> None:
         with self._lock:
             breaker = self._breakers.setdefault(target_id, _Breaker())
             breaker.failures, breaker.open_until = 0, 0.0
+            if responded:
+                breaker.responded_at = self.monotonic()
+
+    def responded_ago(self, target_id: str) -> float:
+        """Return the seconds since the bank last responded; infinite if its last call failed."""
+        with self._lock:
+            breaker = self._breakers.get(target_id)
+            if breaker is None or breaker.failures:
+                return math.inf
+            return self.monotonic() - breaker.responded_at
 
     def failed(self, target_id: str, error: BlinkError) -> None:
         """Count a call that raised; a rejection other than 429 counts as a response."""
         if isinstance(error, InvalidInputError):
             return  # Nothing was sent.
         if error.outcome is Outcome.REJECTED and error.status != 429:
-            self.succeeded(target_id)
+            # The platform's own rejection does not show that the bank responds.
+            self._close(target_id, responded=error.source is not Source.PLATFORM)
             return
         with self._lock:
             now = self.monotonic()

@@ -54,7 +54,8 @@ class ConsentNeededError(NoTokenError):
 class RefreshUncertainError(NoTokenError):
     """The refresh token was presented, may be spent, and is not presented again now.
 
-    With `needs_consent` that is final. `outcome` is UNCERTAIN.
+    With `needs_consent` that is final; otherwise it is presented again later, at the latest after
+    `retry_after`, if that is set. `outcome` is UNCERTAIN.
     """
 
     outcome = Outcome.UNCERTAIN

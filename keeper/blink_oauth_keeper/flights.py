@@ -537,6 +537,7 @@ class SingleFlight:
             monotonic=self.monotonic,
             random=self.random,
             new_owner=new_owner,
+            responded_ago=partial(self.step_executor.breakers.responded_ago, grant.target_id),
         )
 
     def _flight(self, job: Job, steps: Steps) -> Flight:

@@ -16,19 +16,21 @@ from blink_oauth.errors import InvalidInputError, Outcome
 
 from .breaker import Breakers
 from .flights import TARGETS_AT_LEAST, SingleFlight
+from .policy import LAST_ATTEMPT, UNLIMITED, Attempt, Need, attempt_limit, decide
 from .profile import AfterUncertainty, TargetProfile
 from .refresh import new_owner
 from .steps import Result
-from .store.protocol import DueQuery, TokenStore
+from .store.protocol import DueQuery, Record, TokenStore
 
 __all__ = ["KeepAlive", "Progress", "Report"]
 
-UNLIMITED = 2**31 - 1
 IDLE_MARGIN = timedelta(seconds=1)
 STOP_INTERVAL = 0.5
 """Seconds that a run sleeps at most before it asks again whether to stop."""
 TARGETS_PAGE = 100
 """Due records to read at once in search of targets that are not in the profiles."""
+LAST_ATTEMPTS_PAGE = 1_000
+"""Due records to read at once in search of refresh tokens that wait for their last attempt."""
 
 
 @frozen(kw_only=True)
@@ -104,13 +106,8 @@ class KeepAlive:
 
     def dry_run(self, limit: int) -> Report:
         """Count the due grants, and change nothing."""
-        queries = [
-            self._query(profile, targets=(target_id,))
-            for target_id, profile in self.single_flight.profiles.items()
-        ]
-        queries.append(self._query_elsewhere(self.single_flight.profiles))
-        due = sum(len(self.store.due(query, limit=limit)) for query in queries)
-        return Report(due=min(due, limit))
+        due = sum(len(self.store.due(query, limit=limit)) for _, query in self._queries())
+        return Report(due=min(due + len(self._last_attempts()), limit))
 
     def run(self, limit: int, on_progress: Progress | None) -> Report:
         """Refresh the due grants.
@@ -130,7 +127,7 @@ class KeepAlive:
                 self._collect(on_progress, next_permit_in)
             elif next_permit_in is not None and self._report.due < limit:
                 self._sleep(next_permit_in)
-            else:
+            elif not self._start_last_attempts(limit - self._report.due):
                 return self._report
 
     def _is_batch(self, claims: int) -> bool:
@@ -195,6 +192,10 @@ class KeepAlive:
         claimed_at = self.single_flight.monotonic()
         lease = self.single_flight.lease
         claims = self.store.claim_due(query, owner=new_owner(), ttl=lease, limit=allowed)
+        self._start_claimed(claims, claimed_at)
+        return len(claims)
+
+    def _start_claimed(self, claims: list[Record], claimed_at: float) -> None:
         self._report = evolve(self._report, due=self._report.due + len(claims))
         for number, claim in enumerate(claims):
             try:
@@ -204,7 +205,49 @@ class KeepAlive:
                 for unused in claims[number:]:
                     self.single_flight.release(unused)
                 raise
-        return len(claims)
+
+    def _start_last_attempts(self, left: int) -> bool:
+        """Claim and start last attempts with refresh tokens; return whether any was started."""
+        started = 0
+        if left == 0 or self._stopping():
+            return False
+        for record in self._last_attempts():
+            if started >= min(left, self.concurrency) or self._stopping():
+                break
+            target_id = record.key.grant.target_id
+            permit = self.breakers.acquire(target_id, self.single_flight.profile_of(target_id))
+            if permit.hold_off > 0 or permit.wait > 0:
+                continue
+            claimed_at = self.single_flight.monotonic()
+            claim = self.store.claim(record, owner=new_owner(), ttl=self.single_flight.lease)
+            if claim is not None:
+                self._start_claimed([claim], claimed_at)
+                started += 1
+        return started > 0
+
+    def _last_attempts(self) -> list[Record]:
+        """Return the due records whose refresh token may be presented for the last time now.
+
+        They are read and not claimed: a claim would change the time of the last outcome.
+        """
+        found = []
+        for profile, query in self._queries():
+            if attempt_limit(profile) != LAST_ATTEMPT:
+                continue
+            records = self.store.due(
+                evolve(query, max_attempts=LAST_ATTEMPT - 1), limit=LAST_ATTEMPTS_PAGE
+            )
+            found += [
+                record
+                for record in records
+                if record.attempts == LAST_ATTEMPT - 1 and self._may_attempt(record, profile)
+            ]
+        return found
+
+    def _may_attempt(self, record: Record, profile: TargetProfile) -> bool:
+        ago = self.breakers.responded_ago(record.key.grant.target_id)
+        now = self.single_flight.now()
+        return decide(record, Need(), profile, now, responded_ago=ago) == Attempt()
 
     def _collect(self, on_progress: Progress | None, next_permit_in: float | None) -> None:
         for future in wait(self._in_progress, next_permit_in, FIRST_COMPLETED).done:
@@ -221,6 +264,15 @@ class KeepAlive:
     def _stopping(self) -> bool:
         self.stopped = self.stopped or self.stop()
         return self.stopped
+
+    def _queries(self) -> list[tuple[TargetProfile, DueQuery]]:
+        """Return the query of each profile."""
+        flights = self.single_flight
+        queries = [
+            (profile, self._query(profile, targets=(target_id,)))
+            for target_id, profile in flights.profiles.items()
+        ]
+        return [*queries, (flights.profile, self._query_elsewhere(flights.profiles))]
 
     def _query_elsewhere(self, except_targets: Collection[str]) -> DueQuery:
         return self._query(self.single_flight.profile, except_targets=frozenset(except_targets))

@@ -6,6 +6,7 @@ First the windows of an access token, then `decide`, then the pauses after failu
 from __future__ import annotations
 
 import hashlib
+import math
 from datetime import datetime, timedelta
 
 from attrs import frozen
@@ -25,6 +26,7 @@ from .profile import AfterUncertainty, TargetProfile
 from .store.protocol import GrantKey, Record, State
 
 __all__ = [
+    "UNLIMITED",
     "Attempt",
     "AwaitLease",
     "Decision",
@@ -32,6 +34,7 @@ __all__ = [
     "Refuse",
     "Serve",
     "Windows",
+    "attempt_limit",
     "backoff",
     "decide",
     "is_usable",
@@ -40,6 +43,7 @@ __all__ = [
     "pending_error",
     "poll_delay",
     "retry_after",
+    "seconds_to_last_attempt",
     "should_replay",
     "windows",
 ]
@@ -137,7 +141,13 @@ Decision = Serve | Attempt | AwaitLease | Refuse
 
 
 def decide(
-    record: Record | None, need: Need, profile: TargetProfile, now: datetime, hold_off: float = 0.0
+    record: Record | None,
+    need: Need,
+    profile: TargetProfile,
+    now: datetime,
+    *,
+    hold_off: float = 0.0,
+    responded_ago: float = math.inf,
 ) -> Decision:
     """Decide what to do about a grant.
 
@@ -147,6 +157,8 @@ def decide(
         profile: The profile of the target.
         now: The current time, timezone-aware.
         hold_off: Seconds for which the target must not be called.
+        responded_ago: Seconds since the bank last responded to a call, infinite if it is not known
+            to respond.
     """
     if record is None:
         return Refuse(UnknownGrantError("No token is stored for this grant. Authorize it first."))
@@ -160,7 +172,8 @@ def decide(
         return Serve()
     if record.state is State.REFRESHING and record.lease_left > 0:
         return AwaitLease() if due or need.forced else Serve()
-    error = _attempt_error(record, profile, hold_off, due=due)
+    last_attempt_in = seconds_to_last_attempt(record, profile, now, responded_ago)
+    error = _attempt_error(record, profile, hold_off, last_attempt_in, due=due)
     if error is None:
         return Attempt()
     return Serve() if usable and not need.forced else Refuse(error)
@@ -171,8 +184,47 @@ def _is_uncertain(record: Record) -> bool:
     return record.state is State.REFRESHING or (record.attempts > 0 and record.error is not None)
 
 
+UNLIMITED = 2**31 - 1
+LAST_ATTEMPT = 3
+"""The number of the last attempt with a refresh token, where the profile allows it."""
+LAST_ATTEMPT_WAIT = 3_600.0
+"""Seconds after the second uncertain outcome until the last attempt, if the bank is not known to
+respond again."""
+
+
+def attempt_limit(profile: TargetProfile) -> int:
+    """Return the number of uncertain attempts after which a refresh token is given up."""
+    if not profile.rotates:
+        return UNLIMITED
+    hold = profile.after_uncertainty is AfterUncertainty.HOLD
+    return LAST_ATTEMPT if profile.last_attempt and not hold else LAST_ATTEMPT - 1
+
+
+def seconds_to_last_attempt(
+    record: Record, profile: TargetProfile, now: datetime, responded_ago: float = math.inf
+) -> float:
+    """Return the seconds until a refresh token may be presented for the third and last time.
+
+    Until the access token has expired, there is something to lose. A bank that has responded since
+    the second outcome will probably respond to this call too; otherwise an hour must pass. Returns
+    0 if the record does not wait for its last attempt.
+    """
+    is_next = record.attempts == LAST_ATTEMPT - 1 and attempt_limit(profile) == LAST_ATTEMPT
+    if record.token is None or not is_next:
+        return 0.0
+    valid = (windows(record, record.token, profile).expires_at - now).total_seconds()
+    since_outcome = (now - record.updated_at).total_seconds()
+    wait = 0.0 if responded_ago < since_outcome else LAST_ATTEMPT_WAIT - since_outcome
+    return max(0.0, valid, wait)
+
+
 def _attempt_error(
-    record: Record, profile: TargetProfile, hold_off: float, *, due: bool
+    record: Record,
+    profile: TargetProfile,
+    hold_off: float,
+    last_attempt_in: float,
+    *,
+    due: bool,
 ) -> NoTokenError | None:
     """Return why the refresh token must not be presented now, or None if it may be."""
     facts = {"correlation_id": record.correlation_id}
@@ -187,20 +239,9 @@ def _attempt_error(
             "The grant has no refresh token. Start a new authorization. Nothing was sent.",
             **facts,
         )
-    uncertain = record.attempts if profile.rotates else 0
-    if uncertain > 1:
-        return RefreshUncertainError(
-            "The refresh token was presented twice and may be spent. It is not presented again: "
-            "start a new authorization.",
-            needs_consent=True,
-            **facts,
-        )
-    if uncertain == 1 and profile.after_uncertainty is AfterUncertainty.HOLD and not due:
-        return RefreshUncertainError(
-            "The refresh token was presented and may be spent. It is held back until the access "
-            "token is about to expire.",
-            **facts,
-        )
+    uncertainty = _uncertainty_error(record, profile, last_attempt_in, due=due)
+    if uncertainty is not None:
+        return uncertainty
     pause = max(record.pause_left, hold_off)
     if pause > 0:
         return RefreshPausedError(
@@ -210,6 +251,39 @@ def _attempt_error(
             **facts,
         )
     return None
+
+
+def _uncertainty_error(
+    record: Record, profile: TargetProfile, last_attempt_in: float, *, due: bool
+) -> RefreshUncertainError | None:
+    """Return why a refresh token that may be spent must not be presented now, or None."""
+    hold = profile.rotates and profile.after_uncertainty is AfterUncertainty.HOLD
+    what, wait, final = "", None, record.attempts >= attempt_limit(profile)
+    if final:
+        what = (
+            f"was presented {record.attempts} times and may be spent. It is not presented again: "
+            "start a new authorization."
+        )
+    elif last_attempt_in > 0:
+        wait = max(last_attempt_in, record.pause_left)
+        what = (
+            "was presented twice and may be spent. It is presented once more when the access "
+            f"token has expired and the bank responds again, at the latest in {wait:.0f} s. "
+            "Nothing was sent."
+        )
+    elif hold and record.attempts == 1 and not due:
+        what = (
+            "was presented and may be spent. It is held back until the access token is about to "
+            "expire."
+        )
+    if not what:
+        return None
+    return RefreshUncertainError(
+        f"The refresh token {what}",
+        needs_consent=final,
+        retry_after=wait,
+        correlation_id=record.correlation_id,
+    )
 
 
 def _cause_of_pause(record: Record, hold_off: float) -> str:

@@ -52,6 +52,9 @@ class TargetProfile:
             never rotates: its refresh tokens are then presented again after every uncertain
             outcome, with growing pauses.
         after_uncertainty: What to do after an uncertain outcome if the bank may rotate.
+        last_attempt: Whether, with `replay_once`, a refresh token is presented a third and last
+            time after two uncertain outcomes: once the access token has expired, so that nothing
+            is left to lose, and the bank responds again, or an hour has passed.
         advisory: Seconds before the expiry of an access token from which it is refreshed in the
             background, at most half its lifetime. The default is long, so that the old access
             token stays valid for hours after a failed refresh.
@@ -72,6 +75,7 @@ class TargetProfile:
     after_uncertainty: AfterUncertainty = field(
         default=AfterUncertainty.REPLAY_ONCE, converter=AfterUncertainty
     )
+    last_attempt: bool = True
     advisory: float = field(default=4 * HOUR, validator=_seconds)
     mandatory: float = field(default=60.0, validator=_seconds)
     default_lifetime: float = field(default=HOUR, validator=_seconds)

@@ -285,7 +285,8 @@ def refresh_claimed(job: Job, claim: Record, claimed_at: float) -> Steps:
 def _decide(
     job: Job, record: Record | None, polls: int
 ) -> Generator[Step, Any, tuple[policy.Decision, float]]:
-    decision = policy.decide(record, job.need, job.profile, job.now())
+    ago = job.responded_ago()
+    decision = policy.decide(record, job.need, job.profile, job.now(), responded_ago=ago)
     if isinstance(decision, policy.AwaitLease):
         return decision, policy.poll_delay(polls, job.random())
     if not isinstance(decision, Attempt):
@@ -293,7 +294,9 @@ def _decide(
     permit: Permit = yield AcquirePermit()
     hold_off = permit.hold_off
     if hold_off > 0:
-        decision = policy.decide(record, job.need, job.profile, job.now(), hold_off=hold_off)
+        decision = policy.decide(
+            record, job.need, job.profile, job.now(), hold_off=hold_off, responded_ago=ago
+        )
     return decision, permit.wait
 
 

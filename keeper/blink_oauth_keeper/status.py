@@ -9,7 +9,7 @@ from attrs import frozen
 
 from blink_oauth.context import Grant
 
-from .policy import Need, is_usable, windows
+from .policy import Need, attempt_limit, is_usable, seconds_to_last_attempt, windows
 from .profile import TargetProfile
 from .store.protocol import Record, State, TokenStore
 
@@ -34,7 +34,8 @@ class GrantStatus:
         consent: Number of consents of the customer.
         attempts: Number of attempts with the refresh token, including one in progress. An attempt
             that is known not to have spent it is subtracted.
-        retry_in: Seconds until another attempt is possible, 0 for now.
+        retry_in: Seconds until another attempt is possible, 0 for now. The last attempt after two
+            uncertain outcomes may come sooner, if the bank is known to respond again.
         error: The class of the last error, None after a success.
         correlation_id: The correlation id of the last call, for the bLink support.
         updated_at: When the record was last written, aware UTC.
@@ -66,10 +67,12 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
     """
     token = record.token
     times = windows(record, token, profile) if token else None
-    presented_twice = profile.rotates and record.attempts > 1
     # Once the lease is over, its call is no longer in progress: the process was killed.
     in_progress = record.state is State.REFRESHING and record.lease_left > 0
-    given_up = presented_twice and not in_progress
+    given_up = record.attempts >= attempt_limit(profile) and not in_progress
+    retry_in = max(record.lease_left, record.pause_left)
+    if record.state is State.UNCERTAIN:
+        retry_in = max(retry_in, seconds_to_last_attempt(record, profile, now))
     ended = record.state in {State.NEEDS_CONSENT, State.REVOKED}
     return GrantStatus(
         grant=record.key.grant,
@@ -82,7 +85,7 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
         generation=record.generation,
         consent=record.consent,
         attempts=record.attempts,
-        retry_in=max(record.lease_left, record.pause_left),
+        retry_in=retry_in,
         error=record.error,
         correlation_id=record.correlation_id,
         updated_at=record.updated_at,

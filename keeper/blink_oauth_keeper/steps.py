@@ -6,6 +6,7 @@ into it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from datetime import datetime
 from typing import Any
@@ -272,6 +273,8 @@ class Job:
         monotonic: Returns seconds of a clock that never goes back.
         random: Returns a number from 0 to below 1.
         new_owner: Returns a unique name for a claim.
+        responded_ago: Returns the seconds since the bank last responded to this process, infinite
+            if it is not known to respond.
     """
 
     key: GrantKey
@@ -289,3 +292,4 @@ class Job:
     monotonic: Callable[[], float]
     random: Callable[[], float]
     new_owner: Callable[[], str]
+    responded_ago: Callable[[], float] = lambda: math.inf

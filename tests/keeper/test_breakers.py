@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from attrs import evolve
 
 from blink_oauth import (
     BlinkError,
@@ -176,3 +177,42 @@ def test_a_lock_that_the_parent_process_holds_does_not_block_a_forked_child() ->
         assert breakers.acquire(BANK, DEFAULTS) == ALLOWED
         assert not holder.done()
         release.set()
+
+
+def refused(source: Source) -> BlinkError:
+    """Make the error of a rejection."""
+    error = retry_after_error(400, 0)
+    assert error.meta is not None
+    meta = evolve(error.meta, source=source)
+    return StatusError("No.", status=400, outcome=Outcome.REJECTED, meta=meta)
+
+
+def test_a_bank_has_responded_when_it_accepts_or_rejects_a_call(
+    breakers: Breakers, clock: ManualClock
+) -> None:
+    assert breakers.responded_ago(BANK) == float("inf")
+    breakers.succeeded(BANK)
+    clock.elapse(5)
+    assert breakers.responded_ago(BANK) == 5
+    assert breakers.responded_ago(OTHER) == float("inf")
+    breakers.failed(BANK, refused(Source.PROVIDER))
+    assert breakers.responded_ago(BANK) == 0
+
+
+def test_a_rejection_by_the_platform_does_not_show_that_the_bank_responds(
+    breakers: Breakers, clock: ManualClock
+) -> None:
+    breakers.failed(BANK, refused(Source.PLATFORM))
+    assert breakers.responded_ago(BANK) == float("inf")
+    breakers.succeeded(BANK)
+    clock.elapse(7)
+    breakers.failed(BANK, refused(Source.PLATFORM))
+    assert breakers.responded_ago(BANK) == 7
+
+
+def test_a_bank_whose_last_call_failed_is_not_known_to_respond(breakers: Breakers) -> None:
+    breakers.succeeded(BANK)
+    breakers.failed(BANK, FAILURE)
+    assert breakers.responded_ago(BANK) == float("inf")
+    breakers.succeeded(BANK)
+    assert breakers.responded_ago(BANK) == 0

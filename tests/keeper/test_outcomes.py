@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -35,10 +37,12 @@ from keeper.harness import (
     CLIENT_ID,
     DAY,
     REDIRECT_URI,
+    TARGET,
     TIMEOUT,
     Gate,
     Harness,
     Responder,
+    bank_response,
     connection_refused,
     request_lost,
     response_lost,
@@ -236,16 +240,22 @@ def test_at_a_strict_bank_consent_is_needed_after_a_replay(harness: Harness) -> 
     harness.allowed_replays = 1
 
 
-def test_after_a_second_uncertain_outcome_the_refresh_token_is_not_presented_again(
+def test_after_a_third_uncertain_outcome_the_refresh_token_is_not_presented_again(
     harness: Harness,
 ) -> None:
     grant = harness.authorize()
-    harness.banks.respond_next(request_lost, request_lost)
+    harness.banks.respond_next(request_lost, request_lost, request_lost)
     start_background_refresh(harness, grant)
     harness.advance(60)
     record = harness.record(grant)
     assert (record.state, record.attempts) == (State.UNCERTAIN, 2)
+    # While the access token is valid, the refresh token is not presented again.
+    harness.manager.get(grant)
+    harness.wait_until_idle()
+    assert len(harness.banks.presented()) == 2
     harness.advance(DAY)
+    assert isinstance(get_error(harness, grant), TimedOutError)
+    harness.advance(60)
     for _ in range(3):
         error = get_error(harness, grant)
         assert isinstance(error, RefreshUncertainError)
@@ -254,8 +264,196 @@ def test_after_a_second_uncertain_outcome_the_refresh_token_is_not_presented_aga
         harness.advance(3600)
     other = harness.make_manager()
     assert isinstance(get_error(harness, grant, manager=other), RefreshUncertainError)
+    assert len(harness.banks.presented()) == 3
+    harness.allowed_replays = 2
+
+
+def twice_uncertain(harness: Harness) -> Grant:
+    """Lose two requests of a grant whose access token has expired."""
+    grant = harness.expired_grant()
+    harness.banks.respond_next(request_lost, request_lost)
+    get_error(harness, grant)
+    harness.advance(30)
+    assert harness.record(grant).attempts == 2
+    harness.allowed_replays = 2
+    return grant
+
+
+def test_after_two_uncertain_outcomes_callers_are_told_when_the_last_attempt_is_made(
+    harness: Harness,
+) -> None:
+    grant = twice_uncertain(harness)
+    harness.advance(60)
+    error = get_error(harness, grant)
+    assert isinstance(error, RefreshUncertainError)
+    assert not error.needs_consent
+    assert error.retry_after is not None
+    assert 3500 < error.retry_after < 3600
+    harness.advance(error.retry_after - 1)
+    assert isinstance(get_error(harness, grant), RefreshUncertainError)
+    harness.advance(61)
+    assert harness.manager.get(grant)
+    assert harness.event_names()[-2:] == [EventName.REPLAYED, EventName.REFRESHED]
+
+
+def answer_other(harness: Harness, responder: Responder) -> None:
+    """Let the bank respond to a code exchange of another grant."""
+    with contextlib.suppress(BlinkError):
+        harness.authorize("u-other", responder=responder)
+
+
+@pytest.mark.parametrize(
+    ("responder", "attempt"),
+    [
+        (bank_response, True),
+        (status_response(400, {"error": "invalid_request"}), True),
+        (status_response(400, source="PLATFORM"), False),
+        (status_response(503, source="PLATFORM"), False),
+        (status_response(429), False),
+        (status_response(500), False),
+        (connection_refused, False),
+    ],
+    ids=[
+        "success",
+        "rejected-by-the-bank",
+        "rejected-by-the-platform",
+        "platform-unavailable",
+        "rate-limited",
+        "uncertain",
+        "no-connection",
+    ],
+)
+def test_once_the_bank_responds_to_another_grant_the_last_attempt_is_made(
+    harness: Harness, responder: Responder, attempt: bool
+) -> None:
+    grant = twice_uncertain(harness)
+    harness.advance(70)
+    answer_other(harness, responder)
+    presented = len(harness.banks.presented())
+    if attempt:
+        assert harness.manager.get(grant)
+        assert harness.record(grant).state is State.ACTIVE
+    else:
+        assert isinstance(get_error(harness, grant), RefreshUncertainError)
+    assert len(harness.banks.presented()) - presented == attempt
+
+
+def test_a_bank_that_responded_only_before_the_second_outcome_is_not_asked(
+    harness: Harness,
+) -> None:
+    harness.authorize("u-other")
+    grant = twice_uncertain(harness)
+    harness.advance(61)
+    assert isinstance(get_error(harness, grant), RefreshUncertainError)
+
+
+def test_the_last_attempt_of_a_spent_refresh_token_ends_with_a_consent(harness: Harness) -> None:
+    grant = harness.expired_grant()
+    harness.banks.respond_next(response_lost, request_lost)
+    get_error(harness, grant)
+    harness.advance(3700)
+    error = get_error(harness, grant)
+    assert isinstance(error, InvalidGrantError)
+    assert harness.record(grant).state is State.NEEDS_CONSENT
+    harness.allowed_replays = 2
+
+
+@pytest.mark.parametrize(
+    "profile", [TargetProfile(last_attempt=False), HOLD], ids=["no-last-attempt", "hold"]
+)
+def test_a_profile_can_forbid_the_last_attempt(harness: Harness, profile: TargetProfile) -> None:
+    manager = harness.make_manager(profile=profile)
+    grant = harness.expired_grant()
+    harness.banks.respond_next(request_lost, request_lost)
+    get_error(harness, grant)
+    harness.advance(120)
+    with contextlib.suppress(BlinkError):
+        manager.get(grant)
+    harness.advance(2 * DAY)
+    error = get_error(harness, grant)
+    assert isinstance(error, RefreshUncertainError)
+    assert error.needs_consent
+    assert manager.refresh_due(within=timedelta(days=30)).due == 0
     assert len(harness.banks.presented()) == 2
     harness.allowed_replays = 1
+
+
+def test_an_outage_of_the_platform_costs_no_consent(harness: Harness) -> None:
+    grant = harness.expired_grant()
+    harness.banks.respond_always(status_response(503, source="PLATFORM", Retry_After="600"))
+    for _ in range(6):
+        error = get_error(harness, grant)
+        assert not error.needs_consent
+        assert error.outcome is Outcome.NOT_EXECUTED
+        harness.advance(600)
+    assert (harness.record(grant).state, harness.record(grant).attempts) == (State.ACTIVE, 0)
+    harness.banks.respond_always(bank_response)
+    assert harness.manager.get(grant)
+    harness.allowed_replays = 9
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_an_outage_of_the_bank_of_some_hours_costs_no_consent(
+    harness: Harness, status: int
+) -> None:
+    grant = harness.expired_grant()
+    harness.banks.respond_always(status_response(status))
+    get_error(harness, grant)
+    harness.advance(60)
+    for _ in range(2):
+        error = get_error(harness, grant)
+        assert not error.needs_consent
+        harness.advance(60)
+    harness.banks.respond_always(bank_response)
+    harness.advance(4 * 3600)
+    assert harness.manager.get(grant)
+    harness.allowed_replays = 2
+
+
+def test_refresh_due_makes_the_last_attempt_of_a_grant_that_nobody_asks_for(
+    harness: Harness,
+) -> None:
+    grant = twice_uncertain(harness)
+    month = timedelta(days=30)
+    writes = harness.record(grant).updated_at
+    for _ in range(3):
+        assert harness.manager.refresh_due(within=month, dry_run=True).due == 0
+        assert harness.manager.refresh_due(within=month).due == 0
+    assert harness.record(grant).updated_at == writes
+    harness.advance(3600)
+    assert harness.manager.refresh_due(within=month, dry_run=True).due == 1
+    report = harness.manager.refresh_due(within=month)
+    assert (report.due, report.refreshed) == (1, 1)
+    assert harness.record(grant).state is State.ACTIVE
+
+
+def test_refresh_due_makes_many_last_attempts_each_once(harness: Harness) -> None:
+    month = timedelta(days=30)
+    grants = [harness.authorize(f"u-{number}") for number in range(5)]
+    harness.advance(DAY + 1)
+    for grant in grants:
+        for number in range(2):
+            claim = harness.memory.claim(harness.record(grant), owner=f"killed {number}", ttl=25)
+            assert claim is not None
+            harness.clock.elapse(26)
+    harness.advance(3600)
+    assert harness.manager.refresh_due(within=month, limit=2, concurrency=1).due == 2
+    harness.banks.respond_next(request_lost)
+    report = harness.manager.refresh_due(within=month, concurrency=2)
+    assert (report.due, report.refreshed, report.uncertain) == (3, 2, 1)
+    assert harness.manager.refresh_due(within=month).due == 0
+    assert len(harness.banks.presented()) == 5
+
+
+def test_refresh_due_makes_the_last_attempt_at_a_target_with_its_own_profile_and_rate(
+    harness: Harness,
+) -> None:
+    month = timedelta(days=30)
+    manager = harness.make_manager(profiles={TARGET: TargetProfile(rate=50)})
+    grant = twice_uncertain(harness)
+    harness.advance(3600)
+    assert manager.refresh_due(within=month).refreshed == 1
+    assert harness.record(grant).state is State.ACTIVE
 
 
 def test_before_the_replay_callers_get_an_error(harness: Harness) -> None:

@@ -51,6 +51,7 @@ from blink_oauth_keeper.policy import (
     pending_error,
     poll_delay,
     retry_after,
+    seconds_to_last_attempt,
     should_replay,
     windows,
 )
@@ -61,6 +62,7 @@ from keeper.harness import CLIENT_ID, DAY, START, TARGET
 DEFAULTS = TargetProfile()
 HOLD = TargetProfile(after_uncertainty=AfterUncertainty.HOLD)
 NEVER_ROTATES = TargetProfile(rotates=False)
+TWO_ATTEMPTS = TargetProfile(last_attempt=False)
 EARLY = Need(early=True)
 FORCED = Need(forced=True)
 KEY = GrantKey(CLIENT_ID, Grant(TARGET, "u-4711"))
@@ -216,6 +218,7 @@ LEASED: dict[str, Any] = {"state": State.REFRESHING, "attempts": 1, "lease_left"
 CRASHED: dict[str, Any] = {"state": State.REFRESHING, "attempts": 1}
 UNCERTAIN: dict[str, Any] = {"state": State.UNCERTAIN, "attempts": 1, "error": "TimedOutError"}
 TWICE_UNCERTAIN: dict[str, Any] = UNCERTAIN | {"attempts": 2}
+THREE_TIMES_UNCERTAIN: dict[str, Any] = UNCERTAIN | {"attempts": 3}
 UNREADABLE: dict[str, Any] = {"state": State.UNCERTAIN, "attempts": 1}
 PAUSED: dict[str, Any] = {"pause_left": 5.0, "error": "NotConnectedError"}
 FRESH, ADVISORY, MANDATORY, EXPIRED = 10.0, DAY - 1800, DAY - 30, DAY + 1
@@ -250,11 +253,15 @@ FRESH, ADVISORY, MANDATORY, EXPIRED = 10.0, DAY - 1800, DAY - 30, DAY + 1
         (UNCERTAIN, EARLY, HOLD, ADVISORY, Serve),
         (UNCERTAIN, Need(), HOLD, MANDATORY, Attempt),
         (UNCERTAIN, Need(), HOLD, EXPIRED, Attempt),
-        # Never a third time, with either policy.
+        # A third time only when the access token has expired, and only if the profile allows it.
         (TWICE_UNCERTAIN, EARLY, DEFAULTS, FRESH, Serve),
         (TWICE_UNCERTAIN, Need(), DEFAULTS, MANDATORY, Serve),
-        (TWICE_UNCERTAIN, Need(), DEFAULTS, EXPIRED, Refuse),
+        (TWICE_UNCERTAIN, Need(), DEFAULTS, EXPIRED, Attempt),
+        (TWICE_UNCERTAIN, Need(), TWO_ATTEMPTS, EXPIRED, Refuse),
         (TWICE_UNCERTAIN, Need(), HOLD, EXPIRED, Refuse),
+        # Never a fourth time.
+        (THREE_TIMES_UNCERTAIN, Need(), DEFAULTS, MANDATORY, Serve),
+        (THREE_TIMES_UNCERTAIN, Need(), DEFAULTS, EXPIRED, Refuse),
         # At a bank that never rotates the attempts are limited by pauses only.
         (TWICE_UNCERTAIN, EARLY, NEVER_ROTATES, FRESH, Attempt),
         (TWICE_UNCERTAIN | {"attempts": 9}, Need(), NEVER_ROTATES, EXPIRED, Attempt),
@@ -345,10 +352,85 @@ def test_a_refusal_names_the_reason_and_the_correlation_id() -> None:
     assert error.correlation_id == "c-9"
 
 
-def test_after_two_uncertain_attempts_the_error_says_that_consent_is_needed() -> None:
-    error = error_of(decide(record(**TWICE_UNCERTAIN), Need(), DEFAULTS, at(EXPIRED)))
+@pytest.mark.parametrize(
+    ("facts", "profile"),
+    [(THREE_TIMES_UNCERTAIN, DEFAULTS), (TWICE_UNCERTAIN, TWO_ATTEMPTS), (TWICE_UNCERTAIN, HOLD)],
+    ids=["third-attempt", "profile-without-a-last-attempt", "hold"],
+)
+def test_after_the_last_uncertain_attempt_the_error_says_that_consent_is_needed(
+    facts: dict[str, Any], profile: TargetProfile
+) -> None:
+    error = error_of(decide(record(**facts), Need(), profile, at(EXPIRED)))
     assert isinstance(error, RefreshUncertainError)
     assert (error.needs_consent, error.outcome) == (True, Outcome.UNCERTAIN)
+    assert error.retry_after is None
+
+
+NEVER = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("outcome_at", "responded_ago", "moment", "seconds"),
+    [
+        # The access token has expired at DAY; the last outcome was at `outcome_at`.
+        (FRESH, NEVER, FRESH + 1, DAY - FRESH - 1),
+        (FRESH, 0, FRESH + 1, DAY - FRESH - 1),
+        (FRESH, NEVER, DAY, 0),
+        (DAY, NEVER, DAY + 1, 3599),
+        (DAY, NEVER, DAY + 3600, 0),
+        (DAY - 1800, NEVER, DAY + 1, 1799),
+        # The bank has responded since the outcome, or only before.
+        (DAY, 5, DAY + 10, 0),
+        (DAY, 10, DAY + 10, 3590),
+        (DAY, 3000, DAY + 10, 3590),
+        # The store's clock is ahead.
+        (DAY + 60, NEVER, DAY + 1, 3659),
+        (DAY + 60, 0, DAY + 1, 3659),
+    ],
+)
+def test_the_last_attempt_is_made_when_the_table_says(
+    outcome_at: float, responded_ago: float, moment: float, seconds: float
+) -> None:
+    known = record(**TWICE_UNCERTAIN, updated_at=at(outcome_at))
+    found = seconds_to_last_attempt(known, DEFAULTS, at(moment), responded_ago)
+    assert found == pytest.approx(seconds)
+    decision = decide(known, FORCED, DEFAULTS, at(moment), responded_ago=responded_ago)
+    if seconds == 0:
+        assert decision == Attempt()
+    else:
+        error = error_of(decision)
+        assert isinstance(error, RefreshUncertainError)
+        assert not error.needs_consent
+        assert error.retry_after == pytest.approx(seconds)
+        assert "presented once more" in str(error)
+        assert "Nothing was sent" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("facts", "profile"),
+    [
+        (UNCERTAIN, DEFAULTS),
+        (THREE_TIMES_UNCERTAIN, DEFAULTS),
+        (TWICE_UNCERTAIN, TWO_ATTEMPTS),
+        (TWICE_UNCERTAIN, HOLD),
+        (TWICE_UNCERTAIN, NEVER_ROTATES),
+        (TWICE_UNCERTAIN | {"token": None}, DEFAULTS),
+    ],
+)
+def test_no_other_record_waits_for_a_last_attempt(
+    facts: dict[str, Any], profile: TargetProfile
+) -> None:
+    assert seconds_to_last_attempt(record(**facts), profile, at(FRESH)) == 0
+
+
+def test_the_last_attempt_waits_for_its_pause_too() -> None:
+    known = record(**TWICE_UNCERTAIN, updated_at=at(DAY), pause_left=9000.0)
+    error = error_of(decide(known, Need(), DEFAULTS, at(DAY + 1)))
+    assert isinstance(error, RefreshUncertainError)
+    assert error.retry_after == 9000
+    assert isinstance(
+        error_of(decide(known, Need(), DEFAULTS, at(DAY + 2), responded_ago=1)), RefreshPausedError
+    )
 
 
 def test_an_invalidated_access_token_ends_the_hold() -> None:
@@ -529,11 +611,12 @@ def test_the_policy_hold_has_no_effect_at_a_bank_that_never_rotates() -> None:
 # The profile
 
 
-def test_by_default_a_profile_rotates_replays_once_and_has_no_rate() -> None:
+def test_by_default_a_profile_rotates_replays_once_makes_a_last_attempt_and_has_no_rate() -> None:
     profile = TargetProfile()
     assert profile.rotates
     assert profile.after_uncertainty is AfterUncertainty.REPLAY_ONCE
     assert profile.default_lifetime < DAY
+    assert profile.last_attempt
     assert profile.idle_lifetime == 30 * DAY
     assert profile.rate is None
 

@@ -330,7 +330,7 @@ def test_nothing_is_sent_while_the_breaker_is_open(harness: Harness, refresh: Re
     assert refresh_count(harness) == 0
 
 
-def test_an_uncertain_refresh_token_is_replayed_once_only(
+def test_an_uncertain_refresh_token_is_replayed_once_while_the_access_token_is_valid(
     harness: Harness, refresh: Refresh
 ) -> None:
     grant = harness.authorize()
@@ -341,12 +341,21 @@ def test_an_uncertain_refresh_token_is_replayed_once_only(
             refresh(harness.manager, grant)
         assert caught.value.outcome is Outcome.UNCERTAIN
         harness.advance(120)
-    with pytest.raises(RefreshUncertainError) as final:
+    with pytest.raises(RefreshUncertainError) as waiting:
         refresh(harness.manager, grant)
-    assert final.value.needs_consent
+    assert not waiting.value.needs_consent
     assert harness.manager.get(grant) == old
     assert refresh_count(harness) == 2
-    harness.allowed_replays = 1
+    harness.advance(DAY)
+    with pytest.raises(BlinkError):
+        refresh(harness.manager, grant)
+    for _ in range(3):
+        harness.advance(2 * DAY)
+        with pytest.raises(RefreshUncertainError) as final:
+            refresh(harness.manager, grant)
+        assert final.value.needs_consent
+    assert refresh_count(harness) == 3
+    harness.allowed_replays = 2
 
 
 def test_with_the_policy_hold_no_replay_is_made_while_the_access_token_is_valid(

@@ -84,8 +84,15 @@ def test_after_an_uncertain_outcome_retry_in_is_the_time_until_the_replay(harnes
     assert 25 <= status.retry_in <= 28
     harness.advance(40)
     status = harness.manager.status(grant)
-    assert (status.attempts, status.needs_consent) == (2, True)
-    harness.allowed_replays = 1
+    assert (status.attempts, status.needs_consent) == (2, False)
+    assert 3500 <= status.retry_in <= 3600
+    harness.advance(3600)
+    assert harness.manager.status(grant).retry_in == 0
+    harness.banks.respond_next(request_lost)
+    fail_refresh(harness, grant)
+    status = harness.manager.status(grant)
+    assert (status.attempts, status.needs_consent) == (3, True)
+    harness.allowed_replays = 2
 
 
 def test_at_a_bank_that_never_rotates_two_uncertain_attempts_need_no_consent(
@@ -117,14 +124,26 @@ def test_a_replay_in_progress_needs_no_consent(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rotates", "claims", "needs_consent"),
-    [(True, 1, False), (True, 2, True), (False, 2, False)],
-    ids=["killed-in-the-first-attempt", "killed-in-the-replay", "bank-that-never-rotates"],
+    ("profile", "claims", "needs_consent"),
+    [
+        (TargetProfile(), 1, False),
+        (TargetProfile(), 2, False),
+        (TargetProfile(), 3, True),
+        (TargetProfile(last_attempt=False), 2, True),
+        (TargetProfile(rotates=False), 3, False),
+    ],
+    ids=[
+        "killed-in-the-first-attempt",
+        "killed-in-the-replay",
+        "killed-in-the-last-attempt",
+        "killed-in-the-replay-without-a-last-attempt",
+        "bank-that-never-rotates",
+    ],
 )
 def test_after_a_killed_refresh_the_status_agrees_with_the_next_call(
-    harness: Harness, rotates: bool, claims: int, needs_consent: bool
+    harness: Harness, profile: TargetProfile, claims: int, needs_consent: bool
 ) -> None:
-    manager = harness.make_manager(profile=TargetProfile(rotates=rotates))
+    manager = harness.make_manager(profile=profile)
     grant = harness.expired_grant()
     for number in range(claims):
         assert harness.memory.claim(harness.record(grant), owner=f"killed {number}", ttl=25)
@@ -133,6 +152,7 @@ def test_after_a_killed_refresh_the_status_agrees_with_the_next_call(
     status = manager.status(grant)
     assert (status.state, status.attempts) == (State.REFRESHING, claims)
     assert status.needs_consent is needs_consent
+    harness.advance(3600)
     if needs_consent:
         with pytest.raises(RefreshUncertainError) as caught:
             manager.get(grant)

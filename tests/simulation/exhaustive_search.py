@@ -132,6 +132,9 @@ class _ExhaustiveScheduler:
     def permit(self) -> Permit:
         return Permit()
 
+    def others_respond(self) -> bool:
+        return False
+
     def send_fault(self, worker: Worker) -> RequestFault:
         return self._one_of(RequestFault.NONE, self.allowed.requests)
 

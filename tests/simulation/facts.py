@@ -60,6 +60,7 @@ class Presentation:
         certainly_unspent: Whether the flight's result proves that the token is not spent.
         written_at: Time at which the result was stored, in seconds.
         outlasted: Whether the request reached the bank, or its pair was settled, after the lease.
+        expired: Whether the access token had expired, by the worker's clock, at the start.
     """
 
     token: str
@@ -70,6 +71,7 @@ class Presentation:
     certainly_unspent: bool = False
     written_at: float | None = None
     outlasted: bool = False
+    expired: bool = False
 
 
 @define(eq=False)
@@ -139,6 +141,7 @@ class Facts:
             newest consent that the revoking flight had seen.
         revocations: The consents up to which a flight has revoked and erased all pairs.
         faults: Names of the faults that were injected.
+        others_responded: Whether the bank has responded to calls for other grants.
         expired_token_only: Whether all tasks are to replace one expired token.
         valid_pair_abandoned: Whether at the end consent is required although the journal has a
             pair that could be stored.
@@ -156,6 +159,7 @@ class Facts:
     revoked: list[tuple[str, int, int]] = field(factory=list)
     revocations: list[int] = field(factory=list)
     faults: set[str] = field(factory=set)
+    others_responded: bool = False
     expired_token_only: bool = False
     valid_pair_abandoned: bool = False
     refresh_token_valid: bool = False

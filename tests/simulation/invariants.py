@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from blink_oauth.errors import BlinkError
 from blink_oauth_keeper.errors import StoreError
+from blink_oauth_keeper.profile import AfterUncertainty
 from blink_oauth_keeper.store.protocol import State
 
 from .facts import Facts, Presentation
@@ -23,6 +24,9 @@ __all__ = ["INVARIANTS", "Invariant", "violations"]
 
 Invariant = Callable[[Facts, BankKind], str | None]
 EPSILON = 1e-6
+LAST_ATTEMPT_WAIT = 3_600.0
+CLOCK_DIFFERENCE = 61.0
+"""Seconds by which a worker's clock and the store's may differ, and the store's rounding."""
 
 
 def _by_token(facts: Facts) -> Iterable[list[Presentation]]:
@@ -33,14 +37,32 @@ def _by_token(facts: Facts) -> Iterable[list[Presentation]]:
     return by_token.values()
 
 
-def no_refresh_token_is_presented_more_than_twice(facts: Facts, kind: BankKind) -> str | None:
-    """A refresh token is replayed once at most, unless the bank does not rotate."""
+def a_third_presentation_is_the_last_and_costs_nothing(facts: Facts, kind: BankKind) -> str | None:
+    """A refresh token is replayed once while it can still cost something.
+
+    It is presented a third time only if the profile allows a last attempt, once the access token
+    has expired and the bank responds to others or an hour has passed, and never a fourth time. A
+    bank that does not rotate is excepted.
+    """
     if len(facts.presentations) < 3 or not kind.policy.rotates:
         return None
+    hold = kind.profile.after_uncertainty is AfterUncertainty.HOLD
     for group in _by_token(facts):
-        if len(group) > 2:
+        if len(group) < 3:
+            continue
+        if len(group) > 3 or hold or not kind.profile.last_attempt:
             return f"{group[0].token} was presented {len(group)} times"
+        _, second, third = sorted(group, key=_claimed_at)
+        if not third.expired:
+            return f"{third.token} was presented three times before the access token expired"
+        waited = _claimed_at(third) - _claimed_at(second)
+        if waited < LAST_ATTEMPT_WAIT - CLOCK_DIFFERENCE and not facts.others_responded:
+            return f"{third.token} was presented three times within {waited:.0f} s"
     return None
+
+
+def _claimed_at(presentation: Presentation) -> float:
+    return presentation.lease.taken_at if presentation.lease else 0.0
 
 
 def a_second_presentation_needs_an_unknown_result(facts: Facts, kind: BankKind) -> str | None:
@@ -48,9 +70,7 @@ def a_second_presentation_needs_an_unknown_result(facts: Facts, kind: BankKind) 
     if len(facts.presentations) < 2 or not kind.policy.rotates:
         return None
     for group in _by_token(facts):
-        group.sort(
-            key=lambda presentation: presentation.lease.taken_at if presentation.lease else 0.0
-        )
+        group.sort(key=_claimed_at)
         for first, second in pairwise(group):
             if first.lease is None or second.lease is None or first.certainty == "unknown":
                 continue
@@ -235,7 +255,7 @@ def one_lost_response_is_recovered_by_an_allowed_replay(facts: Facts, kind: Bank
 
 
 INVARIANTS: tuple[Invariant, ...] = (
-    no_refresh_token_is_presented_more_than_twice,
+    a_third_presentation_is_the_last_and_costs_nothing,
     a_second_presentation_needs_an_unknown_result,
     no_request_is_sent_without_a_lease,
     no_request_begins_that_could_outlast_its_lease,

@@ -36,6 +36,13 @@ UNCERTAIN = evolve(
     faults=(RequestFault.REQUEST_LOST,),
     request_fault=0.9,
 )
+LAST_ATTEMPTS = evolve(
+    SCENARIOS["last-attempts"],
+    banks=("strict", "short-lived"),
+    faults=(RequestFault.REQUEST_LOST,),
+    request_fault=0.9,
+    tasks=5,
+)
 MANY_WITHDRAWALS = evolve(SCENARIOS["withdrawals"], store_fault=0.3, jump=0.08)
 NO_FAULTS = Scenario(banks=("strict",), tasks=1)
 LATE_CONSENTS = evolve(SCENARIOS["consents"], store_fault=0.2)
@@ -147,7 +154,7 @@ MUTANTS = (
         module=REFRESH,
         old="        state, attempts = State.UNCERTAIN, claim.attempts\n",
         new="        state, attempts = State.UNCERTAIN, claim.attempts - 1\n",
-        breaks="no_refresh_token_is_presented_more_than_twice",
+        breaks="a_third_presentation_is_the_last_and_costs_nothing",
         scenario=UNCERTAIN,
     ),
     Mutant(
@@ -195,15 +202,39 @@ MUTANTS = (
         module=REFRESH,
         old="    elif error.outcome is Outcome.UNCERTAIN or error.token is not None:\n",
         new="    elif error.outcome is Outcome.UNCERTAIN:\n",
-        breaks="no_refresh_token_is_presented_more_than_twice",
+        breaks="a_third_presentation_is_the_last_and_costs_nothing",
         scenario=evolve(UNCERTAIN, faults=(RequestFault.REJECTED_WITH_PAIR,)),
     ),
     Mutant(
-        name="decide: a third presentation is allowed",
+        name="decide: a fourth presentation is allowed",
         module=POLICY,
-        old="    if uncertain > 1:\n",
-        new="    if False:\n",
-        breaks="no_refresh_token_is_presented_more_than_twice",
+        old='final = "", None, record.attempts >= attempt_limit(profile)\n',
+        new='final = "", None, False\n',
+        breaks="a_third_presentation_is_the_last_and_costs_nothing",
+        scenario=LAST_ATTEMPTS,
+    ),
+    Mutant(
+        name="decide: the last attempt is made at once",
+        module=POLICY,
+        old="    return max(0.0, valid, wait)\n",
+        new="    return 0.0\n",
+        breaks="a_third_presentation_is_the_last_and_costs_nothing",
+        scenario=UNCERTAIN,
+    ),
+    Mutant(
+        name="decide: the last attempt is made while the access token is valid",
+        module=POLICY,
+        old="    return max(0.0, valid, wait)\n",
+        new="    return max(0.0, wait)\n",
+        breaks="a_third_presentation_is_the_last_and_costs_nothing",
+        scenario=LAST_ATTEMPTS,
+    ),
+    Mutant(
+        name="decide: a bank that responded before the outcome counts as responding",
+        module=POLICY,
+        old="responded_ago < since_outcome",
+        new="responded_ago >= 0",
+        breaks="a_third_presentation_is_the_last_and_costs_nothing",
         scenario=UNCERTAIN,
     ),
     Mutant(
@@ -235,7 +266,7 @@ MUTANTS = (
         module=RULES,
         old="    if (record.generation, record.attempts) != (seen.generation, seen.attempts):\n",
         new="    if record.generation != seen.generation:\n",
-        breaks="no_refresh_token_is_presented_more_than_twice",
+        breaks="a_third_presentation_is_the_last_and_costs_nothing",
         scenario=evolve(MANY_DELAYS, faults=(RequestFault.REQUEST_LOST,), request_fault=0.5),
     ),
     Mutant(
@@ -329,7 +360,7 @@ MUTANTS = (
         module=RULES,
         old="attempts=record.attempts if state is State.UNCERTAIN else 0",
         new="attempts=int(state is State.UNCERTAIN)",
-        breaks="no_refresh_token_is_presented_more_than_twice",
+        breaks="a_third_presentation_is_the_last_and_costs_nothing",
         scenario=evolve(UNCERTAIN, faults=(RequestFault.UNREADABLE,)),
     ),
 )

@@ -50,6 +50,7 @@ class Scenario:
         skew: Seconds that the workers' wall clocks may differ from the store's.
         failures: The greatest number of failed flights before a worker's first one.
         hold_off: That the circuit breaker or the rate limit delays a permit.
+        others_respond: That the bank has just responded to a call for another grant.
     """
 
     banks: tuple[str, ...] = tuple(BANKS)
@@ -69,6 +70,7 @@ class Scenario:
     skew: float = 0.0
     failures: int = 0
     hold_off: float = 0.0
+    others_respond: float = 0.0
 
 
 MOSTLY_REFRESH = ("refresh",) * 5
@@ -89,6 +91,14 @@ SCENARIOS: dict[str, Scenario] = {
         failures=6,
     ),
     "request-faults": Scenario(faults=ALL_FAULTS, request_fault=0.4, jump=0.02, skew=30.0),
+    "last-attempts": Scenario(
+        banks=("strict", "replay window", "hold after uncertainty", "short-lived", "refusing"),
+        faults=LOSSES,
+        request_fault=0.7,
+        jump=0.02,
+        tasks=3,
+        others_respond=0.3,
+    ),
     "crashes": Scenario(crash=0.03, jump=0.02, faults=LOSSES, request_fault=0.05),
     "delays": Scenario(jump=0.08, delay=0.3, tasks=3),
     "outages": Scenario(store_fault=0.1, outage=0.03, jump=0.02, delay=0.2, tasks=3),
@@ -144,6 +154,10 @@ class _RandomScheduler:
         if self.faults_stopped or self.draw() >= self.scenario.hold_off:
             return Permit()
         return Permit(hold_off=3.0) if self.draw() < 0.5 else Permit(wait=0.5)
+
+    def others_respond(self) -> bool:
+        probability = self.scenario.others_respond
+        return probability > 0 and self.draw() < probability
 
     def send_fault(self, worker: Worker) -> RequestFault:
         scenario = self.scenario

@@ -48,6 +48,9 @@ class Scheduler(Protocol):
     def permit(self) -> steps.Permit:
         """Return the permit to call the bank."""
 
+    def others_respond(self) -> bool:
+        """Return whether the bank has just responded to a call for another grant."""
+
     def send_fault(self, worker: Worker) -> RequestFault:
         """Choose the fault of a refresh or of a code exchange."""
 

@@ -14,7 +14,7 @@ from simulation.network import RequestFault
 from simulation.random_schedules import SCENARIOS, run
 from simulation.subprocesses import Findings, run_in_subprocesses
 
-SCHEDULES = 100_800
+SCHEDULES = 100_100
 CORES = 2
 PER_PROCESS = SCHEDULES // len(SCENARIOS) // CORES
 OTHER_SEEDS = range(200_000, 200_060)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from typing import Any
 
@@ -201,7 +202,14 @@ class Worker:
             monotonic=lambda: simulation.time,
             random=simulation.scheduler.random,
             new_owner=simulation.new_owner,
+            responded_ago=self._responded_ago,
         )
+
+    def _responded_ago(self) -> float:
+        if not self.simulation.scheduler.others_respond():
+            return math.inf
+        self.simulation.facts.others_responded = True
+        return 0.0
 
     def _resume(self, result: Any) -> None:
         if self.phase is Phase.RESULT and isinstance(self.step, steps.Send | steps.ExchangeCode):
@@ -259,6 +267,10 @@ class Worker:
             lease.used = True
         time_left = (lease.ends_at if lease else 0.0) - self.simulation.time - CALL_TIMEOUT
         self.presentation = Presentation(token, self.flight, lease, time_left)
+        claimed_token = self.record.token if self.record else None
+        if claimed_token is not None and claimed_token.expires_at is not None:
+            now = moment(self.simulation.time + self.skew)
+            self.presentation.expired = now >= claimed_token.expires_at
 
     def _execute_step(self) -> None:
         step, simulation = self.step, self.simulation
