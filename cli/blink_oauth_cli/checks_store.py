@@ -11,6 +11,7 @@ from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError, InvalidInputError
 from blink_oauth_keeper import GrantKey, Record, State, TokenStore
 from blink_oauth_keeper.errors import SchemaError, StoreError
+from blink_oauth_keeper.policy import needs_attention
 
 from .check import Check, failed, passed, warning
 from .checks_local import file_check, private_file_check
@@ -19,6 +20,7 @@ from .errors import CommandError
 __all__ = ["storage_checks"]
 
 STORE, SCHEMA, WRITABLE, KEYS = "store", "store_schema", "store_writable", "store_keys"
+REFUSALS = "store_refusals"
 PAGE = 500
 
 REMEDIES = {
@@ -99,6 +101,7 @@ def _store_checks(
     yield passed(SCHEMA, "Its tables are those of this version.")
     yield _writable_check(store, client_id, new_name)
     yield _keys_check(store, client_id)
+    yield from _refusals_check(store, client_id)
 
 
 def _writable_check(store: TokenStore, client_id: str, new_name: Callable[[], str]) -> Check:
@@ -147,6 +150,21 @@ def _keys_check(store: TokenStore, client_id: str) -> Check:
             "Run blink-oauth keys rotate, and keep the older keys until it has ended.",
         )
     return passed(KEYS, f"The keys at hand open all {total} records of {client_id}.")
+
+
+def _refusals_check(store: TokenStore, client_id: str) -> Iterator[Check]:
+    """Warn about grants that need a person's attention; without one there is nothing to report."""
+    try:
+        refused = sum(needs_attention(record) for record in _records(store, client_id))
+    except StoreError:
+        return  # The check of the keys has read the same records, and reports it.
+    if refused:
+        yield warning(
+            REFUSALS,
+            f"The bank has refused each refresh of {refused} grants for more than a day, for a "
+            "reason other than the refresh token.",
+            "Look at blink-oauth status, and quote the correlation ids to the bLink support.",
+        )
 
 
 def _records(store: TokenStore, client_id: str) -> Iterator[Record]:

@@ -152,8 +152,9 @@ def status(app: App, json_: bool) -> None:
     """List the grants: state, expiry, idle days left, last outcome, id of the last call.
 
     It reads the store alone: no certificate is needed, and nothing is sent. “customer needed” means
-    that the customer must consent again, at the latest when the access token expires. “key missing”
-    means that the key that seals the grant was not given.
+    that the customer must consent again, at the latest when the access token expires. “needs
+    attention” means that the bank has refused each refresh for more than a day, and not for the
+    token's sake. “key missing” means that the key that seals the grant was not given.
     """
     from blink_oauth.tokens import utc_now
     from blink_oauth_keeper.profile import TargetProfile
@@ -204,7 +205,7 @@ def _state(status: GrantStatus) -> str:
     state = status.state.value.replace("_", " ")
     if status.error == SealError.__name__:
         return f"{state}, key missing"
-    if status.needs_consent and state in {"active", "uncertain"}:
+    if status.needs_consent and state in {"active", "uncertain", "needs attention"}:
         return f"{state}, customer needed"
     return state
 

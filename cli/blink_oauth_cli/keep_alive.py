@@ -98,7 +98,8 @@ def keep_alive(
     it finishes the refreshes in progress, then exits.
 
     The exit code is 3 if a customer is needed for any grant of the store; 4 if a refresh is
-    uncertain; 1 if a refresh failed, a due grant was not refreshed, or a key is missing.
+    uncertain; 1 if a refresh failed, a due grant was not refreshed, a bank has refused a grant for
+    more than a day, or a key is missing.
     """
     app: App = ctx.obj
     options = _Options(within=within, limit=limit, concurrency=concurrency, dry_run=dry_run)
@@ -129,6 +130,7 @@ def _run(app: App, manager: TokenManager, options: _Options, stop: Callable[[], 
     unopened = sum(each.error == SealError.__name__ for each in statuses)
     needing_consent = sum(each.needs_consent and each.state != "revoked" for each in statuses)
     needing_consent -= unopened
+    needing_attention = sum(each.state == "needs_attention" for each in statuses)
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in asdict(report).items())
     _print(
         app,
@@ -137,26 +139,31 @@ def _run(app: App, manager: TokenManager, options: _Options, stop: Callable[[], 
             **asdict(report),
             "customers_needed": needing_consent,
             "keys_missing": unopened,
+            "grants_refused": needing_attention,
         },
         f"{counts}. Grants that need their customer: {needing_consent}. "
-        f"Sealed by a missing key: {unopened}.",
+        f"Sealed by a missing key: {unopened}. Refused for more than a day: {needing_attention}.",
     )
-    return exit_code(report, needing_consent, unopened)
+    return exit_code(report, needing_consent, unopened, needing_attention)
 
 
-def exit_code(report: Report, needing_consent: int, unopened: int = 0) -> ExitCode:
+def exit_code(
+    report: Report, needing_consent: int, unopened: int = 0, needing_attention: int = 0
+) -> ExitCode:
     """Return the exit code of a run; a grant that needs consent counts most.
 
     Args:
         report: The counts of the run.
         needing_consent: The number of grants in the store that need consent.
         unopened: The number of grants that cannot be opened because a key is missing.
+        needing_attention: The number of grants in the store that need a person's attention.
     """
     if needing_consent:
         return ExitCode.CONSENT_NEEDED
     if report.uncertain:
         return ExitCode.UNCERTAIN
-    return ExitCode.FAILED if report.failed or report.left or unopened else ExitCode.DONE
+    failed = report.failed or report.left or report.attention_needed
+    return ExitCode.FAILED if failed or unopened or needing_attention else ExitCode.DONE
 
 
 def _print(app: App, content: dict[str, object], text: str) -> None:
@@ -189,7 +196,7 @@ def _progress(app: App, due: int) -> Iterator[Callable[[Report], None] | None]:
 
         def show(report: Report) -> None:
             finished = report.refreshed + report.failed + report.uncertain
-            finished += report.consent_needed + report.left
+            finished += report.consent_needed + report.attention_needed + report.left
             bar.update(task, completed=finished, total=max(due, report.due))
 
         yield show

@@ -35,6 +35,11 @@ class EventName(StrEnum):
     """A pair from the journal replaces one that the bank refused."""
     CONSENT_NEEDED = "grant.consent_needed"
     """The bank refused the refresh token: a new consent of the customer is needed."""
+    ATTENTION_NEEDED = "grant.attention_needed"
+    """The bank has refused every refresh for more than a day, for a reason other than the token.
+
+    Emitted once, when it becomes so. A person must look.
+    """
     REVOKED = "grant.revoked"
     """The bank confirmed the revocation.
 
@@ -61,6 +66,7 @@ LEVELS: dict[EventName, int] = {
     EventName.SUPERSEDED: logging.WARNING,
     EventName.SALVAGED: logging.WARNING,
     EventName.CONSENT_NEEDED: logging.ERROR,
+    EventName.ATTENTION_NEEDED: logging.ERROR,
     EventName.REVOKED: logging.INFO,
     EventName.REVOCATION_FAILED: logging.ERROR,
     EventName.UNSETTLED: logging.CRITICAL,

@@ -16,7 +16,7 @@ from blink_oauth.errors import InvalidInputError, Outcome
 
 from .breaker import Breakers
 from .flights import TARGETS_AT_LEAST, SingleFlight
-from .policy import LAST_ATTEMPT, UNLIMITED, Attempt, Need, attempt_limit, decide
+from .policy import LAST_ATTEMPT, UNLIMITED, Attempt, Need, attempt_limit, decide, needs_attention
 from .profile import AfterUncertainty, TargetProfile
 from .refresh import new_owner
 from .steps import Result
@@ -44,6 +44,8 @@ class Report:
             again.
         uncertain: Grants whose refresh token may be spent.
         consent_needed: Grants that need a new consent of the customer.
+        attention_needed: Grants that the bank has refused to refresh for more than a day, for a
+            reason other than the refresh token: a person must look.
         left: Grants without a new pair from this run and without an error: the lease was released
             unused, or the record had changed.
     """
@@ -53,6 +55,7 @@ class Report:
     failed: int = 0
     uncertain: int = 0
     consent_needed: int = 0
+    attention_needed: int = 0
     left: int = 0
 
 
@@ -73,7 +76,12 @@ def counted(report: Report, flight: Future[Result]) -> Report:
         return evolve(report, consent_needed=report.consent_needed + 1)
     if error.outcome is Outcome.UNCERTAIN:
         return evolve(report, uncertain=report.uncertain + 1)
-    return evolve(report, failed=report.failed + 1)
+    attention = result.record is not None and needs_attention(result.record)
+    return evolve(
+        report,
+        failed=report.failed + (not attention),
+        attention_needed=report.attention_needed + attention,
+    )
 
 
 @define(eq=False)

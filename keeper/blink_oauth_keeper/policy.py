@@ -9,7 +9,7 @@ import hashlib
 import math
 from datetime import datetime, timedelta
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from blink_oauth.errors import BlinkError, Outcome
 from blink_oauth.tokens import Token
@@ -39,6 +39,7 @@ __all__ = [
     "decide",
     "is_usable",
     "jitter",
+    "needs_attention",
     "pause_after",
     "pending_error",
     "poll_delay",
@@ -46,6 +47,7 @@ __all__ = [
     "seconds_to_last_attempt",
     "should_replay",
     "windows",
+    "with_refusal",
 ]
 
 JITTER = 0.25
@@ -289,6 +291,12 @@ def _uncertainty_error(
 def _cause_of_pause(record: Record, hold_off: float) -> str:
     if hold_off > record.pause_left:
         return "A call failed before at the same target."
+    if needs_attention(record):
+        return (
+            f"The bank has refused every refresh since {record.refused_since:%Y-%m-%d %H:%M} UTC "
+            f"({record.error}), for a reason other than the refresh token. A person must find the "
+            "cause: quote the correlation id to the bLink support."
+        )
     # A pause without an error follows an unstored result or a missing key, not a failed refresh.
     return f"A refresh failed before ({record.error})." if record.error else "The grant is paused."
 
@@ -326,23 +334,64 @@ def backoff(failures: int, spread: float) -> float:
     return float(longest * (0.5 + 0.5 * spread))
 
 
-def pause_after(error: BlinkError, *, failures: int, spread: float, lease_left: float) -> float:
+ATTENTION_REFUSALS = 5
+"""Refusals in a row, over more than `ATTENTION_PERIOD`, after which a person must look."""
+ATTENTION_PERIOD = timedelta(days=1)
+LONGEST_ATTENTION_PAUSE = 6 * 3_600.0
+
+
+def with_refusal(record: Record, error: BlinkError, now: datetime) -> Record:
+    """Return a record with one refusal more, if the error is one, otherwise the same record.
+
+    A refusal is a rejection for a reason other than the refresh token. Within a day of the first,
+    at most `ATTENTION_REFUSALS` less one are counted: a bad hour of a bank calls no person.
+    """
+    refused = error.outcome is Outcome.REJECTED and error.token is None
+    if not refused or error.retryable or error.needs_consent:
+        return record
+    since = record.refused_since
+    if since is None or not record.issued_at <= since <= now:
+        return evolve(record, refusals=1, refused_since=now)
+    count = record.refusals + 1
+    if now - since <= ATTENTION_PERIOD:
+        # Another machine's clock may be ahead: the count never goes down.
+        count = max(record.refusals, min(count, ATTENTION_REFUSALS - 1))
+    return evolve(record, refusals=count)
+
+
+def needs_attention(record: Record) -> bool:
+    """Return whether a person must look why the bank refuses each refresh of a grant."""
+    since = record.refused_since
+    # An earlier version of the library stores a new pair and leaves the refusals of the old one.
+    is_of_this_pair = since is not None and since >= record.issued_at
+    return is_of_this_pair and record.refusals >= ATTENTION_REFUSALS
+
+
+def pause_after(
+    error: BlinkError, *, failures: int, spread: float, lease_left: float, refusals: int = 0
+) -> float:
     """Return the pause after a failed refresh, in seconds.
 
     The `Retry-After` of the response decides, with the backoff as the lower bound. If the bank may
-    still be executing the request, the pause lasts at least until the lease ends.
+    still be executing the request, the pause lasts at least until the lease ends. After a refusal
+    that needs a person's attention it grows from a minute to `LONGEST_ATTENTION_PAUSE`.
 
     Args:
         error: The failure.
         failures: Number of failures in a row, including this one.
         spread: A random number from 0 to 1.
         lease_left: Seconds until the lease ends.
+        refusals: Number of refusals in a row, if this is one of them.
     """
     pause = max(backoff(failures, spread), retry_after(error) or 0.0)
     if error.needs_consent:
         pause = max(pause, LONGEST_BACKOFF)
     if _may_still_execute(error):
         pause = max(pause, lease_left * (1 + 0.1 * spread))
+    if refusals >= ATTENTION_REFUSALS:
+        doublings = min(refusals - ATTENTION_REFUSALS, 16)
+        longest = min(LONGEST_ATTENTION_PAUSE, LONGEST_BACKOFF * 2**doublings)
+        pause = max(pause, longest * (0.5 + 0.5 * spread))
     return pause
 
 

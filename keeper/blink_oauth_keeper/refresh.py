@@ -102,6 +102,8 @@ def _renewed(step: Settle) -> Record:
         attempts=0 if step.state is State.ACTIVE else step.claim.attempts,
         lease_left=0.0,
         error=None,
+        refusals=0,
+        refused_since=None,
         correlation_id=step.note.correlation_id,
     )
 
@@ -127,9 +129,16 @@ def store_failure(
     # If the bank rotated, only a prompt replay helps: other failures must not delay it.
     uncertain = error.outcome is Outcome.UNCERTAIN
     failures = claim.attempts if uncertain else job.failures + 1
+    needed_attention = policy.needs_attention(claim)
+    counted = policy.with_refusal(claim, error, job.now())
     pause = policy.pause_after(
-        error, failures=failures, spread=job.random(), lease_left=max(0.0, lease_left)
+        error,
+        failures=failures,
+        spread=job.random(),
+        lease_left=max(0.0, lease_left),
+        refusals=0 if counted is claim else counted.refusals,
     )
+    claim = counted
     release = _release_after(job, claim, error, pause)
     released = evolve(
         claim,
@@ -147,6 +156,8 @@ def store_failure(
     result = Result(released, error, shared_for=shared_for, refresh_in=pause if replay else None)
     held_lease = yield from retry_until_stored(release, result)
     yield Emit(EventName(note.event), released, error, seconds=seconds)
+    if held_lease and policy.needs_attention(released) and not needed_attention:
+        yield Emit(EventName.ATTENTION_NEEDED, released, error)
     # [8] Without the lease this failure is out of date: the store has a newer state.
     return None, None if held_lease is False else result
 

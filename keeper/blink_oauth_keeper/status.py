@@ -9,7 +9,14 @@ from attrs import frozen
 
 from blink_oauth.context import Grant
 
-from .policy import Need, attempt_limit, is_usable, seconds_to_last_attempt, windows
+from .policy import (
+    Need,
+    attempt_limit,
+    is_usable,
+    needs_attention,
+    seconds_to_last_attempt,
+    windows,
+)
 from .profile import TargetProfile
 from .store.protocol import Record, State, TokenStore
 
@@ -24,7 +31,8 @@ class GrantStatus:
 
     Attributes:
         grant: The grant.
-        state: The state of its record.
+        state: The state of its record, or `needs_attention` if the bank keeps refusing to refresh
+            it for a reason other than the refresh token.
         usable: Whether the stored access token can still be used.
         needs_consent: Whether a new consent is needed, now or once the access token expires.
         expires_at: When the access token expires, aware UTC; None if no pair is stored.
@@ -76,7 +84,7 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
     ended = record.state in {State.NEEDS_CONSENT, State.REVOKED}
     return GrantStatus(
         grant=record.key.grant,
-        state=record.state,
+        state=_shown_state(record),
         usable=is_usable(record, Need(), profile, now),
         needs_consent=ended or given_up or token is None or token.refresh_token is None,
         expires_at=times.expires_at if times else None,
@@ -90,6 +98,11 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
         correlation_id=record.correlation_id,
         updated_at=record.updated_at,
     )
+
+
+def _shown_state(record: Record) -> State:
+    waits = record.state in {State.ACTIVE, State.UNCERTAIN}
+    return State.NEEDS_ATTENTION if waits and needs_attention(record) else record.state
 
 
 def statuses_of(

@@ -7,11 +7,14 @@ import re
 import sys
 
 import pytest
+from attrs import evolve
 
 from blink_oauth_cli.errors import ExitCode
 from blink_oauth_cli.keep_alive import exit_code
 from blink_oauth_cli.output import parse_duration
-from blink_oauth_keeper import Report
+from blink_oauth_keeper import Note, Report, State
+from blink_oauth_testing.sandbox import Fault
+from blink_oauth_testing.sandbox.messages import oauth_error
 from cli.cli_harness import TARGET, Harness, plain, require_no_secret, require_two_lines
 
 IDLE_LIFETIME = 29 * 86_400.0
@@ -35,12 +38,51 @@ def report(**counts: int) -> Report:
         ({"uncertain": 1, "failed": 1}, 0, 1, ExitCode.UNCERTAIN),
         ({"uncertain": 1, "consent_needed": 1}, 1, 0, ExitCode.CONSENT_NEEDED),
         ({}, 1, 0, ExitCode.CONSENT_NEEDED),
+        ({"attention_needed": 1}, 0, 0, ExitCode.FAILED),
     ],
 )
 def test_the_exit_code_depends_on_the_counts(
     counts: dict[str, int], customers_needed: int, keys_missing: int, expected: ExitCode
 ) -> None:
     assert exit_code(report(**counts), customers_needed, keys_missing) is expected
+
+
+def test_a_grant_of_the_store_that_needs_attention_fails_the_run() -> None:
+    assert exit_code(report(), 0, needing_attention=1) is ExitCode.FAILED
+    assert exit_code(report(), 1, needing_attention=1) is ExitCode.CONSENT_NEEDED
+
+
+def refuse_for_days(harness: Harness) -> None:
+    """Store that the bank has refused the grant five times."""
+    with harness.open_store() as store:
+        claim = store.claim(harness.record(), owner="refused owner", ttl=25)
+        assert claim is not None
+        store.release(
+            evolve(claim, refusals=5, refused_since=claim.issued_at),
+            state=State.ACTIVE,
+            attempts=0,
+            pause=0,
+            error="StatusError",
+            note=Note(event="refresh.failed"),
+        )
+
+
+def test_the_report_and_the_status_show_a_grant_that_needs_attention(harness: Harness) -> None:
+    harness.authorize()
+    refuse_for_days(harness)
+    result = harness.run("keep-alive")
+    assert (result.code, json.loads(result.out)["grants_refused"]) == (ExitCode.FAILED, 1)
+    assert harness.run("status", "--json").json[0]["state"] == "needs_attention"
+    assert "StatusError" in harness.run("status", "--json").out
+
+
+def test_a_refused_grant_that_is_due_is_counted_by_its_refusal(harness: Harness) -> None:
+    harness.authorize(idle_lifetime=IDLE_LIFETIME)
+    refuse_for_days(harness)
+    refusal = oauth_error("invalid_request", "No.")
+    harness.sandbox.fail(Fault("refused", executes=False, change=lambda _: refusal))
+    last = json.loads(harness.run(*KEEP_ALIVE).out.splitlines()[-1])
+    assert (last["due"], last["failed"], last["attention_needed"]) == (1, 0, 1)
 
 
 def test_events_are_json_lines_without_secrets(harness: Harness) -> None:

@@ -183,6 +183,178 @@ def test_a_refusal_for_another_reason_spends_nothing_and_a_later_refresh_succeed
     harness.allowed_replays = 1
 
 
+DEAD_WORDS = [
+    "consent_required",
+    "interaction_required",
+    "login_required",
+    "invalid_token",
+    "expired_token",
+]
+
+
+@pytest.mark.parametrize(
+    "responder",
+    [
+        *[status_response(400, {"error": word}) for word in DEAD_WORDS],
+        status_response(401, {"error": "LOGIN_REQUIRED"}),
+        status_response(403, {"type": "/problems/CONSENT_REQUIRED", "title": "No"}),
+    ],
+    ids=[*DEAD_WORDS, "upper-case", "problem"],
+)
+def test_a_grant_that_is_refused_in_other_words_needs_consent(
+    harness: Harness, responder: Responder
+) -> None:
+    grant = harness.expired_grant()
+    harness.banks.respond_always(responder)
+    assert get_error(harness, grant).needs_consent
+    harness.advance(120)
+    assert isinstance(get_error(harness, grant), ConsentNeededError)
+    assert harness.record(grant).state is State.NEEDS_CONSENT
+    assert EventName.CONSENT_NEEDED in harness.event_names()
+    assert len(harness.banks.presented()) == 1
+
+
+def test_a_pair_of_the_journal_is_salvaged_after_a_refusal_in_other_words(
+    harness: Harness,
+) -> None:
+    grant = harness.expired_grant()
+    harness.banks.respond_next(with_members(status=400, error="login_required"))
+    token = harness.manager.get(grant)
+    assert harness.banks.accepts(grant, token)
+    assert EventName.SALVAGED in harness.event_names()
+
+
+# Refused for more than a day
+
+BARE_REFUSAL = status_response(400)
+
+
+def refused_for_days(
+    harness: Harness, days: float = 3.0, responder: Responder = BARE_REFUSAL
+) -> Grant:
+    """Let the bank refuse an expired grant for days, while a caller asks every ten minutes."""
+    grant = harness.expired_grant()
+    harness.banks.respond_always(responder)
+    end = harness.clock.seconds + days * DAY
+    while harness.clock.seconds < end:
+        assert not get_error(harness, grant).needs_consent
+        harness.advance(600)
+    harness.allowed_replays = 10_000
+    return grant
+
+
+@pytest.mark.parametrize(
+    "responder",
+    [
+        BARE_REFUSAL,
+        status_response(404, b"<html>"),
+        status_response(401, {"error": "invalid_client"}),
+        status_response(400, {"type": "/problems/INVALID_PAYLOAD", "title": "No"}),
+    ],
+    ids=["bare-400", "404-with-html", "invalid-client", "problem"],
+)
+def test_a_grant_that_is_refused_for_more_than_a_day_needs_attention(
+    harness: Harness, responder: Responder
+) -> None:
+    grant = refused_for_days(harness, responder=responder)
+    assert harness.manager.status(grant).state is State.NEEDS_ATTENTION
+    assert harness.record(grant).state is State.ACTIVE
+    names = harness.event_names()
+    assert names.count(EventName.ATTENTION_NEEDED) == 1
+    harness.advance(harness.record(grant).pause_left)
+    get_error(harness, grant)
+    harness.advance(61)
+    error = get_error(harness, grant)
+    assert isinstance(error, RefreshPausedError)
+    assert "A person must find the cause" in str(error)
+    # The pauses have grown from a second to hours.
+    assert error.retry_after is not None
+    assert error.retry_after > 2 * 3600
+
+
+def test_while_a_grant_needs_attention_its_refresh_token_is_presented_a_few_times_a_day(
+    harness: Harness,
+) -> None:
+    refused_for_days(harness, 2)
+    before = len(harness.banks.presented())
+    harness.banks.respond_always(BARE_REFUSAL)
+    for _ in range(10 * 24):
+        with contextlib.suppress(BlinkError):
+            harness.manager.get(Grant(TARGET, "u-4711"))
+        harness.advance(3600)
+    assert len(harness.banks.presented()) - before <= 10 * 6
+
+
+def test_refusals_of_one_day_need_no_attention(harness: Harness) -> None:
+    grant = refused_for_days(harness, 0.9)
+    assert harness.manager.status(grant).state is State.ACTIVE
+    assert EventName.ATTENTION_NEEDED not in harness.event_names()
+
+
+@pytest.mark.parametrize("how", ["refresh", "consent"])
+def test_a_new_pair_ends_the_attention(harness: Harness, how: str) -> None:
+    grant = refused_for_days(harness)
+    harness.banks.respond_always(bank_response)
+    if how == "consent":
+        harness.authorize()
+    else:
+        harness.advance(6 * 3600 + 61)
+        harness.manager.get(grant)
+    assert harness.manager.status(grant).state is State.ACTIVE
+    assert (harness.record(grant).refusals, harness.record(grant).refused_since) == (0, None)
+    # The count begins anew, with short pauses and, in the end, another event.
+    harness.advance(DAY + 1)
+    harness.banks.respond_next(BARE_REFUSAL)
+    get_error(harness, grant)
+    assert harness.record(grant).refusals == 1
+    assert harness.record(grant).pause_left < 2
+
+
+@pytest.mark.parametrize(
+    "responder",
+    [connection_refused, status_response(503, source="PLATFORM"), status_response(429)],
+    ids=["no-connection", "platform-unavailable", "rate-limited"],
+)
+def test_failures_in_front_of_the_bank_neither_count_nor_reset_the_refusals(
+    harness: Harness, responder: Responder
+) -> None:
+    grant = refused_for_days(harness, 0.5)
+    before = (harness.record(grant).refusals, harness.record(grant).refused_since)
+    harness.banks.respond_always(responder)
+    for _ in range(300):
+        get_error(harness, grant)
+        harness.advance(600)
+    assert (harness.record(grant).refusals, harness.record(grant).refused_since) == before
+    assert harness.manager.status(grant).state is State.ACTIVE
+    harness.banks.respond_always(BARE_REFUSAL)
+    harness.advance(61)
+    get_error(harness, grant)
+    assert harness.manager.status(grant).state is State.NEEDS_ATTENTION
+
+
+def test_while_a_grant_needs_attention_a_valid_access_token_is_served(harness: Harness) -> None:
+    harness.banks.set_policy(access_token_lifetime=10 * DAY)
+    harness.make_manager(profile=TargetProfile(advisory=9 * DAY))
+    grant = harness.authorize()
+    token = harness.manager.get(grant)
+    harness.banks.respond_always(BARE_REFUSAL)
+    for _ in range(9 * 24):
+        harness.advance(3600)
+        assert harness.manager.get(grant) == token
+    assert harness.manager.status(grant).state is State.NEEDS_ATTENTION
+    assert harness.manager.status(grant).usable
+    harness.allowed_replays = 10_000
+
+
+def test_refresh_due_counts_a_grant_that_needs_attention(harness: Harness) -> None:
+    grant = refused_for_days(harness)
+    harness.advance(6 * 3600 + 61)
+    report = harness.manager.refresh_due(within=timedelta(days=30))
+    assert (report.due, report.attention_needed, report.failed) == (1, 1, 0)
+    assert next(iter(harness.manager.statuses())).state is State.NEEDS_ATTENTION
+    assert not harness.manager.status(grant).needs_consent
+
+
 # Uncertain
 
 

@@ -47,6 +47,7 @@ from blink_oauth_keeper.policy import (
     decide,
     is_usable,
     jitter,
+    needs_attention,
     pause_after,
     pending_error,
     poll_delay,
@@ -54,6 +55,7 @@ from blink_oauth_keeper.policy import (
     seconds_to_last_attempt,
     should_replay,
     windows,
+    with_refusal,
 )
 from blink_oauth_keeper.steps import Result
 from blink_oauth_keeper.store.protocol import GrantKey, Record, State
@@ -606,6 +608,114 @@ def test_the_policy_hold_has_no_effect_at_a_bank_that_never_rotates() -> None:
     profile = TargetProfile(rotates=False, after_uncertainty=AfterUncertainty.HOLD)
     assert should_replay(ConnectionLostError("Connection lost."), profile)
     assert decide(record(**UNCERTAIN), EARLY, profile, at(FRESH)) == Attempt()
+
+
+# Refusals
+
+REFUSED = OAuthError("No.", status=400, outcome=Outcome.REJECTED)
+HOUR = 3_600.0
+
+
+def after_refusals(*moments: float, error: Any = REFUSED, first: Record | None = None) -> Record:
+    """Return a record after refusals at these times."""
+    known = first or record()
+    for moment in moments:
+        known = with_refusal(known, error, at(moment))
+    return known
+
+
+@pytest.mark.parametrize(
+    ("moments", "refusals", "attention"),
+    [
+        ([], 0, False),
+        ([1], 1, False),
+        ([1, 2, 3, 4], 4, False),
+        # Many, but all on one day.
+        ([1, 2, 3, 4, 5, 6, 7, HOUR, DAY], 4, False),
+        ([1, 2, 3, 4, 5, 6, DAY + 1], 4, False),
+        # Over more than a day, but few.
+        ([1, DAY + 2, 2 * DAY], 3, False),
+        ([1, DAY, 2 * DAY, 3 * DAY], 4, False),
+        # A handful over more than a day.
+        ([1, DAY, 2 * DAY, 3 * DAY, 4 * DAY], 5, True),
+        ([1, 2, 3, 4, 5, 6, DAY + 2], 5, True),
+        ([*range(1, 86_000, 60), DAY + 2, DAY + 3], 6, True),
+    ],
+)
+def test_a_person_is_needed_after_a_handful_of_refusals_over_more_than_a_day(
+    moments: list[float], refusals: int, attention: bool
+) -> None:
+    known = after_refusals(*moments)
+    assert (known.refusals, needs_attention(known)) == (refusals, attention)
+    assert known.refused_since == (at(1) if moments else None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotConnectedError("Not connected."),
+        ConnectionLostError("Connection lost."),
+        status(503, Outcome.NOT_EXECUTED),
+        status(500, Outcome.UNCERTAIN),
+        status(429, Outcome.REJECTED, retryable=True),
+        InvalidGrantError("No.", status=400, outcome=Outcome.REJECTED, needs_consent=True),
+        StatusError(
+            "No.", status=400, outcome=Outcome.REJECTED, token=Token(access_token="fake-access")
+        ),
+    ],
+    ids=["not-connected", "lost", "503-platform", "500", "429", "invalid-grant", "with-a-token"],
+)
+def test_no_other_failure_counts_as_a_refusal(error: Any) -> None:
+    known = after_refusals(1, 2, 3)
+    assert with_refusal(known, error, at(2 * DAY)) is known
+
+
+def test_refusals_of_an_older_pair_do_not_count() -> None:
+    # A process of an earlier version has stored a new pair, and has left these columns.
+    known = after_refusals(1, DAY, 2 * DAY, 3 * DAY, 4 * DAY)
+    assert needs_attention(known)
+    renewed = evolve(known, issued_at=at(5 * DAY))
+    assert not needs_attention(renewed)
+    again = with_refusal(renewed, REFUSED, at(6 * DAY))
+    assert (again.refusals, again.refused_since) == (1, at(6 * DAY))
+
+
+def test_a_machine_whose_clock_is_behind_does_not_end_the_attention() -> None:
+    known = after_refusals(1, DAY, 2 * DAY, 3 * DAY, 4 * DAY, DAY)
+    assert (known.refusals, needs_attention(known)) == (5, True)
+
+
+def test_a_clock_that_was_set_back_starts_the_count_again() -> None:
+    known = after_refusals(5 * DAY, 4 * DAY)
+    assert (known.refusals, known.refused_since) == (1, at(4 * DAY))
+
+
+@pytest.mark.parametrize(
+    ("refusals", "seconds"),
+    [
+        (0, 0.75),
+        (4, 0.75),
+        (5, 45),
+        (6, 90),
+        (9, 720),
+        (13, 11_520),
+        (14, 0.75 * 6 * HOUR),
+        (10_000, 0.75 * 6 * HOUR),
+    ],
+)
+def test_the_pauses_grow_to_hours_while_a_person_is_needed(refusals: int, seconds: float) -> None:
+    found = pause_after(REFUSED, failures=1, spread=0.5, lease_left=20.0, refusals=refusals)
+    assert found == seconds
+
+
+def test_the_error_of_a_pause_says_that_a_person_is_needed() -> None:
+    known = after_refusals(1, DAY, 2 * DAY, 3 * DAY, 4 * DAY)
+    paused = evolve(known, pause_left=600.0, error="OAuthError", correlation_id="c-9")
+    error = error_of(decide(paused, Need(), DEFAULTS, at(4 * DAY)))
+    assert isinstance(error, RefreshPausedError)
+    assert "A person must find the cause" in str(error)
+    assert "since 2026-03-04 05:06 UTC (OAuthError)" in str(error)
+    assert (error.retry_after, error.correlation_id) == (600, "c-9")
 
 
 # The profile

@@ -245,7 +245,14 @@ class MemoryTokenStore(TokenStore):
             if grant.record is None or not is_latest_claim(grant.record, claim):
                 return False
             until = now + timedelta(seconds=pause) if pause > 0 else None
-            after = evolve(grant.record, state=state, attempts=attempts, error=error)
+            after = evolve(
+                grant.record,
+                state=state,
+                attempts=attempts,
+                error=error,
+                refusals=claim.refusals,
+                refused_since=claim.refused_since,
+            )
             grant.write(after, now, pause_until=until, note=note)
             return True
 

@@ -58,6 +58,9 @@ class State(StrEnum):
     """The bank refused the refresh token: the customer has to give a new consent."""
     REVOKED = "revoked"
     """We revoked the grant."""
+    NEEDS_ATTENTION = "needs_attention"
+    """The bank keeps refusing to refresh, for a reason other than the refresh token: a person must
+    look. Only in a status: the stored state is active or uncertain."""
 
 
 @frozen(kw_only=True, weakref_slot=False)
@@ -80,6 +83,9 @@ class Record:
         lease_left: Seconds until the lease ends by the store's clock, 0 without a lease.
         pause_left: Seconds until a claim is possible again by the store's clock, 0 without a pause.
         error: The class name of the last error, None after a success.
+        refusals: Number of refreshes in a row that the bank refused for a reason other than the
+            refresh token, as `policy.with_refusal` counts them.
+        refused_since: When the first of them was made, aware UTC, or None.
         correlation_id: The correlation id of the last call for this grant, or None.
         updated_at: When the record was last written, by the store's clock, aware UTC.
     """
@@ -96,6 +102,8 @@ class Record:
     lease_left: float = 0.0
     pause_left: float = 0.0
     error: str | None = None
+    refusals: int = 0
+    refused_since: datetime | None = None
     correlation_id: str | None = None
     updated_at: datetime
 
@@ -267,9 +275,9 @@ class TokenStore(Protocol):
         """Store the pair that was received under a claim.
 
         Only the generation is compared, not the owner. If it is still the claim's, the record gets
-        the pair, the next generation, no attempts, no lease, no pause and no error, even if another
-        claim has the lease by now. If the generation has changed, the pair goes to the journal as
-        `superseded`, unless the record or the journal has it already.
+        the pair, the next generation, no attempts, no lease, no pause, no error and no refusals,
+        even if another claim has the lease by now. If the generation has changed, the pair goes to
+        the journal as `superseded`, unless the record or the journal has it already.
 
         Args:
             claim: What `claim`, `claim_due` or `salvage` returned.
@@ -296,7 +304,8 @@ class TokenStore(Protocol):
         Generation and owner are compared: if either is no longer the claim's, nothing changes.
 
         Args:
-            claim: What `claim`, `claim_due` or `salvage` returned.
+            claim: What `claim`, `claim_due` or `salvage` returned, with the `refusals` and
+                `refused_since` to store.
             state: `active`, `uncertain` or `needs_consent`.
             attempts: The number of attempts to store.
             pause: Seconds during which every claim fails.
@@ -334,8 +343,8 @@ class TokenStore(Protocol):
         """Mark a grant as revoked. Its pair stays until `erase`.
 
         The generation goes up by one, so that a refresh in progress cannot change the record;
-        lease, pause, attempts and error are cleared. If the grant is revoked already, nothing
-        changes.
+        lease, pause, attempts, error and refusals are cleared. If the grant is revoked already,
+        nothing changes.
 
         Returns:
             The record as it is now, or None if the grant has none.

@@ -107,6 +107,8 @@ def renewed(
         attempts=record.attempts if state is State.UNCERTAIN else 0,
         owner=None,
         error=None,
+        refusals=0,
+        refused_since=None,
         token=without_metadata(token),
     )
 
@@ -115,7 +117,14 @@ def revoked(record: Record) -> Record:
     """Return the record as revoked, with its pair."""
     generation = record.generation + 1
     return evolve(
-        record, generation=generation, state=State.REVOKED, attempts=0, owner=None, error=None
+        record,
+        generation=generation,
+        state=State.REVOKED,
+        attempts=0,
+        owner=None,
+        error=None,
+        refusals=0,
+        refused_since=None,
     )
 
 

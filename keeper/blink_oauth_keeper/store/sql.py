@@ -65,6 +65,7 @@ from .sql_tables import (
     pair_params,
     record_of,
     record_params,
+    refusal_params,
     sealed_in,
 )
 
@@ -285,7 +286,8 @@ class SqlTokenStore(SqlBase, TokenStore):
                     "pause": UNOPENED_PAUSE,
                     "note_correlation_id": None,
                 }
-                session.row(sql_statements.RELEASE.record, record_params(claim) | release_values)
+                parameters = record_params(claim) | refusal_params(claim) | release_values
+                session.row(sql_statements.RELEASE.record, parameters)
 
     @operation
     def settle(
@@ -333,9 +335,8 @@ class SqlTokenStore(SqlBase, TokenStore):
             "pause": pause,
         }
         with self._prepared().single_change() as session:
-            row = session.change(
-                sql_statements.RELEASE, record_params(claim) | release_values | note_params(note)
-            )
+            parameters = record_params(claim) | refusal_params(claim) | release_values
+            row = session.change(sql_statements.RELEASE, parameters | note_params(note))
         return row is not None
 
     @operation

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Float,
+    Integer,
     Select,
     String,
     Table,
@@ -204,6 +205,8 @@ PAIR_VALUES: dict[str, object] = {
     "owner": bindparam("new_owner"),
     "pause_until": null(),
     "error": bindparam("new_error"),
+    "refusals": null(),
+    "refused_since": null(),
 }
 # If the presented refresh token stays, another claim may have counted an attempt meanwhile.
 ATTEMPTS_IF_UNCERTAIN: dict[str, object] = {
@@ -218,6 +221,8 @@ RELEASE_VALUES: dict[str, object] = {
     "lease_until": null(),
     "pause_until": seconds_from_now("pause"),
     "error": bindparam("new_error"),
+    "refusals": bindparam("new_refusals", type_=Integer),
+    "refused_since": bindparam("new_refused_since", type_=UtcDateTime),
 }
 
 

@@ -70,6 +70,7 @@ __all__ = [
     "pair_params",
     "record_of",
     "record_params",
+    "refusal_params",
     "schema",
     "sealed_in",
 ]
@@ -137,6 +138,8 @@ grants = Table(
     Column("lease_until", UtcDateTime),
     Column("pause_until", UtcDateTime),
     Column("error", String),
+    Column("refusals", Integer),
+    Column("refused_since", UtcDateTime),
     Column("correlation_id", String),
     Column("updated_at", UtcDateTime, nullable=False),
     PrimaryKeyConstraint("client_id", "target_id", "username", name="blink_oauth_grants_key"),
@@ -337,6 +340,11 @@ def pair_params(record: Record, sealed: Sealed | None) -> Parameters:
     }
 
 
+def refusal_params(claim: Record) -> Parameters:
+    """Return the parameters of the columns that count refusals."""
+    return {"new_refusals": claim.refusals, "new_refused_since": claim.refused_since}
+
+
 def entry_params(binding: Binding, sealed: Sealed, origin: Origin) -> Parameters:
     """Return the parameters of a journal entry."""
     return grant_params(binding.key) | {
@@ -391,6 +399,8 @@ def record_of(key: GrantKey, row: Row[Any], token: Token | None) -> Record:
         lease_left=_seconds_left(row.lease_until, row.now),
         pause_left=_seconds_left(row.pause_until, row.now),
         error=row.error,
+        refusals=row.refusals or 0,
+        refused_since=row.refused_since,
         correlation_id=row.correlation_id,
         updated_at=row.updated_at,
     )

@@ -330,6 +330,28 @@ class Settling(Harness):
         assert (after.state, after.attempts, after.error) == (State.ACTIVE, 0, None)
         assert self.claim().attempts == 1
 
+    def test_a_release_stores_the_refusals_of_the_claim(self) -> None:
+        self.put("a")
+        refused = evolve(self.claim(), refusals=3, refused_since=ISSUED + days(1))
+        assert self.release(refused, State.ACTIVE, attempts=0)
+        after = self.read()
+        assert (after.refusals, after.refused_since) == (3, ISSUED + days(1))
+        claim = self.claim()
+        assert (claim.refusals, claim.refused_since) == (3, ISSUED + days(1))
+        assert self.release(claim, State.ACTIVE, attempts=0, error=None)
+        assert (self.read().refusals, self.read().refused_since) == (3, ISSUED + days(1))
+
+    def test_a_new_pair_clears_the_refusals(self) -> None:
+        self.put("a")
+        refused = evolve(self.claim(), refusals=3, refused_since=ISSUED + days(1))
+        self.release(refused, State.ACTIVE, attempts=0)
+        self.settle(self.claim(), "b")
+        assert (self.read().refusals, self.read().refused_since) == (0, None)
+        refused = evolve(self.claim(), refusals=3, refused_since=ISSUED + days(1))
+        self.release(refused, State.ACTIVE, attempts=0)
+        self.put("c")
+        assert (self.read().refusals, self.read().refused_since) == (0, None)
+
     def test_a_refused_grant_keeps_its_pair(self) -> None:
         self.put("a")
         assert self.release(self.claim(), State.NEEDS_CONSENT, attempts=0)

@@ -185,6 +185,9 @@ STORE_FAULTS: dict[str, Fault] = {
     "file in place of the store's folder": Fault(
         injection.file_in_place_of_folder, "store_file", FAIL, "folder of its own"
     ),
+    "grant refused for days": Fault(
+        injection.grant_refused_for_days, "store_refusals", WARN, "blink-oauth status"
+    ),
     "disk nearly full": Fault(
         arguments(free_bytes=lambda folder: 40_000_000), "store_file", WARN, "Make room"
     ),

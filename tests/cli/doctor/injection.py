@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from attrs import evolve
 
 from blink_oauth_cli.errors import CommandError
-from blink_oauth_keeper import SqlTokenStore
+from blink_oauth_keeper import Note, SqlTokenStore, State
 from blink_oauth_testing.sandbox import CertificateAuthority, Credentials, Sandbox
 from cli.doctor.harness import CLIENT, KEY, OTHER_KEY, Harness, make_world_readable
 from cli.doctor.server import ServerBehaviour, optional_mtls_server
@@ -190,6 +191,22 @@ def world_readable_keys_file(harness: Harness) -> Changes:
 
 def keys_rotated(harness: Harness) -> Changes:
     return {"open_store": harness.open_store_with(OTHER_KEY, KEY)}
+
+
+def grant_refused_for_days(harness: Harness) -> Changes:
+    with closing(harness.open_store_with(KEY)()) as store:
+        (record,) = store.records(CLIENT)
+        claim = store.claim(record, owner="refused owner", ttl=25)
+        assert claim is not None
+        store.release(
+            evolve(claim, refusals=5, refused_since=claim.issued_at),
+            state=State.ACTIVE,
+            attempts=0,
+            pause=0,
+            error="StatusError",
+            note=Note(event="refresh.failed"),
+        )
+    return {}
 
 
 def failing_revocation(fault: str) -> Callable[[Harness], Changes]:

@@ -271,6 +271,21 @@ class ReleaseNeedsTheLease(ReleaseHooks):
         return claim if now.lease_left else evolve(claim, owner="unknown-owner")
 
 
+@caught_by("a_release_stores_the_refusals_of_the_claim")
+class ReleaseDropsTheRefusals(ReleaseHooks):
+    def replaced(self, claim: Record, now: Record) -> Record:
+        return evolve(claim, refusals=0, refused_since=None)
+
+
+@caught_by("a_new_pair_clears_the_refusals")
+class SettleKeepsTheRefusals(ChangeableStore):
+    def settle(self, claim: Record, token: Token, **options: Any) -> Settlement:
+        settlement = super().settle(claim, token, **options)
+        refused = {"refusals": claim.refusals, "refused_since": claim.refused_since}
+        self.change(claim.key, **refused)
+        return settlement
+
+
 class PutHooks(ChangeableStore):
     """A store with a method that runs before `put` and one that runs after it."""
 
