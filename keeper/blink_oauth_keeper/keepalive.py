@@ -223,7 +223,11 @@ class KeepAlive:
             if started >= min(left, self.concurrency) or self._stopping():
                 break
             target_id = record.key.grant.target_id
-            permit = self.breakers.acquire(target_id, self.single_flight.profile_of(target_id))
+            profile = self.single_flight.profile_of(target_id)
+            permit = self.breakers.acquire(target_id, profile)
+            if permit.wait > 0:
+                self._sleep(permit.wait)
+                permit = self.breakers.acquire(target_id, profile)
             if permit.hold_off > 0 or permit.wait > 0:
                 continue
             claimed_at = self.single_flight.monotonic()

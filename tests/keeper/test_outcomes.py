@@ -617,15 +617,27 @@ def test_refresh_due_makes_many_last_attempts_each_once(harness: Harness) -> Non
     assert len(harness.banks.presented()) == 5
 
 
-def test_refresh_due_makes_the_last_attempt_at_a_target_with_its_own_profile_and_rate(
-    harness: Harness,
-) -> None:
-    month = timedelta(days=30)
-    manager = harness.make_manager(profiles={TARGET: TargetProfile(rate=50)})
-    grant = twice_uncertain(harness)
+def test_refresh_due_makes_last_attempts_at_the_rate_of_the_target(harness: Harness) -> None:
+    manager = harness.make_manager(profiles={TARGET: TargetProfile(rate=0.5)})
+    grants = [harness.authorize(f"u-{number}") for number in range(3)]
+    harness.advance(DAY + 1)
+    for grant in grants:
+        for number in range(2):
+            assert harness.memory.claim(harness.record(grant), owner=f"killed {number}", ttl=25)
+            harness.clock.elapse(26)
     harness.advance(3600)
-    assert manager.refresh_due(within=month).refreshed == 1
-    assert harness.record(grant).state is State.ACTIVE
+    began = harness.clock.monotonic()
+    assert manager.refresh_due(within=timedelta(days=30)).refreshed == 3
+    assert harness.clock.monotonic() - began >= 4
+
+
+def test_refresh_due_makes_no_last_attempt_at_a_bank_that_fails(harness: Harness) -> None:
+    twice_uncertain(harness)
+    harness.advance(3600)
+    harness.open_breaker()
+    assert harness.manager.refresh_due(within=timedelta(days=30)).due == 0
+    harness.advance(60)
+    assert harness.manager.refresh_due(within=timedelta(days=30)).refreshed == 1
 
 
 def test_before_the_replay_callers_get_an_error(harness: Harness) -> None:
