@@ -539,7 +539,7 @@ def command_names() -> list[str]:
 
 
 def test_the_subcommands_are_found() -> None:
-    assert {"", "login", "keep-alive", "keys", "keys rotate"} <= set(command_names())
+    assert {"", "login", "keep-alive", "keys", "keys seal"} <= set(command_names())
 
 
 @pytest.mark.parametrize("words", command_names())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from attrs import define, field, frozen
 
+from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret
 
 from .configuration import Configuration, configure
@@ -21,7 +23,7 @@ from .errors import CommandError, ExitCode, missing_extra_error
 from .output import Screen
 
 if TYPE_CHECKING:
-    from blink_oauth_keeper import Event, TokenManager
+    from blink_oauth_keeper import Event, KeyFile, TokenManager
     from blink_oauth_keeper.events import Listener
     from blink_oauth_keeper.store.sql import SqlTokenStore
 
@@ -95,11 +97,12 @@ def open_store(location: StoreLocation) -> tuple[SqlTokenStore, list[str]]:
         # Raised here, so that `doctor` reports it as a fault of the store.
         raise missing_extra_error(error.name) or error from None
     created: list[str] = []
-    keys = location.keys or _keys_for(location, created)
+    keys = location.keys or _key_file_of(location, created)
     return SqlTokenStore(location.url, keys=keys), created
 
 
-def _keys_for(location: StoreLocation, created: list[str]) -> Sequence[Secret]:
+def _key_file_of(location: StoreLocation, created: list[str]) -> KeyFile:
+    from blink_oauth_keeper import KeyFile
     from blink_oauth_keeper.store.sealing import new_key
 
     file = location.keys_file
@@ -110,7 +113,8 @@ def _keys_for(location: StoreLocation, created: list[str]) -> Sequence[Secret]:
             ExitCode.USAGE,
         )
     if file.exists():
-        return read_keys(file)
+        read_keys(file)
+        return KeyFile(file)
     if location.file is None or (location.file.exists() and location.file.stat().st_size):
         raise CommandError(
             f"The keys of the store are missing: there is no file {file}. Nothing was changed.",
@@ -126,7 +130,7 @@ def _keys_for(location: StoreLocation, created: list[str]) -> Sequence[Secret]:
         file, [new_key()], replace=False, consequence="The store is as it was.", remedy=remedy
     )
     created += [f"A new store: {location.file}", f"Its key, made just now: {file}. Back it up."]
-    return read_keys(file)
+    return KeyFile(file)
 
 
 def make_private_folder(folder: Path, *, remedy: str) -> None:
@@ -155,23 +159,25 @@ def read_keys(file: Path) -> list[Secret]:
     Raises:
         CommandError: The file cannot be read, or contains no key.
     """
+    from blink_oauth_keeper.store.keys import KeyFile, text_of
+
     try:
-        lines = file.read_text("ascii").split()
-    except (OSError, UnicodeDecodeError):
-        lines = []
-    if not lines:
+        keys = KeyFile(file).keys()
+    except InvalidInputError:
         raise CommandError(
             f"No key can be read from {file}. Nothing was changed.",
             "Put the file back as it was: one key to a line, the first seals, all open.",
             ExitCode.USAGE,
-        )
-    return [Secret(line) for line in lines]
+        ) from None
+    return [Secret(text_of(key)) for key in keys]
 
 
 def write_keys(
     file: Path, keys: Sequence[Secret], *, replace: bool, consequence: str, remedy: str
 ) -> None:
-    """Write keys atomically to a file that only its owner may read.
+    """Write keys atomically to a file.
+
+    A new file can be read by its owner only; a file that is replaced keeps its owner and its mode.
 
     Args:
         file: The file.
@@ -184,19 +190,23 @@ def write_keys(
         CommandError: The file cannot be written.
     """
     try:
-        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=".keys-")
+        # A link to the file stays a link.
+        target = file.resolve()
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".keys-")
         try:
             with os.fdopen(descriptor, "w", encoding="ascii") as stream:
                 stream.writelines(f"{key.reveal()}\n" for key in keys)
                 stream.flush()
                 os.fsync(stream.fileno())
             if replace:
-                Path(name).replace(file)
+                shutil.copymode(target, name)
+                _keep_owner(target, name)
+                Path(name).replace(target)
             else:
                 # If two commands create the first key at the same time, both use the key that was
                 # written first.
                 with suppress(FileExistsError):
-                    os.link(name, file)
+                    os.link(name, target)
         finally:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
@@ -205,6 +215,14 @@ def write_keys(
             remedy,
             ExitCode.USAGE,
         ) from None
+
+
+def _keep_owner(file: Path, copy: str) -> None:
+    # Run by another user, the command must not make the file unreadable for the store's processes.
+    wanted, actual = file.stat(), Path(copy).stat()
+    owner = (wanted.st_uid, wanted.st_gid)
+    if owner != (actual.st_uid, actual.st_gid):
+        os.chown(copy, *owner)
 
 
 POLL_INTERVAL = 0.2

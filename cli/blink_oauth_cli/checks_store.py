@@ -147,7 +147,7 @@ def _keys_check(store: TokenStore, client_id: str) -> Check:
         return warning(
             KEYS,
             f"{older} stored tokens are not sealed with the first key.",
-            "Run blink-oauth keys rotate, and keep the older keys until it has ended.",
+            "Run blink-oauth keys seal, and keep the older keys until it has ended.",
         )
     return passed(KEYS, f"The keys at hand open all {total} records of {client_id}.")
 

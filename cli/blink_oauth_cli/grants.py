@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import click
 from attrs import asdict, evolve
 
-from blink_oauth_keeper.errors import SealError
-
 from .app import App
 from .errors import CommandError, ExitCode
 from .options import configured, takes_grant
@@ -154,7 +152,7 @@ def status(app: App, json_: bool) -> None:
     It reads the store alone: no certificate is needed, and nothing is sent. “customer needed” means
     that the customer must consent again, at the latest when the access token expires. “needs
     attention” means that the bank has refused each refresh for more than a day, and not for the
-    token's sake. “key missing” means that the key that seals the grant was not given.
+    token's sake. “unreadable” means that none of the keys opens the grant.
     """
     from blink_oauth.tokens import utc_now
     from blink_oauth_keeper.profile import TargetProfile
@@ -203,8 +201,6 @@ def _uncertain_after_lease(status: GrantStatus) -> GrantStatus:
 
 def _state(status: GrantStatus) -> str:
     state = status.state.value.replace("_", " ")
-    if status.error == SealError.__name__:
-        return f"{state}, key missing"
     if status.needs_consent and state in {"active", "uncertain", "needs attention"}:
         return f"{state}, customer needed"
     return state

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 from attrs import asdict, frozen
 
-from blink_oauth_keeper.errors import SealError
-
 from .app import App
 from .errors import ExitCode
 from .options import configured
@@ -127,9 +125,8 @@ def _run(app: App, manager: TokenManager, options: _Options, stop: Callable[[], 
             stop=stop,
         )
     statuses = list(manager.statuses())
-    unopened = sum(each.error == SealError.__name__ for each in statuses)
+    unopened = sum(each.state == "unreadable" for each in statuses)
     needing_consent = sum(each.needs_consent and each.state != "revoked" for each in statuses)
-    needing_consent -= unopened
     needing_attention = sum(each.state == "needs_attention" for each in statuses)
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in asdict(report).items())
     _print(
@@ -162,7 +159,7 @@ def exit_code(
         return ExitCode.CONSENT_NEEDED
     if report.uncertain:
         return ExitCode.UNCERTAIN
-    failed = report.failed or report.left or report.attention_needed
+    failed = report.failed or report.left or report.attention_needed or report.unreadable
     return ExitCode.FAILED if failed or unopened or needing_attention else ExitCode.DONE
 
 

@@ -1,8 +1,9 @@
-"""`keys generate` and `keys rotate`: the keys that seal the stored tokens."""
+"""The commands of `keys`: make, add, use and drop the keys that seal the stored tokens."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,12 +11,15 @@ from .app import App, read_keys, write_keys
 from .errors import CommandError, ExitCode
 from .options import Command
 
+if TYPE_CHECKING:
+    from blink_oauth.tokens import Secret
+
 __all__ = ["keys"]
 
 
 @click.group()
 def keys() -> None:
-    """Make and rotate the keys that seal the stored tokens.
+    """Make, add, use and drop the keys that seal the stored tokens.
 
     Keep them where you keep the key of the client certificate, and not in the database. Without
     them nobody can open what is stored, you included.
@@ -50,7 +54,7 @@ def generate(app: App, output: Path | None, reveal: bool) -> None:
     if output.exists():
         raise CommandError(
             f"{output} is there already, and is left as it is.",
-            "Name a new file. To add a key to a store's file: blink-oauth keys rotate.",
+            "Name a new file. To add a key to a store's file: blink-oauth keys add.",
             ExitCode.USAGE,
         )
     write_keys(
@@ -63,63 +67,145 @@ def generate(app: App, output: Path | None, reveal: bool) -> None:
     app.screen.note(f"A new key: {output}. Name it in BLINK_STORE_KEYS_FILE, and back it up.")
 
 
+KEY_BACK = "Give that key back (BLINK_STORE_KEYS_FILE or BLINK_STORE_KEYS)"
+WRITABLE = "Let this user write to the file and its folder"
+
+
 @keys.command(
     cls=Command,
     examples="""
-blink-oauth keys rotate
-blink-oauth keys rotate --drop-old
+blink-oauth keys add
 """,
 )
-@click.option("--drop-old", is_flag=True, help="Then remove the keys that seal nothing any more.")
 @click.pass_obj
-def rotate(app: App, drop_old: bool) -> None:
-    """Put a new key first, and seal every stored pair with it; the store can be used meanwhile.
+def add(app: App) -> None:
+    """Add a new key to the end of the file: it opens, and seals nothing yet.
 
-    With keys in a file, a new key is made and written to its first line. With keys in
-    BLINK_STORE_KEYS, put the new one first there yourself: this then seals with it.
-
-    Where other processes use the store, they must have the new key before anything is sealed with
-    it. Give it to them first, or let all of them read the same file and start them anew. Drop the
-    old keys only when no process has one of them as its first.
+    It is the first step of a rotation. Give the file to every process that uses the store, and
+    start anew those that do not read it by themselves. Then: blink-oauth keys seal.
     """
-    from blink_oauth_keeper.store.sealing import new_key
+    from blink_oauth_keeper.store.sealing import key_id, new_key
 
-    file = app.store_location.keys_file
-    writable = "Let this user write to the file and its folder"
+    file = _key_file(app, "add the key there, after the others")
+    with app.store():
+        key = new_key()
+    write_keys(
+        file,
+        [*read_keys(file), key],
+        replace=True,
+        consequence="No new key was made.",
+        remedy=f"{WRITABLE}, then run blink-oauth keys add again.",
+    )
+    app.screen.note(f"A new key is the last one in {file}. Back it up.")
+    app.screen.line(f"{key_id(key)}")
+
+
+@keys.command(
+    cls=Command,
+    examples="""
+blink-oauth keys seal 0123456789abcdef
+blink-oauth keys seal
+""",
+)
+@click.argument("key_id", metavar="[KEY-ID]", required=False)
+@click.pass_obj
+def seal(app: App, key_id: str | None) -> None:
+    """Make a key the first one, and seal every stored pair with it; the store stays in use.
+
+    The id is what keys add printed. Without it, the first key stays the first one. All processes
+    must have the key already: those that lack it cannot open what it seals. Run it again if it is
+    interrupted. With keys in BLINK_STORE_KEYS, put the key first there yourself.
+    """
+    file = None if key_id is None else _key_file(app, "put the key first there")
+    reordered = None if file is None else _with_first(file, key_id)
     with app.store() as store:
-        # Seal with the present first key first: a fault shows before a new key exists.
+        # Seal with the present first key first: a fault shows before anything is changed.
         count, unopened = store.rotate_keys(), store.count_older_seals()
     if unopened:
         raise CommandError(
-            f"{unopened} stored pairs are sealed with a key that is not given. No key was made.",
-            "Give that key back (BLINK_STORE_KEYS_FILE or BLINK_STORE_KEYS), then rotate again.",
+            f"{unopened} stored pairs are sealed with a key that is not given. The first key is "
+            "still the first one.",
+            f"{KEY_BACK}, then run blink-oauth keys seal again.",
         )
     older = 0
-    if not app.store_location.keys:
-        assert file is not None
+    if file is not None and reordered is not None:
         write_keys(
             file,
-            [new_key(), *read_keys(file)],
+            reordered,
             replace=True,
-            consequence="No new key was made.",
-            remedy=f"{writable}, then run blink-oauth keys rotate again.",
+            consequence="The first key is still the first one.",
+            remedy=f"{WRITABLE}, then run blink-oauth keys seal again.",
         )
-        app.screen.note(f"A new key is the first one in {file}. Back it up.")
         with app.store() as store:
-            count, older = store.rotate_keys(), store.count_older_seals()
+            count, older = count + store.rotate_keys(), store.count_older_seals()
     app.screen.line(f"Sealed anew: {count}. Still under another key: {older}.")
     if older:
         raise CommandError(
             f"{older} pairs are still under another key; all of them can be opened as before.",
-            "Another process seals with another key first: give it the new one, then rotate again.",
+            "Another process seals with another key first: give it the new one, then run "
+            "blink-oauth keys seal again.",
         )
-    if drop_old and not app.store_location.keys:
-        assert file is not None
+
+
+def _with_first(file: Path, wanted: str | None) -> list[Secret]:
+    from blink_oauth_keeper.store.sealing import key_id
+
+    keys = read_keys(file)
+    first = [key for key in keys if key_id(key) == wanted]
+    if not first:
+        raise CommandError(
+            f"{file} has no key {wanted}. Nothing was changed.",
+            f"Its keys are {', '.join(f'{key_id(key)}' for key in keys)}.",
+            ExitCode.USAGE,
+        )
+    return [first[0], *(key for key in keys if key_id(key) != wanted)]
+
+
+@keys.command(
+    cls=Command,
+    examples="""
+blink-oauth keys drop
+""",
+)
+@click.pass_obj
+def drop(app: App) -> None:
+    """Remove the keys behind the first one, if no stored pair is sealed with them.
+
+    It is the last step of a rotation. Every process must seal with the first key by now.
+    """
+    file = _key_file(app, "remove the keys there")
+    remedy = f"{WRITABLE}, then run blink-oauth keys drop again."
+    with app.store() as store:
+        keys = read_keys(file)
+        _require_unused(store.count_older_seals())
         write_keys(
-            file,
-            read_keys(file)[:1],
-            replace=True,
-            consequence="The older keys are still in it.",
-            remedy=f"{writable}, then run blink-oauth keys rotate --drop-old again.",
+            file, keys[:1], replace=True, consequence="All keys are still in it.", remedy=remedy
         )
-        app.screen.note(f"The older keys are gone from {file}.")
+        # Another process may have begun to write a pair before the file changed.
+        older = store.count_older_seals()
+        if older:
+            write_keys(
+                file, keys, replace=True, consequence="Only the first key is in it.", remedy=remedy
+            )
+    _require_unused(older)
+    app.screen.line(f"Keys removed from {file}: {len(keys) - 1}.")
+
+
+def _require_unused(older: int) -> None:
+    if older:
+        raise CommandError(
+            f"{older} stored pairs are sealed with another key than the first. No key was removed.",
+            "Run blink-oauth keys seal, then blink-oauth keys drop again.",
+        )
+
+
+def _key_file(app: App, instead: str) -> Path:
+    file = app.store_location.keys_file
+    if app.store_location.keys or file is None:
+        raise CommandError(
+            "The keys are not in a file. Nothing was changed.",
+            f"If they are in BLINK_STORE_KEYS, {instead}; otherwise name a file in "
+            "BLINK_STORE_KEYS_FILE.",
+            ExitCode.USAGE,
+        )
+    return file

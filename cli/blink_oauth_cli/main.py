@@ -28,7 +28,7 @@ COMMANDS = {
     "history": ("grants", "Show what happened to a grant, the newest first."),
     "keep-alive": ("keep_alive", "Refresh idle grants before their refresh tokens expire."),
     "doctor": ("doctor", "Find out what is wrong, and what to do about it."),
-    "keys": ("keys", "Make and rotate the keys that seal the stored tokens."),
+    "keys": ("keys", "Make, add, use and drop the keys that seal the stored tokens."),
     "sandbox": ("sandbox", "Start a local platform with banks behind it."),
     "completion": ("main", "Print the completion script for your shell."),
 }

@@ -97,7 +97,7 @@ _STYLES = {
     "uncertain": "yellow",
     "WARN": "yellow",
     "active, customer needed": "yellow",
-    "active, key missing": "red",
+    "unreadable": "red",
     "uncertain, customer needed": "red",
     "needs consent": "red",
     "FAIL": "bold red",

@@ -22,6 +22,7 @@ from .keepalive import Report
 from .manager import TokenManager
 from .profile import AfterUncertainty, TargetProfile
 from .status import GrantStatus
+from .store.keys import EnvironmentKeys, KeyFile, KeyProvider, LiteralKeys
 from .store.memory import MemoryTokenStore
 from .store.protocol import (
     DueQuery,
@@ -45,12 +46,16 @@ __all__ = [
     "AfterUncertainty",
     "ConsentNeededError",
     "DueQuery",
+    "EnvironmentKeys",
     "Event",
     "EventName",
     "GrantKey",
     "GrantStatus",
     "HistoryEntry",
     "JournalEntry",
+    "KeyFile",
+    "KeyProvider",
+    "LiteralKeys",
     "MemoryTokenStore",
     "NoTokenError",
     "Note",

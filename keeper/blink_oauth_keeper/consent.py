@@ -95,6 +95,9 @@ def _store(expected: Record, put: Put, result: Result) -> Generator[Step, Any, R
     if record.token is None or record.token.access_token != put.token.access_token:
         before = evolve(expected, generation=expected.generation - 1)
         yield from retry_until_stored(Journal(before, put.token, Origin.REPLACED), result)
+    if record.token is None and record.state is not State.REVOKED:
+        # It is stored, but sealed anew meanwhile with a key that this process does not have.
+        return expected
     return record
 
 

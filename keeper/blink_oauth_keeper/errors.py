@@ -14,7 +14,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from blink_oauth.errors import BlinkError, Outcome
+
+if TYPE_CHECKING:
+    from .store.protocol import Record
 
 __all__ = [
     "ConsentNeededError",
@@ -80,9 +85,14 @@ class StoreError(BlinkError):
 
 
 class SealError(StoreError):
-    """A stored pair cannot be opened: its key is missing, or it was sealed for another record."""
+    """A stored pair cannot be opened: its key is missing, or it was sealed for another record.
+
+    Attributes:
+        record: The stored record without its pair, if the pair is that of a record.
+    """
 
     retryable = False
+    record: Record | None = None
 
 
 class SchemaError(StoreError):

@@ -53,6 +53,8 @@ class EventName(StrEnum):
     """A result was stored after at least one failed try."""
     LOST = "store.lost"
     """A result could not be stored before the manager closed."""
+    UNREADABLE = "store.unreadable"
+    """No key opens the pairs of due grants, which are not refreshed: once for each run."""
 
 
 LEVELS: dict[EventName, int] = {
@@ -72,19 +74,20 @@ LEVELS: dict[EventName, int] = {
     EventName.UNSETTLED: logging.CRITICAL,
     EventName.SETTLED_LATE: logging.WARNING,
     EventName.LOST: logging.CRITICAL,
+    EventName.UNREADABLE: logging.CRITICAL,
 }
 """The logging level of each event."""
 
 
 @frozen(kw_only=True)
 class Event:
-    """Something that happened to a grant.
+    """Something that happened to a grant, or to several grants.
 
     Attributes:
         name: The name of the event.
         at: The time of the event, aware UTC.
-        grant: The keyed fingerprint of client, target and username.
-        target_id: The target.
+        grant: The keyed fingerprint of client, target and username. Empty if `count` is set.
+        target_id: The target. Empty if `count` is set.
         generation: The generation of the record, or None if the event has no record.
         state: The state of the record, or None.
         correlation_id: The correlation id of the call, or None.
@@ -92,6 +95,7 @@ class Event:
         error: The class of the error, or None.
         status: The HTTP status of the error, or None.
         seconds: Seconds that the call to the bank took, or None.
+        count: The number of grants, if the event is about several; otherwise None.
     """
 
     name: EventName
@@ -105,6 +109,7 @@ class Event:
     error: str | None = None
     status: int | None = None
     seconds: float | None = None
+    count: int | None = None
 
 
 Listener = Callable[[Event], None]

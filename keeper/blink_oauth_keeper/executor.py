@@ -14,8 +14,8 @@ from blink_oauth.errors import BlinkError
 from blink_oauth.tokens import Token
 
 from .breaker import Breakers
-from .errors import StoreError
-from .events import LEVELS, Event, Listener
+from .errors import SealError, StoreError
+from .events import LEVELS, Event, EventName, Listener
 from .steps import (
     AcquirePermit,
     Claim,
@@ -164,8 +164,9 @@ class StepExecutor:
     def _emit(self, key: GrantKey, step: Emit) -> None:
         """Build the event of a step, log it, and pass it to the listener."""
         grant, record, error = key.grant, step.record, step.error
-        try:
-            event = Event(
+
+        def event() -> Event:
+            return Event(
                 name=step.name,
                 at=self.now(),
                 grant=self.store.fingerprint(f"{key.client_id} {grant.target_id} {grant.username}"),
@@ -178,12 +179,34 @@ class StepExecutor:
                 status=error.status if error else None,
                 seconds=step.seconds,
             )
+
+        self._deliver(step.name, event)
+
+    def report_unreadable(self, count: int) -> None:
+        """Emit the event that no key opens this number of due grants."""
+        name = EventName.UNREADABLE
+        self._deliver(
+            name,
+            lambda: Event(
+                name=name,
+                at=self.now(),
+                grant="",
+                target_id="",
+                outcome=SealError.outcome,
+                error=SealError.__name__,
+                count=count,
+            ),
+        )
+
+    def _deliver(self, name: EventName, make: Callable[[], Event]) -> None:
+        try:
+            event = make()
             log_event(event)
             if self.listener is not None:
                 self.listener(event)
         except BaseException:
             # A token must not be lost because a listener fails.
-            logger.exception("The event %s could not be logged or delivered.", step.name)
+            logger.exception("The event %s could not be logged or delivered.", name)
 
 
 BANK_STEPS = (Send, ExchangeCode, Revoke)
@@ -194,7 +217,7 @@ def log_event(event: Event) -> None:
     fields = {f"blink_{name}": value for name, value in asdict(event).items()}
     logger.log(
         LEVELS[event.name],
-        "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s",
+        "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s%s",
         event.name,
         event.grant,
         event.target_id,
@@ -202,5 +225,6 @@ def log_event(event: Event) -> None:
         event.correlation_id,
         event.outcome,
         event.error,
+        "" if event.count is None else f" count={event.count}",
         extra=fields,
     )

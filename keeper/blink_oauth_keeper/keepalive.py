@@ -48,6 +48,7 @@ class Report:
             reason other than the refresh token: a person must look.
         left: Grants without a new pair from this run and without an error: the lease was released
             unused, or the record had changed.
+        unreadable: Grants that are due and not claimed, because no key of the store opens them.
     """
 
     due: int = 0
@@ -57,6 +58,7 @@ class Report:
     consent_needed: int = 0
     attention_needed: int = 0
     left: int = 0
+    unreadable: int = 0
 
 
 Progress = Callable[[Report], None]
@@ -108,14 +110,17 @@ class KeepAlive:
     stop: Callable[[], bool]
     sleep: Callable[[float], None]
     stopped: bool = field(init=False, default=False)
+    _keys_asked_for: bool = field(init=False, default=False)
     _report: Report = field(init=False, factory=Report)
     _in_progress: dict[Future[Result], str] = field(init=False, factory=dict)
     _only_due: frozenset[str] | None = field(init=False, default=None)
 
     def dry_run(self, limit: int) -> Report:
         """Count the due grants, and change nothing."""
+        unreadable = self._unreadable()
         due = sum(len(self.store.due(query, limit=limit)) for _, query in self._queries())
-        return Report(due=min(due + len(self._last_attempts()), limit))
+        due = min(due + len(self._last_attempts()), limit)
+        return Report(due=due, unreadable=unreadable)
 
     def run(self, limit: int, on_progress: Progress | None) -> Report:
         """Refresh the due grants.
@@ -136,7 +141,23 @@ class KeepAlive:
             elif next_permit_in is not None and self._report.due < limit:
                 self._sleep(next_permit_in)
             elif not self._start_last_attempts(limit - self._report.due):
-                return self._report
+                return self._report if self.stopped else self._with_unreadable()
+
+    def _with_unreadable(self) -> Report:
+        # After the claims: they show which pairs do not open although their key is known.
+        count = self._unreadable()
+        if count:
+            self.single_flight.step_executor.report_unreadable(count)
+        return evolve(self._report, unreadable=count)
+
+    def _unreadable(self) -> int:
+        return self.store.unreadable(
+            DueQuery(
+                client_id=self.single_flight.client_id,
+                before=self.now + self.within,
+                max_attempts=UNLIMITED,
+            )
+        )
 
     def _is_batch(self, claims: int) -> bool:
         # A batch costs one transaction, so it should not be too small.
@@ -147,6 +168,10 @@ class KeepAlive:
         next_permit_in: float | None = None
         if self._stopping():
             return next_permit_in
+        if not self._keys_asked_for:
+            # Before the first claim: the store asks for keys that it does not know yet.
+            self._keys_asked_for = True
+            self._unreadable()
         failing = self.breakers.failing()
         alone = self._targets_claimed_alone(failing)
         in_progress = Counter(self._in_progress.values())

@@ -22,7 +22,7 @@ from blink_oauth.errors import BlinkError, Outcome
 from blink_oauth.tokens import Token
 
 from . import policy
-from .errors import StoreError
+from .errors import SealError, StoreError
 from .events import EventName
 from .policy import Attempt, Refuse, Serve
 from .steps import (
@@ -218,7 +218,7 @@ def retry_until_stored(
     while True:
         try:
             if tries and was_executed is not None:
-                record = yield Load()
+                record = yield from _load_record()
                 if was_executed(record):
                     yield Emit(EventName.SETTLED_LATE)
                     return record
@@ -238,6 +238,17 @@ def retry_until_stored(
             if tries:
                 yield Emit(EventName.SETTLED_LATE)
             return returned
+
+
+def _load_record() -> Generator[Step, Any, Record | None]:
+    """Load the record, without its pair if that cannot be opened."""
+    try:
+        record: Record | None = yield Load()
+    except SealError as error:
+        if error.record is None:
+            raise
+        return error.record
+    return record
 
 
 STORE_FAILURE_SHARED_FOR = 0.5

@@ -8,7 +8,9 @@ from datetime import datetime
 from attrs import frozen
 
 from blink_oauth.context import Grant
+from blink_oauth.tokens import Token
 
+from .errors import SealError
 from .policy import (
     Need,
     attempt_limit,
@@ -31,8 +33,8 @@ class GrantStatus:
 
     Attributes:
         grant: The grant.
-        state: The state of its record, or `needs_attention` if the bank keeps refusing to refresh
-            it for a reason other than the refresh token.
+        state: The state of its record; `needs_attention` if the bank keeps refusing to refresh it
+            for a reason other than the refresh token, `unreadable` if no key opens its pair.
         usable: Whether the stored access token can still be used.
         needs_consent: Whether a new consent is needed, now or once the access token expires.
         expires_at: When the access token expires, aware UTC; None if no pair is stored.
@@ -81,12 +83,13 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
     retry_in = max(record.lease_left, record.pause_left)
     if record.state is State.UNCERTAIN:
         retry_in = max(retry_in, seconds_to_last_attempt(record, profile, now))
+    unreadable = token is None and record.error == SealError.__name__
     ended = record.state in {State.NEEDS_CONSENT, State.REVOKED}
     return GrantStatus(
         grant=record.key.grant,
-        state=_shown_state(record),
+        state=State.UNREADABLE if unreadable else _shown_state(record),
         usable=is_usable(record, Need(), profile, now),
-        needs_consent=ended or given_up or token is None or token.refresh_token is None,
+        needs_consent=not unreadable and (ended or given_up or _cannot_refresh(token)),
         expires_at=times.expires_at if times else None,
         refresh_at=times.advisory_at if times else None,
         idle_until=record.idle_until,
@@ -103,6 +106,10 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
 def _shown_state(record: Record) -> State:
     waits = record.state in {State.ACTIVE, State.UNCERTAIN}
     return State.NEEDS_ATTENTION if waits and needs_attention(record) else record.state
+
+
+def _cannot_refresh(token: Token | None) -> bool:
+    return token is None or token.refresh_token is None
 
 
 def statuses_of(

@@ -191,12 +191,17 @@ def test_keep_alive_prints_events_and_exits_with_3_when_a_customer_is_needed(
     assert run_with_grant("keep-alive", "--within", "soon")[0] == ExitCode.USAGE
 
 
-def test_keys_are_generated_and_rotated(run_with_grant: Run, tmp_path: Path) -> None:
+def test_keys_are_generated_added_used_and_dropped(run_with_grant: Run, tmp_path: Path) -> None:
     file = tmp_path / "tokens.db.keys"
     (old,) = file.read_text("ascii").split()
-    code, out, _ = run_with_grant("keys", "rotate", "--drop-old")
+    code, key_id, _ = run_with_grant("keys", "add")
+    kept, new = file.read_text("ascii").split()
+    assert (code, kept) == (0, old)
+    code, out, _ = run_with_grant("keys", "seal", key_id.strip())
     assert (code, out) == (0, "Sealed anew: 1. Still under another key: 0.\n")
-    (new,) = file.read_text("ascii").split()
+    assert file.read_text("ascii").split() == [new, old]
+    assert run_with_grant("keys", "drop")[0] == 0
+    assert file.read_text("ascii").split() == [new]
     assert new != old
     assert run_with_grant("token")[0] == 0
     fresh = tmp_path / "fresh.keys"

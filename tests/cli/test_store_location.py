@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
+from blink_oauth.tokens import Secret
 from blink_oauth_cli.app import read_keys, write_keys
 from blink_oauth_cli.errors import ExitCode
-from blink_oauth_keeper import SqlTokenStore
-from cli.cli_harness import Harness, require_two_lines
+from blink_oauth_keeper import GrantKey, KeyFile, Note, Record, SqlTokenStore
+from blink_oauth_keeper.store.sealing import key_id
+from cli.cli_harness import CLIENT, Harness, require_two_lines
+from cli.test_conditions import store_locked
 
 
 @pytest.fixture
@@ -83,7 +88,7 @@ def test_threads_that_create_the_first_key_at_once_all_read_the_same_key(tmp_pat
 def test_a_missing_keys_file_is_not_replaced(stored: Harness) -> None:
     key = stored.keys.read_text("ascii")
     stored.keys.unlink()
-    for words in (("token",), ("status",), ("keys", "rotate")):
+    for words in (("token",), ("status",), ("keys", "add"), ("keys", "seal"), ("keys", "drop")):
         before = sorted(stored.folder.iterdir())
         result = stored.run(*words)
         assert result.code == ExitCode.USAGE
@@ -139,69 +144,180 @@ def test_a_generated_key_that_cannot_be_written_leaves_the_store_out(harness: Ha
     assert "store" not in result.errors
 
 
+def keys_in(harness: Harness) -> list[str]:
+    """Return the keys in the file of the store's keys."""
+    return harness.keys.read_text("ascii").split()
+
+
+def add_key(harness: Harness) -> str:
+    """Add a key with the command, and return its id."""
+    result = harness.run("keys", "add")
+    assert result.code == 0
+    return result.out.strip()
+
+
+def require(record: Record | None) -> Record:
+    """Return the record, which must exist."""
+    assert record is not None
+    return record
+
+
 @pytest.mark.parametrize(
-    ("flags", "writes", "what", "do"),
+    ("word", "what", "do"),
     [
-        ((), 0, "No new key was made.", "then run blink-oauth keys rotate again."),
-        (("--drop-old",), 1, "The older keys are still in it.", "keys rotate --drop-old again."),
+        ("add", "No new key was made.", "then run blink-oauth keys add again."),
+        ("seal", "The first key is still the first one.", "then run blink-oauth keys seal again."),
+        ("drop", "All keys are still in it.", "then run blink-oauth keys drop again."),
     ],
 )
 def test_a_rotation_that_cannot_write_its_file_says_what_was_done(
-    stored: Harness, flags: tuple[str, ...], writes: int, what: str, do: str
+    stored: Harness, word: str, what: str, do: str
 ) -> None:
-    remaining = iter(range(writes))
-    replace = Path.replace
+    key_id = add_key(stored)
+    before = keys_in(stored)
 
-    def fail_after_writes(file: Path, target: Path) -> Path:
-        if next(remaining, None) is None:
-            raise PermissionError(13, "Permission denied")
-        return replace(file, target)
+    def fail(file: Path, target: Path) -> Path:
+        raise PermissionError(13, "Permission denied")
 
-    stored.monkeypatch.setattr(Path, "replace", fail_after_writes)
-    (old,) = stored.keys.read_text("ascii").split()
-    result = stored.run("keys", "rotate", *flags)
+    stored.monkeypatch.setattr(Path, "replace", fail)
+    result = stored.run("keys", word, *([key_id] if word == "seal" else []))
     assert result.code == ExitCode.USAGE
     *_, first, second = result.errors.splitlines()
     assert what in first
     assert second.endswith(do)
-    keys = stored.keys.read_text("ascii").split()
-    assert (keys[-1], len(keys)) == (old, 1 + writes)
+    assert keys_in(stored) == before
     assert stored.run("token").code == 0
 
 
 def test_keys_may_come_from_a_variable(stored: Harness) -> None:
-    (old,) = stored.keys.read_text("ascii").split()
+    (old,) = keys_in(stored)
     stored.keys.unlink()
     stored.configure(store_keys=old)
     assert stored.run("token").code == 0
     new = SqlTokenStore.new_key().reveal()
     stored.configure(store_keys=f"{new},{old}")
-    result = stored.run("keys", "rotate")
+    result = stored.run("keys", "seal")
     assert (result.code, result.out) == (0, "Sealed anew: 1. Still under another key: 0.\n")
+    for words in (("keys", "add"), ("keys", "seal", "0123456789abcdef"), ("keys", "drop")):
+        result = stored.run(*words)
+        assert result.code == ExitCode.USAGE
+        require_two_lines(result, "The keys are not in a file", "BLINK_STORE_KEYS")
     assert not stored.keys.exists()
     stored.configure(store_keys=new)
     assert stored.run("token").code == 0
 
 
 def test_a_rotation_keeps_the_old_key_until_it_is_dropped(stored: Harness) -> None:
-    (old,) = stored.keys.read_text("ascii").split()
-    assert stored.run("keys", "rotate").code == 0
-    new, kept = stored.keys.read_text("ascii").split()
+    (old,) = keys_in(stored)
+    new_id = add_key(stored)
+    kept, new = keys_in(stored)
     assert kept == old != new
-    assert stored.run("keys", "rotate", "--drop-old").code == 0
-    (newest,) = stored.keys.read_text("ascii").split()
-    assert newest not in {old, new}
+    result = stored.run("keys", "seal", new_id)
+    assert result.out == "Sealed anew: 1. Still under another key: 0.\n"
+    assert keys_in(stored) == [new, old]
+    # The same command again changes nothing.
+    assert stored.run("keys", "seal", new_id).code == 0
+    assert keys_in(stored) == [new, old]
+    assert stored.run("keys", "drop").out == f"Keys removed from {stored.keys}: 1.\n"
+    assert keys_in(stored) == [new]
     assert stored.run("token").code == 0
     assert mode(stored.keys) == 0o600
 
 
-def test_a_rotation_with_a_wrong_key_creates_no_key(stored: Harness) -> None:
+def test_no_step_of_a_rotation_blinds_a_running_process(stored: Harness) -> None:
+    key = GrantKey(CLIENT, stored.sandbox.grant())
+    url, pair = f"sqlite:///{stored.file}", stored.pair()
+    running = SqlTokenStore(url, keys=KeyFile(stored.keys))
+    new_id = add_key(stored)
+    assert require(running.load(key)).token == pair
+    assert stored.run("keys", "seal", new_id).code == 0
+    assert require(running.load(key)).token == pair
+    # It seals with the first key of the file, so that the other one can be dropped.
+    again = evolve(pair, access_token=Secret("fake-access-token-again"))
+    note, now = Note(event="changed"), datetime.now(UTC)
+    put = running.put(key, again, issued_at=now, idle_until=now, note=note)
+    assert running.count_older_seals() == 0
+    assert stored.run("keys", "drop").code == 0
+    assert running.load(key) == put == stored.record()
+    running.close()
+
+
+def test_keys_that_seal_a_pair_are_not_dropped(stored: Harness) -> None:
+    (old,) = keys_in(stored)
+    new = SqlTokenStore.new_key().reveal()
+    stored.keys.write_text(f"{new}\n{old}\n", "ascii")
+    result = stored.run("keys", "drop")
+    assert result.code == ExitCode.FAILED
+    require_two_lines(result, "1 stored pairs are sealed with another key", "keys seal")
+    assert keys_in(stored) == [new, old]
+    assert stored.run("keys", "seal").code == 0
+    assert stored.run("keys", "drop").code == 0
+    assert stored.run("token").code == 0
+
+
+def test_a_key_that_seals_a_pair_while_it_is_dropped_is_put_back(stored: Harness) -> None:
+    assert stored.run("keys", "seal", add_key(stored)).code == 0
+    before = keys_in(stored)
+    counts = iter((0, 1))
+    stored.monkeypatch.setattr(SqlTokenStore, "count_older_seals", lambda _: next(counts))
+    result = stored.run("keys", "drop")
+    assert result.code == ExitCode.FAILED
+    require_two_lines(result, "1 stored pairs are sealed with another key", "keys seal")
+    assert keys_in(stored) == before
+    assert next(counts, None) is None
+
+
+def test_an_unknown_key_id_is_an_error_that_lists_the_ids(stored: Harness) -> None:
+    new_id = add_key(stored)
+    before = keys_in(stored)
+    result = stored.run("keys", "seal", "0123456789abcdef")
+    assert result.code == ExitCode.USAGE
+    require_two_lines(result, "has no key 0123456789abcdef", new_id)
+    assert keys_in(stored) == before
+
+
+def test_a_seal_that_the_store_refuses_can_be_made_later(stored: Harness) -> None:
+    new_id = add_key(stored)
+    with store_locked(stored):
+        result = stored.run("keys", "seal", new_id)
+    assert result.code == ExitCode.FAILED
+    assert "SQLITE_BUSY" in result.errors
+    assert stored.run("token").code == 0
+    result = stored.run("keys", "seal", new_id)
+    assert result.out == "Sealed anew: 1. Still under another key: 0.\n"
+
+
+def test_a_replaced_key_file_keeps_its_mode_and_its_link(stored: Harness) -> None:
+    target = stored.folder / "secrets" / "keys"
+    target.parent.mkdir()
+    stored.keys.rename(target)
+    stored.keys.symlink_to(target)
+    target.chmod(0o640)
+    assert stored.run("keys", "seal", add_key(stored)).code == 0
+    assert stored.run("keys", "drop").code == 0
+    assert stored.keys.is_symlink()
+    assert mode(target) == 0o640
+    assert stored.run("token").code == 0
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+@pytest.mark.parametrize("form", ["\ufeff{}\r\n", "{}", "\n{}\n\n", "{}\r\n{}\r\n"])
+def test_the_form_of_the_key_file_does_not_matter(stored: Harness, form: str) -> None:
+    (key,) = keys_in(stored)
+    stored.keys.write_bytes(form.format(key, key).encode())
+    assert stored.run("token").code == 0
+    assert stored.run("keys", "seal").out == "Sealed anew: 0. Still under another key: 0.\n"
+
+
+def test_a_rotation_with_a_wrong_key_changes_no_key(stored: Harness) -> None:
     wrong = SqlTokenStore.new_key().reveal()
     stored.keys.write_text(wrong, "ascii")
-    result = stored.run("keys", "rotate", "--drop-old")
-    assert (result.code, result.out) == (ExitCode.FAILED, "")
-    require_two_lines(result, "1 stored pairs are sealed with a key that is not given", "key back")
-    assert stored.keys.read_text("ascii") == wrong
+    for words in (("keys", "seal"), ("keys", "seal", key_id(wrong) or "")):
+        result = stored.run(*words)
+        assert (result.code, result.out) == (ExitCode.FAILED, "")
+        what = "1 stored pairs are sealed with a key that is not given"
+        require_two_lines(result, what, "key back")
+        assert stored.keys.read_text("ascii") == wrong
 
 
 def test_a_database_store_needs_configured_keys(harness: Harness) -> None:

@@ -47,12 +47,14 @@ NAMES = {
     "refresh.uncertain": "ERROR",
     "store.lost": "CRITICAL",
     "store.settled_late": "WARNING",
+    "store.unreadable": "CRITICAL",
     "store.unsettled": "CRITICAL",
 }
 """Alerts depend on these: a name may be added, but not removed or changed."""
 FIELDS = {
     "at",
     "correlation_id",
+    "count",
     "error",
     "generation",
     "grant",

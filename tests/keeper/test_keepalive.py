@@ -7,15 +7,18 @@ from collections import Counter
 from datetime import timedelta
 from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from blink_oauth import Grant, InvalidInputError
+from blink_oauth import Grant, InvalidInputError, Outcome, Secret
 from blink_oauth_keeper import (
     AfterUncertainty,
+    Event,
     EventName,
     Report,
+    SqlTokenStore,
     StoreError,
     TargetProfile,
     TokenManager,
@@ -35,6 +38,7 @@ from keeper.harness import (
 )
 
 OTHER = "IIDX00002"
+OLD, NEW = SqlTokenStore.new_key(), SqlTokenStore.new_key()
 MONTH = timedelta(days=30)
 HOLD = TargetProfile(after_uncertainty=AfterUncertainty.HOLD)
 
@@ -323,6 +327,72 @@ def test_a_lease_that_has_become_too_short_is_released(harness: Harness) -> None
     assert (record.state, record.attempts, record.lease_left) == (State.ACTIVE, 0, 0)
     assert harness.banks.presented() == []
     assert harness.event_names()[-1] is EventName.ABANDONED
+
+
+# Pairs that no key opens
+
+
+def use_key(harness: Harness, tmp_path: Path, key: Secret) -> None:
+    """Let the managers use a store in a file, with this key."""
+    url = f"sqlite:///{tmp_path / 'tokens.db'}"
+    harness.faulty.inner = SqlTokenStore(url, keys=[key], clock=harness.clock.now)
+
+
+def test_grants_that_no_key_opens_are_counted_and_reported_once(
+    harness: Harness, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    use_key(harness, tmp_path, OLD)
+    authorize(harness, 3)
+    harness.faulty.inner.close()
+    use_key(harness, tmp_path, NEW)
+    authorize(harness, 1, OTHER)
+    harness.events.clear()
+    assert refresh_all(harness, dry_run=True) == Report(due=1, unreadable=3)
+    assert harness.events == []
+    assert refresh_all(harness) == Report(due=1, refreshed=1, unreadable=3)
+    refreshed, event = harness.events
+    assert refreshed.name is EventName.REFRESHED
+    assert (event.name, event.count, event.error) == (EventName.UNREADABLE, 3, "SealError")
+    assert event.outcome is Outcome.NOT_EXECUTED
+    logged = [each.getMessage() for each in caplog.records if each.levelname == "CRITICAL"]
+    assert len(logged) == 1
+    assert logged[0].startswith("store.unreadable grant= target= ")
+    assert logged[0].endswith(" outcome=not_executed error=SealError count=3")
+
+
+def test_a_grant_that_no_key_opens_needs_no_consent(harness: Harness, tmp_path: Path) -> None:
+    use_key(harness, tmp_path, OLD)
+    grant = harness.authorize()
+    expected = harness.manager.status(grant)
+    harness.faulty.inner.close()
+    use_key(harness, tmp_path, NEW)
+    (status,) = harness.manager.statuses()
+    assert (status.state, status.error) == (State.UNREADABLE, "SealError")
+    assert (status.needs_consent, status.usable, status.expires_at) == (False, False, None)
+    assert (status.idle_until, status.generation) == (expected.idle_until, 1)
+    harness.faulty.inner.close()
+    use_key(harness, tmp_path, OLD)
+    assert list(harness.manager.statuses()) == [expected]
+
+
+def test_a_revoked_grant_that_no_key_opens_is_not_due_and_not_reported(
+    harness: Harness, tmp_path: Path
+) -> None:
+    use_key(harness, tmp_path, OLD)
+    harness.manager.revoke(harness.authorize())
+    harness.faulty.inner.close()
+    use_key(harness, tmp_path, NEW)
+    assert refresh_all(harness) == Report()
+    assert EventName.UNREADABLE not in harness.event_names()
+
+
+def test_a_listener_that_fails_does_not_end_the_run(harness: Harness) -> None:
+    def fail(event: Event) -> None:
+        raise RuntimeError
+
+    manager = harness.make_manager(on_event=fail)
+    harness.faulty.replacements["unreadable"] = lambda query: 2
+    assert refresh_all(harness, manager=manager) == Report(unreadable=2)
 
 
 # Failures

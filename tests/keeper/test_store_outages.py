@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from blink_oauth import BlinkError, Grant, InvalidGrantError, Outcome, Token
-from blink_oauth_keeper import EventName, RefreshPendingError, StoreError
+from blink_oauth_keeper import EventName, RefreshPendingError, SqlTokenStore, StoreError
 from blink_oauth_keeper.store.protocol import State
 from keeper.harness import (
     DAY,
@@ -347,3 +348,73 @@ def test_an_outage_that_affects_fingerprints_too_loses_no_pair(harness: Harness)
     record = harness.record(grant)
     assert record.token is not None
     assert record.token.access_token == token.access_token
+
+
+# Results that are sealed anew, with a key that this process does not have, before they are read
+
+
+@pytest.fixture
+def newer(harness: Harness, tmp_path: Path) -> Iterator[SqlTokenStore]:
+    """Return a store in a file with a new key; the managers use the file with the old key only."""
+    url = f"sqlite:///{tmp_path / 'tokens.db'}"
+    old, new = SqlTokenStore.new_key(), SqlTokenStore.new_key()
+    harness.faulty.inner = SqlTokenStore(url, keys=[old], clock=harness.clock.now)
+    store = SqlTokenStore(url, keys=[new, old], clock=harness.clock.now)
+    yield store
+    store.close()
+
+
+def lose_and_seal_anew(harness: Harness, newer: SqlTokenStore, method: str) -> None:
+    """Lose the result of the next call of a method, and seal all pairs anew after it."""
+    execute = getattr(harness.faulty.inner, method)
+
+    def lose(*args: object, **options: object) -> object:
+        del harness.faulty.replacements[method]
+        execute(*args, **options)
+        newer.rotate_keys()
+        raise StoreError("The result is lost.")
+
+    harness.faulty.replacements[method] = lose
+
+
+def test_a_refreshed_pair_that_is_sealed_anew_counts_as_stored(
+    harness: Harness, newer: SqlTokenStore
+) -> None:
+    grant = harness.expired_grant()
+    lose_and_seal_anew(harness, newer, "settle")
+    token = harness.manager.get(grant)
+    harness.advance(1.1)
+    harness.manager.close()
+    assert [name for name in harness.event_names() if name.startswith("store.")] == STORED_LATE
+    record = newer.load(harness.key(grant))
+    assert record is not None
+    assert record.token is not None
+    assert record.token.access_token == token.access_token
+
+
+def test_the_pair_of_a_consent_that_is_sealed_anew_counts_as_stored(
+    harness: Harness, newer: SqlTokenStore
+) -> None:
+    lose_and_seal_anew(harness, newer, "put")
+    grant = harness.authorize()
+    harness.advance(1.1)
+    harness.manager.close()
+    assert harness.event_names() == [*STORED_LATE, EventName.AUTHORIZED]
+    record = newer.load(harness.key(grant))
+    assert record is not None
+    assert (record.consent, record.state) == (1, State.ACTIVE)
+
+
+def test_a_pair_in_a_failed_response_that_is_sealed_anew_counts_as_stored(
+    harness: Harness, newer: SqlTokenStore
+) -> None:
+    grant = harness.expired_grant()
+    harness.banks.respond_next(with_members(status=400, error="invalid_request"))
+    lose_and_seal_anew(harness, newer, "journal")
+    get_error(harness, grant)
+    harness.advance(1.1)
+    harness.manager.close()
+    assert EventName.SETTLED_LATE in harness.event_names()
+    assert EventName.LOST not in harness.event_names()
+    entries = newer.journal_entries(harness.key(grant))
+    assert len({entry.token.access_token.reveal() for entry in entries}) == 1

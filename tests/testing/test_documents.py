@@ -30,9 +30,12 @@ def names(
     """Define the names that the documents use undefined, and close what their blocks open."""
     for name, value in sandbox.environment().items():
         monkeypatch.setenv(name, value)
+    key_file = tmp_path / "tokens.keys"
+    key_file.write_text(SqlTokenStore.new_key().reveal(), "ascii")
     given: dict[str, Any] = {
         "url": f"sqlite:///{tmp_path}/tokens.db",
         "key": SqlTokenStore.new_key(),
+        "key_file": key_file,
         "ip": "203.0.113.7",
         "agent": "Mozilla/5.0 (X11; Linux x86_64)",
         "uri": sandbox.redirect_uri,

@@ -322,6 +322,11 @@ class MemoryTokenStore(TokenStore):
     def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
         return nsmallest(limit, self._due(query), key=due_order)
 
+    def unreadable(self, query: DueQuery) -> int:
+        """Return 0: nothing is sealed."""
+        with self._access():
+            return 0
+
     def records(
         self, client_id: str, *, after: GrantKey | None = None, limit: int = 100
     ) -> Sequence[Record]:

@@ -61,6 +61,8 @@ class State(StrEnum):
     NEEDS_ATTENTION = "needs_attention"
     """The bank keeps refusing to refresh, for a reason other than the refresh token: a person must
     look. Only in a status: the stored state is active or uncertain."""
+    UNREADABLE = "unreadable"
+    """No known key opens the stored pair. Only a `GrantStatus` has it: it is never stored."""
 
 
 @frozen(kw_only=True, weakref_slot=False)
@@ -82,7 +84,8 @@ class Record:
         owner: The owner of the lease, or of the last one. None after a success.
         lease_left: Seconds until the lease ends by the store's clock, 0 without a lease.
         pause_left: Seconds until a claim is possible again by the store's clock, 0 without a pause.
-        error: The class name of the last error, None after a success.
+        error: The class name of the last error, None after a success. `SealError` with no token
+            means that the pair cannot be opened.
         refusals: Number of refreshes in a row that the bank refused for a reason other than the
             refresh token, as `policy.with_refusal` counts them.
         refused_since: When the first of them was made, aware UTC, or None.
@@ -384,6 +387,13 @@ class TokenStore(Protocol):
 
     def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
         """Return due records that can be claimed now, the earliest `idle_until` first."""
+
+    def unreadable(self, query: DueQuery) -> int:
+        """Return the number of due records whose pair cannot be opened, claimable now or not.
+
+        `due` and `claim_due` skip them. A record whose key is known counts once `claim_due` has
+        failed to open it.
+        """
 
     def records(
         self, client_id: str, *, after: GrantKey | None = None, limit: int = 100

@@ -20,6 +20,7 @@ from .protocol import DueQuery, GrantKey, JournalEntry, Origin, Record, State
 
 __all__ = [
     "CLAIMABLE",
+    "SALVAGEABLE",
     "claimed",
     "due_order",
     "empty_record",

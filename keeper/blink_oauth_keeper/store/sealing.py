@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import lru_cache
 
-from attrs import frozen
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from attrs import field, frozen
+from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -16,15 +18,27 @@ from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Oddity, Secret, Token
 from blink_oauth_keeper.errors import SealError
 
+from .keys import Key, KeyProvider, LiteralKeys, normalized, text_of
 from .protocol import GrantKey, Record
 from .rules import fingerprint
 
-__all__ = ["Binding", "Key", "Sealed", "Sealer", "new_key", "sealer_for"]
+__all__ = [
+    "Binding",
+    "Key",
+    "NamedKey",
+    "Sealed",
+    "Sealer",
+    "key_id",
+    "new_key",
+    "sealer_for",
+]
 
-Key = str | bytes | Secret
-KEY_LENGTH = 32
 ID_LENGTH = 16
+ASK_INTERVAL = 3.0
+"""Seconds after which the provider is asked again for the same unknown key."""
 ODDITIES = frozenset(Oddity)
+
+logger = logging.getLogger("blink_oauth_keeper.store")
 
 
 def new_key() -> Secret:
@@ -62,19 +76,89 @@ class Sealed:
     key_id: str
 
 
-class Sealer:
-    """Seals pairs with the first key, opens them with any key, and makes fingerprints.
+@frozen
+class NamedKey:
+    """A key, and the ids that a pair sealed with it may have.
 
-    Args:
-        keys: Valid Fernet keys, the newest first.
-        fingerprint_key: The key of the fingerprints.
+    Attributes:
+        id: The id of the key.
+        ids: This id, and those under which earlier versions stored the key if it was written
+            otherwise, such as with a line end.
+        fernet: Seals and opens with the key.
+        secret: The key, normalized.
     """
 
-    def __init__(self, keys: Sequence[Secret], fingerprint_key: Secret) -> None:
-        self._fernet = MultiFernet([Fernet(key.reveal()) for key in keys])
-        ids = (_derive(key, "key id").hex()[:ID_LENGTH] for key in keys)
-        self.key_ids = tuple(dict.fromkeys(ids))
+    id: str
+    ids: tuple[str, ...]
+    fernet: Fernet = field(repr=False)
+    secret: Secret
+
+
+class Sealer:
+    """Seals pairs with the current key, opens them with any key, and makes fingerprints.
+
+    Args:
+        provider: Gives the keys.
+        keys: The provider's keys, the current one first.
+        fingerprint_key: The key of the fingerprints.
+        monotonic: Returns seconds of a clock that never goes back.
+    """
+
+    # No lock: a second question does no harm, and another thread may hold a lock during a fork.
+
+    def __init__(
+        self,
+        provider: KeyProvider,
+        keys: Sequence[NamedKey],
+        fingerprint_key: Secret,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._provider, self._monotonic = provider, monotonic
+        self._current = keys[0]
+        self._by_id = {name: key for key in keys for name in key.ids}
+        self._asked_at: dict[str, float] = {}
+        self._provider_fails = False
         self._fingerprint_key = _derive(fingerprint_key, "fingerprint")
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """The ids that the keys have, that of the current key first."""
+        return tuple(dict.fromkeys((self.current().id, *self._by_id)))
+
+    def current(self) -> NamedKey:
+        """Return the key that seals now, as the provider says."""
+        keys = self._ask(lambda: [self._provider.current()])
+        if keys:
+            self._current = keys[0]
+        return self._current
+
+    def key(self, key_id: str) -> NamedKey | None:
+        """Return the key with an id, or None. If it is unknown, ask the provider again."""
+        if key_id not in self._by_id and self._may_ask(key_id):
+            self._ask(self._provider.keys)
+            if key_id not in self._by_id:
+                # Not before: meanwhile another thread would take the key for missing.
+                self._asked_at[key_id] = self._monotonic()
+        return self._by_id.get(key_id)
+
+    def _may_ask(self, key_id: str) -> bool:
+        now = self._monotonic()
+        for asked, at in list(self._asked_at.items()):
+            if now - at >= ASK_INTERVAL:
+                self._asked_at.pop(asked, None)
+        return key_id not in self._asked_at
+
+    def _ask(self, question: Callable[[], Sequence[Key]]) -> list[NamedKey]:
+        """Add the keys that the provider returns; return them, or none if it fails."""
+        keys = _asked(question)
+        if isinstance(keys, InvalidInputError):
+            if not self._provider_fails:
+                logger.warning("%s The keys known so far stay in use.", keys)
+            self._provider_fails = True
+            return []
+        self._provider_fails = False
+        self._by_id.update((name, key) for key in keys for name in key.ids)
+        return keys
 
     def seal(self, binding: Binding, token: Token) -> Sealed:
         """Return a pair sealed for a binding."""
@@ -87,7 +171,8 @@ class Sealer:
             "scope": None if token.scope is None else sorted(token.scope),
             "oddities": sorted(token.oddities),
         }
-        return Sealed(self._fernet.encrypt(json.dumps(members).encode()).decode(), self.key_ids[0])
+        key = self.current()
+        return Sealed(key.fernet.encrypt(json.dumps(members).encode()).decode(), key.id)
 
     def seal_record(self, record: Record) -> Sealed | None:
         """Return the sealed pair of a record, or None if the record has no pair."""
@@ -101,13 +186,8 @@ class Sealer:
         Raises:
             SealError: The key is missing, or the pair was not sealed for this binding.
         """
-        if sealed.key_id not in self.key_ids:
-            raise SealError(
-                f"The token of {binding} is sealed with the key {sealed.key_id}, which is not "
-                f"among those given ({', '.join(self.key_ids)}). The stored token is unchanged. "
-                "Add that key to keys."
-            )
-        token = _open(self._fernet, sealed.text, binding.members())
+        key = self.key_of(binding, sealed)
+        token = _open(key.fernet, sealed.text, binding.members())
         if token is None:
             raise SealError(
                 f"The token of {binding} was not sealed for this row: it was altered, moved or put "
@@ -116,38 +196,104 @@ class Sealer:
             )
         return token
 
+    def key_of(self, binding: Binding, sealed: Sealed) -> NamedKey:
+        """Return the key that a pair is sealed with.
+
+        Raises:
+            SealError: The key is missing.
+        """
+        key = self.key(sealed.key_id)
+        if key is None:
+            known = list(self._by_id.values())
+            given = ", ".join(dict.fromkeys(each.id for each in known))
+            raise SealError(
+                f"The token of {binding} is sealed with the key {sealed.key_id}, which is not "
+                f"among those given ({given}). The stored token is unchanged. "
+                "Add that key to keys."
+            )
+        return key
+
     def fingerprint(self, text: str) -> str:
         """Return the keyed fingerprint of a text."""
         return fingerprint(self._fingerprint_key, text)
 
 
-def sealer_for(keys: Sequence[Key], fingerprint_key: Key | None) -> Sealer | InvalidInputError:
+def sealer_for(
+    keys: Sequence[Key] | KeyProvider,
+    fingerprint_key: Key | None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Sealer | InvalidInputError:
     """Return a sealer, or an error if the keys are invalid.
 
     The error is returned and not raised, so that no traceback contains a key.
 
     Args:
-        keys: Fernet keys: 32 random bytes in URL-safe base64, the newest first.
-        fingerprint_key: The key of the fingerprints; None to derive it from the last of `keys`.
+        keys: A provider, or Fernet keys: 32 random bytes in base64, the first one seals.
+        fingerprint_key: The key of the fingerprints; None to derive it from the key with the lowest
+            id, whatever the order of the keys is.
+        monotonic: Returns seconds of a clock that never goes back.
     """
-    if isinstance(keys, (str, bytes, Secret)) or not isinstance(keys, Sequence):
-        return InvalidInputError("keys must be a list of keys, the newest first.")
+    if isinstance(keys, (str, bytes, Secret)) or not isinstance(keys, (Sequence, KeyProvider)):
+        return InvalidInputError("keys must be a list of keys or a KeyProvider.")
+    provider = keys if isinstance(keys, KeyProvider) else LiteralKeys(keys)
+    named = _asked(provider.keys)
+    if isinstance(named, InvalidInputError):
+        return named
+    current = _asked(lambda: [provider.current()])
+    if isinstance(current, InvalidInputError):
+        return current
+    fingerprint_text = min(named, key=lambda key: key.id).secret
+    if fingerprint_key is not None:
+        text = text_of(fingerprint_key)
+        if not text:
+            return InvalidInputError(
+                "The fingerprint key must be a str, bytes or Secret, not empty."
+            )
+        fingerprint_text = Secret(text)
+    return Sealer(provider, [*current, *named], fingerprint_text, monotonic)
+
+
+def key_id(key: Key) -> str | None:
+    """Return the id of a key, which is no secret, or None if it is no Fernet key."""
+    named = _named(key)
+    return None if named is None else named.id
+
+
+def _asked(question: Callable[[], Sequence[Key]]) -> list[NamedKey] | InvalidInputError:
+    # Returns an error instead of raising: a traceback from here would contain the keys.
+    try:
+        keys = question()
+    except InvalidInputError as error:
+        return InvalidInputError(str(error))
+    except Exception as error:  # noqa: BLE001  the provider may be of the application
+        return InvalidInputError(f"The provider of the keys failed with {type(error).__name__}.")
     if not keys:
         return InvalidInputError("keys is empty: without a key no token can be stored.")
-    texts = [_as_text(key) for key in keys]
-    for number, text in enumerate(texts, 1):
-        if not _is_key(text):
-            return InvalidInputError(
-                f"Key {number} of {len(texts)} is no Fernet key: 32 bytes in URL-safe base64, as "
-                "SqlTokenStore.new_key().reveal() returns them. Nothing was stored."
-            )
-    fingerprint_text = texts[-1] if fingerprint_key is None else _as_text(fingerprint_key)
-    if not fingerprint_text:
-        return InvalidInputError("The fingerprint key must be a str, bytes or Secret, not empty.")
-    return Sealer([Secret(text) for text in texts], Secret(fingerprint_text))
+    named = [_named(key) for key in keys]
+    valid = [key for key in named if key is not None]
+    if len(valid) < len(named):
+        return InvalidInputError(
+            f"Key {named.index(None) + 1} of {len(named)} is no Fernet key: 32 bytes in URL-safe "
+            "base64, as SqlTokenStore.new_key().reveal() returns them. Nothing was stored."
+        )
+    return valid
 
 
-def _open(fernet: MultiFernet, text: str, binding: dict[str, object]) -> Token | None:
+def _named(key: Key) -> NamedKey | None:
+    written = text_of(key)
+    text = normalized(written)
+    return None if text is None else _named_text(Secret(text), Secret(written))
+
+
+@lru_cache(maxsize=64)
+def _named_text(secret: Secret, written: Secret) -> NamedKey:
+    # Earlier versions derived the id from the key as it was written.
+    forms = (secret, written, Secret(f"{secret.reveal()}\n"))
+    ids = tuple(dict.fromkeys(_derive(form, "key id").hex()[:ID_LENGTH] for form in forms))
+    return NamedKey(ids[0], ids, Fernet(secret.reveal()), secret)
+
+
+def _open(fernet: Fernet, text: str, binding: dict[str, object]) -> Token | None:
     # Returns None instead of raising: a traceback from here would contain the tokens.
     try:
         members = json.loads(fernet.decrypt(text))
@@ -164,21 +310,6 @@ def _open(fernet: MultiFernet, text: str, binding: dict[str, object]) -> Token |
         )
     except (InvalidToken, ValueError, KeyError, TypeError):
         return None
-
-
-def _as_text(key: Key) -> str:
-    if isinstance(key, Secret):
-        return key.reveal()
-    if isinstance(key, bytes):
-        return key.decode("ascii", "replace")
-    return key if isinstance(key, str) else ""
-
-
-def _is_key(text: str) -> bool:
-    try:
-        return len(base64.urlsafe_b64decode(text)) == KEY_LENGTH
-    except ValueError:
-        return False
 
 
 def _derive(key: Secret, purpose: str) -> bytes:

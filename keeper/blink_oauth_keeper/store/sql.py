@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import wraps
@@ -16,6 +17,7 @@ from blink_oauth.tokens import Secret, Token
 from blink_oauth_keeper.processes import reset_after_fork
 
 from . import sql_statements
+from .keys import Key, KeyProvider
 from .protocol import (
     DueQuery,
     GrantKey,
@@ -30,6 +32,7 @@ from .protocol import (
     state_before,
 )
 from .rules import (
+    SALVAGEABLE,
     due_order,
     empty_record,
     is_latest_claim,
@@ -38,7 +41,7 @@ from .rules import (
     renewed,
     revoked,
 )
-from .sealing import Binding, Key, new_key, sealer_for
+from .sealing import Binding, Sealed, new_key, sealer_for
 from .sql_engine import (
     check_schema,
     create_schema,
@@ -112,13 +115,14 @@ class SqlBase:
         self,
         database: str | URL | Engine,
         *,
-        keys: Sequence[Key],
+        keys: Sequence[Key] | KeyProvider,
         fingerprint_key: Key | None = None,
         journal_retention: timedelta = timedelta(days=7),
         history_retention: timedelta = timedelta(days=400),
         clock: Callable[[], datetime] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        engine, sealer = engine_for(database), sealer_for(keys, fingerprint_key)
+        engine, sealer = engine_for(database), sealer_for(keys, fingerprint_key, monotonic)
         self._owns_engine = not isinstance(database, Engine)
         # No later traceback contains a password or a key.
         del database, keys, fingerprint_key
@@ -231,16 +235,19 @@ class SqlTokenStore(SqlBase, TokenStore):
     Args:
         database: `sqlite:///…` with the path of a file, `postgresql+psycopg://…`, or an engine for
             one of them.
-        keys: Fernet keys, as `new_key` makes them. The first key seals; all keys open.
-        fingerprint_key: The key of the fingerprints in logs. By default it is derived from the last
-            of `keys`, so fingerprints change when that key is removed; pass a key to keep them
-            comparable over years.
+        keys: Fernet keys, as `new_key` makes them: the first key seals, all keys open. Or a
+            `KeyProvider`, such as `KeyFile`, which a running store asks for keys that are new.
+        fingerprint_key: The key of the fingerprints in logs. By default it is derived from one of
+            `keys`, whatever their order, so that fingerprints change at most once in a rotation;
+            pass a key to keep them comparable over years.
         journal_retention: The age at which `purge` deletes journal entries.
         history_retention: The age at which `purge` deletes history entries.
         clock: Returns the current time, timezone-aware, in place of the database. Only for tests.
+        monotonic: Returns seconds of a clock that never goes back.
 
     Raises:
-        InvalidInputError: The database is not supported, or a key is no Fernet key.
+        InvalidInputError: The database is not supported, a key is no Fernet key, or the provider
+            has no keys.
     """
 
     @operation
@@ -315,7 +322,10 @@ class SqlTokenStore(SqlBase, TokenStore):
             if not stored:
                 self._add_to_journal(session, claim, token, Origin.SUPERSEDED)
             row = session.row(sql_statements.LOAD, grant_params(claim.key))
-        return Settlement(stored=stored, record=row and self._reader.record(claim.key, row))
+        # The result is stored: a record that cannot be opened does not change that.
+        return Settlement(
+            stored=stored, record=row and self._reader.record_if_opened(claim.key, row)
+        )
 
     @operation
     def release(
@@ -406,8 +416,12 @@ class SqlTokenStore(SqlBase, TokenStore):
         with self._prepared().transaction() as session:
             key = claim.key
             row = session.row(sql_statements.LOCK, grant_params(key))
-            if row is None or not is_latest_claim(record := self._reader.record(key, row), claim):
+            # Same generation, same pair: it is not opened, its key may have become unknown here.
+            if row is None or not is_latest_claim(
+                record := record_of(key, row, claim.token), claim
+            ):
                 return None
+            self._require_keys(session, record)
             entries = self._entries(session, key)
             newest = newest_salvageable([entry for _, entry in reversed(entries)], record)
             refused = sealed_in(row)
@@ -428,6 +442,17 @@ class SqlTokenStore(SqlBase, TokenStore):
             rows = session.rows(statement, due_params(query, self._sealer.key_ids, limit))
         found = [self._reader.record_if_opened(key_of(row), row) for row in rows]
         return [record for record in found if record.token is not None]
+
+    @operation
+    def unreadable(self, query: DueQuery) -> int:
+        targets = query.targets is not None
+        parameters = due_params(query, self._sealer.key_ids)
+        with self._prepared().session() as session:
+            counts = session.rows(sql_statements.unknown_keys(targets=targets), parameters)
+            rows = session.rows(sql_statements.unopened(targets=targets), parameters)
+        # The sealer asks for an unknown key again.
+        unknown: int = sum(row.number for row in counts if self._sealer.key(row.key_id) is None)
+        return unknown + sum(not self._reader.can_open(key_of(row), row) for row in rows)
 
     @operation
     def records(
@@ -469,6 +494,12 @@ class SqlTokenStore(SqlBase, TokenStore):
         rows = session.rows(sql_statements.JOURNAL_ENTRIES, grant_params(key))
         read = ((row.id, self._reader.entry_if_opened(key, row)) for row in rows)
         return [(number, entry) for number, entry in read if entry]
+
+    def _require_keys(self, session: Session, record: Record) -> None:
+        # A pair that could be salvaged with a key that is missing here is not passed over.
+        for row in session.rows(sql_statements.JOURNAL_ENTRIES, grant_params(record.key)):
+            if row.consent == record.consent and row.origin in SALVAGEABLE:
+                self._sealer.key_of(binding_of(record.key, row), Sealed(row.sealed, row.key_id))
 
     def _add_to_journal(
         self, session: Session, record: Record, token: Token, origin: Origin

@@ -206,7 +206,12 @@ CONFLICTS = frozenset({"40001", "40P01", "23505"})
 """Serialization failure, deadlock, and a row that another transaction inserted."""
 UNKNOWN_TABLES = frozenset({"42P01", "42703", "SQLITE_ERROR"})
 """Unknown table, unknown column, and SQLite's code for both."""
-READS = frozenset({"load", "journal_entries", "due", "records", "history", "count_older_seals"})
+READS = frozenset(
+    {
+        *("load", "journal_entries", "due", "records", "history"),
+        *("unreadable", "count_older_seals"),
+    }
+)
 """The operations that change nothing."""
 READ_FAILED = "Nothing was changed."
 CHANGE_FAILED = "It is unknown whether the change was made: the call can be repeated without harm."

@@ -54,7 +54,7 @@ COUNT_OLDER = {
 
 def count_older(database: Database, sealer: Sealer) -> int:
     """Return the number of pairs that are sealed with another key than the first."""
-    first = {"first_key": sealer.key_ids[0]}
+    first = {"first_key": sealer.current().id}
     with database.session() as session:
         return sum(
             row[0] for statement in COUNT_OLDER.values() for row in session.rows(statement, first)

@@ -26,6 +26,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    not_,
     null,
     or_,
     select,
@@ -36,6 +37,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.functions import FunctionElement
+
+from blink_oauth_keeper.errors import SealError
 
 from .protocol import State
 from .rules import CLAIMABLE
@@ -53,6 +56,8 @@ __all__ = [
     "WRITE",
     "claim_due",
     "due",
+    "unknown_keys",
+    "unopened",
 ]
 
 
@@ -172,10 +177,11 @@ RECORD_COLUMNS = (*grants.c, NOW.label("now"))
 # Conditions on the row.
 HAS_GENERATION = and_(is_of_grant(grants), grants.c.generation == bindparam("expected_generation"))
 IS_LATEST_CLAIM = and_(HAS_GENERATION, grants.c.owner == bindparam("expected_owner"))
+HAS_CLAIMABLE_STATE = or_(*(grants.c.state == state.value for state in sorted(CLAIMABLE)))
 IS_CLAIMABLE = and_(
     or_(grants.c.lease_until.is_(None), grants.c.lease_until <= NOW),
     or_(grants.c.pause_until.is_(None), grants.c.pause_until <= NOW),
-    or_(*(grants.c.state == state.value for state in sorted(CLAIMABLE))),
+    HAS_CLAIMABLE_STATE,
 )
 
 # New values of the row.
@@ -298,13 +304,40 @@ def _due_conditions(targets: bool) -> list[ColumnElement[bool]]:
         grants.c.client_id == bindparam("client"),
         grants.c.idle_until <= bindparam("before", type_=UtcDateTime),
         grants.c.attempts <= bindparam("max_attempts"),
-        grants.c.key_id.in_(bindparam("key_ids", expanding=True)),
         grants.c.target_id.not_in(bindparam("except_targets", expanding=True)),
-        IS_CLAIMABLE,
+        HAS_CLAIMABLE_STATE,
     ]
     if targets:
         conditions.append(grants.c.target_id.in_(bindparam("targets", expanding=True)))
     return conditions
+
+
+HAS_KNOWN_KEY = grants.c.key_id.in_(bindparam("key_ids", expanding=True))
+
+
+@cache
+def unknown_keys(*, targets: bool) -> Select[Any]:
+    """Return the statement that counts due records by each unknown key.
+
+    Args:
+        targets: Whether to filter by the parameter `targets`.
+    """
+    return (
+        select(grants.c.key_id, func.count().label("number"))
+        .where(*_due_conditions(targets), grants.c.sealed.is_not(None), not_(HAS_KNOWN_KEY))
+        .group_by(grants.c.key_id)
+    )
+
+
+@cache
+def unopened(*, targets: bool) -> Select[Any]:
+    """Return the statement that reads the due records that failed to open with a known key.
+
+    Args:
+        targets: Whether to filter by the parameter `targets`.
+    """
+    failed = grants.c.error == SealError.__name__
+    return select(*RECORD_COLUMNS).where(*_due_conditions(targets), failed, HAS_KNOWN_KEY)
 
 
 @cache
@@ -316,7 +349,7 @@ def due(*, targets: bool) -> Select[Any]:
     """
     return (
         select(*RECORD_COLUMNS)
-        .where(*_due_conditions(targets))
+        .where(*_due_conditions(targets), HAS_KNOWN_KEY, IS_CLAIMABLE)
         .order_by(grants.c.idle_until, grants.c.target_id, grants.c.username)
         .limit(bindparam("limit"))
     )

@@ -356,8 +356,8 @@ def entry_params(binding: Binding, sealed: Sealed, origin: Origin) -> Parameters
     }
 
 
-def due_params(query: DueQuery, key_ids: Sequence[str], limit: int) -> Parameters:
-    """Return the parameters that select due records sealed with one of these keys."""
+def due_params(query: DueQuery, key_ids: Sequence[str], limit: int = 0) -> Parameters:
+    """Return the parameters that select due records by the keys that they are sealed with."""
     return {
         "client": query.client_id,
         "before": query.before,
@@ -418,6 +418,10 @@ def history_entry(row: Row[Any]) -> HistoryEntry:
     return HistoryEntry(at=row.at, generation=row.generation, note=note)
 
 
+def _unopened(key: GrantKey, row: Row[Any]) -> Record:
+    return evolve(record_of(key, row, None), error=SealError.__name__)
+
+
 def _seconds_left(until: datetime | None, now: datetime) -> float:
     return 0.0 if until is None else max((until - now).total_seconds(), 0.0)
 
@@ -435,7 +439,11 @@ class Reader:
             SealError: Its pair cannot be opened.
         """
         sealed = sealed_in(row)
-        token = None if sealed is None else self._sealer.open(binding_of(key, row), sealed)
+        try:
+            token = None if sealed is None else self._sealer.open(binding_of(key, row), sealed)
+        except SealError as error:
+            error.record = _unopened(key, row)
+            raise
         return record_of(key, row, token)
 
     def record_if_opened(self, key: GrantKey, row: Row[Any]) -> Record:
@@ -447,7 +455,15 @@ class Reader:
             return self.record(key, row)
         except SealError as error:
             logger.warning("%s", error)
-            return evolve(record_of(key, row, None), error=type(error).__name__)
+            return _unopened(key, row)
+
+    def can_open(self, key: GrantKey, row: Row[Any]) -> bool:
+        """Return whether the pair in a row can be opened."""
+        try:
+            self.record(key, row)
+        except SealError:
+            return False
+        return True
 
     def entry_if_opened(self, key: GrantKey, row: Row[Any]) -> JournalEntry | None:
         """Return the journal entry in a row, or log a warning if it cannot be opened."""

@@ -53,6 +53,16 @@ class DueRecords(Harness):
         """Claim due records."""
         return self.store.claim_due(wanted, owner=uuid4().hex, ttl=1000, limit=limit)
 
+    def test_no_record_is_unreadable_whose_pair_can_be_read(self) -> None:
+        self.put_targets()
+        self.put_idle(first=1, revoked=1)
+        self.store.mark_revoked(grant_key("revoked"), note=note())
+        (claimed, *_) = self.claim_due(due(), limit=1)
+        before = [self.read(key) for key in (claimed.key, grant_key("revoked"))]
+        for wanted in (due(attempts=1), due(targets=[ONE]), due(except_targets=[ONE])):
+            assert self.second.unreadable(wanted) == 0
+        assert [self.read(record.key) for record in before] == before
+
     def test_due_records_are_sorted_by_the_expiry_of_their_refresh_tokens(self) -> None:
         self.put_idle(third=3, first=1, fourth=4, second=2)
         assert usernames(self.second.due(due(), limit=100)) == [

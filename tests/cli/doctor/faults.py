@@ -162,7 +162,7 @@ STORE_FAULTS: dict[str, Fault] = {
         "Give the missing key back",
     ),
     "pairs sealed with an older key": Fault(
-        injection.keys_rotated, "store_keys", WARN, "blink-oauth keys rotate"
+        injection.keys_rotated, "store_keys", WARN, "blink-oauth keys seal"
     ),
     "invalid key": Fault(
         lambda harness: {"open_store": harness.open_store_with("fake-no-key")},

@@ -120,6 +120,12 @@ class ClaimReadsBeforeItLocks(ChangeableStore):
         return claim
 
 
+@caught_by("no_record_is_unreadable_whose_pair_can_be_read")
+class UnreadableCountsWhatIsDue(ChangeableStore):
+    def unreadable(self, query: DueQuery) -> int:
+        return len(self.due(query, limit=100))
+
+
 class SettleHooks(ChangeableStore):
     """A store with a method that runs before `settle` and one that runs after it."""
 

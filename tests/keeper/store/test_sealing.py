@@ -6,6 +6,7 @@ import base64
 import json
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from attrs import evolve
@@ -14,7 +15,15 @@ from cryptography.fernet import Fernet
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret
 from blink_oauth_keeper.errors import SealError
-from blink_oauth_keeper.store.sealing import Binding, Key, Sealed, Sealer, new_key, sealer_for
+from blink_oauth_keeper.store.sealing import (
+    Binding,
+    Key,
+    Sealed,
+    Sealer,
+    key_id,
+    new_key,
+    sealer_for,
+)
 from blink_oauth_testing.store_contract.harness import grant_key, pair
 
 BINDING = Binding(grant_key(), generation=7, consent=2)
@@ -152,13 +161,22 @@ def test_keys_that_are_empty_or_no_list_are_refused(bad: list[str]) -> None:
 
 
 def test_a_fingerprint_is_short_and_the_same_until_its_key_is_removed() -> None:
-    old, new = new_key(), new_key()
+    old, new = sorted((new_key(), new_key()), key=lambda key: key_id(key) or "")
     before = sealer(old).fingerprint("fake-access-token")
     assert len(before) == 16
     assert int(before, 16) >= 0
     assert sealer(new, old).fingerprint("fake-access-token") == before
+    assert sealer(old, new).fingerprint("fake-access-token") == before
     assert sealer(new, old).fingerprint("fake-access-tokeN") != before
     assert sealer(new).fingerprint("fake-access-token") != before
+
+
+def test_fingerprints_change_at_most_once_in_a_rotation() -> None:
+    for _ in range(8):
+        old, new = new_key(), new_key()
+        steps = [(old,), (old, new), (new, old), (new,)]
+        shown = [sealer(*keys).fingerprint("fake-access-token") for keys in steps]
+        assert sum(one != two for one, two in pairwise(shown)) == 1
 
 
 def test_a_separate_fingerprint_key_keeps_fingerprints_when_keys_change() -> None:
