@@ -293,3 +293,14 @@ def test_a_missing_key_does_not_count_as_a_needed_consent(stored: Harness) -> No
     (last,) = [json.loads(line) for line in result.out.splitlines()]
     assert (last["customers_needed"], last["keys_missing"]) == (0, 1)
     assert "unreadable" in stored.run("status").out
+
+
+def test_a_due_grant_that_no_key_opens_is_reported(due: Harness) -> None:
+    key_wrong(due)
+    result = due.run(*COMMANDS["keep-alive"])
+    event, last = map(json.loads, result.out.splitlines())
+    assert (event["event"], event["count"]) == ("store.unreadable", 1)
+    assert (last["due"], last["unreadable"], last["keys_missing"]) == (0, 1, 1)
+    assert (result.code, last["customers_needed"]) == (FAILED, 0)
+    (status,) = due.run("status", "--json").json
+    assert (status["state"], status["needs_consent"]) == ("unreadable", False)

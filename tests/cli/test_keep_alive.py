@@ -23,7 +23,7 @@ KEEP_ALIVE = ("keep-alive", "--within", "30d")
 
 def report(**counts: int) -> Report:
     """Return a report in which all other counts are zero."""
-    names = ("due", "refreshed", "failed", "uncertain", "consent_needed", "left")
+    names = ("due", "refreshed", "failed", "uncertain", "consent_needed", "left", "unreadable")
     return Report(**(dict.fromkeys(names, 0) | counts))
 
 
@@ -34,6 +34,8 @@ def report(**counts: int) -> Report:
         ({"due": 2, "refreshed": 2}, 0, 0, ExitCode.DONE),
         ({"failed": 1}, 0, 0, ExitCode.FAILED),
         ({"left": 1}, 0, 0, ExitCode.FAILED),
+        ({"unreadable": 1}, 0, 0, ExitCode.FAILED),
+        ({"unreadable": 1, "consent_needed": 1}, 1, 1, ExitCode.CONSENT_NEEDED),
         ({}, 0, 1, ExitCode.FAILED),
         ({"uncertain": 1, "failed": 1}, 0, 1, ExitCode.UNCERTAIN),
         ({"uncertain": 1, "consent_needed": 1}, 1, 0, ExitCode.CONSENT_NEEDED),

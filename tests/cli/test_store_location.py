@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -299,6 +300,35 @@ def test_a_replaced_key_file_keeps_its_mode_and_its_link(stored: Harness) -> Non
     assert mode(target) == 0o640
     assert stored.run("token").code == 0
     assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_a_replaced_key_file_keeps_its_owner(stored: Harness) -> None:
+    owner = stored.keys.stat()
+    stat, changes = Path.stat, list[tuple[str, int, int]]()
+
+    def stat_by_another_user(path: Path, **options: bool) -> os.stat_result:
+        found = stat(path, **options)
+        if not path.name.startswith(".keys-"):
+            return found
+        return os.stat_result((*found[:4], found.st_uid + 1, *found[5:]))
+
+    def change(path: str, uid: int, gid: int) -> None:
+        changes.append((Path(path).name[:6], uid, gid))
+
+    stored.monkeypatch.setattr(Path, "stat", stat_by_another_user)
+    stored.monkeypatch.setattr(os, "chown", change)
+    assert stored.run("keys", "add").code == 0
+    assert changes == [(".keys-", owner.st_uid, owner.st_gid)]
+
+
+def test_a_seal_during_which_another_process_uses_the_old_key_says_so(stored: Harness) -> None:
+    new_id = add_key(stored)
+    counts = iter((0, 1))
+    stored.monkeypatch.setattr(SqlTokenStore, "count_older_seals", lambda _: next(counts))
+    result = stored.run("keys", "seal", new_id)
+    assert result.code == ExitCode.FAILED
+    assert result.out == "Sealed anew: 1. Still under another key: 1.\n"
+    require_two_lines(result, "can be opened as before", "keys seal again")
 
 
 @pytest.mark.parametrize("form", ["\ufeff{}\r\n", "{}", "\n{}\n\n", "{}\r\n{}\r\n"])

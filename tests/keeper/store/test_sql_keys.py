@@ -556,6 +556,28 @@ def test_a_store_without_a_key_does_not_open(tmp_path: Path, content: bytes | No
         SqlTokenStore(f"sqlite:///{tmp_path}/tokens.db", keys=EnvironmentKeys("FAKE_KEYS", {}))
 
 
+class CurrentMissing(LiteralKeys):
+    """A provider that cannot say which key seals."""
+
+    def current(self) -> Key:
+        return "fake-key-that-is-none"
+
+
+def test_a_store_whose_current_key_is_invalid_does_not_open(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no Fernet key") as caught:
+        SqlTokenStore(f"sqlite:///{tmp_path}/tokens.db", keys=CurrentMissing([OLD]))
+    assert "fake" not in str(caught.value)
+
+
+def test_a_current_key_that_is_not_among_the_keys_seals_and_opens(nodes: Nodes) -> None:
+    provider = ChangingKeys(OLD)
+    store = nodes.store(provider)
+    provider.now = [NEW]
+    record = put(store)
+    assert nodes.key_ids() == {key_id(NEW)}
+    assert store.load(A) == record
+
+
 def test_a_file_that_is_missing_or_half_written_changes_no_key(
     nodes: Nodes, tmp_path: Path
 ) -> None:
