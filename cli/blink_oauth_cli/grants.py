@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
@@ -166,14 +167,14 @@ def status(app: App, json_: bool) -> None:
         return profiles.get(target_id, general)
 
     with app.store() as store:
-        statuses = statuses_of(store, client_id, profile_of, utc_now)
-        found = [_uncertain_after_lease(each) for each in statuses]
-    if json_:
-        app.screen.json([_as_json(each) for each in found])
-    elif found:
-        app.screen.table(COLUMNS, [_row(each, utc_now()) for each in found])
-    else:
-        app.screen.note(f"No grant of {client_id} is stored yet. Begin with blink-oauth login.")
+        found = map(_uncertain_after_lease, statuses_of(store, client_id, profile_of, utc_now))
+        if json_:
+            app.screen.json_array(map(_as_json, found))
+        elif first := next(found, None):
+            rows = (_row(each, utc_now()) for each in chain([first], found))
+            app.screen.table(COLUMNS, rows)
+        else:
+            app.screen.note(f"No grant of {client_id} is stored yet. Begin with blink-oauth login.")
 
 
 def _row(status: GrantStatus, now: datetime) -> tuple[str, ...]:

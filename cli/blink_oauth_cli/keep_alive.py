@@ -124,10 +124,11 @@ def _run(app: App, manager: TokenManager, options: _Options, stop: Callable[[], 
             on_progress=on_progress,
             stop=stop,
         )
-    statuses = list(manager.statuses())
-    unopened = sum(each.state == "unreadable" for each in statuses)
-    needing_consent = sum(each.needs_consent and each.state != "revoked" for each in statuses)
-    needing_attention = sum(each.state == "needs_attention" for each in statuses)
+    unopened = needing_consent = needing_attention = 0
+    for each in manager.statuses():
+        unopened += each.state == "unreadable"
+        needing_consent += each.needs_consent and each.state != "revoked"
+        needing_attention += each.state == "needs_attention"
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in asdict(report).items())
     _print(
         app,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, TextIO
 
 from attrs import define
@@ -20,6 +21,10 @@ __all__ = ["Screen", "expiry_phrase", "grant_name", "parse_duration", "time_left
 
 PIPED_WIDTH = 1_000
 """Columns without a terminal; wide enough that no line is wrapped."""
+GAP = 2
+"""Blanks between two columns of a table."""
+TABLE_PAGE = 500
+"""Rows of a table that are laid out and printed together."""
 
 
 @define(eq=False)
@@ -45,6 +50,15 @@ class Screen:
         """Print the result as one line of JSON."""
         self.line(json.dumps(content, default=str, ensure_ascii=False))
 
+    def json_array(self, items: Iterable[object]) -> None:
+        """Print the result as one line of JSON, an array that is printed item by item."""
+        opening = "["
+        for item in items:
+            text = json.dumps(item, default=str, ensure_ascii=False)
+            print(opening, text, sep="", end="")  # noqa: T201 - the command prints here
+            opening = ", "
+        self.line("[]" if opening == "[" else "]")
+
     def note(self, text: str) -> None:
         """Print a note to standard error."""
         print(text, file=sys.stderr, flush=True)  # noqa: T201 - the command prints here
@@ -58,21 +72,27 @@ class Screen:
             console.print(Text(text, style=_STYLES.get(word, "")), end="")
         return capture.get()
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table; a cell that is too wide for the terminal is folded and not cut."""
-        from rich.table import Table
-        from rich.text import Text
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Print a table page by page.
 
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-        console = self.console(sys.stdout)
-        with console.capture() as capture:
-            console.print(table)
-        lines = capture.get().splitlines()
-        self.line("\n".join(line.rstrip() for line in lines))
+        A cell that is too wide for the terminal is folded and not cut. The columns are as wide as
+        the pages so far need them.
+        """
+        from rich.cells import cell_len
+
+        console, remaining = self.console(sys.stdout), iter(rows)
+        widths, heading = [0] * len(columns), [columns]
+        while page := list(islice(remaining, TABLE_PAGE)):
+            cells = zip(columns, *page, strict=True)
+            widths = [
+                max(width, *map(cell_len, column))
+                for width, column in zip(widths, cells, strict=True)
+            ]
+            if console.is_terminal:
+                self.line(_laid_out(console, columns, page, widths, with_heading=bool(heading)))
+            else:
+                self.line("\n".join(_padded(row, widths) for row in [*heading, *page]))
+            heading = []
 
     def console(self, stream: TextIO) -> Console:
         """Return a console that writes to a stream."""
@@ -88,6 +108,37 @@ class Screen:
             soft_wrap=False,
             width=width,
         )
+
+
+def _padded(row: Sequence[str], widths: Sequence[int]) -> str:
+    from rich.cells import set_cell_size
+
+    # Much faster than rich, which lays out each cell: without a terminal, nothing is folded.
+    cells = (set_cell_size(cell, width + GAP) for cell, width in zip(row, widths, strict=True))
+    return "".join(cells).rstrip()
+
+
+def _laid_out(
+    console: Console,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    widths: Sequence[int],
+    *,
+    with_heading: bool,
+) -> str:
+    from rich.table import Table
+    from rich.text import Text
+
+    # Without enough space rich has to choose the widths.
+    fits = sum(widths) + GAP * (len(columns) - 1) <= console.width
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=with_heading)
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column, overflow="fold", min_width=width if fits else None)
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 _STYLES = {
