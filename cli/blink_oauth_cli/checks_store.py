@@ -10,7 +10,7 @@ from pathlib import Path
 from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError, InvalidInputError
 from blink_oauth_keeper import GrantKey, Record, State, TokenStore
-from blink_oauth_keeper.errors import SchemaError, StoreError
+from blink_oauth_keeper.errors import SchemaError, SealError, StoreError
 from blink_oauth_keeper.policy import needs_attention
 
 from .check import Check, failed, passed, warning
@@ -132,7 +132,7 @@ def _keys_check(store: TokenStore, client_id: str) -> Check:
     try:
         for record in _records(store, client_id):
             total += 1
-            unreadable += _cannot_be_opened(record)
+            unreadable += not _can_be_opened(store, record)
         older = _older_seals(store)
     except StoreError as error:
         return failed(KEYS, str(error), _remedy(error))
@@ -174,8 +174,12 @@ def _records(store: TokenStore, client_id: str) -> Iterator[Record]:
         after = page[-1].key
 
 
-def _cannot_be_opened(record: Record) -> bool:
-    return record.token is None and record.error == "SealError"
+def _can_be_opened(store: TokenStore, listed: Record) -> bool:
+    try:
+        store.load(listed.key)
+    except SealError:
+        return False
+    return True
 
 
 def _older_seals(store: TokenStore) -> int:

@@ -79,7 +79,7 @@ class Cache:
         now = self.now()
         if not is_usable(cached.record, need, profile, now):
             return None
-        must_wait = now >= windows(cached.record, cached.token, profile).mandatory_at
+        must_wait = now >= windows(cached.record, profile).mandatory_at
         return None if must_wait else cached
 
     def failure(self, grant: Grant) -> Result | None:
@@ -131,7 +131,7 @@ class Cache:
         older = cached is not None and cached.record.generation > record.generation
         if older or record.generation <= self.refused.get(grant, 0):
             return
-        times = windows(record, token, profile)
+        times = windows(record, profile)
         now = self.now()
         fresh_until = min(
             max(times.advisory_at, now + BACKGROUND_GAP), times.mandatory_at, now + RECHECK

@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from attrs import evolve, frozen
 
 from blink_oauth.errors import BlinkError, Outcome
-from blink_oauth.tokens import Token
 
 from .errors import (
     ConsentNeededError,
@@ -89,14 +88,14 @@ def jitter(key: GrantKey) -> float:
     return int.from_bytes(digest) / 2**64
 
 
-def windows(record: Record, token: Token, profile: TargetProfile) -> Windows:
+def windows(record: Record, profile: TargetProfile) -> Windows:
     """Return the windows of a stored access token.
 
     The advisory and the mandatory window are at most half the lifetime: otherwise a token with a
     shorter lifetime would be refreshed at every use.
     """
     issued_at = record.issued_at
-    expires_at = token.expires_at or issued_at + timedelta(seconds=profile.default_lifetime)
+    expires_at = record.expires_at or issued_at + timedelta(seconds=profile.default_lifetime)
     half = max(0.0, (expires_at - issued_at).total_seconds() / 2)
     mandatory_at = expires_at - timedelta(seconds=min(profile.mandatory, half))
     advisory = min(profile.advisory, half) * (1 - JITTER * jitter(record.key))
@@ -109,10 +108,10 @@ def is_usable(record: Record, need: Need, profile: TargetProfile, now: datetime)
 
     A `need.validity` above half the lifetime is reduced to half, as the windows are.
     """
-    token = record.token
-    if token is None or record.state is State.REVOKED or record.generation <= need.newer_than:
+    revoked = record.token is None or record.state is State.REVOKED
+    if revoked or record.generation <= need.newer_than:
         return False
-    expires_at = windows(record, token, profile).expires_at
+    expires_at = windows(record, profile).expires_at
     half = (expires_at - record.issued_at) / 2
     return expires_at - now > max(timedelta(0), min(timedelta(seconds=need.validity), half))
 
@@ -167,7 +166,7 @@ def decide(
     if record.state is State.REVOKED or record.token is None:
         return Refuse(ConsentNeededError("The grant was revoked. Authorize it anew."))
     usable = is_usable(record, need, profile, now)
-    times = windows(record, record.token, profile)
+    times = windows(record, profile)
     due = not usable or now >= times.mandatory_at
     early = need.early and (now >= times.advisory_at or _is_uncertain(record))
     if not due and not early and not need.forced:
@@ -212,9 +211,10 @@ def seconds_to_last_attempt(
     0 if the record does not wait for its last attempt.
     """
     is_next = record.attempts == LAST_ATTEMPT - 1 and attempt_limit(profile) == LAST_ATTEMPT
-    if record.token is None or not is_next:
+    # The records of a listing have no token.
+    if not is_next or (record.token is None and record.expires_at is None):
         return 0.0
-    valid = (windows(record, record.token, profile).expires_at - now).total_seconds()
+    valid = (windows(record, profile).expires_at - now).total_seconds()
     since_outcome = (now - record.updated_at).total_seconds()
     wait = 0.0 if responded_ago < since_outcome else LAST_ATTEMPT_WAIT - since_outcome
     return max(0.0, valid, wait)

@@ -8,17 +8,9 @@ from datetime import datetime
 from attrs import frozen
 
 from blink_oauth.context import Grant
-from blink_oauth.tokens import Token
 
 from .errors import SealError
-from .policy import (
-    Need,
-    attempt_limit,
-    is_usable,
-    needs_attention,
-    seconds_to_last_attempt,
-    windows,
-)
+from .policy import attempt_limit, needs_attention, seconds_to_last_attempt, windows
 from .profile import TargetProfile
 from .store.protocol import Record, State, TokenStore
 
@@ -37,8 +29,9 @@ class GrantStatus:
             for a reason other than the refresh token, `unreadable` if no key opens its pair.
         usable: Whether the stored access token can still be used.
         needs_consent: Whether a new consent is needed, now or once the access token expires.
-        expires_at: When the access token expires, aware UTC; None if no pair is stored.
-        refresh_at: When the access token becomes stale, aware UTC; None if no pair is stored.
+        expires_at: When the access token expires, aware UTC; None if the grant is revoked, or if
+            its pair cannot be opened.
+        refresh_at: When the access token becomes stale, aware UTC; None as `expires_at` is.
         idle_until: When the refresh token expires unless it is used, aware UTC; None without one.
         generation: The generation of the record.
         consent: Number of consents of the customer.
@@ -75,21 +68,22 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
         profile: The profile of the target.
         now: The current time, timezone-aware.
     """
-    token = record.token
-    times = windows(record, token, profile) if token else None
+    # A listing opens no pair; the error says of which it is known that they cannot be opened.
+    unreadable = record.token is None and record.error == SealError.__name__
+    has_pair = not unreadable and record.state is not State.REVOKED
+    times = windows(record, profile) if has_pair else None
     # Once the lease is over, its call is no longer in progress: the process was killed.
     in_progress = record.state is State.REFRESHING and record.lease_left > 0
     given_up = record.attempts >= attempt_limit(profile) and not in_progress
     retry_in = max(record.lease_left, record.pause_left)
     if record.state is State.UNCERTAIN:
         retry_in = max(retry_in, seconds_to_last_attempt(record, profile, now))
-    unreadable = token is None and record.error == SealError.__name__
     ended = record.state in {State.NEEDS_CONSENT, State.REVOKED}
     return GrantStatus(
         grant=record.key.grant,
         state=State.UNREADABLE if unreadable else _shown_state(record),
-        usable=is_usable(record, Need(), profile, now),
-        needs_consent=not unreadable and (ended or given_up or _cannot_refresh(token)),
+        usable=times is not None and now < times.expires_at,
+        needs_consent=not unreadable and (ended or given_up or record.idle_until is None),
         expires_at=times.expires_at if times else None,
         refresh_at=times.advisory_at if times else None,
         idle_until=record.idle_until,
@@ -106,10 +100,6 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
 def _shown_state(record: Record) -> State:
     waits = record.state in {State.ACTIVE, State.UNCERTAIN}
     return State.NEEDS_ATTENTION if waits and needs_attention(record) else record.state
-
-
-def _cannot_refresh(token: Token | None) -> bool:
-    return token is None or token.refresh_token is None
 
 
 def statuses_of(

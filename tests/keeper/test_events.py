@@ -186,8 +186,9 @@ def secrets_of(harness: Harness) -> set[str]:
     secrets = {request.secret for request in harness.banks.requests} | {"u-4711"}
     for record in harness.memory.records(CLIENT_ID):
         pairs = [entry.token for entry in harness.memory.journal_entries(record.key)]
-        if record.token is not None:
-            pairs.append(record.token)
+        stored = harness.memory.load(record.key)
+        if stored is not None and stored.token is not None:
+            pairs.append(stored.token)
         for pair in pairs:
             secrets.add(pair.access_token.reveal())
             secrets |= {pair.refresh_token.reveal()} if pair.refresh_token else set()

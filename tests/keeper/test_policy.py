@@ -95,8 +95,7 @@ def record(lifetime: float | None = DAY, **facts: Any) -> Record:
 
 
 def windows_of(known: Record, profile: TargetProfile = DEFAULTS) -> Windows:
-    assert known.token is not None
-    return windows(known, known.token, profile)
+    return windows(known, profile)
 
 
 def error_of(decision: Decision) -> Exception:

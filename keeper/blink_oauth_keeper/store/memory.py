@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from heapq import nsmallest
 from itertools import islice
 from typing import NoReturn
 
-from attrs import Factory, define, evolve, field
+from attrs import Factory, define, evolve, field, frozen
 
 from blink_oauth.tokens import Token
 from blink_oauth_keeper.errors import StoreError
 
+from .due_index import DueIndex
 from .protocol import (
     DueQuery,
     GrantKey,
@@ -30,7 +32,6 @@ from .protocol import (
 )
 from .rules import (
     claimed,
-    due_order,
     empty_record,
     fingerprint,
     interned,
@@ -48,9 +49,40 @@ from .rules import (
 __all__ = ["MemoryTokenStore", "StoredGrant"]
 
 HISTORY_LENGTH = 20
+PURGE_BATCH = 500
+PURGE_PAUSE = 0.001
+"""Seconds between two batches of `purge`; without them, other threads would hardly get the lock."""
 
 CompactEntry = tuple[datetime, int, str | None, Note]
 """A history entry: its time, generation, correlation id, and the note without that id."""
+
+
+@frozen(repr=False, weakref_slot=False)
+class Extras:
+    """What a grant has besides its record. Most grants have the same, and share it.
+
+    Attributes:
+        lease_until: When the lease ends.
+        pause_until: When the pause ends.
+        journal: The journal, the oldest entry first.
+        older_entries: The history without the entry of `newest_note`, the oldest entry first.
+        newest_note: The note of the newest entry, if the record has the rest of that entry.
+    """
+
+    lease_until: datetime | None = None
+    pause_until: datetime | None = None
+    journal: tuple[JournalEntry, ...] = ()
+    older_entries: tuple[CompactEntry, ...] = ()
+    newest_note: Note | None = None
+
+    @property
+    def until(self) -> datetime | None:
+        """When lease and pause have ended, None without either."""
+        ends = [end for end in (self.lease_until, self.pause_until) if end is not None]
+        return max(ends, default=None)
+
+
+NO_EXTRAS = Extras()
 
 
 @define(eq=False, repr=False, weakref_slot=False)
@@ -59,29 +91,21 @@ class StoredGrant:
 
     Attributes:
         record: The record, without lease and pause.
-        lease_until: When the lease ends.
-        pause_until: When the pause ends.
-        journal: The journal, the oldest entry first.
-        older_entries: The history without the entry of `newest_note`, the oldest entry first.
-        newest_note: The note of the newest entry, if the record has the rest of that entry.
+        extras: Lease, pause, journal and history.
     """
 
     record: Record | None = None
-    lease_until: datetime | None = None
-    pause_until: datetime | None = None
-    journal: tuple[JournalEntry, ...] = ()
-    older_entries: tuple[CompactEntry, ...] = ()
-    newest_note: Note | None = None
+    extras: Extras = NO_EXTRAS
 
     def read(self, now: datetime) -> Record | None:
         """Return the record with the seconds left of lease and pause."""
         # Most grants have neither, and all their readers share one record.
-        if self.record is None or (self.lease_until is None and self.pause_until is None):
+        if self.record is None or self.extras.until is None:
             return self.record
         return evolve(
             self.record,
-            lease_left=_seconds_until(self.lease_until, now),
-            pause_left=_seconds_until(self.pause_until, now),
+            lease_left=_seconds_until(self.extras.lease_until, now),
+            pause_left=_seconds_until(self.extras.pause_until, now),
         )
 
     def write(
@@ -94,7 +118,7 @@ class StoredGrant:
         note: Note | None = None,
     ) -> Record:
         """Replace record, lease and pause, and return the record as it can be read now."""
-        self.older_entries, self.newest_note = self._all_entries()[-HISTORY_LENGTH:], None
+        older_entries, newest_note = self._all_entries()[-HISTORY_LENGTH:], None
         correlation_id = note.correlation_id if note else None
         written = evolve(
             record,
@@ -103,12 +127,13 @@ class StoredGrant:
             correlation_id=correlation_id or record.correlation_id,
             updated_at=to_second(now),
         )
-        self.record, self.lease_until, self.pause_until = written, lease_until, pause_until
         if note and correlation_id:
-            self.newest_note = interned(evolve(note, correlation_id=None))
+            newest_note = interned(evolve(note, correlation_id=None))
         elif note:
             entry = (now, record.generation, None, note)
-            self.older_entries = (*self.older_entries[1 - HISTORY_LENGTH :], entry)
+            older_entries = (*older_entries[1 - HISTORY_LENGTH :], entry)
+        extras = Extras(lease_until, pause_until, self.extras.journal, older_entries, newest_note)
+        self.record, self.extras = written, _shared(extras)
         return self.read(now) or written
 
     def add_to_journal(
@@ -123,11 +148,11 @@ class StoredGrant:
             token=without_metadata(token),
             at=now,
         )
-        self.journal = (*self.journal, entry)
+        self.extras = evolve(self.extras, journal=(*self.extras.journal, entry))
 
     def is_in_journal(self, token: Token) -> bool:
         """Return whether a pair is in the journal."""
-        return any(is_same_pair(entry.token, token) for entry in self.journal)
+        return any(is_same_pair(entry.token, token) for entry in self.extras.journal)
 
     def history(self) -> list[HistoryEntry]:
         """Return the history, the newest entry first."""
@@ -138,20 +163,27 @@ class StoredGrant:
 
     def purge(self, journal_before: datetime, history_before: datetime) -> int:
         """Delete the entries of journal and history before two times, and return their number."""
-        journal = tuple(entry for entry in self.journal if entry.at >= journal_before)
-        entries = self._all_entries()
+        before, entries = self.extras.journal, self._all_entries()
+        journal = tuple(entry for entry in before if entry.at >= journal_before)
         history = tuple(entry for entry in entries if entry[0] >= history_before)
-        deleted = len(self.journal) - len(journal) + len(entries) - len(history)
+        deleted = len(before) - len(journal) + len(entries) - len(history)
         if deleted:
-            self.journal, self.older_entries, self.newest_note = journal, history, None
+            self.extras = evolve(
+                self.extras, journal=journal, older_entries=history, newest_note=None
+            )
         return deleted
 
     def _all_entries(self) -> tuple[CompactEntry, ...]:
-        record = self.record
-        if record is None or self.newest_note is None:
-            return self.older_entries
-        newest = (record.updated_at, record.generation, record.correlation_id, self.newest_note)
-        return (*self.older_entries, newest)
+        record, extras = self.record, self.extras
+        if record is None or extras.newest_note is None:
+            return extras.older_entries
+        newest = (record.updated_at, record.generation, record.correlation_id, extras.newest_note)
+        return (*extras.older_entries, newest)
+
+
+def _shared(extras: Extras) -> Extras:
+    has_own = extras.until or extras.journal or extras.older_entries
+    return extras if has_own else interned(extras)
 
 
 def _seconds_until(end: datetime | None, now: datetime) -> float:
@@ -175,15 +207,23 @@ class MemoryTokenStore(TokenStore):
         journal_retention: The age at which `purge` deletes journal entries.
         history_retention: The age at which `purge` deletes history entries.
         grants: The dictionary that contains the grants. Only for tests, which read and change it.
+        sleep: Sleeps some seconds, between two batches of `purge`.
     """
 
     _clock: Callable[[], datetime] = _utc_now
     _journal_retention: timedelta = timedelta(days=7)
     _history_retention: timedelta = timedelta(days=400)
     _grants: dict[GrantKey, StoredGrant] = field(factory=dict)
+    _sleep: Callable[[float], None] = time.sleep
+    _due: DueIndex = field(init=False)
+    _sorted_keys: list[GrantKey] = field(init=False, factory=list)
     _lock: threading.Lock = field(init=False, factory=threading.Lock)
     _key: bytes = field(init=False, default=Factory(lambda: secrets.token_bytes(32)))
     _process: int = field(init=False, factory=os.getpid)
+
+    @_due.default
+    def _empty_index(self) -> DueIndex:
+        return DueIndex(self._record_after)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -197,15 +237,16 @@ class MemoryTokenStore(TokenStore):
 
     def claim(self, seen: Record, *, owner: str, ttl: float) -> Record | None:
         with self._access():
-            grant, now = self._grants.get(seen.key, StoredGrant()), self._now()
-            record = grant.read(now)
-            claim = claimed(record, seen, owner) if record else None
-            return claim and grant.write(claim, now, lease_until=now + timedelta(seconds=ttl))
+            return self._claim(seen, owner, ttl, self._now())
 
     def claim_due(self, query: DueQuery, *, owner: str, ttl: float, limit: int) -> list[Record]:
-        records = sorted(self._due(query), key=due_order)
-        claims = (self.claim(record, owner=owner, ttl=ttl) for record in records)
-        return list(islice(filter(None, claims), limit))
+        with self._access():
+            now = self._now()
+            claims = [
+                self._claim(record, owner, ttl, now)
+                for record in self._due_records(query, limit, now)
+            ]
+            return [claim for claim in claims if claim]
 
     def settle(
         self,
@@ -224,7 +265,7 @@ class MemoryTokenStore(TokenStore):
                 pair = renewed(
                     record, token, issued_at=issued_at, idle_until=idle_until, state=state
                 )
-                return Settlement(stored=True, record=grant.write(pair, now, note=note))
+                return Settlement(stored=True, record=self._write(grant, pair, now, note=note))
             stored = record is not None and is_same_pair(record.token, token)
             if not stored and not grant.is_in_journal(token):
                 grant.add_to_journal(claim, token, Origin.SUPERSEDED, now, ahead=1)
@@ -253,7 +294,7 @@ class MemoryTokenStore(TokenStore):
                 refusals=claim.refusals,
                 refused_since=claim.refused_since,
             )
-            grant.write(after, now, pause_until=until, note=note)
+            self._write(grant, after, now, pause_until=until, note=note)
             return True
 
     def put(
@@ -273,14 +314,14 @@ class MemoryTokenStore(TokenStore):
             pair = renewed(record, token, issued_at=issued_at, idle_until=idle_until)
             if record.token:
                 grant.add_to_journal(record, record.token, Origin.REPLACED, now)
-            return grant.write(evolve(pair, consent=record.consent + 1), now, note=note)
+            return self._write(grant, evolve(pair, consent=record.consent + 1), now, note=note)
 
     def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
         with self._access():
             grant, now = self._grants.get(key, StoredGrant()), self._now()
             if grant.record is None or grant.record.state is State.REVOKED:
                 return grant.record
-            return grant.write(revoked(grant.record), now, note=note)
+            return self._write(grant, revoked(grant.record), now, note=note)
 
     def erase(self, record: Record) -> bool:
         with self._access():
@@ -290,8 +331,8 @@ class MemoryTokenStore(TokenStore):
                 return False
             if stored.generation != record.generation:
                 return False
-            grant.journal = ()
-            grant.write(evolve(stored, token=None), self._now())
+            grant.extras = evolve(grant.extras, journal=())
+            self._write(grant, evolve(stored, token=None, expires_at=None), self._now())
             return True
 
     def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
@@ -302,7 +343,7 @@ class MemoryTokenStore(TokenStore):
 
     def journal_entries(self, key: GrantKey) -> Sequence[JournalEntry]:
         with self._access():
-            return self._grants.get(key, StoredGrant()).journal[::-1]
+            return self._grants.get(key, StoredGrant()).extras.journal[::-1]
 
     def salvage(self, claim: Record, *, note: Note) -> Record | None:
         with self._access():
@@ -310,17 +351,20 @@ class MemoryTokenStore(TokenStore):
             record = grant.record
             if record is None or record.token is None or not is_latest_claim(record, claim):
                 return None
-            entry = newest_salvageable(grant.journal, record)
+            entry = newest_salvageable(grant.extras.journal, record)
             if entry is None:
                 return None
-            grant.journal = tuple(other for other in grant.journal if other is not entry)
+            others = tuple(other for other in grant.extras.journal if other is not entry)
+            grant.extras = evolve(grant.extras, journal=others)
             grant.add_to_journal(record, record.token, Origin.REFUSED, now)
             pair = renewed(record, entry.token, issued_at=entry.at, idle_until=record.idle_until)
             salvaged = evolve(pair, state=State.REFRESHING, attempts=1, owner=record.owner)
-            return grant.write(salvaged, now, lease_until=grant.lease_until, note=note)
+            lease_until = grant.extras.lease_until
+            return self._write(grant, salvaged, now, lease_until=lease_until, note=note)
 
     def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
-        return nsmallest(limit, self._due(query), key=due_order)
+        with self._access():
+            return self._due_records(query, limit, self._now())
 
     def unreadable(self, query: DueQuery) -> int:
         """Return 0: nothing is sealed."""
@@ -330,13 +374,14 @@ class MemoryTokenStore(TokenStore):
     def records(
         self, client_id: str, *, after: GrantKey | None = None, limit: int = 100
     ) -> Sequence[Record]:
-        def order(key: GrantKey) -> tuple[str, str]:
-            return (key.grant.target_id, key.grant.username)
-
-        found = [record for record in self._all() if record.key.client_id == client_id]
-        if after is not None:
-            found = [record for record in found if order(record.key) > order(after)]
-        return nsmallest(limit, found, key=lambda record: order(record.key))
+        keys = self._keys_in_order()
+        start = (client_id, "", "") if after is None else (client_id, *_order(after)[1:])
+        first = bisect_right(keys, start, key=_order)
+        page = [key for key in keys[first : first + limit] if key.client_id == client_id]
+        with self._access():
+            now = self._now()
+            records = [grant.read(now) for key in page if (grant := self._grants.get(key))]
+        return [evolve(record, token=None) for record in records if record]
 
     def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
         with self._access():
@@ -344,9 +389,16 @@ class MemoryTokenStore(TokenStore):
 
     def purge(self) -> int:
         with self._access():
-            now = self._now()
-            journal, history = now - self._journal_retention, now - self._history_retention
-            return sum(grant.purge(journal, history) for grant in self._grants.values())
+            grants, now = list(self._grants.values()), self._now()
+        journal, history = now - self._journal_retention, now - self._history_retention
+        deleted = 0
+        for start in range(0, len(grants), PURGE_BATCH):
+            if start:
+                self._sleep(PURGE_PAUSE)
+            with self._access():
+                batch = grants[start : start + PURGE_BATCH]
+                deleted += sum(grant.purge(journal, history) for grant in batch)
+        return deleted
 
     def fingerprint(self, text: str) -> str:
         with self._access():
@@ -368,10 +420,46 @@ class MemoryTokenStore(TokenStore):
     def _now(self) -> datetime:
         return utc(self._clock())
 
-    def _all(self) -> list[Record]:
-        with self._access():
-            now = self._now()
-            return [record for grant in self._grants.values() if (record := grant.read(now))]
+    def _write(
+        self,
+        grant: StoredGrant,
+        record: Record,
+        now: datetime,
+        *,
+        lease_until: datetime | None = None,
+        pause_until: datetime | None = None,
+        note: Note | None = None,
+    ) -> Record:
+        before = grant.record
+        written = grant.write(
+            record, now, lease_until=lease_until, pause_until=pause_until, note=note
+        )
+        self._due.replace(before, grant.record or written, until=grant.extras.until, now=now)
+        return written
 
-    def _due(self, query: DueQuery) -> list[Record]:
-        return [record for record in self._all() if is_due(record, query)]
+    def _claim(self, seen: Record, owner: str, ttl: float, now: datetime) -> Record | None:
+        grant = self._grants.get(seen.key, StoredGrant())
+        record = grant.read(now)
+        claim = claimed(record, seen, owner) if record else None
+        return claim and self._write(grant, claim, now, lease_until=now + timedelta(seconds=ttl))
+
+    def _due_records(self, query: DueQuery, limit: int, now: datetime) -> list[Record]:
+        indexed = (self._grants[record.key].read(now) for record in self._due.records(query, now))
+        return list(islice((r for r in indexed if r is not None and is_due(r, query)), limit))
+
+    def _record_after(self, key: GrantKey, end: datetime) -> Record | None:
+        grant = self._grants[key]
+        return grant.record if grant.extras.until == end else None
+
+    def _keys_in_order(self) -> list[GrantKey]:
+        # A grant is never removed, so the number of keys says whether a new one is missing.
+        with self._access():
+            keys = self._sorted_keys
+            new = list(self._grants) if len(keys) != len(self._grants) else None
+        if new is not None:
+            self._sorted_keys = keys = sorted(new, key=_order)
+        return keys
+
+
+def _order(key: GrantKey) -> tuple[str, str, str]:
+    return (key.client_id, key.grant.target_id, key.grant.username)

@@ -75,8 +75,11 @@ class Record:
             nothing else does.
         consent: The number of the customer's consent, from 1.
         state: The state of the grant.
-        token: The stored pair: a `Token` without `meta` and `extra`. None after `erase`.
+        token: The stored pair: a `Token` without `meta` and `extra`. None after `erase`, and in the
+            records of a listing.
         issued_at: When the request that returned the token was started, aware UTC.
+        expires_at: When the access token expires by its response, aware UTC; None if that is
+            unknown, or if no pair is stored. By default the token's.
         idle_until: When the refresh token expires if it is not used, aware UTC; None without a
             refresh token.
         attempts: Number of attempts with this refresh token, including one in progress. An attempt
@@ -99,6 +102,7 @@ class Record:
     state: State
     token: Token | None
     issued_at: datetime
+    expires_at: datetime | None = field()
     idle_until: datetime | None
     attempts: int = 0
     owner: str | None = None
@@ -109,6 +113,10 @@ class Record:
     refused_since: datetime | None = None
     correlation_id: str | None = None
     updated_at: datetime
+
+    @expires_at.default
+    def _of_the_token(self) -> datetime | None:
+        return self.token.expires_at if self.token else None
 
 
 def state_before(claim: Record) -> State:
@@ -220,11 +228,12 @@ class DueQuery:
 class TokenStore(Protocol):
     """Stores pairs, journal and history. Any thread of any process may call the methods.
 
-    Every method acts as one transaction, with two exceptions: in `claim_due` each claim is one, and
-    `settle` may use another one to add a pair to the journal. When a method returns, its effect is
-    durable and visible to all processes. When it raises `StoreError`, it had no effect, or its
-    effect is unknown; therefore `settle`, `release`, `journal`, `salvage` and `erase` must be safe
-    to call again with the same arguments. Before `put` is repeated, the record must be read.
+    Every method acts as one transaction, with three exceptions: in `claim_due` each claim is one,
+    in `purge` each batch, and `settle` may use another one to add a pair to the journal. When a
+    method returns, its effect is durable and visible to all processes. When it raises `StoreError`,
+    it had no effect, or its effect is unknown; therefore `settle`, `release`, `journal`, `salvage`
+    and `erase` must be safe to call again with the same arguments. Before `put` is repeated, the
+    record must be read.
 
     Leases and pauses run by the store's own clock, which all processes share. Between two calls a
     store holds no lock and no transaction, and occupies no connection.
@@ -398,7 +407,9 @@ class TokenStore(Protocol):
     def records(
         self, client_id: str, *, after: GrantKey | None = None, limit: int = 100
     ) -> Sequence[Record]:
-        """Return the records of a client, sorted by target and username.
+        """Return the records of a client without their pairs, sorted by target and username.
+
+        A pair that certainly cannot be opened gives its record the error `SealError`.
 
         Args:
             client_id: The client of the records.
@@ -411,6 +422,8 @@ class TokenStore(Protocol):
 
     def purge(self) -> int:
         """Delete journal and history entries that are older than the store's retention.
+
+        Small batches are deleted, so that other calls wait for one of them at most.
 
         Returns:
             The number of entries that were deleted.

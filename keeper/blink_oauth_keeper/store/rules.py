@@ -32,6 +32,7 @@ __all__ = [
     "newest_salvageable",
     "renewed",
     "revoked",
+    "selects",
     "to_second",
     "utc",
     "without_metadata",
@@ -104,6 +105,7 @@ def renewed(
         generation=record.generation + 1,
         state=state,
         issued_at=utc(issued_at),
+        expires_at=token.expires_at,
         idle_until=None if idle_until is None else utc(idle_until),
         attempts=record.attempts if state is State.UNCERTAIN else 0,
         owner=None,
@@ -169,11 +171,15 @@ def is_due(record: Record, query: DueQuery) -> bool:
     """Return whether a record is due and can be claimed."""
     if record.idle_until is None or record.idle_until > query.before or not _is_claimable(record):
         return False
-    if record.key.client_id != query.client_id or record.attempts > query.max_attempts:
+    return selects(query, record.key.client_id, record.key.grant.target_id, record.attempts)
+
+
+def selects(query: DueQuery, client_id: str, target_id: str, attempts: int) -> bool:
+    """Return whether a query selects the records of a client and target with these attempts."""
+    if client_id != query.client_id or attempts > query.max_attempts:
         return False
-    target = record.key.grant.target_id
-    wanted = query.targets is None or target in query.targets
-    return wanted and target not in query.except_targets
+    wanted = query.targets is None or target_id in query.targets
+    return wanted and target_id not in query.except_targets
 
 
 def due_order(record: Record) -> tuple[datetime, str, str]:

@@ -61,7 +61,9 @@ from .sql_tables import (
     due_params,
     entry_params,
     grant_params,
+    history,
     history_entry,
+    journal,
     key_of,
     metadata,
     note_params,
@@ -76,6 +78,9 @@ __all__ = ["SqlTokenStore", "metadata"]
 
 MAX_TRIES = 10
 """The most runs of a method whose transactions conflict with other transactions."""
+PURGE_BATCH = 200
+PURGE_PAUSE = 0.02
+"""Seconds between two batches of `purge`. SQLite has no queue: a waiting writer polls the lock."""
 UNOPENED_PAUSE = 3600.0
 """Seconds before a record that cannot be opened can be claimed again."""
 
@@ -121,6 +126,7 @@ class SqlBase:
         history_retention: timedelta = timedelta(days=400),
         clock: Callable[[], datetime] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         engine, sealer = engine_for(database), sealer_for(keys, fingerprint_key, monotonic)
         self._owns_engine = not isinstance(database, Engine)
@@ -137,7 +143,7 @@ class SqlBase:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._engine, self._database = engine, Database(engine, clock)
         self._sealer, self._reader = sealer, Reader(sealer)
-        self._retention = (journal_retention, history_retention)
+        self._retention, self._sleep = (journal_retention, history_retention), sleep
         self._is_prepared = False
 
     def __repr__(self) -> str:
@@ -229,8 +235,9 @@ class SqlTokenStore(SqlBase, TokenStore):
 
     A forked child opens its own connections, also with an engine of the application.
 
-    A row that cannot be opened does not affect the others: `records` returns it without a token and
-    with the error `SealError`, `due` and `claim_due` skip it, and a warning is logged.
+    A row that cannot be opened does not affect the others: `due` and `claim_due` skip it, and a
+    warning is logged. `records` opens no pair; a record whose key is missing has the error
+    `SealError`.
 
     Args:
         database: `sqlite:///…` with the path of a file, `postgresql+psycopg://…`, or an engine for
@@ -244,6 +251,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         history_retention: The age at which `purge` deletes history entries.
         clock: Returns the current time, timezone-aware, in place of the database. Only for tests.
         monotonic: Returns seconds of a clock that never goes back.
+        sleep: Sleeps some seconds, between two batches of `purge`.
 
     Raises:
         InvalidInputError: The database is not supported, a key is no Fernet key, or the provider
@@ -463,7 +471,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             rows = session.rows(
                 sql_statements.RECORDS, page | {"client": client_id, "limit": limit}
             )
-        return [self._reader.record_if_opened(key_of(row), row) for row in rows]
+        return [self._reader.listed(key_of(row), row) for row in rows]
 
     @operation
     def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
@@ -473,11 +481,19 @@ class SqlTokenStore(SqlBase, TokenStore):
 
     @operation
     def purge(self) -> int:
-        with self._prepared().transaction() as session:
-            return sum(
-                session.count(statement, {"minus_retention": -retention.total_seconds()})
-                for statement, retention in zip(sql_statements.PURGE, self._retention, strict=True)
-            )
+        deleted = 0
+        for table, retention in zip((journal, history), self._retention, strict=True):
+            selection = {"minus_retention": -retention.total_seconds(), "limit": PURGE_BATCH}
+            while True:
+                with self._prepared().session() as session:
+                    rows = session.rows(sql_statements.SELECT_OLD[table], selection)
+                    # In the same order in every process, so that no two wait for each other.
+                    ids = {"ids": sorted(row.id for row in rows)}
+                    deleted += session.count(sql_statements.DELETE_ROWS[table], ids) if rows else 0
+                if len(rows) < PURGE_BATCH:
+                    break
+                self._sleep(PURGE_PAUSE)
+        return deleted
 
     def _write(
         self, session: Session, change: Change, seen: Record, new: Record, note: Note

@@ -41,11 +41,11 @@ from sqlalchemy.sql.functions import FunctionElement
 from blink_oauth_keeper.errors import SealError
 
 from .protocol import State
-from .rules import CLAIMABLE
-from .sql_tables import Change, UtcDateTime, grants, history, journal
+from .sql_tables import HAS_CLAIMABLE_STATE, Change, UtcDateTime, grants, history, journal
 
 __all__ = [
     "CLAIM",
+    "DELETE_ROWS",
     "ERASE",
     "INSERT",
     "LOAD",
@@ -53,6 +53,7 @@ __all__ = [
     "RECORDS",
     "RELEASE",
     "SALVAGE",
+    "SELECT_OLD",
     "WRITE",
     "claim_due",
     "due",
@@ -165,10 +166,17 @@ HISTORY = (
     .order_by(history.c.id.desc())
     .limit(bindparam("limit"))
 )
-PURGE = tuple(
-    delete(table).where(table.c.at < seconds_from_now("minus_retention"))
+SELECT_OLD = {
+    table: select(table.c.id)
+    .where(table.c.at < seconds_from_now("minus_retention"))
+    .order_by(table.c.at)
+    .limit(bindparam("limit"))
     for table in (journal, history)
-)
+}
+DELETE_ROWS = {
+    table: delete(table).where(table.c.id.in_(bindparam("ids", expanding=True)))
+    for table in (journal, history)
+}
 
 
 RECORD_COLUMNS = (*grants.c, NOW.label("now"))
@@ -207,6 +215,8 @@ PAIR_VALUES: dict[str, object] = {
     "key_id": bindparam("new_key_id"),
     "issued_at": bindparam("new_issued_at", type_=UtcDateTime),
     "idle_until": bindparam("new_idle_until", type_=UtcDateTime),
+    "expires_at": bindparam("new_expires_at", type_=UtcDateTime),
+    "expires_generation": bindparam("new_generation"),
     "attempts": bindparam("new_attempts"),
     "owner": bindparam("new_owner"),
     "pause_until": null(),
@@ -285,7 +295,7 @@ INSERT = _with_history(
 ERASE = (
     update(grants)
     .where(HAS_GENERATION, grants.c.state == State.REVOKED.value)
-    .values(sealed=None, key_id=None, updated_at=NOW)
+    .values(sealed=None, key_id=None, expires_at=None, updated_at=NOW)
 )
 RECORDS = (
     select(*RECORD_COLUMNS)

@@ -38,6 +38,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    literal_column,
 )
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import TypeEngine
@@ -47,9 +48,11 @@ from blink_oauth.tokens import Token
 from blink_oauth_keeper.errors import SealError
 
 from .protocol import DueQuery, GrantKey, HistoryEntry, JournalEntry, Note, Origin, Record, State
+from .rules import CLAIMABLE
 from .sealing import Binding, Sealed, Sealer
 
 __all__ = [
+    "HAS_CLAIMABLE_STATE",
     "VERSION",
     "Change",
     "Database",
@@ -133,6 +136,9 @@ grants = Table(
     Column("key_id", String),
     Column("issued_at", UtcDateTime, nullable=False),
     Column("idle_until", UtcDateTime),
+    Column("expires_at", UtcDateTime),
+    # A process of an older version writes a new generation without `expires_at`.
+    Column("expires_generation", BigInteger),
     Column("attempts", Integer, nullable=False),
     Column("owner", String),
     Column("lease_until", UtcDateTime),
@@ -143,7 +149,18 @@ grants = Table(
     Column("correlation_id", String),
     Column("updated_at", UtcDateTime, nullable=False),
     PrimaryKeyConstraint("client_id", "target_id", "username", name="blink_oauth_grants_key"),
-    Index("blink_oauth_grants_due", "client_id", "idle_until"),
+)
+HAS_CLAIMABLE_STATE = grants.c.state.in_(
+    # Both databases use a partial index only if a query repeats its condition with literals.
+    [literal_column(f"'{state}'") for state in sorted(CLAIMABLE)]
+)
+Index(
+    "blink_oauth_grants_claimable",
+    *(grants.c.client_id, grants.c.idle_until, grants.c.target_id, grants.c.username),
+    # SQLite skips a row by these without reading the row itself.
+    *(grants.c.attempts, grants.c.lease_until, grants.c.pause_until),
+    sqlite_where=HAS_CLAIMABLE_STATE,
+    postgresql_where=HAS_CLAIMABLE_STATE,
 )
 
 journal = Table(
@@ -334,6 +351,7 @@ def pair_params(record: Record, sealed: Sealed | None) -> Parameters:
         "new_key_id": sealed and sealed.key_id,
         "new_issued_at": record.issued_at,
         "new_idle_until": record.idle_until,
+        "new_expires_at": record.expires_at,
         "new_attempts": record.attempts,
         "new_owner": record.owner,
         "new_error": record.error,
@@ -393,6 +411,8 @@ def record_of(key: GrantKey, row: Row[Any], token: Token | None) -> Record:
         state=State(row.state),
         token=token,
         issued_at=row.issued_at,
+        # The sealed time is the one that nobody else can have changed.
+        expires_at=token.expires_at if token else row.expires_at,
         idle_until=row.idle_until,
         attempts=row.attempts,
         owner=row.owner,
@@ -464,6 +484,17 @@ class Reader:
         except SealError:
             return False
         return True
+
+    def listed(self, key: GrantKey, row: Row[Any]) -> Record:
+        """Return the record in a row without its pair.
+
+        The pair is opened only if the row does not say when the access token expires. If the key of
+        the pair is missing, log a warning; the record has `SealError` as its error.
+        """
+        expiry_is_known = row.sealed is None or row.expires_generation == row.generation
+        if expiry_is_known and row.key_id in {None, *self._sealer.key_ids}:
+            return record_of(key, row, None)
+        return evolve(self.record_if_opened(key, row), token=None)
 
     def entry_if_opened(self, key: GrantKey, row: Row[Any]) -> JournalEntry | None:
         """Return the journal entry in a row, or log a warning if it cannot be opened."""

@@ -15,6 +15,7 @@ from .harness import (
     ISSUED,
     KEY,
     Harness,
+    days,
     due,
     entry_values,
     grant_key,
@@ -217,8 +218,26 @@ class Listing(Harness):
             State.REFRESHING,
             State.REVOKED,
         ]
-        assert page[0] == self.read(grant_key("active"))
+        assert page[0] == evolve(self.read(grant_key("active")), token=None)
         assert 900 < page[1].lease_left <= 1000
+
+    def test_records_have_no_pairs_but_say_when_the_access_tokens_expire(self) -> None:
+        self.put("a", grant_key("active"))
+        claim = self.claim(self.put("b", grant_key("refreshed")))
+        later = evolve(pair("c"), expires_at=ISSUED + days(2))
+        self.store.settle(claim, later, issued_at=ISSUED, idle_until=ISSUED, note=note())
+        self.put("d", grant_key("revoked"))
+        self.store.mark_revoked(grant_key("revoked"), note=note())
+        unlimited = evolve(pair("e"), expires_at=None)
+        self.store.put(
+            grant_key("unlimited"), unlimited, issued_at=ISSUED, idle_until=None, note=note()
+        )
+        page = self.second.records(CLIENT)
+        assert [record.token for record in page] == [None] * 4
+        day = ISSUED + days(1)
+        assert [record.expires_at for record in page] == [day, ISSUED + days(2), day, None]
+        for record in page:
+            assert record == evolve(self.read(record.key), token=None)
 
     def test_only_the_records_of_the_given_client_are_returned(self) -> None:
         self.put("a")

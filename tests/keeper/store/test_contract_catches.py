@@ -22,6 +22,7 @@ from blink_oauth_keeper import (
     Settlement,
     State,
 )
+from blink_oauth_keeper.store.rules import due_order, is_due
 from blink_oauth_testing.store_contract import ManualClock, TokenStoreContract
 
 BROKEN: list[tuple[type[MemoryTokenStore], str]] = []
@@ -55,6 +56,11 @@ class ChangeableStore(MemoryTokenStore):
         assert grant.record is not None
         grant.record = evolve(grant.record, **values)
 
+    def change_extras(self, key: GrantKey, **values: object) -> None:
+        """Change lease, pause, journal or history of a grant, past all rules."""
+        grant = self.grants[key]
+        grant.extras = evolve(grant.extras, **values)
+
 
 @caught_by("a_claim_fails_if_the_attempts_have_changed")
 class ClaimIgnoresAttempts(ChangeableStore):
@@ -74,7 +80,7 @@ class ClaimIgnoresGeneration(ChangeableStore):
 class ClaimIgnoresTheLease(ChangeableStore):
     def claim(self, seen: Record, *, owner: str, ttl: float) -> Record | None:
         if seen.key in self.grants:
-            self.grants[seen.key].lease_until = None
+            self.change_extras(seen.key, lease_until=None)
         return super().claim(seen, owner=owner, ttl=ttl)
 
 
@@ -82,7 +88,7 @@ class ClaimIgnoresTheLease(ChangeableStore):
 class ClaimIgnoresThePause(ChangeableStore):
     def claim(self, seen: Record, *, owner: str, ttl: float) -> Record | None:
         if seen.key in self.grants:
-            self.grants[seen.key].pause_until = None
+            self.change_extras(seen.key, pause_until=None)
         return super().claim(seen, owner=owner, ttl=ttl)
 
 
@@ -180,7 +186,7 @@ class SettleIgnoresTheGeneration(SettleHooks):
 class SettleDropsSupersededPairs(SettleHooks):
     def after(self, claim: Record, settlement: Settlement) -> Settlement:
         if not settlement.stored:
-            self.grants[claim.key].journal = ()
+            self.change_extras(claim.key, journal=())
         return settlement
 
 
@@ -196,21 +202,21 @@ class SettleJournalsItsOwnPair(SettleHooks):
 class SettleJournalsEachTime(SettleHooks):
     def after(self, claim: Record, settlement: Settlement) -> Settlement:
         if not settlement.stored:
-            grant = self.grants[claim.key]
-            grant.journal += grant.journal[-1:]
+            entries = self.grants[claim.key].extras.journal
+            self.change_extras(claim.key, journal=(*entries, entries[-1]))
         return settlement
 
 
 @caught_by("pairs_that_share_only_one_token_are_different")
 class SettleComparesAccessTokensOnly(SettleHooks):
     def after(self, claim: Record, settlement: Settlement) -> Settlement:
-        grant = self.grants[claim.key]
+        entries = self.grants[claim.key].extras.journal
         now = settlement.record
-        if now is None or now.token is None or not grant.journal:
+        if now is None or now.token is None or not entries:
             return settlement
-        if grant.journal[-1].token.access_token != now.token.access_token:
+        if entries[-1].token.access_token != now.token.access_token:
             return settlement
-        grant.journal = grant.journal[:-1]
+        self.change_extras(claim.key, journal=entries[:-1])
         return Settlement(stored=True, record=now)
 
 
@@ -224,10 +230,10 @@ class SettleClearsTheAttempts(SettleHooks):
 @caught_by("a_settled_pair_ends_a_pause_and_clears_an_error")
 class SettleKeepsThePause(SettleHooks):
     def before(self, claim: Record, token: Token) -> None:
-        self.pause = self.grants[claim.key].pause_until
+        self.pause = self.grants[claim.key].extras.pause_until
 
     def after(self, claim: Record, settlement: Settlement) -> Settlement:
-        self.grants[claim.key].pause_until = self.pause
+        self.change_extras(claim.key, pause_until=self.pause)
         return settlement
 
 
@@ -339,7 +345,7 @@ class PutKeepsTheConsent(PutHooks):
 @caught_by("putting_the_same_pair_again_keeps_the_lease")
 class PutEndsTheLease(PutHooks):
     def after(self, old: Record | None, new: Record) -> None:
-        self.grants[new.key].lease_until = None
+        self.change_extras(new.key, lease_until=None)
 
 
 @caught_by("putting_the_same_pair_again_does_not_undo_a_revocation")
@@ -411,7 +417,7 @@ class EraseKeepsTheJournal(ChangeableStore):
         journal = self.journal_entries(record.key)
         erased = super().erase(record)
         if erased:
-            self.grants[record.key].journal = tuple(reversed(journal))
+            self.change_extras(record.key, journal=tuple(reversed(journal)))
         return erased
 
 
@@ -419,7 +425,8 @@ class EraseKeepsTheJournal(ChangeableStore):
 class JournalWritesEachTime(ChangeableStore):
     def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
         super().journal(record, token, origin=origin)
-        self.grants[record.key].journal += self.grants[record.key].journal[-1:]
+        entries = self.grants[record.key].extras.journal
+        self.change_extras(record.key, journal=(*entries, entries[-1]))
 
 
 @caught_by("journal_entries_are_returned_newest_first")
@@ -431,24 +438,26 @@ class JournalOldestFirst(ChangeableStore):
 @caught_by("a_pair_of_another_consent_is_never_salvaged")
 class SalvageIgnoresTheConsent(ChangeableStore):
     def salvage(self, claim: Record, *, note: Note) -> Record | None:
-        grant = self.grants[claim.key]
-        grant.journal = tuple(evolve(entry, consent=claim.consent) for entry in grant.journal)
+        entries = self.grants[claim.key].extras.journal
+        changed = tuple(evolve(entry, consent=claim.consent) for entry in entries)
+        self.change_extras(claim.key, journal=changed)
         return super().salvage(claim, note=note)
 
 
 @caught_by("a_replaced_or_refused_pair_is_never_salvaged")
 class SalvageIgnoresTheOrigin(ChangeableStore):
     def salvage(self, claim: Record, *, note: Note) -> Record | None:
-        grant = self.grants[claim.key]
-        grant.journal = tuple(evolve(entry, origin=Origin.ERROR) for entry in grant.journal)
+        entries = self.grants[claim.key].extras.journal
+        changed = tuple(evolve(entry, origin=Origin.ERROR) for entry in entries)
+        self.change_extras(claim.key, journal=changed)
         return super().salvage(claim, note=note)
 
 
 @caught_by("the_newest_superseded_pair_is_salvaged_first")
 class SalvageTakesTheOldest(ChangeableStore):
     def salvage(self, claim: Record, *, note: Note) -> Record | None:
-        grant = self.grants[claim.key]
-        grant.journal = grant.journal[::-1]
+        entries = self.grants[claim.key].extras.journal
+        self.change_extras(claim.key, journal=entries[::-1])
         return super().salvage(claim, note=note)
 
 
@@ -468,7 +477,7 @@ class SalvageIgnoresTheOwner(ChangeableStore):
 @caught_by("a_superseded_pair_is_salvaged_under_the_same_lease")
 class SalvageReleasesTheLease(ChangeableStore):
     def salvage(self, claim: Record, *, note: Note) -> Record | None:
-        self.grants[claim.key].lease_until = None
+        self.change_extras(claim.key, lease_until=None)
         return super().salvage(claim, note=note)
 
 
@@ -481,9 +490,8 @@ class DueInTheWrongOrder(ChangeableStore):
 @caught_by("a_record_that_cannot_be_claimed_is_not_due")
 class DueIgnoresLeases(ChangeableStore):
     def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
-        for grant in self.grants.values():
-            grant.lease_until = None
-        return super().due(query, limit=limit)
+        found = [evolve(grant.record, lease_left=0.0) for grant in self.grants.values()]
+        return sorted((each for each in found if is_due(each, query)), key=due_order)[:limit]
 
 
 @caught_by("a_record_with_attempts_is_due_only_up_to_max_attempts")
@@ -532,6 +540,15 @@ class RecordsSortedWithoutCase(ChangeableStore):
     ) -> Sequence[Record]:
         page = super().records(client_id, after=after, limit=limit)
         return sorted(page, key=lambda r: (r.key.grant.target_id, r.key.grant.username.lower()))
+
+
+@caught_by("records_have_no_pairs_but_say_when_the_access_tokens_expire")
+class RecordsHavePairs(ChangeableStore):
+    def records(
+        self, client_id: str, *, after: GrantKey | None = None, limit: int = 100
+    ) -> Sequence[Record]:
+        page = super().records(client_id, after=after, limit=limit)
+        return [self.load(record.key) or record for record in page]
 
 
 @caught_by("only_the_records_of_the_given_client_are_returned")

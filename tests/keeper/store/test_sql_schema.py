@@ -179,7 +179,7 @@ def test_the_tables_have_their_indices(engine: Engine) -> None:
     store_in(engine).create_schema()
     indices = {index["name"] for table in NAMES for index in inspect(engine).get_indexes(table)}
     assert indices == {
-        "blink_oauth_grants_due",
+        "blink_oauth_grants_claimable",
         "blink_oauth_history_at",
         "blink_oauth_history_grant",
         "blink_oauth_journal_at",
