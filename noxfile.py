@@ -211,7 +211,7 @@ def demo(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure what client, keeper and command cost, as ratios within one run."""
     install(session, "bench", project=True)
-    for name in session.posargs or ("start", "cost", "auth", "sockets", "keeper", "path"):
+    for name in session.posargs or ("start", "cost", "auth", "sockets", "keeper", "growth", "path"):
         # Exit status 2 means that a limit is exceeded; the other benchmarks still run.
         session.run(
             *("python", "-m", f"benchmarks.{name}"),

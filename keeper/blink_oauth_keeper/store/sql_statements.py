@@ -185,7 +185,6 @@ RECORD_COLUMNS = (*grants.c, NOW.label("now"))
 # Conditions on the row.
 HAS_GENERATION = and_(is_of_grant(grants), grants.c.generation == bindparam("expected_generation"))
 IS_LATEST_CLAIM = and_(HAS_GENERATION, grants.c.owner == bindparam("expected_owner"))
-HAS_CLAIMABLE_STATE = or_(*(grants.c.state == state.value for state in sorted(CLAIMABLE)))
 IS_CLAIMABLE = and_(
     or_(grants.c.lease_until.is_(None), grants.c.lease_until <= NOW),
     or_(grants.c.pause_until.is_(None), grants.c.pause_until <= NOW),
