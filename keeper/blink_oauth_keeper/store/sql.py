@@ -43,15 +43,13 @@ from .rules import (
 )
 from .sealing import Binding, Sealed, new_key, sealer_for
 from .sql_engine import (
-    check_schema,
-    create_schema,
     engine_for,
-    has_schema,
     is_conflict,
     replace_pool,
     store_error_for,
 )
 from .sql_keys import count_older, reseal_older
+from .sql_schema import create_schema, prepare_schema
 from .sql_tables import (
     Change,
     Database,
@@ -156,7 +154,9 @@ class SqlBase:
 
     @operation
     def create_schema(self) -> None:
-        """Create the tables that are missing. Any process may call it at any time.
+        """Create the tables, columns and indexes that are missing. Any process may call it.
+
+        Processes of the version before may use the tables meanwhile and afterwards.
 
         Raises:
             SchemaError: The tables are newer than this version of the library.
@@ -205,9 +205,7 @@ class SqlBase:
     def _prepared(self) -> Database:
         # No lock: a second check does no harm, and another thread may hold a lock during a fork.
         if not self._is_prepared:
-            if self._owns_engine and not has_schema(self._database):
-                create_schema(self._database)
-            check_schema(self._database)
+            prepare_schema(self._database, may_add=self._owns_engine)
             self._is_prepared = True
         return self._database
 
@@ -220,9 +218,9 @@ class SqlTokenStore(SqlBase, TokenStore):
     SqlTokenStore("postgresql+psycopg://app@db.example/app", keys=[key])
     ```
 
-    With a URL the store makes its own engine (5 connections), and creates missing tables at first
-    use. With an `Engine` of the application it creates nothing by itself: call `create_schema()`,
-    or include `metadata` in your migrations.
+    With a URL the store makes its own engine (5 connections), and creates missing tables and
+    columns at first use. With an `Engine` of the application it creates nothing by itself: call
+    `create_schema()`, or include `metadata` in your migrations.
 
     With the URL of an SQLite file, a new file is readable for its owner only, and committed changes
     survive a loss of power. Put the file on a local disk.

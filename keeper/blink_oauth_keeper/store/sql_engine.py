@@ -1,4 +1,4 @@
-"""The engine of the SQL store: its settings, its pool after a fork, its errors, and the schema."""
+"""The engine of the SQL store: its settings, its pool after a fork, and its errors."""
 
 from __future__ import annotations
 
@@ -16,20 +16,14 @@ from sqlalchemy import (
     QueuePool,
     create_engine,
     event,
-    func,
-    insert,
-    inspect,
     make_url,
-    select,
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
     DBAPIError,
-    IntegrityError,
     OperationalError,
-    ProgrammingError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -37,13 +31,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from blink_oauth.errors import InvalidInputError
 from blink_oauth_keeper.errors import SchemaError, StoreError
 
-from .sql_tables import VERSION, Database, metadata, schema
-
 __all__ = [
-    "check_schema",
-    "create_schema",
     "engine_for",
-    "has_schema",
+    "error_code",
     "is_conflict",
     "replace_pool",
     "store_error_for",
@@ -233,10 +223,11 @@ HINTS = {
 
 def is_conflict(error: Exception) -> bool:
     """Return whether an error is a conflict between transactions, so that a retry may succeed."""
-    return _code(error) in CONFLICTS
+    return error_code(error) in CONFLICTS
 
 
-def _code(error: Exception) -> str | None:
+def error_code(error: Exception) -> str | None:
+    """Return the SQLSTATE of PostgreSQL or the name of SQLite's error code, or None."""
     cause = getattr(error, "orig", None)
     return getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
 
@@ -248,7 +239,7 @@ def store_error_for(operation: str, error: Exception) -> StoreError:
         operation: The name of the method that failed.
         error: The exception of SQLAlchemy or the operating system.
     """
-    code = _code(error)
+    code = error_code(error)
     cause = error.orig if isinstance(error, DBAPIError) else error
     what = type(cause).__name__ + (f", {code}" if code else "")
     if code in UNKNOWN_TABLES:
@@ -271,53 +262,3 @@ def _hint(error: Exception, code: str | None) -> str:
     if isinstance(error, OperationalError) and code is None:
         return "There is no connection to the server."
     return HINTS.get(code or "", "See the log of the database.")
-
-
-NEWEST_VERSION = select(func.max(schema.c.version))
-
-
-def has_schema(database: Database) -> bool:
-    """Return whether the tables have been created."""
-    with database.session() as session:
-        return inspect(session.connection).has_table(schema.name)
-
-
-def create_schema(database: Database) -> None:
-    """Create the tables that are missing, and store their version.
-
-    Raises:
-        SchemaError: The tables are newer than this version of the library.
-    """
-    try:
-        with database.transaction() as session:
-            metadata.create_all(session.connection)
-            if session.connection.scalar(NEWEST_VERSION) is None:
-                session.count(insert(schema), {"version": VERSION})
-    except (IntegrityError, ProgrammingError):
-        # PostgreSQL lets several transactions create a table, and fails all but the first.
-        if not has_schema(database):
-            raise
-    check_schema(database)
-
-
-def check_schema(database: Database) -> None:
-    """Check that the tables exist, and that this version of the library supports their version.
-
-    Tables without a version, as a migration creates them, are accepted.
-
-    Raises:
-        SchemaError: The tables are missing, or newer than this version of the library.
-    """
-    if not has_schema(database):
-        raise SchemaError(
-            f"The tables of the token store are missing: there is no {schema.name}. Nothing was "
-            "sent. Call create_schema() once, or include blink_oauth_keeper.metadata in your "
-            "migrations."
-        )
-    with database.session() as session:
-        version = session.connection.scalar(NEWEST_VERSION)
-    if version is not None and version > VERSION:
-        raise SchemaError(
-            f"The tables of the token store have version {version}, and this library "
-            f"supports versions up to {VERSION}. Nothing was sent. Update the library here."
-        )

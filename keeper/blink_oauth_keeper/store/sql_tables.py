@@ -53,6 +53,7 @@ from .sealing import Binding, Sealed, Sealer
 
 __all__ = [
     "HAS_CLAIMABLE_STATE",
+    "SHARED_VERSION",
     "VERSION",
     "Change",
     "Database",
@@ -78,8 +79,10 @@ __all__ = [
     "sealed_in",
 ]
 
-VERSION = 1
-"""The version of the tables below."""
+VERSION = 2
+"""The version of tables that only processes with all the columns below write to."""
+SHARED_VERSION = 1
+"""The version of tables that processes of the version before may write to as well."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -148,6 +151,8 @@ grants = Table(
     Column("refused_since", UtcDateTime),
     Column("correlation_id", String),
     Column("updated_at", UtcDateTime, nullable=False),
+    # A column that is added later is nullable: the version before writes rows without it.
+    Column("mac", String),
     PrimaryKeyConstraint("client_id", "target_id", "username", name="blink_oauth_grants_key"),
 )
 HAS_CLAIMABLE_STATE = grants.c.state.in_(
@@ -272,10 +277,13 @@ class Database:
     Args:
         engine: An engine for SQLite or PostgreSQL, in autocommit mode.
         clock: Returns the current time, timezone-aware, in tests. None for the database's clock.
+        strict: Whether every row was written with all columns, so that they can be relied on. A
+            process that began before the tables were upgraded keeps False until it restarts.
     """
 
     engine: Engine
     clock: Callable[[], datetime] | None
+    strict: bool = False
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -1,4 +1,4 @@
-"""The tables: created once, checked for their version, and usable in Alembic migrations."""
+"""The tables: created once, completed later, checked for their version, usable in migrations."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import (
+    URL,
     Column,
     Engine,
     Integer,
     MetaData,
     Table,
     create_engine,
+    event,
     func,
     insert,
     inspect,
+    make_url,
     select,
     text,
     update,
@@ -28,6 +31,9 @@ from blink_oauth_keeper.errors import SchemaError, StoreError
 from blink_oauth_keeper.store import sql_tables as tables
 from blink_oauth_keeper.store.sql import metadata
 from blink_oauth_testing.store_contract.harness import ISSUED, KEY, note, pair, run_concurrently
+from keeper.store import programs
+from keeper.store.first_version import create_first_version, first_metadata
+from postgresql import PostgreSQL
 
 FERNET_KEY = SqlTokenStore.new_key()
 NAMES = ["blink_oauth_grants", "blink_oauth_history", "blink_oauth_journal", "blink_oauth_schema"]
@@ -41,7 +47,7 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-def store_in(database: str | Engine) -> SqlTokenStore:
+def store_in(database: str | URL | Engine) -> SqlTokenStore:
     """Return a store."""
     return SqlTokenStore(database, keys=[FERNET_KEY])
 
@@ -172,7 +178,9 @@ def test_tables_from_a_migration_need_no_version(engine: Engine) -> None:
     assert store.load(KEY) is None
     store.create_schema()
     with engine.connect() as connection:
-        assert connection.scalar(select(func.max(tables.schema.c.version))) == tables.VERSION
+        version = connection.scalar(select(func.max(tables.schema.c.version)))
+    # Processes of the version before may use them already.
+    assert version == tables.SHARED_VERSION
 
 
 def test_the_tables_have_their_indices(engine: Engine) -> None:
@@ -195,3 +203,115 @@ def test_a_second_row_for_a_grant_is_refused(engine: Engine) -> None:
     twice = insert(tables.grants).values([row, row])
     with engine.begin() as connection, pytest.raises(IntegrityError):
         connection.execute(twice)
+
+
+def is_complete(engine: Engine) -> bool:
+    """Return whether the database has all tables, columns and indexes."""
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return not compare_metadata(context, metadata)
+
+
+def versions(engine: Engine) -> list[int]:
+    """Return the stored versions of the tables."""
+    with engine.connect() as connection:
+        return sorted(connection.scalars(select(tables.schema.c.version)))
+
+
+def test_the_first_use_completes_older_tables(database_url: str, engine: Engine) -> None:
+    create_first_version(engine)
+    assert not is_complete(engine)
+    store = store_in(database_url)
+    record = store.put(KEY, pair("a"), issued_at=ISSUED, idle_until=None, note=note())
+    assert store.load(KEY) == record
+    assert is_complete(engine)
+    # Processes of the version before still start.
+    assert versions(engine) == [tables.SHARED_VERSION]
+    store.close()
+
+
+def test_with_an_engine_of_the_application_only_create_schema_completes_older_tables(
+    engine: Engine,
+) -> None:
+    create_first_version(engine)
+    store = store_in(engine)
+    with pytest.raises(SchemaError, match=r"there is no .*blink_oauth_grants\.mac") as caught:
+        store.load(KEY)
+    assert "Call create_schema() once" in str(caught.value)
+    assert not is_complete(engine)
+    store.create_schema()
+    assert store.load(KEY) is None
+    assert is_complete(engine)
+
+
+def test_a_missing_index_is_added_and_not_required(database_url: str, engine: Engine) -> None:
+    store_in(engine).create_schema()
+    with engine.begin() as connection:
+        connection.execute(text("DROP INDEX blink_oauth_grants_due"))
+    assert store_in(engine).load(KEY) is None
+    store = store_in(database_url)
+    assert store.load(KEY) is None
+    store.close()
+    assert is_complete(engine)
+
+
+def test_concurrent_processes_complete_older_tables_once(database_url: str, engine: Engine) -> None:
+    create_first_version(engine)
+    write = "print(json.dumps(put(f'customer-{os.getpid()}').generation))"
+    started = [programs.start(database_url, FERNET_KEY, write) for _ in range(4)]
+    assert programs.finish(*started) == [1] * 4
+    assert is_complete(engine)
+    assert versions(engine) == [tables.SHARED_VERSION]
+
+
+def test_a_store_works_if_another_process_adds_the_columns_first(
+    database_url: str, engine: Engine
+) -> None:
+    create_first_version(engine)
+    first, second = store_in(engine), store_in(database_url)
+    waiting = [first]
+
+    def add_first(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        # The second store has found what is missing, and has added nothing yet.
+        if statement.startswith("BEGIN") and waiting:
+            waiting.pop().create_schema()
+
+    event.listen(Engine, "before_cursor_execute", add_first)
+    try:
+        assert second.load(KEY) is None
+    finally:
+        event.remove(Engine, "before_cursor_execute", add_first)
+    second.close()
+    assert not waiting
+    assert is_complete(engine)
+
+
+def test_nothing_is_added_to_tables_of_a_newer_version(database_url: str, engine: Engine) -> None:
+    create_first_version(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(tables.schema).values(version=tables.VERSION + 1))
+    store = store_in(database_url)
+    with pytest.raises(SchemaError, match="Update the library"):
+        store.load(KEY)
+    store.close()
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, first_metadata) == []
+
+
+def test_a_role_that_may_not_alter_tables_gets_an_error_in_words(
+    postgres: PostgreSQL, postgres_url: str
+) -> None:
+    engine = create_engine(postgres_url)
+    create_first_version(engine)
+    postgres.execute("DROP ROLE IF EXISTS writer")
+    postgres.execute("CREATE ROLE writer LOGIN")
+    with engine.begin() as connection:
+        connection.execute(text("GRANT ALL ON ALL TABLES IN SCHEMA public TO writer"))
+    store = store_in(make_url(postgres_url).set(username="writer"))
+    with pytest.raises(SchemaError, match=r"blink_oauth_grants\.mac.*42501.*lacks a permission"):
+        store.load(KEY)
+    store_in(engine).create_schema()
+    assert store.load(KEY) is None
+    store.close()
+    engine.dispose()
