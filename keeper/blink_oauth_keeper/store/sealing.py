@@ -1,11 +1,20 @@
-"""Encrypt pairs for storage, each bound to its grant, generation and consent."""
+"""Encrypt pairs for storage, each bound to its row, and authenticate the columns of a grant's row.
+
+A pair names its grant, generation, consent and place, and opens nowhere else. The MAC of a row
+covers what is not sealed and decides whether the pair is presented: state and attempts.
+
+Both are missing where a process of the version before has written. Such a row is accepted until
+the store is upgraded: it is read with `strict=False`. A pair that is sealed after the upgrade says
+so, and never opens in a row without a valid MAC.
+"""
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import lru_cache
 
@@ -19,15 +28,18 @@ from blink_oauth.tokens import Oddity, Secret, Token
 from blink_oauth_keeper.errors import SealError
 
 from .keys import Key, KeyProvider, LiteralKeys, normalized, text_of
-from .protocol import GrantKey, Record
+from .protocol import GrantKey, Origin, Record
 from .rules import fingerprint
 
 __all__ = [
+    "ID_LENGTH",
     "Binding",
     "Key",
     "NamedKey",
     "Sealed",
     "Sealer",
+    "Status",
+    "altered",
     "key_id",
     "new_key",
     "sealer_for",
@@ -37,6 +49,10 @@ ID_LENGTH = 16
 ASK_INTERVAL = 3.0
 """Seconds after which the provider is asked again for the same unknown key."""
 ODDITIES = frozenset(Oddity)
+
+RECORD_PLACE = "grants"
+MOVED_UNOPENED = frozenset({Origin.REPLACED})
+MOVED_BY_VERSION_BEFORE = frozenset({Origin.REPLACED, Origin.REFUSED})
 
 logger = logging.getLogger("blink_oauth_keeper.store")
 
@@ -48,11 +64,19 @@ def new_key() -> Secret:
 
 @frozen
 class Binding:
-    """The grant, generation and consent that a pair is sealed for. It opens for no other."""
+    """The grant, generation, consent and place that a pair is sealed for. It opens for no other.
+
+    Args:
+        key: The client and the grant.
+        generation: The generation of the pair.
+        consent: The consent that the pair belongs to.
+        origin: The origin of a journal entry; None for the pair of a record.
+    """
 
     key: GrantKey
     generation: int
     consent: int
+    origin: Origin | None = None
 
     def __str__(self) -> str:
         return f"a grant at {self.key.grant.target_id}, generation {self.generation}"
@@ -67,6 +91,22 @@ class Binding:
             "consent": self.consent,
         }
 
+    @property
+    def place(self) -> str:
+        """The table, and the origin of a journal entry, which decides whether it is salvaged."""
+        return RECORD_PLACE if self.origin is None else f"journal: {self.origin.value}"
+
+    def places(self, *, strict: bool) -> Collection[str | None]:
+        """Return the places that a pair which is read here may have been sealed for.
+
+        Args:
+            strict: Whether to refuse what a process of the version before has sealed or moved.
+        """
+        # A pair that could not be opened is moved to the journal as it is, and never salvaged.
+        moved = MOVED_UNOPENED if strict else MOVED_BY_VERSION_BEFORE
+        places = {self.place, RECORD_PLACE} if self.origin in moved else {self.place}
+        return places if strict else {*places, None}
+
 
 @frozen
 class Sealed:
@@ -74,6 +114,19 @@ class Sealed:
 
     text: str
     key_id: str
+
+
+@frozen
+class Status:
+    """The columns of a grant's row that its MAC covers besides the binding.
+
+    Args:
+        state: The stored state.
+        attempts: The number of attempts.
+    """
+
+    state: str
+    attempts: int
 
 
 @frozen
@@ -86,16 +139,20 @@ class NamedKey:
             otherwise, such as with a line end.
         fernet: Seals and opens with the key.
         secret: The key, normalized.
+        mac_key: Authenticates rows.
     """
 
     id: str
     ids: tuple[str, ...]
     fernet: Fernet = field(repr=False)
     secret: Secret
+    mac_key: bytes = field(repr=False)
 
 
 class Sealer:
-    """Seals pairs with the current key, opens them with any key, and makes fingerprints.
+    """Seals and authenticates with the current key, opens and verifies with any key.
+
+    It also makes fingerprints for logs.
 
     Args:
         provider: Gives the keys.
@@ -160,10 +217,18 @@ class Sealer:
         self._by_id.update((name, key) for key in keys for name in key.ids)
         return keys
 
-    def seal(self, binding: Binding, token: Token) -> Sealed:
-        """Return a pair sealed for a binding."""
+    def seal(self, binding: Binding, token: Token, *, strict: bool = False) -> Sealed:
+        """Return a pair sealed for a binding.
+
+        Args:
+            binding: Where the pair belongs.
+            token: The pair.
+            strict: Whether the pair must not open in a row without a valid MAC.
+        """
         refresh = token.refresh_token
         members = binding.members() | {
+            "place": binding.place,
+            "strict": strict,
             "access_token": token.access_token.reveal(),
             "refresh_token": None if refresh is None else refresh.reveal(),
             "token_type": token.token_type,
@@ -174,27 +239,69 @@ class Sealer:
         key = self.current()
         return Sealed(key.fernet.encrypt(json.dumps(members).encode()).decode(), key.id)
 
-    def seal_record(self, record: Record) -> Sealed | None:
+    def seal_record(self, record: Record, *, strict: bool = False) -> Sealed | None:
         """Return the sealed pair of a record, or None if the record has no pair."""
         if record.token is None:
             return None
-        return self.seal(Binding(record.key, record.generation, record.consent), record.token)
+        binding = Binding(record.key, record.generation, record.consent)
+        return self.seal(binding, record.token, strict=strict)
 
-    def open(self, binding: Binding, sealed: Sealed) -> Token:
-        """Return the pair that was sealed for a binding.
+    def open(self, binding: Binding, sealed: Sealed, *, strict: bool = True) -> Token:
+        """Return the pair that was sealed for a binding, whatever the MAC of its row.
+
+        Args:
+            binding: Where the pair was read.
+            sealed: The sealed pair.
+            strict: Whether to refuse what a process of the version before has sealed or moved.
 
         Raises:
             SealError: The key is missing, or the pair was not sealed for this binding.
         """
-        key = self.key_of(binding, sealed)
-        token = _open(key.fernet, sealed.text, binding.members())
-        if token is None:
-            raise SealError(
-                f"The token of {binding} was not sealed for this row: it was altered, moved or put "
-                "back from an older copy. The stored token is unchanged. Restore the row, or ask "
-                "the customer for a new consent."
-            )
+        return self._open(binding, sealed, strict=strict)[0]
+
+    def open_record(
+        self, binding: Binding, sealed: Sealed, status: Status, mac: str | None, *, strict: bool
+    ) -> Token:
+        """Return the pair of a grant's row.
+
+        Args:
+            binding: Where the pair was read.
+            sealed: The sealed pair.
+            status: The columns that the MAC covers.
+            mac: The MAC of the row, or None.
+            strict: Whether to refuse what a process of the version before has written.
+
+        Raises:
+            SealError: A key is missing, the pair was not sealed for this binding, or the MAC is
+                missing or wrong.
+        """
+        token, is_mac_required = self._open(binding, sealed, strict=strict)
+        if strict or is_mac_required:
+            self.verify(mac, binding, status)
         return token
+
+    def verify(self, mac: str | None, binding: Binding, status: Status) -> None:
+        """Check the MAC of a grant's row.
+
+        Raises:
+            SealError: The MAC is missing or wrong, or its key is missing.
+        """
+        if mac is None:
+            raise altered(binding)
+        key = self._key(binding, mac.partition(":")[0])
+        if not hmac.compare_digest(mac.encode(), _mac(key, binding, status).encode()):
+            raise altered(binding)
+
+    def mac(self, binding: Binding, status: Status) -> str:
+        """Return the MAC of a grant's row, after the id of its key."""
+        return _mac(self.current(), binding, status)
+
+    def _open(self, binding: Binding, sealed: Sealed, *, strict: bool) -> tuple[Token, bool]:
+        key = self.key_of(binding, sealed)
+        opened = _open(key.fernet, sealed.text, binding, strict=strict)
+        if opened is None:
+            raise altered(binding)
+        return opened
 
     def key_of(self, binding: Binding, sealed: Sealed) -> NamedKey:
         """Return the key that a pair is sealed with.
@@ -202,12 +309,15 @@ class Sealer:
         Raises:
             SealError: The key is missing.
         """
-        key = self.key(sealed.key_id)
+        return self._key(binding, sealed.key_id)
+
+    def _key(self, binding: Binding, key_id: str) -> NamedKey:
+        key = self.key(key_id)
         if key is None:
             known = list(self._by_id.values())
             given = ", ".join(dict.fromkeys(each.id for each in known))
             raise SealError(
-                f"The token of {binding} is sealed with the key {sealed.key_id}, which is not "
+                f"The token of {binding} is sealed with the key {key_id}, which is not "
                 f"among those given ({given}). The stored token is unchanged. "
                 "Add that key to keys."
             )
@@ -290,17 +400,37 @@ def _named_text(secret: Secret, written: Secret) -> NamedKey:
     # Earlier versions derived the id from the key as it was written.
     forms = (secret, written, Secret(f"{secret.reveal()}\n"))
     ids = tuple(dict.fromkeys(_derive(form, "key id").hex()[:ID_LENGTH] for form in forms))
-    return NamedKey(ids[0], ids, Fernet(secret.reveal()), secret)
+    return NamedKey(ids[0], ids, Fernet(secret.reveal()), secret, _derive(secret, "row"))
 
 
-def _open(fernet: Fernet, text: str, binding: dict[str, object]) -> Token | None:
+def _mac(key: NamedKey, binding: Binding, status: Status) -> str:
+    text = json.dumps([*binding.members().values(), status.state, status.attempts])
+    return f"{key.id}:{hmac.digest(key.mac_key, text.encode(), 'sha256').hex()}"
+
+
+def altered(binding: Binding) -> SealError:
+    """Return the error for a pair or row that is not as it was written."""
+    return SealError(
+        f"The token of {binding} was not sealed for this row: it was altered, moved or put "
+        "back from an older copy. The stored token is unchanged. Restore the row, or ask "
+        "the customer for a new consent."
+    )
+
+
+def _open(
+    fernet: Fernet, text: str, binding: Binding, *, strict: bool
+) -> tuple[Token, bool] | None:
     # Returns None instead of raising: a traceback from here would contain the tokens.
     try:
         members = json.loads(fernet.decrypt(text))
-        if {name: members[name] for name in binding} != binding:
+        expected = binding.members()
+        if {name: members[name] for name in expected} != expected:
+            return None
+        is_mac_required = bool(members.get("strict"))
+        if members.get("place") not in binding.places(strict=strict or is_mac_required):
             return None
         expires_at, scope = members["expires_at"], members["scope"]
-        return Token(
+        token = Token(
             access_token=members["access_token"],
             refresh_token=members["refresh_token"],
             token_type=members["token_type"],
@@ -308,6 +438,7 @@ def _open(fernet: Fernet, text: str, binding: dict[str, object]) -> Token | None
             scope=None if scope is None else frozenset(scope),
             oddities=frozenset(map(Oddity, ODDITIES.intersection(members["oddities"]))),
         )
+        return token, is_mac_required
     except (InvalidToken, ValueError, KeyError, TypeError):
         return None
 
@@ -316,3 +447,7 @@ def _derive(key: Secret, purpose: str) -> bytes:
     # RFC 5869: keys derived for different purposes reveal nothing about each other.
     derivation = HKDF(SHA256(), length=32, salt=None, info=f"blink-oauth {purpose}".encode())
     return derivation.derive(key.reveal().encode())
+
+
+def _key_id(key: Secret) -> str:
+    return _derive(key, "key id").hex()[:ID_LENGTH]

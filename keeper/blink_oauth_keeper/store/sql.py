@@ -29,7 +29,6 @@ from .protocol import (
     Settlement,
     State,
     TokenStore,
-    state_before,
 )
 from .rules import (
     SALVAGEABLE,
@@ -41,18 +40,19 @@ from .rules import (
     renewed,
     revoked,
 )
-from .sealing import Binding, Sealed, new_key, sealer_for
+from .sealing import Binding, Sealed, Status, new_key, sealer_for
 from .sql_engine import (
     engine_for,
     is_conflict,
     replace_pool,
     store_error_for,
 )
-from .sql_keys import count_older, reseal_older
-from .sql_schema import create_schema, prepare_schema
+from .sql_keys import count_older, finish_upgrade, reseal_older
+from .sql_schema import create_schema, is_upgraded, prepare_schema
 from .sql_tables import (
     Change,
     Database,
+    Parameters,
     Reader,
     Session,
     binding_of,
@@ -140,7 +140,7 @@ class SqlBase:
         if not self._owns_engine:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._engine, self._database = engine, Database(engine, clock)
-        self._sealer, self._reader = sealer, Reader(sealer)
+        self._sealer, self._reader = sealer, Reader(sealer, self._database)
         self._retention, self._sleep = (journal_retention, history_retention), sleep
         self._is_prepared = False
 
@@ -166,13 +166,13 @@ class SqlBase:
 
     @operation
     def rotate_keys(self, *, batch: int = 100) -> int:
-        """Seal with the first key the pairs that are sealed with one of the other keys.
+        """Seal and authenticate with the first key the rows that have one of the other keys.
 
-        The store stays in use meanwhile: a pair that is replaced at the same time is skipped.
-        Several processes may call it at the same time.
+        The store stays in use meanwhile: a row that changes at the same time is skipped, and a new
+        call finds it. Several processes may call it at the same time.
 
         Args:
-            batch: The number of pairs per transaction.
+            batch: The number of rows per transaction.
 
         Returns:
             The number of pairs that were sealed again.
@@ -192,6 +192,33 @@ class SqlBase:
             StoreError: The database cannot be used.
         """
         return count_older(self._prepared(), self._sealer)
+
+    @operation
+    def needs_upgrade(self) -> bool:
+        """Return whether `finish_upgrade` has still to be called for these tables.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        return not is_upgraded(self._prepared())
+
+    @operation
+    def finish_upgrade(self, *, batch: int = 100) -> None:
+        """Seal and authenticate every row as this version does, and refuse older processes.
+
+        Call it when no process of the version before runs any more: rows that such a process writes
+        afterwards are refused. The store stays in use meanwhile. Until then rows of that version
+        are accepted, so whoever can write to the database can still change state and attempts. If
+        it is interrupted, call it again. If there is nothing to do, nothing changes.
+
+        Args:
+            batch: The number of rows per transaction.
+
+        Raises:
+            SealError: A stored pair is sealed with a key that was not given. Nothing was changed.
+            StoreError: The database cannot be used.
+        """
+        finish_upgrade(self._prepared(), self._sealer, batch)
 
     def fingerprint(self, text: str) -> str:
         """Return a keyed fingerprint of a text for logs: short, and the same for the same text."""
@@ -233,9 +260,9 @@ class SqlTokenStore(SqlBase, TokenStore):
 
     A forked child opens its own connections, also with an engine of the application.
 
-    A row that cannot be opened does not affect the others: `due` and `claim_due` skip it, and a
-    warning is logged. `records` opens no pair; a record whose key is missing has the error
-    `SealError`.
+    A row that cannot be opened, or that was changed past the store, does not affect the others:
+    `due` and `claim_due` skip it, and a warning is logged. `records` opens no pair; a record whose
+    key is missing or that was changed has the error `SealError`.
 
     Args:
         database: `sqlite:///…` with the path of a file, `postgresql+psycopg://…`, or an engine for
@@ -266,7 +293,7 @@ class SqlTokenStore(SqlBase, TokenStore):
     def claim(self, seen: Record, *, owner: str, ttl: float) -> Record | None:
         if seen.token is None:
             return None
-        lease = {"expected_attempts": seen.attempts, "new_owner": owner, "ttl": ttl}
+        lease = {"expected_attempts": seen.attempts} | self._lease_params(seen, owner, ttl)
         with self._prepared().session() as session:
             row = session.row(sql_statements.CLAIM, record_params(seen) | lease)
         # Same generation, same pair.
@@ -274,33 +301,36 @@ class SqlTokenStore(SqlBase, TokenStore):
 
     @operation
     def claim_due(self, query: DueQuery, *, owner: str, ttl: float, limit: int) -> list[Record]:
-        statement = sql_statements.claim_due(targets=query.targets is not None)
-        lease = {"new_owner": owner, "ttl": ttl}
+        statement = sql_statements.lock_due(targets=query.targets is not None)
         claims: list[Record] = []
         while True:
-            selection = due_params(query, self._sealer.key_ids, limit - len(claims))
-            with self._prepared().session() as session:
-                rows = session.rows(statement, selection | lease)
-            claimed = [self._reader.record_if_opened(key_of(row), row) for row in rows]
-            claims += [claim for claim in claimed if claim.token is not None]
-            unopened = [claim for claim in claimed if claim.token is None]
+            with self._prepared().transaction() as session:
+                rows = session.rows(statement, self._due_params(query, limit - len(claims)))
+                found = [self._reader.record_if_opened(key_of(row), row) for row in rows]
+                opened = [record for record in found if record.token is not None]
+                unopened = [record for record in found if record.token is None]
+                session.each(
+                    sql_statements.CLAIM_LOCKED,
+                    [grant_params(r.key) | self._lease_params(r, owner, ttl) for r in opened],
+                )
+                # Otherwise the next call would find them first again, and they cannot be used.
+                pause = {"pause": UNOPENED_PAUSE}
+                session.each(
+                    sql_statements.PAUSE_LOCKED,
+                    [grant_params(r.key) | pause | {"new_error": r.error} for r in unopened],
+                )
+            claims += [
+                evolve(
+                    record,
+                    state=State.REFRESHING,
+                    attempts=record.attempts + 1,
+                    owner=owner,
+                    lease_left=ttl,
+                )
+                for record in opened
+            ]
             if not unopened:
                 return sorted(claims, key=due_order)
-            self._pause(unopened)
-
-    def _pause(self, claims: Sequence[Record]) -> None:
-        # Otherwise the next `claim_due` would claim them first again, and they cannot be used.
-        with self._prepared().session() as session:
-            for claim in claims:
-                release_values = {
-                    "new_state": state_before(claim).value,
-                    "new_attempts": claim.attempts - 1,
-                    "new_error": claim.error,
-                    "pause": UNOPENED_PAUSE,
-                    "note_correlation_id": None,
-                }
-                parameters = record_params(claim) | refusal_params(claim) | release_values
-                session.row(sql_statements.RELEASE.record, parameters)
 
     @operation
     def settle(
@@ -315,12 +345,15 @@ class SqlTokenStore(SqlBase, TokenStore):
     ) -> Settlement:
         database = self._prepared()
         pair = renewed(claim, token, issued_at=issued_at, idle_until=idle_until, state=state)
-        sealed = self._sealer.seal_record(pair)
-        with database.single_change() as session:
-            parameters = record_params(claim) | pair_params(pair, sealed) | note_params(note)
-            row = session.change(sql_statements.WRITE, parameters)
-            if row is not None:
-                return Settlement(stored=True, record=record_of(claim.key, row, pair.token))
+        keeps_attempts = state is State.UNCERTAIN
+        with database.transaction() if keeps_attempts else database.single_change() as session:
+            if keeps_attempts:
+                # Another claim may have counted an attempt with the refresh token that stays.
+                row = session.row(sql_statements.LOCK, grant_params(claim.key))
+                pair = evolve(pair, attempts=max(pair.attempts, row.attempts if row else 0))
+            written = self._write(session, sql_statements.WRITE, claim, pair, note)
+            if written is not None:
+                return Settlement(stored=True, record=written)
         with database.transaction() as session:
             row = session.row(sql_statements.LOCK, grant_params(claim.key))
             record = self._reader.record_if_opened(claim.key, row) if row else None
@@ -349,6 +382,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             "new_attempts": attempts,
             "new_error": error,
             "pause": pause,
+            "new_mac": self._mac(claim, state.value, attempts),
         }
         with self._prepared().single_change() as session:
             parameters = record_params(claim) | refusal_params(claim) | release_values
@@ -374,8 +408,10 @@ class SqlTokenStore(SqlBase, TokenStore):
             if is_same_pair(current.token, token):
                 return current
             if row and (replaced := sealed_in(row)):
-                entry = entry_params(binding_of(key, row), replaced, Origin.REPLACED)
-                session.count(sql_statements.INSERT_ENTRY, entry)
+                binding = binding_of(key, row, Origin.REPLACED)
+                if current.token is not None:
+                    replaced = self._seal(binding, current.token)
+                self._insert_entry(session, binding, replaced)
             pair = renewed(current, token, issued_at=issued_at, idle_until=idle_until)
             pair = evolve(pair, consent=current.consent + 1)
             change = sql_statements.WRITE if row else sql_statements.INSERT
@@ -424,19 +460,18 @@ class SqlTokenStore(SqlBase, TokenStore):
             row = session.row(sql_statements.LOCK, grant_params(key))
             # Same generation, same pair: it is not opened, its key may have become unknown here.
             if row is None or not is_latest_claim(
-                record := record_of(key, row, claim.token), claim
+                record := evolve(record_of(key, row, claim.token), consent=claim.consent), claim
             ):
                 return None
             self._require_keys(session, record)
             entries = self._entries(session, key)
             newest = newest_salvageable([entry for _, entry in reversed(entries)], record)
-            refused = sealed_in(row)
-            if newest is None or refused is None:
+            if newest is None or record.token is None:
                 return None
             number = next(number for number, entry in entries if entry is newest)
             session.count(sql_statements.DELETE_ENTRY, {"entry": number})
-            entry = entry_params(binding_of(key, row), refused, Origin.REFUSED)
-            session.count(sql_statements.INSERT_ENTRY, entry)
+            binding = binding_of(key, row, Origin.REFUSED)
+            self._insert_entry(session, binding, self._seal(binding, record.token))
             pair = renewed(record, newest.token, issued_at=newest.at, idle_until=record.idle_until)
             pair = evolve(pair, state=State.REFRESHING, attempts=1, owner=record.owner)
             return self._write(session, sql_statements.SALVAGE, claim, pair, note)
@@ -445,14 +480,14 @@ class SqlTokenStore(SqlBase, TokenStore):
     def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
         statement = sql_statements.due(targets=query.targets is not None)
         with self._prepared().session() as session:
-            rows = session.rows(statement, due_params(query, self._sealer.key_ids, limit))
+            rows = session.rows(statement, self._due_params(query, limit))
         found = [self._reader.record_if_opened(key_of(row), row) for row in rows]
         return [record for record in found if record.token is not None]
 
     @operation
     def unreadable(self, query: DueQuery) -> int:
         targets = query.targets is not None
-        parameters = due_params(query, self._sealer.key_ids)
+        parameters = self._due_params(query)
         with self._prepared().session() as session:
             counts = session.rows(sql_statements.unknown_keys(targets=targets), parameters)
             rows = session.rows(sql_statements.unopened(targets=targets), parameters)
@@ -497,11 +532,27 @@ class SqlTokenStore(SqlBase, TokenStore):
         self, session: Session, change: Change, seen: Record, new: Record, note: Note
     ) -> Record | None:
         """Replace a record that is still as it was read; return the new record, or None."""
-        sealed = self._sealer.seal_record(new)
-        row = session.change(
-            change, record_params(seen) | pair_params(new, sealed) | note_params(note)
-        )
+        sealed = self._sealer.seal_record(new, strict=self._database.strict)
+        parameters = record_params(seen) | pair_params(new, sealed) | note_params(note)
+        mac = self._mac(new, str(parameters["new_state"]), new.attempts)
+        row = session.change(change, parameters | {"new_mac": mac if sealed else None})
         return row and record_of(new.key, row, new.token)
+
+    def _mac(self, record: Record, state: str, attempts: int) -> str:
+        """Return the MAC of a record's row with this state and these attempts."""
+        binding = Binding(record.key, record.generation, record.consent)
+        return self._sealer.mac(binding, Status(state, attempts))
+
+    def _lease_params(self, seen: Record, owner: str, ttl: float) -> Parameters:
+        mac = self._mac(seen, State.REFRESHING.value, seen.attempts + 1)
+        return {"new_owner": owner, "ttl": ttl, "new_mac": mac}
+
+    def _due_params(self, query: DueQuery, limit: int = 0) -> Parameters:
+        strict = self._prepared().strict
+        return due_params(query, self._sealer.key_ids, limit, strict=strict)
+
+    def _seal(self, binding: Binding, token: Token) -> Sealed:
+        return self._sealer.seal(binding, token, strict=self._database.strict)
 
     def _entries(self, session: Session, key: GrantKey) -> list[tuple[int, JournalEntry]]:
         """Return the row ids and journal entries of a grant, the newest first."""
@@ -522,6 +573,8 @@ class SqlTokenStore(SqlBase, TokenStore):
         # Otherwise a second copy could be salvaged after the first was refused.
         journaled = [entry.token for _, entry in self._entries(session, record.key)]
         if not any(is_same_pair(other, token) for other in journaled):
-            binding = Binding(record.key, record.generation + 1, record.consent)
-            entry = entry_params(binding, self._sealer.seal(binding, token), origin)
-            session.count(sql_statements.INSERT_ENTRY, entry)
+            binding = Binding(record.key, record.generation + 1, record.consent, origin)
+            self._insert_entry(session, binding, self._seal(binding, token))
+
+    def _insert_entry(self, session: Session, binding: Binding, sealed: Sealed) -> None:
+        session.count(sql_statements.INSERT_ENTRY, entry_params(binding, sealed))

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     ColumnElement,
     Float,
     Integer,
@@ -22,7 +23,6 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
-    case,
     delete,
     func,
     insert,
@@ -41,22 +41,26 @@ from sqlalchemy.sql.functions import FunctionElement
 from blink_oauth_keeper.errors import SealError
 
 from .protocol import State
+from .sealing import ID_LENGTH
 from .sql_tables import HAS_CLAIMABLE_STATE, Change, UtcDateTime, grants, history, journal
 
 __all__ = [
     "CLAIM",
+    "CLAIM_LOCKED",
     "DELETE_ROWS",
     "ERASE",
     "INSERT",
     "LOAD",
     "LOCK",
+    "PAUSE_LOCKED",
     "RECORDS",
     "RELEASE",
     "SALVAGE",
     "SELECT_OLD",
     "WRITE",
-    "claim_due",
     "due",
+    "lock_due",
+    "mac_key_id",
     "unknown_keys",
     "unopened",
 ]
@@ -179,6 +183,11 @@ DELETE_ROWS = {
 }
 
 
+def mac_key_id() -> ColumnElement[str]:
+    """Return the id of the key that the MAC of a row of the grants was made with."""
+    return func.substr(grants.c.mac, 1, ID_LENGTH)
+
+
 RECORD_COLUMNS = (*grants.c, NOW.label("now"))
 
 
@@ -199,6 +208,7 @@ LEASE_VALUES: dict[str, object] = {
     "lease_until": seconds_from_now("ttl"),
     "pause_until": null(),
     "updated_at": NOW,
+    "mac": bindparam("new_mac"),
 }
 CALL_VALUES: dict[str, object] = {
     "correlation_id": func.coalesce(
@@ -222,13 +232,7 @@ PAIR_VALUES: dict[str, object] = {
     "error": bindparam("new_error"),
     "refusals": null(),
     "refused_since": null(),
-}
-# If the presented refresh token stays, another claim may have counted an attempt meanwhile.
-ATTEMPTS_IF_UNCERTAIN: dict[str, object] = {
-    "attempts": case(
-        (bindparam("new_state") == State.UNCERTAIN.value, grants.c.attempts),
-        else_=bindparam("new_attempts"),
-    )
+    "mac": bindparam("new_mac"),
 }
 RELEASE_VALUES: dict[str, object] = {
     "state": bindparam("new_state"),
@@ -238,6 +242,7 @@ RELEASE_VALUES: dict[str, object] = {
     "error": bindparam("new_error"),
     "refusals": bindparam("new_refusals", type_=Integer),
     "refused_since": bindparam("new_refused_since", type_=UtcDateTime),
+    "mac": bindparam("new_mac"),
 }
 
 
@@ -264,6 +269,13 @@ CLAIM = (
     .values(LEASE_VALUES)
     .returning(*RECORD_COLUMNS)
 )
+# For rows that this transaction has locked.
+CLAIM_LOCKED = update(grants).where(is_of_grant(grants)).values(LEASE_VALUES)
+PAUSE_LOCKED = (
+    update(grants)
+    .where(is_of_grant(grants))
+    .values(pause_until=seconds_from_now("pause"), error=bindparam("new_error"), updated_at=NOW)
+)
 RELEASE = _with_history(
     update(grants)
     .where(IS_LATEST_CLAIM)
@@ -273,7 +285,7 @@ RELEASE = _with_history(
 WRITE = _with_history(
     update(grants)
     .where(HAS_GENERATION)
-    .values(PAIR_VALUES | CALL_VALUES | ATTEMPTS_IF_UNCERTAIN | {"lease_until": null()})
+    .values(PAIR_VALUES | CALL_VALUES | {"lease_until": null()})
     .returning(*RECORD_COLUMNS)
 )
 SALVAGE = _with_history(
@@ -294,7 +306,7 @@ INSERT = _with_history(
 ERASE = (
     update(grants)
     .where(HAS_GENERATION, grants.c.state == State.REVOKED.value)
-    .values(sealed=None, key_id=None, expires_at=None, updated_at=NOW)
+    .values(sealed=None, key_id=None, expires_at=None, mac=None, updated_at=NOW)
 )
 RECORDS = (
     select(*RECORD_COLUMNS)
@@ -322,6 +334,11 @@ def _due_conditions(targets: bool) -> list[ColumnElement[bool]]:
 
 
 HAS_KNOWN_KEY = grants.c.key_id.in_(bindparam("key_ids", expanding=True))
+HAS_KNOWN_MAC_KEY = or_(
+    bindparam("any_mac", type_=Boolean),
+    grants.c.mac.is_(None),
+    mac_key_id().in_(bindparam("key_ids", expanding=True)),
+)
 
 
 @cache
@@ -358,33 +375,17 @@ def due(*, targets: bool) -> Select[Any]:
     """
     return (
         select(*RECORD_COLUMNS)
-        .where(*_due_conditions(targets), HAS_KNOWN_KEY, IS_CLAIMABLE)
+        .where(*_due_conditions(targets), HAS_KNOWN_KEY, HAS_KNOWN_MAC_KEY, IS_CLAIMABLE)
         .order_by(grants.c.idle_until, grants.c.target_id, grants.c.username)
         .limit(bindparam("limit"))
     )
 
 
 @cache
-def claim_due(*, targets: bool) -> ReturningUpdate[Any]:
-    """Return the statement that claims due records and skips locked ones.
+def lock_due(*, targets: bool) -> Select[Any]:
+    """Return the statement that locks due records and skips those that are locked.
 
     Args:
         targets: Whether to filter by the parameter `targets`.
     """
-    # PostgreSQL may run a subquery in IN more than once, but a CTE with FOR UPDATE only once.
-    picked = (
-        due(targets=targets)
-        .with_only_columns(grants.c.client_id, grants.c.target_id, grants.c.username)
-        .with_for_update(skip_locked=True)
-        .cte("picked")
-    )
-    return (
-        update(grants)
-        .where(
-            grants.c.client_id == picked.c.client_id,
-            grants.c.target_id == picked.c.target_id,
-            grants.c.username == picked.c.username,
-        )
-        .values(LEASE_VALUES)
-        .returning(*RECORD_COLUMNS)
-    )
+    return due(targets=targets).with_for_update(skip_locked=True)

@@ -49,7 +49,7 @@ from blink_oauth_keeper.errors import SealError
 
 from .protocol import DueQuery, GrantKey, HistoryEntry, JournalEntry, Note, Origin, Record, State
 from .rules import CLAIMABLE
-from .sealing import Binding, Sealed, Sealer
+from .sealing import Binding, Sealed, Sealer, Status, altered
 
 __all__ = [
     "HAS_CLAIMABLE_STATE",
@@ -57,11 +57,13 @@ __all__ = [
     "VERSION",
     "Change",
     "Database",
+    "Parameters",
     "Reader",
     "Session",
     "UtcDateTime",
     "binding_of",
     "due_params",
+    "entry_binding_of",
     "entry_params",
     "grant_params",
     "grants",
@@ -260,6 +262,11 @@ class Session:
         """Execute a statement and return the number of rows that it changed."""
         return self.connection.execute(statement, {**parameters, **self.time}).rowcount
 
+    def each(self, statement: Executable, parameters: Sequence[Mapping[str, object]]) -> None:
+        """Execute a statement with each of these parameters, in one round trip."""
+        if parameters:
+            self.connection.execute(statement, [{**each, **self.time} for each in parameters])
+
     def change(self, change: Change, parameters: Mapping[str, object]) -> Row[Any] | None:
         """Change a record and add to the history; return its row, or None if nothing changed."""
         if self.connection.dialect.name == "postgresql":
@@ -350,7 +357,7 @@ def note_params(note: Note) -> Parameters:
 
 
 def pair_params(record: Record, sealed: Sealed | None) -> Parameters:
-    """Return the parameters of the columns that a new pair or a revocation changes."""
+    """Return the parameters of the columns that a new pair or a revocation changes, but the MAC."""
     return {
         "new_generation": record.generation,
         "new_consent": record.consent,
@@ -371,19 +378,27 @@ def refusal_params(claim: Record) -> Parameters:
     return {"new_refusals": claim.refusals, "new_refused_since": claim.refused_since}
 
 
-def entry_params(binding: Binding, sealed: Sealed, origin: Origin) -> Parameters:
+def entry_params(binding: Binding, sealed: Sealed) -> Parameters:
     """Return the parameters of a journal entry."""
+    assert binding.origin is not None
     return grant_params(binding.key) | {
         "new_generation": binding.generation,
         "new_consent": binding.consent,
-        "new_origin": origin.value,
+        "new_origin": binding.origin.value,
         "new_sealed": sealed.text,
         "new_key_id": sealed.key_id,
     }
 
 
-def due_params(query: DueQuery, key_ids: Sequence[str], limit: int = 0) -> Parameters:
-    """Return the parameters that select due records by the keys that they are sealed with."""
+def due_params(query: DueQuery, key_ids: Sequence[str], limit: int, *, strict: bool) -> Parameters:
+    """Return the parameters that select due records sealed with one of these keys.
+
+    Args:
+        query: Which records.
+        key_ids: The ids of the keys.
+        limit: The most records.
+        strict: Whether the MAC must be made with one of these keys as well.
+    """
     return {
         "client": query.client_id,
         "before": query.before,
@@ -391,6 +406,7 @@ def due_params(query: DueQuery, key_ids: Sequence[str], limit: int = 0) -> Param
         "targets": list(query.targets or ()),
         "except_targets": list(query.except_targets),
         "key_ids": key_ids,
+        "any_mac": not strict,
         "limit": limit,
     }
 
@@ -405,9 +421,30 @@ def key_of(row: Row[Any]) -> GrantKey:
     return GrantKey(row.client_id, Grant(row.target_id, row.username))
 
 
-def binding_of(key: GrantKey, row: Row[Any]) -> Binding:
-    """Return the binding of the pair in a row."""
-    return Binding(key, row.generation, row.consent)
+STATES = frozenset(state.value for state in State)
+ORIGINS = frozenset(origin.value for origin in Origin)
+
+
+def binding_of(key: GrantKey, row: Row[Any], origin: Origin | None = None) -> Binding:
+    """Return the binding of the pair in a row.
+
+    Args:
+        key: The client and the grant.
+        row: The row.
+        origin: The origin of a journal entry; None for a record.
+    """
+    return Binding(key, row.generation, row.consent, origin)
+
+
+def entry_binding_of(key: GrantKey, row: Row[Any]) -> Binding:
+    """Return the binding of the pair in a row of the journal.
+
+    Raises:
+        SealError: The origin is none that was ever written.
+    """
+    if row.origin not in ORIGINS:
+        raise altered(binding_of(key, row))
+    return binding_of(key, row, Origin(row.origin))
 
 
 def record_of(key: GrantKey, row: Row[Any], token: Token | None) -> Record:
@@ -416,7 +453,7 @@ def record_of(key: GrantKey, row: Row[Any], token: Token | None) -> Record:
         key=key,
         generation=row.generation,
         consent=row.consent,
-        state=State(row.state),
+        state=State(row.state) if row.state in STATES else State.UNCERTAIN,
         token=token,
         issued_at=row.issued_at,
         # The sealed time is the one that nobody else can have changed.
@@ -454,25 +491,40 @@ def _seconds_left(until: datetime | None, now: datetime) -> float:
     return 0.0 if until is None else max((until - now).total_seconds(), 0.0)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class Reader:
     """Reads rows, and opens the pairs in them."""
 
     _sealer: Sealer
+    _database: Database
 
     def record(self, key: GrantKey, row: Row[Any]) -> Record:
         """Return the record in a row.
 
         Raises:
-            SealError: Its pair cannot be opened.
+            SealError: Its pair cannot be opened, or the row was altered.
         """
-        sealed = sealed_in(row)
+        has_pair = row.sealed is not None
         try:
-            token = None if sealed is None else self._sealer.open(binding_of(key, row), sealed)
+            token = self.token(binding_of(key, row), row) if has_pair else None
         except SealError as error:
             error.record = _unopened(key, row)
             raise
         return record_of(key, row, token)
+
+    def token(self, binding: Binding, row: Row[Any]) -> Token:
+        """Return the pair in a row that has one, of the grants or of the journal.
+
+        Raises:
+            SealError: The pair cannot be opened, or the row was altered.
+        """
+        sealed, strict = Sealed(row.sealed, row.key_id), self._database.strict
+        if binding.origin is not None:
+            return self._sealer.open(binding, sealed, strict=strict)
+        if row.state not in STATES:
+            raise altered(binding)
+        status = Status(row.state, row.attempts)
+        return self._sealer.open_record(binding, sealed, status, row.mac, strict=strict)
 
     def record_if_opened(self, key: GrantKey, row: Row[Any]) -> Record:
         """Return the record in a row. If its pair cannot be opened, log a warning.
@@ -497,17 +549,29 @@ class Reader:
         """Return the record in a row without its pair.
 
         The pair is opened only if the row does not say when the access token expires. If the key of
-        the pair is missing, log a warning; the record has `SealError` as its error.
+        the pair is missing, or the row was altered, log a warning; the record has `SealError` as
+        its error.
         """
         expiry_is_known = row.sealed is None or row.expires_generation == row.generation
-        if expiry_is_known and row.key_id in {None, *self._sealer.key_ids}:
+        if expiry_is_known and self._is_authentic(key, row):
             return record_of(key, row, None)
         return evolve(self.record_if_opened(key, row), token=None)
+
+    def _is_authentic(self, key: GrantKey, row: Row[Any]) -> bool:
+        if row.key_id not in {None, *self._sealer.key_ids}:
+            return False
+        if row.sealed is None or not self._database.strict:
+            return True
+        try:
+            self._sealer.verify(row.mac, binding_of(key, row), Status(row.state, row.attempts))
+        except SealError:
+            return False
+        return True
 
     def entry_if_opened(self, key: GrantKey, row: Row[Any]) -> JournalEntry | None:
         """Return the journal entry in a row, or log a warning if it cannot be opened."""
         try:
-            token = self._sealer.open(binding_of(key, row), Sealed(row.sealed, row.key_id))
+            token = self.token(entry_binding_of(key, row), row)
         except SealError as error:
             logger.warning("%s", error)
             return None

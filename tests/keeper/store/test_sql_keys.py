@@ -387,15 +387,15 @@ def test_a_superseded_pair_is_journaled_although_the_record_is_under_an_unknown_
 def test_a_pair_is_salvaged_although_the_refused_one_is_sealed_anew_meanwhile(
     nodes: Nodes,
 ) -> None:
-    store, newer = nodes.store([OLD]), nodes.store([NEW])
+    store, both = nodes.store([OLD]), nodes.store([NEW, OLD])
     claim = store.claim(put(store), owner="fake-owner", ttl=60)
     assert claim is not None
-    nodes.store([NEW, OLD]).rotate_keys()
+    both.rotate_keys()
     store.journal(claim, pair("valid"), origin=Origin.SUPERSEDED)
     salvaged = store.salvage(claim, note=note())
     assert salvaged is not None
     assert salvaged.token == pair("valid")
-    assert [(e.origin, e.token) for e in newer.journal_entries(A)] == [(Origin.REFUSED, pair("a"))]
+    assert [(e.origin, e.token) for e in both.journal_entries(A)] == [(Origin.REFUSED, pair("a"))]
 
 
 def test_a_pair_of_a_new_consent_is_stored_although_the_old_one_is_under_an_unknown_key(
