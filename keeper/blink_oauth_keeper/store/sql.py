@@ -31,6 +31,7 @@ from .protocol import (
     TokenStore,
 )
 from .rules import (
+    CLAIMABLE,
     SALVAGEABLE,
     due_order,
     empty_record,
@@ -291,7 +292,8 @@ class SqlTokenStore(SqlBase, TokenStore):
 
     @operation
     def claim(self, seen: Record, *, owner: str, ttl: float) -> Record | None:
-        if seen.token is None:
+        # Only a new consent makes another state claimable, and it changes the generation.
+        if seen.token is None or seen.state not in CLAIMABLE:
             return None
         lease = {"expected_attempts": seen.attempts} | self._lease_params(seen, owner, ttl)
         with self._prepared().session() as session:

@@ -259,6 +259,16 @@ def test_an_altered_record_waits_and_lets_the_other_due_records_pass(attacked: A
     assert attacked.store.claim_due(due(attempts=9), owner="fake-owner", ttl=60, limit=1) == []
 
 
+def test_a_refused_record_that_was_made_active_later_is_not_claimed(attacked: Attacked) -> None:
+    attacked.release(attacked.claim(attacked.put()), State.NEEDS_CONSENT)
+    seen = attacked.store.load(A)
+    assert seen is not None
+    attacked.change(state="active")
+    assert attacked.store.claim(seen, owner="fake-second", ttl=60) is None
+    [row] = attacked.rows(grants)
+    assert row["owner"] != "fake-second"
+
+
 def test_a_change_of_the_lease_alone_is_no_alteration(attacked: Attacked) -> None:
     # The database computes it, so no MAC can cover it.
     claim = attacked.claim(attacked.put())
