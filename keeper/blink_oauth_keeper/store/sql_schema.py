@@ -34,7 +34,8 @@ class Missing:
     Attributes:
         tables: The tables.
         columns: The columns of existing tables, as `table.column`.
-        indexes: The indexes of existing tables, as `table.index`. The store works without them.
+        indexes: The indexes of existing tables, as `table.index`. The store works without them,
+            where a role or a file does not permit to add one.
     """
 
     tables: list[str] = field(factory=list)
@@ -59,15 +60,14 @@ def create_schema(database: Database) -> None:
     while missing:
         try:
             _add(database, missing)
+            missing = Missing()
         except DatabaseError as error:
-            # Another process that adds the same makes the statement fail.
-            if _missing(database) != missing:
-                pass
-            elif error_code(error) == NO_PERMISSION:
-                raise _schema_error(missing, NOT_ADDED) from None
-            else:
+            before, missing = missing, _missing(database)
+            # Otherwise another process has added the same, which makes the statement fail.
+            if missing == before:
+                if error_code(error) == NO_PERMISSION:
+                    raise _schema_error(missing, NOT_ADDED) from None
                 raise
-        missing = _missing(database)
     with database.session() as session:
         is_versioned = session.connection.scalar(NEWEST_VERSION) is not None
     if not is_versioned:
@@ -88,7 +88,11 @@ def prepare_schema(database: Database, *, may_add: bool) -> None:
     """
     missing = _missing(database)
     if missing and may_add:
-        create_schema(database)
+        try:
+            create_schema(database)
+        except (SchemaError, DatabaseError):
+            if missing.tables or missing.columns:
+                raise
     elif missing.tables or missing.columns:
         raise _schema_error(missing, "")
     database.strict = is_upgraded(database)

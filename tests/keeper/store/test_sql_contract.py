@@ -11,6 +11,7 @@ from sqlalchemy import URL, Engine, create_engine, delete
 from blink_oauth_keeper import SqlTokenStore, TokenStore
 from blink_oauth_keeper.store.sql_tables import grants, history, journal
 from blink_oauth_testing.store_contract import ManualClock, TokenStoreContract
+from keeper.store.first_version import create_first_version
 from postgresql import PostgreSQL
 
 KEY = SqlTokenStore.new_key()
@@ -46,6 +47,18 @@ class TestSqlite(SqlContract):
     def new_file(self, tmp_path: Path) -> None:
         """Choose a file that does not exist."""
         self.database = f"sqlite:///{tmp_path / 'tokens.db'}"
+
+
+class TestTablesOfTheVersionBefore(SqlContract):
+    """A file that processes of the version before may use as well."""
+
+    @pytest.fixture(autouse=True)
+    def older_file(self, tmp_path: Path) -> None:
+        """Create the tables of the version before."""
+        self.database = f"sqlite:///{tmp_path / 'tokens.db'}"
+        engine = create_engine(self.database)
+        create_first_version(engine)
+        engine.dispose()
 
 
 class TestPostgresql(SqlContract):

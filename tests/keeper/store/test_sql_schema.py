@@ -312,6 +312,12 @@ def test_a_role_that_may_not_alter_tables_gets_an_error_in_words(
     with pytest.raises(SchemaError, match=r"blink_oauth_grants\.mac.*42501.*lacks a permission"):
         store.load(KEY)
     store_in(engine).create_schema()
+    with engine.begin() as connection:
+        connection.execute(text("GRANT ALL ON ALL TABLES IN SCHEMA public TO writer"))
+        connection.execute(text("DROP INDEX blink_oauth_grants_due"))
+    # It works without an index.
     assert store.load(KEY) is None
+    with pytest.raises(SchemaError, match=r"blink_oauth_grants_due.*lacks a permission"):
+        store.create_schema()
     store.close()
     engine.dispose()
