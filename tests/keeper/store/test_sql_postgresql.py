@@ -23,6 +23,7 @@ from blink_oauth_testing.store_contract.harness import (
     pair,
     run_concurrently,
 )
+from keeper.store.first_version import create_first_version
 from keeper.store.pooler import Pooler, pooling
 from keeper.store.programs import finish, start
 from postgresql import PostgreSQL
@@ -132,6 +133,23 @@ def test_many_threads_work_behind_a_transaction_pooler(pooler: Pooler) -> None:
         return claimed is not None and settle(store, claimed, f"new-{number}")
 
     assert sum(run_concurrently(8, refresh)) == 1
+    store.close()
+    assert_no_session_state(pooler)
+
+
+def test_several_claims_and_an_upgrade_work_behind_a_transaction_pooler(
+    pooler: Pooler, postgres: PostgreSQL
+) -> None:
+    engine = create_engine(postgres.url(pooler.database))
+    create_first_version(engine)
+    engine.dispose()
+    store = SqlTokenStore(pooled_url(pooler), keys=[FERNET_KEY])
+    for number in range(7):
+        put(store, f"customer-{number}")
+    assert len(store.claim_due(due(within=100), owner="fake-owner", ttl=600, limit=5)) == 5
+    store.finish_upgrade(batch=3)
+    assert len(store.claim_due(due(within=100), owner="fake-owner", ttl=600, limit=5)) == 2
+    assert not store.needs_upgrade()
     store.close()
     assert_no_session_state(pooler)
 
