@@ -23,7 +23,7 @@ from sqlalchemy import (
 from blink_oauth_keeper.errors import SealError
 
 from .sealing import Sealer, Status
-from .sql_schema import is_upgraded, store_version
+from .sql_schema import drop_obsolete_index, is_upgraded, store_version
 from .sql_statements import mac_key_id
 from .sql_tables import (
     VERSION,
@@ -147,6 +147,7 @@ def finish_upgrade(database: Database, sealer: Sealer, batch: int) -> None:
         _seal_all(database, sealer, batch)
         _check_keys(database, sealer)
         store_version(database, VERSION)
+        drop_obsolete_index(database)
     database.strict = True
 
 

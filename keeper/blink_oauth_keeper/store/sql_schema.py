@@ -8,6 +8,7 @@ processes that keep all columns start. New tables begin at 2, older ones stay at
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from attrs import define, field
@@ -20,7 +21,13 @@ from blink_oauth_keeper.errors import SchemaError
 from .sql_engine import error_code
 from .sql_tables import SHARED_VERSION, VERSION, Database, grants, metadata, schema
 
-__all__ = ["create_schema", "is_upgraded", "prepare_schema", "store_version"]
+__all__ = [
+    "create_schema",
+    "drop_obsolete_index",
+    "is_upgraded",
+    "prepare_schema",
+    "store_version",
+]
 
 NEWEST_VERSION = select(func.max(schema.c.version))
 NO_PERMISSION = "42501"
@@ -116,6 +123,12 @@ def store_version(database: Database, version: int) -> None:
         # Another process has stored it.
         if _check_version(database, Missing()) < version:
             raise
+
+
+def drop_obsolete_index(database: Database) -> None:
+    """Drop the index that only the version before reads; a role without that right leaves it."""
+    with suppress(DatabaseError), database.transaction() as session:
+        session.connection.exec_driver_sql("DROP INDEX IF EXISTS blink_oauth_grants_due")
 
 
 def _check_version(database: Database, missing: Missing) -> int:
