@@ -14,7 +14,7 @@ from attrs import evolve
 
 from blink_oauth.settings import Settings, Timeouts
 from blink_oauth.tls import CertificateReport, ClientCertificate, Finding, Rule, check_certificate
-from blink_oauth_keeper.manager import LONGEST_LEASE
+from blink_oauth_keeper.store.protocol import LONGEST_LEASE
 
 from .check import Check, Level, failed, passed, warning
 from .configuration import Environment, environment_of

@@ -26,6 +26,7 @@ from blink_oauth.tokens import Secret, Token
 
 from . import consent
 from .cache import Cache
+from .clocks import Moment
 from .errors import RefreshPendingError
 from .executor import UNSTORED_POLL, StepExecutor
 from .policy import Need, is_usable
@@ -476,7 +477,11 @@ class SingleFlight:
         job = self._job(grant, psu)
         return self.flights.start(self._flight(job, consent.revoke(job)), joinable=False)
 
-    def start_claimed_refresh(self, claim: Record, claimed_at: float) -> Future[Result]:
+    def moment(self) -> Moment:
+        """Return the current moment by both clocks."""
+        return Moment(self.now(), self.monotonic())
+
+    def start_claimed_refresh(self, claim: Record, claimed_at: Moment) -> Future[Result]:
         """Start the refresh of a record that `claim_due` has claimed."""
         if self.cache.has_newer(claim):
             self.release(claim, pause=UNSTORED_POLL)

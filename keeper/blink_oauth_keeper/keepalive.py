@@ -15,6 +15,7 @@ from attrs import define, evolve, field, frozen
 from blink_oauth.errors import InvalidInputError, Outcome
 
 from .breaker import Breakers
+from .clocks import Moment
 from .flights import TARGETS_AT_LEAST, SingleFlight
 from .policy import LAST_ATTEMPT, UNLIMITED, Attempt, Need, attempt_limit, decide, needs_attention
 from .profile import AfterUncertainty, TargetProfile
@@ -222,13 +223,13 @@ class KeepAlive:
     def _start(self, query: DueQuery, allowed: int) -> int:
         if allowed == 0 or self._stopping():
             return 0
-        claimed_at = self.single_flight.monotonic()
+        claimed_at = self.single_flight.moment()
         lease = self.single_flight.lease
         claims = self.store.claim_due(query, owner=new_owner(), ttl=lease, limit=allowed)
         self._start_claimed(claims, claimed_at)
         return len(claims)
 
-    def _start_claimed(self, claims: list[Record], claimed_at: float) -> None:
+    def _start_claimed(self, claims: list[Record], claimed_at: Moment) -> None:
         self._report = evolve(self._report, due=self._report.due + len(claims))
         for number, claim in enumerate(claims):
             try:
@@ -255,7 +256,7 @@ class KeepAlive:
                 permit = self.breakers.acquire(target_id, profile)
             if permit.hold_off > 0 or permit.wait > 0:
                 continue
-            claimed_at = self.single_flight.monotonic()
+            claimed_at = self.single_flight.moment()
             claim = self.store.claim(record, owner=new_owner(), ttl=self.single_flight.lease)
             if claim is not None:
                 self._start_claimed([claim], claimed_at)

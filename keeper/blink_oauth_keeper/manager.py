@@ -7,8 +7,7 @@ import time
 from asyncio import wrap_future
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -18,6 +17,8 @@ from blink_oauth.tokens import Secret, Token, hide, require_secret
 
 from .breaker import Breakers
 from .cache import Cache
+from .clocks import monotonic as monotonic_clock
+from .clocks import utc_now
 from .errors import UnknownGrantError
 from .events import Listener
 from .executor import StepExecutor
@@ -33,7 +34,7 @@ from .keepalive import KeepAlive, Progress, Report
 from .policy import Need
 from .profile import TargetProfile
 from .status import GrantStatus, status_of, statuses_of
-from .store.protocol import HistoryEntry, TokenStore
+from .store.protocol import LONGEST_LEASE, HistoryEntry, TokenStore
 from .timers import ThreadTimers, Timers
 
 if TYPE_CHECKING:
@@ -42,11 +43,6 @@ if TYPE_CHECKING:
     from .auth import GrantAuth
 
 __all__ = ["TokenManager"]
-
-LONGEST_LEASE = 30.0
-"""Seconds; banks that allow a replay are assumed to allow it for that long."""
-
-_utc_now = partial(datetime.now, UTC)
 
 
 class TokenManager:
@@ -72,7 +68,8 @@ class TokenManager:
             a bank that does not respond leaves threads and connections to the others.
         on_event: Receives every event, on any thread. It should return quickly.
         clock: Returns the current time, aware UTC.
-        monotonic: Returns seconds of a clock that never goes back.
+        monotonic: Returns seconds of a clock that never goes back. The default counts the time
+            that the machine sleeps, on Linux and macOS.
         random: Returns a number from 0 to below 1.
         sleep: Sleeps some seconds; `refresh_due` uses it where a target's rate is limited.
         new_timers: Makes the timers of waiting flights; again in a forked child.
@@ -94,8 +91,8 @@ class TokenManager:
         lease: float = 25.0,
         threads: int = 100,
         on_event: Listener | None = None,
-        clock: Callable[[], datetime] = _utc_now,
-        monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = monotonic_clock,
         random: Callable[[], float] = random_numbers.random,
         sleep: Callable[[float], None] = time.sleep,
         new_timers: Callable[[], Timers] = ThreadTimers,

@@ -22,6 +22,7 @@ from blink_oauth.errors import BlinkError, Outcome
 from blink_oauth.tokens import Token
 
 from . import policy
+from .clocks import Moment
 from .errors import SealError, StoreError
 from .events import EventName
 from .policy import Attempt, Refuse, Serve
@@ -97,6 +98,7 @@ def _renewed(step: Settle) -> Record:
         generation=step.claim.generation + 1,
         state=step.state,
         token=step.token,
+        expires_at=step.token.expires_at,
         issued_at=step.issued_at,
         idle_until=step.idle_until,
         attempts=0 if step.state is State.ACTIVE else step.claim.attempts,
@@ -257,11 +259,14 @@ REFUSAL_SHARED_FOR = 1.0
 """Seconds for which later callers get the same refusal without a new flight, if it has no
 `retry_after`."""
 
+MIN_TRIES = 2
+"""Number of tries to claim a grant that a flight may make although it has waited long enough."""
+
 
 def refresh(job: Job) -> Steps:
     """Get a usable pair: the stored one, one that another flight stores, or a refreshed one."""
     started = job.monotonic()
-    polls, initial = 0, None
+    polls, tries, initial = 0, 0, None
     while True:
         try:
             record = yield Load()
@@ -281,7 +286,9 @@ def refresh(job: Job) -> Steps:
             shared_for = min(shared_for, policy.LONGEST_SHARED)
             return Result(record, decision.error, shared_for=shared_for)
         left = started + job.max_wait - job.monotonic()
-        if isinstance(decision, Attempt) and pause == 0 and left > 0:
+        # A machine that slept is late, but need not wait any longer.
+        if isinstance(decision, Attempt) and pause == 0 and (left > 0 or tries < MIN_TRIES):
+            tries += 1
             result = yield from _claim_and_attempt(job, record)
             if result is not None:
                 return result
@@ -292,13 +299,13 @@ def refresh(job: Job) -> Steps:
             return Result(record, policy.pending_error(record))
 
 
-def refresh_claimed(job: Job, claim: Record, claimed_at: float) -> Steps:
+def refresh_claimed(job: Job, claim: Record, claimed_at: Moment) -> Steps:
     """Refresh a grant that `claim_due` has claimed for this flight.
 
     Args:
         job: What the flight is about.
         claim: The record that the store returned for the claim.
-        claimed_at: The monotonic time just before the store was asked for it.
+        claimed_at: The moment just before the store was asked for it.
     """
     result = yield from _attempt(job, claim, claimed_at)
     return result or Result(claim)
@@ -324,7 +331,7 @@ def _decide(
 
 def _claim_and_attempt(job: Job, record: Record) -> Generator[Step, Any, Result | None]:
     owner = job.new_owner()
-    claimed_at = job.monotonic()
+    claimed_at = job.moment()
     try:
         # [2] Nothing is sent before the store has committed the claim.
         claim = yield Claim(record, owner)
@@ -345,13 +352,13 @@ def _give_up_claim(job: Job, claim: Record) -> Generator[Step, Any, None]:
         return
 
 
-def _attempt(job: Job, claim: Record, claimed_at: float) -> Generator[Step, Any, Result | None]:
+def _attempt(job: Job, claim: Record, claimed_at: Moment) -> Generator[Step, Any, Result | None]:
     """Present the refresh token under a lease; return None to read the store again."""
     while True:
         assert claim.token is not None
         assert claim.token.refresh_token is not None
         # [4] A call that could outlast the lease is not begun.
-        if job.monotonic() - claimed_at + job.call_timeout > job.lease:
+        if job.elapsed(claimed_at) + job.call_timeout > job.lease:
             yield from retry_until_stored(release_unspent(job, claim))
             yield Emit(EventName.ABANDONED, claim)
             return None
@@ -366,7 +373,8 @@ def _attempt(job: Job, claim: Record, claimed_at: float) -> Generator[Step, Any,
             if pair is not None:
                 result: Result | None = yield from settle(job, claim, pair, issued_at, seconds)
                 return result
-            lease_left = claimed_at + job.lease - job.monotonic()
+            # A step of the wall clock must not end the wait for a request that may still arrive.
+            lease_left = job.lease - (job.monotonic() - claimed_at.monotonic)
             next_claim, result = yield from store_failure(job, claim, error, lease_left, seconds)
             if next_claim is None:
                 return result

@@ -17,6 +17,7 @@ from blink_oauth.context import Psu
 from blink_oauth.errors import BlinkError
 from blink_oauth.tokens import Secret, Token
 
+from .clocks import Moment, time_gone
 from .events import EventName
 from .policy import Need
 from .profile import TargetProfile
@@ -293,3 +294,11 @@ class Job:
     random: Callable[[], float]
     new_owner: Callable[[], str]
     responded_ago: Callable[[], float] = lambda: math.inf
+
+    def moment(self) -> Moment:
+        """Return the current moment by both clocks."""
+        return Moment(self.now(), self.monotonic())
+
+    def elapsed(self, since: Moment) -> float:
+        """Return the most seconds that may have gone since a moment."""
+        return time_gone(since, self.moment())

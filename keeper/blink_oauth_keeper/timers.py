@@ -5,13 +5,18 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-import time
 from collections.abc import Callable
 from typing import Protocol
 
 from attrs import define, field
 
+from . import clocks
+
 __all__ = ["ThreadTimers", "Timers"]
+
+LONGEST_WAIT = 1.0
+"""Seconds after which a waiting thread looks at the clock again: while the machine sleeps, the wait
+of a thread stands still."""
 
 
 class Timers(Protocol):
@@ -37,7 +42,7 @@ class ThreadTimers:
         monotonic: Returns seconds of a clock that never goes back and runs as real time does.
     """
 
-    monotonic: Callable[[], float] = time.monotonic
+    monotonic: Callable[[], float] = clocks.monotonic
     _heap: list[tuple[float, int, Callable[[], None]]] = field(init=False, factory=list)
     _order: itertools.count[int] = field(init=False, factory=itertools.count)
     _changed: threading.Condition = field(init=False, factory=threading.Condition)
@@ -76,7 +81,7 @@ class ThreadTimers:
             with self._changed:
                 while not self._closed and not self._due():
                     left = self._heap[0][0] - self.monotonic() if self._heap else None
-                    self._changed.wait(left)
+                    self._changed.wait(None if left is None else min(left, LONGEST_WAIT))
                 if self._closed:
                     return
                 _, _, call = heapq.heappop(self._heap)

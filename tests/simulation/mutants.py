@@ -76,7 +76,7 @@ MUTANTS = (
         old="            return Result(record, policy.pending_error(record))\n"
         "\n\ndef refresh_claimed",
         new="            return (\n"
-        "                yield from _attempt(job, record, job.monotonic())\n"
+        "                yield from _attempt(job, record, job.moment())\n"
         "            ) or Result(record)\n\n\n"
         "def refresh_claimed",
         breaks="no_request_is_sent_without_a_lease",
@@ -110,7 +110,7 @@ MUTANTS = (
     Mutant(
         name="[4] a request that could outlast the lease begins",
         module=REFRESH,
-        old="        if job.monotonic() - claimed_at + job.call_timeout > job.lease:\n",
+        old="        if job.elapsed(claimed_at) + job.call_timeout > job.lease:\n",
         new="        if False:\n",
         breaks="no_request_begins_that_could_outlast_its_lease",
         scenario=SCENARIOS["delays"],
@@ -119,7 +119,7 @@ MUTANTS = (
         name="[5] a pair received after the lease is not stored",
         module=REFRESH,
         old="            return (yield from settle(job, claim, token, issued_at, seconds))\n",
-        new="            if job.monotonic() - claimed_at > job.lease:\n"
+        new="            if job.elapsed(claimed_at) > job.lease:\n"
         "                return None\n"
         "            return (yield from settle(job, claim, token, issued_at, seconds))\n",
         breaks="every_received_pair_is_stored",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from heapq import heappop, heappush, merge
 from itertools import chain, count, takewhile
 
@@ -69,21 +68,19 @@ class DueIndex:
         record_after: Returns the record of a grant if its lease or pause ends at the given time.
     """
 
-    record_after: Callable[[GrantKey, datetime], Record | None]
+    record_after: Callable[[GrantKey, float], Record | None]
     _ready: dict[tuple[str, str, int], SortedRecords] = field(init=False, factory=dict)
-    _waiting: list[tuple[datetime, int, GrantKey]] = field(init=False, factory=list)
+    _waiting: list[tuple[float, int, GrantKey]] = field(init=False, factory=list)
     _number: Iterator[int] = field(init=False, factory=count)
 
-    def replace(
-        self, old: Record | None, new: Record, *, until: datetime | None, now: datetime
-    ) -> None:
+    def replace(self, old: Record | None, new: Record, *, until: float | None, now: float) -> None:
         """Replace the record of a grant.
 
         Args:
             old: The record before, None if the grant had none.
             new: The record now.
-            until: When its lease or pause ends, None without either.
-            now: The current time.
+            until: When its lease or pause ends, in seconds of a monotonic clock, or None.
+            now: The current time of that clock, in seconds.
         """
         self._end_waits(now)
         if old is not None and (records := self._ready.get(_place(old))):
@@ -95,7 +92,7 @@ class DueIndex:
         else:
             heappush(self._waiting, (until, next(self._number), new.key))
 
-    def records(self, query: DueQuery, now: datetime) -> Iterator[Record]:
+    def records(self, query: DueQuery, now: float) -> Iterator[Record]:
         """Yield the records that a query selects. The index must not be changed meanwhile."""
         self._end_waits(now)
         selected = [records for place, records in self._ready.items() if selects(query, *place)]
@@ -104,7 +101,7 @@ class DueIndex:
             lambda r: r.idle_until is not None and r.idle_until <= query.before, in_order
         )
 
-    def _end_waits(self, now: datetime) -> None:
+    def _end_waits(self, now: float) -> None:
         while self._waiting and self._waiting[0][0] <= now:
             end, _, key = heappop(self._waiting)
             if record := self.record_after(key, end):

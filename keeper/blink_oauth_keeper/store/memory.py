@@ -8,13 +8,14 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import NoReturn
 
 from attrs import Factory, define, evolve, field, frozen
 
 from blink_oauth.tokens import Token
+from blink_oauth_keeper.clocks import Moment, monotonic, never_back, utc_now
 from blink_oauth_keeper.errors import StoreError
 
 from .due_index import DueIndex
@@ -62,21 +63,21 @@ class Extras:
     """What a grant has besides its record. Most grants have the same, and share it.
 
     Attributes:
-        lease_until: When the lease ends.
-        pause_until: When the pause ends.
+        lease_until: When the lease ends, in seconds of the store's monotonic clock.
+        pause_until: When the pause ends, in seconds of the same clock.
         journal: The journal, the oldest entry first.
         older_entries: The history without the entry of `newest_note`, the oldest entry first.
         newest_note: The note of the newest entry, if the record has the rest of that entry.
     """
 
-    lease_until: datetime | None = None
-    pause_until: datetime | None = None
+    lease_until: float | None = None
+    pause_until: float | None = None
     journal: tuple[JournalEntry, ...] = ()
     older_entries: tuple[CompactEntry, ...] = ()
     newest_note: Note | None = None
 
     @property
-    def until(self) -> datetime | None:
+    def until(self) -> float | None:
         """When lease and pause have ended, None without either."""
         ends = [end for end in (self.lease_until, self.pause_until) if end is not None]
         return max(ends, default=None)
@@ -97,7 +98,7 @@ class StoredGrant:
     record: Record | None = None
     extras: Extras = NO_EXTRAS
 
-    def read(self, now: datetime) -> Record | None:
+    def read(self, now: Moment) -> Record | None:
         """Return the record with the seconds left of lease and pause."""
         # Most grants have neither, and all their readers share one record.
         if self.record is None or self.extras.until is None:
@@ -111,10 +112,10 @@ class StoredGrant:
     def write(
         self,
         record: Record,
-        now: datetime,
+        now: Moment,
         *,
-        lease_until: datetime | None = None,
-        pause_until: datetime | None = None,
+        lease_until: float | None = None,
+        pause_until: float | None = None,
         note: Note | None = None,
     ) -> Record:
         """Replace record, lease and pause, and return the record as it can be read now."""
@@ -125,19 +126,19 @@ class StoredGrant:
             lease_left=0.0,
             pause_left=0.0,
             correlation_id=correlation_id or record.correlation_id,
-            updated_at=to_second(now),
+            updated_at=to_second(now.now),
         )
         if note and correlation_id:
             newest_note = interned(evolve(note, correlation_id=None))
         elif note:
-            entry = (now, record.generation, None, note)
+            entry = (now.now, record.generation, None, note)
             older_entries = (*older_entries[1 - HISTORY_LENGTH :], entry)
         extras = Extras(lease_until, pause_until, self.extras.journal, older_entries, newest_note)
         self.record, self.extras = written, _shared(extras)
         return self.read(now) or written
 
     def add_to_journal(
-        self, record: Record, token: Token, origin: Origin, now: datetime, *, ahead: int = 0
+        self, record: Record, token: Token, origin: Origin, now: Moment, *, ahead: int = 0
     ) -> None:
         """Add a pair to the journal, under the record's generation plus `ahead`."""
         entry = JournalEntry(
@@ -146,7 +147,7 @@ class StoredGrant:
             consent=record.consent,
             origin=origin,
             token=without_metadata(token),
-            at=now,
+            at=now.now,
         )
         self.extras = evolve(self.extras, journal=(*self.extras.journal, entry))
 
@@ -186,12 +187,9 @@ def _shared(extras: Extras) -> Extras:
     return extras if has_own else interned(extras)
 
 
-def _seconds_until(end: datetime | None, now: datetime) -> float:
-    return 0.0 if end is None else max((end - now) / timedelta(seconds=1), 0.0)
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
+def _seconds_until(end: float | None, now: Moment) -> float:
+    # Rounded, so that a sum of seconds ends neither late nor early by the last bit.
+    return 0.0 if end is None else max(round(end - now.monotonic, 6), 0.0)
 
 
 @define(eq=False, repr=False, kw_only=True)
@@ -203,14 +201,17 @@ class MemoryTokenStore(TokenStore):
     `SqlTokenStore` serves several processes. The history keeps the newest 20 entries of each grant.
 
     Args:
-        clock: Returns the current time, timezone-aware. Leases and pauses run by it.
+        clock: Returns the current time, timezone-aware.
+        monotonic: Returns seconds of a clock that never goes back. Leases and pauses run by it; by
+            default as `clock` does, if that is given.
         journal_retention: The age at which `purge` deletes journal entries.
         history_retention: The age at which `purge` deletes history entries.
         grants: The dictionary that contains the grants. Only for tests, which read and change it.
         sleep: Sleeps some seconds, between two batches of `purge`.
     """
 
-    _clock: Callable[[], datetime] = _utc_now
+    _clock: Callable[[], datetime] = utc_now
+    _monotonic: Callable[[], float] = field()
     _journal_retention: timedelta = timedelta(days=7)
     _history_retention: timedelta = timedelta(days=400)
     _grants: dict[GrantKey, StoredGrant] = field(factory=dict)
@@ -224,6 +225,10 @@ class MemoryTokenStore(TokenStore):
     @_due.default
     def _empty_index(self) -> DueIndex:
         return DueIndex(self._record_after)
+
+    @_monotonic.default
+    def _default_monotonic(self) -> Callable[[], float]:
+        return monotonic if self._clock is utc_now else never_back(self._clock)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -285,7 +290,7 @@ class MemoryTokenStore(TokenStore):
             grant, now = self._grants.get(claim.key, StoredGrant()), self._now()
             if grant.record is None or not is_latest_claim(grant.record, claim):
                 return False
-            until = now + timedelta(seconds=pause) if pause > 0 else None
+            until = now.monotonic + pause if pause > 0 else None
             after = evolve(
                 grant.record,
                 state=state,
@@ -308,7 +313,7 @@ class MemoryTokenStore(TokenStore):
     ) -> Record:
         with self._access():
             grant, now = self._grants.setdefault(key, StoredGrant()), self._now()
-            record = grant.read(now) or empty_record(key, now)
+            record = grant.read(now) or empty_record(key, now.now)
             if is_same_pair(record.token, token):
                 return record
             pair = renewed(record, token, issued_at=issued_at, idle_until=idle_until)
@@ -389,7 +394,7 @@ class MemoryTokenStore(TokenStore):
 
     def purge(self) -> int:
         with self._access():
-            grants, now = list(self._grants.values()), self._now()
+            grants, now = list(self._grants.values()), self._now().now
         journal, history = now - self._journal_retention, now - self._history_retention
         deleted = 0
         for start in range(0, len(grants), PURGE_BATCH):
@@ -417,37 +422,40 @@ class MemoryTokenStore(TokenStore):
             )
         return self._lock
 
-    def _now(self) -> datetime:
-        return utc(self._clock())
+    def _now(self) -> Moment:
+        return Moment(utc(self._clock()), self._monotonic())
 
     def _write(
         self,
         grant: StoredGrant,
         record: Record,
-        now: datetime,
+        now: Moment,
         *,
-        lease_until: datetime | None = None,
-        pause_until: datetime | None = None,
+        lease_until: float | None = None,
+        pause_until: float | None = None,
         note: Note | None = None,
     ) -> Record:
         before = grant.record
         written = grant.write(
             record, now, lease_until=lease_until, pause_until=pause_until, note=note
         )
-        self._due.replace(before, grant.record or written, until=grant.extras.until, now=now)
+        self._due.replace(
+            before, grant.record or written, until=grant.extras.until, now=now.monotonic
+        )
         return written
 
-    def _claim(self, seen: Record, owner: str, ttl: float, now: datetime) -> Record | None:
+    def _claim(self, seen: Record, owner: str, ttl: float, now: Moment) -> Record | None:
         grant = self._grants.get(seen.key, StoredGrant())
         record = grant.read(now)
         claim = claimed(record, seen, owner) if record else None
-        return claim and self._write(grant, claim, now, lease_until=now + timedelta(seconds=ttl))
+        return claim and self._write(grant, claim, now, lease_until=now.monotonic + ttl)
 
-    def _due_records(self, query: DueQuery, limit: int, now: datetime) -> list[Record]:
-        indexed = (self._grants[record.key].read(now) for record in self._due.records(query, now))
+    def _due_records(self, query: DueQuery, limit: int, now: Moment) -> list[Record]:
+        found = self._due.records(query, now.monotonic)
+        indexed = (self._grants[record.key].read(now) for record in found)
         return list(islice((r for r in indexed if r is not None and is_due(r, query)), limit))
 
-    def _record_after(self, key: GrantKey, end: datetime) -> Record | None:
+    def _record_after(self, key: GrantKey, end: float) -> Record | None:
         grant = self._grants[key]
         return grant.record if grant.extras.until == end else None
 

@@ -18,6 +18,8 @@ from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
 
 __all__ = [
+    "LONGEST_LEASE",
+    "LONGEST_PAUSE",
     "DueQuery",
     "GrantKey",
     "HistoryEntry",
@@ -30,6 +32,11 @@ __all__ = [
     "TokenStore",
     "state_before",
 ]
+
+LONGEST_LEASE = 30.0
+"""Seconds; banks that allow a replay are assumed to allow it for that long."""
+LONGEST_PAUSE = 86_400.0
+"""Seconds; no pause is longer."""
 
 
 @frozen(weakref_slot=False)
@@ -85,8 +92,10 @@ class Record:
         attempts: Number of attempts with this refresh token, including one in progress. An attempt
             that is known not to have spent it is subtracted.
         owner: The owner of the lease, or of the last one. None after a success.
-        lease_left: Seconds until the lease ends by the store's clock, 0 without a lease.
-        pause_left: Seconds until a claim is possible again by the store's clock, 0 without a pause.
+        lease_left: Seconds until the lease ends by the store's clock, 0 without a lease; never
+            more than the lease had.
+        pause_left: Seconds until a claim is possible again by the store's clock, 0 without a pause;
+            never more than the pause had.
         error: The class name of the last error, None after a success. `SealError` with no token
             means that the pair cannot be opened.
         refusals: Number of refreshes in a row that the bank refused for a reason other than the
@@ -235,8 +244,9 @@ class TokenStore(Protocol):
     and `erase` must be safe to call again with the same arguments. Before `put` is repeated, the
     record must be read.
 
-    Leases and pauses run by the store's own clock, which all processes share. Between two calls a
-    store holds no lock and no transaction, and occupies no connection.
+    Leases and pauses run by the store's own clock, which all processes share. If that clock is set
+    back, a lease lasts at most once more as long. Between two calls a store holds no lock and no
+    transaction, and occupies no connection.
 
     All methods raise `StoreError` if the store is unavailable, and a subclass of it if a retry
     cannot help: for a missing key, or an unknown schema.
@@ -256,7 +266,7 @@ class TokenStore(Protocol):
         Args:
             seen: The record as it was read.
             owner: A new unique name for this claim.
-            ttl: Seconds until the lease ends.
+            ttl: Seconds until the lease ends, at most `LONGEST_LEASE`.
 
         Returns:
             The record with the lease, or None if the claim failed.
@@ -270,7 +280,7 @@ class TokenStore(Protocol):
         Args:
             query: Which records.
             owner: A new unique name for these claims.
-            ttl: Seconds until the leases end.
+            ttl: Seconds until the leases end, at most `LONGEST_LEASE`.
             limit: The most claims to make. Records that cannot be claimed do not count.
         """
 
@@ -320,7 +330,7 @@ class TokenStore(Protocol):
                 `refused_since` to store.
             state: `active`, `uncertain` or `needs_consent`.
             attempts: The number of attempts to store.
-            pause: Seconds during which every claim fails.
+            pause: Seconds during which every claim fails, at most `LONGEST_PAUSE`.
             error: The class name of the error, or None.
             note: For the history.
 

@@ -14,6 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret, Token
+from blink_oauth_keeper.clocks import BootClock
+from blink_oauth_keeper.clocks import boot_clock as machine_boot_clock
 from blink_oauth_keeper.processes import reset_after_fork
 
 from . import sql_statements
@@ -42,6 +44,7 @@ from .rules import (
     revoked,
 )
 from .sealing import Binding, Sealed, Status, new_key, sealer_for
+from .sql_clock import bound_ends, bound_ends_of_due, start_clock
 from .sql_engine import (
     engine_for,
     is_conflict,
@@ -126,6 +129,7 @@ class SqlBase:
         clock: Callable[[], datetime] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        boot_clock: BootClock | None = None,
     ) -> None:
         engine, sealer = engine_for(database), sealer_for(keys, fingerprint_key, monotonic)
         self._owns_engine = not isinstance(database, Engine)
@@ -140,7 +144,8 @@ class SqlBase:
         reset_after_fork(engine, replace_pool)
         if not self._owns_engine:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-        self._engine, self._database = engine, Database(engine, clock)
+        self._engine = engine
+        self._database = Database(engine, clock, boot_clock or machine_boot_clock())
         self._sealer, self._reader = sealer, Reader(sealer, self._database)
         self._retention, self._sleep = (journal_retention, history_retention), sleep
         self._is_prepared = False
@@ -234,7 +239,7 @@ class SqlBase:
         # No lock: a second check does no harm, and another thread may hold a lock during a fork.
         if not self._is_prepared:
             prepare_schema(self._database, may_add=self._owns_engine)
-            self._is_prepared = True
+            self._is_prepared = start_clock(self._database)
         return self._database
 
 
@@ -278,6 +283,8 @@ class SqlTokenStore(SqlBase, TokenStore):
         clock: Returns the current time, timezone-aware, in place of the database. Only for tests.
         monotonic: Returns seconds of a clock that never goes back.
         sleep: Sleeps some seconds, between two batches of `purge`.
+        boot_clock: The clock by which leases and pauses run in an SQLite file; by default that of
+            this machine. Only for tests.
 
     Raises:
         InvalidInputError: The database is not supported, a key is no Fernet key, or the provider
@@ -288,6 +295,8 @@ class SqlTokenStore(SqlBase, TokenStore):
     def load(self, key: GrantKey) -> Record | None:
         with self._prepared().session() as session:
             row = session.row(sql_statements.LOAD, grant_params(key))
+            if row:
+                bound_ends(session, row)
         return row and self._reader.record(key, row)
 
     @operation
@@ -296,7 +305,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         if seen.token is None or seen.state not in CLAIMABLE:
             return None
         lease = {"expected_attempts": seen.attempts} | self._lease_params(seen, owner, ttl)
-        with self._prepared().session() as session:
+        with self._prepared().single_change() as session:
             row = session.row(sql_statements.CLAIM, record_params(seen) | lease)
         # Same generation, same pair.
         return row and record_of(seen.key, row, seen.token)
@@ -332,7 +341,15 @@ class SqlTokenStore(SqlBase, TokenStore):
                 for record in opened
             ]
             if not unopened:
-                return sorted(claims, key=due_order)
+                break
+        if len(claims) < limit:
+            self._bound_ends_of_due(query)
+        return sorted(claims, key=due_order)
+
+    def _bound_ends_of_due(self, query: DueQuery) -> None:
+        with self._prepared().session() as session:
+            targets = query.targets is not None
+            bound_ends_of_due(session, self._due_params(query), targets=targets)
 
     @operation
     def settle(
@@ -483,6 +500,8 @@ class SqlTokenStore(SqlBase, TokenStore):
         statement = sql_statements.due(targets=query.targets is not None)
         with self._prepared().session() as session:
             rows = session.rows(statement, self._due_params(query, limit))
+        if len(rows) < limit:
+            self._bound_ends_of_due(query)
         found = [self._reader.record_if_opened(key_of(row), row) for row in rows]
         return [record for record in found if record.token is not None]
 

@@ -3,8 +3,9 @@
 Each statement is built once, so that SQLAlchemy compiles it once. SQLite and PostgreSQL use the
 same statements, except for a `Change`. The parameter `now` is None unless a test has its own clock.
 
-Leases and pauses run by the clock that all processes share: `clock_timestamp()` on PostgreSQL, and
-on SQLite the machine's clock in milliseconds.
+Leases and pauses run by a clock that all processes share. On PostgreSQL it is `clock_timestamp()`.
+On SQLite it is the machine's boot clock, which no step of the wall clock moves, from the boot time
+in the table `clock`; where the system has no boot clock, it is the wall clock.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    case,
     delete,
+    exists,
     func,
     insert,
+    literal,
     not_,
     null,
     or_,
@@ -40,9 +44,9 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from blink_oauth_keeper.errors import SealError
 
-from .protocol import State
+from .protocol import LONGEST_LEASE, LONGEST_PAUSE, State
 from .sealing import ID_LENGTH
-from .sql_tables import HAS_CLAIMABLE_STATE, Change, UtcDateTime, grants, history, journal
+from .sql_tables import HAS_CLAIMABLE_STATE, Change, UtcDateTime, clock, grants, history, journal
 
 __all__ = [
     "CLAIM",
@@ -66,8 +70,18 @@ __all__ = [
 ]
 
 
+TIME_FORMAT = "'%Y-%m-%d %H:%M:%f000'"
+
+
 class CurrentTime(FunctionElement[datetime]):
     """The current time when the row is processed, not when the transaction began."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+class ByDialect(FunctionElement[datetime]):
+    """A time: its first argument on PostgreSQL, its second in SQLite."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -80,13 +94,14 @@ class AddSeconds(FunctionElement[datetime]):
     inherit_cache = True
 
 
-def seconds_from_now(name: str) -> ColumnElement[datetime]:
-    """Return the current time plus the seconds in a parameter.
+def seconds_from(time: ColumnElement[datetime], name: str) -> ColumnElement[datetime]:
+    """Return a time plus the seconds in a parameter.
 
     Args:
+        time: The time.
         name: The name of the parameter.
     """
-    return AddSeconds(NOW, bindparam(name, type_=Float))
+    return AddSeconds(time, bindparam(name, type_=Float))
 
 
 @compiles(CurrentTime)
@@ -96,7 +111,19 @@ def _current_time(element: CurrentTime, compiler: SQLCompiler, **options: Any) -
 
 @compiles(CurrentTime, "sqlite")
 def _current_time_in_sqlite(element: CurrentTime, compiler: SQLCompiler, **options: Any) -> str:
-    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+    return f"strftime({TIME_FORMAT}, 'now')"
+
+
+@compiles(ByDialect)
+def _on_postgresql(element: ByDialect, compiler: SQLCompiler, **options: Any) -> str:
+    postgresql, _ = element.clauses
+    return compiler.process(postgresql, **options)
+
+
+@compiles(ByDialect, "sqlite")
+def _in_sqlite(element: ByDialect, compiler: SQLCompiler, **options: Any) -> str:
+    _, sqlite = element.clauses
+    return compiler.process(sqlite, **options)
 
 
 @compiles(AddSeconds)
@@ -108,11 +135,28 @@ def _add_seconds(element: AddSeconds, compiler: SQLCompiler, **options: Any) -> 
 @compiles(AddSeconds, "sqlite")
 def _add_seconds_in_sqlite(element: AddSeconds, compiler: SQLCompiler, **options: Any) -> str:
     time, seconds = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"strftime('%Y-%m-%d %H:%M:%f000', {time}, {seconds} || ' seconds')"
+    return f"strftime({TIME_FORMAT}, {time}, {seconds} || ' seconds')"
 
 
 NOW: ColumnElement[datetime] = func.coalesce(
     bindparam("now", type_=UtcDateTime), CurrentTime(), type_=UtcDateTime
+)
+# SQLite evaluates a subquery once. The aggregate returns a row for an unknown boot too.
+IS_THIS_BOOT = clock.c.boot == bindparam("boot")
+BOOT_TIME = select(
+    func.coalesce(
+        func.max(AddSeconds(clock.c.anchor, bindparam("boot_seconds", type_=Float))), CurrentTime()
+    )
+).where(IS_THIS_BOOT)
+LEASE_NOW: ColumnElement[datetime] = func.coalesce(
+    bindparam("now", type_=UtcDateTime),
+    ByDialect(CurrentTime(), BOOT_TIME.scalar_subquery()),
+    type_=UtcDateTime,
+)
+# When lease and pause were set, if the clock by which they run is the one of `updated_at`.
+ENDS_SET_AT = ByDialect(
+    grants.c.updated_at,
+    case((exists().where(IS_THIS_BOOT), null()), else_=grants.c.updated_at),
 )
 
 
@@ -172,7 +216,7 @@ HISTORY = (
 )
 SELECT_OLD = {
     table: select(table.c.id)
-    .where(table.c.at < seconds_from_now("minus_retention"))
+    .where(table.c.at < seconds_from(NOW, "minus_retention"))
     .order_by(table.c.at)
     .limit(bindparam("limit"))
     for table in (journal, history)
@@ -188,15 +232,30 @@ def mac_key_id() -> ColumnElement[str]:
     return func.substr(grants.c.mac, 1, ID_LENGTH)
 
 
-RECORD_COLUMNS = (*grants.c, NOW.label("now"))
+RECORD_COLUMNS = (
+    *grants.c,
+    LEASE_NOW.label("now"),
+    ENDS_SET_AT.label("ends_set_at"),
+)
 
 
 # Conditions on the row.
 HAS_GENERATION = and_(is_of_grant(grants), grants.c.generation == bindparam("expected_generation"))
 IS_LATEST_CLAIM = and_(HAS_GENERATION, grants.c.owner == bindparam("expected_owner"))
 IS_CLAIMABLE = and_(
-    or_(grants.c.lease_until.is_(None), grants.c.lease_until <= NOW),
-    or_(grants.c.pause_until.is_(None), grants.c.pause_until <= NOW),
+    or_(grants.c.lease_until.is_(None), grants.c.lease_until <= LEASE_NOW),
+    or_(grants.c.pause_until.is_(None), grants.c.pause_until <= LEASE_NOW),
+    HAS_CLAIMABLE_STATE,
+)
+ENDS_TOO_LATE = and_(
+    or_(
+        grants.c.lease_until > AddSeconds(LEASE_NOW, literal(LONGEST_LEASE, Float)),
+        grants.c.pause_until > AddSeconds(LEASE_NOW, literal(LONGEST_PAUSE, Float)),
+        and_(
+            or_(grants.c.lease_until > LEASE_NOW, grants.c.pause_until > LEASE_NOW),
+            ENDS_SET_AT > LEASE_NOW,
+        ),
+    ),
     HAS_CLAIMABLE_STATE,
 )
 
@@ -205,7 +264,7 @@ LEASE_VALUES: dict[str, object] = {
     "state": State.REFRESHING.value,
     "attempts": grants.c.attempts + 1,
     "owner": bindparam("new_owner"),
-    "lease_until": seconds_from_now("ttl"),
+    "lease_until": seconds_from(LEASE_NOW, "ttl"),
     "pause_until": null(),
     "updated_at": NOW,
     "mac": bindparam("new_mac"),
@@ -238,7 +297,7 @@ RELEASE_VALUES: dict[str, object] = {
     "state": bindparam("new_state"),
     "attempts": bindparam("new_attempts"),
     "lease_until": null(),
-    "pause_until": seconds_from_now("pause"),
+    "pause_until": seconds_from(LEASE_NOW, "pause"),
     "error": bindparam("new_error"),
     "refusals": bindparam("new_refusals", type_=Integer),
     "refused_since": bindparam("new_refused_since", type_=UtcDateTime),
@@ -274,7 +333,9 @@ CLAIM_LOCKED = update(grants).where(is_of_grant(grants)).values(LEASE_VALUES)
 PAUSE_LOCKED = (
     update(grants)
     .where(is_of_grant(grants))
-    .values(pause_until=seconds_from_now("pause"), error=bindparam("new_error"), updated_at=NOW)
+    .values(
+        pause_until=seconds_from(LEASE_NOW, "pause"), error=bindparam("new_error"), updated_at=NOW
+    )
 )
 RELEASE = _with_history(
     update(grants)
@@ -307,6 +368,41 @@ ERASE = (
     update(grants)
     .where(HAS_GENERATION, grants.c.state == State.REVOKED.value)
     .values(sealed=None, key_id=None, expires_at=None, mac=None, updated_at=NOW)
+)
+
+
+def _no_later_than(column: ColumnElement[datetime], name: str) -> ColumnElement[datetime]:
+    bound = bindparam(name, type_=UtcDateTime)
+    return case((column > bound, bound), else_=column)
+
+
+BOUND_ENDS = (
+    update(grants)
+    .where(
+        HAS_GENERATION,
+        grants.c.owner.is_not_distinct_from(bindparam("expected_owner", type_=String)),
+        or_(
+            grants.c.lease_until > bindparam("new_lease_until", type_=UtcDateTime),
+            grants.c.pause_until > bindparam("new_pause_until", type_=UtcDateTime),
+        ),
+    )
+    .values(
+        lease_until=_no_later_than(grants.c.lease_until, "new_lease_until"),
+        pause_until=_no_later_than(grants.c.pause_until, "new_pause_until"),
+        updated_at=NOW,
+    )
+)
+# SQLite only.
+LOAD_BOOT = select(clock.c.boot).where(clock.c.boot == bindparam("boot"))
+INSERT_BOOT = (
+    insert(clock)
+    .prefix_with("OR IGNORE")
+    .values(boot=bindparam("boot"), anchor=AddSeconds(NOW, -bindparam("boot_seconds", type_=Float)))
+)
+RESTART_LEASES = (
+    update(grants)
+    .where(grants.c.lease_until.is_not(None))
+    .values(lease_until=seconds_from(LEASE_NOW, "ttl"))
 )
 RECORDS = (
     select(*RECORD_COLUMNS)
@@ -364,6 +460,20 @@ def unopened(*, targets: bool) -> Select[Any]:
     """
     failed = grants.c.error == SealError.__name__
     return select(*RECORD_COLUMNS).where(*_due_conditions(targets), failed, HAS_KNOWN_KEY)
+
+
+@cache
+def due_with_late_ends(*, targets: bool) -> Select[Any]:
+    """Return the statement that reads due records whose lease or pause ends too late.
+
+    Args:
+        targets: Whether to filter by the parameter `targets`.
+    """
+    return (
+        select(*RECORD_COLUMNS)
+        .where(*_due_conditions(targets), ENDS_TOO_LATE)
+        .limit(bindparam("limit"))
+    )
 
 
 @cache

@@ -45,9 +45,21 @@ from sqlalchemy.types import TypeEngine
 
 from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
+from blink_oauth_keeper.clocks import BootClock
 from blink_oauth_keeper.errors import SealError
 
-from .protocol import DueQuery, GrantKey, HistoryEntry, JournalEntry, Note, Origin, Record, State
+from .protocol import (
+    LONGEST_LEASE,
+    LONGEST_PAUSE,
+    DueQuery,
+    GrantKey,
+    HistoryEntry,
+    JournalEntry,
+    Note,
+    Origin,
+    Record,
+    State,
+)
 from .rules import CLAIMABLE
 from .sealing import Binding, Sealed, Sealer, Status, altered
 
@@ -62,6 +74,7 @@ __all__ = [
     "Session",
     "UtcDateTime",
     "binding_of",
+    "clock",
     "due_params",
     "entry_binding_of",
     "entry_params",
@@ -79,6 +92,7 @@ __all__ = [
     "refusal_params",
     "schema",
     "sealed_in",
+    "seconds_left",
 ]
 
 VERSION = 2
@@ -207,6 +221,14 @@ schema = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
 )
 
+clock = Table(
+    "blink_oauth_clock",
+    metadata,
+    Column("boot", String, primary_key=True),
+    Column("anchor", UtcDateTime, nullable=False),
+)
+"""The wall-clock time at which a machine booted, by the first process of that boot: SQLite only."""
+
 
 logger = logging.getLogger("blink_oauth_keeper.store")
 
@@ -240,19 +262,19 @@ class Change:
 
 @define(eq=False)
 class Session:
-    """A connection, and the time that its statements use.
+    """A connection, and the clock that its statements use.
 
     Args:
         connection: The connection.
-        time: The parameter `now`: a time where a test has its own clock, otherwise None.
+        time: Returns the parameters of the current time.
     """
 
     connection: Connection
-    time: Mapping[str, object]
+    time: Callable[[], Mapping[str, object]]
 
     def rows(self, statement: Executable, parameters: Mapping[str, object]) -> Sequence[Row[Any]]:
         """Execute a statement and return all its rows."""
-        return self.connection.execute(statement, {**parameters, **self.time}).all()
+        return self.connection.execute(statement, {**parameters, **self.time()}).all()
 
     def row(self, statement: Executable, parameters: Mapping[str, object]) -> Row[Any] | None:
         """Execute a statement and return its first row, or None."""
@@ -260,12 +282,12 @@ class Session:
 
     def count(self, statement: Executable, parameters: Mapping[str, object]) -> int:
         """Execute a statement and return the number of rows that it changed."""
-        return self.connection.execute(statement, {**parameters, **self.time}).rowcount
+        return self.connection.execute(statement, {**parameters, **self.time()}).rowcount
 
     def each(self, statement: Executable, parameters: Sequence[Mapping[str, object]]) -> None:
         """Execute a statement with each of these parameters, in one round trip."""
         if parameters:
-            self.connection.execute(statement, [{**each, **self.time} for each in parameters])
+            self.connection.execute(statement, [{**each, **self.time()} for each in parameters])
 
     def change(self, change: Change, parameters: Mapping[str, object]) -> Row[Any] | None:
         """Change a record and add to the history; return its row, or None if nothing changed."""
@@ -284,19 +306,29 @@ class Database:
     Args:
         engine: An engine for SQLite or PostgreSQL, in autocommit mode.
         clock: Returns the current time, timezone-aware, in tests. None for the database's clock.
+        boot_clock: The clock by which leases and pauses run in an SQLite file.
         strict: Whether every row was written with all columns, so that they can be relied on. A
             process that began before the tables were upgraded keeps False until it restarts.
     """
 
     engine: Engine
     clock: Callable[[], datetime] | None
+    boot_clock: BootClock
     strict: bool = False
+
+    def time(self) -> Mapping[str, object]:
+        """Return the parameters of the current time."""
+        return {
+            "now": self.clock() if self.clock else None,
+            "boot": self.boot_clock.boot,
+            "boot_seconds": self.boot_clock.seconds(),
+        }
 
     @contextmanager
     def session(self) -> Iterator[Session]:
         """Open a session in which each statement is its own transaction."""
         with self.engine.connect() as connection:
-            yield Session(connection, {"now": self.clock() if self.clock else None})
+            yield Session(connection, self.time)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -314,7 +346,10 @@ class Database:
 
     @contextmanager
     def single_change(self) -> Iterator[Session]:
-        """Open a session for one `change`, which is a single statement on PostgreSQL."""
+        """Open a session for one change, which is a single statement on PostgreSQL.
+
+        In SQLite the write lock is taken first: the time of a statement is read before it waits.
+        """
         is_one_statement = self.engine.dialect.name == "postgresql"
         with self.session() if is_one_statement else self.transaction() as session:
             yield session
@@ -461,8 +496,8 @@ def record_of(key: GrantKey, row: Row[Any], token: Token | None) -> Record:
         idle_until=row.idle_until,
         attempts=row.attempts,
         owner=row.owner,
-        lease_left=_seconds_left(row.lease_until, row.now),
-        pause_left=_seconds_left(row.pause_until, row.now),
+        lease_left=seconds_left(row.lease_until, row, LONGEST_LEASE),
+        pause_left=seconds_left(row.pause_until, row, LONGEST_PAUSE),
         error=row.error,
         refusals=row.refusals or 0,
         refused_since=row.refused_since,
@@ -487,8 +522,21 @@ def _unopened(key: GrantKey, row: Row[Any]) -> Record:
     return evolve(record_of(key, row, None), error=SealError.__name__)
 
 
-def _seconds_left(until: datetime | None, now: datetime) -> float:
-    return 0.0 if until is None else max((until - now).total_seconds(), 0.0)
+def seconds_left(until: datetime | None, row: Row[Any], longest: float) -> float:
+    """Return the seconds until the end of the lease or pause in a row.
+
+    Never more than there were when the end was set: the clock may have been set back since.
+
+    Args:
+        until: The end.
+        row: The row.
+        longest: The most seconds that a lease or pause has.
+    """
+    if until is None:
+        return 0.0
+    was_set_back = row.ends_set_at is not None and row.now < row.ends_set_at < until
+    begin: datetime = row.ends_set_at if was_set_back else row.now
+    return min(max((until - begin).total_seconds(), 0.0), longest)
 
 
 @define(eq=False, repr=False)

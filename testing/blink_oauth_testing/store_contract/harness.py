@@ -15,6 +15,7 @@ from attrs import evolve
 from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
 from blink_oauth_keeper.store.protocol import (
+    LONGEST_LEASE,
     DueQuery,
     GrantKey,
     JournalEntry,
@@ -238,7 +239,7 @@ class Harness:
         assert record is not None, f"{key} is not stored, or the second store cannot read it"
         return record
 
-    def claim(self, record: Record | None = None, *, ttl: float = 1000) -> Record:
+    def claim(self, record: Record | None = None, *, ttl: float = LONGEST_LEASE) -> Record:
         """Claim a record; fail the test if that is not possible."""
         claim = self.store.claim(record or self.read(), owner=uuid4().hex, ttl=ttl)
         assert claim is not None, "the claim failed"
@@ -247,7 +248,7 @@ class Harness:
     def claim_fails(self, record: Record) -> bool:
         """Return whether a claim fails and changes nothing."""
         before = self.second.load(record.key)
-        if self.store.claim(record, owner=uuid4().hex, ttl=1000) is not None:
+        if self.store.claim(record, owner=uuid4().hex, ttl=LONGEST_LEASE) is not None:
             return False
         after = self.second.load(record.key)
         return (before is None and after is None) or untimed(before) == untimed(after)

@@ -8,7 +8,14 @@ from uuid import uuid4
 
 from attrs import evolve
 
-from blink_oauth_keeper.store.protocol import DueQuery, Note, Origin, Record, State
+from blink_oauth_keeper.store.protocol import (
+    LONGEST_LEASE,
+    DueQuery,
+    Note,
+    Origin,
+    Record,
+    State,
+)
 
 from .harness import (
     CLIENT,
@@ -52,7 +59,7 @@ class DueRecords(Harness):
 
     def claim_due(self, wanted: DueQuery, *, limit: int = 100) -> list[Record]:
         """Claim due records."""
-        return self.store.claim_due(wanted, owner=uuid4().hex, ttl=1000, limit=limit)
+        return self.store.claim_due(wanted, owner=uuid4().hex, ttl=LONGEST_LEASE, limit=limit)
 
     def test_no_record_is_unreadable_whose_pair_can_be_read(self) -> None:
         self.put_targets()
@@ -128,7 +135,7 @@ class DueRecords(Harness):
 
     def test_a_record_that_cannot_be_claimed_is_not_due(self) -> None:
         self.put_idle(leased=1, paused=2, refused=3, revoked=4, free=5)
-        self.claim(self.read(grant_key("leased")), ttl=1000)
+        self.claim(self.read(grant_key("leased")))
         for name, state in (("paused", State.ACTIVE), ("refused", State.NEEDS_CONSENT)):
             pause = 1000 if name == "paused" else 0
             claim = self.claim(self.read(grant_key(name)))
@@ -149,7 +156,9 @@ class DueRecords(Harness):
 
     def test_claim_due_takes_leases_as_claim_does(self) -> None:
         before = self.put("a", idle=1)
-        [claim] = self.store.claim_due(due(), owner="owner-of-the-lease", ttl=1000, limit=1)
+        [claim] = self.store.claim_due(
+            due(), owner="owner-of-the-lease", ttl=LONGEST_LEASE, limit=1
+        )
         assert untimed(claim) == evolve(
             before,
             state=State.REFRESHING,
@@ -157,7 +166,7 @@ class DueRecords(Harness):
             owner="owner-of-the-lease",
             updated_at=claim.updated_at,
         )
-        assert 900 < claim.lease_left <= 1000
+        assert 20 < claim.lease_left <= LONGEST_LEASE
         assert untimed(self.read()) == untimed(claim)
         assert self.claim_fails(before)
         assert self.settle(claim, "b").stored
@@ -169,7 +178,7 @@ class DueRecords(Harness):
 
         def claim(number: int) -> list[Record]:
             store = stores[number % 2]
-            return store.claim_due(due(), owner=f"owner-{number}", ttl=1000, limit=6)
+            return store.claim_due(due(), owner=f"owner-{number}", ttl=LONGEST_LEASE, limit=6)
 
         batches = self.run_concurrently(4, claim)
         assert all(len(batch) <= 6 for batch in batches)
@@ -219,7 +228,7 @@ class Listing(Harness):
             State.REVOKED,
         ]
         assert page[0] == evolve(self.read(grant_key("active")), token=None)
-        assert 900 < page[1].lease_left <= 1000
+        assert 20 < page[1].lease_left <= LONGEST_LEASE
 
     def test_records_have_no_pairs_but_say_when_the_access_tokens_expire(self) -> None:
         self.put("a", grant_key("active"))
@@ -290,7 +299,7 @@ class Listing(Harness):
         claim = self.claim()
         self.settle(claim, "b")
         events = self.events()
-        self.store.claim(claim, owner="late-owner", ttl=1000)
+        self.store.claim(claim, owner="late-owner", ttl=LONGEST_LEASE)
         self.release(claim)
         self.settle(claim, "b")
         self.put("b")

@@ -36,7 +36,13 @@ from keeper.store.first_version import create_first_version, first_metadata
 from postgresql import PostgreSQL
 
 FERNET_KEY = SqlTokenStore.new_key()
-NAMES = ["blink_oauth_grants", "blink_oauth_history", "blink_oauth_journal", "blink_oauth_schema"]
+NAMES = [
+    "blink_oauth_clock",
+    "blink_oauth_grants",
+    "blink_oauth_history",
+    "blink_oauth_journal",
+    "blink_oauth_schema",
+]
 
 
 @pytest.fixture

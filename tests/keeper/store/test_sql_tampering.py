@@ -451,7 +451,7 @@ def test_a_claim_of_many_due_records_takes_as_many_statements_as_one_of_few(
 
 def test_a_claim_of_due_records_is_what_the_store_then_has(attacked: Attacked) -> None:
     attacked.put()
-    [claim] = attacked.store.claim_due(due(), owner="fake-owner", ttl=60, limit=9)
+    [claim] = attacked.store.claim_due(due(), owner="fake-owner", ttl=30, limit=9)
     loaded = attacked.store.load(A)
     assert loaded is not None
     assert loaded.lease_left == pytest.approx(claim.lease_left, abs=0.001)
