@@ -141,6 +141,22 @@ def proofs(session: nox.Session) -> None:
     session.run("pytest", *PARALLEL, *(session.posargs or PROOFS))
 
 
+@nox.session(default=False)
+def kills(session: nox.Session) -> None:
+    """Prove with 300 kills at random moments and 100 forks of each kind that no token is lost.
+
+    `BLINK_TEST_KILLS` and `BLINK_TEST_FORKS` set other numbers; `proofs` makes a few of each.
+    """
+    install(session, "test", project=True)
+    numbers = {"BLINK_TEST_KILLS": "300", "BLINK_TEST_FORKS": "100"}
+    session.run(
+        # One test at a time; the figures of each are shown.
+        *("pytest", "-rP", "--show-capture=stdout", "--durations=0"),
+        *(session.posargs or ("tests/crash", "-k", "random_kills or forks")),
+        env={name: os.environ.get(name, number) for name, number in numbers.items()},
+    )
+
+
 @nox.session
 def terminal(session: nox.Session) -> None:
     """Prove, from a fresh installation, what people see: in a real terminal, in a real browser."""

@@ -19,7 +19,7 @@ from blink_oauth_keeper.events import Listener
 if TYPE_CHECKING:
     from blink_oauth_testing.sandbox import Sandbox
 
-__all__ = ["TWO_DAYS", "SharedConfig", "ShiftedClock", "authorize"]
+__all__ = ["CUSTOMER", "TWO_DAYS", "SharedConfig", "ShiftedClock", "authorize"]
 
 TWO_DAYS = 2 * 86_400.0
 """Seconds; longer than the lifetime of an access token."""
