@@ -12,7 +12,7 @@ from blink_oauth.errors import BlinkError
 
 from .errors import ConsentNeededError, StoreError, UnknownGrantError
 from .events import EventName
-from .refresh import retry_until_stored
+from .refresh import retry_until_stored, seconds_since
 from .steps import (
     Emit,
     Erase,
@@ -48,11 +48,11 @@ def authorize(job: Job) -> Steps:
         token = yield ExchangeCode()
     except BlinkError as error:
         if error.token is None:
-            seconds = job.monotonic() - began
+            seconds = seconds_since(job, began)
             yield Emit(EventName.AUTHORIZATION_FAILED, before, error, seconds=seconds)
             return Result(before, error)
         token = error.token
-    seconds = job.monotonic() - began
+    seconds = seconds_since(job, began)
     correlation_id = token.meta.correlation_id if token.meta else None
     idle_until = None
     if token.refresh_token is not None:

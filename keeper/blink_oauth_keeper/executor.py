@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +42,28 @@ from .store.protocol import GrantKey, TokenStore
 if TYPE_CHECKING:
     from blink_oauth import BlinkOAuth
 
-__all__ = ["StepExecutor", "log_event"]
+__all__ = ["StepExecutor", "harmless", "log_event"]
 
 UNSTORED_POLL = 0.5
 """Seconds to wait before a grant with an unstored result in this process is tried again."""
 
 logger = logging.getLogger("blink_oauth_keeper")
+
+
+@contextmanager
+def harmless(message: str, *args: object) -> Iterator[None]:
+    """Log an exception instead of raising it, for work that must not cost a received pair.
+
+    Args:
+        message: The message to log.
+        args: Its arguments.
+    """
+    try:
+        yield
+    except BaseException:
+        # The exception may come from a log handler.
+        with suppress(BaseException):
+            logger.exception(message, *args)
 
 
 @frozen
@@ -156,9 +173,11 @@ class StepExecutor:
                     grant, code=job.code, redirect_uri=job.redirect_uri, psu=job.psu
                 )
         except BlinkError as error:
-            self.breakers.failed(grant.target_id, error)
+            with harmless("A failed call could not be counted."):
+                self.breakers.failed(grant.target_id, error)
             raise
-        self.breakers.succeeded(grant.target_id)
+        with harmless("A call could not be counted."):
+            self.breakers.succeeded(grant.target_id)
         return token
 
     def _emit(self, key: GrantKey, step: Emit) -> None:
@@ -199,14 +218,13 @@ class StepExecutor:
         )
 
     def _deliver(self, name: EventName, make: Callable[[], Event]) -> None:
-        try:
+        failure = "The event %s could not be logged or delivered."
+        with harmless(failure, name):
             event = make()
-            log_event(event)
+            with harmless(failure, name):
+                log_event(event)
             if self.listener is not None:
                 self.listener(event)
-        except BaseException:
-            # A token must not be lost because a listener fails.
-            logger.exception("The event %s could not be logged or delivered.", name)
 
 
 BANK_STEPS = (Send, ExchangeCode, Revoke)

@@ -7,7 +7,6 @@ to its callers: if a caller stops waiting, the flight goes on. A flight that wai
 from __future__ import annotations
 
 import copy
-import logging
 import threading
 from asyncio import wait_for, wrap_future
 from collections import Counter, deque
@@ -28,7 +27,7 @@ from . import consent
 from .cache import Cache
 from .clocks import Moment
 from .errors import RefreshPendingError
-from .executor import UNSTORED_POLL, StepExecutor
+from .executor import UNSTORED_POLL, StepExecutor, harmless
 from .policy import Need, is_usable
 from .processes import close_at_exit, reset_after_fork
 from .profile import TargetProfile
@@ -54,8 +53,6 @@ CLOSING_SECONDS = 10.0
 
 TARGETS_AT_LEAST = 2
 """The number of targets whose flights can use all the threads that a target may use."""
-
-logger = logging.getLogger("blink_oauth_keeper")
 
 
 def thread_pool(threads: int) -> Executor:
@@ -255,7 +252,8 @@ class Flights:
             self._publish(flight, last)
         except BaseException as error:
             # No caller must wait for ever, whatever the error; a lease in the store ends by itself.
-            logger.exception("A flight broke off with an unexpected error.")
+            with harmless("A flight broke off with an unexpected error."):
+                raise
             self._stop_sharing(flight)
             if not flight.future.done():
                 flight.future.set_exception(error)
@@ -304,12 +302,14 @@ class Flights:
             self._submit(flight, [time_left], first=True)
 
     def _publish_early(self, flight: Flight, step: Publish) -> None:
-        if not step.to_callers:
-            flight.on_result(step.result)
-            return
-        with self._lock:
-            self._unstored.add(flight)
-        self._publish(flight, step.result)
+        # A received pair must still be stored, whatever fails here.
+        with harmless("The result of a flight could not be published early."):
+            if not step.to_callers:
+                flight.on_result(step.result)
+                return
+            with self._lock:
+                self._unstored.add(flight)
+            self._publish(flight, step.result)
 
     def _publish(self, flight: Flight, result: Result) -> None:
         if flight.future.done():

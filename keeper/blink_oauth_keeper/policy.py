@@ -84,8 +84,9 @@ def jitter(key: GrantKey) -> float:
     """Return a number from 0 to below 1 that is the same for a grant on every machine."""
     grant = key.grant
     text = f"{key.client_id}\0{grant.target_id}\0{grant.username}"
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest) / 2**64
+    # A host in FIPS mode has only the SHA-2 and SHA-3 families.
+    digest = hashlib.sha256(text.encode()).digest()[:6]
+    return int.from_bytes(digest) / 2**48
 
 
 def windows(record: Record, profile: TargetProfile) -> Windows:

@@ -47,7 +47,14 @@ from .steps import (
 )
 from .store.protocol import Note, Origin, Record, Settlement, State, state_before
 
-__all__ = ["new_owner", "refresh", "refresh_claimed", "release_unspent", "retry_until_stored"]
+__all__ = [
+    "new_owner",
+    "refresh",
+    "refresh_claimed",
+    "release_unspent",
+    "retry_until_stored",
+    "seconds_since",
+]
 
 STORE_RETRY_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Seconds between the tries to store a result; the last pause is repeated."""
@@ -58,8 +65,16 @@ def new_owner() -> str:
     return uuid4().hex
 
 
+def seconds_since(job: Job, began: float) -> float | None:
+    """Return the seconds since a call began, or None if the clock fails: that costs no pair."""
+    try:
+        return job.monotonic() - began
+    except Exception:  # noqa: BLE001  nothing may be raised between spending and storing
+        return None
+
+
 def settle(
-    job: Job, claim: Record, token: Token, issued_at: datetime, seconds: float
+    job: Job, claim: Record, token: Token, issued_at: datetime, seconds: float | None
 ) -> Generator[Step, Any, Result | None]:
     """Store a received pair; return its result, or None to read the store again."""
     correlation_id = token.meta.correlation_id if token.meta else None
@@ -111,7 +126,7 @@ def _renewed(step: Settle) -> Record:
 
 
 def store_failure(
-    job: Job, claim: Record, error: BlinkError, lease_left: float, seconds: float
+    job: Job, claim: Record, error: BlinkError, lease_left: float, seconds: float | None
 ) -> Generator[Step, Any, tuple[Record | None, Result | None]]:
     """Store a failure; return the claim on a salvaged pair, or a result, or neither.
 
@@ -365,23 +380,25 @@ def _attempt(job: Job, claim: Record, claimed_at: Moment) -> Generator[Step, Any
         if claim.attempts > 1:
             yield Emit(EventName.REPLAYED, claim)
         issued_at, began = job.now(), job.monotonic()
+        # A step of the wall clock must not end the wait for a request that may still arrive.
+        lease_left = claimed_at.monotonic + job.lease - began
         try:
             token = yield Send(claim.token.refresh_token)
         except BlinkError as error:
-            seconds = job.monotonic() - began
+            seconds = seconds_since(job, began)
             pair = _pair_in_uncertain_response(error)
             if pair is not None:
                 result: Result | None = yield from settle(job, claim, pair, issued_at, seconds)
                 return result
-            # A step of the wall clock must not end the wait for a request that may still arrive.
-            lease_left = job.lease - (job.monotonic() - claimed_at.monotonic)
-            next_claim, result = yield from store_failure(job, claim, error, lease_left, seconds)
+            next_claim, result = yield from store_failure(
+                job, claim, error, lease_left - (seconds or 0.0), seconds
+            )
             if next_claim is None:
                 return result
             claim = next_claim
         else:
             # [5] A pair is stored before anything else is done with it.
-            seconds = job.monotonic() - began
+            seconds = seconds_since(job, began)
             return (yield from settle(job, claim, token, issued_at, seconds))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from attrs import define, field
@@ -14,6 +16,7 @@ from . import clocks
 
 __all__ = ["ThreadTimers", "Timers"]
 
+logger = logging.getLogger("blink_oauth_keeper")
 LONGEST_WAIT = 1.0
 """Seconds after which a waiting thread looks at the clock again: while the machine sleeps, the wait
 of a thread stands still."""
@@ -85,7 +88,11 @@ class ThreadTimers:
                 if self._closed:
                     return
                 _, _, call = heapq.heappop(self._heap)
-            call()
+            try:
+                call()
+            except Exception:  # The other calls depend on this thread.
+                with suppress(Exception):
+                    logger.exception("A call after a delay failed.")
 
     def _due(self) -> bool:
         return bool(self._heap) and self._heap[0][0] <= self.monotonic()

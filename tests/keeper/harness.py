@@ -593,10 +593,13 @@ class Harness:
         """The first manager; it has the defaults unless a test called `make_manager` before."""
         return self._managers[0] if self._managers else self.make_manager()
 
-    def make_manager(self, *, real_waits: bool = False, **options: Any) -> TokenManager:
+    def make_manager(
+        self, *, store: TokenStore | None = None, real_waits: bool = False, **options: Any
+    ) -> TokenManager:
         """Make a manager.
 
         Args:
+            store: Its store; None for the one in memory.
             real_waits: Whether its waits take real time, for managers that race each other.
             **options: Further arguments of the manager.
         """
@@ -611,7 +614,7 @@ class Harness:
             defaults["monotonic"] = time.monotonic
         else:
             defaults |= {"new_timers": self._new_timers, "sleep": self.clock.elapse}
-        manager = TokenManager(self.blink, self.store, **(defaults | options))
+        manager = TokenManager(self.blink, store or self.store, **(defaults | options))
         self._managers.append(manager)
         return manager
 

@@ -13,6 +13,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, get_args
 
@@ -282,12 +283,14 @@ def _meta_or_error(call: Call, reply: Reply, now: datetime) -> ResponseMeta | Bl
 
 def _log(call: Call, result: Token | ResponseMeta | BlinkError, now: datetime) -> None:
     error = result if isinstance(result, BlinkError) else None
-    logger.debug(
-        "%s target=%s correlation_id=%s outcome=%s error=%s duration=%.3f",
-        call.operation.name.lower(),
-        call.target_id,
-        call.correlation_id,
-        error.outcome if error else "done",
-        type(error).__name__ if error else None,
-        (now - call.started_at).total_seconds(),
-    )
+    # A received pair must not be lost because a log handler fails.
+    with suppress(Exception):
+        logger.debug(
+            "%s target=%s correlation_id=%s outcome=%s error=%s duration=%.3f",
+            call.operation.name.lower(),
+            call.target_id,
+            call.correlation_id,
+            error.outcome if error else "done",
+            type(error).__name__ if error else None,
+            (now - call.started_at).total_seconds(),
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import secrets
 import threading
 from collections import deque
@@ -113,8 +113,8 @@ class Fingerprints:
 
     def of(self, secret: str) -> str:
         """Return the keyed fingerprint of one secret."""
-        digest = hashlib.blake2s(secret.encode(errors="surrogateescape"), key=self._key)
-        return f"fingerprint:{digest.hexdigest()[:16]}"
+        digest = hmac.digest(self._key, secret.encode(errors="surrogateescape"), "sha256")
+        return f"fingerprint:{digest.hex()[:16]}"
 
     def of_form(self, fields: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
         """Return form fields with every possible secret replaced."""
