@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from datetime import timedelta
 from typing import Any
 
 from attrs import evolve
 
 from blink_oauth.errors import BlinkError
 
+from . import policy
 from .errors import ConsentNeededError, StoreError, UnknownGrantError
 from .events import EventName
 from .refresh import retry_until_stored, seconds_since
@@ -54,9 +54,7 @@ def authorize(job: Job) -> Steps:
         token = error.token
     seconds = seconds_since(job, began)
     correlation_id = token.meta.correlation_id if token.meta else None
-    idle_until = None
-    if token.refresh_token is not None:
-        idle_until = issued_at + timedelta(seconds=job.profile.idle_lifetime)
+    idle_until = policy.idle_until(token, issued_at, job.profile)
     note = Note(event=EventName.AUTHORIZED, correlation_id=correlation_id, actor=job.actor)
     expected = Record(
         key=job.key,

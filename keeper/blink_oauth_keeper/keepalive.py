@@ -322,12 +322,14 @@ class KeepAlive:
         targets: tuple[str, ...] | None = None,
         except_targets: frozenset[str] = frozenset(),
     ) -> DueQuery:
-        # A grant that this run has refreshed is not due again, however long `within` is.
+        # A grant that this run has refreshed is not due again, however long `within` is and however
+        # short the lifetime that the bank said.
         idle = timedelta(seconds=profile.idle_lifetime) - IDLE_MARGIN
         attempts = 0 if profile.after_uncertainty is AfterUncertainty.HOLD else 1
         return DueQuery(
             client_id=self.single_flight.client_id,
             before=self.now + min(self.within, idle),
+            issued_before=self.now,
             max_attempts=attempts if profile.rotates else UNLIMITED,
             targets=targets,
             except_targets=except_targets,

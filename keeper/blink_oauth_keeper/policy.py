@@ -36,6 +36,7 @@ __all__ = [
     "attempt_limit",
     "backoff",
     "decide",
+    "idle_until",
     "is_usable",
     "jitter",
     "needs_attention",
@@ -102,6 +103,35 @@ def windows(record: Record, profile: TargetProfile) -> Windows:
     advisory = min(profile.advisory, half) * (1 - JITTER * jitter(record.key))
     advisory_at = min(expires_at - timedelta(seconds=advisory), mandatory_at)
     return Windows(advisory_at, mandatory_at, expires_at)
+
+
+LIFETIME_MEMBERS = ("refresh_token_expires_in", "refresh_expires_in")
+"""Members of a token response with the lifetime of the refresh token in seconds; no standard."""
+LONGEST_LIFETIME = 10 * 365 * 86_400.0
+"""A longer lifetime, in seconds, is taken for a mistake."""
+
+
+def idle_until(token: Token, issued_at: datetime, profile: TargetProfile) -> datetime | None:
+    """Return when the refresh token of a response expires unused, or None if there is none.
+
+    The lifetime in the response counts, the shortest if it has several; otherwise the profile's.
+    """
+    if token.refresh_token is None:
+        return None
+    said = [_lifetime(token.extra.get(name)) for name in LIFETIME_MEMBERS]
+    lifetime = min(filter(None, said), default=profile.idle_lifetime)
+    return issued_at + timedelta(seconds=min(lifetime, LONGEST_LIFETIME))
+
+
+def _lifetime(value: object) -> float | None:
+    # Keycloak sends 0 for a refresh token that does not expire.
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return seconds if math.isfinite(seconds) and 0 < seconds <= LONGEST_LIFETIME else None
 
 
 def is_usable(record: Record, need: Need, profile: TargetProfile, now: datetime) -> bool:

@@ -12,7 +12,7 @@ turn and shows which invariant breaks.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -83,7 +83,7 @@ def settle(
         # The new refresh token could not be read: the old one stays, and may be spent.
         assert claim.token is not None
         token, state = evolve(token, refresh_token=claim.token.refresh_token), State.UNCERTAIN
-    idle_until = issued_at + timedelta(seconds=job.profile.idle_lifetime)
+    idle_until = policy.idle_until(token, issued_at, job.profile)
     note = Note(event=EventName.REFRESHED, correlation_id=correlation_id, actor=job.actor)
     step = Settle(claim, token, issued_at, idle_until, state, note)
     received = Result(_renewed(step), obtained=True)

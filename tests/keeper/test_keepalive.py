@@ -26,6 +26,7 @@ from blink_oauth_keeper import (
 from blink_oauth_keeper.store.protocol import State
 from keeper.harness import (
     DAY,
+    START,
     TARGET,
     TIMEOUT,
     Gate,
@@ -35,6 +36,7 @@ from keeper.harness import (
     request_lost,
     status_response,
     wait_until,
+    with_members,
 )
 
 OTHER = "IIDX00002"
@@ -697,3 +699,35 @@ def test_a_run_waits_exactly_as_long_as_its_rate_requires(harness: Harness) -> N
     began = harness.clock.seconds
     assert refresh_all(harness, concurrency=8) == Report(due=3, refreshed=3)
     assert harness.clock.seconds - began == pytest.approx(2 / 0.3)
+
+
+# The lifetime of a refresh token as the bank says it
+
+
+def test_a_grant_is_refreshed_before_the_end_that_the_bank_said(harness: Harness) -> None:
+    grant = harness.authorize(responder=with_members(refresh_token_expires_in=7 * DAY))
+    assert harness.manager.status(grant).idle_until == START + timedelta(days=7)
+    harness.advance(2 * DAY)
+    assert harness.manager.refresh_due().refreshed == 1
+
+
+def test_a_lifetime_that_a_refresh_says_counts_from_then_on(harness: Harness) -> None:
+    grant = harness.authorize()
+    harness.banks.respond_next(with_members(refresh_expires_in="86400", id_token="fake-id-token"))
+    harness.manager.refresh(grant)
+    record = harness.record(grant)
+    assert record.idle_until == START + timedelta(days=1)
+    assert record.token is not None
+    assert record.token.extra == {"refresh_expires_in": "86400", "id_token": "fake-id-token"}
+    harness.manager.refresh(grant)
+    assert harness.record(grant).idle_until == START + timedelta(days=30)
+
+
+def test_a_run_refreshes_a_grant_once_however_short_the_lifetime_that_the_bank_says(
+    harness: Harness,
+) -> None:
+    harness.authorize(responder=with_members(refresh_token_expires_in=60))
+    harness.advance(30)
+    harness.banks.respond_always(with_members(refresh_token_expires_in=60))
+    assert harness.manager.refresh_due(limit=5).refreshed == 1
+    assert len(harness.banks.presented()) == 1

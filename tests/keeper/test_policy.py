@@ -45,6 +45,7 @@ from blink_oauth_keeper.policy import (
     Windows,
     backoff,
     decide,
+    idle_until,
     is_usable,
     jitter,
     needs_attention,
@@ -145,6 +146,52 @@ def test_without_a_lifetime_the_default_of_the_profile_applies() -> None:
     profile = TargetProfile(default_lifetime=600)
     assert windows_of(record(None), profile).expires_at == at(600)
     assert decide(record(None), Need(), profile, at(601)) == Attempt()
+
+
+SEVEN_DAYS = 7 * DAY
+LIFETIMES: dict[str, tuple[dict[str, object], float]] = {
+    "not said": ({}, 30 * DAY),
+    "a number": ({"refresh_token_expires_in": 604_800}, SEVEN_DAYS),
+    "the other name": ({"refresh_expires_in": 604_800}, SEVEN_DAYS),
+    "a fraction": ({"refresh_expires_in": 604_800.5}, SEVEN_DAYS + 0.5),
+    "a numeric text": ({"refresh_token_expires_in": "604800"}, SEVEN_DAYS),
+    "longer than the profile says": ({"refresh_expires_in": 90 * 86_400}, 90 * DAY),
+    "both: the shorter": (
+        {"refresh_token_expires_in": 604_800, "refresh_expires_in": 90 * 86_400},
+        SEVEN_DAYS,
+    ),
+    "one is not usable": (
+        {"refresh_token_expires_in": 0, "refresh_expires_in": 604_800},
+        SEVEN_DAYS,
+    ),
+    "0: does not expire": ({"refresh_expires_in": 0}, 30 * DAY),
+    "negative": ({"refresh_expires_in": -1}, 30 * DAY),
+    "infinite": ({"refresh_expires_in": float("inf")}, 30 * DAY),
+    "no number": ({"refresh_expires_in": float("nan")}, 30 * DAY),
+    "absurd": ({"refresh_expires_in": 10**400}, 30 * DAY),
+    "centuries": ({"refresh_expires_in": 10**11}, 30 * DAY),
+    "a text": ({"refresh_expires_in": "a week"}, 30 * DAY),
+    "a flag": ({"refresh_expires_in": True}, 30 * DAY),
+    "a list": ({"refresh_expires_in": [604_800]}, 30 * DAY),
+    "null": ({"refresh_expires_in": None}, 30 * DAY),
+}
+
+
+@pytest.mark.parametrize("name", LIFETIMES)
+def test_the_lifetime_of_a_refresh_token_is_the_one_that_the_response_says(name: str) -> None:
+    extra, seconds = LIFETIMES[name]
+    token = Token(access_token="fake-access", refresh_token="fake-refresh", extra=extra)
+    assert idle_until(token, START, TargetProfile()) == START + timedelta(seconds=seconds)
+
+
+def test_without_a_refresh_token_there_is_no_time_at_which_it_expires() -> None:
+    token = Token(access_token="fake-access", extra={"refresh_expires_in": 604_800})
+    assert idle_until(token, START, TargetProfile()) is None
+
+
+def test_no_lifetime_in_a_profile_is_too_long_for_a_date() -> None:
+    token = Token(access_token="fake-access", refresh_token="fake-refresh")
+    assert idle_until(token, START, TargetProfile(idle_lifetime=1e300)) is not None
 
 
 def test_the_jitter_of_a_grant_is_the_same_on_every_machine() -> None:

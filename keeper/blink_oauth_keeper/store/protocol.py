@@ -222,6 +222,7 @@ class DueQuery:
     Attributes:
         client_id: The client of the records.
         before: The latest `idle_until` of a due record, aware.
+        issued_before: A due record was issued before this time, aware; None for any time.
         max_attempts: The most `attempts` of a due record.
         targets: The targets to include; None for all.
         except_targets: The targets to leave out.
@@ -229,6 +230,7 @@ class DueQuery:
 
     client_id: str
     before: datetime
+    issued_before: datetime | None = None
     max_attempts: int = 0
     targets: Collection[str] | None = None
     except_targets: Collection[str] = field(default=())

@@ -6,7 +6,8 @@ The SQL store repeats `claimed`, `is_due` and `is_latest_claim` as conditions in
 from __future__ import annotations
 
 import hmac
-from collections.abc import Hashable, Sequence
+import json
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeVar, cast
@@ -33,6 +34,7 @@ __all__ = [
     "renewed",
     "revoked",
     "selects",
+    "stored_extra",
     "to_second",
     "utc",
     "without_metadata",
@@ -59,6 +61,10 @@ def _cached(value: Hashable) -> Hashable:
 SALVAGEABLE = frozenset({Origin.SUPERSEDED, Origin.ERROR})
 CLAIMABLE = frozenset({State.ACTIVE, State.REFRESHING, State.UNCERTAIN})
 NO_EXTRA: dict[str, object] = {}
+EXTRA_LIMIT = 4_096
+"""Characters of JSON that are stored of a pair's unknown members."""
+EXTRA_BRACKETS = 100
+"""Lists and objects in one member at most: a deeper one might not be read again."""
 FINGERPRINT_LENGTH = 16
 
 
@@ -171,6 +177,8 @@ def is_due(record: Record, query: DueQuery) -> bool:
     """Return whether a record is due and can be claimed."""
     if record.idle_until is None or record.idle_until > query.before or not _is_claimable(record):
         return False
+    if query.issued_before is not None and record.issued_at >= query.issued_before:
+        return False
     return selects(query, record.key.client_id, record.key.grant.target_id, record.attempts)
 
 
@@ -200,11 +208,26 @@ def utc(time: datetime) -> datetime:
 
 
 def without_metadata(token: Token) -> Token:
-    """Return a pair without `meta` and `extra`, which are not stored."""
+    """Return a pair without `meta`, and with the part of `extra` that is stored."""
     # Each response has its own copy of values that most responses share.
     kind = None if token.token_type is None else interned(token.token_type)
     scope = None if token.scope is None else interned(token.scope)
-    return evolve(token, token_type=kind, scope=scope, meta=None, extra=NO_EXTRA)
+    return evolve(token, token_type=kind, scope=scope, meta=None, extra=stored_extra(token.extra))
+
+
+def stored_extra(extra: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the members that are stored: JSON values that are neither long nor deeply nested."""
+    kept: dict[str, object] = {}
+    left = EXTRA_LIMIT
+    for name, value in extra.items():
+        try:
+            text = json.dumps({name: value}, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            continue
+        if len(text) <= left and text.count("[") + text.count("{") <= EXTRA_BRACKETS:
+            left -= len(text)
+            kept |= json.loads(text)
+    return kept or NO_EXTRA
 
 
 def fingerprint(key: bytes, text: str) -> str:

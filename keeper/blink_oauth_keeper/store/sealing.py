@@ -29,7 +29,7 @@ from blink_oauth_keeper.errors import SealError
 
 from .keys import Key, KeyProvider, LiteralKeys, normalized, text_of
 from .protocol import GrantKey, Origin, Record
-from .rules import fingerprint
+from .rules import NO_EXTRA, fingerprint, stored_extra
 
 __all__ = [
     "ID_LENGTH",
@@ -236,6 +236,9 @@ class Sealer:
             "scope": None if token.scope is None else sorted(token.scope),
             "oddities": sorted(token.oddities),
         }
+        # Earlier versions read the members that they know, and no others.
+        if extra := stored_extra(token.extra):
+            members["extra"] = extra
         key = self.current()
         return Sealed(key.fernet.encrypt(json.dumps(members).encode()).decode(), key.id)
 
@@ -437,6 +440,7 @@ def _open(
             expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
             scope=None if scope is None else frozenset(scope),
             oddities=frozenset(map(Oddity, ODDITIES.intersection(members["oddities"]))),
+            extra=members.get("extra") or NO_EXTRA,
         )
         return token, is_mac_required
     except (InvalidToken, ValueError, KeyError, TypeError):

@@ -420,6 +420,7 @@ def _due_conditions(targets: bool) -> list[ColumnElement[bool]]:
     conditions = [
         grants.c.client_id == bindparam("client"),
         grants.c.idle_until <= bindparam("before", type_=UtcDateTime),
+        grants.c.issued_at < bindparam("issued_before", type_=UtcDateTime),
         grants.c.attempts <= bindparam("max_attempts"),
         grants.c.target_id.not_in(bindparam("except_targets", expanding=True)),
         HAS_CLAIMABLE_STATE,

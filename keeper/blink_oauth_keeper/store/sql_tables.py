@@ -425,6 +425,9 @@ def entry_params(binding: Binding, sealed: Sealed) -> Parameters:
     }
 
 
+ANY_TIME = datetime(9999, 1, 1, tzinfo=UTC)
+
+
 def due_params(query: DueQuery, key_ids: Sequence[str], limit: int, *, strict: bool) -> Parameters:
     """Return the parameters that select due records sealed with one of these keys.
 
@@ -437,6 +440,7 @@ def due_params(query: DueQuery, key_ids: Sequence[str], limit: int, *, strict: b
     return {
         "client": query.client_id,
         "before": query.before,
+        "issued_before": query.issued_before or ANY_TIME,
         "max_attempts": query.max_attempts,
         "targets": list(query.targets or ()),
         "except_targets": list(query.except_targets),

@@ -121,6 +121,13 @@ class DueRecords(Harness):
         assert usernames(self.claim_due(due())) == [ONE]
         assert usernames(self.claim_due(due(client=OTHER_CLIENT))) == ["other client"]
 
+    def test_a_record_that_was_issued_later_is_not_due(self) -> None:
+        self.put_idle(first=2)
+        for later, found in ((0, []), (1, ["first"])):
+            query = evolve(due(), issued_before=ISSUED + timedelta(seconds=later))
+            assert usernames(self.store.due(query, limit=100)) == found
+        assert self.claim_due(evolve(due(), issued_before=ISSUED)) == []
+
     def test_a_record_with_attempts_is_due_only_up_to_max_attempts(self) -> None:
         self.put_idle(never=2, once=3, twice=1)
         for name, attempts in (("once", 1), ("twice", 2)):

@@ -72,7 +72,7 @@ class Values(Harness):
     def test_large_tokens_are_returned_unchanged(self) -> None:
         self.round_trip(Token(access_token="a" * LARGE, refresh_token="\U0001f600" * (LARGE // 4)))
 
-    def test_response_headers_and_unknown_members_are_not_stored(self) -> None:
+    def test_response_headers_are_not_stored_and_unknown_members_are(self) -> None:
         meta = ResponseMeta(
             status=200,
             correlation_id="call-1",
@@ -82,15 +82,34 @@ class Values(Harness):
             caching_forbidden=True,
             retry_after=None,
         )
-        received = evolve(pair("a"), meta=meta, extra={"id_token": "fake-id-token"})
+        extra = {"id_token": "fake-id-token", "refresh_expires_in": 7, "list": [{"é": None}, 1.5]}
+        received = evolve(pair("a"), meta=meta, extra=extra)
+        kept = evolve(received, meta=None)
         put = self.store.put(KEY, received, issued_at=ISSUED, idle_until=None, note=note())
-        assert put.token == self.read().token == pair("a")
+        assert put.token == self.read().token == kept
         self.store.journal(put, received, origin=Origin.ERROR)
-        assert self.journal()[0].token == pair("a")
+        assert self.journal()[0].token == kept
         received = evolve(received, access_token=pair("b").access_token)
         settled = self.store.settle(put, received, issued_at=ISSUED, idle_until=None, note=note())
         assert settled.record is not None
-        assert settled.record.token == evolve(pair("a"), access_token=pair("b").access_token)
+        kept = evolve(kept, access_token=pair("b").access_token)
+        assert settled.record.token == self.read().token == kept
+
+    def test_unknown_members_that_are_no_json_or_too_large_are_left_out(self) -> None:
+        nested: list[object] = []
+        for _ in range(500):
+            nested = [nested]
+        extra = {
+            "set": {1},
+            "infinite": float("inf"),
+            "long": "a" * LARGE,
+            "nested": nested,
+            "object": object(),
+            "kept": "fake-value",
+        }
+        received = evolve(pair("a"), extra=extra)
+        put = self.store.put(KEY, received, issued_at=ISSUED, idle_until=None, note=note())
+        assert put.token == self.read().token == evolve(pair("a"), extra={"kept": "fake-value"})
 
     def test_pairs_are_compared_without_unknown_members(self) -> None:
         put = self.put("a")

@@ -354,7 +354,7 @@ class PutActivatesARevokedGrant(PutHooks):
         self.change(new.key, state=State.ACTIVE)
 
 
-@caught_by("response_headers_and_unknown_members_are_not_stored")
+@caught_by("response_headers_are_not_stored_and_unknown_members_are")
 class PutStoresEverything(ChangeableStore):
     def put(
         self,
@@ -504,6 +504,28 @@ class DueIgnoresAttempts(ChangeableStore):
 class DueReadsEmptyTargetsAsAll(ChangeableStore):
     def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
         return super().due(evolve(query, targets=query.targets or None), limit=limit)
+
+
+@caught_by("a_record_that_was_issued_later_is_not_due")
+class DueIgnoresWhenThePairWasIssued(ChangeableStore):
+    def due(self, query: DueQuery, *, limit: int) -> Sequence[Record]:
+        return super().due(evolve(query, issued_before=None), limit=limit)
+
+
+@caught_by("unknown_members_that_are_no_json_or_too_large_are_left_out")
+class PutStoresEveryMember(ChangeableStore):
+    def put(
+        self,
+        key: GrantKey,
+        token: Token,
+        *,
+        issued_at: datetime,
+        idle_until: datetime | None,
+        note: Note,
+    ) -> Record:
+        new = super().put(key, token, issued_at=issued_at, idle_until=idle_until, note=note)
+        self.change(key, token=evolve(token, meta=None))
+        return self.load(key) or new
 
 
 @caught_by("claim_due_claims_in_order_and_up_to_the_limit")

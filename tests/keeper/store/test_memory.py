@@ -74,7 +74,6 @@ def put(store: MemoryTokenStore, key: GrantKey = KEY, number: int = 0) -> Record
         token_type="BEARER".lower(),  # a new string, as in each response
         expires_at=NOW + timedelta(seconds=number),
         scope=frozenset({"accounts", "payments"}),
-        extra={"unknown": "member"},
     )
     return store.put(
         key,

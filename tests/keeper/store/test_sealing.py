@@ -69,6 +69,26 @@ def test_a_sealed_pair_is_unreadable_and_different_each_time() -> None:
     assert own.open(BINDING, one) == own.open(BINDING, two) == pair("a")
 
 
+def test_unknown_members_are_sealed_with_the_pair() -> None:
+    own, extra = sealer(new_key()), {"id_token": "fake-id-token", "refresh_expires_in": 7}
+    received = evolve(pair("a"), extra=extra)
+    sealed = own.seal(BINDING, received)
+    assert "fake-id-token" not in sealed.text
+    assert own.open(BINDING, sealed) == received
+
+
+def test_a_sealed_text_with_unknown_members_has_everything_that_one_without_has() -> None:
+    # An earlier version reads the members that it knows by name; so does this one.
+    key = new_key()
+    fernet, own = Fernet(key.reveal()), sealer(key)
+    received = evolve(pair("a"), extra={"id_token": "fake-id-token"})
+    without, with_extra = (
+        json.loads(fernet.decrypt(own.seal(BINDING, token).text)) for token in (pair("a"), received)
+    )
+    assert with_extra == without | {"extra": received.extra}
+    assert own.open(BINDING, forged(key, unknown="member")) == pair("a")
+
+
 @pytest.mark.parametrize("binding", OTHER_BINDINGS.values(), ids=OTHER_BINDINGS)
 def test_a_pair_does_not_open_for_another_binding(binding: Binding) -> None:
     own = sealer(new_key())
