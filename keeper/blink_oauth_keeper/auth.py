@@ -35,7 +35,7 @@ class TokenSource(Protocol):
     async def aget(self, grant: Grant, *, psu: Psu) -> Token:
         """Return a token that can be used now."""
 
-    def invalidate(self, grant: Grant, token: Token) -> bool:
+    def invalidate(self, grant: Grant, token: Token, *, refresh: bool = True) -> bool:
         """Record that a token was refused; return whether a newer one may help."""
 
 
@@ -95,6 +95,8 @@ def bearer(access_token: Secret) -> str:
     return "Bearer " + access_token.reveal()
 
 
+UNAUTHORIZED, FORBIDDEN = 401, 403
+REFUSALS = (UNAUTHORIZED, FORBIDDEN)
 REFUSED_NOTE = (
     "The bank's API refused the last request with 401, so it was not executed (RFC 9110 section "
     "15.5.2). This error comes from the attempt to get a newer token for it."
@@ -113,18 +115,23 @@ class GrantAuth(httpx.Auth):
     The six headers replace those of the same name on the request. The correlation id of the request
     that was sent last is in `response.request.headers`.
 
-    On a 401 that may concern the token, the token is invalidated, a newer one is fetched, and the
-    refused request is sent once more, with a new correlation id. A 401 is returned as it is if
+    On a 401 that may concern the token, the token is invalidated. If memory or the store has a
+    newer one, also one that another process is just getting, or if the token is at least a minute
+    old and can be refreshed, the refused request is sent once more with the newer token and a new
+    correlation id. A 401 is returned as it is if
 
     * it gives another reason, in `WWW-Authenticate` or as a problem,
     * the refused request did not carry our token: after a redirect to another origin,
-    * the token was less than a minute old,
+    * the token is less than a minute old, and the store has no newer one,
     * the refused request has a streamed body, which cannot be sent again,
     * it is the second one.
 
-    If there is no newer token, the error is raised, with a note that the request was refused. A 403
-    changes nothing. After a 401 with a problem the body of a streamed response has been read: all
-    methods but `iter_raw` still work.
+    A 403 is treated likewise, because some banks send it for a replaced token, but it never causes
+    a refresh, and causes the store to be read for a grant at most once in five seconds.
+
+    If the refresh after a 401 fails, its error is raised, with a note that the request was refused.
+    After a refusal with a problem the body of a streamed response has been read: all methods but
+    `iter_raw` still work.
 
     httpx follows redirects only if told to. On a redirect to another origin it removes the
     `Authorization` header, but not the five others, which contain the customer's IP address.
@@ -163,7 +170,7 @@ class GrantAuth(httpx.Auth):
         token = self._manager.get(self._grant, psu=self._psu)
         self._writer.write(request, token.access_token)
         response = yield request
-        if response.status_code != 401:
+        if response.status_code not in REFUSALS:
             return
         if _is_problem(response):
             response.read()
@@ -171,12 +178,15 @@ class GrantAuth(httpx.Auth):
         if again is None:
             return
         try:
-            token = self._manager.get(self._grant, psu=self._psu)
+            newer = self._manager.get(self._grant, psu=self._psu)
         except BlinkError as error:
+            if response.status_code == FORBIDDEN:
+                return
             error.add_note(REFUSED_NOTE)
             raise
-        self._writer.write(again, token.access_token)
-        yield again
+        if newer.access_token != token.access_token:
+            self._writer.write(again, newer.access_token)
+            yield again
 
     async def async_auth_flow(
         self, request: httpx.Request
@@ -186,7 +196,7 @@ class GrantAuth(httpx.Auth):
         token = await self._manager.aget(self._grant, psu=self._psu)
         self._writer.write(request, token.access_token)
         response = yield request
-        if response.status_code != 401:
+        if response.status_code not in REFUSALS:
             return
         if _is_problem(response):
             await response.aread()
@@ -194,20 +204,25 @@ class GrantAuth(httpx.Auth):
         if again is None:
             return
         try:
-            token = await self._manager.aget(self._grant, psu=self._psu)
+            newer = await self._manager.aget(self._grant, psu=self._psu)
         except BlinkError as error:
+            if response.status_code == FORBIDDEN:
+                return
             error.add_note(REFUSED_NOTE)
             raise
-        self._writer.write(again, token.access_token)
-        yield again
+        if newer.access_token != token.access_token:
+            self._writer.write(again, newer.access_token)
+            yield again
 
     def _request_again(self, response: httpx.Response, token: Token) -> httpx.Request | None:
-        """Return the request to send again after a 401, or None to return the 401."""
+        """Return the request to send again with a newer token, or None to return the response."""
         # After a redirect this is the last request: an earlier one may have been executed.
         refused = response.request
         if not _carries_token(refused, token) or not _may_concern_the_token(response):
             return None
-        if not self._manager.invalidate(self._grant, token):
+        forbidden = response.status_code == FORBIDDEN
+        worth_it = self._manager.invalidate(self._grant, token, refresh=not forbidden)
+        if forbidden and not worth_it:
             return None
         if not isinstance(refused.stream, httpx.ByteStream):
             return None
@@ -241,7 +256,7 @@ def _is_problem(response: httpx.Response) -> bool:
 
 
 def _may_concern_the_token(response: httpx.Response) -> bool:
-    """Return whether a 401 may concern the token: True unless the response gives another reason."""
+    """Return whether a refusal may concern the token: True unless it gives another reason."""
     challenge = response.headers.get("WWW-Authenticate", "")
     parameters = [(name.lower(), text.strip('"')) for name, text in PARAMETER.findall(challenge)]
     errors = {text.lower() for name, text in parameters if name == "error"}

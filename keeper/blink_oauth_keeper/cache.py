@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
-from attrs import define, field
+from attrs import define, evolve, field, frozen
 
 from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
@@ -15,16 +17,36 @@ from .policy import Need, is_usable, windows
 from .profile import TargetProfile
 from .steps import Result
 from .store.protocol import Record, State
-from .store.rules import to_second
+from .store.rules import interned
 
-__all__ = ["Cache", "CachedToken"]
+__all__ = ["Cache", "CachedToken", "Deadline"]
 
 RECHECK = timedelta(minutes=5)
 """Longest time for which a token is fresh: another process may have changed the record."""
 BACKGROUND_GAP = timedelta(seconds=5)
-"""How long a stale token is served before another background refresh of it may start."""
+"""How long a stale token is served before the store is read again."""
 TOO_NEW = timedelta(minutes=1)
-"""A refused token that is younger than this is not replaced: a newer one would not help."""
+"""A refused token that is younger than this is not refreshed: a newer one would not help."""
+LOOK_GAP = 5.0
+"""Seconds between two reads of the store because a bank's API forbids what a token is used for."""
+
+
+@frozen
+class Deadline:
+    """A time by two clocks: it has passed if one of them says so.
+
+    The wall clock may be set back, and the monotonic clock may stand still while a machine sleeps.
+
+    Attributes:
+        wall: Seconds since 1970.
+        monotonic: Seconds of a clock that never goes back.
+    """
+
+    wall: float
+    monotonic: float
+
+
+PAST = Deadline(-math.inf, -math.inf)
 
 
 @define(eq=False, weakref_slot=False)
@@ -33,13 +55,22 @@ class CachedToken:
 
     Attributes:
         token: The token.
-        fresh_until: The time until which it is served without any other check, aware UTC.
+        fresh_until: The time until which it is served without any other check.
         record: The record that the token is from.
+        since: The monotonic time from which the token is in the cache, rounded up.
     """
 
     token: Token
-    fresh_until: datetime
+    fresh_until: Deadline
     record: Record
+    since: int
+
+
+@frozen
+class _Doubt:
+    generation: int
+    number: int
+    at: float
 
 
 @define(eq=False)
@@ -62,6 +93,8 @@ class Cache:
         tokens: The cached token of each grant.
         refused: The newest generation of each grant that a bank's API refused or that was revoked.
         failures: Number of failed calls in a row, for each grant.
+        doubts: The newest refusal of each grant whose token was too young to be refreshed.
+        looked: The number of the newest doubt of each grant for which the store was read.
     """
 
     now: Callable[[], datetime]
@@ -69,7 +102,10 @@ class Cache:
     tokens: dict[Grant, CachedToken] = field(factory=dict)
     refused: dict[Grant, int] = field(factory=dict)
     failures: dict[Grant, int] = field(factory=dict)
+    doubts: dict[Grant, _Doubt] = field(init=False, factory=dict)
+    looked: dict[Grant, int] = field(init=False, factory=dict)
     _failed: dict[Grant, _Failure] = field(init=False, factory=dict)
+    _numbers: Iterator[int] = field(init=False, factory=lambda: itertools.count(1))
 
     def get(self, grant: Grant, need: Need, profile: TargetProfile) -> CachedToken | None:
         """Return the cached token if no caller has to wait for its refresh, otherwise None."""
@@ -81,6 +117,26 @@ class Cache:
             return None
         must_wait = now >= windows(cached.record, profile).mandatory_at
         return None if must_wait else cached
+
+    def is_fresh(self, cached: CachedToken) -> bool:
+        """Return whether a token is served without reading the store."""
+        until = cached.fresh_until
+        return self.monotonic() < until.monotonic and self.now().timestamp() < until.wall
+
+    def doubt(self, grant: Grant) -> int:
+        """Return the number of the newest refusal of a grant's token, or 0."""
+        doubt = self.doubts.get(grant)
+        return doubt.number if doubt else 0
+
+    def doubted(self, grant: Grant, number: int) -> int:
+        """Return the cached generation that is doubted up to a number, or 0.
+
+        It is doubted until the store has been read after the refusal, or a newer one is cached.
+        """
+        doubt, cached = self.doubts.get(grant), self.tokens.get(grant)
+        if doubt is None or cached is None or cached.record.generation > doubt.generation:
+            return 0
+        return doubt.generation if self.looked.get(grant, 0) < number else 0
 
     def failure(self, grant: Grant) -> Result | None:
         """Return the result of the last flight if it failed and is still shared, otherwise None."""
@@ -108,18 +164,66 @@ class Cache:
         cached = self.tokens.get(record.key.grant)
         return cached is not None and cached.record.generation > record.generation
 
-    def invalidate(self, grant: Grant, token: Token) -> bool:
-        """Drop the cached token if it is the one that a bank's API refused, unless it is too new.
+    def update_looked(
+        self, grant: Grant, result: Result, profile: TargetProfile, doubt: int
+    ) -> None:
+        """Update the token of a grant with the result of a flight that only read the store.
+
+        Args:
+            grant: The grant.
+            result: The result; if it has an error, the token is served for some seconds unread.
+            profile: The profile of the target.
+            doubt: The number of the newest refusal before the store was read.
+        """
+        if doubt:
+            self.looked[grant] = doubt
+        if result.record is not None:
+            self._put(grant, result.record, profile)
+            return
+        cached = self.tokens.get(grant)
+        if cached is not None:
+            until = self._fresh_until(cached.record, profile, BACKGROUND_GAP)
+            self._store(grant, evolve(cached, fresh_until=until))
+
+    def invalidate(self, grant: Grant, token: Token, *, refresh: bool = True) -> bool:
+        """Stop serving a token that a bank's API refused until the store has been read.
+
+        Args:
+            grant: The grant.
+            token: The refused token.
+            refresh: Whether it may be refreshed if the store has no newer one.
 
         Returns:
-            Whether a newer token may help: not if the refused one is less than a minute old.
+            Whether it will be refreshed unless the store has a newer one, or without `refresh`
+            whether the store will be read; True if it is not the cached token.
         """
         cached = self.tokens.get(grant)
         if cached is None or cached.token.access_token != token.access_token:
             return True
-        if self.now() - cached.record.issued_at < TOO_NEW:
-            return False
-        self._refuse(grant, cached.record.generation)
+        generation = cached.record.generation
+        if not refresh:
+            if self.doubted(grant, self.doubt(grant)):
+                return True
+            return self._may_look(grant) and self._doubt(grant, generation)
+        if self._age(cached) >= TOO_NEW:
+            self._refuse(grant, generation)
+            return True
+        self._doubt(grant, generation)
+        return False
+
+    def _age(self, cached: CachedToken) -> timedelta:
+        here = timedelta(seconds=self.monotonic() - cached.since)
+        return max(here, self.now() - cached.record.issued_at)
+
+    def _may_look(self, grant: Grant) -> bool:
+        last = self.doubts.get(grant)
+        return last is None or self.monotonic() - last.at >= LOOK_GAP
+
+    def _doubt(self, grant: Grant, generation: int) -> bool:
+        self.doubts[grant] = _Doubt(generation, next(self._numbers), self.monotonic())
+        cached = self.tokens.get(grant)
+        if cached is not None and cached.record.generation <= generation:
+            self.tokens[grant] = evolve(cached, fresh_until=PAST)
         return True
 
     def _put(self, grant: Grant, record: Record, profile: TargetProfile) -> None:
@@ -131,13 +235,33 @@ class Cache:
         older = cached is not None and cached.record.generation > record.generation
         if older or record.generation <= self.refused.get(grant, 0):
             return
-        times = windows(record, profile)
-        now = self.now()
-        fresh_until = min(
-            max(times.advisory_at, now + BACKGROUND_GAP), times.mandatory_at, now + RECHECK
+        same = cached is not None and cached.record.generation == record.generation
+        since = cached.since if cached is not None and same else math.ceil(self.monotonic())
+        until = self._fresh_until(record, profile, RECHECK)
+        self._store(grant, CachedToken(token, until, record, interned(since)))
+
+    def _fresh_until(self, record: Record, profile: TargetProfile, longest: timedelta) -> Deadline:
+        times, now = windows(record, profile), self.now()
+        failed = self._failed.get(record.key.grant)
+        # While a failure is shared, no refresh can start.
+        pause = timedelta(seconds=failed.until - self.monotonic()) if failed else BACKGROUND_GAP
+        gap = max(pause, BACKGROUND_GAP)
+        left = min(max(times.advisory_at - now, gap), times.mandatory_at - now, longest)
+        seconds = left.total_seconds()
+        # Rounded, so that all grants of a second share it.
+        return interned(
+            Deadline(
+                float(math.floor(now.timestamp() + seconds)),
+                float(math.floor(self.monotonic() + seconds)),
+            )
         )
+
+    def _store(self, grant: Grant, cached: CachedToken) -> None:
         # The record's own grant as the key, so that memory holds one copy.
-        self.tokens[record.key.grant] = CachedToken(token, to_second(fresh_until), record)
+        self.tokens[cached.record.key.grant] = cached
+        # A thread may have doubted the token in the meantime.
+        if self.doubted(grant, self.doubt(grant)):
+            self.tokens[grant] = evolve(cached, fresh_until=PAST)
 
     def _refuse(self, grant: Grant, generation: int) -> None:
         self.refused[grant] = max(generation, self.refused.get(grant, 0))

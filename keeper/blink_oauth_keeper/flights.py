@@ -10,12 +10,12 @@ import copy
 import threading
 from asyncio import wait_for, wrap_future
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, evolve, field
 
@@ -26,12 +26,12 @@ from blink_oauth.tokens import Secret, Token
 from . import consent
 from .cache import Cache
 from .clocks import Moment
-from .errors import RefreshPendingError
+from .errors import RefreshPendingError, StoreError
 from .executor import UNSTORED_POLL, StepExecutor, harmless
-from .policy import Need, is_usable
+from .policy import Attempt, Need, decide, is_usable
 from .processes import close_at_exit, reset_after_fork
 from .profile import TargetProfile
-from .refresh import new_owner, refresh, refresh_claimed, release_unspent
+from .refresh import look, new_owner, refresh, refresh_claimed, release_unspent
 from .steps import Job, Publish, Result, Step, Steps, Wait
 from .store.protocol import GrantKey, Record
 from .timers import ThreadTimers, Timers
@@ -60,6 +60,10 @@ def thread_pool(threads: int) -> Executor:
     return ThreadPoolExecutor(threads, thread_name_prefix="blink-oauth-flight")
 
 
+REFRESH, LOOK = "refresh", "look"
+"""The kinds of flights that are shared: `refresh` may call the bank, `look` reads the store."""
+
+
 @define(eq=False)
 class Flight:
     """One run of a protocol.
@@ -70,6 +74,7 @@ class Flight:
         perform: Performs a step and returns its return value.
         on_result: Receives each published result before the callers do.
         future: The result for the callers.
+        shared_as: The kind and grant under which later callers join it, or None.
     """
 
     grant: Grant
@@ -77,6 +82,7 @@ class Flight:
     perform: Callable[[Step], Any]
     on_result: Callable[[Result], None]
     future: Future[Result] = field(init=False, factory=Future)
+    shared_as: tuple[str, Grant] | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         # From now on a caller that is cancelled cannot cancel the future.
@@ -106,7 +112,7 @@ class Flights:
     _lock: threading.Lock = field(init=False)
     _ended: threading.Condition = field(init=False)
     _timers: Timers = field(init=False)
-    _shared: dict[Grant, Flight] = field(init=False)
+    _shared: dict[tuple[str, Grant], Flight] = field(init=False)
     _in_progress: set[Flight] = field(init=False)
     _waiting: dict[Flight, bool] = field(init=False)
     _unstored: set[Flight] = field(init=False)
@@ -131,19 +137,26 @@ class Flights:
         self._pool = None
         self._closing = self._timed_out = False
 
-    def join_or_start(self, grant: Grant, make: Callable[[], Flight]) -> Future[Result]:
+    def join_or_start(
+        self, grant: Grant, make: Callable[[], Flight], *, kind: str = REFRESH
+    ) -> Future[Result]:
         """Join the flight of a grant that is in progress, or start one.
+
+        Args:
+            grant: The grant.
+            make: Makes the flight.
+            kind: Only flights of the same kind are joined.
 
         Raises:
             InvalidInputError: The manager is closed.
         """
         with self._lock:
-            flight = self._shared.get(grant)
+            flight = self._shared.get((kind, grant))
             if flight is not None:
                 return flight.future
             flight = make()
             self._register(flight)
-            self._shared[grant] = flight
+            self._share(flight, kind)
         # Not under the lock: at the end of the interpreter the flight runs in this thread.
         self._submit(flight, [None])
         return flight.future
@@ -161,8 +174,8 @@ class Flights:
         """
         with self._lock:
             self._register(flight)
-            if joinable:
-                self._shared.setdefault(flight.grant, flight)
+            if joinable and (REFRESH, flight.grant) not in self._shared:
+                self._share(flight, REFRESH)
         self._submit(flight, [None], first=not joinable)
         return flight.future
 
@@ -199,6 +212,10 @@ class Flights:
         if self._pool is not None:
             self._pool.shutdown()
 
+    def _share(self, flight: Flight, kind: str) -> None:
+        flight.shared_as = (kind, flight.grant)
+        self._shared[flight.shared_as] = flight
+
     def _register(self, flight: Flight) -> None:
         if self._closing:
             raise InvalidInputError("The manager is closed. Nothing was sent.")
@@ -210,6 +227,10 @@ class Flights:
     def _submit(self, flight: Flight, once: list[Any], *, first: bool = False) -> None:
         """Run a flight in a thread, now or when a flight of its target has left one."""
         target_id = flight.grant.target_id
+        if flight.shared_as == (LOOK, flight.grant):
+            # It never calls the bank, so it does not wait for flights that do.
+            self._execute(self._run, flight, once)
+            return
         with self._lock:
             if self._busy[target_id] >= self.threads:
                 queue = self._queued.setdefault(target_id, deque())
@@ -320,8 +341,9 @@ class Flights:
 
     def _stop_sharing(self, flight: Flight) -> None:
         with self._lock:
-            if self._shared.get(flight.grant) is flight:
-                del self._shared[flight.grant]
+            if flight.shared_as is not None:
+                self._shared.pop(flight.shared_as, None)
+                flight.shared_as = None
 
 
 def token_for_caller(
@@ -381,8 +403,20 @@ def timeout_error() -> RefreshPendingError:
     )
 
 
+def shorter(timeout: float | None, longest: float | None) -> float | None:
+    """Return the shorter of two timeouts, of which each may be None for no limit."""
+    return min((each for each in (timeout, longest) if each is not None), default=None)
+
+
+LONGEST_LOOK = 5.0
+"""Seconds for which a caller with a valid token waits for the store to be read."""
 LEASE_MARGIN = 5.0
 """Seconds that a flight waits for a refresh elsewhere, beyond the duration of a lease."""
+
+
+T = TypeVar("T")
+Search = Generator[tuple[Future[Result], float | None], Result | None, T]
+"""Yields a flight and the seconds to wait for it at most; is sent its result, None if too late."""
 
 
 @define(eq=False)
@@ -444,26 +478,34 @@ class SingleFlight:
             BlinkError: There is no such token, or not in time.
         """
         left = remaining(timeout, self.monotonic)
-        found = self._token_or_flight(grant, wanted, psu)
-        while isinstance(found, Future):
-            try:
-                result = found.result(left())
-            except TimeoutError:
-                raise timeout_error() from None
-            found = self._token_or_next_flight(grant, result, wanted, psu)
-        return found
+        search = self._search(grant, wanted, psu)
+        result: Result | None = None
+        try:
+            while True:
+                flight, longest = search.send(result)
+                try:
+                    result = flight.result(shorter(left(), longest))
+                except TimeoutError:
+                    result = None
+        except StopIteration as found:
+            token: Token = found.value
+            return token
 
     async def aget(self, grant: Grant, wanted: Need, psu: Psu, timeout: float | None) -> Token:
         """Do what `get` does; the coroutine waits for it."""
         left = remaining(timeout, self.monotonic)
-        found = self._token_or_flight(grant, wanted, psu)
-        while isinstance(found, Future):
-            try:
-                result = await wait_for(wrap_future(found), left())
-            except TimeoutError:
-                raise timeout_error() from None
-            found = self._token_or_next_flight(grant, result, wanted, psu)
-        return found
+        search = self._search(grant, wanted, psu)
+        result: Result | None = None
+        try:
+            while True:
+                flight, longest = search.send(result)
+                try:
+                    result = await wait_for(wrap_future(flight), shorter(left(), longest))
+                except TimeoutError:
+                    result = None
+        except StopIteration as found:
+            token: Token = found.value
+            return token
 
     def start_exchange(
         self, grant: Grant, code: Secret, redirect_uri: str, psu: Psu
@@ -497,26 +539,78 @@ class SingleFlight:
         job = self._job(claim.key.grant, Psu.AUTO)
         self.step_executor.perform(job, evolve(release_unspent(job, claim), pause=pause))
 
-    def _token_or_flight(self, grant: Grant, wanted: Need, psu: Psu) -> Token | Future[Result]:
+    def _search(self, grant: Grant, wanted: Need, psu: Psu) -> Search[Token]:
+        """Yield the flights that a caller waits for, and return its token."""
+        token = yield from self._cached_token(grant, wanted, psu)
+        if token is not None:
+            return token
         job = self._job(grant, psu, wanted)
-        cached = self.cache.get(grant, job.need, job.profile)
-        failed = self.cache.failure(grant)
-        if cached is not None:
-            if failed is None and self.now() >= cached.fresh_until:
-                self._refresh_in_background(grant)
-            return cached.token
-        if failed is not None:
-            return self._token_or_next_flight(grant, failed, wanted, psu)
-        return self._share(job)
+        result = self.cache.failure(grant) or (yield self._share(job), None)
+        while True:
+            if result is None:
+                raise timeout_error()
+            # A new job: a generation may have been refused since the caller's first.
+            job = self._job(grant, psu, wanted)
+            token = self._token_of(result, job)
+            if token is not None:
+                return token
+            result = yield self._share(job), None
 
-    def _token_or_next_flight(
-        self, grant: Grant, result: Result, wanted: Need, psu: Psu
-    ) -> Token | Future[Result]:
-        """Return the token that a caller gets from a result, or another flight to wait for."""
-        # A new job: a generation may have been refused since the caller's first.
-        job = self._job(grant, psu, wanted)
-        token = token_for_caller(result, job.need, job.profile, self.now())
-        return self._share(job) if token is None else token
+    def _cached_token(self, grant: Grant, wanted: Need, psu: Psu) -> Search[Token | None]:
+        """Return the cached token, or None; unless it is fresh, the store is read before."""
+        refusal, looked = self.cache.doubt(grant), False
+        while True:
+            job = self._job(grant, psu, wanted)
+            cached = self.cache.get(grant, job.need, job.profile)
+            if cached is None:
+                return None
+            # A read of the store that began before the token was refused does not count.
+            doubted = self.cache.doubted(grant, refusal) > 0
+            if looked and not doubted:
+                self._refresh_if_due(cached.record, job.profile)
+                return cached.token
+            if not doubted and self.cache.is_fresh(cached):
+                return cached.token
+            try:
+                flight = self._look(job)
+            except InvalidInputError:  # A manager that is closing starts no flight.
+                return cached.token
+            result = yield flight, None if doubted else LONGEST_LOOK
+            if result is None:
+                return cached.token
+            looked = True
+
+    def _token_of(self, result: Result, job: Job) -> Token | None:
+        now = self.now()
+        try:
+            return token_for_caller(result, job.need, job.profile, now)
+        except StoreError:
+            # An outage of the store does not stop calls that need only an access token.
+            cached = self.cache.tokens.get(job.key.grant)
+            if cached is None or job.need.forced:
+                raise
+            if not is_usable(cached.record, job.need, job.profile, now):
+                raise
+            return cached.token
+
+    def _look(self, job: Job) -> Future[Result]:
+        grant = job.key.grant
+
+        def make() -> Flight:
+            number = self.cache.doubt(grant)
+            looking = evolve(job, need=Need(doubted=self.cache.doubted(grant, number)))
+            perform = partial(self.step_executor.perform, looking)
+            return Flight(grant, look(looking), perform, partial(self._on_look, looking, number))
+
+        return self.flights.join_or_start(grant, make, kind=LOOK)
+
+    def _on_look(self, job: Job, number: int, result: Result) -> None:
+        self.cache.update_looked(job.key.grant, result, job.profile, number)
+
+    def _refresh_if_due(self, record: Record, profile: TargetProfile) -> None:
+        decision = decide(record, Need(early=True), profile, self.now())
+        if isinstance(decision, Attempt) and self.cache.failure(record.key.grant) is None:
+            self._refresh_in_background(record.key.grant)
 
     def _refresh_in_background(self, grant: Grant) -> None:
         # A manager that is closing starts no flight.

@@ -101,7 +101,9 @@ class TokenManager:
         _check(blink, lease)
         self._blink, self._store = blink, store
         self._threads = max(1, min(threads, blink.settings.max_connections // 2))
-        self._now, self._sleep = clock, sleep
+        self._now, self._sleep, self._monotonic = clock, sleep, monotonic
+        # A number costs a fresh token less than a datetime does.
+        self._wall = time.time if clock is _utc_now else lambda: clock().timestamp()
         self._breakers = Breakers(monotonic, random)
         self._cache = Cache(clock, monotonic)
         self._tokens = self._cache.tokens
@@ -168,8 +170,10 @@ class TokenManager:
             BlinkError: The refresh failed; `outcome` says whether anything may be spent.
         """
         cached = self._tokens.get(grant)
-        if cached is not None and not min_validity and self._now() < cached.fresh_until:
-            return cached.token
+        if cached is not None and not min_validity:
+            until = cached.fresh_until
+            if self._monotonic() < until.monotonic and self._wall() < until.wall:
+                return cached.token
         return self._single_flight.get(grant, Need(min_validity), psu, timeout)
 
     async def aget(
@@ -197,8 +201,10 @@ class TokenManager:
             BlinkError: The refresh failed; `outcome` says whether anything may be spent.
         """
         cached = self._tokens.get(grant)
-        if cached is not None and not min_validity and self._now() < cached.fresh_until:
-            return cached.token
+        if cached is not None and not min_validity:
+            until = cached.fresh_until
+            if self._monotonic() < until.monotonic and self._wall() < until.wall:
+                return cached.token
         return await self._single_flight.aget(grant, Need(min_validity), psu, timeout)
 
     def refresh(self, grant: Grant, *, psu: Psu = Psu.AUTO, timeout: float | None = None) -> Token:
@@ -332,22 +338,33 @@ class TokenManager:
         """
         require_no_error(await wrap_future(self._single_flight.start_revocation(grant, psu)))
 
-    def invalidate(self, grant: Grant, token: Token) -> bool:
+    def invalidate(self, grant: Grant, token: Token, *, refresh: bool = True) -> bool:
         """Report that a bank's API refused an access token.
 
-        If it is the cached token and at least a minute old, `get` returns only a newer one from now
-        on; otherwise nothing changes. `auth` does this by itself.
+        If it is the cached token, the next `get` reads the store first, and waits if another
+        process is refreshing it. Then `get` returns the newer token, if there is one. If there is
+        none, a token that is at least a minute old is refreshed, and a younger one is returned
+        again. `auth` does this by itself.
 
         Args:
             grant: The grant.
             token: The refused token.
+            refresh: Whether the token may be refreshed. Pass False after a 403: then `get` only
+                reads the store, at most once in five seconds.
 
         Returns:
-            Whether a newer token may help: not if the refused one is less than a minute old.
+            Whether the token will be refreshed unless the store has a newer one: not if it is less
+            than a minute old. With `refresh=False`, whether the next `get` reads the store. True if
+            the token is not the cached one.
 
         Source: RFC 6750 section 3.1.
         """
-        return self._cache.invalidate(grant, token)
+        cached = self._tokens.get(grant)
+        if not refresh and cached is not None:
+            profile = self._single_flight.profile_of(grant.target_id)
+            if self._cache.get(grant, Need(), profile) is None:
+                return False
+        return self._cache.invalidate(grant, token, refresh=refresh)
 
     def auth(self, grant: Grant, *, psu: Psu) -> GrantAuth:
         """Return an `httpx.Auth` that sets the bearer token and the platform's five headers.

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from attrs import evolve, frozen
 
 from blink_oauth.errors import BlinkError, Outcome
+from blink_oauth.tokens import Token
 
 from .errors import (
     ConsentNeededError,
@@ -39,6 +40,7 @@ __all__ = [
     "idle_until",
     "is_usable",
     "jitter",
+    "may_be_replaced",
     "needs_attention",
     "pause_after",
     "pending_error",
@@ -64,12 +66,14 @@ class Need:
         early: Whether to refresh a token that can be served, if it is stale or its last refresh is
             uncertain.
         forced: Whether only a newer token than the stored one is served.
+        doubted: The newest generation that was refused, but is too young to be refreshed.
     """
 
     validity: float = 0.0
     newer_than: int = 0
     early: bool = False
     forced: bool = False
+    doubted: int = 0
 
 
 @frozen
@@ -209,6 +213,13 @@ def decide(
     if error is None:
         return Attempt()
     return Serve() if usable and not need.forced else Refuse(error)
+
+
+def may_be_replaced(record: Record | None, need: Need) -> bool:
+    """Return whether another owner of the lease may be about to replace a doubted token."""
+    if record is None or record.generation > need.doubted:
+        return False
+    return record.state is State.REFRESHING and record.lease_left > 0
 
 
 def _is_uncertain(record: Record) -> bool:

@@ -48,6 +48,7 @@ from .steps import (
 from .store.protocol import Note, Origin, Record, Settlement, State, state_before
 
 __all__ = [
+    "look",
     "new_owner",
     "refresh",
     "refresh_claimed",
@@ -312,6 +313,22 @@ def refresh(job: Job) -> Steps:
         polls += 1
         if left <= 0 or not (yield Wait(min(pause, left))):
             return Result(record, policy.pending_error(record))
+
+
+def look(job: Job) -> Steps:
+    """Read the record, and refresh nothing. Wait while a doubted token may be replaced."""
+    started, polls = job.monotonic(), 0
+    while True:
+        try:
+            record = yield Load()
+        except StoreError as error:
+            return Result(None, error)
+        left = started + job.max_wait - job.monotonic()
+        if left <= 0 or not policy.may_be_replaced(record, job.need):
+            return Result(record)
+        if not (yield Wait(min(policy.poll_delay(polls, job.random()), left))):
+            return Result(record)
+        polls += 1
 
 
 def refresh_claimed(job: Job, claim: Record, claimed_at: Moment) -> Steps:

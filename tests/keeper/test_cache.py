@@ -10,7 +10,7 @@ from attrs import evolve
 
 from blink_oauth import Grant, NotConnectedError, Token
 from blink_oauth_keeper import TargetProfile
-from blink_oauth_keeper.cache import BACKGROUND_GAP, RECHECK, TOO_NEW, Cache, CachedToken
+from blink_oauth_keeper.cache import BACKGROUND_GAP, RECHECK, TOO_NEW, Cache, CachedToken, Deadline
 from blink_oauth_keeper.policy import Need
 from blink_oauth_keeper.steps import Result
 from blink_oauth_keeper.store.protocol import GrantKey, Record, State
@@ -57,6 +57,11 @@ def cached(cache: Cache) -> CachedToken:
     return cache.tokens[GRANT]
 
 
+def deadline(clock: ManualClock, left: timedelta) -> Deadline:
+    seconds = left.total_seconds()
+    return Deadline(clock.now().timestamp() + seconds, clock.monotonic() + seconds)
+
+
 def test_the_token_of_a_result_is_cached(cache: Cache) -> None:
     assert cache.get(GRANT, Need(), PROFILE) is None
     cache.update(GRANT, Result(record(), obtained=True), PROFILE)
@@ -65,9 +70,9 @@ def test_the_token_of_a_result_is_cached(cache: Cache) -> None:
     assert found.token == pair()
 
 
-def test_a_cached_token_is_fresh_for_five_minutes_at_most(cache: Cache) -> None:
+def test_a_cached_token_is_fresh_for_five_minutes_at_most(cache: Cache, clock: ManualClock) -> None:
     cache.update(GRANT, Result(record()), PROFILE)
-    assert cached(cache).fresh_until == START + RECHECK
+    assert cached(cache).fresh_until == deadline(clock, RECHECK)
 
 
 def test_in_the_advisory_window_a_token_counts_as_fresh_for_some_seconds(
@@ -75,13 +80,13 @@ def test_in_the_advisory_window_a_token_counts_as_fresh_for_some_seconds(
 ) -> None:
     clock.elapse(DAY - 1800)
     cache.update(GRANT, Result(record()), PROFILE)
-    assert cached(cache).fresh_until == clock.now() + BACKGROUND_GAP
+    assert cached(cache).fresh_until == deadline(clock, BACKGROUND_GAP)
 
 
 def test_a_token_is_never_fresh_in_the_mandatory_window(cache: Cache, clock: ManualClock) -> None:
     clock.elapse(DAY - 62)
     cache.update(GRANT, Result(record()), PROFILE)
-    assert cached(cache).fresh_until == START + timedelta(seconds=DAY - 60)
+    assert cached(cache).fresh_until == deadline(clock, timedelta(seconds=2))
     assert cache.get(GRANT, Need(), PROFILE) is not None
     clock.elapse(2)
     assert cache.get(GRANT, Need(), PROFILE) is None

@@ -27,7 +27,7 @@ from blink_oauth_keeper import (
     StoreError,
     TargetProfile,
 )
-from blink_oauth_keeper.cache import CachedToken
+from blink_oauth_keeper.cache import CachedToken, Deadline
 from blink_oauth_keeper.store.protocol import Origin, State
 from keeper.harness import (
     DAY,
@@ -684,7 +684,7 @@ def test_no_repr_error_or_log_contains_a_secret(
         repr(token),
         repr(harness.manager),
         repr(harness.record(grant)),
-        repr(CachedToken(token, harness.clock.now(), harness.record(grant))),
+        repr(CachedToken(token, Deadline(0.0, 0.0), harness.record(grant), 0)),
         repr(harness.events),
         str(caught.value),
         caplog.text,

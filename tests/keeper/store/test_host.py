@@ -174,7 +174,8 @@ def test_a_clock_that_fails_after_the_token_was_spent_costs_no_pair(
     def read() -> Any:
         return failing() if broken.is_set() else of_harness[clock]()
 
-    manager = harness.make_manager(**{clock: read})
+    options: dict[str, Any] = {clock: read}
+    manager = harness.make_manager(**options)
 
     def break_clock(execute: Callable[[], Any]) -> Any:
         response = execute()
