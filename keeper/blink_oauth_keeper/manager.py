@@ -103,7 +103,7 @@ class TokenManager:
         self._threads = max(1, min(threads, blink.settings.max_connections // 2))
         self._now, self._sleep, self._monotonic = clock, sleep, monotonic
         # A number costs a fresh token less than a datetime does.
-        self._wall = time.time if clock is _utc_now else lambda: clock().timestamp()
+        self._wall = time.time if clock is utc_now else lambda: clock().timestamp()
         self._breakers = Breakers(monotonic, random)
         self._cache = Cache(clock, monotonic)
         self._tokens = self._cache.tokens

@@ -315,6 +315,18 @@ def refresh(job: Job) -> Steps:
             return Result(record, policy.pending_error(record))
 
 
+def refresh_claimed(job: Job, claim: Record, claimed_at: Moment) -> Steps:
+    """Refresh a grant that `claim_due` has claimed for this flight.
+
+    Args:
+        job: What the flight is about.
+        claim: The record that the store returned for the claim.
+        claimed_at: The moment just before the store was asked for it.
+    """
+    result = yield from _attempt(job, claim, claimed_at)
+    return result or Result(claim)
+
+
 def look(job: Job) -> Steps:
     """Read the record, and refresh nothing. Wait while a doubted token may be replaced."""
     started, polls = job.monotonic(), 0
@@ -329,18 +341,6 @@ def look(job: Job) -> Steps:
         if not (yield Wait(min(policy.poll_delay(polls, job.random()), left))):
             return Result(record)
         polls += 1
-
-
-def refresh_claimed(job: Job, claim: Record, claimed_at: Moment) -> Steps:
-    """Refresh a grant that `claim_due` has claimed for this flight.
-
-    Args:
-        job: What the flight is about.
-        claim: The record that the store returned for the claim.
-        claimed_at: The moment just before the store was asked for it.
-    """
-    result = yield from _attempt(job, claim, claimed_at)
-    return result or Result(claim)
 
 
 def _decide(
