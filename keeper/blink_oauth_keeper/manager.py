@@ -154,8 +154,9 @@ class TokenManager:
     ) -> Token:
         """Return a token that can be used now, refreshed if it must be.
 
-        A fresh token is returned from the cache. A stale one is returned too, and refreshed in the
-        background.
+        A fresh token is returned from the cache. Five minutes after the store was last read for
+        the grant, it is read again before; if it cannot be read, the cached token is returned until
+        its end. A stale token is returned too, and refreshed in the background.
 
         Args:
             grant: The grant.
@@ -304,7 +305,8 @@ class TokenManager:
         """Stop using a grant, and revoke every token of it at the bank.
 
         From now on this process returns no token of it, even if the bank cannot be reached. Another
-        process may return a cached one until it reads the store again. The pair of a refresh in
+        process may return a cached one for five minutes after it last read the store, and longer
+        only while it cannot read it. The pair of a refresh in
         progress is revoked when the refresh ends. If this raises, call it again.
 
         Args:

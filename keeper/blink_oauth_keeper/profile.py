@@ -62,7 +62,7 @@ class TargetProfile:
             half its lifetime.
         default_lifetime: Seconds until an access token expires if the response does not say. The
             platform recommends 24 hours and promises nothing; the default is cautious.
-        idle_lifetime: Seconds until an unused refresh token expires.
+        idle_lifetime: Seconds until an unused refresh token expires, if the response does not say.
         rate: Refreshes per second that one process sends to the target at most; None for no limit.
 
     Raises:

@@ -82,8 +82,8 @@ class Record:
             nothing else does.
         consent: The number of the customer's consent, from 1.
         state: The state of the grant.
-        token: The stored pair: a `Token` without `meta` and `extra`. None after `erase`, and in the
-            records of a listing.
+        token: The stored pair: a `Token` without `meta`. None after `erase`, and in the records of
+            a listing.
         issued_at: When the request that returned the token was started, aware UTC.
         expires_at: When the access token expires by its response, aware UTC; None if that is
             unknown, or if no pair is stored. By default the token's.
@@ -305,7 +305,7 @@ class TokenStore(Protocol):
 
         Args:
             claim: What `claim`, `claim_due` or `salvage` returned.
-            token: The pair. `meta` and `extra` are not stored.
+            token: The pair. `meta` is not stored, nor long or non-JSON members of `extra`.
             issued_at: When the request was started, aware UTC.
             idle_until: When the refresh token expires unused, aware UTC; None without one.
             note: For the history.
@@ -357,7 +357,7 @@ class TokenStore(Protocol):
 
         Args:
             key: The client and the grant.
-            token: The pair. `meta` and `extra` are not stored.
+            token: The pair. `meta` is not stored, nor long or non-JSON members of `extra`.
             issued_at: When the request was started, aware UTC.
             idle_until: When the refresh token expires unused, aware UTC; None without one.
             note: For the history.
