@@ -35,7 +35,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-if sys.platform == "linux":
+if sys.platform == "linux" and hasattr(time, "CLOCK_BOOTTIME"):
 
     def monotonic() -> float:
         """Return seconds of a clock that never goes back and counts the sleep of the machine."""
