@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from functools import wraps
+from functools import partial, wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 from attrs import evolve
@@ -16,7 +16,7 @@ from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret, Token
 from blink_oauth_keeper.clocks import BootClock
 from blink_oauth_keeper.clocks import boot_clock as machine_boot_clock
-from blink_oauth_keeper.processes import reset_after_fork
+from blink_oauth_keeper.processes import fork_gate
 
 from . import sql_statements
 from .keys import Key, KeyProvider
@@ -48,7 +48,8 @@ from .sql_clock import bound_ends, bound_ends_of_due, start_clock
 from .sql_engine import (
     engine_for,
     is_conflict,
-    replace_pool,
+    operation_on,
+    prepare_for_forks,
     store_error_for,
 )
 from .sql_keys import count_older, finish_upgrade, reseal_older
@@ -141,11 +142,12 @@ class SqlBase:
             raise sealer
         # The query of a URL may contain a password.
         self._shown_url = engine.url.set(query={}).render_as_string()
-        reset_after_fork(engine, replace_pool)
+        prepare_for_forks(engine)
+        operation = partial(operation_on, engine)
         if not self._owns_engine:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._engine = engine
-        self._database = Database(engine, clock, boot_clock or machine_boot_clock())
+        self._database = Database(engine, clock, boot_clock or machine_boot_clock(), operation)
         self._sealer, self._reader = sealer, Reader(sealer, self._database)
         self._retention, self._sleep = (journal_retention, history_retention), sleep
         self._is_prepared = False
@@ -233,7 +235,8 @@ class SqlBase:
     def close(self) -> None:
         """Close the connections, unless the application made the engine."""
         if self._owns_engine:
-            self._engine.dispose()
+            with fork_gate.operation():
+                self._engine.dispose()
 
     def _prepared(self) -> Database:
         # No lock: a second check does no harm, and another thread may hold a lock during a fork.
@@ -264,7 +267,9 @@ class SqlTokenStore(SqlBase, TokenStore):
     standby for failover: if a commit is lost, so is a refresh token. Set `statement_timeout` for
     the role of the store: the store detects a lost connection, but not a server that hangs.
 
-    A forked child opens its own connections, also with an engine of the application.
+    A forked child opens its own connections, also with an engine of the application. Before a fork,
+    idle connections to an SQLite file are closed; if one is in use all the same, the child's store
+    raises `StoreError`.
 
     A row that cannot be opened, or that was changed past the store, does not affect the others:
     `due` and `claim_due` skip it, and a warning is logged. `records` opens no pair; a record whose

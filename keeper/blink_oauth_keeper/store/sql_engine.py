@@ -1,4 +1,4 @@
-"""The engine of the SQL store: its settings, its pool after a fork, and its errors."""
+"""The engine of the SQL store: its settings, its pool in a fork, and its errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import os
 import sqlite3
 import threading
 import time
-from contextlib import suppress
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import (
@@ -30,12 +33,14 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from blink_oauth.errors import InvalidInputError
 from blink_oauth_keeper.errors import SchemaError, StoreError
+from blink_oauth_keeper.processes import close_before_fork, fork_gate, reset_after_fork
 
 __all__ = [
     "engine_for",
     "error_code",
     "is_conflict",
-    "replace_pool",
+    "operation_on",
+    "prepare_for_forks",
     "store_error_for",
 ]
 
@@ -45,6 +50,8 @@ CONNECT_TIMEOUT = 5
 BUSY_TIMEOUT = 30.0
 BUSY_PAUSE = 0.01
 OWNER_ONLY = 0o600
+LISTED_DESCRIPTORS = 1024
+"""How many file descriptors are examined where the system does not list the open ones."""
 
 # A server that cannot be reached is detected within about 20 s, also during a statement.
 TCP_OPTIONS = {
@@ -181,15 +188,79 @@ def _enable_wal(cursor: DBAPICursor) -> None:
 
 
 _parent_pools: list[Pool] = []
+_earlier_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+_inherited: weakref.WeakSet[Engine] = weakref.WeakSet()
+INHERITED = (
+    "The SQLite file was open when this process was forked, so that a change of this process could "
+    "be lost. Nothing was read or changed. Fork while no connection to the file is in use, or "
+    "start this process by another method, such as spawn."
+)
 
 
-def replace_pool(engine: Engine) -> None:
-    """Give the engine a new pool after a fork, and leave the connections to the parent."""
+def prepare_for_forks(engine: Engine) -> None:
+    """Let a forked child use an engine: with connections of its own.
+
+    SQLite keeps book of its locks for each process. A child that inherits an open file inherits the
+    book, and another process never sees what the child writes. So no connection to an SQLite file
+    stays open during a fork.
+    """
+    path = None
+    if engine.dialect.name == "sqlite":
+        path = Path(engine.url.database or "").absolute()
+        close_before_fork(engine, _close_idle)
+    reset_after_fork(engine, partial(_replace_pool, path=path))
+
+
+def _close_idle(engine: Engine) -> None:
+    # A connection that was in use at an earlier fork was returned to the pool of that time.
+    for pool in list(_earlier_pools):
+        pool.dispose()
+    _earlier_pools.add(engine.pool)
+    engine.dispose()
+
+
+def _replace_pool(engine: Engine, path: Path | None) -> None:
     global _file_lock  # noqa: PLW0603 - another thread of the parent may hold it
     _file_lock = threading.Lock()
     # Keeps a reference: garbage collection would close the parent's connections.
     _parent_pools.append(engine.pool)
     engine.dispose(close=False)
+    if path is not None and _is_open(path):
+        _inherited.add(engine)
+
+
+def _is_open(path: Path) -> bool:
+    """Return whether this process has a file open, even outside SQLAlchemy."""
+    with suppress(OSError):
+        file = path.stat()
+        for descriptor in _descriptors():
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(descriptor), file):
+                    return True
+    return False
+
+
+def _descriptors() -> list[int]:
+    try:
+        return [int(entry.name) for entry in Path("/dev/fd").iterdir()]
+    except OSError:
+        return list(range(LISTED_DESCRIPTORS))
+
+
+@contextmanager
+def operation_on(engine: Engine) -> Iterator[None]:
+    """Run an operation on the database; on SQLite, none runs during a fork.
+
+    Raises:
+        StoreError: The process has inherited an open SQLite file.
+    """
+    if engine.dialect.name != "sqlite":
+        yield
+        return
+    with fork_gate.operation():
+        if engine in _inherited:
+            raise StoreError(INHERITED, retryable=False)
+        yield
 
 
 CONFLICTS = frozenset({"40001", "40P01", "23505"})

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -307,6 +307,7 @@ class Database:
         engine: An engine for SQLite or PostgreSQL, in autocommit mode.
         clock: Returns the current time, timezone-aware, in tests. None for the database's clock.
         boot_clock: The clock by which leases and pauses run in an SQLite file.
+        operation: Surrounds each session.
         strict: Whether every row was written with all columns, so that they can be relied on. A
             process that began before the tables were upgraded keeps False until it restarts.
     """
@@ -314,6 +315,7 @@ class Database:
     engine: Engine
     clock: Callable[[], datetime] | None
     boot_clock: BootClock
+    operation: Callable[[], AbstractContextManager[None]]
     strict: bool = False
 
     def time(self) -> Mapping[str, object]:
@@ -327,7 +329,7 @@ class Database:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """Open a session in which each statement is its own transaction."""
-        with self.engine.connect() as connection:
+        with self.operation(), self.engine.connect() as connection:
             yield Session(connection, self.time)
 
     @contextmanager

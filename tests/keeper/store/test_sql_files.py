@@ -23,7 +23,6 @@ from blink_oauth_testing.store_contract.harness import (
     ISSUED,
     KEY,
     days,
-    grant_key,
     note,
     pair,
     run_concurrently,
@@ -236,22 +235,3 @@ print(json.dumps(won))
     )
     assert len(store.records(CLIENT)) == 15
     assert [record.generation for record in store.records(CLIENT)] == [1] * 15
-
-
-def test_a_forked_child_opens_its_own_connections(store: SqlTokenStore, path: Path) -> None:
-    program = """
-put("parent")
-before = len(opened)
-child = os.fork()
-if child:
-    assert os.waitpid(child, 0)[1] == 0
-    put("parent again")
-    assert len(opened) == before
-    print(json.dumps(names()))
-else:
-    put("child")
-    assert len(opened) == before + 1
-"""
-    [names] = finish(start(f"sqlite:///{path}", FERNET_KEY, program))
-    assert names == ["child", "parent", "parent again"]
-    assert store.load(grant_key("child")) is not None
