@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret
 
-from .configuration import Configuration, configure
+from .configuration import SQLITE, Configuration, configure
 from .errors import CommandError, ExitCode, missing_extra_error
 from .output import Screen
 
@@ -35,14 +35,14 @@ class StoreLocation:
     """The location of a profile's token store and of its keys.
 
     Attributes:
-        url: The SQLAlchemy URL of the database; it may contain a password.
+        url: The SQLAlchemy URL of a database that is no SQLite file; it may contain a password.
         file: The SQLite file, or None for another database.
         keys_file: The file of the keys, one per line; the first one seals. None if no file is
             configured and the store is not an SQLite file.
         keys: The keys from a variable, which replace the file.
     """
 
-    url: str = field(repr=False)
+    url: str | None = field(repr=False)
     file: Path | None
     keys_file: Path | None
     keys: tuple[Secret, ...] = ()
@@ -54,6 +54,9 @@ def store_location(configuration: Configuration, data_folder: Path) -> StoreLoca
     Args:
         configuration: The configuration of the command.
         data_folder: The user's folder for data.
+
+    Raises:
+        CommandError: It is the URL of an SQLite file with a query.
     """
     keys = (configuration.get("store_keys") or "").replace(",", " ").split()
     named_file = configuration.get("store_keys_file")
@@ -61,11 +64,9 @@ def store_location(configuration: Configuration, data_folder: Path) -> StoreLoca
     if store is None:
         store = str(data_folder / (configuration.profile.name or "default") / "tokens.db")
     file = _sqlite_file(store)
-    if file is not None:
-        store = f"sqlite:///{file}"
     default_keys_file = file.with_name(f"{file.name}.keys") if file else None
     return StoreLocation(
-        url=store,
+        url=store if file is None else None,
         file=file,
         keys_file=Path(named_file) if named_file else default_keys_file,
         keys=tuple(map(Secret, keys)),
@@ -73,8 +74,15 @@ def store_location(configuration: Configuration, data_folder: Path) -> StoreLoca
 
 
 def _sqlite_file(store: str) -> Path | None:
-    if store.startswith("sqlite:///"):
-        return Path(store.removeprefix("sqlite:///")).absolute()
+    if store.startswith(SQLITE):
+        if "?" in store:
+            raise CommandError(
+                "The URL of the store has a question mark, which would begin a query. Nothing was "
+                "read or written.",
+                "Give the path of the file by itself, without sqlite:///.",
+                ExitCode.USAGE,
+            )
+        return Path(store.removeprefix(SQLITE)).absolute()
     return None if "://" in store else Path(store).absolute()
 
 
@@ -91,14 +99,16 @@ def open_store(location: StoreLocation) -> tuple[SqlTokenStore, list[str]]:
     try:
         from blink_oauth_keeper.store.sql import SqlTokenStore
 
-        if location.url.startswith("postgresql") and find_spec("psycopg") is None:
+        if (location.url or "").startswith("postgresql") and find_spec("psycopg") is None:
             raise ModuleNotFoundError(name="psycopg")
     except ModuleNotFoundError as error:
         # Raised here, so that `doctor` reports it as a fault of the store.
         raise missing_extra_error(error.name) or error from None
     created: list[str] = []
     keys = location.keys or _key_file_of(location, created)
-    return SqlTokenStore(location.url, keys=keys), created
+    database = location.file or location.url
+    assert database is not None
+    return SqlTokenStore(database, keys=keys), created
 
 
 def _key_file_of(location: StoreLocation, created: list[str]) -> KeyFile:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SECRETS",
     "SETTING_NAMES",
+    "SQLITE",
     "Configuration",
     "Environment",
     "configure",
@@ -146,8 +147,9 @@ def _text(path: Path, profile: str, key: str, value: object) -> str:
 
 def _absolute(folder: Path, key: str, text: str) -> str:
     """Return the value; if it is a relative path, resolve it against the file's folder."""
-    if key == "store" and text.startswith(SQLITE):
-        return f"{SQLITE}{folder / text.removeprefix(SQLITE)}"
+    if key == "store" and text.startswith(SQLITE) and "?" not in text:
+        # As a path, since the folder may have characters that mean something in a URL.
+        return str(folder / text.removeprefix(SQLITE))
     return str(folder / text) if key in PATHS or (key == "store" and "://" not in text) else text
 
 

@@ -14,6 +14,7 @@ from .errors import ConsentNeededError, StoreError, UnknownGrantError
 from .events import EventName
 from .refresh import retry_until_stored, seconds_since
 from .steps import (
+    AddNote,
     Emit,
     Erase,
     ExchangeCode,
@@ -37,12 +38,14 @@ __all__ = ["authorize", "revoke"]
 def authorize(job: Job) -> Steps:
     """Exchange a code and store the pair.
 
-    The store is read first: if it is unavailable, the single-use code is not spent.
+    The store is read and changed first: if it is unavailable or read-only, the single-use code is
+    not spent.
     """
     try:
         before: Record | None = yield Load()
+        yield AddNote(Note(event=EventName.AUTHORIZING, actor=job.actor))
     except StoreError as error:
-        return Result(None, error)
+        return Result(None, _with_unspent_code(error))
     issued_at, began = job.now(), job.monotonic()
     try:
         token = yield ExchangeCode()
@@ -75,6 +78,12 @@ def authorize(job: Job) -> Steps:
     if record.state is State.REVOKED:
         return Result(record, ConsentNeededError("The grant was revoked. Authorize it anew."))
     return Result(record, obtained=True)
+
+
+def _with_unspent_code(error: StoreError) -> StoreError:
+    return type(error)(
+        f"{error} The code was not sent and is not spent.", retryable=error.retryable
+    )
 
 
 def _store(expected: Record, put: Put, result: Result) -> Generator[Step, Any, Record | None]:

@@ -15,6 +15,9 @@ __all__ = ["LEVELS", "Event", "EventName", "Listener"]
 class EventName(StrEnum):
     """The names of the events. They do not change; new ones may be added."""
 
+    AUTHORIZING = "grant.authorizing"
+    """A code is about to be exchanged. Only in the history: its entry proves that the store takes
+    changes."""
     AUTHORIZED = "grant.authorized"
     """A code was exchanged and the pair is stored."""
     AUTHORIZATION_FAILED = "grant.authorization_failed"
@@ -58,6 +61,7 @@ class EventName(StrEnum):
 
 
 LEVELS: dict[EventName, int] = {
+    EventName.AUTHORIZING: logging.INFO,
     EventName.AUTHORIZED: logging.INFO,
     EventName.AUTHORIZATION_FAILED: logging.WARNING,
     EventName.REFRESHED: logging.INFO,

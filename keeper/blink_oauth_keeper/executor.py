@@ -19,6 +19,7 @@ from .errors import SealError, StoreError
 from .events import LEVELS, Event, EventName, Listener
 from .steps import (
     AcquirePermit,
+    AddNote,
     Claim,
     Emit,
     Erase,
@@ -48,6 +49,7 @@ UNSTORED_POLL = 0.5
 """Seconds to wait before a grant with an unstored result in this process is tried again."""
 
 logger = logging.getLogger("blink_oauth_keeper")
+store_logger = logging.getLogger("blink_oauth_keeper.store")
 
 
 @contextmanager
@@ -106,6 +108,8 @@ class StepExecutor:
                     return store.claim(step.seen, owner=step.owner, ttl=self.lease)
                 case Send() | ExchangeCode():
                     return self._call(job, step)
+                case AddNote():
+                    return store.add_note(key, note=step.note)
                 case Settle():
                     return store.settle(
                         step.claim,
@@ -185,6 +189,8 @@ class StepExecutor:
         grant, record, error = key.grant, step.record, step.error
 
         def event() -> Event:
+            if isinstance(error, StoreError):
+                store_logger.log(LEVELS[step.name], "%s", error)
             return Event(
                 name=step.name,
                 at=self.now(),

@@ -368,6 +368,8 @@ def _claim_and_attempt(job: Job, record: Record) -> Generator[Step, Any, Result 
         # [2] Nothing is sent before the store has committed the claim.
         claim = yield Claim(record, owner)
     except StoreError as error:
+        # Callers of a stale token get no error, so the event alone tells why it stays.
+        yield Emit(EventName.FAILED, record, error)
         yield from _give_up_claim(job, evolve(record, owner=owner))
         return Result(record, error, shared_for=STORE_FAILURE_SHARED_FOR)
     # [3] Of several claims at the same time one succeeds.

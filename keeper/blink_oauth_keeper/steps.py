@@ -25,6 +25,7 @@ from .store.protocol import GrantKey, Note, Origin, Record, State
 
 __all__ = [
     "AcquirePermit",
+    "AddNote",
     "Claim",
     "Emit",
     "Erase",
@@ -108,6 +109,13 @@ class Send:
     """Present the refresh token, once. Returns a Token."""
 
     refresh_token: Secret
+
+
+@frozen
+class AddNote:
+    """Add an entry to the history, which proves that the store takes changes."""
+
+    note: Note
 
 
 @frozen
@@ -234,6 +242,7 @@ Step = (
     | AcquirePermit
     | Claim
     | Send
+    | AddNote
     | ExchangeCode
     | Settle
     | Put

@@ -160,7 +160,8 @@ def test_status_and_history_show_a_stored_grant(run_with_grant: Run) -> None:
     (grant,) = json.loads(run_with_grant("status", "--json")[1])
     assert grant["correlation_id"] in out
     assert grant["correlation_id"] in run_with_grant("history")[1]
-    (entry,) = json.loads(run_with_grant("history", "--json")[1])
+    entry, before = json.loads(run_with_grant("history", "--json")[1])
+    assert before["event"] == "grant.authorizing"
     assert entry["event"] == "grant.authorized"
     assert "Nothing is known" in run_with_grant("history", "IIDX00001/nobody")[2]
 

@@ -60,6 +60,24 @@ def test_the_second_use_creates_and_prints_nothing(without_store: Harness) -> No
     assert {path.name for path in store.parent.iterdir()} == {store.name, keys.name}
 
 
+@pytest.mark.parametrize("name", ["what?", "a#b", "50%25 off", "two words", "ä?b=c&d"])
+@pytest.mark.parametrize("prefix", ["", "sqlite:///"])
+def test_the_file_that_is_printed_is_the_file_that_is_used(
+    without_store: Harness, tmp_path: Path, name: str, prefix: str
+) -> None:
+    store = tmp_path / name / "tokens.db"
+    without_store.configure(store=f"{prefix}{store}", profile=None)
+    result = without_store.run("status")
+    if prefix and "?" in name:
+        require_two_lines(result)
+        assert result.code == ExitCode.USAGE
+        assert "question mark" in result.errors
+        assert not store.parent.exists()
+        return
+    assert f"A new store: {store}\n" in result.errors
+    assert {path.name for path in store.parent.iterdir()} == {"tokens.db", "tokens.db.keys"}
+
+
 def test_each_profile_has_a_store_of_its_own(without_store: Harness) -> None:
     without_store.configure(store=None, profile="test")
     assert str(default_files(without_store, "test")[0]) in without_store.run("status").errors

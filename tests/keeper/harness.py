@@ -47,6 +47,7 @@ from wrapper.harness import PSU, REDIRECT_URI, form, reply
 __all__ = [
     "CLIENT_ID",
     "DAY",
+    "EVERY_METHOD",
     "PSU",
     "REDIRECT_URI",
     "SETTINGS",

@@ -34,6 +34,7 @@ from wrapper.leaks import found, texts_of
 NAMES = {
     "grant.attention_needed": "ERROR",
     "grant.authorization_failed": "WARNING",
+    "grant.authorizing": "INFO",
     "grant.authorized": "INFO",
     "grant.consent_needed": "ERROR",
     "grant.revocation_failed": "ERROR",

@@ -248,9 +248,11 @@ def test_the_history_lists_events_and_outcomes_newest_first(harness: Harness) ->
         EventName.CONSENT_NEEDED,
         EventName.UNCERTAIN,
         EventName.AUTHORIZED,
+        EventName.AUTHORIZING,
     ]
-    assert [entry.note.outcome for entry in history] == ["done", "rejected", "uncertain", "done"]
-    assert len({entry.note.correlation_id for entry in history[1:]}) == 3
+    outcomes = ["done", "rejected", "uncertain", "done", "done"]
+    assert [entry.note.outcome for entry in history] == outcomes
+    assert len({entry.note.correlation_id for entry in history[1:4]}) == 3
     assert harness.manager.history(grant, limit=1) == history[:1]
     harness.allowed_replays = 1
 

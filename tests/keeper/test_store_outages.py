@@ -13,6 +13,7 @@ from blink_oauth_keeper import EventName, RefreshPendingError, SqlTokenStore, St
 from blink_oauth_keeper.store.protocol import State
 from keeper.harness import (
     DAY,
+    EVERY_METHOD,
     PSU,
     REDIRECT_URI,
     TIMEOUT,
@@ -86,6 +87,36 @@ def test_a_code_is_not_sent_while_the_store_is_unavailable(harness: Harness) -> 
     assert harness.banks.requests == []
     harness.faulty.recover()
     assert harness.manager.authorize(grant, code=code, redirect_uri=REDIRECT_URI, psu=PSU)
+
+
+def test_a_code_is_not_sent_if_the_store_can_be_read_only(harness: Harness) -> None:
+    grant = Grant("IIDX00001", "u-4711")
+    code = harness.banks.issue_code(grant)
+    harness.faulty.fail(*EVERY_METHOD - {"load", "close"})
+    with pytest.raises(StoreError, match="The code was not sent and is not spent"):
+        harness.manager.authorize(grant, code=code, redirect_uri=REDIRECT_URI, psu=PSU)
+    assert harness.banks.requests == []
+    harness.faulty.recover()
+    assert harness.manager.authorize(grant, code=code, redirect_uri=REDIRECT_URI, psu=PSU)
+
+
+def test_a_stale_token_is_served_and_an_event_tells_why_it_is_not_refreshed(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    grant = harness.authorize()
+    harness.advance(DAY - 60 * 60)
+    harness.faulty.fail(*EVERY_METHOD - {"load", "close"})
+    harness.events.clear()
+    assert harness.manager.get(grant) == harness.record(grant).token
+    harness.wait_until_idle()
+    [event] = harness.events
+    assert (event.name, event.error, event.outcome) == (
+        EventName.FAILED,
+        "StoreError",
+        Outcome.NOT_EXECUTED,
+    )
+    assert "The store is unavailable." in caplog.messages
+    assert harness.banks.presented() == []
 
 
 def test_nothing_is_revoked_at_the_bank_before_the_store_has_marked_the_grant(

@@ -179,7 +179,7 @@ MUTANTS = (
         old=" if entry.consent <= record.consent]",
         new="]",
         breaks="a_revocation_revokes_no_newer_consent",
-        scenario=evolve(SCENARIOS["revocations"], jump=0.08, tasks=5, delay=0.5),
+        scenario=evolve(SCENARIOS["revocations"], jump=0.08, tasks=6, delay=0.5),
     ),
     Mutant(
         name="settle: a result that is stored late serves a revoked grant",

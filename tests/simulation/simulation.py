@@ -309,6 +309,8 @@ class Simulation:
 _StoreCall = Callable[[MemoryTokenStore, Any], Any]
 _STORE_CALLS: dict[type[steps.Step], tuple[_StoreCall, bool]] = {
     steps.Load: (lambda store, _: store.load(KEY), False),
+    # It changes no record.
+    steps.AddNote: (lambda store, step: store.add_note(KEY, note=step.note), False),
     steps.Claim: (lambda store, step: store.claim(step.seen, owner=step.owner, ttl=LEASE), True),
     steps.Settle: (
         lambda store, step: store.settle(

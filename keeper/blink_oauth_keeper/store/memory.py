@@ -155,6 +155,13 @@ class StoredGrant:
         """Return whether a pair is in the journal."""
         return any(is_same_pair(entry.token, token) for entry in self.extras.journal)
 
+    def add_note(self, note: Note, now: datetime) -> None:
+        """Add an entry to the history."""
+        generation = self.record.generation if self.record else 0
+        entry = (now, generation, note.correlation_id, evolve(note, correlation_id=None))
+        self.older_entries = (*self._all_entries()[1 - HISTORY_LENGTH :], entry)
+        self.newest_note = None
+
     def history(self) -> list[HistoryEntry]:
         """Return the history, the newest entry first."""
         return [
@@ -387,6 +394,10 @@ class MemoryTokenStore(TokenStore):
             now = self._now()
             records = [grant.read(now) for key in page if (grant := self._grants.get(key))]
         return [evolve(record, token=None) for record in records if record]
+
+    def add_note(self, key: GrantKey, *, note: Note) -> None:
+        with self._access():
+            self._grants.setdefault(key, StoredGrant()).add_note(note, self._now())
 
     def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
         with self._access():

@@ -429,6 +429,13 @@ class TokenStore(Protocol):
             limit: The most records to return.
         """
 
+    def add_note(self, key: GrantKey, *, note: Note) -> None:
+        """Add an entry to the history of a grant, known or not, and change nothing else.
+
+        A lease is not needed, and none is in the way. Success proves that the store can keep the
+        pair of a new consent, as far as a store can know.
+        """
+
     def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
         """Return the history of a grant, the newest entry first."""
 

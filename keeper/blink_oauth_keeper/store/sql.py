@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial, wraps
+from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from attrs import evolve
@@ -46,10 +47,14 @@ from .rules import (
 from .sealing import Binding, Sealed, Status, new_key, sealer_for
 from .sql_clock import bound_ends, bound_ends_of_due, start_clock
 from .sql_engine import (
+    check_settings,
+    check_writable,
+    drop_lost_connections,
     engine_for,
     is_conflict,
     operation_on,
     prepare_for_forks,
+    shown_url,
     store_error_for,
 )
 from .sql_keys import count_older, finish_upgrade, reseal_older
@@ -121,7 +126,7 @@ class SqlBase:
 
     def __init__(
         self,
-        database: str | URL | Engine,
+        database: str | URL | Path | Engine,
         *,
         keys: Sequence[Key] | KeyProvider,
         fingerprint_key: Key | None = None,
@@ -140,17 +145,17 @@ class SqlBase:
             raise engine
         if isinstance(sealer, InvalidInputError):
             raise sealer
-        # The query of a URL may contain a password.
-        self._shown_url = engine.url.set(query={}).render_as_string()
+        self._shown_url = shown_url(engine)
         prepare_for_forks(engine)
         operation = partial(operation_on, engine)
         if not self._owns_engine:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        drop_lost_connections(engine)
         self._engine = engine
         self._database = Database(engine, clock, boot_clock or machine_boot_clock(), operation)
         self._sealer, self._reader = sealer, Reader(sealer, self._database)
         self._retention, self._sleep = (journal_retention, history_retention), sleep
-        self._is_prepared = False
+        self._is_prepared = self._is_writable = False
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._shown_url!r})"
@@ -170,6 +175,7 @@ class SqlBase:
             SchemaError: The tables are newer than this version of the library.
             StoreError: The database cannot be used.
         """
+        check_settings(self._database)
         create_schema(self._database)
 
     @operation
@@ -241,9 +247,21 @@ class SqlBase:
     def _prepared(self) -> Database:
         # No lock: a second check does no harm, and another thread may hold a lock during a fork.
         if not self._is_prepared:
+            check_settings(self._database)
             prepare_schema(self._database, may_add=self._owns_engine)
             self._is_prepared = start_clock(self._database)
         return self._database
+
+    def _writable(self) -> Database:
+        """Return the database once it can keep the result of a call that follows.
+
+        What stores a result uses `_prepared`: it must not fail for lack of another permission.
+        """
+        database = self._prepared()
+        if not self._is_writable:
+            check_writable(database)
+            self._is_writable = True
+        return database
 
 
 class SqlTokenStore(SqlBase, TokenStore):
@@ -276,8 +294,8 @@ class SqlTokenStore(SqlBase, TokenStore):
     key is missing or that was changed has the error `SealError`.
 
     Args:
-        database: `sqlite:///…` with the path of a file, `postgresql+psycopg://…`, or an engine for
-            one of them.
+        database: `sqlite:///…` with the path of a file, a `pathlib.Path`, `postgresql+psycopg://…`,
+            or an engine for one of them.
         keys: Fernet keys, as `new_key` makes them: the first key seals, all keys open. Or a
             `KeyProvider`, such as `KeyFile`, which a running store asks for keys that are new.
         fingerprint_key: The key of the fingerprints in logs. By default it is derived from one of
@@ -310,7 +328,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         if seen.token is None or seen.state not in CLAIMABLE:
             return None
         lease = {"expected_attempts": seen.attempts} | self._lease_params(seen, owner, ttl)
-        with self._prepared().single_change() as session:
+        with self._writable().single_change() as session:
             row = session.row(sql_statements.CLAIM, record_params(seen) | lease)
         # Same generation, same pair.
         return row and record_of(seen.key, row, seen.token)
@@ -320,7 +338,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         statement = sql_statements.lock_due(targets=query.targets is not None)
         claims: list[Record] = []
         while True:
-            with self._prepared().transaction() as session:
+            with self._writable().transaction() as session:
                 rows = session.rows(statement, self._due_params(query, limit - len(claims)))
                 found = [self._reader.record_if_opened(key_of(row), row) for row in rows]
                 opened = [record for record in found if record.token is not None]
@@ -531,6 +549,11 @@ class SqlTokenStore(SqlBase, TokenStore):
                 sql_statements.RECORDS, page | {"client": client_id, "limit": limit}
             )
         return [self._reader.listed(key_of(row), row) for row in rows]
+
+    @operation
+    def add_note(self, key: GrantKey, *, note: Note) -> None:
+        with self._writable().session() as session:
+            session.count(sql_statements.INSERT_NOTE, grant_params(key) | note_params(note))
 
     @operation
     def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:

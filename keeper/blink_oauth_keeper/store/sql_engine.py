@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import (
     URL,
+    Dialect,
     Engine,
+    ExceptionContext,
     Pool,
     QueuePool,
     create_engine,
@@ -26,6 +29,7 @@ from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
     DBAPIError,
+    DisconnectionError,
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -35,12 +39,19 @@ from blink_oauth.errors import InvalidInputError
 from blink_oauth_keeper.errors import SchemaError, StoreError
 from blink_oauth_keeper.processes import close_before_fork, fork_gate, reset_after_fork
 
+from .sql_statements import NEEDED_CHANGES
+from .sql_tables import Database
+
 __all__ = [
+    "check_settings",
+    "check_writable",
+    "drop_lost_connections",
     "engine_for",
     "error_code",
     "is_conflict",
     "operation_on",
     "prepare_for_forks",
+    "shown_url",
     "store_error_for",
 ]
 
@@ -50,6 +61,8 @@ CONNECT_TIMEOUT = 5
 BUSY_TIMEOUT = 30.0
 BUSY_PAUSE = 0.01
 OWNER_ONLY = 0o600
+FULL = 2
+"""The value of `PRAGMA synchronous` at which a commit survives a loss of power."""
 LISTED_DESCRIPTORS = 1024
 """How many file descriptors are examined where the system does not list the open ones."""
 
@@ -62,7 +75,12 @@ TCP_OPTIONS = {
     "tcp_user_timeout": 20_000,
 }
 
+# Whatever the encoding of the database is; as a startup parameter it leaves no session state.
+ENCODING = {"client_encoding": "utf8"}
 DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
+SQLITE = "sqlite:///"
+JOURNAL_MODE = "PRAGMA journal_mode"
+UNWRITABLE = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
 SQLITE_SETTINGS = (
     # Committed claims and pairs survive a loss of power.
     "PRAGMA synchronous = FULL",
@@ -71,23 +89,23 @@ SQLITE_SETTINGS = (
 )
 
 
-def engine_for(database: str | URL | Engine) -> Engine | InvalidInputError:
+def engine_for(database: str | URL | Path | Engine) -> Engine | InvalidInputError:
     """Return an engine for a URL, or the application's engine if it is supported.
 
     An error is returned and not raised, so that no traceback contains a URL with a password.
 
     Args:
-        database: `sqlite:///…` with a file, `postgresql+psycopg://…`, or an engine for one of them.
+        database: `sqlite:///…` with a file, the path of a file, `postgresql+psycopg://…`, or an
+            engine for one of them.
     """
     if isinstance(database, Engine):
-        dialect = database.dialect
-        return _unsupported(database.url, dialect.name, dialect.driver) or database
+        return _unsupported(database.url, database.dialect) or database
     try:
-        url = make_url(database)
+        url = _url_of(database)
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
         kind = url.get_dialect()
-        error = _unsupported(url, kind.name, kind.driver)
+        error = _unsupported(url, kind) or _with_query(database, url)
         if error is None:
             return _sqlite(url) if kind.name == "sqlite" else _postgresql(url)
     except ArgumentError:
@@ -102,11 +120,41 @@ def engine_for(database: str | URL | Engine) -> Engine | InvalidInputError:
     return error.with_traceback(None)
 
 
-def _unsupported(url: URL, name: str, driver: str) -> InvalidInputError | None:
-    if DRIVERS.get(name) != driver:
+def _url_of(database: str | URL | Path) -> URL:
+    # Some versions of SQLAlchemy decode a path in a URL, so that %20 would be another file.
+    if isinstance(database, Path):
+        return URL.create("sqlite", database=str(database.absolute()))
+    if isinstance(database, str) and database.startswith(SQLITE) and "?" not in database:
+        return URL.create("sqlite", database=database.removeprefix(SQLITE))
+    return make_url(database)
+
+
+def _with_query(database: str | URL | Path, url: URL) -> InvalidInputError | None:
+    has_query = url.query or (isinstance(database, str) and "?" in database)
+    if url.get_backend_name() != "sqlite" or not has_query:
+        return None
+    return InvalidInputError(
+        "The URL of an SQLite file must have no query: what follows a question mark is no part of "
+        "the path. Pass a path with a question mark as a pathlib.Path."
+    )
+
+
+def shown_url(engine: Engine) -> str:
+    """Return the URL of an engine for people: without a secret, and an SQLite path as it is."""
+    if engine.dialect.name == "sqlite":
+        return f"{SQLITE}{engine.url.database}"
+    # The query of a URL may contain a password.
+    return engine.url.set(query={}).render_as_string()
+
+
+def _unsupported(url: URL, dialect: Dialect | type[Dialect]) -> InvalidInputError | None:
+    name, driver = dialect.name, dialect.driver
+    if DRIVERS.get(name) != driver or dialect.is_async:
+        kind = "asynchronous " * dialect.is_async
         return InvalidInputError(
             "The database must be SQLite with the driver pysqlite, or PostgreSQL with psycopg. "
-            f"It is {name} with {driver}."
+            f"It is {name} with the {kind}driver {driver}. Any event loop can use the store: its "
+            "manager has coroutines."
         )
     path = url.database or ""
     if name == "sqlite" and (path in ("", ":memory:") or path.startswith("file:")):
@@ -130,8 +178,9 @@ def _sqlite(url: URL) -> Engine:
     )
     # The process may change its working directory; SQLAlchemy resolves the path now, too.
     path = Path(url.database or "").absolute()
-    event.listen(engine, "do_connect", lambda *_: _create_file(path))
+    event.listen(engine, "do_connect", partial(_open_file, path))
     event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "checkout", _reopen_immutable)
     return engine
 
 
@@ -141,6 +190,7 @@ def _postgresql(url: URL) -> Engine:
     return create_engine(
         url,
         connect_args={name: value for name, value in TCP_OPTIONS.items() if name not in url.query}
+        | ENCODING
         | {"prepare_threshold": None},
         hide_parameters=True,
         isolation_level="AUTOCOMMIT",
@@ -162,14 +212,59 @@ def _create_file(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ONLY))
 
 
-def _configure_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+def _open_file(
+    path: Path,
+    dialect: Dialect,
+    record: ConnectionPoolEntry,
+    arguments: list[Any],
+    options: dict[str, Any],
+) -> DBAPIConnection:
+    _create_file(path)
+    connection = dialect.connect(*arguments, **options)
+    cursor = connection.cursor()
+    try:
+        cursor.execute(JOURNAL_MODE)
+    except sqlite3.OperationalError as error:
+        # A reader writes too: an index of the write-ahead log, in a file beside it.
+        connection.close()
+        is_closed = not path.with_name(f"{path.name}-wal").exists()
+        if _primary_code(error) not in UNWRITABLE or not is_closed:
+            raise
+    else:
+        cursor.close()
+        return connection
+    connection = dialect.connect(f"{path.as_uri()}?immutable=1", **options | {"uri": True})
+    record.info[IMMUTABLE] = record.info[UNUSED] = True
+    return connection
+
+
+IMMUTABLE, UNUSED = "blink_oauth_immutable", "blink_oauth_unused"
+
+
+def _reopen_immutable(_: object, record: ConnectionPoolEntry, __: object) -> None:
+    # Such a connection ignores later changes, so it is good for one use.
+    if record.info.get(IMMUTABLE) and not record.info.pop(UNUSED, False):
+        raise DisconnectionError
+
+
+def _configure_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
     for setting in SQLITE_SETTINGS:
         cursor.execute(setting)
-    cursor.execute("PRAGMA journal_mode")
-    if cursor.fetchone() != ("wal",):
-        _enable_wal(cursor)
+    cursor.execute(JOURNAL_MODE)
+    if cursor.fetchone() != ("wal",) and not record.info.get(IMMUTABLE):
+        try:
+            _enable_wal(cursor)
+        except sqlite3.OperationalError as error:
+            if _primary_code(error) not in UNWRITABLE:
+                raise
+            # It can still serve what is stored.
+            cursor.execute("PRAGMA query_only = ON")
     cursor.close()
+
+
+def _primary_code(error: sqlite3.OperationalError) -> int:
+    return error.sqlite_errorcode & 0xFF
 
 
 def _enable_wal(cursor: DBAPICursor) -> None:
@@ -263,6 +358,30 @@ def operation_on(engine: Engine) -> Iterator[None]:
         yield
 
 
+LOST = frozenset({"25006", "25P03", "57P01", "57P02", "57P03", "57P05"})
+"""The server is or becomes a standby, ended the session, stops or starts."""
+LOST_CLASSES = ("08", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_READONLY")
+"""Exceptions of the connection, and a file that another connection may be able to change."""
+
+
+def drop_lost_connections(engine: Engine) -> None:
+    """Let the pool open new connections after an error that others may not have.
+
+    After a failover, an old connection leads to the former primary, which answers reads for ever.
+    On the application's engine, only the errors of the store's own statements count.
+    """
+    # SQLAlchemy calls the listener for all engines that share the application's pool.
+    event.listen(engine, "handle_error", partial(_mark_lost, weakref.ref(engine)))
+
+
+def _mark_lost(engine: weakref.ref[Engine], context: ExceptionContext) -> None:
+    code = _code_of(context.original_exception) or ""
+    if context.engine is not engine():
+        return
+    if code in LOST or code.startswith(LOST_CLASSES):
+        context.is_disconnect = True
+
+
 CONFLICTS = frozenset({"40001", "40P01", "23505"})
 """Serialization failure, deadlock, and a row that another transaction inserted."""
 UNKNOWN_TABLES = frozenset({"42P01", "42703", "SQLITE_ERROR"})
@@ -277,7 +396,8 @@ READS = frozenset(
 READ_FAILED = "Nothing was changed."
 CHANGE_FAILED = "It is unknown whether the change was made: the call can be repeated without harm."
 HINTS = {
-    "25006": "The database is read-only.",
+    "22P05": "The encoding of the database lacks a character: use a database in UTF8.",
+    "25006": "The database is read-only: a standby, or set so.",
     "28P01": "The database refuses the password.",
     "3D000": "The database does not exist.",
     "42501": "The role lacks a permission.",
@@ -286,9 +406,9 @@ HINTS = {
     "57P01": "The server is shutting down.",
     "57P03": "The server is starting or shutting down.",
     "SQLITE_BUSY": "Another connection kept the file locked for too long.",
-    "SQLITE_CANTOPEN": "The file cannot be opened.",
+    "SQLITE_CANTOPEN": "The file, or one beside it, cannot be opened.",
     "SQLITE_FULL": "The disk is full.",
-    "SQLITE_READONLY": "The file is read-only.",
+    "SQLITE_READONLY": "The file or its folder is read-only.",
 }
 
 
@@ -299,7 +419,10 @@ def is_conflict(error: Exception) -> bool:
 
 def error_code(error: Exception) -> str | None:
     """Return the SQLSTATE of PostgreSQL or the name of SQLite's error code, or None."""
-    cause = getattr(error, "orig", None)
+    return _code_of(getattr(error, "orig", None))
+
+
+def _code_of(cause: BaseException | None) -> str | None:
     return getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
 
 
@@ -332,4 +455,80 @@ def _hint(error: Exception, code: str | None) -> str:
         return f"The file cannot be created: {error.strerror}."
     if isinstance(error, OperationalError) and code is None:
         return "There is no connection to the server."
-    return HINTS.get(code or "", "See the log of the database.")
+    # SQLITE_READONLY_DIRECTORY is a kind of SQLITE_READONLY.
+    primary = "_".join((code or "").split("_")[:2])
+    return HINTS.get(primary, "See the log of the database.")
+
+
+SESSION_SETTINGS = {
+    "postgresql": (
+        "SELECT current_setting('client_encoding'), current_setting('DateStyle'), "
+        "current_setting('synchronous_commit')"
+    ),
+    "sqlite": ("SELECT synchronous, journal_mode FROM pragma_synchronous, pragma_journal_mode"),
+}
+
+
+def check_settings(database: Database) -> None:
+    """Check that the settings of a session keep what is stored readable and durable.
+
+    Raises:
+        StoreError: A setting does not.
+    """
+    name = database.engine.dialect.name
+    try:
+        with database.session() as session:
+            found = tuple(session.connection.exec_driver_sql(SESSION_SETTINGS[name]).one())
+    except TypeError:
+        # From a session in SQL_ASCII psycopg returns bytes, and SQLAlchemy expects text.
+        found = ("SQL_ASCII", "ISO", "on")
+    problem = _sqlite_problem(*found) if name == "sqlite" else _postgresql_problem(*found)
+    if problem:
+        raise StoreError(
+            f"The token store's database cannot be used: {problem} Nothing was read or changed.",
+            retryable=False,
+        )
+
+
+def _postgresql_problem(encoding: str, date_style: str, synchronous_commit: str) -> str | None:
+    if encoding != "UTF8":
+        return (
+            f"the encoding of its session is {encoding}, not UTF8. Pass "
+            'connect_args={"client_encoding": "utf8"} to your engine.'
+        )
+    if not date_style.startswith("ISO"):
+        return (
+            f"DateStyle is {date_style}, and times can be read in ISO only. Set it for the role: "
+            "ALTER ROLE … SET DateStyle = 'ISO'."
+        )
+    if synchronous_commit == "off":
+        return (
+            "synchronous_commit is off, so that a crash of the server can lose a stored token. Set "
+            "it for the role: ALTER ROLE … SET synchronous_commit = on."
+        )
+    return None
+
+
+def _sqlite_problem(synchronous: int, journal_mode: str) -> str | None:
+    if synchronous < FULL or journal_mode in {"off", "memory"}:
+        return (
+            f"with PRAGMA synchronous = {synchronous} and journal_mode = {journal_mode}, a loss of "
+            "power can lose a stored token. Set synchronous = FULL, and journal_mode to WAL or "
+            "DELETE."
+        )
+    return None
+
+
+class RolledBackError(Exception):
+    """Rolls back a transaction in which nothing failed."""
+
+
+def check_writable(database: Database) -> None:
+    """Check that the database takes the changes that keep a result, without making one.
+
+    Otherwise a missing permission would show only when a refresh token or code is spent.
+    """
+    with suppress(RolledBackError), database.transaction() as session:
+        for change in NEEDED_CHANGES:
+            session.count(change, {})
+        raise RolledBackError

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import (
     Boolean,
     ColumnElement,
+    Executable,
     Float,
     Integer,
     Select,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     case,
     delete,
     exists,
+    false,
     func,
     insert,
     literal,
@@ -208,6 +210,20 @@ INSERT_HISTORY = (
     .inline()
     .values(KEY_VALUES | NOTE_VALUES | {"at": NOW, "generation": bindparam("new_generation")})
 )
+INSERT_NOTE = (
+    insert(history)
+    .inline()
+    .values(
+        KEY_VALUES
+        | NOTE_VALUES
+        | {
+            "at": NOW,
+            "generation": func.coalesce(
+                select(grants.c.generation).where(is_of_grant(grants)).scalar_subquery(), 0
+            ),
+        }
+    )
+)
 HISTORY = (
     select(history)
     .where(is_of_grant(history))
@@ -319,6 +335,16 @@ def _with_history(change: ReturningUpdate[Any] | ReturningInsert[Any]) -> Change
     entry = insert(history).from_select(list(columns), select(*columns.values())).cte("entry")
     return Change(change, INSERT_HISTORY, select(changed).add_cte(entry))
 
+
+NEEDED_CHANGES: tuple[Executable, ...] = (
+    *(
+        insert(table).from_select([column.name for column in table.c], select(table).where(false()))
+        for table in (grants, journal, history)
+    ),
+    update(grants).where(false()).values({column: column for column in grants.c}),
+    delete(journal).where(false()),
+)
+"""Changes of no row: a role that may make them all can keep the result of any call."""
 
 LOAD = select(*RECORD_COLUMNS).where(is_of_grant(grants))
 LOCK = LOAD.with_for_update()

@@ -312,6 +312,34 @@ class Listing(Harness):
         self.put("b")
         assert self.events() == events
 
+    def test_a_note_is_added_to_the_history_and_changes_nothing_else(self) -> None:
+        claim = self.claim(self.put("a"))
+        added = Note(
+            event="authorizing",
+            correlation_id="call-1",
+            outcome="uncertain",
+            detail="TimedOut",
+            actor="psu",
+        )
+        self.store.add_note(KEY, note=added)
+        newest, *_ = self.second.history(KEY)
+        assert (newest.note, newest.generation) == (added, claim.generation)
+        record = self.read()
+        assert untimed(record) == untimed(claim)
+        assert 900 < record.lease_left <= 1000
+        assert self.settle(claim, "b").stored
+        self.store.add_note(KEY, note=note("later"))
+        assert self.events() == ["later", "changed", "authorizing", "changed"]
+
+    def test_a_note_can_be_added_for_an_unknown_grant(self) -> None:
+        self.store.add_note(KEY, note=note("authorizing"))
+        entries = [(entry.note, entry.generation) for entry in self.second.history(KEY)]
+        assert entries == [(note("authorizing"), 0)]
+        assert self.second.load(KEY) is None
+        assert list(self.second.records(CLIENT)) == []
+        assert self.put("a").generation == 1
+        assert self.events() == ["changed", "authorizing"]
+
     def test_each_grant_has_its_own_history(self) -> None:
         self.put("a")
         self.put("b", grant_key("other"))

@@ -380,6 +380,21 @@ class RevokeKeepsTheGeneration(ChangeableStore):
         return self.load(key)
 
 
+@caught_by("a_note_is_added_to_the_history_and_changes_nothing_else")
+class NotesEndTheLease(ChangeableStore):
+    def add_note(self, key: GrantKey, *, note: Note) -> None:
+        super().add_note(key, note=note)
+        if key in self.grants:
+            self.grants[key].lease_until = None
+
+
+@caught_by("a_note_can_be_added_for_an_unknown_grant")
+class NotesNeedARecord(ChangeableStore):
+    def add_note(self, key: GrantKey, *, note: Note) -> None:
+        if self.load(key):
+            super().add_note(key, note=note)
+
+
 @caught_by("a_revoked_grant_keeps_its_pair_until_it_is_erased")
 class RevokeErases(ChangeableStore):
     def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
