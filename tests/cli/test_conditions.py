@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from typing import Any
 
 import pytest
 
+from blink_oauth import BlinkOAuth, Token
 from blink_oauth_cli.errors import ExitCode
 from blink_oauth_keeper import TokenManager
 from blink_oauth_keeper.store import sql_engine as engines
@@ -78,7 +80,9 @@ def platform_unavailable(harness: Harness) -> None:
 @contextmanager
 def store_locked(harness: Harness) -> Iterator[None]:
     harness.monkeypatch.setattr(engines, "BUSY_TIMEOUT", 0.2)
-    with closing(sqlite3.connect(harness.file, isolation_level=None)) as holder:
+    with closing(
+        sqlite3.connect(harness.file, isolation_level=None, check_same_thread=False)
+    ) as holder:
         holder.execute("BEGIN IMMEDIATE")
         yield
 
@@ -144,8 +148,8 @@ TABLE: dict[Condition, dict[str, Case]] = {
         "keep-alive": REPORTED_IN_RESULT,
     },
     store_locked: COMMON
-    | dict.fromkeys(("refresh", "revoke", "keep-alive"), BUSY)
-    | {"login": NO_ANSWER, "login --code": (CONSENT, "", "blink-oauth login"), "token": SUCCESS},
+    | dict.fromkeys(("login --code", "refresh", "revoke", "keep-alive"), BUSY)
+    | {"login": NO_ANSWER, "token": SUCCESS},
     schema_newer: COMMON
     | dict.fromkeys((*ONLINE, "status", "history", "keys seal", "keys drop"), NEWER),
     key_wrong: COMMON
@@ -266,7 +270,15 @@ def test_a_login_whose_pair_cannot_be_stored_is_an_error(harness: Harness) -> No
     grant = harness.sandbox.grant()
     code = harness.sandbox.issue_code(grant)
     harness.monkeypatch.setattr(TokenManager.close, "__defaults__", (0.3,))
-    with store_locked(harness):
+    with ExitStack() as stack:
+        exchange_code = BlinkOAuth.exchange_code
+
+        def lock_first(*args: Any, **options: Any) -> Token:
+            stack.enter_context(store_locked(harness))
+            return exchange_code(*args, **options)
+
+        harness.monkeypatch.setattr(BlinkOAuth, "exchange_code", lock_first)
+        harness.monkeypatch.setattr(engines, "BUSY_TIMEOUT", 0.2)
         result = harness.run(
             "login", "--code", code, "--redirect-uri", harness.sandbox.redirect_uri
         )

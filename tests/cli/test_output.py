@@ -49,8 +49,9 @@ def test_a_pipe_gets_unbroken_lines_and_no_escapes(stored: Harness, words: tuple
     if "--json" in words:
         assert result.json
     elif words in {("status",), ("history",)}:
-        heading, line = result.out.splitlines()
+        heading, line, *older = result.out.splitlines()
         assert heading.split()[-2:] == ["Correlation", "id"]
+        assert len(older) == (words == ("history",))
         assert line.split()[-1] == stored.record().correlation_id
 
 

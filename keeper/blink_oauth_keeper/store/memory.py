@@ -155,12 +155,12 @@ class StoredGrant:
         """Return whether a pair is in the journal."""
         return any(is_same_pair(entry.token, token) for entry in self.extras.journal)
 
-    def add_note(self, note: Note, now: datetime) -> None:
+    def add_note(self, note: Note, now: Moment) -> None:
         """Add an entry to the history."""
         generation = self.record.generation if self.record else 0
-        entry = (now, generation, note.correlation_id, evolve(note, correlation_id=None))
-        self.older_entries = (*self._all_entries()[1 - HISTORY_LENGTH :], entry)
-        self.newest_note = None
+        entry = (now.now, generation, note.correlation_id, evolve(note, correlation_id=None))
+        entries = (*self._all_entries()[1 - HISTORY_LENGTH :], entry)
+        self.extras = evolve(self.extras, older_entries=entries, newest_note=None)
 
     def history(self) -> list[HistoryEntry]:
         """Return the history, the newest entry first."""
