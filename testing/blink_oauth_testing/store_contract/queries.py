@@ -326,7 +326,7 @@ class Listing(Harness):
         assert (newest.note, newest.generation) == (added, claim.generation)
         record = self.read()
         assert untimed(record) == untimed(claim)
-        assert 900 < record.lease_left <= 1000
+        assert 20 < record.lease_left <= LONGEST_LEASE
         assert self.settle(claim, "b").stored
         self.store.add_note(KEY, note=note("later"))
         assert self.events() == ["later", "changed", "authorizing", "changed"]

@@ -385,7 +385,7 @@ class NotesEndTheLease(ChangeableStore):
     def add_note(self, key: GrantKey, *, note: Note) -> None:
         super().add_note(key, note=note)
         if key in self.grants:
-            self.grants[key].lease_until = None
+            self.change_extras(key, lease_until=None)
 
 
 @caught_by("a_note_can_be_added_for_an_unknown_grant")

@@ -438,6 +438,8 @@ def test_a_claim_of_many_due_records_takes_as_many_statements_as_one_of_few(
         "before_cursor_execute",
         lambda connection, cursor, statement, *rest: statements.append(statement),
     )
+    # The first claim of a store also checks what it may change.
+    attacked.store.claim_due(due(), owner="fake-owner", ttl=30, limit=1)
     counts = []
     for count in (2, 40):
         for number in range(count):
