@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError, InvalidInputError
-from blink_oauth_keeper import GrantKey, Record, State, TokenStore
+from blink_oauth_keeper import GrantKey, Note, Record, State, TokenStore
 from blink_oauth_keeper.errors import SchemaError, SealError, StoreError
 from blink_oauth_keeper.policy import needs_attention
 
@@ -106,8 +106,15 @@ def _store_checks(
 
 def _writable_check(store: TokenStore, client_id: str, new_name: Callable[[], str]) -> Check:
     try:
-        # The delete starts a write transaction, but matches no row.
-        store.erase(_absent_record(client_id, new_name()))
+        # The update needs the right to write, but matches no row.
+        store.release(
+            _absent_record(client_id, new_name()),
+            state=State.ACTIVE,
+            attempts=0,
+            pause=0.0,
+            error=None,
+            note=Note(event="doctor"),
+        )
     except StoreError as error:
         return failed(WRITABLE, str(error), _remedy(error))
     return passed(WRITABLE, "It takes changes.")

@@ -89,15 +89,15 @@ def keep_alive(
     concurrency: int,
     dry_run: bool,
 ) -> None:
-    """Refresh idle grants before their refresh tokens expire.
+    """Refresh idle grants before their refresh tokens expire, and finish failed revocations.
 
     Run it once a day, on every node if you like: no two refresh the same grant. On a terminal it
     shows its progress, anywhere else it prints one JSON line for each event. On SIGTERM or Ctrl-C
     it finishes the refreshes in progress, then exits.
 
     The exit code is 3 if a customer is needed for any grant of the store; 4 if a refresh is
-    uncertain; 1 if a refresh failed, a due grant was not refreshed, a bank has refused a grant for
-    more than a day, or a key is missing.
+    uncertain; 1 if a refresh or revocation failed, a due grant was not refreshed, a bank has
+    refused a grant for more than a day, or a key is missing.
     """
     app: App = ctx.obj
     options = _Options(within=within, limit=limit, concurrency=concurrency, dry_run=dry_run)
@@ -127,7 +127,7 @@ def _run(app: App, manager: TokenManager, options: _Options, stop: Callable[[], 
     unopened = needing_consent = needing_attention = 0
     for each in manager.statuses():
         unopened += each.state == "unreadable"
-        needing_consent += each.needs_consent and each.state != "revoked"
+        needing_consent += each.needs_consent and each.state not in {"revoking", "revoked"}
         needing_attention += each.state == "needs_attention"
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in asdict(report).items())
     _print(
@@ -195,6 +195,7 @@ def _progress(app: App, due: int) -> Iterator[Callable[[Report], None] | None]:
         def show(report: Report) -> None:
             finished = report.refreshed + report.failed + report.uncertain
             finished += report.consent_needed + report.attention_needed + report.left
+            finished += report.revoked
             bar.update(task, completed=finished, total=max(due, report.due))
 
         yield show

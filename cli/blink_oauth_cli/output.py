@@ -152,6 +152,7 @@ _STYLES = {
     "uncertain, customer needed": "red",
     "needs consent": "red",
     "FAIL": "bold red",
+    "revoking": "yellow",
     "revoked": "dim",
 }
 

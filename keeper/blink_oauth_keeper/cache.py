@@ -13,10 +13,10 @@ from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
 
 from .errors import NoTokenError, StoreError
-from .policy import Need, is_usable, windows
+from .policy import Need, is_behind, is_newer, is_usable, windows
 from .profile import TargetProfile
 from .steps import Result
-from .store.protocol import Record, State
+from .store.protocol import Record, is_revoked
 from .store.rules import interned
 
 __all__ = ["Cache", "CachedToken", "Deadline"]
@@ -68,7 +68,7 @@ class CachedToken:
 
 @frozen
 class _Doubt:
-    generation: int
+    record: Record
     number: int
     at: float
 
@@ -81,7 +81,7 @@ class _Failure:
 
 @define(eq=False)
 class Cache:
-    """The tokens, refused generations and recent failures of the grants, in one process.
+    """The tokens, refused records and recent failures of the grants, in one process.
 
     There is no lock: each dictionary operation is atomic. If two threads change the same entry, the
     older pair may stay in the cache until the store is read again; no pair is lost, because the
@@ -91,7 +91,8 @@ class Cache:
         now: Returns the current time, aware UTC.
         monotonic: Returns seconds of a clock that never goes back.
         tokens: The cached token of each grant.
-        refused: The newest generation of each grant that a bank's API refused or that was revoked.
+        refused: The newest record of each grant, if a bank's API refused its access token or it was
+            revoked.
         failures: Number of failed calls in a row, for each grant.
         doubts: The newest refusal of each grant whose token was too young to be refreshed.
         looked: The number of the newest doubt of each grant for which the store was read.
@@ -100,7 +101,7 @@ class Cache:
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
     tokens: dict[Grant, CachedToken] = field(factory=dict)
-    refused: dict[Grant, int] = field(factory=dict)
+    refused: dict[Grant, Record] = field(factory=dict)
     failures: dict[Grant, int] = field(factory=dict)
     doubts: dict[Grant, _Doubt] = field(init=False, factory=dict)
     looked: dict[Grant, int] = field(init=False, factory=dict)
@@ -128,15 +129,15 @@ class Cache:
         doubt = self.doubts.get(grant)
         return doubt.number if doubt else 0
 
-    def doubted(self, grant: Grant, number: int) -> int:
-        """Return the cached generation that is doubted up to a number, or 0.
+    def doubted(self, grant: Grant, number: int) -> Record | None:
+        """Return the record whose cached token is doubted up to a number, or None.
 
         It is doubted until the store has been read after the refusal, or a newer one is cached.
         """
         doubt, cached = self.doubts.get(grant), self.tokens.get(grant)
-        if doubt is None or cached is None or cached.record.generation > doubt.generation:
-            return 0
-        return doubt.generation if self.looked.get(grant, 0) < number else 0
+        if doubt is None or cached is None or is_newer(cached.record, doubt.record):
+            return None
+        return doubt.record if self.looked.get(grant, 0) < number else None
 
     def failure(self, grant: Grant) -> Result | None:
         """Return the result of the last flight if it failed and is still shared, otherwise None."""
@@ -159,10 +160,10 @@ class Cache:
         if result.record is not None:
             self._put(grant, result.record, profile)
 
-    def has_newer(self, record: Record) -> bool:
-        """Return whether the cached pair is newer than that of a record."""
-        cached = self.tokens.get(record.key.grant)
-        return cached is not None and cached.record.generation > record.generation
+    def known(self, grant: Grant) -> Record | None:
+        """Return the newest record of a grant that this process knows, or None."""
+        cached = self.tokens.get(grant)
+        return self.refused.get(grant) if cached is None else cached.record
 
     def update_looked(
         self, grant: Grant, result: Result, profile: TargetProfile, doubt: int
@@ -200,15 +201,14 @@ class Cache:
         cached = self.tokens.get(grant)
         if cached is None or cached.token.access_token != token.access_token:
             return True
-        generation = cached.record.generation
         if not refresh:
             if self.doubted(grant, self.doubt(grant)):
                 return True
-            return self._may_look(grant) and self._doubt(grant, generation)
+            return self._may_look(grant) and self._doubt(grant, cached.record)
         if self._age(cached) >= TOO_NEW:
-            self._refuse(grant, generation)
+            self._refuse(grant, cached.record)
             return True
-        self._doubt(grant, generation)
+        self._doubt(grant, cached.record)
         return False
 
     def _age(self, cached: CachedToken) -> timedelta:
@@ -219,22 +219,22 @@ class Cache:
         last = self.doubts.get(grant)
         return last is None or self.monotonic() - last.at >= LOOK_GAP
 
-    def _doubt(self, grant: Grant, generation: int) -> bool:
-        self.doubts[grant] = _Doubt(generation, next(self._numbers), self.monotonic())
+    def _doubt(self, grant: Grant, record: Record) -> bool:
+        self.doubts[grant] = _Doubt(record, next(self._numbers), self.monotonic())
         cached = self.tokens.get(grant)
-        if cached is not None and cached.record.generation <= generation:
+        if cached is not None and not is_newer(cached.record, record):
             self.tokens[grant] = evolve(cached, fresh_until=PAST)
         return True
 
     def _put(self, grant: Grant, record: Record, profile: TargetProfile) -> None:
-        token = record.token
-        if record.state is State.REVOKED or token is None:
-            self._refuse(grant, record.generation)
+        token, known = record.token, self.known(grant)
+        if known is not None and is_behind(record, known):
             return
+        if is_revoked(record) or token is None or not is_newer(record, self.refused.get(grant)):
+            self._refuse(grant, record)
+            return
+        self.refused.pop(grant, None)
         cached = self.tokens.get(grant)
-        older = cached is not None and cached.record.generation > record.generation
-        if older or record.generation <= self.refused.get(grant, 0):
-            return
         same = cached is not None and cached.record.generation == record.generation
         since = cached.since if cached is not None and same else math.ceil(self.monotonic())
         until = self._fresh_until(record, profile, RECHECK)
@@ -263,8 +263,6 @@ class Cache:
         if self.doubted(grant, self.doubt(grant)):
             self.tokens[grant] = evolve(cached, fresh_until=PAST)
 
-    def _refuse(self, grant: Grant, generation: int) -> None:
-        self.refused[grant] = max(generation, self.refused.get(grant, 0))
-        cached = self.tokens.get(grant)
-        if cached is not None and cached.record.generation <= generation:
-            self.tokens.pop(grant, None)
+    def _refuse(self, grant: Grant, record: Record) -> None:
+        self.refused[grant] = record
+        self.tokens.pop(grant, None)

@@ -12,7 +12,7 @@ from blink_oauth.errors import BlinkError
 from . import policy
 from .errors import ConsentNeededError, StoreError, UnknownGrantError
 from .events import EventName
-from .refresh import retry_until_stored, seconds_since
+from .refresh import load, retry_until_stored, seconds_since
 from .steps import (
     AddNote,
     Emit,
@@ -21,7 +21,6 @@ from .steps import (
     Job,
     Journal,
     JournalEntries,
-    Load,
     MarkRevoked,
     Publish,
     Put,
@@ -30,9 +29,9 @@ from .steps import (
     Step,
     Steps,
 )
-from .store.protocol import Note, Origin, Record, State
+from .store.protocol import Note, Origin, Record, State, is_revoked
 
-__all__ = ["authorize", "revoke"]
+__all__ = ["authorize", "finish_revocation", "revoke"]
 
 
 def authorize(job: Job) -> Steps:
@@ -42,7 +41,7 @@ def authorize(job: Job) -> Steps:
     not spent.
     """
     try:
-        before: Record | None = yield Load()
+        before = yield from load(job, overrides_lease=True)
         yield AddNote(Note(event=EventName.AUTHORIZING, actor=job.actor))
     except StoreError as error:
         return Result(None, _with_unspent_code(error))
@@ -75,7 +74,7 @@ def authorize(job: Job) -> Steps:
     if record is None:
         return result
     yield Emit(EventName.AUTHORIZED, record, correlation_id=correlation_id, seconds=seconds)
-    if record.state is State.REVOKED:
+    if is_revoked(record):
         return Result(record, ConsentNeededError("The grant was revoked. Authorize it anew."))
     return Result(record, obtained=True)
 
@@ -111,14 +110,32 @@ def _store(expected: Record, put: Put, result: Result) -> Generator[Step, Any, R
 def revoke(job: Job) -> Steps:
     """Mark a grant as revoked, revoke every pair of it at the bank, then erase the pairs."""
     try:
-        record: Record | None = yield MarkRevoked(Note(event=EventName.REVOKED, actor=job.actor))
+        # If the store went backwards, the newer pair is written back, to be revoked too.
+        yield from load(job, overrides_lease=True)
+        record: Record | None = yield MarkRevoked(Note(event=EventName.REVOKING, actor=job.actor))
         if record is None:
             return Result(None, UnknownGrantError("No token is stored for this grant."))
         # The cache must stop serving the grant before the bank is asked.
         yield Publish(Result(record), to_callers=False)
-        entries = yield JournalEntries()
+        yield Emit(EventName.REVOKING, record)
+        return (yield from _revoke_at_bank(job, record))
     except StoreError as error:
         return Result(None, error)
+
+
+def finish_revocation(job: Job) -> Steps:
+    """Finish a revocation, unless the customer has consented again."""
+    try:
+        record = yield from load(job, overrides_lease=True)
+        if record is None or not is_revoked(record):
+            return Result(record)
+        return (yield from _revoke_at_bank(job, record))
+    except StoreError as error:
+        return Result(None, error)
+
+
+def _revoke_at_bank(job: Job, record: Record) -> Steps:
+    entries = yield JournalEntries()
     # Pairs of a newer consent stay: the customer may have consented again in the meantime.
     pairs = [entry.token for entry in entries if entry.consent <= record.consent]
     if record.token is not None:
@@ -132,7 +149,9 @@ def revoke(job: Job) -> Steps:
     if failure is not None:
         yield Emit(EventName.REVOCATION_FAILED, record, failure)
         return Result(record, failure)
-    result = Result(evolve(record, token=None))
-    yield from retry_until_stored(Erase(record), result)
-    yield Emit(EventName.REVOKED, record)
+    erased = evolve(record, state=State.REVOKED, token=None)
+    note = Note(event=EventName.REVOKED, actor=job.actor)
+    result = Result(erased)
+    yield from retry_until_stored(Erase(record, note), result)
+    yield Emit(EventName.REVOKED, erased)
     return result

@@ -43,11 +43,10 @@ class EventName(StrEnum):
 
     Emitted once, when it becomes so. A person must look.
     """
+    REVOKING = "grant.revoking"
+    """The grant was marked as revoked; the bank has not confirmed it yet."""
     REVOKED = "grant.revoked"
-    """The bank confirmed the revocation.
-
-    In the history: the grant was marked as revoked, before the bank was asked.
-    """
+    """The bank confirmed the revocation, and the pairs were deleted."""
     REVOCATION_FAILED = "grant.revocation_failed"
     """A revocation failed at the bank: a token of the revoked grant may still be valid there."""
     UNSETTLED = "store.unsettled"
@@ -58,6 +57,11 @@ class EventName(StrEnum):
     """A result could not be stored before the manager closed."""
     UNREADABLE = "store.unreadable"
     """No key opens the pairs of due grants, which are not refreshed: once for each run."""
+    STORE_BEHIND = "store.behind"
+    """The store went backwards, as after a restore: the newer record in memory is written back.
+
+    With an error: it could not be written back, and nothing was sent.
+    """
 
 
 LEVELS: dict[EventName, int] = {
@@ -73,12 +77,14 @@ LEVELS: dict[EventName, int] = {
     EventName.SALVAGED: logging.WARNING,
     EventName.CONSENT_NEEDED: logging.ERROR,
     EventName.ATTENTION_NEEDED: logging.ERROR,
+    EventName.REVOKING: logging.INFO,
     EventName.REVOKED: logging.INFO,
     EventName.REVOCATION_FAILED: logging.ERROR,
     EventName.UNSETTLED: logging.CRITICAL,
     EventName.SETTLED_LATE: logging.WARNING,
     EventName.LOST: logging.CRITICAL,
     EventName.UNREADABLE: logging.CRITICAL,
+    EventName.STORE_BEHIND: logging.CRITICAL,
 }
 """The logging level of each event."""
 

@@ -37,6 +37,7 @@ from .steps import (
     Send,
     Settle,
     Step,
+    WriteBack,
 )
 from .store.protocol import GrantKey, TokenStore
 
@@ -147,7 +148,9 @@ class StepExecutor:
                 case Revoke():
                     return self.blink.revoke(key.grant, step.token, psu=job.psu)
                 case Erase():
-                    return store.erase(step.record)
+                    return store.erase(step.record, note=step.note)
+                case WriteBack():
+                    return store.write_back(step.known, seen=step.seen, note=step.note)
                 case Emit():
                     return self._emit(key, step)
         except BlinkError:

@@ -28,7 +28,7 @@ from .cache import Cache
 from .clocks import Moment
 from .errors import RefreshPendingError, StoreError
 from .executor import UNSTORED_POLL, StepExecutor, harmless
-from .policy import Attempt, Need, decide, is_usable
+from .policy import Attempt, Need, decide, is_newer, is_usable
 from .processes import close_at_exit, reset_after_fork
 from .profile import TargetProfile
 from .refresh import look, new_owner, refresh, refresh_claimed, release_unspent
@@ -360,7 +360,7 @@ def token_for_caller(
     """
     record = result.record
     if record is not None:
-        obtained = result.obtained and record.generation > need.newer_than
+        obtained = result.obtained and is_newer(record, need.newer_than)
         new_enough = result.stored_meanwhile or not need.forced
         if obtained or (new_enough and is_usable(record, need, profile, now)):
             return record.token
@@ -523,9 +523,15 @@ class SingleFlight:
         """Return the current moment by both clocks."""
         return Moment(self.now(), self.monotonic())
 
+    def start_rest_of_revocation(self, grant: Grant) -> Future[Result]:
+        """Start to finish a revocation that failed or was killed."""
+        job = self._job(grant, Psu.AUTO)
+        flight = self._flight(job, consent.finish_revocation(job))
+        return self.flights.start(flight, joinable=False)
+
     def start_claimed_refresh(self, claim: Record, claimed_at: Moment) -> Future[Result]:
         """Start the refresh of a record that `claim_due` has claimed."""
-        if self.cache.has_newer(claim):
+        if self.flights.has_unstored_result(claim.key.grant):
             self.release(claim, pause=UNSTORED_POLL)
             skipped: Future[Result] = Future()
             skipped.set_result(Result(claim))
@@ -565,7 +571,7 @@ class SingleFlight:
             if cached is None:
                 return None
             # A read of the store that began before the token was refused does not count.
-            doubted = self.cache.doubted(grant, refusal) > 0
+            doubted = self.cache.doubted(grant, refusal) is not None
             if looked and not doubted:
                 self._refresh_if_due(cached.record, job.profile)
                 return cached.token
@@ -625,7 +631,7 @@ class SingleFlight:
         return Job(
             key=key,
             profile=self.profile_of(grant.target_id),
-            need=evolve(wanted or Need(), newer_than=self.cache.refused.get(grant, 0)),
+            need=evolve(wanted or Need(), newer_than=self.cache.refused.get(grant)),
             psu=psu,
             actor="auto" if psu == Psu.AUTO else "psu",
             lease=self.lease,
@@ -637,7 +643,12 @@ class SingleFlight:
             random=self.random,
             new_owner=new_owner,
             responded_ago=partial(self.step_executor.breakers.responded_ago, grant.target_id),
+            known=partial(self._known, grant),
         )
+
+    def _known(self, grant: Grant) -> Record | None:
+        # An unstored result is newer than the store, and its own flight stores it.
+        return None if self.flights.has_unstored_result(grant) else self.cache.known(grant)
 
     def _flight(self, job: Job, steps: Steps) -> Flight:
         perform = partial(self.step_executor.perform, job)

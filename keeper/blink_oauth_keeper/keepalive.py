@@ -21,7 +21,7 @@ from .policy import LAST_ATTEMPT, UNLIMITED, Attempt, Need, attempt_limit, decid
 from .profile import AfterUncertainty, TargetProfile
 from .refresh import new_owner
 from .steps import Result
-from .store.protocol import DueQuery, Record, TokenStore
+from .store.protocol import DueQuery, Record, TokenStore, is_revoked
 
 __all__ = ["KeepAlive", "Progress", "Report"]
 
@@ -41,8 +41,8 @@ class Report:
     Attributes:
         due: Grants that this run claimed; in a dry run, grants that are due.
         refreshed: Grants with a new pair.
-        failed: Grants whose refresh failed, with nothing known to be spent; a later run tries
-            again.
+        failed: Grants whose refresh failed, with nothing known to be spent, or whose revocation
+            failed; a later run tries again.
         uncertain: Grants whose refresh token may be spent.
         consent_needed: Grants that need a new consent of the customer.
         attention_needed: Grants that the bank has refused to refresh for more than a day, for a
@@ -50,6 +50,7 @@ class Report:
         left: Grants without a new pair from this run and without an error: the lease was released
             unused, or the record had changed.
         unreadable: Grants that are due and not claimed, because no key of the store opens them.
+        revoked: Grants whose unfinished revocation the bank has now confirmed.
     """
 
     due: int = 0
@@ -60,6 +61,7 @@ class Report:
     attention_needed: int = 0
     left: int = 0
     unreadable: int = 0
+    revoked: int = 0
 
 
 Progress = Callable[[Report], None]
@@ -85,6 +87,9 @@ def counted(report: Report, flight: Future[Result]) -> Report:
         failed=report.failed + (not attention),
         attention_needed=report.attention_needed + attention,
     )
+
+
+Count = Callable[[Report, Future[Result]], Report]
 
 
 @define(eq=False)
@@ -124,12 +129,18 @@ class KeepAlive:
         return Report(due=due, unreadable=unreadable)
 
     def run(self, limit: int, on_progress: Progress | None) -> Report:
-        """Refresh the due grants.
+        """Refresh the due grants, then finish revocations, each once.
 
         Args:
-            limit: Number of grants at most.
+            limit: Number of grants at most, and of revocations.
             on_progress: Receives the report after each grant.
         """
+        self._refresh(limit, on_progress)
+        if not self._stopping():
+            self._finish_revocations(limit, on_progress)
+        return self._report if self.stopped else self._with_unreadable()
+
+    def _refresh(self, limit: int, on_progress: Progress | None) -> None:
         while True:
             free = TARGETS_AT_LEAST * self.concurrency - len(self._in_progress)
             free = min(free, limit - self._report.due)
@@ -142,7 +153,7 @@ class KeepAlive:
             elif next_permit_in is not None and self._report.due < limit:
                 self._sleep(next_permit_in)
             elif not self._start_last_attempts(limit - self._report.due):
-                return self._report if self.stopped else self._with_unreadable()
+                return
 
     def _with_unreadable(self) -> Report:
         # After the claims: they show which pairs do not open although their key is known.
@@ -159,6 +170,36 @@ class KeepAlive:
                 max_attempts=UNLIMITED,
             )
         )
+
+    def _finish_revocations(self, limit: int, on_progress: Progress | None) -> None:
+        for record in self.store.revoking(self.single_flight.client_id, limit=limit):
+            target_id = record.key.grant.target_id
+            profile = self.single_flight.profile_of(target_id)
+            while len(self._in_progress) >= self.concurrency:
+                self._collect(on_progress, count=self._counted_revocation)
+            while (permit := self.breakers.acquire(target_id, profile)).wait > 0:
+                self._sleep(permit.wait)
+                if self.stopped:
+                    break
+            if self._stopping():
+                break
+            if permit.hold_off == 0:
+                flight = self.single_flight.start_rest_of_revocation(record.key.grant)
+                self._in_progress[flight] = target_id
+        while self._in_progress:
+            self._collect(on_progress, count=self._counted_revocation)
+
+    def _counted_revocation(self, report: Report, flight: Future[Result]) -> Report:
+        result = Result() if flight.exception() else flight.result()
+        if result.record is not None:
+            target_id = result.record.key.grant.target_id
+            if not is_revoked(result.record):
+                return report
+            if result.error is None:
+                self.breakers.succeeded(target_id)
+                return evolve(report, revoked=report.revoked + 1)
+            self.breakers.failed(target_id, result.error)
+        return evolve(report, failed=report.failed + 1)
 
     def _is_batch(self, claims: int) -> bool:
         # A batch costs one transaction, so it should not be too small.
@@ -287,10 +328,15 @@ class KeepAlive:
         now = self.single_flight.now()
         return decide(record, Need(), profile, now, responded_ago=ago) == Attempt()
 
-    def _collect(self, on_progress: Progress | None, next_permit_in: float | None) -> None:
+    def _collect(
+        self,
+        on_progress: Progress | None,
+        next_permit_in: float | None = None,
+        count: Count = counted,
+    ) -> None:
         for future in wait(self._in_progress, next_permit_in, FIRST_COMPLETED).done:
             del self._in_progress[future]
-            self._report = counted(self._report, future)
+            self._report = count(self._report, future)
             if on_progress is not None:
                 on_progress(self._report)
 

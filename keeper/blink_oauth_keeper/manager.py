@@ -395,11 +395,12 @@ class TokenManager:
         """Refresh idle grants before their refresh tokens expire.
 
         Run it once a day, on one node or on all: each run claims small batches of its own. Unless
-        it is stopped, it also deletes the journal and history entries past their retention.
+        it is stopped, it also finishes revocations that failed or were killed, and deletes the
+        journal and history entries past their retention.
 
         Args:
             within: A refresh token is due if it would expire unused within this time.
-            limit: Number of grants at most.
+            limit: Number of grants at most, and of revocations.
             concurrency: Number of refreshes at one target at once; `threads` is the upper limit.
                 All targets share twice as many.
             dry_run: Only count the due grants.

@@ -23,7 +23,8 @@ from .errors import (
     UnknownGrantError,
 )
 from .profile import AfterUncertainty, TargetProfile
-from .store.protocol import GrantKey, Record, State
+from .store.protocol import GrantKey, Record, State, is_revoked
+from .store.rules import is_same_pair
 
 __all__ = [
     "UNLIMITED",
@@ -38,6 +39,8 @@ __all__ = [
     "backoff",
     "decide",
     "idle_until",
+    "is_behind",
+    "is_newer",
     "is_usable",
     "jitter",
     "may_be_replaced",
@@ -62,18 +65,19 @@ class Need:
 
     Attributes:
         validity: Seconds for which the access token must still be valid.
-        newer_than: The newest generation that was refused or revoked: only a newer one is served.
+        newer_than: The newest record whose access token was refused or revoked, or None: only a
+            newer pair is served.
         early: Whether to refresh a token that can be served, if it is stale or its last refresh is
             uncertain.
         forced: Whether only a newer token than the stored one is served.
-        doubted: The newest generation that was refused, but is too young to be refreshed.
+        doubted: The newest record whose access token was refused, but is too young to be refreshed.
     """
 
     validity: float = 0.0
-    newer_than: int = 0
+    newer_than: Record | None = None
     early: bool = False
     forced: bool = False
-    doubted: int = 0
+    doubted: Record | None = None
 
 
 @frozen
@@ -143,12 +147,53 @@ def is_usable(record: Record, need: Need, profile: TargetProfile, now: datetime)
 
     A `need.validity` above half the lifetime is reduced to half, as the windows are.
     """
-    revoked = record.token is None or record.state is State.REVOKED
-    if revoked or record.generation <= need.newer_than:
+    if record.token is None or is_revoked(record) or not is_newer(record, need.newer_than):
         return False
     expires_at = windows(record, profile).expires_at
     half = (expires_at - record.issued_at) / 2
     return expires_at - now > max(timedelta(0), min(timedelta(seconds=need.validity), half))
+
+
+def is_newer(record: Record, other: Record | None) -> bool:
+    """Return whether a record has a newer pair than another record of the grant, or no other is.
+
+    Consent and generation decide, unless the store was restored and a process without the newer
+    record counted on from the lower numbers: then the pair that was issued later is the newer one.
+    """
+    if other is None:
+        return True
+    numbers, others = (record.consent, record.generation), (other.consent, other.generation)
+    return numbers > others or record.issued_at > other.issued_at
+
+
+def is_behind(stored: Record | None, known: Record) -> bool:
+    """Return whether the store went backwards: it has an older record than one that was known.
+
+    Within a generation, the attempts of an uncertain record never become fewer, and only a new
+    generation makes a refused or revoked grant usable.
+
+    Args:
+        stored: The record as it was just read, or None if there is none.
+        known: The newest record of the grant that the process knows.
+    """
+    if stored is None:
+        # Without a pair it is a confirmed revocation: nothing is lost with it.
+        return known.token is not None
+    if is_newer(stored, known):
+        return False
+    if (stored.consent, stored.generation) != (known.consent, known.generation):
+        return True
+    return not is_revoked(stored) and (is_revoked(known) or _has_fewer_attempts(stored, known))
+
+
+def _has_fewer_attempts(stored: Record, known: Record) -> bool:
+    """Return whether a record of the same generation lacks an attempt, or that it was refused."""
+    if known.token is None or not is_same_pair(stored.token, known.token):
+        # The known pair was superseded before it was stored.
+        return False
+    if known.state is State.NEEDS_CONSENT:
+        return stored.state is not State.NEEDS_CONSENT
+    return known.state is State.UNCERTAIN and stored.attempts < known.attempts
 
 
 @frozen
@@ -198,7 +243,7 @@ def decide(
     """
     if record is None:
         return Refuse(UnknownGrantError("No token is stored for this grant. Authorize it first."))
-    if record.state is State.REVOKED or record.token is None:
+    if is_revoked(record) or record.token is None:
         return Refuse(ConsentNeededError("The grant was revoked. Authorize it anew."))
     usable = is_usable(record, need, profile, now)
     times = windows(record, profile)
@@ -206,7 +251,7 @@ def decide(
     early = need.early and (now >= times.advisory_at or _is_uncertain(record))
     if not due and not early and not need.forced:
         return Serve()
-    if record.state is State.REFRESHING and record.lease_left > 0:
+    if record.lease_left > 0:
         return AwaitLease() if due or need.forced else Serve()
     last_attempt_in = seconds_to_last_attempt(record, profile, now, responded_ago)
     error = _attempt_error(record, profile, hold_off, last_attempt_in, due=due)
@@ -217,7 +262,7 @@ def decide(
 
 def may_be_replaced(record: Record | None, need: Need) -> bool:
     """Return whether another owner of the lease may be about to replace a doubted token."""
-    if record is None or record.generation > need.doubted:
+    if record is None or need.doubted is None or is_newer(record, need.doubted):
         return False
     return record.state is State.REFRESHING and record.lease_left > 0
 

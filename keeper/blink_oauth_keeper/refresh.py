@@ -44,10 +44,20 @@ from .steps import (
     Step,
     Steps,
     Wait,
+    WriteBack,
 )
-from .store.protocol import Note, Origin, Record, Settlement, State, state_before
+from .store.protocol import (
+    Note,
+    Origin,
+    Record,
+    Settlement,
+    State,
+    is_revoked,
+    state_before,
+)
 
 __all__ = [
+    "load",
     "look",
     "new_owner",
     "refresh",
@@ -74,6 +84,51 @@ def seconds_since(job: Job, began: float) -> float | None:
         return None
 
 
+def load(job: Job, *, overrides_lease: bool = False) -> Generator[Step, Any, Record | None]:
+    """Read the record; if the store went backwards, write back the newest record known.
+
+    While a lease runs, nothing is written back, since its owner may store a newer pair: the record
+    that is returned is then the newest one known, under that lease.
+
+    Args:
+        job: What the flight is about.
+        overrides_lease: Whether to write back although a lease runs: for a flight that replaces the
+            record in any case.
+
+    Raises:
+        StoreError: The store cannot be used.
+    """
+    while True:
+        stored: Record | None = yield Load()
+        known = job.known()
+        if known is None or not policy.is_behind(stored, known):
+            return stored
+        if stored is not None and stored.lease_left > 0 and not overrides_lease:
+            return evolve(known, lease_left=stored.lease_left)
+        written = yield from _write_back(job, known, stored)
+        if written is not None:
+            return written
+
+
+def _write_back(
+    job: Job, known: Record, seen: Record | None
+) -> Generator[Step, Any, Record | None]:
+    """Write a record back; return it as stored, or None if the store has changed meanwhile."""
+    note = Note(event=EventName.STORE_BEHIND, correlation_id=known.correlation_id, actor=job.actor)
+    if known.token is None and seen is not None:
+        # The revocation was confirmed for the pair that was known then: it begins anew.
+        known = evolve(known, state=State.REVOKING, token=seen.token)
+    try:
+        # What the process knows is stored again before anything older is presented.
+        written: Record | None = yield WriteBack(known, seen, note)
+    except StoreError as error:
+        yield Emit(EventName.STORE_BEHIND, known, error)
+        raise
+    if written is not None:
+        yield Emit(EventName.STORE_BEHIND, written, correlation_id=known.correlation_id)
+    return written
+
+
 def settle(
     job: Job, claim: Record, token: Token, issued_at: datetime, seconds: float | None
 ) -> Generator[Step, Any, Result | None]:
@@ -92,12 +147,20 @@ def settle(
     if settlement is None:
         return received
     record = settlement.record
-    # The grant may have been revoked since the claim, or may no longer be in the store.
-    revoked = record is None or record.state is State.REVOKED
+    # The grant may have been revoked since the claim.
+    revoked = record is not None and is_revoked(record)
     if settlement.stored and not revoked:
         yield Emit(EventName.REFRESHED, record, correlation_id=correlation_id, seconds=seconds)
         return Result(record, obtained=True)
     yield Emit(EventName.SUPERSEDED, record, correlation_id=correlation_id, seconds=seconds)
+    if policy.is_behind(record, claim):
+        # The store went backwards during the refresh; the claimed pair is spent.
+        yield Publish(received, to_callers=False)
+        try:
+            written = yield from _write_back(job, _renewed(step), record)
+        except StoreError:
+            return received
+        return None if written is None else Result(written, obtained=True)
     if revoked:
         # [6] A revoked grant stays revoked: its late pair is revoked too.
         try:
@@ -172,10 +235,14 @@ def store_failure(
     )
     shared_for = min(pause, policy.LONGEST_SHARED)
     result = Result(released, error, shared_for=shared_for, refresh_in=pause if replay else None)
-    held_lease = yield from retry_until_stored(release, result)
+    # Until it is stored, this state is not certain: another owner may have taken the lease over.
+    held_lease = yield from retry_until_stored(release, evolve(result, record=claim))
     yield Emit(EventName(note.event), released, error, seconds=seconds)
     if held_lease and policy.needs_attention(released) and not needed_attention:
         yield Emit(EventName.ATTENTION_NEEDED, released, error)
+    if held_lease is False and release.state is State.UNCERTAIN:
+        # If the store went backwards, the attempt must stay counted.
+        yield Publish(Result(released), to_callers=False)
     # [8] Without the lease this failure is out of date: the store has a newer state.
     return None, None if held_lease is False else result
 
@@ -282,15 +349,18 @@ MIN_TRIES = 2
 def refresh(job: Job) -> Steps:
     """Get a usable pair: the stored one, one that another flight stores, or a refreshed one."""
     started = job.monotonic()
-    polls, tries, initial = 0, 0, None
+    polls, tries, first_read = 0, 0, True
+    first: Record | None = None
     while True:
         try:
-            record = yield Load()
+            record = yield from load(job)
         except StoreError as error:
             return Result(None, error, shared_for=STORE_FAILURE_SHARED_FOR)
-        generation = record.generation if record else 0
-        initial = generation if initial is None else initial
-        stored_meanwhile = generation > initial
+        if first_read:
+            first, first_read = record, False
+        stored_meanwhile = (
+            record is not first and record is not None and policy.is_newer(record, first)
+        )
         if stored_meanwhile:
             # A forced refresh wants a newer pair; it does not matter which flight stored it.
             job = evolve(job, need=evolve(job.need, forced=False))
@@ -301,6 +371,7 @@ def refresh(job: Job) -> Steps:
             shared_for = decision.error.retry_after or REFUSAL_SHARED_FOR
             shared_for = min(shared_for, policy.LONGEST_SHARED)
             return Result(record, decision.error, shared_for=shared_for)
+        assert record is not None, "without a record the decision is to refuse"
         left = started + job.max_wait - job.monotonic()
         # A machine that slept is late, but need not wait any longer.
         if isinstance(decision, Attempt) and pause == 0 and (left > 0 or tries < MIN_TRIES):
@@ -323,8 +394,17 @@ def refresh_claimed(job: Job, claim: Record, claimed_at: Moment) -> Steps:
         claim: The record that the store returned for the claim.
         claimed_at: The moment just before the store was asked for it.
     """
-    result = yield from _attempt(job, claim, claimed_at)
-    return result or Result(claim)
+    known = job.known()
+    is_behind = known is not None and policy.is_behind(claim, known)
+    if not is_behind:
+        result = yield from _attempt(job, claim, claimed_at)
+        if result is not None:
+            return result
+    try:
+        # If the claimed record is behind, the lease is this flight's own.
+        return Result((yield from load(job, overrides_lease=is_behind)))
+    except StoreError as error:
+        return Result(None, error)
 
 
 def look(job: Job) -> Steps:
@@ -332,7 +412,7 @@ def look(job: Job) -> Steps:
     started, polls = job.monotonic(), 0
     while True:
         try:
-            record = yield Load()
+            record = yield from load(job)
         except StoreError as error:
             return Result(None, error)
         left = started + job.max_wait - job.monotonic()

@@ -12,7 +12,7 @@ from blink_oauth.context import Grant
 from .errors import SealError
 from .policy import attempt_limit, needs_attention, seconds_to_last_attempt, windows
 from .profile import TargetProfile
-from .store.protocol import Record, State, TokenStore
+from .store.protocol import Record, State, TokenStore, is_revoked
 
 __all__ = ["GrantStatus", "status_of", "statuses_of"]
 
@@ -70,7 +70,7 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
     """
     # A listing opens no pair; the error says of which it is known that they cannot be opened.
     unreadable = record.token is None and record.error == SealError.__name__
-    has_pair = not unreadable and record.state is not State.REVOKED
+    has_pair = not unreadable and not is_revoked(record)
     times = windows(record, profile) if has_pair else None
     # Once the lease is over, its call is no longer in progress: the process was killed.
     in_progress = record.state is State.REFRESHING and record.lease_left > 0
@@ -78,7 +78,7 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
     retry_in = max(record.lease_left, record.pause_left)
     if record.state is State.UNCERTAIN:
         retry_in = max(retry_in, seconds_to_last_attempt(record, profile, now))
-    ended = record.state in {State.NEEDS_CONSENT, State.REVOKED}
+    ended = record.state is State.NEEDS_CONSENT or is_revoked(record)
     return GrantStatus(
         grant=record.key.grant,
         state=State.UNREADABLE if unreadable else _shown_state(record),

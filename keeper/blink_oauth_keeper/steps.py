@@ -47,6 +47,7 @@ __all__ = [
     "Step",
     "Steps",
     "Wait",
+    "WriteBack",
 ]
 
 
@@ -198,6 +199,16 @@ class Erase:
     """Delete the pairs of a revoked grant."""
 
     record: Record
+    note: Note
+
+
+@frozen
+class WriteBack:
+    """Replace the record of a store that went backwards. Returns the record, or None."""
+
+    known: Record
+    seen: Record | None
+    note: Note
 
 
 @frozen
@@ -253,6 +264,7 @@ Step = (
     | MarkRevoked
     | Revoke
     | Erase
+    | WriteBack
     | Wait
     | Publish
     | Emit
@@ -285,6 +297,7 @@ class Job:
         new_owner: Returns a unique name for a claim.
         responded_ago: Returns the seconds since the bank last responded to this process, infinite
             if it is not known to respond.
+        known: Returns the newest record of the grant that the process knows, or None.
     """
 
     key: GrantKey
@@ -303,6 +316,7 @@ class Job:
     random: Callable[[], float]
     new_owner: Callable[[], str]
     responded_ago: Callable[[], float] = lambda: math.inf
+    known: Callable[[], Record | None] = lambda: None
 
     def moment(self) -> Moment:
         """Return the current moment by both clocks."""

@@ -12,7 +12,7 @@ from attrs import evolve
 from blink_oauth_cli.errors import ExitCode
 from blink_oauth_cli.keep_alive import exit_code
 from blink_oauth_cli.output import parse_duration
-from blink_oauth_keeper import Note, Report, State
+from blink_oauth_keeper import EventName, Note, Report, State
 from blink_oauth_testing.sandbox import Fault
 from blink_oauth_testing.sandbox.messages import oauth_error
 from cli.cli_harness import TARGET, Harness, plain, require_no_secret, require_two_lines
@@ -23,7 +23,16 @@ KEEP_ALIVE = ("keep-alive", "--within", "30d")
 
 def report(**counts: int) -> Report:
     """Return a report in which all other counts are zero."""
-    names = ("due", "refreshed", "failed", "uncertain", "consent_needed", "left", "unreadable")
+    names = [
+        "due",
+        "refreshed",
+        "failed",
+        "uncertain",
+        "consent_needed",
+        "left",
+        "unreadable",
+        "revoked",
+    ]
     return Report(**(dict.fromkeys(names, 0) | counts))
 
 
@@ -36,6 +45,7 @@ def report(**counts: int) -> Report:
         ({"left": 1}, 0, 0, ExitCode.FAILED),
         ({"unreadable": 1}, 0, 0, ExitCode.FAILED),
         ({"unreadable": 1, "consent_needed": 1}, 1, 1, ExitCode.CONSENT_NEEDED),
+        ({"revoked": 1}, 0, 0, ExitCode.DONE),
         ({}, 0, 1, ExitCode.FAILED),
         ({"uncertain": 1, "failed": 1}, 0, 1, ExitCode.UNCERTAIN),
         ({"uncertain": 1, "consent_needed": 1}, 1, 0, ExitCode.CONSENT_NEEDED),
@@ -136,6 +146,27 @@ def test_a_failed_refresh_is_counted_and_sets_the_exit_code(
     result = harness.run(*KEEP_ALIVE)
     last = json.loads(result.out.splitlines()[-1])
     assert (result.code, last[count]) == (expected, 1), result.out
+
+
+def test_an_unfinished_revocation_is_shown_and_finished(stored: Harness) -> None:
+    with stored.open_store() as store:
+        store.mark_revoked(stored.record().key, note=Note(event=EventName.REVOKING))
+    (shown,) = stored.run("status", "--json").json
+    assert (shown["state"], shown["needs_consent"], shown["usable"]) == ("revoking", True, False)
+    result = stored.run("keep-alive")
+    last = json.loads(result.out.splitlines()[-1])
+    assert (result.code, last["revoked"], last["customers_needed"]) == (0, 1, 0), result.out
+    assert stored.run("status", "--json").json[0]["state"] == "revoked"
+
+
+def test_a_revocation_that_fails_again_sets_the_exit_code(stored: Harness) -> None:
+    with stored.open_store() as store:
+        store.mark_revoked(stored.record().key, note=Note(event=EventName.REVOKING))
+    stored.sandbox.fail("reset-after", operation="revoke_token", times=2)
+    result = stored.run("keep-alive")
+    last = json.loads(result.out.splitlines()[-1])
+    assert (result.code, last["revoked"], last["failed"]) == (ExitCode.FAILED, 0, 1), result.out
+    assert stored.record().state == "revoking"
 
 
 def test_a_terminal_gets_a_progress_bar_and_a_sentence(

@@ -7,6 +7,7 @@ manager takes its time from a `ManualClock`, which a test moves with `Harness.ad
 from __future__ import annotations
 
 import asyncio
+import copy
 import heapq
 import itertools
 import threading
@@ -39,7 +40,9 @@ from blink_oauth_keeper import (
     TokenManager,
     UnknownGrantError,
 )
+from blink_oauth_keeper.clocks import never_back
 from blink_oauth_keeper.flights import thread_pool
+from blink_oauth_keeper.store.memory import StoredGrant
 from blink_oauth_keeper.store.protocol import GrantKey, Record, TokenStore
 from blink_oauth_testing.sandbox.banks import Bank, BankPolicy, IssuedTokens
 from wrapper.harness import PSU, REDIRECT_URI, form, reply
@@ -540,6 +543,7 @@ class Harness:
         clock: The clocks of everything.
         banks: The platform.
         memory: The store in memory.
+        stored: What it contains.
         faulty: The same store as the managers use it.
         blink: The client of the managers.
         events: The events of the managers, in their order.
@@ -549,7 +553,9 @@ class Harness:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.banks = Banks(self.clock)
-        self.memory = MemoryTokenStore(clock=self.clock.now)
+        self.stored: dict[GrantKey, StoredGrant] = {}
+        self._store_clock = never_back(self.clock.now)
+        self.memory = self._new_store()
         self.faulty = FaultyStore(self.memory)
         self.blink = BlinkOAuth(
             SETTINGS, clock=self.clock.now, transport=httpx.MockTransport(self.banks)
@@ -666,6 +672,17 @@ class Harness:
         assert record is not None
         return record
 
+    def back_up(self) -> Callable[[], None]:
+        """Copy the store; return a function that restores this copy."""
+        backup = {key: copy.copy(stored) for key, stored in self.stored.items()}
+
+        def restore() -> None:
+            self.stored.clear()
+            self.stored.update({key: copy.copy(stored) for key, stored in backup.items()})
+            self.memory = self.faulty.inner = self._new_store()
+
+        return restore
+
     def key(self, grant: Grant) -> GrantKey:
         """Return the key of a grant in the store."""
         return GrantKey(CLIENT_ID, grant)
@@ -718,6 +735,11 @@ class Harness:
     def in_progress(self) -> int:
         """Return the sum of `busy` and `waiting`."""
         return self.busy() + self.waiting()
+
+    def _new_store(self) -> MemoryTokenStore:
+        return MemoryTokenStore(
+            clock=self.clock.now, monotonic=self._store_clock, grants=self.stored
+        )
 
     def _new_timers(self) -> ManualTimers:
         self._timers.append(ManualTimers(self.clock))

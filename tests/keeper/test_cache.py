@@ -175,7 +175,7 @@ def test_an_invalidated_token_is_removed_and_not_cached_again(
     clock.elapse(3600)
     assert cache.invalidate(GRANT, pair(4))
     assert cache.tokens == {}
-    assert cache.refused[GRANT] == 4
+    assert cache.refused[GRANT].generation == 4
     cache.update(GRANT, Result(record(4)), PROFILE)
     assert cache.tokens == {}
 
@@ -220,4 +220,50 @@ def test_an_older_refused_generation_does_not_replace_a_newer_one(
     clock.elapse(3600)
     cache.invalidate(GRANT, pair(7))
     cache.update(GRANT, Result(record(2, state=State.REVOKED)), PROFILE)
-    assert cache.refused[GRANT] == 7
+    assert cache.refused[GRANT].generation == 7
+
+
+def test_a_consent_that_was_issued_later_replaces_one_with_higher_numbers(cache: Cache) -> None:
+    cache.update(GRANT, Result(record(7)), PROFILE)
+    later = record(2, token=pair(8), issued_at=START + timedelta(seconds=1))
+    cache.update(GRANT, Result(later), PROFILE)
+    assert cached(cache).token == pair(8)
+
+
+@pytest.mark.parametrize("generation", [2, 7])
+def test_a_consent_that_was_issued_later_is_cached_after_a_revocation(
+    cache: Cache, generation: int
+) -> None:
+    cache.update(GRANT, Result(record(7, state=State.REVOKED, token=None)), PROFILE)
+    later = record(generation, issued_at=START + timedelta(seconds=1))
+    cache.update(GRANT, Result(later), PROFILE)
+    assert cached(cache).token == pair(generation)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"state": State.NEEDS_CONSENT}, {"state": State.UNCERTAIN, "attempts": 1}]
+)
+def test_an_older_state_of_the_same_generation_never_replaces_a_newer_one(
+    cache: Cache, facts: dict[str, Any]
+) -> None:
+    cache.update(GRANT, Result(record(**facts)), PROFILE)
+    cache.update(GRANT, Result(record()), PROFILE)
+    assert cached(cache).record == record(**facts)
+
+
+def test_the_newest_known_record_is_the_cached_or_the_refused_one(
+    cache: Cache, clock: ManualClock
+) -> None:
+    assert cache.known(GRANT) is None
+    cache.update(GRANT, Result(record(4)), PROFILE)
+    assert cache.known(GRANT) == record(4)
+    clock.elapse(3600)
+    cache.invalidate(GRANT, pair(4))
+    assert cache.known(GRANT) == record(4)
+    uncertain = record(4, state=State.UNCERTAIN, attempts=1)
+    cache.update(GRANT, Result(uncertain), PROFILE)
+    assert (cache.known(GRANT), cache.tokens) == (uncertain, {})
+    cache.update(GRANT, Result(record(5)), PROFILE)
+    assert cache.known(GRANT) == record(5)
+    cache.update(GRANT, Result(record(6, state=State.REVOKING)), PROFILE)
+    assert cache.known(GRANT) == record(6, state=State.REVOKING)

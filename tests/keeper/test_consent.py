@@ -18,6 +18,7 @@ from blink_oauth import (
 )
 from blink_oauth_keeper import ConsentNeededError, EventName, MemoryTokenStore, UnknownGrantError
 from blink_oauth_keeper.store.protocol import Origin, State
+from blink_oauth_keeper.store.rules import without_metadata
 from keeper.harness import (
     DAY,
     PSU,
@@ -281,12 +282,12 @@ def test_a_revocation_that_fails_at_the_bank_raises_and_can_be_repeated(
     with pytest.raises(RevocationError, match=f"refresh token {state}"):
         harness.manager.revoke(GRANT)
     assert harness.event_names()[-1] is EventName.REVOCATION_FAILED
-    assert harness.record(GRANT).state is State.REVOKED
+    assert harness.record(GRANT).state is State.REVOKING
     assert harness.record(GRANT).token is not None
     assert isinstance(get_error(harness), ConsentNeededError)
     harness.banks.respond_always(bank_response, kind="revoke")
     harness.manager.revoke(GRANT)
-    assert harness.record(GRANT).token is None
+    assert (harness.record(GRANT).state, harness.record(GRANT).token) == (State.REVOKED, None)
     assert not harness.banks.bank().accepts(token.access_token.reveal())
 
 
@@ -355,17 +356,22 @@ def test_a_late_pair_that_cannot_be_revoked_is_reported_and_journaled(
     assert entry.origin is Origin.SUPERSEDED
 
 
-def test_a_pair_whose_record_was_deleted_is_revoked(harness: Harness) -> None:
+def test_a_pair_that_is_received_after_the_store_lost_the_grant_is_stored(
+    harness: Harness,
+) -> None:
     grant = harness.expired_grant()
     gate = Gate()
     harness.banks.respond_next(gate)
-    caller = harness.in_thread(lambda: get_error(harness))
+    caller = harness.in_thread(lambda: harness.manager.get(grant))
     gate.wait()
     harness.faulty.inner = MemoryTokenStore(clock=harness.clock.now)
     gate.open()
-    assert isinstance(caller.result(TIMEOUT), UnknownGrantError)
-    assert len(harness.banks.presented("revoke")) == 2
-    assert harness.store.load(harness.key(grant)) is None
+    token = caller.result(TIMEOUT)
+    assert harness.banks.accepts(grant, token)
+    record = harness.store.load(harness.key(grant))
+    assert record is not None
+    assert (record.generation, record.token) == (2, without_metadata(token))
+    assert harness.banks.presented("revoke") == []
 
 
 def test_a_revocation_sends_nothing_if_the_journal_cannot_be_read(harness: Harness) -> None:

@@ -39,6 +39,7 @@ NAMES = {
     "grant.consent_needed": "ERROR",
     "grant.revocation_failed": "ERROR",
     "grant.revoked": "INFO",
+    "grant.revoking": "INFO",
     "refresh.abandoned": "WARNING",
     "refresh.failed": "WARNING",
     "refresh.replayed": "WARNING",
@@ -46,6 +47,7 @@ NAMES = {
     "refresh.succeeded": "INFO",
     "refresh.superseded": "WARNING",
     "refresh.uncertain": "ERROR",
+    "store.behind": "CRITICAL",
     "store.lost": "CRITICAL",
     "store.settled_late": "WARNING",
     "store.unreadable": "CRITICAL",
@@ -151,6 +153,15 @@ def settled_late(harness: Harness) -> None:
     harness.advance(5)
 
 
+def restored(harness: Harness) -> None:
+    grant = harness.authorize()
+    restore = harness.back_up()
+    harness.manager.refresh(grant)
+    restore()
+    harness.advance(600)
+    harness.manager.get(grant)
+
+
 SCENARIOS: dict[str, tuple[Callable[[Harness], None], list[str]]] = {
     "a code is exchanged": (authorized, ["grant.authorized"]),
     "a code is refused": (not_authorized, ["grant.authorization_failed"]),
@@ -165,8 +176,18 @@ SCENARIOS: dict[str, tuple[Callable[[Harness], None], list[str]]] = {
         superseded,
         ["grant.authorized", "grant.authorized", "refresh.superseded"],
     ),
-    "a grant is revoked": (revoked, ["grant.authorized", "grant.revoked"]),
-    "a revocation fails": (not_revoked, ["grant.authorized", "grant.revocation_failed"]),
+    "a grant is revoked": (
+        revoked,
+        ["grant.authorized", "grant.revoking", "grant.revoked"],
+    ),
+    "a revocation fails": (
+        not_revoked,
+        ["grant.authorized", "grant.revoking", "grant.revocation_failed"],
+    ),
+    "the store is restored from a backup": (
+        restored,
+        ["grant.authorized", "refresh.succeeded", "store.behind"],
+    ),
     "the store fails for a while": (
         settled_late,
         ["grant.authorized", "store.unsettled", "store.settled_late", "refresh.succeeded"],

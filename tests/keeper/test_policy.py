@@ -46,6 +46,8 @@ from blink_oauth_keeper.policy import (
     backoff,
     decide,
     idle_until,
+    is_behind,
+    is_newer,
     is_usable,
     jitter,
     needs_attention,
@@ -232,8 +234,8 @@ def test_the_jitter_only_shortens_the_advisory_window() -> None:
         # More than half the lifetime counts as half: a new token would soon have less, too.
         ({}, Need(2 * DAY), DAY / 2 - 1, True),
         ({}, Need(2 * DAY), DAY / 2 + 1, False),
-        ({}, Need(newer_than=2), 1, True),
-        ({}, Need(newer_than=3), 1, False),
+        ({}, Need(newer_than=record(generation=2)), 1, True),
+        ({}, Need(newer_than=record(generation=3)), 1, False),
         ({"state": State.REVOKED}, Need(), 1, False),
         ({"state": State.NEEDS_CONSENT}, Need(), 1, True),
         ({"state": State.UNCERTAIN}, Need(), 1, True),
@@ -482,7 +484,10 @@ def test_the_last_attempt_waits_for_its_pause_too() -> None:
 
 
 def test_an_invalidated_access_token_ends_the_hold() -> None:
-    assert decide(record(**UNCERTAIN), Need(newer_than=3), HOLD, at(FRESH)) == Attempt()
+    assert (
+        decide(record(**UNCERTAIN), Need(newer_than=record(generation=3)), HOLD, at(FRESH))
+        == Attempt()
+    )
 
 
 def test_a_pending_error_names_the_rest_of_the_lease() -> None:
@@ -503,8 +508,13 @@ def test_a_token_that_the_flight_obtained_is_served_although_it_has_expired() ->
 
 def test_a_token_that_the_flight_obtained_is_not_served_if_it_was_invalidated() -> None:
     obtained = Result(record(), obtained=True)
-    assert token_for_caller(obtained, Need(newer_than=2), DEFAULTS, at(5)) is not None
-    assert token_for_caller(obtained, Need(newer_than=3), DEFAULTS, at(5)) is None
+    assert (
+        token_for_caller(obtained, Need(newer_than=record(generation=2)), DEFAULTS, at(5))
+        is not None
+    )
+    assert (
+        token_for_caller(obtained, Need(newer_than=record(generation=3)), DEFAULTS, at(5)) is None
+    )
 
 
 def test_a_usable_token_is_served_although_the_flight_failed() -> None:
@@ -796,3 +806,85 @@ def test_seconds_that_are_not_positive_and_finite_are_refused(name: str, value: 
 def test_a_rate_that_is_not_positive_and_finite_is_refused(value: Any) -> None:
     with pytest.raises(InvalidInputError, match="rate"):
         TargetProfile(rate=value)
+
+
+# Stores that went backwards
+
+
+KNOWN: dict[str, Any] = {"generation": 5, "consent": 2, "issued_at": at(100)}
+LATER = {"issued_at": at(200)}
+
+
+@pytest.mark.parametrize(
+    ("stored", "known", "expected"),
+    [
+        # Numbers.
+        ({}, {}, False),
+        ({"generation": 6}, {}, False),
+        ({"generation": 4}, {}, True),
+        ({"generation": 9, "consent": 1}, {}, True),
+        ({"generation": 1, "consent": 3}, {}, False),
+        ({"generation": 4, "issued_at": at(50)}, {}, True),
+        ({"generation": 6, "issued_at": at(50)}, {}, False),
+        # A store that moved on with lower numbers.
+        ({"generation": 4} | LATER, {}, False),
+        ({"generation": 2, "consent": 1} | LATER, {}, False),
+        (LATER, {"state": State.NEEDS_CONSENT}, False),
+        (LATER, {"state": State.UNCERTAIN, "attempts": 2}, False),
+        # Attempts.
+        ({}, {"state": State.UNCERTAIN, "attempts": 1}, True),
+        (
+            {"attempts": 1, "state": State.UNCERTAIN},
+            {"state": State.UNCERTAIN, "attempts": 2},
+            True,
+        ),
+        (
+            {"attempts": 2, "state": State.REFRESHING},
+            {"state": State.UNCERTAIN, "attempts": 1},
+            False,
+        ),
+        (
+            {"attempts": 1, "state": State.UNCERTAIN},
+            {"state": State.REFRESHING, "attempts": 2},
+            False,
+        ),
+        ({}, {"state": State.REFRESHING, "attempts": 1}, False),
+        # States.
+        ({}, {"state": State.NEEDS_CONSENT}, True),
+        ({"state": State.UNCERTAIN, "attempts": 1}, {"state": State.NEEDS_CONSENT}, True),
+        ({"state": State.NEEDS_CONSENT}, {"state": State.NEEDS_CONSENT}, False),
+        ({"state": State.NEEDS_CONSENT}, {}, False),
+        ({"state": State.REVOKING}, {"state": State.NEEDS_CONSENT}, False),
+        ({"state": State.REVOKING}, {"state": State.UNCERTAIN, "attempts": 1}, False),
+        # Another pair has this generation.
+        (
+            {"token": Token(access_token="fake-other")},
+            {"state": State.UNCERTAIN, "attempts": 1},
+            False,
+        ),
+        ({"token": Token(access_token="fake-other")}, {"state": State.NEEDS_CONSENT}, False),
+        ({}, {"state": State.REVOKED}, True),
+        ({}, {"state": State.REVOKING}, True),
+        ({"state": State.REVOKING}, {"state": State.REVOKED, "token": None}, False),
+        ({"state": State.REVOKED, "token": None}, {"state": State.REVOKING}, False),
+    ],
+)
+def test_a_store_is_behind_if_it_has_an_older_record(
+    stored: dict[str, Any], known: dict[str, Any], expected: bool
+) -> None:
+    assert is_behind(record(**(KNOWN | stored)), record(**(KNOWN | known))) is expected
+
+
+def test_a_store_that_has_lost_a_record_is_behind_unless_it_was_erased() -> None:
+    assert is_behind(None, record())
+    assert is_behind(None, record(state=State.REVOKING))
+    assert not is_behind(None, record(state=State.REVOKED, token=None))
+
+
+def test_a_pair_is_newer_by_its_numbers_or_by_the_time_of_its_issue() -> None:
+    known = record(**KNOWN)
+    assert is_newer(known, None)
+    assert not is_newer(known, known)
+    assert is_newer(record(**(KNOWN | {"generation": 6, "issued_at": at(50)})), known)
+    assert is_newer(record(**(KNOWN | {"generation": 1} | LATER)), known)
+    assert not is_newer(record(**(KNOWN | {"generation": 4})), known)

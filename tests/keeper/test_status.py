@@ -245,14 +245,15 @@ def test_the_history_lists_events_and_outcomes_newest_first(harness: Harness) ->
     history = harness.manager.history(grant)
     assert [entry.note.event for entry in history] == [
         EventName.REVOKED,
+        EventName.REVOKING,
         EventName.CONSENT_NEEDED,
         EventName.UNCERTAIN,
         EventName.AUTHORIZED,
         EventName.AUTHORIZING,
     ]
-    outcomes = ["done", "rejected", "uncertain", "done", "done"]
+    outcomes = ["done", "done", "rejected", "uncertain", "done", "done"]
     assert [entry.note.outcome for entry in history] == outcomes
-    assert len({entry.note.correlation_id for entry in history[1:4]}) == 3
+    assert len({entry.note.correlation_id for entry in history[2:5]}) == 3
     assert harness.manager.history(grant, limit=1) == history[:1]
     harness.allowed_replays = 1
 

@@ -179,7 +179,7 @@ MUTANTS = (
         old=" if entry.consent <= record.consent]",
         new="]",
         breaks="a_revocation_revokes_no_newer_consent",
-        scenario=evolve(SCENARIOS["revocations"], jump=0.08, tasks=6, delay=0.5),
+        scenario=evolve(SCENARIOS["revocations"], jump=0.05, tasks=8, delay=0.6),
     ),
     Mutant(
         name="settle: a result that is stored late serves a revoked grant",
@@ -240,7 +240,7 @@ MUTANTS = (
     Mutant(
         name="decide: a caller does not wait for a running lease",
         module=POLICY,
-        old="    if record.state is State.REFRESHING and record.lease_left > 0:\n",
+        old="    if record.lease_left > 0:\n",
         new="    if False:\n",
         breaks="every_flight_ends_with_a_token_or_a_typed_error",
         scenario=SCENARIOS["crashes"],
@@ -248,10 +248,18 @@ MUTANTS = (
     Mutant(
         name="decide: a revoked grant is not refused",
         module=POLICY,
-        old="    if record.state is State.REVOKED or record.token is None:\n",
+        old="    if is_revoked(record) or record.token is None:\n",
         new="    if record.token is None:\n",
         breaks="every_flight_ends_with_a_token_or_a_typed_error",
         scenario=evolve(SCENARIOS["revocations"], request_fault=0.5),
+    ),
+    Mutant(
+        name="is_behind: a released attempt looks like a step backwards",
+        module=POLICY,
+        old="    return known.state is State.UNCERTAIN and stored.attempts < known.attempts\n",
+        new="    return stored.attempts < known.attempts\n",
+        breaks="nothing_is_written_back_unless_the_store_went_backwards",
+        scenario=evolve(SCENARIOS["request-faults"], request_fault=0.7),
     ),
     Mutant(
         name="claim: compares attempts only",

@@ -14,7 +14,7 @@ from blink_oauth.tokens import Token
 from blink_oauth_keeper import steps
 from blink_oauth_keeper.errors import StoreError
 from blink_oauth_keeper.store.memory import MemoryTokenStore
-from blink_oauth_keeper.store.protocol import Note, Origin, Record, State
+from blink_oauth_keeper.store.protocol import Note, Origin, Record, State, is_revoked
 from blink_oauth_testing.sandbox.banks import IssuedTokens, Refusal
 
 from .facts import Facts, Lease, Written
@@ -266,7 +266,8 @@ class Simulation:
             access = after.token.access_token.reveal()
             self.facts.ever_stored.add(access)
             consent = self.consent_of[access]
-            if how == "Put":
+            is_newer = how == "WriteBack" and consent > self.newest_consent
+            if how == "Put" or is_newer:
                 self.newest_consent = consent
                 self.store_consents[consent] = after.consent
         written = Written(
@@ -297,7 +298,7 @@ class Simulation:
         record = self.stored
         assert record is not None
         self.facts.valid_pair_abandoned = self._has_valid_entry(record, ahead=1)
-        usable = record.state not in {State.REVOKED, State.NEEDS_CONSENT}
+        usable = not is_revoked(record) and record.state is not State.NEEDS_CONSENT
         self.facts.refresh_token_valid = usable and self.is_valid(record.token)
         self.facts.valid_consents = {
             self.store_consents[consent]
@@ -351,5 +352,9 @@ _STORE_CALLS: dict[type[steps.Step], tuple[_StoreCall, bool]] = {
     steps.JournalEntries: (lambda store, _: store.journal_entries(KEY), False),
     steps.Salvage: (lambda store, step: store.salvage(step.claim, note=step.note), True),
     steps.MarkRevoked: (lambda store, step: store.mark_revoked(KEY, note=step.note), True),
-    steps.Erase: (lambda store, step: store.erase(step.record), True),
+    steps.WriteBack: (
+        lambda store, step: store.write_back(step.known, seen=step.seen, note=step.note),
+        True,
+    ),
+    steps.Erase: (lambda store, step: store.erase(step.record, note=step.note), True),
 }

@@ -11,8 +11,9 @@ from attrs import define, field, frozen
 from blink_oauth.errors import BlinkError
 from blink_oauth.tokens import Token
 from blink_oauth_keeper import steps
+from blink_oauth_keeper.cache import Cache
 from blink_oauth_keeper.errors import StoreError
-from blink_oauth_keeper.policy import Need
+from blink_oauth_keeper.policy import Need, is_newer
 from blink_oauth_keeper.steps import Job, Steps
 from blink_oauth_keeper.store.protocol import Record
 
@@ -81,7 +82,9 @@ class Worker:
         closing: Whether its manager is closing.
         moves: Number of its moves.
         flights: Number of its flights.
-        seen: The newest generation that it has seen.
+        seen: The newest record that it has seen.
+        cache: The cache of the process.
+        has_published_result: Whether the flight has published a result that is not stored.
         stored: The stored record after its last write in this flight.
         record: The last record that the store has returned in this flight.
         lost: Whether the flight has emitted `store.lost`.
@@ -102,7 +105,9 @@ class Worker:
     closing: bool = False
     moves: int = 0
     flights: int = 0
-    seen: int = 0
+    seen: Record | None = None
+    cache: Cache = field(init=False)
+    has_published_result: bool = False
     flight: Flight = NO_FLIGHT
     stored: Record | None = None
     record: Record | None = None
@@ -117,6 +122,8 @@ class Worker:
     log: list[tuple[Enum, int, float]] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
+        simulation = self.simulation
+        self.cache = Cache(lambda: moment(simulation.time + self.skew), lambda: simulation.time)
         self._await_next_task()
 
     def is_ready(self) -> bool:
@@ -175,7 +182,7 @@ class Worker:
         self.flights += 1
         self.flight = Flight(f"{self.name}{self.flights}", task.kind)
         self.stored = self.record = self.presentation = None
-        self.lost = self.erased = False
+        self.lost = self.erased = self.has_published_result = False
         job = self._job(task)
         code = simulation.code
         if task.kind == "refresh":
@@ -192,7 +199,7 @@ class Worker:
         simulation = self.simulation
         return Job(
             key=KEY,
-            need=Need(newer_than=self.seen if task.newer else 0, early=task.early),
+            need=Need(newer_than=self.seen if task.newer else None, early=task.early),
             profile=simulation.kind.profile,
             lease=LEASE,
             call_timeout=CALL_TIMEOUT,
@@ -203,6 +210,7 @@ class Worker:
             random=simulation.scheduler.random,
             new_owner=simulation.new_owner,
             responded_ago=self._responded_ago,
+            known=self._known,
         )
 
     def _responded_ago(self) -> float:
@@ -210,6 +218,9 @@ class Worker:
             return math.inf
         self.simulation.facts.others_responded = True
         return 0.0
+
+    def _known(self) -> Record | None:
+        return None if self.has_published_result else self.cache.known(KEY.grant)
 
     def _resume(self, result: Any) -> None:
         if self.phase is Phase.RESULT and isinstance(self.step, steps.Send | steps.ExchangeCode):
@@ -241,7 +252,15 @@ class Worker:
             return (None,)
         if kind is steps.AcquirePermit:
             return (self.simulation.scheduler.permit(),)
-        return (None,) if kind is steps.Publish else None
+        if kind is steps.Publish:
+            assert isinstance(step, steps.Publish)
+            self.has_published_result = self.has_published_result or step.to_callers
+            self._update_cache(step.result)
+            return (None,)
+        return None
+
+    def _update_cache(self, result: steps.Result) -> None:
+        self.cache.update(KEY.grant, result, self.simulation.kind.profile)
 
     def _set_step(self, step: steps.Step) -> None:
         self.step = step
@@ -299,7 +318,7 @@ class Worker:
         """Remember a record that the store has returned, and whether a pair outlasted its lease."""
         if isinstance(result, Record):
             self.record = result
-            self.seen = max(self.seen, result.generation)
+            self.seen = result if is_newer(result, self.seen) else self.seen
         if isinstance(step, steps.Settle):
             self._check_lease()
         self.erased = self.erased or (isinstance(step, steps.Erase) and result is True)
@@ -389,5 +408,6 @@ class Worker:
         if result.refresh_in is not None:
             at = simulation.time + result.refresh_in
             self.tasks = [Task(early=True, at=at), *self.tasks]
+        self._update_cache(result)
         self.protocol = None
         self._await_next_task()

@@ -9,6 +9,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from heapq import nsmallest
 from itertools import islice
 from typing import NoReturn
 
@@ -30,21 +31,25 @@ from .protocol import (
     Settlement,
     State,
     TokenStore,
+    is_revoked,
 )
 from .rules import (
     claimed,
     empty_record,
+    erased,
     fingerprint,
     interned,
     is_due,
     is_latest_claim,
     is_same_pair,
+    is_unchanged,
     newest_salvageable,
     renewed,
     revoked,
     to_second,
     utc,
     without_metadata,
+    written_back,
 )
 
 __all__ = ["MemoryTokenStore", "StoredGrant"]
@@ -237,6 +242,12 @@ class MemoryTokenStore(TokenStore):
     def _default_monotonic(self) -> Callable[[], float]:
         return monotonic if self._clock is utc_now else never_back(self._clock)
 
+    def __attrs_post_init__(self) -> None:
+        now = self._monotonic()
+        for grant in self._grants.values():
+            if grant.record is not None:
+                self._due.replace(None, grant.record, until=grant.extras.until, now=now)
+
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "A MemoryTokenStore can be neither pickled nor copied. Use SqlTokenStore for several "
@@ -328,24 +339,47 @@ class MemoryTokenStore(TokenStore):
                 grant.add_to_journal(record, record.token, Origin.REPLACED, now)
             return self._write(grant, evolve(pair, consent=record.consent + 1), now, note=note)
 
+    def write_back(self, known: Record, *, seen: Record | None, note: Note) -> Record | None:
+        with self._access():
+            grant, now = self._grants.setdefault(known.key, StoredGrant()), self._now()
+            record = grant.record
+            if not is_unchanged(record, seen):
+                return None
+            if record and record.token and not is_same_pair(known.token, record.token):
+                grant.add_to_journal(record, record.token, Origin.REPLACED, now)
+            return self._write(grant, written_back(known), now, note=note)
+
     def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
         with self._access():
             grant, now = self._grants.get(key, StoredGrant()), self._now()
-            if grant.record is None or grant.record.state is State.REVOKED:
+            if grant.record is None or is_revoked(grant.record):
                 return grant.record
             return self._write(grant, revoked(grant.record), now, note=note)
 
-    def erase(self, record: Record) -> bool:
+    def erase(self, record: Record, *, note: Note) -> bool:
         with self._access():
             grant = self._grants.get(record.key, StoredGrant())
             stored = grant.record
-            if stored is None or stored.state is not State.REVOKED:
+            if stored is None or not is_revoked(stored):
                 return False
             if stored.generation != record.generation:
                 return False
             grant.extras = evolve(grant.extras, journal=())
-            self._write(grant, evolve(stored, token=None, expires_at=None), self._now())
+            if stored.token is not None:
+                self._write(grant, erased(stored), self._now(), note=note)
             return True
+
+    def revoking(self, client_id: str, *, limit: int) -> Sequence[Record]:
+        with self._access():
+            found = [
+                grant.record
+                for grant in self._grants.values()
+                if grant.record
+                and grant.record.key.client_id == client_id
+                and is_revoked(grant.record)
+                and (grant.record.token or grant.extras.journal)
+            ]
+        return nsmallest(limit, found, key=lambda record: _order(record.key))
 
     def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
         with self._access():

@@ -30,6 +30,7 @@ __all__ = [
     "Settlement",
     "State",
     "TokenStore",
+    "is_revoked",
     "state_before",
 ]
 
@@ -63,8 +64,10 @@ class State(StrEnum):
     """The refresh token was presented, and it is unknown whether it is spent."""
     NEEDS_CONSENT = "needs_consent"
     """The bank refused the refresh token: the customer has to give a new consent."""
+    REVOKING = "revoking"
+    """We revoked the grant, and a token of it may still be valid at the bank."""
     REVOKED = "revoked"
-    """We revoked the grant."""
+    """We revoked the grant, and the bank has confirmed it."""
     NEEDS_ATTENTION = "needs_attention"
     """The bank keeps refusing to refresh, for a reason other than the refresh token: a person must
     look. Only in a status: the stored state is active or uncertain."""
@@ -128,6 +131,11 @@ class Record:
         return self.token.expires_at if self.token else None
 
 
+def is_revoked(record: Record) -> bool:
+    """Return whether a grant was revoked, whether or not the bank has confirmed it."""
+    return record.state in {State.REVOKING, State.REVOKED}
+
+
 def state_before(claim: Record) -> State:
     """Return the state to restore if nothing was spent under a claim."""
     return State.UNCERTAIN if claim.attempts > 1 else State.ACTIVE
@@ -153,7 +161,7 @@ class Origin(StrEnum):
     SUPERSEDED = "superseded"
     """A refresh returned it after the record's generation had changed."""
     REPLACED = "replaced"
-    """The pair of a new consent replaced it in the record."""
+    """A new consent, or a newer pair that was written back, replaced it in the record."""
     REFUSED = "refused"
     """The bank refused it, and `salvage` replaced it in the record."""
     ERROR = "error"
@@ -242,9 +250,9 @@ class TokenStore(Protocol):
     Every method acts as one transaction, with three exceptions: in `claim_due` each claim is one,
     in `purge` each batch, and `settle` may use another one to add a pair to the journal. When a
     method returns, its effect is durable and visible to all processes. When it raises `StoreError`,
-    it had no effect, or its effect is unknown; therefore `settle`, `release`, `journal`, `salvage`
-    and `erase` must be safe to call again with the same arguments. Before `put` is repeated, the
-    record must be read.
+    it had no effect, or its effect is unknown; therefore `settle`, `release`, `journal`, `salvage`,
+    `erase` and `write_back` must be safe to call again with the same arguments. Before `put` is
+    repeated, the record must be read.
 
     Leases and pauses run by the store's own clock, which all processes share. If that clock is set
     back, a lease lasts at most once more as long. Between two calls a store holds no lock and no
@@ -363,8 +371,25 @@ class TokenStore(Protocol):
             note: For the history.
         """
 
+    def write_back(self, known: Record, *, seen: Record | None, note: Note) -> Record | None:
+        """Replace a record by a newer one, after the store went backwards.
+
+        It succeeds only if generation and attempts are still those of `seen`, or, without `seen`,
+        if the grant has no record. The record gets generation, consent, state, attempts, pair and
+        error of `known`, without lease and pause. The replaced pair goes to the journal as
+        `replaced`, unless it is the same pair.
+
+        Args:
+            known: The newest record of the grant that the process knows.
+            seen: The record as it was read, or None if there was none.
+            note: For the history.
+
+        Returns:
+            The record as it is now, or None if it has changed since it was read.
+        """
+
     def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
-        """Mark a grant as revoked. Its pair stays until `erase`.
+        """Mark a grant as revoked: its state becomes `revoking`. Its pair stays until `erase`.
 
         The generation goes up by one, so that a refresh in progress cannot change the record;
         lease, pause, attempts, error and refusals are cleared. If the grant is revoked already,
@@ -374,14 +399,28 @@ class TokenStore(Protocol):
             The record as it is now, or None if the grant has none.
         """
 
-    def erase(self, record: Record) -> bool:
+    def erase(self, record: Record, *, note: Note) -> bool:
         """Delete the pair of a revoked grant, and the journal entries of its consents.
 
-        Nothing is deleted unless the generation is still the record's and the state is `revoked`.
-        The record itself and its history stay.
+        Nothing is deleted unless the generation is still the record's and the state is `revoking`
+        or `revoked`. The state becomes `revoked`; the record itself and its history stay.
+
+        Args:
+            record: What `mark_revoked` or `revoking` returned.
+            note: For the history, unless the pair was erased before.
 
         Returns:
             Whether generation and state matched.
+        """
+
+    def revoking(self, client_id: str, *, limit: int) -> Sequence[Record]:
+        """Return revoked records that still have a pair, in the record or in the journal.
+
+        They are sorted by target and username.
+
+        Args:
+            client_id: The client of the records.
+            limit: The most records to return.
         """
 
     def journal(self, record: Record, token: Token, *, origin: Origin) -> None:

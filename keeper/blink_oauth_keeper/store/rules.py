@@ -25,11 +25,13 @@ __all__ = [
     "claimed",
     "due_order",
     "empty_record",
+    "erased",
     "fingerprint",
     "interned",
     "is_due",
     "is_latest_claim",
     "is_same_pair",
+    "is_unchanged",
     "newest_salvageable",
     "renewed",
     "revoked",
@@ -38,6 +40,7 @@ __all__ = [
     "to_second",
     "utc",
     "without_metadata",
+    "written_back",
 ]
 
 T = TypeVar("T", bound=Hashable)
@@ -128,13 +131,31 @@ def revoked(record: Record) -> Record:
     return evolve(
         record,
         generation=generation,
-        state=State.REVOKED,
+        state=State.REVOKING,
         attempts=0,
         owner=None,
         error=None,
         refusals=0,
         refused_since=None,
     )
+
+
+def erased(record: Record) -> Record:
+    """Return the revoked record without its pair."""
+    return evolve(record, state=State.REVOKED, token=None, expires_at=None)
+
+
+def written_back(known: Record) -> Record:
+    """Return a record that this process knows as it is to be stored again."""
+    token = known.token and without_metadata(known.token)
+    return evolve(known, token=token, owner=None, lease_left=0.0, pause_left=0.0)
+
+
+def is_unchanged(record: Record | None, seen: Record | None) -> bool:
+    """Return whether generation and attempts of a record are still those that a caller read."""
+    if record is None or seen is None:
+        return record is seen
+    return (record.generation, record.attempts) == (seen.generation, seen.attempts)
 
 
 def is_latest_claim(record: Record, claim: Record) -> bool:

@@ -32,17 +32,21 @@ from .protocol import (
     Settlement,
     State,
     TokenStore,
+    is_revoked,
 )
 from .rules import (
     CLAIMABLE,
     SALVAGEABLE,
     due_order,
     empty_record,
+    erased,
     is_latest_claim,
     is_same_pair,
+    is_unchanged,
     newest_salvageable,
     renewed,
     revoked,
+    written_back,
 )
 from .sealing import Binding, Sealed, Status, new_key, sealer_for
 from .sql_clock import bound_ends, bound_ends_of_due, start_clock
@@ -462,27 +466,60 @@ class SqlTokenStore(SqlBase, TokenStore):
             return written
 
     @operation
+    def write_back(self, known: Record, *, seen: Record | None, note: Note) -> Record | None:
+        with self._prepared().transaction() as session:
+            row = session.row(sql_statements.LOCK, grant_params(known.key))
+            # Its pair need not be opened: it is that of `seen`.
+            current = row and record_of(known.key, row, None)
+            if not is_unchanged(current, seen):
+                return None
+            if row is None or current is None:
+                return self._write(session, sql_statements.INSERT, known, written_back(known), note)
+            replaced, token = sealed_in(row), seen and seen.token
+            if replaced and not (token and is_same_pair(known.token, token)):
+                binding = binding_of(known.key, row, Origin.REPLACED)
+                self._insert_entry(
+                    session, binding, self._seal(binding, token) if token else replaced
+                )
+            change = sql_statements.WRITE
+            return self._write(session, change, current, written_back(known), note)
+
+    @operation
     def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
         with self._prepared().transaction() as session:
             row = session.row(sql_statements.LOCK, grant_params(key))
             if row is None:
                 return None
             current = self._reader.record(key, row)
-            if current.state is State.REVOKED:
+            if is_revoked(current):
                 return current
             written = self._write(session, sql_statements.WRITE, current, revoked(current), note)
             assert written is not None
             return written
 
     @operation
-    def erase(self, record: Record) -> bool:
-        parameters = record_params(record)
+    def erase(self, record: Record, *, note: Note) -> bool:
+        parameters = grant_params(record.key)
         with self._prepared().transaction() as session:
-            if not session.count(sql_statements.ERASE, parameters):
+            row = session.row(sql_statements.LOCK, parameters)
+            current = row and record_of(record.key, row, None)
+            if current is None or not is_revoked(current):
                 return False
+            if current.generation != record.generation:
+                return False
+            if current.state is State.REVOKING:
+                self._write(session, sql_statements.WRITE, current, erased(current), note)
             consents = {"last_consent": record.consent}
             session.count(sql_statements.ERASE_JOURNAL, parameters | consents)
         return True
+
+    @operation
+    def revoking(self, client_id: str, *, limit: int) -> Sequence[Record]:
+        with self._prepared().session() as session:
+            rows = session.rows(sql_statements.REVOKING, {"client": client_id, "limit": limit})
+        # A pair that cannot be opened cannot be revoked at the bank.
+        found = ((row, self._reader.record_if_opened(key_of(row), row)) for row in rows)
+        return [record for row, record in found if record.token or row.sealed is None]
 
     @operation
     def journal(self, record: Record, token: Token, *, origin: Origin) -> None:

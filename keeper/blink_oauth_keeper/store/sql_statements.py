@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import cache
+from operator import eq
 from typing import Any
 
 from sqlalchemy import (
@@ -48,19 +49,28 @@ from blink_oauth_keeper.errors import SealError
 
 from .protocol import LONGEST_LEASE, LONGEST_PAUSE, State
 from .sealing import ID_LENGTH
-from .sql_tables import HAS_CLAIMABLE_STATE, Change, UtcDateTime, clock, grants, history, journal
+from .sql_tables import (
+    HAS_CLAIMABLE_STATE,
+    Change,
+    UtcDateTime,
+    clock,
+    grants,
+    history,
+    is_revoking,
+    journal,
+)
 
 __all__ = [
     "CLAIM",
     "CLAIM_LOCKED",
     "DELETE_ROWS",
-    "ERASE",
     "INSERT",
     "LOAD",
     "LOCK",
     "PAUSE_LOCKED",
     "RECORDS",
     "RELEASE",
+    "REVOKING",
     "SALVAGE",
     "SELECT_OLD",
     "WRITE",
@@ -321,6 +331,10 @@ RELEASE_VALUES: dict[str, object] = {
 }
 
 
+def _key_of(table: Table) -> tuple[ColumnElement[str], ...]:
+    return (table.c.client_id, table.c.target_id, table.c.username)
+
+
 def _with_history(change: ReturningUpdate[Any] | ReturningInsert[Any]) -> Change:
     # A single statement needs no explicit transaction. On PostgreSQL it is one round trip, and a
     # process that stops in the middle holds no lock.
@@ -390,11 +404,6 @@ INSERT = _with_history(
     )
     .returning(*RECORD_COLUMNS)
 )
-ERASE = (
-    update(grants)
-    .where(HAS_GENERATION, grants.c.state == State.REVOKED.value)
-    .values(sealed=None, key_id=None, expires_at=None, mac=None, updated_at=NOW)
-)
 
 
 def _no_later_than(column: ColumnElement[datetime], name: str) -> ColumnElement[datetime]:
@@ -429,6 +438,20 @@ RESTART_LEASES = (
     update(grants)
     .where(grants.c.lease_until.is_not(None))
     .values(lease_until=seconds_from(LEASE_NOW, "ttl"))
+)
+# Every revocation that is not finished has a pair: in the row, or in the journal.
+_WITH_A_PAIR = (
+    select(*_key_of(grants))
+    .where(grants.c.client_id == bindparam("client"), is_revoking)
+    .union(select(*_key_of(journal)).where(journal.c.client_id == bindparam("client")))
+    .subquery()
+)
+REVOKING = (
+    select(*RECORD_COLUMNS)
+    .join(_WITH_A_PAIR, and_(*map(eq, _key_of(grants), _WITH_A_PAIR.c)))
+    .where(grants.c.state == State.REVOKED.value)
+    .order_by(grants.c.target_id, grants.c.username)
+    .limit(bindparam("limit"))
 )
 RECORDS = (
     select(*RECORD_COLUMNS)

@@ -38,6 +38,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    and_,
     literal_column,
 )
 from sqlalchemy.exc import DBAPIError
@@ -59,6 +60,7 @@ from .protocol import (
     Origin,
     Record,
     State,
+    is_revoked,
 )
 from .rules import CLAIMABLE
 from .sealing import Binding, Sealed, Sealer, Status, altered
@@ -82,6 +84,7 @@ __all__ = [
     "grants",
     "history",
     "history_entry",
+    "is_revoking",
     "journal",
     "key_of",
     "metadata",
@@ -182,6 +185,15 @@ Index(
     *(grants.c.attempts, grants.c.lease_until, grants.c.pause_until),
     sqlite_where=HAS_CLAIMABLE_STATE,
     postgresql_where=HAS_CLAIMABLE_STATE,
+)
+# Literal, so that the conditions of a query imply it: no index is used for parameters.
+is_revoking = and_(grants.c.state == literal_column("'revoked'"), grants.c.key_id.is_not(None))
+"""The condition that a revocation is not finished: the row still has a pair."""
+Index(
+    "blink_oauth_grants_revoking",
+    grants.c.client_id,
+    postgresql_where=is_revoking,
+    sqlite_where=is_revoking,
 )
 
 journal = Table(
@@ -398,7 +410,8 @@ def pair_params(record: Record, sealed: Sealed | None) -> Parameters:
     return {
         "new_generation": record.generation,
         "new_consent": record.consent,
-        "new_state": record.state.value,
+        # Rows and processes of the first version know no `revoking`: it is `revoked` with a pair.
+        "new_state": State.REVOKED.value if is_revoked(record) else record.state.value,
         "new_sealed": sealed and sealed.text,
         "new_key_id": sealed and sealed.key_id,
         "new_issued_at": record.issued_at,
@@ -488,13 +501,18 @@ def entry_binding_of(key: GrantKey, row: Row[Any]) -> Binding:
     return binding_of(key, row, Origin(row.origin))
 
 
+def _state_of(row: Row[Any]) -> State:
+    state = State(row.state) if row.state in STATES else State.UNCERTAIN
+    return State.REVOKING if state is State.REVOKED and row.key_id is not None else state
+
+
 def record_of(key: GrantKey, row: Row[Any], token: Token | None) -> Record:
     """Return the record in a row, with the given pair."""
     return Record(
         key=key,
         generation=row.generation,
         consent=row.consent,
-        state=State(row.state) if row.state in STATES else State.UNCERTAIN,
+        state=_state_of(row),
         token=token,
         issued_at=row.issued_at,
         # The sealed time is the one that nobody else can have changed.

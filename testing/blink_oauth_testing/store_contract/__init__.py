@@ -16,11 +16,14 @@ from .consents import Consents, Salvaging
 from .harness import ManualClock
 from .queries import DueRecords, Listing
 from .values import Values
+from .write_back import WritingBack
 
 __all__ = ["ManualClock", "TokenStoreContract"]
 
 
-class TokenStoreContract(Claims, Settling, Consents, Salvaging, DueRecords, Listing, Values):
+class TokenStoreContract(
+    Claims, Settling, Consents, Salvaging, WritingBack, DueRecords, Listing, Values
+):
     """Test that a store does what `TokenStore` promises.
 
     Subclass it in a test module and override:

@@ -8,6 +8,7 @@ from blink_oauth.tokens import Token
 from blink_oauth_keeper.store.protocol import Origin, Record, State
 
 from .harness import (
+    CLIENT,
     ISSUED,
     KEY,
     Harness,
@@ -113,7 +114,7 @@ class Consents(Harness):
         assert revoked == evolve(
             before,
             generation=before.generation + 1,
-            state=State.REVOKED,
+            state=State.REVOKING,
             updated_at=self.read().updated_at,
         )
 
@@ -157,19 +158,72 @@ class Consents(Harness):
         revoked = self.store.mark_revoked(KEY, note=note("revoked"))
         events = self.events()
         assert revoked is not None
-        assert self.store.erase(revoked)
+        assert self.store.erase(revoked, note=note("erased"))
         now = self.read()
-        gone = evolve(revoked, token=None, expires_at=None)
+        gone = evolve(revoked, state=State.REVOKED, token=None, expires_at=None)
         assert now == evolve(gone, updated_at=now.updated_at)
-        assert (self.journal(), self.events()) == ([], events)
+        assert (self.journal(), self.events()) == ([], ["erased", *events])
         assert len(self.journal(other.key)) == 1
+
+    def test_erasing_again_changes_nothing(self) -> None:
+        self.put("a")
+        revoked = self.store.mark_revoked(KEY, note=note())
+        assert revoked is not None
+        assert self.store.erase(revoked, note=note())
+        erased, events = self.read(), self.events()
+        assert self.store.erase(revoked, note=note())
+        assert self.store.mark_revoked(KEY, note=note()) == erased == self.read()
+        assert self.events() == events
+
+    def test_erasing_deletes_a_pair_that_was_journaled_after_the_first_erasure(self) -> None:
+        claim = self.claim(self.put("a"))
+        revoked = self.store.mark_revoked(KEY, note=note())
+        assert revoked is not None
+        assert self.store.erase(revoked, note=note())
+        assert not self.settle(claim, "late").stored
+        assert self.store.erase(revoked, note=note())
+        assert self.journal() == []
+        assert self.read().state is State.REVOKED
+
+    def test_a_revocation_is_unfinished_until_it_is_erased(self) -> None:
+        self.put("active", grant_key("active"))
+        marked = []
+        for target, name in [("IIDX00002", "a"), ("IIDX00001", "b"), ("IIDX00001", "a")]:
+            key = grant_key(name, target)
+            self.put(name, key)
+            marked.append(self.store.mark_revoked(key, note=note()))
+        expected = [marked[2], marked[1], marked[0]]
+        assert list(self.second.revoking(CLIENT, limit=10)) == expected
+        assert list(self.second.revoking(CLIENT, limit=2)) == expected[:2]
+        assert list(self.second.revoking("CIDX0000000003", limit=10)) == []
+        assert marked[1] is not None
+        assert self.store.erase(marked[1], note=note())
+        assert list(self.second.revoking(CLIENT, limit=10)) == [marked[2], marked[0]]
+
+    def test_a_revocation_is_unfinished_while_the_journal_has_a_pair(self) -> None:
+        claim = self.claim(self.put("a"))
+        revoked = self.store.mark_revoked(KEY, note=note())
+        assert revoked is not None
+        assert self.store.erase(revoked, note=note())
+        assert list(self.second.revoking(CLIENT, limit=10)) == []
+        assert not self.settle(claim, "late").stored
+        assert list(self.second.revoking(CLIENT, limit=10)) == [self.read()]
+        assert self.store.erase(self.read(), note=note())
+        assert list(self.second.revoking(CLIENT, limit=10)) == []
+
+    def test_a_new_consent_ends_an_unfinished_revocation(self) -> None:
+        self.put("a")
+        self.store.mark_revoked(KEY, note=note())
+        assert self.put("b").state is State.ACTIVE
+        assert list(self.second.revoking(CLIENT, limit=10)) == []
+        assert entry_values(self.journal()) == [(Origin.REPLACED, pair("a"), 2, 1)]
 
     def test_only_a_revoked_grant_is_erased(self) -> None:
         active = self.put("a")
         self.settle(active, "b")
         self.settle(active, "c")
         journal = self.journal()
-        assert not self.store.erase(self.read())
+        assert not self.store.erase(self.read(), note=note())
         assert self.read().token == pair("b")
         assert self.journal() == journal
 
@@ -178,7 +232,7 @@ class Consents(Harness):
         revoked = self.store.mark_revoked(KEY, note=note())
         assert revoked is not None
         again = self.put("b")
-        assert not self.store.erase(revoked)
+        assert not self.store.erase(revoked, note=note())
         assert self.read() == again
         assert entry_values(self.journal()) == [(Origin.REPLACED, pair("a"), 2, 1)]
 
@@ -188,18 +242,18 @@ class Consents(Harness):
         assert first is not None
         self.put("b")
         later = self.store.mark_revoked(KEY, note=note())
-        assert not self.store.erase(first)
+        assert not self.store.erase(first, note=note())
         assert self.read() == later
 
     def test_an_unknown_grant_cannot_be_erased(self) -> None:
         unknown = evolve(self.put("a"), key=grant_key("unknown"), state=State.REVOKED)
-        assert not self.store.erase(unknown)
+        assert not self.store.erase(unknown, note=note())
 
     def test_a_new_consent_after_an_erasure_replaces_no_pair(self) -> None:
         self.put("a")
         revoked = self.store.mark_revoked(KEY, note=note())
         assert revoked is not None
-        self.store.erase(revoked)
+        self.store.erase(revoked, note=note())
         again = self.put("a")
         assert (again.generation, again.consent, again.token) == (3, 2, pair("a"))
         assert (again.state, self.journal()) == (State.ACTIVE, [])

@@ -13,6 +13,7 @@ from uuid import uuid4
 from attrs import evolve
 
 from blink_oauth.context import Grant
+from blink_oauth.headers import ResponseMeta, Source
 from blink_oauth.tokens import Token
 from blink_oauth_keeper.store.protocol import (
     LONGEST_LEASE,
@@ -30,6 +31,7 @@ __all__ = [
     "CLIENT",
     "ISSUED",
     "KEY",
+    "META",
     "Harness",
     "ManualClock",
     "access_tokens",
@@ -49,6 +51,15 @@ T = TypeVar("T")
 CLIENT = "CIDX0000000002"
 TARGET = "IIDX99999"
 BEARER = "bearer"
+META = ResponseMeta(
+    status=200,
+    correlation_id="call-1",
+    echoed=True,
+    source=Source.PROVIDER,
+    language=None,
+    caching_forbidden=True,
+    retry_after=None,
+)
 ISSUED = datetime(2030, 5, 17, 9, 30, 0, 123456, tzinfo=UTC)
 
 

@@ -232,7 +232,7 @@ class Listing(Harness):
         assert [record.state for record in page] == [
             State.ACTIVE,
             State.REFRESHING,
-            State.REVOKED,
+            State.REVOKING,
         ]
         assert page[0] == evolve(self.read(grant_key("active")), token=None)
         assert 20 < page[1].lease_left <= LONGEST_LEASE

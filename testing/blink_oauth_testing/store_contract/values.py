@@ -7,11 +7,10 @@ from datetime import UTC, datetime, timedelta, timezone
 
 from attrs import evolve
 
-from blink_oauth.headers import ResponseMeta, Source
 from blink_oauth.tokens import Oddity, Token
 from blink_oauth_keeper.store.protocol import GrantKey, Origin
 
-from .harness import CLIENT, ISSUED, KEY, Harness, days, due, grant_key, is_utc, note, pair
+from .harness import CLIENT, ISSUED, KEY, META, Harness, days, due, grant_key, is_utc, note, pair
 
 __all__ = ["Values"]
 
@@ -73,17 +72,8 @@ class Values(Harness):
         self.round_trip(Token(access_token="a" * LARGE, refresh_token="\U0001f600" * (LARGE // 4)))
 
     def test_response_headers_are_not_stored_and_unknown_members_are(self) -> None:
-        meta = ResponseMeta(
-            status=200,
-            correlation_id="call-1",
-            echoed=True,
-            source=Source.PROVIDER,
-            language=None,
-            caching_forbidden=True,
-            retry_after=None,
-        )
         extra = {"id_token": "fake-id-token", "refresh_expires_in": 7, "list": [{"é": None}, 1.5]}
-        received = evolve(pair("a"), meta=meta, extra=extra)
+        received = evolve(pair("a"), meta=META, extra=extra)
         kept = evolve(received, meta=None)
         put = self.store.put(KEY, received, issued_at=ISSUED, idle_until=None, note=note())
         assert put.token == self.read().token == kept

@@ -399,7 +399,7 @@ class NotesNeedARecord(ChangeableStore):
 class RevokeErases(ChangeableStore):
     def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
         revoked = super().mark_revoked(key, note=note)
-        return revoked and (self.erase(revoked) or True) and self.load(key)
+        return revoked and (self.erase(revoked, note=note) or True) and self.load(key)
 
 
 @caught_by("a_revocation_clears_lease_pause_attempts_and_error")
@@ -414,26 +414,149 @@ class RevokeKeepsTheAttempts(ChangeableStore):
 
 @caught_by("only_a_revoked_grant_is_erased")
 class EraseIgnoresTheState(ChangeableStore):
-    def erase(self, record: Record) -> bool:
+    def erase(self, record: Record, *, note: Note) -> bool:
         if record.key in self.grants:
             self.change(record.key, state=State.REVOKED)
-        return super().erase(record)
+        return super().erase(record, note=note)
 
 
 @caught_by("nothing_is_erased_after_a_later_revocation")
 class EraseIgnoresTheGeneration(ChangeableStore):
-    def erase(self, record: Record) -> bool:
-        return super().erase(self.load(record.key) or record)
+    def erase(self, record: Record, *, note: Note) -> bool:
+        return super().erase(self.load(record.key) or record, note=note)
 
 
 @caught_by("erasing_deletes_every_pair_and_keeps_record_and_history")
 class EraseKeepsTheJournal(ChangeableStore):
-    def erase(self, record: Record) -> bool:
+    def erase(self, record: Record, *, note: Note) -> bool:
         journal = self.journal_entries(record.key)
-        erased = super().erase(record)
+        erased = super().erase(record, note=note)
         if erased:
             self.change_extras(record.key, journal=tuple(reversed(journal)))
         return erased
+
+
+@caught_by("erasing_again_changes_nothing")
+class EraseAddsToTheHistoryEachTime(ChangeableStore):
+    def erase(self, record: Record, *, note: Note) -> bool:
+        if (now := self.load(record.key)) and now.state is State.REVOKED:
+            self.change(record.key, token=Token(access_token="fake-access-token"))
+        return super().erase(record, note=note)
+
+
+@caught_by("erasing_deletes_every_pair_and_keeps_record_and_history")
+class EraseKeepsTheState(ChangeableStore):
+    def erase(self, record: Record, *, note: Note) -> bool:
+        erased = super().erase(record, note=note)
+        if erased:
+            self.change(record.key, state=State.REVOKING)
+        return erased
+
+
+@caught_by("a_revocation_is_unfinished_until_it_is_erased")
+class RevokingIgnoresTheClient(ChangeableStore):
+    def revoking(self, client_id: str, *, limit: int) -> Sequence[Record]:
+        revoking = super().revoking
+        clients = {key.client_id for key in self.grants}
+        return [each for name in clients for each in revoking(name, limit=limit)]
+
+
+@caught_by("a_revocation_is_unfinished_while_the_journal_has_a_pair")
+class RevokingIgnoresTheJournal(ChangeableStore):
+    def revoking(self, client_id: str, *, limit: int) -> Sequence[Record]:
+        found = super().revoking(client_id, limit=limit)
+        return [record for record in found if record.token]
+
+
+@caught_by("a_new_consent_ends_an_unfinished_revocation")
+class RevokingFindsEveryJournal(ChangeableStore):
+    def revoking(self, client_id: str, *, limit: int) -> Sequence[Record]:
+        return [record for key in self.grants if (record := self.load(key))][:limit]
+
+
+class WriteBackHooks(ChangeableStore):
+    """A store with a method that runs before `write_back` and one that runs after it."""
+
+    def before(self, known: Record, seen: Record | None) -> tuple[Record, Record | None]:
+        """Return the arguments, to break a rule before the call."""
+        return known, seen
+
+    def after(self, written: Record) -> None:
+        """Break a rule after the call."""
+
+    def write_back(self, known: Record, *, seen: Record | None, note: Note) -> Record | None:
+        known, seen = self.before(known, seen)
+        written = super().write_back(known, seen=seen, note=note)
+        if written is not None:
+            self.after(written)
+        return written
+
+
+@caught_by("nothing_is_written_back_after_another_change")
+class WriteBackIgnoresTheGeneration(WriteBackHooks):
+    def before(self, known: Record, seen: Record | None) -> tuple[Record, Record | None]:
+        return known, self.load(known.key)
+
+
+@caught_by("nothing_is_written_back_after_a_claim")
+class WriteBackIgnoresTheAttempts(WriteBackHooks):
+    def before(self, known: Record, seen: Record | None) -> tuple[Record, Record | None]:
+        now = self.load(known.key)
+        return known, seen and now and evolve(seen, attempts=now.attempts)
+
+
+@caught_by("an_existing_record_is_not_overwritten_as_a_missing_one")
+class WriteBackReplacesAnyRecord(WriteBackHooks):
+    def before(self, known: Record, seen: Record | None) -> tuple[Record, Record | None]:
+        return known, seen or self.load(known.key)
+
+
+@caught_by("a_missing_record_is_not_written_back_over_one_that_was_seen")
+class WriteBackAddsARecord(WriteBackHooks):
+    def before(self, known: Record, seen: Record | None) -> tuple[Record, Record | None]:
+        return known, seen if known.key in self.grants else None
+
+
+@caught_by("a_record_that_is_written_back_replaces_an_older_one")
+class WriteBackDropsTheOldPair(WriteBackHooks):
+    def after(self, written: Record) -> None:
+        self.change_extras(written.key, journal=())
+
+
+@caught_by("a_replaced_pair_is_never_salvaged")
+class WriteBackJournalsTheOldPairAsSuperseded(WriteBackHooks):
+    def after(self, written: Record) -> None:
+        journal = self.grants[written.key].extras.journal
+        late = {"origin": Origin.SUPERSEDED, "generation": 9, "consent": written.consent}
+        self.change_extras(written.key, journal=tuple(evolve(e, **late) for e in journal))
+
+
+@caught_by("the_attempts_of_an_uncertain_record_are_written_back")
+class WriteBackKeepsTheAttempts(WriteBackHooks):
+    def before(self, known: Record, seen: Record | None) -> tuple[Record, Record | None]:
+        return evolve(known, attempts=seen.attempts if seen else 0), seen
+
+
+@caught_by("a_refused_record_is_written_back")
+class WriteBackMakesARecordActive(WriteBackHooks):
+    def before(self, known: Record, seen: Record | None) -> tuple[Record, Record | None]:
+        return evolve(known, state=State.ACTIVE), seen
+
+
+@caught_by("writing_back_ends_lease_and_pause")
+class WriteBackKeepsTheOwner(WriteBackHooks):
+    def after(self, written: Record) -> None:
+        self.change(written.key, owner="fake-owner")
+
+
+@caught_by("a_pair_that_is_written_back_keeps_no_headers")
+class WriteBackStoresEverything(WriteBackHooks):
+    def before(self, known: Record, seen: Record | None) -> tuple[Record, Record | None]:
+        self.token = known.token
+        return known, seen
+
+    def after(self, written: Record) -> None:
+        self.change(written.key, token=self.token)
 
 
 @caught_by("a_pair_that_is_journaled_twice_is_in_the_journal_once")

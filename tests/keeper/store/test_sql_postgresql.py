@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 
 from blink_oauth_keeper import Origin, Record, SqlTokenStore, State
@@ -76,6 +77,7 @@ def call_all_methods(store: SqlTokenStore) -> None:
     assert record is not None
     store.journal(record, pair("d"), origin=Origin.ERROR)
     claimed = claim(store, record)
+    assert store.write_back(evolve(claimed, generation=9), seen=record, note=note()) is None
     salvaged = store.salvage(claimed, note=note())
     assert salvaged is not None
     assert store.release(salvaged, state=State.ACTIVE, attempts=0, pause=0, error=None, note=note())
@@ -88,7 +90,8 @@ def call_all_methods(store: SqlTokenStore) -> None:
     revoked = store.mark_revoked(KEY, note=note())
     assert revoked is not None
     assert len(store.journal_entries(KEY)) > 1
-    assert store.erase(revoked)
+    assert store.revoking(CLIENT, limit=10) == [revoked]
+    assert store.erase(revoked, note=note())
     assert [record.state for record in store.records(CLIENT)] == [State.REVOKED]
     assert len(store.history(KEY)) > 5
     assert store.purge() == 0
