@@ -10,7 +10,7 @@ from attrs import evolve
 from blink_oauth.errors import BlinkError
 
 from . import policy
-from .errors import ConsentNeededError, StoreError, UnknownGrantError
+from .errors import ConsentNeededError, SealError, StoreError, UnknownGrantError
 from .events import EventName
 from .refresh import load, retry_until_stored, seconds_since
 from .steps import (
@@ -38,10 +38,13 @@ def authorize(job: Job) -> Steps:
     """Exchange a code and store the pair.
 
     The store is read and changed first: if it is unavailable or read-only, the single-use code is
-    not spent.
+    not spent. A record that cannot be opened does not stop the customer: the new pair replaces it.
     """
     try:
-        before = yield from load(job, overrides_lease=True)
+        try:
+            before = yield from load(job, overrides_lease=True)
+        except SealError as error:
+            before = error.record
         yield AddNote(Note(event=EventName.AUTHORIZING, actor=job.actor))
     except StoreError as error:
         return Result(None, _with_unspent_code(error))

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from blink_oauth import (
     BlinkError,
@@ -16,8 +17,15 @@ from blink_oauth import (
     RevocationError,
     Token,
 )
-from blink_oauth_keeper import ConsentNeededError, EventName, MemoryTokenStore, UnknownGrantError
-from blink_oauth_keeper.store.protocol import Origin, State
+from blink_oauth_keeper import (
+    ConsentNeededError,
+    EventName,
+    GrantKey,
+    MemoryTokenStore,
+    SealError,
+    UnknownGrantError,
+)
+from blink_oauth_keeper.store.protocol import Origin, Record, State
 from blink_oauth_keeper.store.rules import without_metadata
 from keeper.harness import (
     DAY,
@@ -400,3 +408,19 @@ def test_a_revocation_returns_before_an_unavailable_store_has_erased_the_pair(
         EventName.SETTLED_LATE,
         EventName.REVOKED,
     ]
+
+
+def test_a_record_that_cannot_be_opened_does_not_stop_a_new_consent(harness: Harness) -> None:
+    grant = harness.authorize()
+    error = SealError("Fake: no key opens the pair.")
+    error.record = evolve(harness.record(grant), token=None, error="SealError")
+
+    def load(_: GrantKey) -> Record | None:
+        raise error
+
+    harness.faulty.replacements["load"] = load
+    harness.authorize(grant.username)
+    record = harness.record(grant)
+    assert (record.generation, record.consent, record.state) == (2, 2, State.ACTIVE)
+    (entry,) = harness.memory.journal_entries(harness.key(grant))
+    assert entry.origin is Origin.REPLACED

@@ -195,7 +195,9 @@ def keys_rotated(harness: Harness) -> Changes:
 
 def grant_refused_for_days(harness: Harness) -> Changes:
     with closing(harness.open_store_with(KEY)()) as store:
-        (record,) = store.records(CLIENT)
+        (listed,) = store.records(CLIENT)
+        record = store.load(listed.key)
+        assert record is not None
         claim = store.claim(record, owner="refused owner", ttl=25)
         assert claim is not None
         store.release(
