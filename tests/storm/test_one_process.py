@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from blink_oauth import BlinkError, BlinkOAuth, Grant, TimedOutError, Timeouts, Token
 from blink_oauth_keeper import MemoryTokenStore, TokenManager
@@ -157,9 +157,18 @@ class Failure:
     total: float = TOTAL
 
 
+def unavailable_bank(_: datetime) -> Fault:
+    """Return the fault of a bank that responds 503; the platform did not make that response."""
+    fault = unavailable(None)
+    return evolve(
+        fault,
+        change=lambda response: fault.change(response).with_header("X-CorAPI-Source", "PROVIDER"),
+    )
+
+
 FAILURES = (
-    # After a 503 without Retry-After, no request is sent for a minute.
-    Failure("503", lambda _: unavailable(None), 60.0),
+    # The bank may still execute the request until the lease ends.
+    Failure("503-of-the-bank", unavailable_bank, LEASE),
     Failure("503-for-seconds", lambda _: unavailable(120), 120.0),
     Failure("503-until-date", lambda now: unavailable(now + timedelta(seconds=150)), 150.0),
     # Until the lease ends, the request may still be in transit.
