@@ -571,7 +571,7 @@ def sources() -> list[Path]:
     return [path for folder in folders for path in (PROJECT / folder).rglob("*.py")]
 
 
-@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/decisions.md"])
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/decisions.md", "docs/lifecycle.md"])
 def test_a_page_names_only_files_and_identifiers_that_exist(page: str) -> None:
     text = (PROJECT / page).read_text(encoding="utf-8")
     paths = sources()
