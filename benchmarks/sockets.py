@@ -37,11 +37,15 @@ DEFAULT = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 KEEP_ALL = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE)
 
 
-async def _raw(server: StubServer, at_once: int, requests: int) -> float:
+def raw_request(server: StubServer) -> bytes:
+    """Return the bytes of the request that every client sends."""
     built = httpx.Request("POST", f"{server.base_url}/oauth/token", data=FORM, headers=HEADERS)
     fields = b"".join(b"%b: %b\r\n" % field for field in built.headers.raw)
-    request = b"POST %b HTTP/1.1\r\n%b\r\n%b" % (built.url.raw_path, fields, built.content)
-    context = server.context
+    return b"POST %b HTTP/1.1\r\n%b\r\n%b" % (built.url.raw_path, fields, built.content)
+
+
+async def _raw(server: StubServer, at_once: int, requests: int) -> float:
+    request, context = raw_request(server), server.context
     left = iter(range(requests))
 
     async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
