@@ -229,6 +229,8 @@ class StepExecutor:
     def _deliver(self, name: EventName, make: Callable[[], Event]) -> None:
         failure = "The event %s could not be logged or delivered."
         with harmless(failure, name):
+            if self.listener is None and not logger.isEnabledFor(LEVELS[name]):
+                return
             event = make()
             with harmless(failure, name):
                 log_event(event)

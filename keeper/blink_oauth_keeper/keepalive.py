@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
+from contextlib import suppress
 from datetime import datetime, timedelta
+from queue import Empty, SimpleQueue
 
 from attrs import define, evolve, field, frozen
 
@@ -119,6 +121,7 @@ class KeepAlive:
     _keys_asked_for: bool = field(init=False, default=False)
     _report: Report = field(init=False, factory=Report)
     _in_progress: dict[Future[Result], str] = field(init=False, factory=dict)
+    _ended: SimpleQueue[Future[Result]] = field(init=False, factory=SimpleQueue)
     _only_due: frozenset[str] | None = field(init=False, default=None)
 
     def dry_run(self, limit: int) -> Report:
@@ -185,7 +188,7 @@ class KeepAlive:
                 break
             if permit.hold_off == 0:
                 flight = self.single_flight.start_rest_of_revocation(record.key.grant)
-                self._in_progress[flight] = target_id
+                self._add(flight, target_id)
         while self._in_progress:
             self._collect(on_progress, count=self._counted_revocation)
 
@@ -275,7 +278,7 @@ class KeepAlive:
         for number, claim in enumerate(claims):
             try:
                 flight = self.single_flight.start_claimed_refresh(claim, claimed_at)
-                self._in_progress[flight] = claim.key.grant.target_id
+                self._add(flight, claim.key.grant.target_id)
             except InvalidInputError:
                 for unused in claims[number:]:
                     self.single_flight.release(unused)
@@ -328,17 +331,26 @@ class KeepAlive:
         now = self.single_flight.now()
         return decide(record, Need(), profile, now, responded_ago=ago) == Attempt()
 
+    def _add(self, flight: Future[Result], target_id: str) -> None:
+        self._in_progress[flight] = target_id
+        flight.add_done_callback(self._ended.put)
+
     def _collect(
         self,
         on_progress: Progress | None,
         next_permit_in: float | None = None,
         count: Count = counted,
     ) -> None:
-        for future in wait(self._in_progress, next_permit_in, FIRST_COMPLETED).done:
-            del self._in_progress[future]
-            self._report = count(self._report, future)
-            if on_progress is not None:
-                on_progress(self._report)
+        """Count the flights that have ended; wait for one, or until the next permit."""
+        # Not `concurrent.futures.wait`, which takes the lock of every future at each call.
+        with suppress(Empty):
+            future = self._ended.get(timeout=next_permit_in)
+            while True:
+                del self._in_progress[future]
+                self._report = count(self._report, future)
+                if on_progress is not None:
+                    on_progress(self._report)
+                future = self._ended.get_nowait()
 
     def _sleep(self, seconds: float) -> None:
         while seconds > 0 and not self._stopping():

@@ -333,6 +333,25 @@ def test_an_event_is_logged_by_the_logger_of_the_keeper(caplog: pytest.LogCaptur
     )
 
 
+@pytest.mark.parametrize(("level", "built"), [(logging.INFO, True), (logging.WARNING, False)])
+def test_no_event_is_built_if_it_is_neither_logged_nor_listened_to(
+    level: int, built: bool, harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(level, LOGGER)
+    fingerprints: list[str] = []
+    original = harness.store.fingerprint
+
+    def fingerprint(text: str) -> str:
+        fingerprints.append(text)
+        return original(text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness.store, "fingerprint", fingerprint)
+        harness.authorize(manager=harness.make_manager(on_event=None))
+    assert bool(fingerprints) is built
+    assert bool(caplog.records) is built
+
+
 def test_events_carry_the_time_of_the_managers_clock(harness: Harness) -> None:
     harness.authorize(responder=with_members(expires_in=None))
     assert harness.events[0].at == START
