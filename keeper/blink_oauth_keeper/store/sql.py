@@ -57,6 +57,7 @@ from .sql_engine import (
     engine_for,
     is_conflict,
     operation_on,
+    ping_idle_connections,
     prepare_for_forks,
     shown_url,
     store_error_for,
@@ -84,6 +85,7 @@ from .sql_tables import (
     record_params,
     refusal_params,
     sealed_in,
+    written_record,
 )
 
 __all__ = ["SqlTokenStore", "metadata"]
@@ -152,7 +154,9 @@ class SqlBase:
         self._shown_url = shown_url(engine)
         prepare_for_forks(engine)
         operation = partial(operation_on, engine)
-        if not self._owns_engine:
+        if self._owns_engine:
+            ping_idle_connections(engine, monotonic)
+        else:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         drop_lost_connections(engine)
         self._engine = engine
@@ -331,9 +335,10 @@ class SqlTokenStore(SqlBase, TokenStore):
         # Only a new consent makes another state claimable, and it changes the generation.
         if seen.token is None or seen.state not in CLAIMABLE:
             return None
-        lease = {"expected_attempts": seen.attempts} | self._lease_params(seen, owner, ttl)
+        lease = {"expected_attempts": seen.attempts, "new_owner": owner, "ttl": ttl}
+        parameters = record_params(seen) | self._lease_mac(seen) | lease
         with self._writable().single_change() as session:
-            row = session.row(sql_statements.CLAIM, record_params(seen) | lease)
+            row = session.row(sql_statements.CLAIM, parameters)
         # Same generation, same pair.
         return row and record_of(seen.key, row, seen.token)
 
@@ -347,9 +352,10 @@ class SqlTokenStore(SqlBase, TokenStore):
                 found = [self._reader.record_if_opened(key_of(row), row) for row in rows]
                 opened = [record for record in found if record.token is not None]
                 unopened = [record for record in found if record.token is None]
-                session.each(
+                session.claim(
                     sql_statements.CLAIM_LOCKED,
-                    [grant_params(r.key) | self._lease_params(r, owner, ttl) for r in opened],
+                    {"client": query.client_id, "new_owner": owner, "ttl": ttl},
+                    [grant_params(r.key) | self._lease_mac(r) for r in opened],
                 )
                 # Otherwise the next call would find them first again, and they cannot be used.
                 pause = {"pause": UNOPENED_PAUSE}
@@ -622,16 +628,15 @@ class SqlTokenStore(SqlBase, TokenStore):
         parameters = record_params(seen) | pair_params(new, sealed) | note_params(note)
         mac = self._mac(new, str(parameters["new_state"]), new.attempts)
         row = session.change(change, parameters | {"new_mac": mac if sealed else None})
-        return row and record_of(new.key, row, new.token)
+        return row and written_record(new, row)
 
     def _mac(self, record: Record, state: str, attempts: int) -> str:
         """Return the MAC of a record's row with this state and these attempts."""
         binding = Binding(record.key, record.generation, record.consent)
         return self._sealer.mac(binding, Status(state, attempts))
 
-    def _lease_params(self, seen: Record, owner: str, ttl: float) -> Parameters:
-        mac = self._mac(seen, State.REFRESHING.value, seen.attempts + 1)
-        return {"new_owner": owner, "ttl": ttl, "new_mac": mac}
+    def _lease_mac(self, seen: Record) -> Parameters:
+        return {"new_mac": self._mac(seen, State.REFRESHING.value, seen.attempts + 1)}
 
     def _due_params(self, query: DueQuery, limit: int = 0) -> Parameters:
         strict = self._prepared().strict

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import selectors
 import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from sqlalchemy.exc import (
     DatabaseError,
     DBAPIError,
     DisconnectionError,
+    InvalidatePoolError,
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -50,6 +52,7 @@ __all__ = [
     "error_code",
     "is_conflict",
     "operation_on",
+    "ping_idle_connections",
     "prepare_for_forks",
     "shown_url",
     "store_error_for",
@@ -57,6 +60,9 @@ __all__ = [
 
 POOL_SIZE = 5
 POOL_TIMEOUT = 10.0
+PING_AFTER = 1.0
+"""Seconds after which an idle connection is pinged before its next use."""
+USED_AT = "blink_oauth_used_at"
 CONNECT_TIMEOUT = 5
 BUSY_TIMEOUT = 30.0
 BUSY_PAUSE = 0.01
@@ -197,9 +203,45 @@ def _postgresql(url: URL) -> Engine:
         pool_size=POOL_SIZE,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT,
-        pool_pre_ping=True,
         use_native_hstore=False,
     )
+
+
+def ping_idle_connections(engine: Engine, monotonic: Callable[[], float]) -> None:
+    """Replace a lost connection to PostgreSQL before it is used, with few pings.
+
+    A connection that was in use a moment ago is not pinged, unless the server has sent something
+    since, such as the end of the session.
+
+    Args:
+        engine: An engine of the store.
+        monotonic: Returns seconds of a clock that never goes back.
+    """
+    dialect = engine.dialect
+
+    def checkin(_: object, record: ConnectionPoolEntry) -> None:
+        record.info[USED_AT] = monotonic()
+
+    def checkout(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
+        used_at = record.info.get(USED_AT)
+        if used_at is None:
+            return
+        try:
+            if monotonic() - used_at >= PING_AFTER or _has_input(connection):
+                dialect.do_ping(connection)
+        except dialect.loaded_dbapi.Error:
+            # The pool opens a new connection, and trusts none that is as old as this one.
+            raise InvalidatePoolError from None
+
+    if dialect.name == "postgresql":
+        event.listen(engine, "checkin", checkin)
+        event.listen(engine, "checkout", checkout)
+
+
+def _has_input(connection: Any) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 _file_lock = threading.Lock()

@@ -16,6 +16,7 @@ from operator import eq
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     Boolean,
     ColumnElement,
     Executable,
@@ -52,6 +53,7 @@ from .sealing import ID_LENGTH
 from .sql_tables import (
     HAS_CLAIMABLE_STATE,
     Change,
+    Claims,
     UtcDateTime,
     clock,
     grants,
@@ -263,6 +265,16 @@ RECORD_COLUMNS = (
     LEASE_NOW.label("now"),
     ENDS_SET_AT.label("ends_set_at"),
 )
+WRITTEN_COLUMNS = (
+    *(grants.c[name] for name in KEY_VALUES),
+    grants.c.generation,
+    grants.c.lease_until,
+    grants.c.correlation_id,
+    grants.c.updated_at,
+    LEASE_NOW.label("now"),
+    ENDS_SET_AT.label("ends_set_at"),
+)
+"""What the writer of a record cannot know, and what the history needs."""
 
 
 # Conditions on the row.
@@ -347,7 +359,8 @@ def _with_history(change: ReturningUpdate[Any] | ReturningInsert[Any]) -> Change
         "generation": changed.c.generation,
     } | NOTE_VALUES
     entry = insert(history).from_select(list(columns), select(*columns.values())).cte("entry")
-    return Change(change, INSERT_HISTORY, select(changed).add_cte(entry))
+    written = [column for column in changed.c if column.name not in KEY_VALUES]
+    return Change(change, INSERT_HISTORY, select(*written).add_cte(entry))
 
 
 NEEDED_CHANGES: tuple[Executable, ...] = (
@@ -369,7 +382,23 @@ CLAIM = (
     .returning(*RECORD_COLUMNS)
 )
 # For rows that this transaction has locked.
-CLAIM_LOCKED = update(grants).where(is_of_grant(grants)).values(LEASE_VALUES)
+_locked = (
+    func.unnest(
+        *(bindparam(name, type_=ARRAY(String)) for name in ("targets", "users", "new_macs"))
+    )
+    .table_valued("target_id", "username", "mac", name="locked")
+    .render_derived()
+)
+CLAIM_LOCKED = Claims(
+    one=update(grants).where(is_of_grant(grants)).values(LEASE_VALUES),
+    all=update(grants)
+    .where(
+        grants.c.client_id == bindparam("client"),
+        grants.c.target_id == _locked.c.target_id,
+        grants.c.username == _locked.c.username,
+    )
+    .values(LEASE_VALUES | {"mac": _locked.c.mac}),
+)
 PAUSE_LOCKED = (
     update(grants)
     .where(is_of_grant(grants))
@@ -381,19 +410,19 @@ RELEASE = _with_history(
     update(grants)
     .where(IS_LATEST_CLAIM)
     .values(RELEASE_VALUES | CALL_VALUES)
-    .returning(*RECORD_COLUMNS)
+    .returning(*WRITTEN_COLUMNS)
 )
 WRITE = _with_history(
     update(grants)
     .where(HAS_GENERATION)
     .values(PAIR_VALUES | CALL_VALUES | {"lease_until": null()})
-    .returning(*RECORD_COLUMNS)
+    .returning(*WRITTEN_COLUMNS)
 )
 SALVAGE = _with_history(
     update(grants)
     .where(IS_LATEST_CLAIM)
     .values(PAIR_VALUES | CALL_VALUES)
-    .returning(*RECORD_COLUMNS)
+    .returning(*WRITTEN_COLUMNS)
 )
 INSERT = _with_history(
     insert(grants)
@@ -402,7 +431,7 @@ INSERT = _with_history(
         | PAIR_VALUES
         | {"correlation_id": bindparam("note_correlation_id"), "updated_at": NOW}
     )
-    .returning(*RECORD_COLUMNS)
+    .returning(*WRITTEN_COLUMNS)
 )
 
 

@@ -70,6 +70,7 @@ __all__ = [
     "SHARED_VERSION",
     "VERSION",
     "Change",
+    "Claims",
     "Database",
     "Parameters",
     "Reader",
@@ -96,6 +97,7 @@ __all__ = [
     "schema",
     "sealed_in",
     "seconds_left",
+    "written_record",
 ]
 
 VERSION = 2
@@ -272,6 +274,19 @@ class Change:
     both: Executable
 
 
+@frozen(eq=False)
+class Claims:
+    """The statements that claim records which the transaction has locked.
+
+    Attributes:
+        one: Claims one record.
+        all: Claims all records whose keys and MACs are in arrays. SQLite has no arrays.
+    """
+
+    one: Executable
+    all: Executable
+
+
 @define(eq=False)
 class Session:
     """A connection, and the clock that its statements use.
@@ -300,6 +315,23 @@ class Session:
         """Execute a statement with each of these parameters, in one round trip."""
         if parameters:
             self.connection.execute(statement, [{**each, **self.time()} for each in parameters])
+
+    def claim(
+        self, claims: Claims, lease: Mapping[str, object], records: Sequence[Mapping[str, object]]
+    ) -> None:
+        """Claim records of one client.
+
+        Args:
+            claims: The statements.
+            lease: The parameters that all claims have in common.
+            records: The parameters of each record: its key and new MAC.
+        """
+        if self.connection.dialect.name != "postgresql":
+            self.each(claims.one, [{**lease, **each} for each in records])
+        elif records:
+            names = ("target", "user", "new_mac")
+            arrays = {f"{name}s": [each[name] for each in records] for name in names}
+            self.count(claims.all, {**lease, **arrays})
 
     def change(self, change: Change, parameters: Mapping[str, object]) -> Row[Any] | None:
         """Change a record and add to the history; return its row, or None if nothing changed."""
@@ -525,6 +557,17 @@ def record_of(key: GrantKey, row: Row[Any], token: Token | None) -> Record:
         error=row.error,
         refusals=row.refusals or 0,
         refused_since=row.refused_since,
+        correlation_id=row.correlation_id,
+        updated_at=row.updated_at,
+    )
+
+
+def written_record(new: Record, row: Row[Any]) -> Record:
+    """Return a record that was written as the row that the statement returned."""
+    return evolve(
+        new,
+        lease_left=seconds_left(row.lease_until, row, LONGEST_LEASE),
+        pause_left=0.0,
         correlation_id=row.correlation_id,
         updated_at=row.updated_at,
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from blink_oauth_keeper import Origin, Record, SqlTokenStore, State
 from blink_oauth_keeper.errors import StoreError
@@ -189,6 +191,105 @@ def test_calls_succeed_after_a_restart_of_the_server(
     assert store.load(KEY) is not None
 
 
+@pytest.fixture
+def pings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return a list that gets an entry for each ping of a connection."""
+    pings: list[object] = []
+    ping: Any = PGDialect_psycopg.do_ping
+
+    def counted(dialect: PGDialect_psycopg, connection: object) -> bool:
+        pings.append(connection)
+        return bool(ping(dialect, connection))
+
+    monkeypatch.setattr(PGDialect_psycopg, "do_ping", counted)
+    return pings
+
+
+@pytest.fixture
+def clock() -> list[float]:
+    """Return a list with the time of a monotonic clock."""
+    return [1000.0]
+
+
+@pytest.fixture
+def timed_store(postgres_url: str, clock: list[float]) -> Iterator[SqlTokenStore]:
+    """Return a store that has one idle connection, and whose clock a test sets."""
+    store = SqlTokenStore(postgres_url, keys=[FERNET_KEY], monotonic=lambda: clock[0])
+    put(store)
+    yield store
+    store.close()
+
+
+def test_a_connection_is_pinged_only_after_it_was_idle(
+    timed_store: SqlTokenStore, clock: list[float], pings: list[object]
+) -> None:
+    for _ in range(5):
+        assert timed_store.load(KEY) is not None
+    assert pings == []
+    clock[0] += 0.9
+    assert timed_store.load(KEY) is not None
+    assert pings == []
+    clock[0] += 1.0
+    assert timed_store.load(KEY) is not None
+    assert len(pings) == 1
+    assert timed_store.load(KEY) is not None
+    assert len(pings) == 1
+
+
+def test_a_connection_that_the_server_has_closed_is_replaced_however_short_it_was_idle(
+    timed_store: SqlTokenStore, clock: list[float], pings: list[object], postgres_url: str
+) -> None:
+    for idle in (0.0, 60.0):
+        pings.clear()
+        end_sessions(postgres_url)
+        clock[0] += idle
+        assert timed_store.load(KEY) is not None
+        assert len(pings) == 1
+
+
+def test_every_connection_is_replaced_after_one_was_found_closed(
+    timed_store: SqlTokenStore, postgres_url: str
+) -> None:
+    run_concurrently(5, lambda number: timed_store.load(KEY))
+    end_sessions(postgres_url)
+    assert timed_store.load(KEY) is not None
+    assert all(run_concurrently(5, lambda number: timed_store.load(KEY)))
+
+
+def test_a_batch_of_claims_takes_as_many_statements_as_one_claim(postgres_url: str) -> None:
+    engine = create_engine(postgres_url)
+    store = SqlTokenStore(engine, keys=[FERNET_KEY])
+    store.create_schema()
+    for number in range(21):
+        put(store, f"customer-{number}", idle=number)
+    statements: list[tuple[str, bool]] = []
+
+    def record(
+        connection: object, cursor: object, statement: str, _: object, __: object, many: bool
+    ) -> None:
+        statements.append((statement, many))
+
+    def claimed(limit: int) -> list[Record]:
+        statements.clear()
+        return store.claim_due(due(within=100), owner="fake-owner", ttl=600, limit=limit)
+
+    assert len(claimed(1)) == 1
+    event.listen(engine, "before_cursor_execute", record)
+    assert len(claimed(1)) == 1
+    of_one = list(statements)
+    claims = claimed(19)
+    assert len(claims) == 19
+    assert statements == of_one
+    assert not any(many for _, many in statements)
+    for claim in claims:
+        stored = store.load(claim.key)
+        assert stored is not None
+        assert (stored.state, stored.attempts, stored.owner) == (State.REFRESHING, 1, "fake-owner")
+        assert stored.token == claim.token
+        assert settle(store, claim, "b")
+    engine.dispose()
+
+
 def test_a_stopped_server_raises_a_retryable_error_until_it_starts_again(
     store: SqlTokenStore, postgres: PostgreSQL
 ) -> None:
@@ -221,6 +322,19 @@ def test_a_connection_that_breaks_in_a_transaction_changes_nothing(
     assert list(store.journal_entries(KEY)) == []
     assert put(store, pair_name="b").generation == 2
     assert len(store.journal_entries(KEY)) == 1
+
+
+def end_sessions(url: str) -> None:
+    """End the other sessions on a database, and wait until they have ended."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+    engine.dispose()
 
 
 def terminate_all(postgres: PostgreSQL, url: str) -> None:
