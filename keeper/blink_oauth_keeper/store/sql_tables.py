@@ -568,6 +568,8 @@ def written_record(new: Record, row: Row[Any]) -> Record:
         new,
         lease_left=seconds_left(row.lease_until, row, LONGEST_LEASE),
         pause_left=0.0,
+        refusals=0,
+        refused_since=None,
         correlation_id=row.correlation_id,
         updated_at=row.updated_at,
     )
