@@ -17,6 +17,7 @@ from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret, Token
 from blink_oauth_keeper.clocks import BootClock
 from blink_oauth_keeper.clocks import boot_clock as machine_boot_clock
+from blink_oauth_keeper.clocks import monotonic as clock_with_sleep
 from blink_oauth_keeper.processes import fork_gate
 
 from . import sql_statements
@@ -139,7 +140,7 @@ class SqlBase:
         journal_retention: timedelta = timedelta(days=7),
         history_retention: timedelta = timedelta(days=400),
         clock: Callable[[], datetime] | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = clock_with_sleep,
         sleep: Callable[[float], None] = time.sleep,
         boot_clock: BootClock | None = None,
     ) -> None:
