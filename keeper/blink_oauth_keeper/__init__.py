@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .errors import (
     ConsentNeededError,
+    GrantMovedError,
     NoTokenError,
     RefreshPausedError,
     RefreshPendingError,
@@ -50,6 +51,7 @@ __all__ = [
     "Event",
     "EventName",
     "GrantKey",
+    "GrantMovedError",
     "GrantStatus",
     "HistoryEntry",
     "JournalEntry",

@@ -12,6 +12,7 @@ from blink_oauth.errors import BlinkError
 from . import policy
 from .errors import ConsentNeededError, SealError, StoreError, UnknownGrantError
 from .events import EventName
+from .policy import moved_error
 from .refresh import load, retry_until_stored, seconds_since
 from .steps import (
     AddNote,
@@ -29,6 +30,7 @@ from .steps import (
     Step,
     Steps,
 )
+from .store.moving import is_moved
 from .store.protocol import Note, Origin, Record, State, is_revoked
 
 __all__ = ["authorize", "finish_revocation", "revoke"]
@@ -118,6 +120,8 @@ def revoke(job: Job) -> Steps:
         record: Record | None = yield MarkRevoked(Note(event=EventName.REVOKING, actor=job.actor))
         if record is None:
             return Result(None, UnknownGrantError("No token is stored for this grant."))
+        if is_moved(record):
+            return Result(record, moved_error(record))
         # The cache must stop serving the grant before the bank is asked.
         yield Publish(Result(record), to_callers=False)
         yield Emit(EventName.REVOKING, record)
@@ -130,7 +134,7 @@ def finish_revocation(job: Job) -> Steps:
     """Finish a revocation, unless the customer has consented again."""
     try:
         record = yield from load(job, overrides_lease=True)
-        if record is None or not is_revoked(record):
+        if record is None or not is_revoked(record) or is_moved(record):
             return Result(record)
         return (yield from _revoke_at_bank(job, record))
     except StoreError as error:

@@ -4,6 +4,7 @@
   x NoTokenError                 no token that meets the caller's need can be returned
     + UnknownGrantError          no token was ever stored: start an authorization
     + ConsentNeededError         the grant cannot be refreshed: start a new authorization
+    + GrantMovedError            the grant was moved to another store: use that one
     + RefreshUncertainError      the refresh token may be spent and is not presented now
     + RefreshPausedError         a refresh failed, and the pause before the next is not over
     + RefreshPendingError        the refresh took longer than the caller or the flight waits
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConsentNeededError",
+    "GrantMovedError",
     "NoTokenError",
     "RefreshPausedError",
     "RefreshPendingError",
@@ -54,6 +56,10 @@ class ConsentNeededError(NoTokenError):
     """The grant was revoked, the bank refused its refresh token, or it has no refresh token."""
 
     needs_consent = True
+
+
+class GrantMovedError(NoTokenError):
+    """The grant was moved to another store, or is being moved: use that store. Nothing was sent."""
 
 
 class RefreshUncertainError(NoTokenError):

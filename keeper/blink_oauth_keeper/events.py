@@ -49,6 +49,8 @@ class EventName(StrEnum):
     """The bank confirmed the revocation, and the pairs were deleted."""
     REVOCATION_FAILED = "grant.revocation_failed"
     """A revocation failed at the bank: a token of the revoked grant may still be valid there."""
+    MOVED = "grant.moved"
+    """The grant was moved from one store to another. Only in the history of both."""
     UNSETTLED = "store.unsettled"
     """A result could not be stored: it is in memory only, and is tried again."""
     SETTLED_LATE = "store.settled_late"
@@ -80,6 +82,7 @@ LEVELS: dict[EventName, int] = {
     EventName.REVOKING: logging.INFO,
     EventName.REVOKED: logging.INFO,
     EventName.REVOCATION_FAILED: logging.ERROR,
+    EventName.MOVED: logging.INFO,
     EventName.UNSETTLED: logging.CRITICAL,
     EventName.SETTLED_LATE: logging.WARNING,
     EventName.LOST: logging.CRITICAL,

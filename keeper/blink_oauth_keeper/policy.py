@@ -16,6 +16,7 @@ from blink_oauth.tokens import Token
 
 from .errors import (
     ConsentNeededError,
+    GrantMovedError,
     NoTokenError,
     RefreshPausedError,
     RefreshPendingError,
@@ -23,6 +24,7 @@ from .errors import (
     UnknownGrantError,
 )
 from .profile import AfterUncertainty, TargetProfile
+from .store.moving import is_moved
 from .store.protocol import GrantKey, Record, State, is_revoked
 from .store.rules import is_same_pair
 
@@ -244,7 +246,7 @@ def decide(
     if record is None:
         return Refuse(UnknownGrantError("No token is stored for this grant. Authorize it first."))
     if is_revoked(record) or record.token is None:
-        return Refuse(ConsentNeededError("The grant was revoked. Authorize it anew."))
+        return Refuse(_revoked_error(record))
     usable = is_usable(record, need, profile, now)
     times = windows(record, profile)
     due = not usable or now >= times.mandatory_at
@@ -258,6 +260,12 @@ def decide(
     if error is None:
         return Attempt()
     return Serve() if usable and not need.forced else Refuse(error)
+
+
+def _revoked_error(record: Record) -> NoTokenError:
+    if is_moved(record):
+        return moved_error(record)
+    return ConsentNeededError("The grant was revoked. Authorize it anew.")
 
 
 def may_be_replaced(record: Record | None, need: Need) -> bool:
@@ -317,6 +325,8 @@ def _attempt_error(
 ) -> NoTokenError | None:
     """Return why the refresh token must not be presented now, or None if it may be."""
     facts = {"correlation_id": record.correlation_id}
+    if is_moved(record):
+        return moved_error(record)
     if record.state is State.NEEDS_CONSENT:
         return ConsentNeededError(
             f"The bank refused the refresh token ({record.error}). Only the customer can help: "
@@ -386,6 +396,15 @@ def _cause_of_pause(record: Record, hold_off: float) -> str:
         )
     # A pause without an error follows an unstored result or a missing key, not a failed refresh.
     return f"A refresh failed before ({record.error})." if record.error else "The grant is paused."
+
+
+def moved_error(record: Record) -> GrantMovedError:
+    """Return the error for callers of a grant that another store has, or is about to have."""
+    return GrantMovedError(
+        "The grant was moved to another store, or is being moved. Nothing was sent, and no consent "
+        "is needed: use that store.",
+        correlation_id=record.correlation_id,
+    )
 
 
 def pending_error(record: Record) -> RefreshPendingError:

@@ -46,6 +46,7 @@ from .steps import (
     Wait,
     WriteBack,
 )
+from .store.moving import is_moved
 from .store.protocol import (
     Note,
     Origin,
@@ -148,7 +149,7 @@ def settle(
         return received
     record = settlement.record
     # The grant may have been revoked since the claim.
-    revoked = record is not None and is_revoked(record)
+    revoked = record is not None and is_revoked(record) and not is_moved(record)
     if settlement.stored and not revoked:
         yield Emit(EventName.REFRESHED, record, correlation_id=correlation_id, seconds=seconds)
         return Result(record, obtained=True)

@@ -12,6 +12,7 @@ from blink_oauth.context import Grant
 from .errors import SealError
 from .policy import attempt_limit, needs_attention, seconds_to_last_attempt, windows
 from .profile import TargetProfile
+from .store.moving import is_moved
 from .store.protocol import Record, State, TokenStore, is_revoked
 
 __all__ = ["GrantStatus", "status_of", "statuses_of"]
@@ -83,7 +84,8 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
         grant=record.key.grant,
         state=State.UNREADABLE if unreadable else _shown_state(record),
         usable=times is not None and now < times.expires_at,
-        needs_consent=not unreadable and (ended or given_up or record.idle_until is None),
+        needs_consent=not (unreadable or is_moved(record))
+        and (ended or given_up or record.idle_until is None),
         expires_at=times.expires_at if times else None,
         refresh_at=times.advisory_at if times else None,
         idle_until=record.idle_until,

@@ -37,6 +37,7 @@ NAMES = {
     "grant.authorizing": "INFO",
     "grant.authorized": "INFO",
     "grant.consent_needed": "ERROR",
+    "grant.moved": "INFO",
     "grant.revocation_failed": "ERROR",
     "grant.revoked": "INFO",
     "grant.revoking": "INFO",

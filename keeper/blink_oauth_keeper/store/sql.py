@@ -22,6 +22,7 @@ from blink_oauth_keeper.processes import fork_gate
 
 from . import sql_statements
 from .keys import Key, KeyProvider
+from .moving import MovingGrant
 from .protocol import (
     DueQuery,
     GrantKey,
@@ -63,7 +64,8 @@ from .sql_engine import (
     shown_url,
     store_error_for,
 )
-from .sql_keys import count_older, finish_upgrade, reseal_older
+from .sql_keys import count_older, count_unknown, finish_upgrade, reseal_older
+from .sql_moving import begin_move, client_ids, finish_move, receive
 from .sql_schema import create_schema, is_upgraded, prepare_schema
 from .sql_tables import (
     Change,
@@ -215,6 +217,72 @@ class SqlBase:
             StoreError: The database cannot be used.
         """
         return count_older(self._prepared(), self._sealer)
+
+    @operation
+    def count_unknown_seals(self) -> int:
+        """Return the number of pairs, journal included, that are sealed with an unknown key.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        return count_unknown(self._prepared(), self._sealer)
+
+    @operation
+    def client_ids(self) -> Sequence[str]:
+        """Return the clients that have records, sorted.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        return client_ids(self._prepared())
+
+    @operation
+    def begin_move(self, key: GrantKey) -> MovingGrant | None:
+        """Keep every process from refreshing a grant, and return all that is stored of it.
+
+        Nothing is changed while a refresh is in progress. If the move was begun before, the same is
+        returned again.
+
+        Returns:
+            What `receive` of the other store takes, or None if a refresh is in progress or the
+            grant has no record.
+
+        Raises:
+            SealError: Its pair or a journal entry cannot be opened. Nothing was changed.
+            StoreError: The database cannot be used.
+        """
+        return begin_move(self._writable(), self._reader, self._sealer, key)
+
+    @operation
+    def receive(self, moving: MovingGrant) -> None:
+        """Store a grant of another store, unless the stored pair is as new.
+
+        The older of two different pairs goes to the journal as `replaced`. It may be called again.
+
+        Args:
+            moving: What `begin_move` of the other store returned.
+
+        Raises:
+            SealError: The stored pair cannot be opened. Nothing was changed.
+            StoreError: The database cannot be used, or the stored record is itself being moved.
+        """
+        receive(self._writable(), self._reader, self._sealer, moving)
+
+    @operation
+    def finish_move(self, moving: MovingGrant) -> bool:
+        """Delete the pair and the journal entries of a grant that another store has received.
+
+        Args:
+            moving: What `begin_move` returned.
+
+        Returns:
+            Whether record and journal were still as `begin_move` returned them; otherwise nothing
+            was changed.
+
+        Raises:
+            StoreError: The database cannot be used.
+        """
+        return finish_move(self._writable(), moving)
 
     @operation
     def needs_upgrade(self) -> bool:

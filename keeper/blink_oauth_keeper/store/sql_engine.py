@@ -431,7 +431,7 @@ UNKNOWN_TABLES = frozenset({"42P01", "42703", "SQLITE_ERROR"})
 READS = frozenset(
     {
         *("load", "journal_entries", "due", "records", "history"),
-        *("unreadable", "count_older_seals"),
+        *("unreadable", "count_older_seals", "count_unknown_seals", "client_ids"),
     }
 )
 """The operations that change nothing."""

@@ -36,7 +36,7 @@ from .sql_tables import (
     key_of,
 )
 
-__all__ = ["count_older", "finish_upgrade", "reseal_older"]
+__all__ = ["count_older", "count_unknown", "finish_upgrade", "reseal_older"]
 
 logger = logging.getLogger("blink_oauth_keeper.store")
 
@@ -116,6 +116,13 @@ def count_older(database: Database, sealer: Sealer) -> int:
         )
 
 
+def count_unknown(database: Database, sealer: Sealer) -> int:
+    """Return the number of rows that are sealed with an unknown key."""
+    known = {"known_keys": sealer.key_ids}
+    with database.session() as session:
+        return sum(row[0] for statement in COUNT_UNKNOWN for row in session.rows(statement, known))
+
+
 def reseal_older(database: Database, sealer: Sealer, batch: int) -> int:
     """Seal with the first key the rows of the other keys, and return their number.
 
@@ -165,10 +172,7 @@ def _seal_all(database: Database, sealer: Sealer, batch: int) -> None:
 
 
 def _check_keys(database: Database, sealer: Sealer) -> None:
-    known = {"known_keys": sealer.key_ids}
-    with database.session() as session:
-        count = sum(row[0] for statement in COUNT_UNKNOWN for row in session.rows(statement, known))
-    if count:
+    if count := count_unknown(database, sealer):
         raise SealError(
             f"{count} stored pairs are sealed with keys that are not among those given "
             f"({', '.join(sealer.key_ids)}). The upgrade is not finished, and the pairs are "

@@ -48,6 +48,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from blink_oauth_keeper.errors import SealError
 
+from .moving import MARK
 from .protocol import LONGEST_LEASE, LONGEST_PAUSE, State
 from .sealing import ID_LENGTH
 from .sql_tables import (
@@ -217,11 +218,8 @@ NOTE_VALUES: dict[str, object] = {
     "actor": bindparam("note_actor", type_=String),
     "correlation_id": bindparam("note_correlation_id", type_=String),
 }
-INSERT_HISTORY = (
-    insert(history)
-    .inline()
-    .values(KEY_VALUES | NOTE_VALUES | {"at": NOW, "generation": bindparam("new_generation")})
-)
+HISTORY_VALUES = KEY_VALUES | NOTE_VALUES | {"generation": bindparam("new_generation")}
+INSERT_HISTORY = insert(history).inline().values(HISTORY_VALUES | {"at": NOW})
 INSERT_NOTE = (
     insert(history)
     .inline()
@@ -478,7 +476,11 @@ _WITH_A_PAIR = (
 REVOKING = (
     select(*RECORD_COLUMNS)
     .join(_WITH_A_PAIR, and_(*map(eq, _key_of(grants), _WITH_A_PAIR.c)))
-    .where(grants.c.state == State.REVOKED.value)
+    .where(
+        grants.c.state == State.REVOKED.value,
+        # The store that has the grant now revokes its pairs.
+        or_(grants.c.owner.is_(None), not_(grants.c.owner.startswith(MARK))),
+    )
     .order_by(grants.c.target_id, grants.c.username)
     .limit(bindparam("limit"))
 )

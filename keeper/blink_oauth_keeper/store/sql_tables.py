@@ -685,18 +685,25 @@ class Reader:
             return False
         return True
 
-    def entry_if_opened(self, key: GrantKey, row: Row[Any]) -> JournalEntry | None:
-        """Return the journal entry in a row, or log a warning if it cannot be opened."""
-        try:
-            token = self.token(entry_binding_of(key, row), row)
-        except SealError as error:
-            logger.warning("%s", error)
-            return None
+    def entry(self, key: GrantKey, row: Row[Any]) -> JournalEntry:
+        """Return the journal entry in a row.
+
+        Raises:
+            SealError: Its pair cannot be opened, or the row was altered.
+        """
         return JournalEntry(
             key=key,
             generation=row.generation,
             consent=row.consent,
+            token=self.token(entry_binding_of(key, row), row),
             origin=Origin(row.origin),
-            token=token,
             at=row.at,
         )
+
+    def entry_if_opened(self, key: GrantKey, row: Row[Any]) -> JournalEntry | None:
+        """Return the journal entry in a row, or log a warning if it cannot be opened."""
+        try:
+            return self.entry(key, row)
+        except SealError as error:
+            logger.warning("%s", error)
+            return None
