@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from blink_oauth_keeper.events import Listener
     from blink_oauth_keeper.store.sql import SqlTokenStore
 
-__all__ = ["App", "StoreLocation", "read_keys", "store_location", "write_keys"]
+__all__ = [
+    "App",
+    "StoreLocation",
+    "location_of",
+    "read_keys",
+    "store_location",
+    "write_keys",
+]
 
 
 @frozen(kw_only=True)
@@ -58,18 +65,34 @@ def store_location(configuration: Configuration, data_folder: Path) -> StoreLoca
     Raises:
         CommandError: It is the URL of an SQLite file with a query.
     """
-    keys = (configuration.get("store_keys") or "").replace(",", " ").split()
-    named_file = configuration.get("store_keys_file")
     store = configuration.get("store")
     if store is None:
         store = str(data_folder / (configuration.profile.name or "default") / "tokens.db")
+    return location_of(
+        store,
+        keys_file=configuration.get("store_keys_file"),
+        keys=configuration.get("store_keys"),
+    )
+
+
+def location_of(store: str, *, keys_file: str | None, keys: str | None = None) -> StoreLocation:
+    """Return the location of a store.
+
+    Args:
+        store: A file, or the URL of a database.
+        keys_file: The file of the keys; None for the one beside the store, if that is a file.
+        keys: The keys, separated by commas or spaces; None for those in the file.
+
+    Raises:
+        CommandError: It is the URL of an SQLite file with a query.
+    """
     file = _sqlite_file(store)
     default_keys_file = file.with_name(f"{file.name}.keys") if file else None
     return StoreLocation(
         url=store if file is None else None,
         file=file,
-        keys_file=Path(named_file) if named_file else default_keys_file,
-        keys=tuple(map(Secret, keys)),
+        keys_file=Path(keys_file) if keys_file else default_keys_file,
+        keys=tuple(map(Secret, (keys or "").replace(",", " ").split())),
     )
 
 
@@ -294,22 +317,25 @@ class App:
         """The location of the store."""
         return store_location(self.configuration, self.data_folder)
 
-    def open_store(self) -> SqlTokenStore:
-        """Open the store, and print a note about each thing that was created for it.
+    def open_store(self, location: StoreLocation | None = None) -> SqlTokenStore:
+        """Open a store, and print a note about each thing that was created for it.
+
+        Args:
+            location: The location of the store; None for the configured one.
 
         Raises:
             CommandError: A key is missing or a file cannot be used.
             InvalidInputError: The database or a key cannot be used.
         """
-        store, created = open_store(self.store_location)
+        store, created = open_store(location or self.store_location)
         for line in created:
             self.screen.note(line)
         return store
 
     @contextmanager
-    def store(self) -> Iterator[SqlTokenStore]:
-        """Open the store, and close it afterwards."""
-        with closing(self.open_store()) as store:
+    def store(self, location: StoreLocation | None = None) -> Iterator[SqlTokenStore]:
+        """Open a store as `open_store` does, and close it afterwards."""
+        with closing(self.open_store(location)) as store:
             yield store
 
     @contextmanager

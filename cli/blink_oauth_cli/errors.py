@@ -19,6 +19,7 @@ from blink_oauth.errors import (
 )
 from blink_oauth_keeper.errors import (
     ConsentNeededError,
+    GrantMovedError,
     RefreshPausedError,
     RefreshPendingError,
     RefreshUncertainError,
@@ -96,6 +97,7 @@ _REMEDIES: tuple[tuple[type[BlinkError], str], ...] = (
     (InvalidGrantError, LOG_IN),
     (UnknownGrantError, "Log in first: blink-oauth login. blink-oauth status lists the grants."),
     (ConsentNeededError, LOG_IN),
+    (GrantMovedError, "Name the store that has the grant now (BLINK_STORE, --store)."),
     (RefreshPausedError, "Wait, then run the command again; nothing was spent."),
     (RefreshPendingError, "Look at blink-oauth status in half a minute, then try again."),
     (RevocationError, "The grant is not used any more. Run blink-oauth revoke again."),

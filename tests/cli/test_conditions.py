@@ -42,6 +42,8 @@ COMMANDS = {
     "keys add": ("keys", "add"),
     "keys seal": ("keys", "seal"),
     "keys drop": ("keys", "drop"),
+    "store copy": ("store", "copy", "other.db", "--dry-run"),
+    "store upgrade": ("store", "upgrade", "--yes"),
     "sandbox": ("sandbox", "--env"),
     "completion": ("completion", "bash"),
 }
@@ -113,10 +115,13 @@ BUSY: Case = (FAILED, "SQLITE_BUSY", "store is there and writable")
 NEWER: Case = (FAILED, "this library supports versions up to", "Upgrade blink-oauth")
 NO_KEY: Case = (FAILED, "is sealed with the key", "BLINK_STORE_KEYS_FILE")
 REPORTED_IN_RESULT: Case = (FAILED, "", "")
-"""`doctor` and `keep-alive` report the fault in their output."""
+"""`doctor`, `keep-alive` and `store copy` report the fault in their output."""
 
 KEYS = ("keys add", "keys seal", "keys drop")
-OFFLINE = dict.fromkeys(("status", "history", "keys generate", *KEYS, "completion"), SUCCESS)
+STORE = ("store copy", "store upgrade")
+OFFLINE = dict.fromkeys(
+    ("status", "history", "keys generate", *KEYS, *STORE, "completion"), SUCCESS
+)
 ONLINE = ("login", "login --code", "token", "refresh", "revoke", "keep-alive")
 COMMON: dict[str, Case] = {"sandbox": NO_SANDBOX, "doctor": REPORTED_IN_RESULT, **OFFLINE}
 
@@ -126,6 +131,7 @@ TABLE: dict[Condition, dict[str, Case]] = {
     | {
         "status": (USAGE, "client id is not known", "BLINK_CLIENT_ID"),
         "keep-alive": (USAGE, "BLINK_BASE_URL is not set", "nothing was sent"),
+        "store copy": (USAGE, "There is no store", "--store (BLINK_STORE)"),
     },
     certificate_of_other_client: COMMON
     | {
@@ -151,11 +157,12 @@ TABLE: dict[Condition, dict[str, Case]] = {
     | dict.fromkeys(("login --code", "refresh", "revoke", "keep-alive"), BUSY)
     | {"login": NO_ANSWER, "token": SUCCESS},
     schema_newer: COMMON
-    | dict.fromkeys((*ONLINE, "status", "history", "keys seal", "keys drop"), NEWER),
+    | dict.fromkeys((*ONLINE, *STORE, "status", "history", "keys seal", "keys drop"), NEWER),
     key_wrong: COMMON
     | dict.fromkeys(ONLINE, NO_KEY)
     | {
         "keep-alive": REPORTED_IN_RESULT,
+        "store copy": REPORTED_IN_RESULT,
         "keys seal": (FAILED, "a key that is not given", "key back"),
         "keys drop": (FAILED, "sealed with another key than the first", "keys seal"),
     },
