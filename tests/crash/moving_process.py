@@ -1,0 +1,77 @@
+"""A process that moves grants to another store and is killed at a certain step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from enum import StrEnum
+
+from sqlalchemy import Engine, event
+
+from blink_oauth_keeper import GrantKey, SqlTokenStore
+from blink_oauth_keeper.store.moving import MovingGrant, copy_grants
+from storm.processes import Pipe
+from storm.shared_config import SharedConfig
+
+__all__ = ["MoveStep", "main"]
+
+
+class MoveStep(StrEnum):
+    """The step at which the process is killed."""
+
+    BLOCK = "before the source commits that it blocks the grant"
+    BLOCKED = "after the source has blocked the grant"
+    RECEIVE = "before the target commits the grant"
+    RECEIVED = "after the target has the grant"
+    FINISH = "before the source commits that it deletes the pair"
+    FINISHED = "after the source has deleted the pair"
+
+
+def kill_this_process() -> None:
+    """Kill this process with SIGKILL."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_before_commit(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+    """Kill this process before a COMMIT."""
+    if statement == "COMMIT":
+        kill_this_process()
+
+
+class KilledStore(SqlTokenStore):
+    """A store whose process is killed before or after the commit of a step."""
+
+    final_step: MoveStep
+
+    def begin_move(self, key: GrantKey) -> MovingGrant | None:
+        self._before(MoveStep.BLOCK)
+        moving = super().begin_move(key)
+        self._after(MoveStep.BLOCKED)
+        return moving
+
+    def receive(self, moving: MovingGrant) -> None:
+        self._before(MoveStep.RECEIVE)
+        super().receive(moving)
+        self._after(MoveStep.RECEIVED)
+
+    def finish_move(self, moving: MovingGrant) -> bool:
+        self._before(MoveStep.FINISH)
+        finished = super().finish_move(moving)
+        self._after(MoveStep.FINISHED)
+        return finished
+
+    def _before(self, step: MoveStep) -> None:
+        if self.final_step is step:
+            event.listen(Engine, "before_cursor_execute", kill_before_commit)
+
+    def _after(self, step: MoveStep) -> None:
+        if self.final_step is step:
+            kill_this_process()
+
+
+def main(_pipe: Pipe, config: SharedConfig, other: SharedConfig, step: MoveStep) -> None:
+    """Move all grants up to a certain step of the first that is not moved yet."""
+    KilledStore.final_step = step
+    source, target = (KilledStore(each.database, keys=[each.key]) for each in (config, other))
+    copy_grants(source, target, wait=0, monotonic=time.monotonic, sleep=time.sleep)
