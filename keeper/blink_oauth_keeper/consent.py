@@ -40,12 +40,15 @@ def authorize(job: Job) -> Steps:
     """Exchange a code and store the pair.
 
     The store is read and changed first: if it is unavailable or read-only, the single-use code is
-    not spent. A record that cannot be opened does not stop the customer: the new pair replaces it.
+    not spent. So it is if the record's key is missing, which another process has. A record that was
+    altered does not stop the customer: the new pair replaces it.
     """
     try:
         try:
             before = yield from load(job, overrides_lease=True)
         except SealError as error:
+            if not error.altered:
+                raise
             before = error.record
         yield AddNote(Note(event=EventName.AUTHORIZING, actor=job.actor))
     except StoreError as error:

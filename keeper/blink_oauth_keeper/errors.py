@@ -95,10 +95,12 @@ class SealError(StoreError):
 
     Attributes:
         record: The stored record without its pair, if the pair is that of a record.
+        altered: Whether the key is there, and the pair or its row was changed.
     """
 
     retryable = False
     record: Record | None = None
+    altered: bool = False
 
 
 class SchemaError(StoreError):

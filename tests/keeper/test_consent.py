@@ -410,9 +410,10 @@ def test_a_revocation_returns_before_an_unavailable_store_has_erased_the_pair(
     ]
 
 
-def test_a_record_that_cannot_be_opened_does_not_stop_a_new_consent(harness: Harness) -> None:
+def test_a_record_that_was_altered_does_not_stop_a_new_consent(harness: Harness) -> None:
     grant = harness.authorize()
-    error = SealError("Fake: no key opens the pair.")
+    error = SealError("Fake: the pair was altered.")
+    error.altered = True
     error.record = evolve(harness.record(grant), token=None, error="SealError")
 
     def load(_: GrantKey) -> Record | None:
@@ -424,3 +425,18 @@ def test_a_record_that_cannot_be_opened_does_not_stop_a_new_consent(harness: Har
     assert (record.generation, record.consent, record.state) == (2, 2, State.ACTIVE)
     (entry,) = harness.memory.journal_entries(harness.key(grant))
     assert entry.origin is Origin.REPLACED
+
+
+def test_a_code_is_not_sent_while_the_key_of_the_record_is_missing(harness: Harness) -> None:
+    grant = harness.authorize()
+    error = SealError("Fake: the key is missing.")
+    error.record = evolve(harness.record(grant), token=None, error="SealError")
+
+    def load(_: GrantKey) -> Record | None:
+        raise error
+
+    harness.faulty.replacements["load"] = load
+    with pytest.raises(SealError, match="not spent"):
+        harness.authorize(grant.username)
+    assert len(harness.banks.presented("authorization_code")) == 1
+    assert harness.record(grant).consent == 1

@@ -413,11 +413,13 @@ def _mac(key: NamedKey, binding: Binding, status: Status) -> str:
 
 def altered(binding: Binding) -> SealError:
     """Return the error for a pair or row that is not as it was written."""
-    return SealError(
+    error = SealError(
         f"The token of {binding} was not sealed for this row: it was altered, moved or put "
         "back from an older copy. The stored token is unchanged. Restore the row, or ask "
         "the customer for a new consent."
     )
+    error.altered = True
+    return error
 
 
 def _open(
