@@ -33,7 +33,7 @@ class Flight:
 
     Attributes:
         name: The worker's name with a number.
-        kind: `refresh`, `authorize` or `revoke`.
+        kind: `refresh`, `authorize`, `revoke` or `finish`.
         leases: The committed claims, including those whose result was lost.
         ended_by: What ended the flight without a result: `crashed` or `closed`.
         store_failed: Whether a call to the store has failed.
@@ -61,6 +61,8 @@ class Presentation:
         written_at: Time at which the result was stored, in seconds.
         outlasted: Whether the request reached the bank, or its pair was settled, after the lease.
         expired: Whether the access token had expired, by the worker's clock, at the start.
+        is_older: Whether the worker knew a newer record, or one with this attempt, at the start.
+        is_counted: Whether the attempt stays counted, or consent is required because of it.
     """
 
     token: str
@@ -72,6 +74,8 @@ class Presentation:
     written_at: float | None = None
     outlasted: bool = False
     expired: bool = False
+    is_older: bool = False
+    is_counted: bool = False
 
 
 @define(eq=False)
@@ -94,6 +98,8 @@ class Written:
         after_valid: Whether the bank would accept the refresh token of `after`.
         valid_in_journal: Whether consent is required although the journal has a pair of this
             consent that the bank would accept.
+        unrevoked: Access tokens of stored pairs that the bank would accept, although the record
+            is revoked and no longer `revoking`.
         consent: Number of the consent that the stored pair comes from.
         newest_consent: Number of the consent that was stored last.
     """
@@ -104,6 +110,7 @@ class Written:
     before_valid: bool
     after_valid: bool
     valid_in_journal: bool
+    unrevoked: set[str]
     consent: int
     newest_consent: int
 
@@ -147,6 +154,9 @@ class Facts:
             pair that could be stored.
         refresh_token_valid: Whether at the end the bank would accept the stored refresh token.
         valid_consents: The consents of which the bank would still accept a pair at the end.
+        forgotten: Names of running workers that know at the end a newer record than the store.
+        unrevoked: Access tokens of stored pairs of a revoked grant that the bank would accept at
+            the end.
     """
 
     presentations: list[Presentation] = field(factory=list)
@@ -164,3 +174,5 @@ class Facts:
     valid_pair_abandoned: bool = False
     refresh_token_valid: bool = False
     valid_consents: set[int] = field(factory=set)
+    forgotten: list[str] = field(factory=list)
+    unrevoked: set[str] = field(factory=set)

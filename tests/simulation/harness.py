@@ -48,10 +48,11 @@ class Code:
     refresh: Callable[[Job], Steps]
     authorize: Callable[[Job], Steps]
     revoke: Callable[[Job], Steps]
+    finish_revocation: Callable[[Job], Steps]
     store: type[MemoryTokenStore]
 
 
-REAL = Code(refresh, consent.authorize, consent.revoke, MemoryTokenStore)
+REAL = Code(refresh, consent.authorize, consent.revoke, consent.finish_revocation, MemoryTokenStore)
 
 
 @frozen(kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from blink_oauth.errors import BlinkError
-from blink_oauth_keeper.errors import StoreError
+from blink_oauth_keeper.errors import ConsentNeededError, StoreError
 from blink_oauth_keeper.profile import AfterUncertainty
 from blink_oauth_keeper.store.protocol import State, is_revoked
 
@@ -24,6 +24,8 @@ __all__ = ["INVARIANTS", "Invariant", "violations"]
 
 Invariant = Callable[[Facts, BankKind], str | None]
 EPSILON = 1e-6
+RESTORES = frozenset({"restored", "forgotten"})
+REVOCATIONS = frozenset({"revoke", "finish"})
 LAST_ATTEMPT_WAIT = 3_600.0
 CLOCK_DIFFERENCE = 61.0
 """Seconds by which a worker's clock and the store's may differ, and the store's rounding."""
@@ -44,7 +46,7 @@ def a_third_presentation_is_the_last_and_costs_nothing(facts: Facts, kind: BankK
     has expired and the bank responds to others or an hour has passed, and never a fourth time. A
     bank that does not rotate is excepted.
     """
-    if len(facts.presentations) < 3 or not kind.policy.rotates:
+    if len(facts.presentations) < 3 or not kind.policy.rotates or "forgotten" in facts.faults:
         return None
     hold = kind.profile.after_uncertainty is AfterUncertainty.HOLD
     for group in _by_token(facts):
@@ -56,7 +58,8 @@ def a_third_presentation_is_the_last_and_costs_nothing(facts: Facts, kind: BankK
         if not third.expired:
             return f"{third.token} was presented three times before the access token expired"
         waited = _claimed_at(third) - _claimed_at(second)
-        if waited < LAST_ATTEMPT_WAIT - CLOCK_DIFFERENCE and not facts.others_responded:
+        by_the_clock = not facts.others_responded and "clock stepped" not in facts.faults
+        if waited < LAST_ATTEMPT_WAIT - CLOCK_DIFFERENCE and by_the_clock:
             return f"{third.token} was presented three times within {waited:.0f} s"
     return None
 
@@ -67,7 +70,7 @@ def _claimed_at(presentation: Presentation) -> float:
 
 def a_second_presentation_needs_an_unknown_result(facts: Facts, kind: BankKind) -> str | None:
     """The first result is unknown, or its lease ended before the result was stored."""
-    if len(facts.presentations) < 2 or not kind.policy.rotates:
+    if len(facts.presentations) < 2 or not kind.policy.rotates or "forgotten" in facts.faults:
         return None
     for group in _by_token(facts):
         group.sort(key=_claimed_at)
@@ -126,7 +129,7 @@ def every_flight_ends_with_a_token_or_a_typed_error(facts: Facts, kind: BankKind
             [*facts.failures, *(f"{name} does not end" for name in facts.endless_workers)]
         )
     for finished in facts.finished:
-        if finished.error is None and finished.flight.kind != "revoke":
+        if finished.error is None and finished.flight.kind not in REVOCATIONS:
             if finished.record is None or finished.record.token is None:
                 return f"{finished.flight.name} ended without a token and without an error"
         elif finished.error is not None and not isinstance(finished.error, BlinkError):
@@ -136,6 +139,8 @@ def every_flight_ends_with_a_token_or_a_typed_error(facts: Facts, kind: BankKind
 
 def no_flight_fails_while_a_newer_token_is_stored(facts: Facts, kind: BankKind) -> str | None:
     """A flight that lost its lease reads the store before it reports its own failure."""
+    if "forgotten" in facts.faults:
+        return None
     for finished in facts.finished:
         stored, record = finished.stored, finished.record
         if finished.error is None or finished.flight.kind != "refresh" or record is None:
@@ -170,7 +175,7 @@ def no_token_of_a_revoked_grant_is_served(facts: Facts, kind: BankKind) -> str |
     """A caller that asks for a token after a revocation gets an error."""
     for finished in facts.finished:
         served = finished.record if finished.error is None else None
-        if finished.flight.kind == "revoke" or served is None:
+        if finished.flight.kind in REVOCATIONS or served is None:
             continue
         if is_revoked(served):
             return f"{finished.flight.name} served a revoked grant"
@@ -181,7 +186,7 @@ def a_revoked_grant_stays_revoked(facts: Facts, kind: BankKind) -> str | None:
     """Only a new consent makes a revoked grant active again."""
     consents = set()
     for change in facts.written:
-        is_new = change.how == "Put" and change.consent not in consents
+        is_new = change.how in {"Put", "WriteBack"} and change.consent not in consents
         consents.add(change.consent)
         was_revoked = change.before is not None and is_revoked(change.before)
         if was_revoked and not is_revoked(change.after) and not is_new:
@@ -202,7 +207,9 @@ def nothing_is_written_back_unless_the_store_went_backwards(
 ) -> str | None:
     """No change by another flight or process looks as if the store went backwards."""
     # A worker whose manager closed goes on in the simulation, and still knows its unstored result.
-    if "closing" in facts.faults or not any(change.how == "WriteBack" for change in facts.written):
+    if facts.faults & {"closing", *RESTORES}:
+        return None
+    if not any(change.how == "WriteBack" for change in facts.written):
         return None
     return "a record was written back"
 
@@ -236,8 +243,12 @@ HARMLESS = frozenset(
         RequestFault.NOT_CONNECTED.value,
         RequestFault.REJECTED.value,
         RequestFault.BUSY.value,
+        RequestFault.NOT_FORWARDED.value,
         "store",
         "time passes",
+        "restored",
+        "clock stepped",
+        "key missing",
     }
 )
 
@@ -249,6 +260,62 @@ def without_a_harmful_fault_the_refresh_token_stays_valid(
     if facts.refresh_token_valid or facts.faults - HARMLESS or _is_revoked(facts):
         return None
     return "the stored refresh token is not valid"
+
+
+def no_token_older_than_a_known_one_is_presented(facts: Facts, kind: BankKind) -> str | None:
+    """A process presents no refresh token of an older record than the newest one it knows."""
+    for presentation in facts.presentations:
+        if presentation.is_older:
+            name, token = presentation.flight.name, presentation.token
+            return f"{name} presents {token}, and knows a newer record"
+    return None
+
+
+def what_a_running_process_knows_is_stored_at_the_end(facts: Facts, kind: BankKind) -> str | None:
+    """After a store went backwards, it has the newest record that a running process knows."""
+    # A worker whose manager closed goes on in the simulation, and still knows its unstored result.
+    if facts.forgotten and "closing" not in facts.faults:
+        return f"{facts.forgotten[0]} knows a newer record than the store"
+    return None
+
+
+def an_attempt_that_certainly_failed_is_not_counted(facts: Facts, kind: BankKind) -> str | None:
+    """A result that proves the refresh token unspent costs no attempt and no consent."""
+    for presentation in facts.presentations:
+        if presentation.certainly_unspent and presentation.is_counted:
+            return f"the attempt of {presentation.flight.name} with {presentation.token} counts"
+    return None
+
+
+def a_revocation_is_finished_in_the_end(facts: Facts, kind: BankKind) -> str | None:
+    """At the end the bank accepts no stored pair of a revoked grant."""
+    if facts.unrevoked:
+        return f"{min(facts.unrevoked)} of the revoked grant is still valid"
+    return None
+
+
+def a_grant_is_revoking_until_the_bank_has_revoked_it(facts: Facts, kind: BankKind) -> str | None:
+    """The state becomes `revoked` once the bank accepts no stored pair any more."""
+    for change in facts.written:
+        if change.unrevoked:
+            return f"{change.how} wrote revoked while {min(change.unrevoked)} was valid"
+    return None
+
+
+def without_a_harmful_fault_no_consent_is_demanded(facts: Facts, kind: BankKind) -> str | None:
+    """Harmless faults demand no consent, unless the grant is revoked or consented to again."""
+    if facts.faults - HARMLESS or _is_revoked(facts):
+        return None
+    if any(finished.flight.kind == "authorize" for finished in facts.finished):
+        return None
+    for change in facts.written:
+        if change.after.state is State.NEEDS_CONSENT:
+            return f"{change.how} demanded a consent"
+    for finished in facts.finished:
+        if isinstance(finished.error, ConsentNeededError):
+            return f"{finished.flight.name} ended with ConsentNeededError"
+    error = facts.finished[-1].error if facts.finished else None
+    return "consent is demanded at the end" if error and error.needs_consent else None
 
 
 LOSSES = frozenset({RequestFault.RESPONSE_LOST.value, RequestFault.REQUEST_LOST.value})
@@ -282,6 +349,12 @@ INVARIANTS: tuple[Invariant, ...] = (
     a_confirmed_revocation_leaves_no_valid_pair,
     a_revocation_revokes_no_newer_consent,
     without_a_harmful_fault_the_refresh_token_stays_valid,
+    no_token_older_than_a_known_one_is_presented,
+    what_a_running_process_knows_is_stored_at_the_end,
+    an_attempt_that_certainly_failed_is_not_counted,
+    a_revocation_is_finished_in_the_end,
+    a_grant_is_revoking_until_the_bank_has_revoked_it,
+    without_a_harmful_fault_no_consent_is_demanded,
     one_lost_response_is_recovered_by_an_allowed_replay,
 )
 """All invariants. Each one checks itself whether it applies to the schedule."""

@@ -47,6 +47,15 @@ MANY_WITHDRAWALS = evolve(SCENARIOS["withdrawals"], store_fault=0.3, jump=0.08)
 NO_FAULTS = Scenario(banks=("strict",), tasks=1)
 LATE_CONSENTS = evolve(SCENARIOS["consents"], store_fault=0.2)
 
+NOT_FORWARDED = SCENARIOS["not-forwarded"]
+CLOCK_STEPS = SCENARIOS["clock-steps"]
+KILLED_REVOCATIONS = SCENARIOS["killed-revocations"]
+MISSING_KEYS = SCENARIOS["missing-keys"]
+RESTORES = SCENARIOS["restores"]
+FEW_LEARN_KEYS = evolve(
+    MISSING_KEYS, store_fault=0.3, learn_key=0.0, kinds=("refresh", "refresh", "authorize")
+)
+
 
 @frozen(kw_only=True)
 class Mutant:
@@ -370,6 +379,123 @@ MUTANTS = (
         new="attempts=int(state is State.UNCERTAIN)",
         breaks="a_third_presentation_is_the_last_and_costs_nothing",
         scenario=evolve(UNCERTAIN, faults=(RequestFault.UNREADABLE,)),
+    ),
+    Mutant(
+        name="load: what the process knows of a store that went backwards is not written back",
+        module=REFRESH,
+        old="        if known is None or not policy.is_behind(stored, known):\n"
+        "            return stored\n",
+        new="        if True:\n            return stored\n",
+        breaks="no_token_older_than_a_known_one_is_presented",
+        scenario=RESTORES,
+    ),
+    Mutant(
+        name="load: the same change, after which what was known is lost",
+        module=REFRESH,
+        old="        if known is None or not policy.is_behind(stored, known):\n"
+        "            return stored\n",
+        new="        if True:\n            return stored\n",
+        breaks="what_a_running_process_knows_is_stored_at_the_end",
+        scenario=RESTORES,
+    ),
+    Mutant(
+        name="is_behind: a lower generation is not behind",
+        module=POLICY,
+        old="    if (stored.consent, stored.generation) != (known.consent, known.generation):\n"
+        "        return True\n",
+        new="    if stored.generation != known.generation:\n        return False\n",
+        breaks="without_a_harmful_fault_the_refresh_token_stays_valid",
+        scenario=RESTORES,
+    ),
+    Mutant(
+        name="write_back: compares nothing",
+        module=MEMORY,
+        old="            if not is_unchanged(record, seen):\n",
+        new="            if False:\n",
+        breaks="a_valid_pair_is_never_replaced_by_an_invalid_one",
+        scenario=evolve(RESTORES, workers=(3, 5), delay=0.4),
+    ),
+    Mutant(
+        name="elapsed: only the monotonic clock counts",
+        module=REFRESH,
+        old="        if job.elapsed(claimed_at) + job.call_timeout > job.lease:\n",
+        new="        elapsed = job.monotonic() - claimed_at.monotonic\n"
+        "        if elapsed + job.call_timeout > job.lease:\n",
+        breaks="no_request_begins_that_could_outlast_its_lease",
+        scenario=CLOCK_STEPS,
+    ),
+    Mutant(
+        name="elapsed: only the wall clock counts",
+        module=REFRESH,
+        old="        if job.elapsed(claimed_at) + job.call_timeout > job.lease:\n",
+        new="        elapsed = (job.now() - claimed_at.now).total_seconds()\n"
+        "        if elapsed + job.call_timeout > job.lease:\n",
+        breaks="no_request_begins_that_could_outlast_its_lease",
+        scenario=CLOCK_STEPS,
+    ),
+    Mutant(
+        name="store: leases run by the wall clock",
+        module=MEMORY,
+        old="        return Moment(utc(self._clock()), self._monotonic())\n",
+        new="        return Moment(utc(self._clock()), self._clock().timestamp())\n",
+        breaks="a_second_presentation_needs_an_unknown_result",
+        scenario=CLOCK_STEPS,
+    ),
+    Mutant(
+        name="release: an attempt that reached no bank counts as uncertain",
+        module=REFRESH,
+        old="    elif error.outcome is Outcome.UNCERTAIN or error.token is not None:\n",
+        new="    elif error.status == 503 or error.outcome is Outcome.UNCERTAIN or error.token:\n",
+        breaks="an_attempt_that_certainly_failed_is_not_counted",
+        scenario=NOT_FORWARDED,
+    ),
+    Mutant(
+        name="release: the same change, after which a consent is demanded",
+        module=REFRESH,
+        old="    elif error.outcome is Outcome.UNCERTAIN or error.token is not None:\n",
+        new="    elif error.status == 503 or error.outcome is Outcome.UNCERTAIN or error.token:\n",
+        breaks="without_a_harmful_fault_no_consent_is_demanded",
+        scenario=NOT_FORWARDED,
+    ),
+    Mutant(
+        name="finish_revocation: does nothing",
+        module=CONSENT,
+        old="        if record is None or not is_revoked(record) or is_moved(record):\n",
+        new="        if True:\n",
+        breaks="a_revocation_is_finished_in_the_end",
+        scenario=KILLED_REVOCATIONS,
+    ),
+    Mutant(
+        name="revoke: marks a grant as revoked before the bank has revoked it",
+        module=RULES,
+        old="        state=State.REVOKING,\n",
+        new="        state=State.REVOKED,\n",
+        breaks="a_grant_is_revoking_until_the_bank_has_revoked_it",
+        scenario=KILLED_REVOCATIONS,
+    ),
+    Mutant(
+        name="revoke: erases pairs that the bank has not revoked",
+        module=CONSENT,
+        old="    if failure is not None:\n",
+        new="    if False:\n",
+        breaks="a_grant_is_revoking_until_the_bank_has_revoked_it",
+        scenario=KILLED_REVOCATIONS,
+    ),
+    Mutant(
+        name="retry_until_stored: a result is tried again until its record can be opened",
+        module=REFRESH,
+        old="            raise\n        return error.record\n",
+        new="            pass\n        raise\n",
+        breaks="every_flight_ends_with_a_token_or_a_typed_error",
+        scenario=FEW_LEARN_KEYS,
+    ),
+    Mutant(
+        name="load: a pair that cannot be opened counts as none",
+        module=REFRESH,
+        old="        stored: Record | None = yield Load()\n",
+        new="        stored = yield from _load_record()\n",
+        breaks="without_a_harmful_fault_no_consent_is_demanded",
+        scenario=evolve(MISSING_KEYS, kinds=("refresh",), store_fault=0.02),
     ),
 )
 """All mutants, in the order of the protocol."""

@@ -46,6 +46,7 @@ def mutant(edits: Edits) -> Code:
         compiled["refresh"].refresh,
         compiled["consent"].authorize,
         compiled["consent"].revoke,
+        compiled["consent"].finish_revocation,
         compiled["store.memory"].MemoryTokenStore,
     )
 

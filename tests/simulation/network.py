@@ -46,6 +46,7 @@ class RequestFault(Enum):
     ERROR_WITH_PAIR = "500 with a pair"
     REJECTED_WITH_PAIR = "400 with a pair"
     UNREADABLE = "unreadable refresh token"
+    NOT_FORWARDED = "503 of the platform"
 
 
 UNREACHED = frozenset(
@@ -55,6 +56,7 @@ UNREACHED = frozenset(
         RequestFault.REJECTED,
         RequestFault.BUSY,
         RequestFault.UNAVAILABLE,
+        RequestFault.NOT_FORWARDED,
     }
 )
 """The request never reaches the bank; the worker may be unable to know that."""
@@ -62,12 +64,14 @@ UNREACHED = frozenset(
 FAKE_ID = "fake-correlation-id"
 
 
-def _meta(status: int, retry_after: float | None = None) -> ResponseMeta:
+def _meta(
+    status: int, retry_after: float | None = None, source: Source = Source.UNKNOWN
+) -> ResponseMeta:
     return ResponseMeta(
         status=status,
         correlation_id=FAKE_ID,
         echoed=True,
-        source=Source.UNKNOWN,
+        source=source,
         language=None,
         caching_forbidden=True,
         retry_after=retry_after,
@@ -76,6 +80,7 @@ def _meta(status: int, retry_after: float | None = None) -> ResponseMeta:
 
 BUSY = _meta(429, 7.0)
 UNAVAILABLE = _meta(503)
+NOT_FORWARDED = _meta(503, 60.0, Source.PLATFORM)
 
 
 def timed_out_error() -> BlinkError:
@@ -94,6 +99,14 @@ def unreached_error(fault: RequestFault) -> BlinkError:
     if fault is RequestFault.BUSY:
         return StatusError(
             "Too many.", status=429, outcome=Outcome.REJECTED, retryable=True, meta=BUSY
+        )
+    if fault is RequestFault.NOT_FORWARDED:
+        return StatusError(
+            "Not forwarded.",
+            status=503,
+            outcome=Outcome.NOT_EXECUTED,
+            retryable=True,
+            meta=NOT_FORWARDED,
         )
     return StatusError("Unavailable.", status=503, meta=UNAVAILABLE)
 

@@ -25,7 +25,12 @@ MAX_FAULTY_MOVES = 150
 NEARLY_AN_HOUR = 3_599.0
 CERTAIN_FAULTS = (RequestFault.NOT_CONNECTED, RequestFault.REJECTED, RequestFault.BUSY)
 LOSSES = (RequestFault.RESPONSE_LOST, RequestFault.REQUEST_LOST)
-ALL_FAULTS = tuple(fault for fault in RequestFault if fault is not RequestFault.NONE)
+HOUR = 3_600.0
+SLEEPERS = "BD"
+"""The workers whose machines sleep; the wall clocks of the others step."""
+ALL_FAULTS = tuple(
+    fault for fault in RequestFault if fault not in {RequestFault.NONE, RequestFault.NOT_FORWARDED}
+)
 
 
 @frozen(kw_only=True)
@@ -51,6 +56,10 @@ class Scenario:
         failures: The greatest number of failed flights before a worker's first one.
         hold_off: That the circuit breaker or the rate limit delays a permit.
         others_respond: That the bank has just responded to a call for another grant.
+        restore: That the store is restored from an earlier copy, for each move.
+        clock_step: That a wall clock steps by an hour, or a machine sleeps, for each move.
+        lacks_key: That a worker cannot open the pairs that others seal with a new key.
+        learn_key: That a worker gets the new key, for each move.
     """
 
     banks: tuple[str, ...] = tuple(BANKS)
@@ -71,6 +80,10 @@ class Scenario:
     failures: int = 0
     hold_off: float = 0.0
     others_respond: float = 0.0
+    restore: float = 0.0
+    clock_step: float = 0.0
+    lacks_key: float = 0.0
+    learn_key: float = 0.0
 
 
 MOSTLY_REFRESH = ("refresh",) * 5
@@ -109,6 +122,42 @@ SCENARIOS: dict[str, Scenario] = {
         kinds=(*MOSTLY_REFRESH, "authorize", "revoke", "revoke"), delay=0.3, tasks=3
     ),
     "withdrawals": Scenario(store_fault=0.2, withdraw=0.02, jump=0.05, delay=0.4, tasks=4),
+    "restores": Scenario(
+        banks=tuple(name for name in BANKS if name != "newest pair only"),
+        workers=(1, 3),
+        tasks=4,
+        restore=0.05,
+        jump=0.06,
+        delay=0.2,
+    ),
+    "clock-steps": Scenario(
+        clock_step=0.06, jump=0.04, delay=0.3, tasks=3, request_fault=0.1, crash=0.005
+    ),
+    "not-forwarded": Scenario(
+        workers=(1, 3),
+        tasks=6,
+        faults=(RequestFault.NOT_FORWARDED,),
+        request_fault=0.9,
+        jump=0.15,
+    ),
+    "killed-revocations": Scenario(
+        kinds=(*MOSTLY_REFRESH, "authorize", "revoke", "revoke", "finish"),
+        crash=0.04,
+        jump=0.02,
+        delay=0.3,
+        tasks=3,
+        request_fault=0.1,
+        store_fault=0.03,
+    ),
+    "missing-keys": Scenario(
+        kinds=(*MOSTLY_REFRESH, "authorize"),
+        lacks_key=0.5,
+        learn_key=0.01,
+        store_fault=0.15,
+        jump=0.03,
+        delay=0.2,
+        tasks=3,
+    ),
     "mixed": Scenario(
         kinds=(*MOSTLY_REFRESH, "authorize", "revoke"),
         tasks=3,
@@ -189,7 +238,7 @@ class _RandomScheduler:
         """Move workers and inject faults, until all have finished or the moves are used up."""
         simulation, draw, scenario = self.simulation, self.draw, self.scenario
         any_fault = scenario.outage + scenario.crash + scenario.jump + scenario.close
-        any_fault += scenario.withdraw
+        any_fault += scenario.withdraw + scenario.restore + scenario.clock_step + scenario.learn_key
         for _ in range(MAX_FAULTY_MOVES):
             if any_fault and draw() < any_fault:
                 self._inject_fault(workers, draw() * any_fault)
@@ -210,27 +259,54 @@ class _RandomScheduler:
     def _inject_fault(self, workers: list[Worker], roll: float) -> None:
         simulation, scenario = self.simulation, self.scenario
         worker = workers[int(self.draw() * len(workers))]
-        if (roll := roll - scenario.outage) < 0:
-            simulation.store_unavailable = not simulation.store_unavailable
-            simulation.add_to_trace(
-                "the store is unavailable"
-                if simulation.store_unavailable
-                else "the store is available"
-            )
-        elif (roll := roll - scenario.crash) < 0:
-            if worker.phase is not Phase.DONE:
-                worker.crash()
-        elif (roll := roll - scenario.close) < 0:
-            worker.closing = True
-            simulation.facts.faults.add("closing")
-            simulation.add_to_trace(f"{worker.name} is closing")
-        elif (roll := roll - scenario.withdraw) < 0:
-            simulation.withdraw_consents()
-        elif simulation.abandoned_requests and self.draw() < 0.5:
+        faults = (
+            (scenario.outage, lambda _: self._change_availability()),
+            (scenario.crash, _crash),
+            (scenario.close, self._close),
+            (scenario.withdraw, lambda _: simulation.withdraw_consents()),
+            (scenario.restore, lambda _: simulation.restore(self.draw, workers)),
+            (scenario.clock_step, self._step_clock),
+            (scenario.learn_key, _learn_key),
+        )
+        for probability, inject in faults:
+            if (roll := roll - probability) < 0:
+                inject(worker)
+                return
+        if simulation.abandoned_requests and self.draw() < 0.5:
             simulation.add_to_trace("an abandoned request reaches the bank")
             simulation.refresh(simulation.abandoned_requests.pop())
         else:
             self._jump_in_time()
+
+    def _change_availability(self) -> None:
+        simulation = self.simulation
+        simulation.store_unavailable = not simulation.store_unavailable
+        simulation.add_to_trace(
+            "the store is unavailable" if simulation.store_unavailable else "the store is available"
+        )
+
+    def _close(self, worker: Worker) -> None:
+        worker.closing = True
+        self.simulation.facts.faults.add("closing")
+        self.simulation.add_to_trace(f"{worker.name} is closing")
+
+    def _step_clock(self, worker: Worker) -> None:
+        """Let the store's clock or a worker's step, or let a worker's machine sleep."""
+        simulation = self.simulation
+        simulation.facts.faults.add("clock stepped")
+        step = HOUR if self.draw() < 0.5 else -HOUR
+        if self.draw() < 0.4:
+            simulation.clock_step += step
+            simulation.add_to_trace(f"the store's wall clock steps by {step:.0f} s")
+        elif worker.name in SLEEPERS:
+            # If its wall clock stepped back too, no clock would show that time has gone.
+            slept = 60 * self.draw()
+            simulation.time += slept
+            worker.slept += slept
+            simulation.add_to_trace(f"{worker.name}'s machine sleeps for {slept:.1f} s")
+        else:
+            worker.skew += step
+            simulation.add_to_trace(f"{worker.name}'s wall clock steps by {step:.0f} s")
 
     def _jump_in_time(self) -> None:
         simulation = self.simulation
@@ -243,6 +319,15 @@ class _RandomScheduler:
             simulation.time += 20 + 20 * self.draw()
         simulation.facts.faults.add("time passes")
         simulation.add_to_trace("time passes")
+
+
+def _crash(worker: Worker) -> None:
+    if worker.phase is not Phase.DONE:
+        worker.crash()
+
+
+def _learn_key(worker: Worker) -> None:
+    worker.lacks_key = False
 
 
 def _tasks(scenario: Scenario, draw: Callable[[], float]) -> list[Task]:
@@ -259,6 +344,7 @@ def run(
     kind = BANKS[scenario.banks[int(draw() * len(scenario.banks))]]
     scheduler = _RandomScheduler(scenario, draw)
     simulation = Simulation(kind, scheduler, code, trace)
+    simulation.backups = [] if scenario.restore else None
     scheduler.simulation = simulation
     age = kind.policy.access_token_lifetime * (2.0 if draw() < 0.8 else 0.6)
     simulation.store_first_pair(age)
@@ -273,6 +359,10 @@ def run(
         )
         for name in "ABCDE"[: least + int(draw() * (most - least + 1))]
     ]
+    if scenario.lacks_key:
+        for worker in workers:
+            worker.lacks_key = draw() < scenario.lacks_key
+            worker.seals_anew = not worker.lacks_key
     simulation.facts.expired_token_only = (
         kind.policy.access_token_lifetime > NEARLY_AN_HOUR < age
         and all(task == Task() for worker in workers for task in worker.tasks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from .harness import CLIENT_ID
 from .simulation import Scheduler, Simulation
 from .worker import Phase, Task, Worker
 
@@ -49,13 +50,21 @@ def finish(
     simulation.store_unavailable = False
     simulation.add_to_trace("the faults stop")
     _finish_all(simulation, workers)
+    for worker in workers:
+        worker.lacks_key = False
+        if simulation.went_backwards and not worker.has_crashed:
+            # What a process knows is written back at its next flight without a lease in the way.
+            worker.add_task(Task(at=max(simulation.time, simulation.blocked_until)))
+            _finish_all(simulation, [worker])
     for number in range(MAX_LATE_CALLERS):
         at = max(simulation.time, simulation.blocked_until)
         caller = Worker(f"late{number}-", simulation, [Task(early=True, at=at)])
         _finish_all(simulation, [caller])
         if simulation.facts.finished[-1].error is None:
             break
-    simulation.record_end()
+    if simulation.store.revoking(CLIENT_ID, limit=1):
+        _finish_all(simulation, [Worker("keeper", simulation, [Task("finish")])])
+    simulation.record_end(workers)
 
 
 def _finish_all(simulation: Simulation, workers: Sequence[Worker]) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from blink_oauth.errors import BlinkError, RevocationError
 from blink_oauth.tokens import Token
 from blink_oauth_keeper import steps
-from blink_oauth_keeper.errors import StoreError
-from blink_oauth_keeper.store.memory import MemoryTokenStore
-from blink_oauth_keeper.store.protocol import Note, Origin, Record, State, is_revoked
+from blink_oauth_keeper.errors import SealError, StoreError
+from blink_oauth_keeper.store.memory import MemoryTokenStore, StoredGrant
+from blink_oauth_keeper.store.protocol import (
+    GrantKey,
+    Note,
+    Origin,
+    Record,
+    Settlement,
+    State,
+    is_revoked,
+)
 from blink_oauth_testing.sandbox.banks import IssuedTokens, Refusal
 
 from .facts import Facts, Lease, Written
@@ -83,6 +91,13 @@ class Simulation:
             equal.
         blocked_until: End of the running lease or pause, in seconds.
         store_unavailable: Whether every call to the store fails.
+        clock_step: Seconds by which the store's wall clock has been set forward.
+        backups: What the store had after each write, the oldest first, if it may go backwards.
+        erased_unread: Access tokens of pairs that were erased from the journal, and that the
+            revocation had not read there.
+        sealed_anew: Access tokens of pairs that are sealed with a key that a worker may lack.
+        access_of: The access token of each pair, by refresh token.
+        stored_refresh: Refresh tokens that were ever in the record or in the journal.
         abandoned_requests: Refresh tokens of requests in transit whose sender does not wait.
         spent: Refresh tokens that the bank has accepted and replaced.
         consent_of: Number of the consent that a pair comes from, by access token.
@@ -100,12 +115,19 @@ class Simulation:
     time: float = 0.0
     bank: SimulatedBank = field(init=False)
     store: MemoryTokenStore = field(init=False)
+    grants: dict[GrantKey, StoredGrant] = field(init=False)
     facts: Facts = field(init=False, factory=Facts)
     stored: Record | None = field(init=False, default=None)
     changes: int = 0
     effects: list[tuple[str, str, float]] = field(init=False, factory=list)
     blocked_until: float = 0.0
     store_unavailable: bool = False
+    clock_step: float = 0.0
+    backups: list[dict[GrantKey, StoredGrant]] | None = None
+    erased_unread: set[str] = field(init=False, factory=set)
+    sealed_anew: set[str] = field(init=False, factory=set)
+    access_of: dict[str, str] = field(init=False, factory=dict)
+    stored_refresh: set[str] = field(init=False, factory=set)
     abandoned_requests: list[str] = field(init=False, factory=list)
     spent: set[str] = field(init=False, factory=set)
     consent_of: dict[str, int] = field(init=False, factory=dict)
@@ -118,11 +140,15 @@ class Simulation:
 
     def __attrs_post_init__(self) -> None:
         self.bank = new_bank(self.kind, lambda: self.time)
-        self.store = self.code.store(clock=self.now)
+        self._open_store({})
+
+    def _open_store(self, grants: dict[GrantKey, StoredGrant]) -> None:
+        self.grants = grants
+        self.store = self.code.store(clock=self.now, monotonic=lambda: self.time, grants=grants)
 
     def now(self) -> datetime:
-        """Return the time of the store's clock."""
-        return moment(self.time)
+        """Return the time of the store's wall clock."""
+        return moment(self.time + self.clock_step)
 
     def new_owner(self) -> str:
         """Return a new name for the owner of a claim."""
@@ -175,6 +201,7 @@ class Simulation:
         self.consent_of[issued.access_token] = consent
         if issued.refresh_token is not None:
             self.consent_of_refresh[issued.refresh_token] = consent
+            self.access_of[issued.refresh_token] = issued.access_token
 
     def revoke(self, token: Token, fault: RequestFault, seen: Record | None) -> BlinkError | None:
         """Execute a revocation at the bank, unless there is no connection."""
@@ -218,13 +245,91 @@ class Simulation:
             self.facts.faults.add("store")
         if fault is StoreFault.UNREACHABLE:
             raise StoreError("The store cannot be reached.")
+        if worker.lacks_key:
+            self._check_keys(worker, step)
+        if isinstance(step, steps.Erase):
+            self._record_unread(worker)
         call, writes = _STORE_CALLS[type(step)]
         result = call(self.store, step)
         if writes:
             self.record_write(type(step).__name__, worker, step, result)
+        if worker.seals_anew and isinstance(step, steps.Settle | steps.Put | steps.Journal):
+            self.sealed_anew.add(step.token.access_token.reveal())
+        if worker.lacks_key:
+            result = self._opened(result)
         if fault is StoreFault.RESULT_LOST:
             raise StoreError("The result of the store was lost.")
         return result
+
+    def _record_unread(self, worker: Worker) -> None:
+        """Record pairs that a revocation erases, and that their own flights have to revoke."""
+        stored = {entry.token.access_token.reveal() for entry in self.store.journal_entries(KEY)}
+        self.erased_unread |= stored - worker.read_in_journal
+
+    def _is_sealed_anew(self, token: Token | None) -> bool:
+        return token is not None and token.access_token.reveal() in self.sealed_anew
+
+    def _check_keys(self, worker: Worker, step: steps.Step) -> None:
+        """Fail as the SQL store does for a worker that lacks the key of a pair.
+
+        Raises:
+            SealError: The step needs a pair that this worker cannot open.
+        """
+        if isinstance(step, steps.Salvage):
+            found = [entry.token for entry in self.store.journal_entries(KEY)]
+        elif isinstance(step, steps.Load | steps.MarkRevoked):
+            found = [self.stored.token] if self.stored and self.stored.token else []
+        else:
+            return
+        if any(map(self._is_sealed_anew, found)):
+            self.facts.faults.add("key missing")
+            error = SealError("The key of the pair is missing.")
+            record = self.store.load(KEY)
+            error.record = record and _unopened(record)
+            if isinstance(step, steps.Salvage):
+                # The flight waits for the key: without it, only a consent could help.
+                worker.lacks_key = False
+            raise error
+
+    def _opened(self, result: Any) -> Any:
+        """Return a result of the store as a worker gets it that lacks the key of some pairs."""
+        if isinstance(result, Settlement) and result.record is not None:
+            if self._is_sealed_anew(result.record.token):
+                self.facts.faults.add("key missing")
+                return evolve(result, record=_unopened(result.record))
+        elif isinstance(result, list | tuple):
+            return [entry for entry in result if not self._is_sealed_anew(entry.token)]
+        return result
+
+    def restore(self, draw: Callable[[], float], workers: Sequence[Worker]) -> None:
+        """Restore the store from an earlier copy of it.
+
+        Whether that is harmless depends on the workers: if none is refreshing and all know the
+        newest record, nothing is forgotten.
+        """
+        if not self.backups or len(self.backups) < 2:
+            return
+        lost = self.stored
+        assert lost is not None
+        at_rest = lost.state is State.ACTIVE and not lost.attempts and not lost.lease_left
+        known = all(worker.knows(lost) for worker in workers if not worker.has_crashed)
+        self.facts.faults.add("restored" if at_rest and known else "forgotten")
+        back = 1 + int(draw() * min(3, len(self.backups) - 1))
+        del self.backups[-back:]
+        self._open_store(_copy(self.backups[-1]))
+        self.stored = self.store.load(KEY)
+        assert self.stored is not None
+        self.blocked_until = self.time + max(self.stored.lease_left, self.stored.pause_left)
+        assert self.stored.token is not None
+        self.newest_consent = self.consent_of[self.stored.token.access_token.reveal()]
+        self.changes += 1
+        self.effects.append(("restore", "", self.time))
+        self.add_to_trace(f"the store goes back to generation {self.stored.generation}")
+
+    @property
+    def went_backwards(self) -> bool:
+        """Whether the store was restored from an earlier copy."""
+        return bool(self.facts.faults & {"restored", "forgotten"})
 
     def record_write(
         self, how: str, worker: Worker | None, step: Any = None, result: Any = None
@@ -236,8 +341,15 @@ class Simulation:
         if how in {"Settle", "Journal"}:
             entries = self.store.journal_entries(KEY)
             self.facts.ever_stored.update(entry.token.access_token.reveal() for entry in entries)
+            for entry in entries:
+                self._add_stored_refresh(entry.token)
+        if self.backups is not None:
+            self.backups.append(_copy(self.grants))
         if worker is not None:
             worker.stored = after
+            if how == "Release" and result and worker.presentation:
+                is_refused = step.state is State.NEEDS_CONSENT
+                worker.presentation.is_counted = is_refused or step.attempts >= step.claim.attempts
             if (how == "Settle" or (how == "Release" and result)) and worker.presentation:
                 worker.presentation.written_at = self.time
         if how in {"Claim", "Salvage"} and result is not None and worker is not None:
@@ -265,6 +377,7 @@ class Simulation:
         if after.token is not None:
             access = after.token.access_token.reveal()
             self.facts.ever_stored.add(access)
+            self._add_stored_refresh(after.token)
             consent = self.consent_of[access]
             is_newer = how == "WriteBack" and consent > self.newest_consent
             if how == "Put" or is_newer:
@@ -277,6 +390,7 @@ class Simulation:
             not same_pair and self.is_valid(before.token if before else None),
             self.is_valid(after.token),
             self._has_valid_entry(after),
+            self._unrevoked(after) - self.erased_unread if after.state is State.REVOKED else set(),
             consent,
             self.newest_consent,
         )
@@ -293,10 +407,31 @@ class Simulation:
             for entry in self.store.journal_entries(KEY)
         )
 
-    def record_end(self) -> None:
+    def _add_stored_refresh(self, token: Token) -> None:
+        if token.refresh_token is not None:
+            self.stored_refresh.add(token.refresh_token.reveal())
+
+    def _unrevoked(self, record: Record) -> set[str]:
+        """Return the access tokens of stored pairs up to a consent that the bank would accept."""
+        return {
+            self.access_of[text]
+            for text, consent in self.consent_of_refresh.items()
+            if self.store_consents.get(consent, record.consent + 1) <= record.consent
+            and text in self.stored_refresh - self.spent
+            and self.bank.accepts(text)
+        }
+
+    def record_end(self, workers: Sequence[Worker]) -> None:
         """Record the state at the end of the schedule."""
         record = self.stored
         assert record is not None
+        self.facts.forgotten = [
+            worker.name
+            for worker in workers
+            if not worker.has_crashed and worker.knows_newer_than(record)
+        ]
+        if is_revoked(record):
+            self.facts.unrevoked = self._unrevoked(record) - self.erased_unread
         self.facts.valid_pair_abandoned = self._has_valid_entry(record, ahead=1)
         usable = not is_revoked(record) and record.state is not State.NEEDS_CONSENT
         self.facts.refresh_token_valid = usable and self.is_valid(record.token)
@@ -305,6 +440,14 @@ class Simulation:
             for text, consent in self.consent_of_refresh.items()
             if self.bank.accepts(text) and text not in self.spent and consent in self.store_consents
         }
+
+
+def _copy(grants: dict[GrantKey, StoredGrant]) -> dict[GrantKey, StoredGrant]:
+    return {key: evolve(grant) for key, grant in grants.items()}
+
+
+def _unopened(record: Record) -> Record:
+    return evolve(record, token=None, error=SealError.__name__)
 
 
 _StoreCall = Callable[[MemoryTokenStore, Any], Any]

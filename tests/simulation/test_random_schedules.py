@@ -14,9 +14,10 @@ from simulation.network import RequestFault
 from simulation.random_schedules import SCENARIOS, run
 from simulation.subprocesses import Findings, run_in_subprocesses
 
-SCHEDULES = 100_100
+SCHEDULES = 100_096
 CORES = 2
 PER_PROCESS = SCHEDULES // len(SCENARIOS) // CORES
+OF_STORE_AND_CLOCK = ("restores", "clock-steps", "missing-keys")
 OTHER_SEEDS = range(200_000, 200_060)
 
 
@@ -68,10 +69,18 @@ def test_a_trace_shows_no_token() -> None:
 def test_every_fault_is_injected_in_some_schedule() -> None:
     seen: set[str] = set()
     for seed in OTHER_SEEDS:
-        for name in ("mixed", "request-faults", "crashes", "outages"):
+        for name in (
+            "mixed",
+            "request-faults",
+            "crashes",
+            "outages",
+            "not-forwarded",
+            *OF_STORE_AND_CLOCK,
+        ):
             simulation, kind = run(SCENARIOS[name], seed)
             assert not violations(simulation.facts, kind)
             seen |= simulation.facts.faults
     others = {"crash", "store", "time passes", "closing", "outlasted", "timed out"}
+    others |= {"restored", "forgotten", "clock stepped", "key missing"}
     requests = {fault.value for fault in RequestFault if fault is not RequestFault.NONE}
     assert seen >= others | requests | {"revocation failed"}

@@ -39,7 +39,7 @@ class Task:
     """A flight that a worker is to run.
 
     Attributes:
-        kind: `refresh`, `authorize` or `revoke`.
+        kind: `refresh`, `authorize`, `revoke`, or `finish` for the rest of a revocation.
         newer: Whether the token must be newer than the one that the worker has seen.
         early: Whether to refresh before the token is stale, if it is due.
         at: Earliest start, in seconds.
@@ -65,6 +65,10 @@ class Phase(Enum):
 NO_FLIGHT = Flight("", "")
 
 
+def _number(record: Record) -> tuple[int, int]:
+    return record.consent, record.generation
+
+
 @define(eq=False)
 class Worker:
     """A simulated process.
@@ -74,12 +78,16 @@ class Worker:
         simulation: The simulation that it shares with the other workers.
         tasks: The flights that it has not begun, in order.
         skew: Seconds that its wall clock is ahead of the simulation's.
+        slept: Seconds for which its monotonic clock has stood still.
+        lacks_key: Whether it cannot open pairs that are sealed with the new key.
+        seals_anew: Whether it seals with the new key.
         failures: Number of its flights that have failed in a row.
         phase: What it does at its next move.
         wake_at: End of its wait, in seconds.
         has_unstored_result: Whether it waits with a result that is not stored.
         waiting_since: The simulation's count of changes at the start of the wait.
         closing: Whether its manager is closing.
+        has_crashed: Whether the process has crashed.
         moves: Number of its moves.
         flights: Number of its flights.
         seen: The newest record that it has seen.
@@ -89,6 +97,7 @@ class Worker:
         record: The last record that the store has returned in this flight.
         lost: Whether the flight has emitted `store.lost`.
         erased: Whether the flight has erased the revoked pairs.
+        read_in_journal: Access tokens of the pairs that the flight has read in the journal.
         log: Each move and fault with the number of effects so far and the time. The log determines
             the worker's state.
     """
@@ -97,12 +106,16 @@ class Worker:
     simulation: Simulation
     tasks: list[Task]
     skew: float = 0.0
+    slept: float = 0.0
+    lacks_key: bool = False
+    seals_anew: bool = False
     failures: int = 0
     phase: Phase = Phase.IDLE
     wake_at: float = 0.0
     has_unstored_result: bool = False
     waiting_since: int = 0
     closing: bool = False
+    has_crashed: bool = False
     moves: int = 0
     flights: int = 0
     seen: Record | None = None
@@ -119,11 +132,14 @@ class Worker:
     presentation: Presentation | None = None
     lost: bool = False
     erased: bool = False
+    read_in_journal: set[str] = field(factory=set)
     log: list[tuple[Enum, int, float]] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         simulation = self.simulation
-        self.cache = Cache(lambda: moment(simulation.time + self.skew), lambda: simulation.time)
+        self.cache = Cache(
+            lambda: moment(simulation.time + self.skew), lambda: simulation.time - self.slept
+        )
         self._await_next_task()
 
     def is_ready(self) -> bool:
@@ -136,6 +152,18 @@ class Worker:
         if phase is Phase.WAITING or phase is Phase.IDLE:
             return self.wake_at <= self.simulation.time
         return phase is not Phase.DONE
+
+    def knows(self, record: Record) -> bool:
+        """Return whether the process knows this record or a newer one."""
+        known = self.cache.known(KEY.grant)
+        return known is not None and _number(known) >= _number(record)
+
+    def knows_newer_than(self, record: Record) -> bool:
+        """Return whether the process knows a newer record than this one."""
+        known = self._known()
+        if known is None or record.issued_at > known.issued_at:
+            return False
+        return _number(known) > _number(record)
 
     def is_authorizing(self) -> bool:
         """Return whether a code exchange is in progress."""
@@ -166,11 +194,18 @@ class Worker:
         self.simulation.add_to_trace(f"{self.name} crashes before: {self.phase.value}")
         self.simulation.facts.faults.add("crash")
         self.flight.ended_by = "crashed"
+        self.has_crashed = True
         if self.phase is Phase.IN_TRANSIT and isinstance(self.step, steps.Send):
             self.simulation.abandoned_requests.append(self.step.refresh_token.reveal())
         if self.protocol is not None:
             self.protocol.close()
         self.protocol, self.tasks, self.phase = None, [], Phase.DONE
+
+    def add_task(self, task: Task) -> None:
+        """Add a task, after all others."""
+        self.tasks = [*self.tasks, task]
+        if self.phase is Phase.DONE:
+            self._await_next_task()
 
     def _await_next_task(self) -> None:
         self.phase = Phase.IDLE if self.tasks else Phase.DONE
@@ -182,6 +217,7 @@ class Worker:
         self.flights += 1
         self.flight = Flight(f"{self.name}{self.flights}", task.kind)
         self.stored = self.record = self.presentation = None
+        self.read_in_journal = set()
         self.lost = self.erased = self.has_published_result = False
         job = self._job(task)
         code = simulation.code
@@ -190,8 +226,10 @@ class Worker:
         elif task.kind == "authorize":
             self.protocol = code.authorize(job)
             simulation.authorizing = self
-        else:
+        elif task.kind == "revoke":
             self.protocol = code.revoke(job)
+        else:
+            self.protocol = code.finish_revocation(job)
         simulation.add_to_trace(f"{self.flight.name} begins to {task.kind}")
         self._resume(None)
 
@@ -206,7 +244,7 @@ class Worker:
             max_wait=MAX_WAIT,
             failures=self.failures,
             now=lambda: moment(simulation.time + self.skew),
-            monotonic=lambda: simulation.time,
+            monotonic=lambda: simulation.time - self.slept,
             random=simulation.scheduler.random,
             new_owner=simulation.new_owner,
             responded_ago=self._responded_ago,
@@ -290,6 +328,8 @@ class Worker:
         if claimed_token is not None and claimed_token.expires_at is not None:
             now = moment(self.simulation.time + self.skew)
             self.presentation.expired = now >= claimed_token.expires_at
+        if self.record is not None:
+            self.presentation.is_older = self.knows_newer_than(self.record)
 
     def _execute_step(self) -> None:
         step, simulation = self.step, self.simulation
@@ -321,6 +361,8 @@ class Worker:
             self.seen = result if is_newer(result, self.seen) else self.seen
         if isinstance(step, steps.Settle):
             self._check_lease()
+        if isinstance(step, steps.JournalEntries) and not isinstance(result, BlinkError):
+            self.read_in_journal = {entry.token.access_token.reveal() for entry in result}
         self.erased = self.erased or (isinstance(step, steps.Erase) and result is True)
 
     def _check_lease(self) -> None:
