@@ -629,6 +629,8 @@ def test_a_rate_spaces_the_refreshes_of_a_target(harness: Harness) -> None:
     callers = [harness.in_thread(partial(harness.manager.get, grant)) for grant in grants]
     wait_until(lambda: harness.waiting() == 2)
     assert harness.manager.get(other_target)
+    # The flight with the permit may still be on its way to the bank.
+    harness.wait_until_idle()
     assert len(harness.banks.presented()) == 2
     harness.advance(0.5)
     assert len(harness.banks.presented()) == 3

@@ -43,6 +43,7 @@ from .rules import (
     is_latest_claim,
     is_same_pair,
     is_unchanged,
+    late_origin,
     newest_salvageable,
     renewed,
     revoked,
@@ -291,7 +292,7 @@ class MemoryTokenStore(TokenStore):
                 return Settlement(stored=True, record=self._write(grant, pair, now, note=note))
             stored = record is not None and is_same_pair(record.token, token)
             if not stored and not grant.is_in_journal(token):
-                grant.add_to_journal(claim, token, Origin.SUPERSEDED, now, ahead=1)
+                grant.add_to_journal(claim, token, late_origin(state), now, ahead=1)
             return Settlement(stored=stored, record=record)
 
     def release(

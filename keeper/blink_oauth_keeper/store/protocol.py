@@ -309,7 +309,8 @@ class TokenStore(Protocol):
         Only the generation is compared, not the owner. If it is still the claim's, the record gets
         the pair, the next generation, no attempts, no lease, no pause, no error and no refusals,
         even if another claim has the lease by now. If the generation has changed, the pair goes to
-        the journal as `superseded`, unless the record or the journal has it already.
+        the journal as `superseded`, or as `replaced` with the state `uncertain`, unless the record
+        or the journal has it already.
 
         Args:
             claim: What `claim`, `claim_due` or `salvage` returned.

@@ -32,6 +32,7 @@ __all__ = [
     "is_latest_claim",
     "is_same_pair",
     "is_unchanged",
+    "late_origin",
     "newest_salvageable",
     "renewed",
     "revoked",
@@ -168,6 +169,15 @@ def is_same_pair(stored: Token | None, token: Token) -> bool:
     if stored is None or stored.access_token != token.access_token:
         return False
     return stored.refresh_token == token.refresh_token
+
+
+def late_origin(state: State) -> Origin:
+    """Return the origin of a pair that arrived too late, from the state it would have had.
+
+    A pair whose new refresh token was unreadable has the one that was presented: it is not tried
+    again.
+    """
+    return Origin.REPLACED if state is State.UNCERTAIN else Origin.SUPERSEDED
 
 
 def newest_salvageable(journal: Sequence[JournalEntry], record: Record) -> JournalEntry | None:

@@ -45,6 +45,7 @@ from .rules import (
     is_latest_claim,
     is_same_pair,
     is_unchanged,
+    late_origin,
     newest_salvageable,
     renewed,
     revoked,
@@ -480,7 +481,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             record = self._reader.record_if_opened(claim.key, row) if row else None
             stored = record is not None and is_same_pair(record.token, token)
             if not stored:
-                self._add_to_journal(session, claim, token, Origin.SUPERSEDED)
+                self._add_to_journal(session, claim, token, late_origin(state))
             row = session.row(sql_statements.LOAD, grant_params(claim.key))
         # The result is stored: a record that cannot be opened does not change that.
         return Settlement(

@@ -280,6 +280,13 @@ class Settling(Harness):
             assert not self.settle(claim, "c").stored
         assert entry_values(self.journal()) == [(Origin.SUPERSEDED, pair("c"), 2, 1)]
 
+    def test_a_late_pair_with_the_presented_refresh_token_is_not_salvageable(self) -> None:
+        self.put("a")
+        claim = self.claim()
+        self.settle(claim, "b")
+        assert not self.settle(claim, "c", state=State.UNCERTAIN).stored
+        assert entry_values(self.journal()) == [(Origin.REPLACED, pair("c"), 2, 1)]
+
     def test_pairs_that_share_only_one_token_are_different(self) -> None:
         self.put("a")
         claim = self.claim()

@@ -198,6 +198,15 @@ class SettleJournalsItsOwnPair(SettleHooks):
             self.journal(claim, token, origin=Origin.SUPERSEDED)
 
 
+@caught_by("a_late_pair_with_the_presented_refresh_token_is_not_salvageable")
+class SettleJournalsASpentTokenAsSuperseded(SettleHooks):
+    def after(self, claim: Record, settlement: Settlement) -> Settlement:
+        journal = self.grants[claim.key].extras.journal
+        late = tuple(evolve(entry, origin=Origin.SUPERSEDED) for entry in journal)
+        self.change_extras(claim.key, journal=late)
+        return settlement
+
+
 @caught_by("a_superseded_pair_that_is_settled_twice_is_in_the_journal_once")
 class SettleJournalsEachTime(SettleHooks):
     def after(self, claim: Record, settlement: Settlement) -> Settlement:
