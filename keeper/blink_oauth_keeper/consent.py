@@ -147,9 +147,8 @@ def finish_revocation(job: Job) -> Steps:
 def _revoke_at_bank(job: Job, record: Record) -> Steps:
     entries = yield JournalEntries()
     # Pairs of a newer consent stay: the customer may have consented again in the meantime.
-    pairs = [entry.token for entry in entries if entry.consent <= record.consent]
-    if record.token is not None:
-        pairs.insert(0, record.token)
+    journaled = [entry.token for entry in entries if entry.consent <= record.consent]
+    pairs = journaled if record.token is None else [record.token, *journaled]
     failure: BlinkError | None = None
     for pair in pairs:
         try:
@@ -162,6 +161,7 @@ def _revoke_at_bank(job: Job, record: Record) -> Steps:
     erased = evolve(record, state=State.REVOKED, token=None)
     note = Note(event=EventName.REVOKED, actor=job.actor)
     result = Result(erased)
-    yield from retry_until_stored(Erase(record, note), result)
+    # Only what was revoked is erased: a refresh in progress may have journaled a pair since.
+    yield from retry_until_stored(Erase(record, journaled, note), result)
     yield Emit(EventName.REVOKED, erased)
     return result

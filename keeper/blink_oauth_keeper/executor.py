@@ -148,7 +148,7 @@ class StepExecutor:
                 case Revoke():
                     return self.blink.revoke(key.grant, step.token, psu=job.psu)
                 case Erase():
-                    return store.erase(step.record, note=step.note)
+                    return store.erase(step.record, journaled=step.journaled, note=step.note)
                 case WriteBack():
                     return store.write_back(step.known, seen=step.seen, note=step.note)
                 case Emit():

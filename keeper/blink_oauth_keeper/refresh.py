@@ -163,7 +163,7 @@ def settle(
             return received
         return None if written is None else Result(written, obtained=True)
     if revoked:
-        # [6] A revoked grant stays revoked: its late pair is revoked too.
+        # A revoked grant stays revoked: its late pair is revoked now, and not by a later run only.
         try:
             yield Revoke(token)
         except BlinkError as error:
@@ -201,7 +201,7 @@ def store_failure(
     if error.token is not None and error.token.refresh_token is not None:
         yield from retry_until_stored(Journal(claim, error.token, Origin.ERROR))
     if error.needs_consent:
-        # [7] A superseded pair in the journal may be the valid one.
+        # [6] A superseded pair in the journal may be the valid one.
         salvaged = yield from retry_until_stored(
             Salvage(claim, evolve(note, event=EventName.SALVAGED))
         )
@@ -244,7 +244,7 @@ def store_failure(
     if held_lease is False and release.state is State.UNCERTAIN:
         # If the store went backwards, the attempt must stay counted.
         yield Publish(Result(released), to_callers=False)
-    # [8] Without the lease this failure is out of date: the store has a newer state.
+    # [7] Without the lease this failure is out of date: the store has a newer state.
     return None, None if held_lease is False else result
 
 
@@ -269,7 +269,7 @@ def _release_after(job: Job, claim: Record, error: BlinkError, pause: float) -> 
     if error.needs_consent:
         state, attempts, pause = State.NEEDS_CONSENT, claim.attempts, 0.0
     elif error.outcome is Outcome.UNCERTAIN or error.token is not None:
-        # [9] The attempt stays counted, so that the limit on replays holds.
+        # [8] The attempt stays counted, so that the limit on replays holds.
         state, attempts = State.UNCERTAIN, claim.attempts
     else:
         state, attempts = state_before(claim), claim.attempts - 1
@@ -316,7 +316,7 @@ def retry_until_stored(
             if not time_left:
                 yield Emit(EventName.LOST, error=error)
                 return None
-            # [10] A result that cannot be stored is tried again until it is.
+            # [9] A result that cannot be stored is tried again until it is.
             pause = STORE_RETRY_PAUSES[min(tries, len(STORE_RETRY_PAUSES) - 1)]
             time_left = yield Wait(pause, has_unstored_result=True)
             tries += 1

@@ -7,7 +7,7 @@ into it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -196,9 +196,10 @@ class Revoke:
 
 @frozen
 class Erase:
-    """Delete the pairs of a revoked grant."""
+    """Delete the pairs of a revoked grant: that of its record, and some of its journal."""
 
     record: Record
+    journaled: Sequence[Token]
     note: Note
 
 

@@ -93,8 +93,6 @@ class Simulation:
         store_unavailable: Whether every call to the store fails.
         clock_step: Seconds by which the store's wall clock has been set forward.
         backups: What the store had after each write, the oldest first, if it may go backwards.
-        erased_unread: Access tokens of pairs that were erased from the journal, and that the
-            revocation had not read there.
         sealed_anew: Access tokens of pairs that are sealed with a key that a worker may lack.
         access_of: The access token of each pair, by refresh token.
         stored_refresh: Refresh tokens that were ever in the record or in the journal.
@@ -124,7 +122,6 @@ class Simulation:
     store_unavailable: bool = False
     clock_step: float = 0.0
     backups: list[dict[GrantKey, StoredGrant]] | None = None
-    erased_unread: set[str] = field(init=False, factory=set)
     sealed_anew: set[str] = field(init=False, factory=set)
     access_of: dict[str, str] = field(init=False, factory=dict)
     stored_refresh: set[str] = field(init=False, factory=set)
@@ -247,8 +244,6 @@ class Simulation:
             raise StoreError("The store cannot be reached.")
         if worker.lacks_key:
             self._check_keys(worker, step)
-        if isinstance(step, steps.Erase):
-            self._record_unread(worker)
         call, writes = _STORE_CALLS[type(step)]
         result = call(self.store, step)
         if writes:
@@ -261,10 +256,9 @@ class Simulation:
             raise StoreError("The result of the store was lost.")
         return result
 
-    def _record_unread(self, worker: Worker) -> None:
-        """Record pairs that a revocation erases, and that their own flights have to revoke."""
-        stored = {entry.token.access_token.reveal() for entry in self.store.journal_entries(KEY)}
-        self.erased_unread |= stored - worker.read_in_journal
+    def _journaled(self) -> set[str]:
+        """Return the access tokens of the pairs in the journal."""
+        return {entry.token.access_token.reveal() for entry in self.store.journal_entries(KEY)}
 
     def _is_sealed_anew(self, token: Token | None) -> bool:
         return token is not None and token.access_token.reveal() in self.sealed_anew
@@ -390,7 +384,7 @@ class Simulation:
             not same_pair and self.is_valid(before.token if before else None),
             self.is_valid(after.token),
             self._has_valid_entry(after),
-            self._unrevoked(after) - self.erased_unread if after.state is State.REVOKED else set(),
+            self._unrevoked(after) - self._journaled() if after.state is State.REVOKED else set(),
             consent,
             self.newest_consent,
         )
@@ -431,7 +425,7 @@ class Simulation:
             if not worker.has_crashed and worker.knows_newer_than(record)
         ]
         if is_revoked(record):
-            self.facts.unrevoked = self._unrevoked(record) - self.erased_unread
+            self.facts.unrevoked = self._unrevoked(record)
         self.facts.valid_pair_abandoned = self._has_valid_entry(record, ahead=1)
         usable = not is_revoked(record) and record.state is not State.NEEDS_CONSENT
         self.facts.refresh_token_valid = usable and self.is_valid(record.token)
@@ -499,5 +493,8 @@ _STORE_CALLS: dict[type[steps.Step], tuple[_StoreCall, bool]] = {
         lambda store, step: store.write_back(step.known, seen=step.seen, note=step.note),
         True,
     ),
-    steps.Erase: (lambda store, step: store.erase(step.record, note=step.note), True),
+    steps.Erase: (
+        lambda store, step: store.erase(step.record, journaled=step.journaled, note=step.note),
+        True,
+    ),
 }

@@ -97,7 +97,6 @@ class Worker:
         record: The last record that the store has returned in this flight.
         lost: Whether the flight has emitted `store.lost`.
         erased: Whether the flight has erased the revoked pairs.
-        read_in_journal: Access tokens of the pairs that the flight has read in the journal.
         log: Each move and fault with the number of effects so far and the time. The log determines
             the worker's state.
     """
@@ -132,7 +131,6 @@ class Worker:
     presentation: Presentation | None = None
     lost: bool = False
     erased: bool = False
-    read_in_journal: set[str] = field(factory=set)
     log: list[tuple[Enum, int, float]] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -217,7 +215,6 @@ class Worker:
         self.flights += 1
         self.flight = Flight(f"{self.name}{self.flights}", task.kind)
         self.stored = self.record = self.presentation = None
-        self.read_in_journal = set()
         self.lost = self.erased = self.has_published_result = False
         job = self._job(task)
         code = simulation.code
@@ -361,8 +358,6 @@ class Worker:
             self.seen = result if is_newer(result, self.seen) else self.seen
         if isinstance(step, steps.Settle):
             self._check_lease()
-        if isinstance(step, steps.JournalEntries) and not isinstance(result, BlinkError):
-            self.read_in_journal = {entry.token.access_token.reveal() for entry in result}
         self.erased = self.erased or (isinstance(step, steps.Erase) and result is True)
 
     def _check_lease(self) -> None:

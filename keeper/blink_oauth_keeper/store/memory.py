@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from heapq import nsmallest
 from itertools import islice
@@ -39,6 +39,7 @@ from .rules import (
     erased,
     fingerprint,
     interned,
+    is_among,
     is_due,
     is_latest_claim,
     is_same_pair,
@@ -357,7 +358,7 @@ class MemoryTokenStore(TokenStore):
                 return grant.record
             return self._write(grant, revoked(grant.record), now, note=note)
 
-    def erase(self, record: Record, *, note: Note) -> bool:
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
         with self._access():
             grant = self._grants.get(record.key, StoredGrant())
             stored = grant.record
@@ -365,7 +366,8 @@ class MemoryTokenStore(TokenStore):
                 return False
             if stored.generation != record.generation:
                 return False
-            grant.extras = evolve(grant.extras, journal=())
+            left = tuple(e for e in grant.extras.journal if not is_among(e.token, journaled))
+            grant.extras = evolve(grant.extras, journal=left)
             if stored.token is not None:
                 self._write(grant, erased(stored), self._now(), note=note)
             return True

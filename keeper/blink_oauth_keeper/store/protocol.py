@@ -400,14 +400,16 @@ class TokenStore(Protocol):
             The record as it is now, or None if the grant has none.
         """
 
-    def erase(self, record: Record, *, note: Note) -> bool:
-        """Delete the pair of a revoked grant, and the journal entries of its consents.
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
+        """Delete the pair of a revoked grant, and those of its journal that were revoked too.
 
         Nothing is deleted unless the generation is still the record's and the state is `revoking`
-        or `revoked`. The state becomes `revoked`; the record itself and its history stay.
+        or `revoked`. The state becomes `revoked`; the record itself and its history stay. A pair
+        that came to the journal meanwhile stays, so that `revoking` returns the record.
 
         Args:
             record: What `mark_revoked` or `revoking` returned.
+            journaled: The pairs of the journal to delete.
             note: For the history, unless the pair was erased before.
 
         Returns:

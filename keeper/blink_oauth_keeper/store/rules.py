@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeVar, cast
@@ -28,6 +28,7 @@ __all__ = [
     "erased",
     "fingerprint",
     "interned",
+    "is_among",
     "is_due",
     "is_latest_claim",
     "is_same_pair",
@@ -169,6 +170,11 @@ def is_same_pair(stored: Token | None, token: Token) -> bool:
     if stored is None or stored.access_token != token.access_token:
         return False
     return stored.refresh_token == token.refresh_token
+
+
+def is_among(pair: Token, pairs: Collection[Token]) -> bool:
+    """Return whether a pair is one of some pairs."""
+    return any(is_same_pair(other, pair) for other in pairs)
 
 
 def late_origin(state: State) -> Origin:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import partial, wraps
 from pathlib import Path
@@ -42,6 +42,7 @@ from .rules import (
     due_order,
     empty_record,
     erased,
+    is_among,
     is_latest_claim,
     is_same_pair,
     is_unchanged,
@@ -574,7 +575,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             return written
 
     @operation
-    def erase(self, record: Record, *, note: Note) -> bool:
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
         parameters = grant_params(record.key)
         with self._prepared().transaction() as session:
             row = session.row(sql_statements.LOCK, parameters)
@@ -585,8 +586,9 @@ class SqlTokenStore(SqlBase, TokenStore):
                 return False
             if current.state is State.REVOKING:
                 self._write(session, sql_statements.WRITE, current, erased(current), note)
-            consents = {"last_consent": record.consent}
-            session.count(sql_statements.ERASE_JOURNAL, parameters | consents)
+            for number, entry in self._entries(session, record.key):
+                if is_among(entry.token, journaled):
+                    session.count(sql_statements.DELETE_ENTRY, {"entry": number})
         return True
 
     @operation

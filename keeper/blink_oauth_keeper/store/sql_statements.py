@@ -207,9 +207,6 @@ INSERT_ENTRY = (
 )
 JOURNAL_ENTRIES = select(journal).where(is_of_grant(journal)).order_by(journal.c.id.desc())
 DELETE_ENTRY = delete(journal).where(journal.c.id == bindparam("entry"))
-ERASE_JOURNAL = delete(journal).where(
-    is_of_grant(journal), journal.c.consent <= bindparam("last_consent")
-)
 
 NOTE_VALUES: dict[str, object] = {
     "event": bindparam("note_event", type_=String),

@@ -157,7 +157,7 @@ class Claims(Harness):
         for key in (revoked, erased):
             self.put("a", key)
             self.store.mark_revoked(key, note=note())
-        assert self.store.erase(self.read(erased), note=note())
+        assert self.erase(self.read(erased), note=note())
         for key in (refused, revoked, erased):
             assert self.claim_fails(self.read(key)), key.grant.username
 

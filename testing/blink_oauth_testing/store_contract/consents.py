@@ -158,20 +158,32 @@ class Consents(Harness):
         revoked = self.store.mark_revoked(KEY, note=note("revoked"))
         events = self.events()
         assert revoked is not None
-        assert self.store.erase(revoked, note=note("erased"))
+        assert self.erase(revoked, note=note("erased"))
         now = self.read()
         gone = evolve(revoked, state=State.REVOKED, token=None, expires_at=None)
         assert now == evolve(gone, updated_at=now.updated_at)
         assert (self.journal(), self.events()) == ([], ["erased", *events])
         assert len(self.journal(other.key)) == 1
 
+    def test_erasing_spares_a_pair_that_was_journaled_meanwhile(self) -> None:
+        self.put("a")
+        claim = self.claim()
+        revoked = self.store.mark_revoked(KEY, note=note())
+        assert revoked is not None
+        self.store.journal(revoked, pair("early"), origin=Origin.ERROR)
+        read = [entry.token for entry in self.store.journal_entries(KEY)]
+        assert not self.settle(claim, "late").stored
+        assert self.store.erase(revoked, journaled=read, note=note("erased"))
+        assert [entry.token for entry in self.journal()] == [pair("late")]
+        assert [record.key for record in self.store.revoking(CLIENT, limit=9)] == [KEY]
+
     def test_erasing_again_changes_nothing(self) -> None:
         self.put("a")
         revoked = self.store.mark_revoked(KEY, note=note())
         assert revoked is not None
-        assert self.store.erase(revoked, note=note())
+        assert self.erase(revoked, note=note())
         erased, events = self.read(), self.events()
-        assert self.store.erase(revoked, note=note())
+        assert self.erase(revoked, note=note())
         assert self.store.mark_revoked(KEY, note=note()) == erased == self.read()
         assert self.events() == events
 
@@ -179,9 +191,9 @@ class Consents(Harness):
         claim = self.claim(self.put("a"))
         revoked = self.store.mark_revoked(KEY, note=note())
         assert revoked is not None
-        assert self.store.erase(revoked, note=note())
+        assert self.erase(revoked, note=note())
         assert not self.settle(claim, "late").stored
-        assert self.store.erase(revoked, note=note())
+        assert self.erase(revoked, note=note())
         assert self.journal() == []
         assert self.read().state is State.REVOKED
 
@@ -197,18 +209,18 @@ class Consents(Harness):
         assert list(self.second.revoking(CLIENT, limit=2)) == expected[:2]
         assert list(self.second.revoking("CIDX0000000003", limit=10)) == []
         assert marked[1] is not None
-        assert self.store.erase(marked[1], note=note())
+        assert self.erase(marked[1], note=note())
         assert list(self.second.revoking(CLIENT, limit=10)) == [marked[2], marked[0]]
 
     def test_a_revocation_is_unfinished_while_the_journal_has_a_pair(self) -> None:
         claim = self.claim(self.put("a"))
         revoked = self.store.mark_revoked(KEY, note=note())
         assert revoked is not None
-        assert self.store.erase(revoked, note=note())
+        assert self.erase(revoked, note=note())
         assert list(self.second.revoking(CLIENT, limit=10)) == []
         assert not self.settle(claim, "late").stored
         assert list(self.second.revoking(CLIENT, limit=10)) == [self.read()]
-        assert self.store.erase(self.read(), note=note())
+        assert self.erase(self.read(), note=note())
         assert list(self.second.revoking(CLIENT, limit=10)) == []
 
     def test_a_new_consent_ends_an_unfinished_revocation(self) -> None:
@@ -223,7 +235,7 @@ class Consents(Harness):
         self.settle(active, "b")
         self.settle(active, "c")
         journal = self.journal()
-        assert not self.store.erase(self.read(), note=note())
+        assert not self.erase(self.read(), note=note())
         assert self.read().token == pair("b")
         assert self.journal() == journal
 
@@ -232,7 +244,7 @@ class Consents(Harness):
         revoked = self.store.mark_revoked(KEY, note=note())
         assert revoked is not None
         again = self.put("b")
-        assert not self.store.erase(revoked, note=note())
+        assert not self.erase(revoked, note=note())
         assert self.read() == again
         assert entry_values(self.journal()) == [(Origin.REPLACED, pair("a"), 2, 1)]
 
@@ -242,18 +254,18 @@ class Consents(Harness):
         assert first is not None
         self.put("b")
         later = self.store.mark_revoked(KEY, note=note())
-        assert not self.store.erase(first, note=note())
+        assert not self.erase(first, note=note())
         assert self.read() == later
 
     def test_an_unknown_grant_cannot_be_erased(self) -> None:
         unknown = evolve(self.put("a"), key=grant_key("unknown"), state=State.REVOKED)
-        assert not self.store.erase(unknown, note=note())
+        assert not self.erase(unknown, note=note())
 
     def test_a_new_consent_after_an_erasure_replaces_no_pair(self) -> None:
         self.put("a")
         revoked = self.store.mark_revoked(KEY, note=note())
         assert revoked is not None
-        self.store.erase(revoked, note=note())
+        self.erase(revoked, note=note())
         again = self.put("a")
         assert (again.generation, again.consent, again.token) == (3, 2, pair("a"))
         assert (again.state, self.journal()) == (State.ACTIVE, [])

@@ -273,6 +273,12 @@ class Harness:
             claim, pair(name), issued_at=issued, idle_until=until, note=note(event), state=state
         )
 
+    def erase(self, record: Record, *, note: Note) -> bool:
+        """Erase a revoked grant with the journal entries of its consents."""
+        entries = self.store.journal_entries(record.key)
+        journaled = [entry.token for entry in entries if entry.consent <= record.consent]
+        return self.store.erase(record, journaled=journaled, note=note)
+
     def release(
         self,
         claim: Record,

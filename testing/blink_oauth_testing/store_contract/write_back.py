@@ -110,7 +110,7 @@ class WritingBack(Harness):
         written = self.store.write_back(known, seen=seen, note=note())
         assert written is not None
         assert (self.read().state, self.read().token) == (State.REVOKING, pair("newer"))
-        assert self.store.erase(written, note=note())
+        assert self.erase(written, note=note())
         assert (self.read().state, self.journal()) == (State.REVOKED, [])
 
     def test_a_replaced_pair_is_never_salvaged(self) -> None:

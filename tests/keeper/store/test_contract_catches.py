@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -408,7 +408,7 @@ class NotesNeedARecord(ChangeableStore):
 class RevokeErases(ChangeableStore):
     def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
         revoked = super().mark_revoked(key, note=note)
-        return revoked and (self.erase(revoked, note=note) or True) and self.load(key)
+        return revoked and (self.erase(revoked, journaled=[], note=note) or True) and self.load(key)
 
 
 @caught_by("a_revocation_clears_lease_pause_attempts_and_error")
@@ -423,40 +423,49 @@ class RevokeKeepsTheAttempts(ChangeableStore):
 
 @caught_by("only_a_revoked_grant_is_erased")
 class EraseIgnoresTheState(ChangeableStore):
-    def erase(self, record: Record, *, note: Note) -> bool:
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
         if record.key in self.grants:
             self.change(record.key, state=State.REVOKED)
-        return super().erase(record, note=note)
+        return super().erase(record, journaled=journaled, note=note)
 
 
 @caught_by("nothing_is_erased_after_a_later_revocation")
 class EraseIgnoresTheGeneration(ChangeableStore):
-    def erase(self, record: Record, *, note: Note) -> bool:
-        return super().erase(self.load(record.key) or record, note=note)
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
+        return super().erase(self.load(record.key) or record, journaled=journaled, note=note)
 
 
 @caught_by("erasing_deletes_every_pair_and_keeps_record_and_history")
 class EraseKeepsTheJournal(ChangeableStore):
-    def erase(self, record: Record, *, note: Note) -> bool:
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
         journal = self.journal_entries(record.key)
-        erased = super().erase(record, note=note)
+        erased = super().erase(record, journaled=journaled, note=note)
         if erased:
             self.change_extras(record.key, journal=tuple(reversed(journal)))
         return erased
 
 
+@caught_by("erasing_spares_a_pair_that_was_journaled_meanwhile")
+class EraseDeletesTheWholeJournal(ChangeableStore):
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
+        erased = super().erase(record, journaled=journaled, note=note)
+        if erased:
+            self.change_extras(record.key, journal=())
+        return erased
+
+
 @caught_by("erasing_again_changes_nothing")
 class EraseAddsToTheHistoryEachTime(ChangeableStore):
-    def erase(self, record: Record, *, note: Note) -> bool:
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
         if (now := self.load(record.key)) and now.state is State.REVOKED:
             self.change(record.key, token=Token(access_token="fake-access-token"))
-        return super().erase(record, note=note)
+        return super().erase(record, journaled=journaled, note=note)
 
 
 @caught_by("erasing_deletes_every_pair_and_keeps_record_and_history")
 class EraseKeepsTheState(ChangeableStore):
-    def erase(self, record: Record, *, note: Note) -> bool:
-        erased = super().erase(record, note=note)
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
+        erased = super().erase(record, journaled=journaled, note=note)
         if erased:
             self.change(record.key, state=State.REVOKING)
         return erased

@@ -352,7 +352,7 @@ def test_an_erased_grant_has_no_expiry(engine: Engine) -> None:
     put(store, "customer")
     revoked = store.mark_revoked(KEY, note=note())
     assert revoked
-    assert store.erase(revoked, note=note())
+    assert store.erase(revoked, journaled=[], note=note())
     assert [record.expires_at for record in store.records(CLIENT)] == [None]
 
 

@@ -150,7 +150,7 @@ def test_reading_unknown_grants_stores_nothing() -> None:
     assert store.load(KEY) is None
     assert store.claim(record, owner="owner", ttl=20) is None
     assert store.mark_revoked(KEY, note=Note(event="revoked")) is None
-    assert not store.erase(record, note=Note(event="erased"))
+    assert not store.erase(record, journaled=[], note=Note(event="erased"))
     assert (list(store.history(KEY)), list(store.journal_entries(KEY))) == ([], [])
     assert grants == {}
 

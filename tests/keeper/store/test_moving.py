@@ -278,7 +278,7 @@ def test_a_second_run_changes_nothing(stores: Stores) -> None:
     put(source, B, "revoked")
     revoked = source.mark_revoked(B, note=note())
     assert revoked is not None
-    assert source.erase(revoked, note=note())
+    assert source.erase(revoked, journaled=[], note=note())
     assert stores.copy() == CopyReport(moved=2)
     before, history = stores.contents(), list(target.history(A))
     assert stores.copy() == CopyReport(moved_before=2)

@@ -428,7 +428,7 @@ def test_a_record_without_a_pair_or_after_a_revocation_is_not_unreadable(nodes: 
     revoked = newer.mark_revoked(A, note=note())
     assert revoked is not None
     assert nodes.store([OLD]).unreadable(due()) == 0
-    assert newer.erase(revoked, note=note())
+    assert newer.erase(revoked, journaled=[], note=note())
     assert nodes.store([OLD]).unreadable(due()) == 0
 
 

@@ -93,7 +93,7 @@ def call_all_methods(store: SqlTokenStore) -> None:
     assert revoked is not None
     assert len(store.journal_entries(KEY)) > 1
     assert store.revoking(CLIENT, limit=10) == [revoked]
-    assert store.erase(revoked, note=note())
+    assert store.erase(revoked, journaled=[], note=note())
     assert [record.state for record in store.records(CLIENT)] == [State.REVOKED]
     assert len(store.history(KEY)) > 5
     assert store.purge() == 0

@@ -270,7 +270,7 @@ def test_a_rotation_skips_an_erased_grant(sealed: SealedDatabase) -> None:
     put(store, "a")
     revoked = store.mark_revoked(A, note=note())
     assert revoked is not None
-    assert store.erase(revoked, note=note())
+    assert store.erase(revoked, journaled=[], note=note())
     both = sealed.store(NEW, OLD)
     assert (both.count_older_seals(), both.rotate_keys()) == (0, 0)
 
