@@ -17,7 +17,7 @@ from crash.forking_process import Way, main, writer_key
 from storm.processes import running_process
 from storm.shared_config import SharedConfig, ShiftedClock, authorize
 
-FORKS = int(os.environ.get("BLINK_TEST_FORKS", "10"))
+FORKS = int(os.environ.get("BLINK_TEST_FORKS", "4"))
 STRICT = BankPolicy("IIDX00001", "Musterbank Streng")
 
 

@@ -11,7 +11,7 @@ import secrets
 
 from crash.random_kills import Harness, running_sandbox
 
-KILLS = int(os.environ.get("BLINK_TEST_KILLS", "12"))
+KILLS = int(os.environ.get("BLINK_TEST_KILLS", "8"))
 SEED = int(os.environ.get("BLINK_TEST_SEED") or secrets.randbits(32))
 
 
