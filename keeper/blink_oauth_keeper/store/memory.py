@@ -160,7 +160,7 @@ class StoredGrant:
 
     def is_in_journal(self, token: Token) -> bool:
         """Return whether a pair is in the journal."""
-        return any(is_same_pair(entry.token, token) for entry in self.extras.journal)
+        return is_among(token, [entry.token for entry in self.extras.journal])
 
     def add_note(self, note: Note, now: Moment) -> None:
         """Add an entry to the history."""

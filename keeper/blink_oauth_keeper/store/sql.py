@@ -301,7 +301,7 @@ class SqlBase:
 
         Call it when no process of the version before runs any more: rows that such a process writes
         afterwards are refused. The store stays in use meanwhile. Until then rows of that version
-        are accepted, so whoever can write to the database can still change state and attempts. If
+        are accepted, so an attacker with write access can still change state and attempts. If
         it is interrupted, call it again. If there is nothing to do, nothing changes.
 
         Args:
@@ -735,7 +735,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         """Add a pair to the journal under the record's next generation, unless it is there."""
         # Otherwise a second copy could be salvaged after the first was refused.
         journaled = [entry.token for _, entry in self._entries(session, record.key)]
-        if not any(is_same_pair(other, token) for other in journaled):
+        if not is_among(token, journaled):
             binding = Binding(record.key, record.generation + 1, record.consent, origin)
             self._insert_entry(session, binding, self._seal(binding, token))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from attrs import evolve
 from sqlalchemy import bindparam, insert, null, select, update
@@ -12,10 +12,11 @@ from blink_oauth_keeper.errors import StoreError
 
 from .moving import MovingGrant, is_moved, moved_from, moved_owner, replaces
 from .protocol import GrantKey, HistoryEntry, JournalEntry, Note, Origin, Record, State
-from .rules import is_same_pair
+from .rules import is_among, is_same_pair
 from .sealing import Binding, Sealer, Status
 from .sql_statements import (
     DELETE_ROWS,
+    ENTRY_VALUES,
     HAS_GENERATION,
     HISTORY_VALUES,
     INSERT_HISTORY,
@@ -73,19 +74,7 @@ ROW_VALUES: dict[str, object] = PAIR_VALUES | {
 INSERT_ROW = insert(grants).values(KEY_VALUES | ROW_VALUES)
 UPDATE_ROW = update(grants).where(is_of_grant(grants)).values(ROW_VALUES)
 INSERT_ENTRY_AT = (
-    insert(journal)
-    .inline()
-    .values(
-        KEY_VALUES
-        | {
-            "generation": bindparam("new_generation"),
-            "consent": bindparam("new_consent"),
-            "origin": bindparam("new_origin"),
-            "sealed": bindparam("new_sealed"),
-            "key_id": bindparam("new_key_id"),
-            "at": bindparam("new_at", type_=UtcDateTime),
-        }
-    )
+    insert(journal).inline().values(ENTRY_VALUES | {"at": bindparam("new_at", type_=UtcDateTime)})
 )
 INSERT_HISTORY_AT = (
     insert(history).inline().values(HISTORY_VALUES | {"at": bindparam("new_at", type_=UtcDateTime)})
@@ -163,11 +152,14 @@ def receive(database: Database, reader: Reader, sealer: Sealer, moving: MovingGr
                 "Finish that move first; source and target must be different stores."
             )
         replaced = replaces(record, stored)
-        _add_entries(database, reader, sealer, session, moving.journal)
+        entries = [*moving.journal]
         if stored is not None:
             older, newer = (stored, record) if replaced else (record, stored)
             if older.token is not None and not is_same_pair(newer.token, older.token):
-                _add_entries(database, reader, sealer, session, [_replaced(older, older.token)])
+                entries.append(_replaced(older, older.token))
+        rows = session.rows(JOURNAL_ENTRIES, grant_params(key))
+        existing = [each.token for row in rows if (each := reader.entry_if_opened(key, row))]
+        _add_entries(database, sealer, session, existing, entries)
         _add_history(session, key, moving.history)
         if replaced:
             if stored is not None and stored.generation > record.generation:
@@ -191,17 +183,17 @@ def _replaced(record: Record, token: Token) -> JournalEntry:
 
 def _add_entries(
     database: Database,
-    reader: Reader,
     sealer: Sealer,
     session: Session,
+    existing: Collection[Token],
     entries: Iterable[JournalEntry],
 ) -> None:
     """Add the journal entries whose pairs the journal does not have."""
+    added = [*existing]
     for entry in entries:
-        rows = session.rows(JOURNAL_ENTRIES, grant_params(entry.key))
-        existing = [reader.entry_if_opened(entry.key, row) for row in rows]
-        if any(each and is_same_pair(each.token, entry.token) for each in existing):
+        if is_among(entry.token, added):
             continue
+        added.append(entry.token)
         binding = Binding(entry.key, entry.generation, entry.consent, entry.origin)
         sealed = sealer.seal(binding, entry.token, strict=database.strict)
         session.count(INSERT_ENTRY_AT, entry_params(binding, sealed) | {"new_at": entry.at})

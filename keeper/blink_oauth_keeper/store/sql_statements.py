@@ -190,21 +190,14 @@ KEY_VALUES: dict[str, object] = {
     "username": bindparam("user"),
 }
 
-INSERT_ENTRY = (
-    insert(journal)
-    .inline()
-    .values(
-        KEY_VALUES
-        | {
-            "generation": bindparam("new_generation"),
-            "consent": bindparam("new_consent"),
-            "origin": bindparam("new_origin"),
-            "sealed": bindparam("new_sealed"),
-            "key_id": bindparam("new_key_id"),
-            "at": NOW,
-        }
-    )
-)
+ENTRY_VALUES = KEY_VALUES | {
+    "generation": bindparam("new_generation"),
+    "consent": bindparam("new_consent"),
+    "origin": bindparam("new_origin"),
+    "sealed": bindparam("new_sealed"),
+    "key_id": bindparam("new_key_id"),
+}
+INSERT_ENTRY = insert(journal).inline().values(ENTRY_VALUES | {"at": NOW})
 JOURNAL_ENTRIES = select(journal).where(is_of_grant(journal)).order_by(journal.c.id.desc())
 DELETE_ENTRY = delete(journal).where(journal.c.id == bindparam("entry"))
 

@@ -547,7 +547,7 @@ def record_of(key: GrantKey, row: Row[Any], token: Token | None) -> Record:
         state=_state_of(row),
         token=token,
         issued_at=row.issued_at,
-        # The sealed time is the one that nobody else can have changed.
+        # The sealed time cannot have been changed past the store.
         expires_at=token.expires_at if token else row.expires_at,
         idle_until=row.idle_until,
         attempts=row.attempts,
