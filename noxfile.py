@@ -18,11 +18,18 @@ nox.options.error_on_missing_interpreters = True
 
 TESTS = (
     "tests/test_architecture.py",
+    "tests/test_requirements.py",
     *(f"tests/{name}" for name in ("wrapper", "wire", "keeper", "cli", "testing")),
 )
 PROOFS = ("tests/simulation", "tests/storm", "tests/crash")
 WITHOUT_SERVER = (
-    *("tests/test_architecture.py", "tests/wrapper", "tests/spec", "tests/keeper"),
+    *(
+        "tests/test_architecture.py",
+        "tests/test_requirements.py",
+        "tests/wrapper",
+        "tests/spec",
+        "tests/keeper",
+    ),
     # These start a PostgreSQL.
     *("--ignore", "tests/keeper/store/test_sql_failures.py", "-k", "not postgres"),
 )
@@ -30,15 +37,17 @@ WITHOUT_SERVER = (
 PARALLEL = ("--numprocesses=2", "--dist=loadfile")
 # One file of slow tests that share nothing.
 PARALLEL_IN_FILE = ("--numprocesses=2", "--dist=worksteal")
+# uv verifies the hashes in it also for the environment in which it builds the wheel.
+BUILD = {"UV_BUILD_CONSTRAINT": "requirements/build.txt"}
 PACKAGES = ("wrapper", "keeper", "cli", "testing")
 HAND_WRITTEN = (*PACKAGES, "tests", "tools", "demo", "benchmarks", "noxfile.py")
 
 
 def install(session: nox.Session, tools: str, *, project: bool = False) -> None:
     """Install a pinned set of tools and, on top of it, the project as users get it: as a wheel."""
-    session.install("--quiet", "--requirement", f"requirements/{tools}.txt")
+    session.install("--quiet", "--require-hashes", "--requirement", f"requirements/{tools}.txt")
     if project:
-        session.install("--quiet", "--no-deps", "--force-reinstall", ".")
+        session.install("--quiet", "--no-deps", "--force-reinstall", ".", env=BUILD)
 
 
 def fresh(session: nox.Session, *requirements: str) -> Path:
@@ -53,7 +62,7 @@ def fresh(session: nox.Session, *requirements: str) -> Path:
         session.run("python", "-m", "venv", "--clear", str(folder))
         install = (str(programs / "pip"), "install")
     pinned = ("--quiet", "--constraint", "requirements/test.txt")
-    session.run(*install, *pinned, *requirements, external=True)
+    session.run(*install, *pinned, *requirements, external=True, env=BUILD)
     return programs
 
 
@@ -62,7 +71,7 @@ def quick(session: nox.Session) -> None:
     """Prove within a minute what needs no server: style, types, what client and keeper decide."""
     install(session, "types")
     install(session, "lint")
-    session.install("--quiet", "--no-deps", "--editable", ".")
+    session.install("--quiet", "--no-deps", "--editable", ".", env=BUILD)
     style(session)
     session.run("mypy", "generated", *HAND_WRITTEN)
     session.run("pytest", *PARALLEL, *(session.posargs or WITHOUT_SERVER))
@@ -73,7 +82,7 @@ def portable(session: nox.Session) -> None:
     """Prove, on any system, that the client in the wheel keeps its promises and the contract."""
     # Not all tools of `test` are there for all systems, so only what these tests need is installed.
     needed = (".[cli,otel,sql,testing]", "hypothesis", "pytest")
-    session.install("--quiet", "--constraint", "requirements/test.txt", *needed)
+    session.install("--quiet", "--constraint", "requirements/test.txt", *needed, env=BUILD)
     session.run("pytest", *(session.posargs or ("tests/wrapper", "tests/spec")))
 
 
@@ -128,6 +137,32 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "run", "-m", "pytest", *PARALLEL, *(session.posargs or TESTS))
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
+
+
+@nox.session(default=False)
+def lowest(session: nox.Session) -> None:
+    """Prove that the tests pass with the lowest versions of all libraries that are declared."""
+    install(session, "lowest", project=True)
+    # The old libraries have warnings of their own, which the newest ones do not have.
+    old = (
+        "-W",
+        "default::ResourceWarning",
+        "-W",
+        "default::pytest.PytestUnraisableExceptionWarning",
+    )
+    session.run("pytest", *PARALLEL, *old, *(session.posargs or (*TESTS, "tests/spec")))
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Prove that no library, at its lowest version or the pinned one, has a published weakness.
+
+    It asks the index for the published weaknesses, so it needs a network.
+    """
+    install(session, "audit")
+    for tools in ("lowest", "test"):
+        pinned = ("--requirement", f"requirements/{tools}.txt")
+        session.run("pip-audit", "--disable-pip", "--require-hashes", *pinned)
 
 
 @nox.session
@@ -219,7 +254,8 @@ def api(session: nox.Session) -> None:
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
     """Show the life cycle of a token against the local platform, over mutual TLS."""
-    session.install("--quiet", "--constraint", "requirements/test.txt", ".[sql,testing]")
+    needed = ("--constraint", "requirements/test.txt", ".[sql,testing]")
+    session.install("--quiet", *needed, env=BUILD)
     session.run("python", "demo/tour.py", *session.posargs)
 
 
@@ -251,9 +287,9 @@ def pins(session: nox.Session) -> None:
     compile_ = (
         *("uv", "pip", "compile", "--quiet", "--upgrade"),
         *("--universal", "--python-version=3.11"),
-        *("--no-header", "--no-emit-index-url", "--no-emit-find-links"),
+        *("--no-header", "--no-emit-index-url", "--no-emit-find-links", "--generate-hashes"),
     )
-    for group in ("generate", "lint", "build"):
+    for group in ("audit", "generate", "lint", "build"):
         session.run(*compile_, "--group", group, "--output-file", f"requirements/{group}.txt")
     extras = [f"--extra={name}" for name in ("cli", "otel", "postgresql", "sql", "testing")]
     for group in ("test", "bench", "types"):
@@ -261,3 +297,7 @@ def pins(session: nox.Session) -> None:
             *(*compile_, "pyproject.toml", *extras, "--group", group),
             *("--output-file", f"requirements/{group}.txt"),
         )
+    session.run(
+        *(*compile_, "--resolution=lowest-direct", "pyproject.toml", *extras, "--group=lowest"),
+        "--output-file=requirements/lowest.txt",
+    )
