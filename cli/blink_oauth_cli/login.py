@@ -21,6 +21,9 @@ __all__ = ["login"]
 
 DEFAULT_REDIRECT_URI = "http://127.0.0.1/callback"
 """Without a port, any free one is used (RFC 8252 section 7.3)."""
+NO_ADDRESS = (
+    "This machine has no public address, so the bank is told AUTO; --psu-ip gives the customer's."
+)
 
 
 @configured(
@@ -47,7 +50,11 @@ blink-oauth login IIDX99999/u-4711 --redirect-uri https://app.example/callback -
 )
 @click.option("--no-browser", is_flag=True, help="Print the URL instead of opening it.")
 @click.option("--code", metavar="CODE", help="A code that was received elsewhere; - asks for it.")
-@setting("--psu-ip", metavar="IP", help="The customer's address, if not that of this machine.")
+@setting(
+    "--psu-ip",
+    metavar="IP",
+    help="The customer's address; this machine's if that is public, otherwise AUTO.",
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
@@ -81,11 +88,9 @@ def login(app: App, /, *, grant: Grant, code: str | None, **options: Any) -> Non
 def _with_browser(
     app: App, grant: Grant, *, parameters: tuple[str, ...], no_browser: bool, timeout: float
 ) -> Token:
-    import webbrowser
-
     from blink_oauth_keeper.store.protocol import GrantKey
 
-    from .login_flow import log_in, own_address
+    from .login_flow import log_in, open_in_browser, own_address
 
     configuration = app.configuration
     settings = configuration.settings()
@@ -93,18 +98,21 @@ def _with_browser(
     with app.store() as store:
         # Do not ask the customer for a consent that could not be stored.
         store.load(GrantKey(settings.client_id, grant))
+    psu_ip = configuration.get("psu_ip") or own_address(settings.base_url)
+    if psu_ip == Psu.AUTOMATIC and not configuration.get("psu_ip"):
+        app.screen.note(NO_ADDRESS)
     with app.manager() as manager:
         return log_in(
             manager,
             client_id=settings.client_id,
             grant=grant,
-            authorize_template=template,
+            template=template,
             redirect_uri=configuration.get("redirect_uri") or DEFAULT_REDIRECT_URI,
             extra=dict(map(_parameter, parameters)),
-            open_browser=None if no_browser else webbrowser.open,
+            open_browser=None if no_browser else open_in_browser,
             notify=app.screen.note,
             timeout=timeout,
-            psu_ip=configuration.get("psu_ip") or own_address(settings.base_url),
+            psu_ip=psu_ip,
         )
 
 

@@ -1,6 +1,7 @@
 """A server on loopback that receives the bank's redirect from the browser (RFC 8252 section 7.3).
 
-Its pages contain no code and no state.
+Its pages contain no code and no state; only the start page, which leads to the bank, has a state in
+its `Location` header.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import hmac
 import os
 import queue
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from html import escape
 from http.server import BaseHTTPRequestHandler
@@ -20,15 +22,16 @@ from socketserver import ThreadingTCPServer
 from typing import Self
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from attrs import define, field
+from attrs import define, field, frozen
 
+from blink_oauth.authorization import printable
 from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError, InvalidInputError, Outcome
 from blink_oauth.headers import is_visible_ascii
 
-from .login_authorization import START_AGAIN, FailedCallback, LoginFailedError, printable
+from .login_messages import START_AGAIN, START_PAGE_TAKEN, LoginFailedError, Message
 
-__all__ = ["Callback", "CallbackServer"]
+__all__ = ["Callback", "CallbackServer", "StartPage"]
 
 NOT_LOGGED_IN = "Not logged in"
 CLOSE = "You can close this window."
@@ -55,14 +58,20 @@ def succeeded_page(grant: Grant) -> bytes:
     return _page("Logged in", f"{customer}: the token is stored.", CLOSE)
 
 
-def failed_callback_page(failure: FailedCallback) -> bytes:
-    """Return the page of a callback that ended the login without a code."""
-    return _page(NOT_LOGGED_IN, failure.what, failure.do)
+def failed_callback_page(message: Message) -> bytes:
+    """Return the page of a request that ended the login without a code."""
+    return _page(NOT_LOGGED_IN, message.what, message.do)
 
 
-def unmatched_page(failure: FailedCallback) -> bytes:
+def unmatched_page(message: Message) -> bytes:
     """Return the page of a callback that does not belong to this login."""
-    return _page("Not the answer to this login", failure.what, failure.do)
+    return _page("Not the answer to this login", message.what, message.do)
+
+
+def expired_start_page() -> bytes:
+    """Return the page of a browser that opened the start page too late."""
+    what = "This address was valid for a moment only, and the login goes on waiting."
+    return _page("Too late", what, "Open the page that the terminal shows.")
 
 
 def failed_exchange_page(error: BlinkError) -> bytes:
@@ -124,7 +133,7 @@ PAGE_HEADERS: Mapping[str, str] = {
         "frame-ancestors 'none'"
     ),
     "Cache-Control": "no-store",
-    # The URL of the page contains the code.
+    # The URL of a page contains the code, or is that of the start page.
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
@@ -147,12 +156,14 @@ class Callback:
     Attributes:
         query: The query as it was received. It may contain a code.
         user_agent: The `User-Agent` header; empty without one.
+        has_cookie: Whether the browser sent the cookie of the start page.
         response: The status and the page.
         sent: Set when the page has been sent, or cannot be.
     """
 
     query: str = field(repr=False)
     user_agent: str
+    has_cookie: bool = False
     response: Future[tuple[int, bytes]] = field(init=False, factory=Future, repr=False)
     sent: threading.Event = field(init=False, factory=threading.Event, repr=False)
 
@@ -165,6 +176,72 @@ class Callback:
         """Set the response without waiting until it is sent."""
         with contextlib.suppress(InvalidStateError):
             self.response.set_result((status, page))
+
+
+@define(eq=False)
+class StartPage:
+    """The page that the command opens in the browser: it sets a cookie and leads on to the bank.
+
+    Its address is on the browser's command line, where every user of the machine can read it. So it
+    serves one browser only, and only for a while. Nobody else learns the state that the bank's URL
+    contains, or has the cookie that the callback needs.
+
+    Attributes:
+        path: The path; it cannot be guessed.
+        cookie: Name and value of the cookie.
+        location: The URL of the bank's page.
+        max_age: How long the browser keeps the cookie, in seconds.
+        is_open: Returns whether a browser may still open the page for the first time.
+        was_visited: Whether a browser has opened the page.
+        was_taken: Whether a second browser asked for the page.
+    """
+
+    path: str = field(repr=False)
+    cookie: str = field(repr=False)
+    location: str = field(repr=False)
+    max_age: int
+    is_open: Callable[[], bool]
+    was_visited: bool = field(init=False, default=False)
+    was_taken: bool = field(init=False, default=False)
+
+    def visit(self, cookies: Sequence[str]) -> Response:
+        """Return the response to a browser.
+
+        Args:
+            cookies: The values of the browser's `Cookie` headers.
+        """
+        onward = {"Location": self.location}
+        if self.was_visited and self.has_cookie(cookies):
+            return Response(303, b"", onward)
+        if self.was_visited:
+            self.was_taken = True
+            return Response(403, failed_callback_page(START_PAGE_TAKEN))
+        if not self.is_open():
+            return Response(410, expired_start_page())
+        self.was_visited = True
+        attributes = f"Path=/; Max-Age={self.max_age}; HttpOnly; SameSite=Lax"
+        return Response(303, b"", onward | {"Set-Cookie": f"{self.cookie}; {attributes}"})
+
+    def has_cookie(self, cookies: Sequence[str]) -> bool:
+        """Return whether the values of `Cookie` headers contain the cookie."""
+        own = self.cookie.encode()
+        pairs = [pair.strip().encode() for header in cookies for pair in header.split(";")]
+        return any(hmac.compare_digest(pair, own) for pair in pairs)
+
+
+@frozen
+class Response:
+    """A response to the browser.
+
+    Attributes:
+        status: The status.
+        page: The page.
+        headers: Further headers. They may contain the state.
+    """
+
+    status: int
+    page: bytes
+    headers: Mapping[str, str] = field(factory=dict, repr=False)
 
 
 class CallbackServer(ThreadingTCPServer):
@@ -208,6 +285,7 @@ class CallbackServer(ThreadingTCPServer):
         self.hosts = {f"{literal}:{port}"} | ({literal} if port == 80 else set[str]())
         self.path = parts.path or "/"
         self.redirect_uri = urlunsplit(parts._replace(netloc=f"{literal}:{port}"))
+        self._start_page: StartPage | None = None
         self._lock = threading.Lock()
         self._final_response: tuple[bytes, int] | None = None
         self._callbacks: queue.SimpleQueue[Callback] = queue.SimpleQueue()
@@ -225,6 +303,51 @@ class CallbackServer(ThreadingTCPServer):
         self.shutdown()
         self._thread.join()
         self.server_close()
+
+    def add_start_page(
+        self,
+        location: str,
+        *,
+        max_age: int,
+        is_open: Callable[[], bool],
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> str:
+        """Serve a start page, and return its URL.
+
+        It has the host of the redirect URI, so that the browser sends the cookie back. Cookies
+        ignore ports; so the cookie's name has the port, for several logins at once.
+
+        Args:
+            location: The URL of the bank's page.
+            max_age: How long the browser keeps the cookie, in seconds.
+            is_open: Returns whether a browser may still open the page for the first time.
+            random: Returns the given number of random bytes.
+        """
+        path, value = (base64.urlsafe_b64encode(random(33)).decode() for _ in range(2))
+        cookie = f"blink-oauth-{self.server_address[1]}={value}"
+        self._start_page = StartPage(f"/start/{path}", cookie, location, max_age, is_open)
+        parts = urlsplit(self.redirect_uri)
+        return urlunsplit(parts._replace(path=self._start_page.path, query=""))
+
+    @property
+    def start_page_was_taken(self) -> bool:
+        """Whether a second browser asked for the start page."""
+        return self._start_page is not None and self._start_page.was_taken
+
+    def visit_start_page(self, path: str, cookies: Sequence[str]) -> Response | None:
+        """Return the response to a request for the start page, or None if the path is another."""
+        start = self._start_page
+        if start is None or not hmac.compare_digest(path.encode(), start.path.encode()):
+            return None
+        with self._lock:
+            if self._final_response is not None:
+                page, status = self._final_response
+                return Response(status, page)
+            return start.visit(cookies)
+
+    def has_cookie(self, cookies: Sequence[str]) -> bool:
+        """Return whether the values of `Cookie` headers contain the cookie of the start page."""
+        return self._start_page is not None and self._start_page.has_cookie(cookies)
 
     def wait(self, timeout: float) -> Callback | None:
         """Return the next callback, or None if none was received in time.
@@ -286,12 +409,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
         hosts = self.headers.get_all("Host") or []
+        cookies = self.headers.get_all("Cookie") or []
         if len(hosts) != 1 or hosts[0].lower() not in self.server.hosts:
             self.send_error(400)
+        elif (response := self.server.visit_start_page(path, cookies)) is not None:
+            self._send(response.status, response.page, response.headers)
         elif path != self.server.path:
             self.send_error(404)
         else:
-            callback = Callback(query, self.headers.get("User-Agent") or "")
+            user_agent = self.headers.get("User-Agent") or ""
+            callback = Callback(query, user_agent, self.server.has_cookie(cookies))
             self.server.accept(callback)
             try:
                 self._send(*callback.response.result())
@@ -310,9 +437,9 @@ class _Handler(BaseHTTPRequestHandler):
         status = 405 if code == 501 else code
         self._send(status, not_the_callback_page(status))
 
-    def _send(self, status: int, page: bytes) -> None:
+    def _send(self, status: int, page: bytes, headers: Mapping[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in PAGE_HEADERS.items():
+        for name, value in {**PAGE_HEADERS, **(headers or {})}.items():
             self.send_header(name, value)
         if status == 405:
             self.send_header("Allow", "GET")

@@ -6,24 +6,26 @@ import contextlib
 import ipaddress
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from blink_oauth.context import Grant, Psu
-from blink_oauth.errors import BlinkError, InvalidInputError
+from attrs import frozen
 
-from .login_authorization import (
+from blink_oauth.authorization import (
     AuthorizationCode,
     AuthorizationRequest,
+    FailedCallback,
     FailureReason,
-    LoginFailedError,
-    authorize_url,
-    new_authorization_request,
-    read_callback,
 )
+from blink_oauth.context import Grant, Psu
+from blink_oauth.errors import BlinkError, InvalidInputError
+from blink_oauth.tokens import Secret
+
 from .login_callback import (
     Callback,
     CallbackServer,
@@ -34,16 +36,20 @@ from .login_callback import (
     succeeded_page,
     unmatched_page,
 )
+from .login_messages import NO_COOKIE, START_PAGE_TAKEN, LoginFailedError, Message, message_of
 
 if TYPE_CHECKING:
-    from blink_oauth.tokens import Secret, Token
+    from blink_oauth.tokens import Token
     from blink_oauth_keeper import TokenManager
 
-__all__ = ["log_in", "own_address"]
+__all__ = ["log_in", "open_in_browser", "own_address"]
 
 POLL_INTERVAL = 0.2
 """Seconds between two checks; not every system lets Ctrl-C interrupt a longer wait."""
+START_PAGE_LIFETIME = 60.0
+"""Seconds in which the browser must have started and opened its first page."""
 MAX_USER_AGENT = 500
+OPENING = "Opening the bank's page in the browser. If none opens, open this one:"
 
 
 def log_in(
@@ -51,10 +57,10 @@ def log_in(
     *,
     client_id: str,
     grant: Grant,
-    authorize_template: str,
+    template: str,
     redirect_uri: str,
     extra: Mapping[str, str],
-    open_browser: Callable[[str], bool] | None,
+    open_browser: Callable[[str], object] | None,
     notify: Callable[[str], None],
     timeout: float = 300.0,
     psu_ip: str,
@@ -63,14 +69,19 @@ def log_in(
 ) -> Token:
     """Ask the customer for consent in the browser, store the token and return it.
 
+    Two URLs lead to the bank's page, each with a state of its own. The browser opens the start page
+    of this machine, whose address is on a command line; a callback with its state needs the cookie
+    of the start page. The terminal shows the bank's URL, which is on no command line; a callback
+    with its state needs no cookie.
+
     Args:
         manager: Exchanges the code and stores the token.
         client_id: The client's id in bLink's directory.
         grant: The grant that the customer is asked to consent to.
-        authorize_template: The bank's authorize URL, see `authorize_url`.
+        template: The bank's authorize URL, see `AuthorizationRequest.url`.
         redirect_uri: The address to listen on, see `CallbackServer`.
         extra: Further parameters that the bank requires.
-        open_browser: Opens a URL and returns whether it did; None to show the URL instead.
+        open_browser: Opens a URL; None to show a URL only.
         notify: Shows a line on the terminal.
         timeout: Seconds to wait for the callback.
         psu_ip: The customer's IP address, or `AUTO`.
@@ -84,17 +95,31 @@ def log_in(
 
     Source: RFC 6749 section 4.1; RFC 8252; RFC 9700 section 4.7; bLink token management.
     """
-    psu = Psu(psu_ip, Psu.AUTOMATIC)
+    psu, key = Psu(psu_ip, Psu.AUTOMATIC), Secret(random(32).hex())
     with CallbackServer(redirect_uri) as server:
-        request = new_authorization_request(
-            client_id, grant, server.redirect_uri, random=random, key=random(32)
+        shown, opened = (
+            AuthorizationRequest.new(client_id, grant, server.redirect_uri, key=key, random=random)
+            for _ in range(2)
         )
-        _open_bank_page(authorize_url(authorize_template, request, extra), open_browser, notify)
+        requests, began = _Requests(shown, opened), monotonic()
+        if open_browser is None:
+            notify(f"Open this page in a browser on this machine:\n{shown.url(template, extra)}")
+        else:
+            start = server.add_start_page(
+                opened.url(template, extra),
+                max_age=int(timeout) + 1,
+                is_open=lambda: monotonic() < began + START_PAGE_LIFETIME,
+                random=random,
+            )
+            # An opener may succeed and open no window.
+            notify(f"{OPENING}\n{shown.url(template, extra)}")
+            # A browser that runs in the terminal returns when it is closed, after the callback.
+            threading.Thread(target=_open_page, args=(open_browser, start), daemon=True).start()
         notify(f"Waiting for the bank's answer at {server.redirect_uri}, {timeout:.0f} s at most.")
-        callback, code = _wait_for_code(server, request, notify, monotonic() + timeout, monotonic)
+        callback, code = _wait_for_code(server, requests, notify, began + timeout, monotonic)
         try:
             token = manager.authorize(
-                grant, code=code, redirect_uri=request.redirect_uri, psu=_psu_of(callback, psu)
+                grant, code=code, redirect_uri=server.redirect_uri, psu=_psu_of(callback, psu)
             )
         except BlinkError as error:
             callback.respond(failed_exchange_page(error), 502)
@@ -106,33 +131,46 @@ def log_in(
         return token
 
 
-def _open_bank_page(
-    url: str, open_browser: Callable[[str], bool] | None, notify: Callable[[str], None]
-) -> None:
-    """Open the bank's page in the browser, or show its URL."""
+def _open_page(open_browser: Callable[[str], object], url: str) -> None:
+    # The terminal shows a URL that works without the opener.
+    with contextlib.suppress(Exception):
+        open_browser(url)
 
-    def show_url() -> None:
-        notify(f"Open this page in a browser on this machine:\n{url}")
 
-    def open_page(opener: Callable[[str], bool]) -> None:
-        opened = False
-        # If the browser fails in any way, the customer can still open the page.
-        with contextlib.suppress(Exception):
-            opened = opener(url)
-        if not opened:
-            show_url()
+@frozen
+class _Failure:
+    message: Message
+    ends_login: bool
 
-    if open_browser is None:
-        show_url()
-    else:
-        notify("Opening the bank's page in the browser.")
-        # A browser that runs in the terminal returns only when it is closed, after the callback.
-        threading.Thread(target=open_page, args=(open_browser,), daemon=True).start()
+
+@frozen
+class _Requests:
+    """The authorization requests of a login.
+
+    Attributes:
+        shown: The request of the URL on the terminal.
+        opened: The request of the start page; its callback needs the cookie.
+    """
+
+    shown: AuthorizationRequest
+    opened: AuthorizationRequest
+
+    def read(self, callback: Callback) -> Secret | _Failure:
+        """Return the code of a callback, or why it is not used."""
+        result = self.shown.read_callback(callback.query)
+        if result == FailedCallback(FailureReason.OTHER_LOGIN):
+            result = self.opened.read_callback(callback.query)
+            is_opened = isinstance(result, AuthorizationCode) or result.answers_request
+            if is_opened and not callback.has_cookie:
+                return _Failure(NO_COOKIE, ends_login=False)
+        if isinstance(result, AuthorizationCode):
+            return result.code
+        return _Failure(message_of(result), result.answers_request)
 
 
 def _wait_for_code(
     server: CallbackServer,
-    request: AuthorizationRequest,
+    requests: _Requests,
     notify: Callable[[str], None],
     deadline: float,
     monotonic: Callable[[], float],
@@ -140,29 +178,42 @@ def _wait_for_code(
     """Return the callback of this login and its code; report each kind of other callback once.
 
     Raises:
-        LoginFailedError: The callback carries no code, or was not received in time.
+        LoginFailedError: The callback carries no code, or was not received in time, or a second
+            browser asked for the start page.
     """
-    reported: set[FailureReason] = set()
+    reported: set[Message] = set()
     while (remaining := deadline - monotonic()) > 0:
         callback = server.wait(min(remaining, POLL_INTERVAL))
+        if server.start_page_was_taken:
+            raise _ended(server, callback, START_PAGE_TAKEN)
         if callback is None:
             continue
-        result = read_callback(request, callback.query)
-        if isinstance(result, AuthorizationCode):
+        result = requests.read(callback)
+        if isinstance(result, Secret):
             server.stop_accepting(already_used_page(), 409)
-            return callback, result.secret
+            # From here on, nobody gets the start page.
+            if server.start_page_was_taken:
+                raise _ended(server, callback, START_PAGE_TAKEN)
+            return callback, result
         if result.ends_login:
-            server.stop_accepting(already_used_page(), 409)
-            callback.respond(failed_callback_page(result), 400)
-            raise LoginFailedError(result.what, result.do)
-        callback.respond(unmatched_page(result), 400)
-        if result.reason not in reported:
-            reported.add(result.reason)
-            notify(f"{result.what} {result.do}")
+            raise _ended(server, callback, result.message)
+        callback.respond(unmatched_page(result.message), 400)
+        if result.message not in reported:
+            reported.add(result.message)
+            notify(f"{result.message.what} {result.message.do}")
     raise LoginFailedError(
         "The bank's answer did not come in time. No code was sent, nothing was spent.",
         "Start the login again; --timeout SECONDS waits longer.",
     )
+
+
+def _ended(server: CallbackServer, callback: Callback | None, message: Message) -> LoginFailedError:
+    """Return the error of a login without a code, after its page was sent."""
+    page = failed_callback_page(message)
+    server.stop_accepting(page, 409)
+    if callback is not None:
+        callback.respond(page, 400)
+    return LoginFailedError(message.what, message.do)
 
 
 def _psu_of(callback: Callback, psu: Psu) -> Psu:
@@ -175,8 +226,50 @@ def _psu_of(callback: Callback, psu: Psu) -> Psu:
         return psu
 
 
+OPENERS: Mapping[str, tuple[str, ...]] = {
+    "darwin": ("open",),
+    "win32": ("rundll32", "url.dll,FileProtocolHandler"),
+}
+"""The system's own command that opens a URL; `xdg-open` elsewhere."""
+_OPENER = "import sys, webbrowser; webbrowser.open(sys.argv[1])"
+SECRET_VARIABLES = ("BLINK_", "PG")
+"""How the names of variables begin that only this command and its store need."""
+
+
+def open_in_browser(url: str) -> None:
+    """Open a URL in the customer's browser, which inherits no variable of this command.
+
+    Args:
+        url: The URL; other users of the machine may read it.
+    """
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith(SECRET_VARIABLES)
+    }
+    # A frozen command is no interpreter. `-I` keeps the modules of the working folder away.
+    is_interpreter = sys.executable and not getattr(sys, "frozen", False)
+    opener = (
+        (sys.executable, "-I", "-c", _OPENER)
+        if is_interpreter
+        else OPENERS.get(sys.platform, ("xdg-open",))
+    )
+    subprocess.run((*opener, url), env=environ, check=False)  # noqa: S603
+
+
 def own_address(base_url: str) -> str:
-    """Return the local address of this machine towards the platform, or `AUTO`.
+    """Return the address of this machine towards the platform if it is public, otherwise `AUTO`.
+
+    Args:
+        base_url: The URL of the platform.
+    """
+    address = local_address(base_url)
+    return str(address) if address and is_public(address) else Psu.AUTOMATIC
+
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def local_address(base_url: str) -> IpAddress | None:
+    """Return the local address of this machine towards the platform, or None.
 
     Nothing is sent: connecting a datagram socket only selects a route.
 
@@ -189,8 +282,23 @@ def own_address(base_url: str) -> str:
         family, kind, protocol, _, platform = addresses[0]
         with socket.socket(family, kind, protocol) as connection:
             connection.connect(platform)
-            address = ipaddress.ip_address(connection.getsockname()[0])
+            return ipaddress.ip_address(connection.getsockname()[0])
     except (OSError, ValueError):
-        return Psu.AUTOMATIC
-    usable = not (address.is_unspecified or getattr(address, "scope_id", None))
-    return str(address) if usable else Psu.AUTOMATIC
+        return None
+
+
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+NOT_PUBLIC = (ipaddress.IPv6Network("3fff::/20"),)
+"""Networks for documentation that `ipaddress` of Python 3.11 takes for public ones (RFC 9637)."""
+
+
+def is_public(address: IpAddress) -> bool:
+    """Return whether an address can be that of a customer on the internet."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.is_global and not address.is_multicast
+    embedded = address.ipv4_mapped or address.sixtofour
+    if embedded is not None:
+        return is_public(embedded)
+    if address not in GLOBAL_UNICAST or any(address in network for network in NOT_PUBLIC):
+        return False
+    return address.is_global

@@ -61,7 +61,9 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Print a note to standard error."""
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - the command prints here
+        # One write, so that lines of two threads are not run together.
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
     def styled(self, text: str, word: str) -> str:
         """Return a text in the colour of a word, such as a level, if colours are printed."""

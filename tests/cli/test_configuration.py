@@ -11,10 +11,10 @@ import click
 import pytest
 
 from blink_oauth import Grant
+from blink_oauth.authorization import AuthorizationRequest
 from blink_oauth_cli.app import store_location
 from blink_oauth_cli.configuration import SECRETS, SETTING_NAMES, Configuration, configure
 from blink_oauth_cli.errors import CommandError, ExitCode
-from blink_oauth_cli.login_authorization import authorize_url, new_authorization_request
 from blink_oauth_cli.options import configured, given_values, takes_grant
 from blink_oauth_keeper import TargetProfile
 
@@ -255,8 +255,8 @@ def test_the_target_id_is_filled_into_both_authorize_urls(
     load: Configure, target_id: str, host: str
 ) -> None:
     grant = Grant(target_id, "u")
-    request = new_authorization_request(TEST_ID, grant, "http://127.0.0.1/", key=b"fake-key")
-    url = authorize_url(load(TWO_URLS).authorize_url(target_id), request, {})
+    request = AuthorizationRequest.new(TEST_ID, grant, "http://127.0.0.1/", key="fake-key")
+    url = request.url(load(TWO_URLS).authorize_url(target_id))
     assert urlsplit(url)[1:3] == (host, f"/{target_id}")
 
 

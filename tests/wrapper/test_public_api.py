@@ -50,8 +50,8 @@ PUBLIC: dict[str, Any] = {
 CLASSES: dict[str, type] = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
 ERRORS = {name: cls for name, cls in CLASSES.items() if issubclass(cls, BlinkError)}
 DOCUMENTED = {
-    "AsyncBlinkOAuth", "BlinkError", "BlinkOAuth", "ClientCertificate", "Grant", "Outcome", "Psu",
-    "ResponseMeta", "Secret", "Settings", "Source", "Token",
+    "AsyncBlinkOAuth", "AuthorizationRequest", "BlinkError", "BlinkOAuth", "ClientCertificate",
+    "Grant", "Outcome", "Psu", "ResponseMeta", "Secret", "Settings", "Source", "Token",
 }  # fmt: skip
 DOCUMENTED_KEEPER = {
     "AfterUncertainty", "Event", "EventName", "GrantKey", "GrantStatus", "MemoryTokenStore", "Note",
@@ -258,6 +258,6 @@ def test_a_value_cannot_be_changed(value: attrs.AttrsInstance) -> None:
 def test_these_public_classes_are_enumerations_of_texts() -> None:
     names = [name for name, cls in CLASSES.items() if issubclass(cls, StrEnum)]
     assert names == [
-        *("NetworkFault", "Oddity", "Outcome", "Source", "TlsFault", "TokenKind"),
+        *("FailureReason", "NetworkFault", "Oddity", "Outcome", "Source", "TlsFault", "TokenKind"),
         *("AfterUncertainty", "EventName", "Origin", "State"),
     ]

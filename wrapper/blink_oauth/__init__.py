@@ -9,6 +9,12 @@ handles only tokens and errors starts faster.
 from typing import TYPE_CHECKING
 
 from ._version import __version__
+from .authorization import (
+    AuthorizationCode,
+    AuthorizationRequest,
+    FailedCallback,
+    FailureReason,
+)
 from .context import Grant, Psu
 from .errors import (
     BlinkError,
@@ -41,11 +47,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncBlinkOAuth",
+    "AuthorizationCode",
+    "AuthorizationRequest",
     "BlinkError",
     "BlinkOAuth",
     "CertificateError",
     "ClientCertificate",
     "ConnectionLostError",
+    "FailedCallback",
+    "FailureReason",
     "Grant",
     "InvalidClientError",
     "InvalidGrantError",

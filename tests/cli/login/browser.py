@@ -22,7 +22,9 @@ def keep_redirect(location: str) -> str:
 
 @define(eq=False)
 class Browser:
-    """Opens the bank's page and follows its redirect; a value for `open_browser`.
+    """Opens a page and follows its redirects to the callback; a value for `open_browser`.
+
+    The page is the start page of a login, or the bank's.
 
     Args:
         change_redirect: Returns the location to request instead of the redirect's.
@@ -31,6 +33,7 @@ class Browser:
 
     change_redirect: Callable[[str], str] = keep_redirect
     user_agent: str = USER_AGENT
+    start_url: str = field(init=False, default="", repr=False)
     url: str = field(init=False, default="", repr=False)
     location: str = field(init=False, default="", repr=False)
     status: int = field(init=False, default=0)
@@ -40,7 +43,9 @@ class Browser:
     def __call__(self, url: str) -> bool:
         self.url = url
         with httpx.Client(timeout=TIMEOUT, headers=self._headers) as client:
-            self.location = client.get(url).headers["Location"]
+            if "/start/" in url:
+                self.start_url, self.url = url, client.get(url).headers["Location"]
+            self.location = client.get(self.url).headers["Location"]
             response = client.get(self.change_redirect(self.location))
         self.status, self.page = response.status_code, response.text
         self._shown.set()

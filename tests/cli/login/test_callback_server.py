@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from blink_oauth.errors import InvalidInputError
-from blink_oauth_cli.login_authorization import LoginFailedError
 from blink_oauth_cli.login_callback import Callback, CallbackServer, already_used_page
+from blink_oauth_cli.login_messages import LoginFailedError
 from cli.login.browser import TIMEOUT, send_request
 
 QUERY = "code=fake-code-1&state=fake-state-1"
@@ -198,6 +198,108 @@ def assert_already_used(browser: Future[Any]) -> None:
     assert status == 409
     assert "Already used" in page
     assert "not sent a second time" in page
+
+
+BANK = "https://bank.example/authorize?state=fake-state-1"
+
+
+def add_start_page(server: CallbackServer, *, is_open: bool = True) -> str:
+    return server.add_start_page(BANK, max_age=300, is_open=lambda: is_open)
+
+
+def get(server: CallbackServer, uri: str, cookie: str = "") -> tuple[int, str, bytes]:
+    """Send a GET request; return status, `Set-Cookie` header and the whole response."""
+    parts = urlsplit(uri)
+    lines = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n{cookie}\r\n"
+    response = send_raw(server, lines.encode())
+    head = response.partition(b"\r\n\r\n")[0].decode()
+    cookies = [line[12:] for line in head.split("\r\n") if line.startswith("Set-Cookie: ")]
+    return int(head.split()[1]), "".join(cookies), response
+
+
+def test_the_start_page_sets_a_cookie_and_leads_to_the_bank(server: CallbackServer) -> None:
+    uri = add_start_page(server)
+    start, callback = urlsplit(uri), urlsplit(server.redirect_uri)
+    assert start.netloc == callback.netloc
+    assert len(start.path) > 40
+    status, page, headers = send_request(uri)
+    assert (status, page, headers["Location"]) == (303, "", BANK)
+    assert (headers["Cache-Control"], headers["Referrer-Policy"]) == ("no-store", "no-referrer")
+    pair, *attributes = headers["Set-Cookie"].split("; ")
+    assert attributes == ["Path=/", "Max-Age=300", "HttpOnly", "SameSite=Lax"]
+    name, _, value = pair.partition("=")
+    # Cookies ignore ports; another login on this machine has another port.
+    assert name.endswith(f"-{callback.port}")
+    assert len(value) >= 43
+    assert value not in uri
+
+
+@pytest.mark.parametrize(
+    ("cookie", "status"),
+    [
+        ("Cookie: {}\r\n", 303),
+        ("Cookie: a=b; {}; c\r\n", 303),
+        ('Cookie: "odd";{}\r\n', 303),
+        ("Cookie: a=b\r\nCookie: {}\r\n", 303),
+        ("", 403),
+        ("Cookie: \r\n", 403),
+        ("Cookie: x{}\r\n", 403),
+        ("Cookie: {}x\r\n", 403),
+        ("Cookie: {name}=\r\n", 403),
+        ("X-Cookie: {}\r\n", 403),
+    ],
+)
+def test_the_start_page_serves_the_first_browser_only(
+    server: CallbackServer, browsers: ThreadPoolExecutor, cookie: str, status: int
+) -> None:
+    uri = add_start_page(server)
+    pair = get(server, uri)[1].partition(";")[0]
+    line = cookie.format(pair, name=pair.partition("=")[0])
+    second, set_cookie, response = get(server, uri, line)
+    assert second == status
+    assert set_cookie == ""
+    assert (BANK.encode() in response) is (status == 303)
+    assert server.start_page_was_taken is (status == 403)
+    browser = browsers.submit(get, server, server.redirect_uri, line)
+    callback = received(server)
+    assert callback.has_cookie is (status == 303)
+    callback.respond(b"")
+    assert browser.result(TIMEOUT)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"method": "HEAD"}, 405),
+        ({"method": "POST"}, 405),
+        ({"host": "app.example"}, 400),
+        ({"path": "/start/"}, 404),
+        ({"path": "/start/guess"}, 404),
+    ],
+)
+def test_a_request_that_is_not_for_the_start_page_leaves_it_to_the_browser(
+    server: CallbackServer, change: dict[str, str], status: int
+) -> None:
+    uri = add_start_page(server)
+    assert send_request(uri, **change)[0] == status
+    assert send_request(uri)[0] == 303
+    assert not server.start_page_was_taken
+
+
+def test_after_the_login_the_start_page_leads_nowhere(server: CallbackServer) -> None:
+    uri = add_start_page(server)
+    server.stop_accepting(already_used_page(), 409)
+    status, page, headers = send_request(uri)
+    assert (status, headers["Location"]) == (409, None)
+    assert "Already used" in page
+    assert not server.start_page_was_taken
+
+
+def test_a_start_page_that_is_opened_too_late_leads_nowhere(server: CallbackServer) -> None:
+    status, page, headers = send_request(add_start_page(server, is_open=False))
+    assert (status, headers["Location"], headers["Set-Cookie"]) == (410, None, None)
+    assert "goes on waiting" in page
+    assert not server.start_page_was_taken
 
 
 def test_the_port_is_closed_after_the_login() -> None:

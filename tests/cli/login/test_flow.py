@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import socket
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from attrs import define, field
@@ -23,11 +28,17 @@ from blink_oauth.errors import (
     Outcome,
 )
 from blink_oauth.tokens import Secret
-from blink_oauth_cli.login_authorization import LoginFailedError
-from blink_oauth_cli.login_flow import log_in, own_address
+from blink_oauth_cli.login_flow import (
+    is_public,
+    local_address,
+    log_in,
+    open_in_browser,
+    own_address,
+)
+from blink_oauth_cli.login_messages import LoginFailedError
 from blink_oauth_keeper import MemoryTokenStore, TokenManager
 from blink_oauth_testing.sandbox import Sandbox
-from cli.login.browser import USER_AGENT, Browser, send_request
+from cli.login.browser import TIMEOUT, USER_AGENT, Browser, send_request
 
 CLIENT, USER_IP = "CIDX0000000002", "203.0.113.7"
 
@@ -53,7 +64,7 @@ class LoginHarness:
         given: dict[str, Any] = {
             "client_id": CLIENT,
             "grant": self.grant,
-            "authorize_template": f"{self.sandbox.control_url}/{{target_id}}/oauth/authorize",
+            "template": f"{self.sandbox.control_url}/{{target_id}}/oauth/authorize",
             "redirect_uri": self.sandbox.redirect_uri,
             "extra": {},
             "open_browser": self.browser,
@@ -62,6 +73,10 @@ class LoginHarness:
             "timeout": 10.0,
         }
         return log_in(manager or self.manager(), **given | changes)
+
+    def shown_states(self) -> list[str]:
+        """The states of the URLs in the notes."""
+        return re.findall(r"state=([\w-]{64})", "\n".join(self.notes))
 
     def exchange_count(self) -> int:
         return len(self.sandbox.exchanges)
@@ -74,10 +89,11 @@ def harness(blink_sandbox: Sandbox, caplog: pytest.LogCaptureFixture) -> Iterato
     with ExitStack() as stack:
         harness = LoginHarness(blink_sandbox, stack)
         yield harness
-    for secret in harness.browser.secrets if harness.browser.url else []:
+    secrets = harness.browser.secrets if harness.browser.url else []
+    assert not any(secret in "\n".join(harness.notes) for secret in secrets)
+    for secret in [*secrets, *harness.shown_states()]:
         assert len(secret) > 10
         assert secret not in harness.browser.page
-        assert secret not in "\n".join(harness.notes)
         # The test browser logs its own requests.
         records = [
             record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))
@@ -96,7 +112,7 @@ def test_a_login_stores_the_token_and_shows_a_page(harness: LoginHarness) -> Non
         f"User {harness.grant.username} at {harness.grant.target_id}: the token is stored." in page
     )
     assert token.access_token.reveal() not in page
-    assert harness.notes[0] == "Opening the bank's page in the browser."
+    assert harness.notes[0].startswith("Opening the bank's page in the browser.")
     assert "Waiting for the bank's answer at http://127.0.0.1:" in harness.notes[1]
     assert len(harness.notes) == 2
 
@@ -137,20 +153,141 @@ def test_without_a_browser_the_url_is_shown(harness: LoginHarness) -> None:
     assert waiting.startswith("Waiting")
 
 
-@pytest.mark.parametrize("raises", [False, True])
-def test_if_the_browser_does_not_open_the_url_is_shown(harness: LoginHarness, raises: bool) -> None:
-    def open_browser(url: str) -> bool:
-        if raises:
-            raise OSError("no browser")
-        return False
+def fails(url: str) -> bool:
+    raise OSError("no browser")
 
-    def notify(line: str) -> None:
+
+@pytest.mark.parametrize("open_browser", [fails, lambda url: False, lambda url: True])
+def test_whatever_the_opener_does_the_terminal_shows_a_url_that_works(
+    harness: LoginHarness, open_browser: Callable[[str], bool]
+) -> None:
+    def notify(note: str) -> None:
         # The customer copies the URL into a browser.
-        if line.startswith("Open this page"):
-            harness.browser(line.split("\n")[1])
+        if note.startswith("Opening the bank's page"):
+            _, url = note.split("\n")
+            threading.Thread(target=harness.browser, args=(url,), daemon=True).start()
 
     assert harness.log_in(open_browser=open_browser, notify=notify).access_token
     assert "Logged in" in harness.browser.last_page()
+    assert harness.browser.start_url == ""
+
+
+def test_the_opener_gets_a_one_time_address_and_no_state(harness: LoginHarness) -> None:
+    harness.log_in()
+    harness.browser.last_page()
+    address, shown = harness.browser.start_url, harness.notes[0].split("\n")[1]
+    assert address.startswith(harness.browser.location.partition("callback?")[0] + "start/")
+    assert "?" not in address
+    states = [parse_qs(urlsplit(url).query)["state"][0] for url in (harness.browser.url, shown)]
+    # Whoever sees the terminal and not the browser cannot answer for the browser.
+    assert len({*states}) == 2
+    assert not any(state in address for state in states)
+
+
+def test_a_start_page_that_another_program_opened_first_ends_the_login(
+    harness: LoginHarness,
+) -> None:
+    pages = []
+
+    def open_browser(address: str) -> None:
+        pages.append(send_request(address))
+        pages.append(send_request(address))
+
+    with pytest.raises(LoginFailedError, match="asked for twice") as caught:
+        harness.log_in(open_browser=open_browser)
+    assert "nothing was spent" in caught.value.what
+    [(first, _, _), (second, page, headers)] = pages
+    assert (first, second) == (303, 403)
+    assert "Not logged in" in page
+    assert "asked for twice" in page
+    assert (headers["Location"], headers["Set-Cookie"]) == (None, None)
+    assert harness.exchange_count() == 0
+
+
+def test_a_code_is_not_used_if_the_start_page_is_taken_while_the_callback_comes(
+    harness: LoginHarness,
+) -> None:
+    def take_start_page(location: str) -> str:
+        assert send_request(harness.browser.start_url)[0] == 403
+        return location
+
+    harness.browser.change_redirect = take_start_page
+    with pytest.raises(LoginFailedError, match="asked for twice"):
+        harness.log_in()
+    assert "Not logged in" in harness.browser.last_page()
+    assert harness.exchange_count() == 0
+
+
+@pytest.mark.parametrize("error", ["", "&error=access_denied"])
+def test_a_callback_of_the_browsers_request_needs_its_cookie(
+    harness: LoginHarness, error: str
+) -> None:
+    pages: list[tuple[int, str]] = []
+
+    def without_cookie(location: str) -> str:
+        status, page, _ = send_request(*(location + error).split("?"))
+        pages.append((status, page))
+        return location
+
+    harness.browser.change_redirect = without_cookie
+    assert harness.log_in().access_token
+    assert "Logged in" in harness.browser.last_page()
+    [(status, page)] = pages
+    assert status == 400
+    assert "Not the answer to this login" in page
+    assert "cookie" in page
+    assert any("cookie" in note and "goes on waiting" in note for note in harness.notes)
+    assert harness.exchange_count() == 1
+
+
+def test_the_start_page_opens_for_a_minute_only(harness: LoginHarness) -> None:
+    opened = threading.Event()
+    pages = []
+
+    def open_browser(address: str) -> None:
+        pages.append(send_request(address))
+        opened.set()
+
+    def monotonic() -> float:
+        """Return 0 at the beginning; the time of the request; the time after the timeout."""
+        if threading.current_thread() is not threading.main_thread():
+            return 60.0
+        if not harness.notes:
+            return 0.0
+        assert opened.wait(TIMEOUT)
+        return 301.0
+
+    with pytest.raises(LoginFailedError, match="did not come in time"):
+        harness.log_in(open_browser=open_browser, timeout=300.0, monotonic=monotonic)
+    [(status, page, headers)] = pages
+    assert (status, headers["Location"]) == (410, None)
+    assert "Open the page that the terminal shows." in page
+
+
+def test_the_browser_inherits_no_variable_of_the_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    secrets = ("BLINK_KEY_PASSPHRASE", "BLINK_STORE_KEYS", "BLINK_PROXY", "BLINK_X", "PGPASSWORD")
+    for name in secrets:
+        monkeypatch.setenv(name, "fake-secret-4711")
+    for name in ("browser", "xdg-open"):
+        browser = tmp_path / name
+        browser.write_text(f'#!/bin/sh\nenv > {tmp_path}/seen\necho "url=$1" >> {tmp_path}/seen\n')
+        browser.chmod(0o700)
+    # Nothing in the working folder is a module of the opener.
+    (tmp_path / "webbrowser.py").write_text("raise SystemExit(1)", "ascii")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BROWSER", str(tmp_path / "browser"))
+    for is_frozen in (False, True):
+        monkeypatch.setattr("sys.frozen", is_frozen, raising=False)
+        monkeypatch.setattr("sys.platform", "linux")
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        open_in_browser("http://127.0.0.1:1/start/x")
+        seen = (tmp_path / "seen").read_text()
+        (tmp_path / "seen").unlink()
+        assert "url=http://127.0.0.1:1/start/x\n" in seen
+        assert f"\nHOME={os.environ['HOME']}\n" in f"\n{seen}"
+        assert "fake-secret-4711" not in seen
 
 
 def test_a_refused_consent_ends_the_login(harness: LoginHarness) -> None:
@@ -361,7 +498,7 @@ def assert_server_is_closed(harness: LoginHarness) -> None:
     "changes",
     [
         {"redirect_uri": "https://app.example/callback"},
-        {"authorize_template": "http://bank.example/"},
+        {"template": "http://bank.example/"},
         {"extra": {"state": "fake-state"}},
         {"psu_ip": "nowhere"},
     ],
@@ -374,9 +511,57 @@ def test_a_wrong_argument_is_refused_before_the_browser_opens(
     assert (harness.browser.url, harness.notes) == ("", [])
 
 
-def test_the_own_address_is_the_local_one_towards_the_platform() -> None:
-    assert own_address("https://127.0.0.1:1/x") == "127.0.0.1"
-    assert own_address("https://[::1]:1/x") == "::1"
+def test_the_local_address_is_the_one_towards_the_platform() -> None:
+    assert str(local_address("https://127.0.0.1:1/x")) == "127.0.0.1"
+    assert str(local_address("https://[::1]:1/x")) == "::1"
+
+
+def test_an_own_address_that_is_not_public_is_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_address("https://127.0.0.1:1/x") == Psu.AUTOMATIC
+    assert own_address("https://[::1]:1/x") == Psu.AUTOMATIC
+    public = ip_address("2a00:1450:4001::1")
+    monkeypatch.setattr("blink_oauth_cli.login_flow.local_address", lambda base_url: public)
+    assert own_address("https://127.0.0.1:1/x") == "2a00:1450:4001::1"
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("8.8.8.8", True),
+        ("2a00:1450:4001::1", True),
+        ("::ffff:8.8.8.8", True),
+        ("2002:808:808::1", True),
+        ("0.0.0.0", False),
+        ("127.0.0.1", False),
+        ("10.0.0.1", False),
+        ("172.17.0.2", False),
+        ("192.168.1.5", False),
+        ("169.254.1.1", False),
+        ("100.64.0.1", False),
+        ("192.0.2.1", False),
+        ("198.18.0.1", False),
+        ("198.51.100.3", False),
+        ("203.0.113.7", False),
+        ("224.0.0.1", False),
+        ("240.0.0.1", False),
+        ("255.255.255.255", False),
+        ("::", False),
+        ("::1", False),
+        ("::10.0.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("2002:a00:1::1", False),
+        ("64:ff9b::a00:1", False),
+        ("fe80::1", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("fec0::1", False),
+        ("ff02::1", False),
+        ("2001:db8::1", False),
+        ("3fff::1", False),
+    ],
+)
+def test_only_an_address_on_the_internet_is_public(address: str, expected: bool) -> None:
+    assert is_public(ip_address(address)) is expected
 
 
 @pytest.mark.parametrize("url", ["https://[::1", "https://a:99999", f"https://{'a' * 99}/"])
@@ -395,5 +580,5 @@ def assert_no_secret(harness: LoginHarness, error: BaseException) -> None:
     ]
     assert values
     shown = "\n".join([*traceback.format_exception(error), *values])
-    for secret in harness.browser.secrets:
+    for secret in [*harness.browser.secrets, *harness.shown_states()]:
         assert secret not in shown
