@@ -12,8 +12,10 @@ from collections.abc import Callable
 import pytest
 from attrs import evolve
 
+from blink_oauth import Token
 from blink_oauth_cli.errors import ExitCode, to_command_error
 from blink_oauth_cli.main import run
+from blink_oauth_cli.output import Screen
 from blink_oauth_keeper.errors import UnknownGrantError
 from cli.cli_harness import ESCAPE, GRANT, TARGET, Harness, plain, require_no_secret
 
@@ -165,6 +167,43 @@ def test_a_sentence_says_when_the_token_expires(
     assert result.code == 0, result.errors
     (line,) = result.out.splitlines()
     assert line.lower().endswith(phrase)
+
+
+def test_a_note_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads that print at the same time do not run their lines together."""
+    writes: list[str] = []
+    monkeypatch.setattr(sys.stderr, "write", writes.append)
+    Screen().note("fake-note\nhttps://bank.example/")
+    assert writes == ["fake-note\nhttps://bank.example/\n"]
+
+
+NOT_PUBLIC = "This machine has no public address, so the bank is told AUTO"
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "sent", "noted"),
+    [
+        ("AUTO", None, "AUTO", True),
+        ("8.8.8.8", None, "8.8.8.8", False),
+        ("AUTO", "AUTO", "AUTO", False),
+        ("8.8.8.8", "192.168.1.5", "192.168.1.5", False),
+    ],
+)
+def test_a_login_says_if_it_sends_no_address_of_the_customer(
+    harness: Harness, own: str, given: str | None, sent: str, noted: bool
+) -> None:
+    addresses = []
+
+    def log_in(*_: object, psu_ip: str, **__: object) -> Token:
+        addresses.append(psu_ip)
+        return Token(access_token="fake-access-token")
+
+    harness.monkeypatch.setattr("blink_oauth_cli.login_flow.own_address", lambda base_url: own)
+    harness.monkeypatch.setattr("blink_oauth_cli.login_flow.log_in", log_in)
+    result = harness.run("login", *(["--psu-ip", given] if given else []))
+    assert (result.code, addresses) == (0, [sent])
+    assert (NOT_PUBLIC in result.errors) is noted
+    assert ("--psu-ip" in result.errors) is noted
 
 
 def test_an_unexpected_error_shows_its_class_and_not_its_text(

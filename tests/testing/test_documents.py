@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
+from blink_oauth import AuthorizationCode
 from blink_oauth_keeper import SqlTokenStore
 from blink_oauth_testing import BankPolicy, Sandbox
 
@@ -39,6 +41,8 @@ def names(
         "ip": "203.0.113.7",
         "agent": "Mozilla/5.0 (X11; Linux x86_64)",
         "uri": sandbox.redirect_uri,
+        "app_key": "fake-session-key",
+        "session": {},
         "accounts_url": sandbox.accounts_url,
     }
     yield given
@@ -61,6 +65,7 @@ def run(document: str, names: dict[str, Any], sandbox: Sandbox) -> None:
     """Run the blocks of a document in order, each with a new authorization code."""
     for source in blocks(document):
         names["code"] = sandbox.issue_code(sandbox.grant())
+        names["query"] = urlencode({"code": names["code"], **names["session"]})
         execute(source, names, document)
 
 
@@ -71,6 +76,8 @@ def test_the_readme_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run("README.md", names, sandbox)
+    assert names["location"].startswith("https://bank.example/authorize?response_type=code&")
+    assert isinstance(names["result"], AuthorizationCode)
     assert names["accounts"].json()["accounts"][0]["currency"] == "CHF"
     assert "No rule of the platform is broken." in capsys.readouterr().out
     test: Callable[[Sandbox], None] = names["test_a_gateway_timeout_may_have_spent_the_code"]
