@@ -116,6 +116,8 @@ def rendered(text: str) -> list[str]:
 _VARIABLE = (
     (r"localhost:\d+", "localhost:8443"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:8080"),
+    # The rest of the URL has a new state each time, and is wrapped by the terminal.
+    (r"(/authorize\?response_type=code&)[^ ]+(?=\nWaiting)", r"\1…"),
     (r"[^ =']*/blink-sandbox-\w+", "/tmp/blink-sandbox"),
     (r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", None),
     (r"\d{4}-\d\d-\d\d", "2026-01-01"),
@@ -132,7 +134,8 @@ def normalized(lines: list[str]) -> str:
         text = re.sub(
             pattern,
             lambda found, new=replacement: (  # type: ignore[misc]
-                new or seen.setdefault(found[0], f"00000000-0000-4000-8000-{len(seen) + 1:012}")
+                (new and found.expand(new))
+                or seen.setdefault(found[0], f"00000000-0000-4000-8000-{len(seen) + 1:012}")
             ),
             text,
         )
