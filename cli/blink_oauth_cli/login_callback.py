@@ -10,14 +10,17 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import ipaddress
 import os
 import queue
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from html import escape
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from socketserver import ThreadingTCPServer
 from typing import Self
 from urllib.parse import SplitResult, urlsplit, urlunsplit
@@ -46,6 +49,7 @@ _SPENT: Mapping[Outcome, str] = {
 }
 _NOT_CALLBACK: Mapping[int, str] = {
     400: "The request does not name this address as its host, or cannot be read.",
+    403: "This is the login of another user of this machine.",
     404: "This is not the address that the bank sends the browser back to.",
     405: "The bank's answer must come as a GET request.",
     414: "The request is too long.",
@@ -244,6 +248,56 @@ class Response:
     headers: Mapping[str, str] = field(factory=dict, repr=False)
 
 
+Address = tuple[str, int] | tuple[str, int, int, int]
+"""The address of one end of a connection, as `socket` has it."""
+TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
+
+
+def is_of_another_user(connection: socket.socket) -> bool:
+    """Return whether a process of another user, who is not root, has the other end.
+
+    Only Linux tells it, of connections on the same machine.
+
+    Args:
+        connection: This end of the connection.
+    """
+    client, server = connection.getpeername(), connection.getsockname()
+    for table in TABLES:
+        with contextlib.suppress(OSError):
+            if owner := socket_owner(Path(table).read_text("ascii"), client, server):
+                return owner != os.getuid()
+    return False
+
+
+def socket_owner(table: str, local: Address, remote: Address) -> int | None:
+    """Return the id of the user of a socket in a table of Linux, or None.
+
+    Args:
+        table: The text of `/proc/net/tcp` or `/proc/net/tcp6`.
+        local: The address of the socket's own end.
+        remote: The address of the other end.
+    """
+    wanted = [list(each) for each in zip(_in_table(local), _in_table(remote), strict=True)]
+    for row in map(str.split, table.splitlines()[1:]):
+        if row[1:3] in wanted:
+            return int(row[7])
+    return None
+
+
+def _in_table(address: Address) -> Sequence[str]:
+    """Return how the tables write an address; that of IPv4 also as mapped to IPv6."""
+    given = ipaddress.ip_address(address[0])
+    hosts = (given, ipaddress.ip_address(f"::ffff:{given}")) if given.version == 4 else (given,)
+    words = [
+        [
+            int.from_bytes(host.packed[at : at + 4], sys.byteorder)
+            for at in range(0, len(host.packed), 4)
+        ]
+        for host in hosts
+    ]
+    return ["".join(f"{word:08X}" for word in each) + f":{address[1]:04X}" for each in words]
+
+
 class CallbackServer(ThreadingTCPServer):
     """A context manager that serves a loopback redirect URI in a thread of its own.
 
@@ -334,11 +388,15 @@ class CallbackServer(ThreadingTCPServer):
         """Whether a second browser asked for the start page."""
         return self._start_page is not None and self._start_page.was_taken
 
-    def visit_start_page(self, path: str, cookies: Sequence[str]) -> Response | None:
+    def visit_start_page(
+        self, path: str, cookies: Sequence[str], connection: socket.socket
+    ) -> Response | None:
         """Return the response to a request for the start page, or None if the path is another."""
         start = self._start_page
         if start is None or not hmac.compare_digest(path.encode(), start.path.encode()):
             return None
+        if is_of_another_user(connection):
+            return Response(403, not_the_callback_page(403))
         with self._lock:
             if self._final_response is not None:
                 page, status = self._final_response
@@ -412,7 +470,7 @@ class _Handler(BaseHTTPRequestHandler):
         cookies = self.headers.get_all("Cookie") or []
         if len(hosts) != 1 or hosts[0].lower() not in self.server.hosts:
             self.send_error(400)
-        elif (response := self.server.visit_start_page(path, cookies)) is not None:
+        elif response := self.server.visit_start_page(path, cookies, self.connection):
             self._send(response.status, response.page, response.headers)
         elif path != self.server.path:
             self.send_error(404)

@@ -18,6 +18,7 @@ from blink_oauth_cli.login_callback import (
     succeeded_page,
 )
 from browser.conftest import CONTRAST
+from browser.conftest import CallbackServer as CallbackApplication
 
 GRANT = Grant("IIDX99999", "u-4711 <b>")
 PAGES = {
@@ -84,3 +85,29 @@ def test_a_login_that_has_ended_shows_a_page(page: Page) -> None:
         listener.stop_accepting(ended_page("The login was interrupted."), 410)
         page.goto(listener.redirect_uri)
     expect(page.get_by_role("main")).to_contain_text("Look at the terminal")
+
+
+def test_a_browser_returns_the_cookie_of_the_start_page_from_the_banks_site(
+    page: Page, application: CallbackApplication
+) -> None:
+    """The bank is `localhost`, which is another site than `127.0.0.1`."""
+    bank = application.redirect_uri.replace("127.0.0.1", "localhost")
+    with ThreadPoolExecutor(1) as command, CallbackServer("http://127.0.0.1/callback") as listener:
+
+        def respond() -> bool:
+            callback = listener.wait(10)
+            assert callback is not None
+            callback.respond(PAGES["Logged in"])
+            return callback.has_cookie
+
+        has_cookie = command.submit(respond)
+        start = listener.add_start_page(bank, max_age=300, is_open=lambda: True)
+        page.goto(start)
+        expect(page).to_have_url(bank)
+        page.evaluate("uri => { location = uri }", listener.redirect_uri)
+        expect(page).to_have_title("Logged in")
+        assert has_cookie.result()
+        # The same browser may go back and start again.
+        page.goto(start)
+        expect(page).to_have_url(bank)
+        assert not listener.start_page_was_taken

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from blink_oauth.errors import InvalidInputError
-from blink_oauth_cli.login_callback import Callback, CallbackServer, already_used_page
+from blink_oauth_cli.login_callback import (
+    Callback,
+    CallbackServer,
+    already_used_page,
+    is_of_another_user,
+    socket_owner,
+)
 from blink_oauth_cli.login_messages import LoginFailedError
 from cli.login.browser import TIMEOUT, send_request
 
@@ -284,6 +292,50 @@ def test_a_request_that_is_not_for_the_start_page_leaves_it_to_the_browser(
     assert send_request(uri, **change)[0] == status
     assert send_request(uri)[0] == 303
     assert not server.start_page_was_taken
+
+
+def test_another_user_does_not_get_the_start_page(
+    server: CallbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = add_start_page(server)
+    with monkeypatch.context() as patch:
+        patch.setattr("blink_oauth_cli.login_callback.is_of_another_user", lambda connection: True)
+        status, page, headers = send_request(uri)
+    assert (status, headers["Location"], headers["Set-Cookie"]) == (403, None, None)
+    assert "another user of this machine" in page
+    assert send_request(uri)[0] == 303
+    assert not server.start_page_was_taken
+
+
+def test_the_user_of_a_connection_is_read_from_the_tables_of_linux(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+        listener.accept()[0] as connection,
+    ):
+        assert not is_of_another_user(connection)
+        ends = [f"0100007F:{end.getsockname()[1]:04X}" for end in (client, connection)]
+        for prefix in ("", "0000000000000000FFFF0000"):
+            for owner, is_another in ((os.getuid(), False), (0, False), (os.getuid() + 1, True)):
+                rows = [(ends[::-1], os.getuid() + 2), (ends, owner)]
+                text = "heading\n"
+                for (local, remote), uid in rows:
+                    text += f"0: {prefix}{local} {prefix}{remote} 01 0:0 00:0 0 {uid} 0 1\n"
+                (tmp_path / "table").write_text(text, "ascii")
+                tables = (str(tmp_path / "missing"), str(tmp_path / "table"))
+                monkeypatch.setattr("blink_oauth_cli.login_callback.TABLES", tables)
+                monkeypatch.setattr("sys.byteorder", "little")
+                assert is_of_another_user(connection) is is_another
+
+
+def test_the_user_of_a_connection_over_ipv6_is_found() -> None:
+    local, remote = ("::1", 0x1F90, 0, 0), ("::1", 0xC001, 0, 0)
+    host = "00000000000000000000000001000000"
+    table = f"heading\n0: {host}:1F90 {host}:C001 01 0:0 00:0 0 4711 0 1\n"
+    assert socket_owner(table, local, remote) == 4711
+    assert socket_owner(table, remote, local) is None
 
 
 def test_after_the_login_the_start_page_leads_nowhere(server: CallbackServer) -> None:
