@@ -204,7 +204,7 @@ def test_a_start_page_that_another_program_opened_first_ends_the_login(
     assert harness.exchange_count() == 0
 
 
-def test_a_code_is_not_used_if_the_start_page_is_taken_while_the_callback_comes(
+def test_a_code_is_not_used_if_the_start_page_is_taken_before_the_callback_comes(
     harness: LoginHarness,
 ) -> None:
     def take_start_page(location: str) -> str:
@@ -214,7 +214,7 @@ def test_a_code_is_not_used_if_the_start_page_is_taken_while_the_callback_comes(
     harness.browser.change_redirect = take_start_page
     with pytest.raises(LoginFailedError, match="asked for twice"):
         harness.log_in()
-    assert "Not logged in" in harness.browser.last_page()
+    # The callback may come after the listener has closed; then the browser has no page.
     assert harness.exchange_count() == 0
 
 
