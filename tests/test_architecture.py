@@ -212,7 +212,7 @@ def imports_a_client_in_a_store(module: str, imported: str) -> bool:
     """Return whether a store imports HTTP, or of the wrapper more than its value modules."""
     if not within(module, "blink_oauth_keeper.store"):
         return False
-    values = [f"blink_oauth.{name}" for name in ("context", "errors", "headers", "tokens")]
+    values = [f"blink_oauth.{name}" for name in ("context", "errors", "headers", "texts", "tokens")]
     is_ours = within(imported, "blink_oauth")
     is_value = any(within(imported, value) for value in values)
     return top(imported) in {"httpx", "httpcore", "http"} or (is_ours and not is_value)

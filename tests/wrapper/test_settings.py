@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import os
 import ssl
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import httpx
 import pytest
 
@@ -15,6 +18,7 @@ from blink_oauth import (
     BlinkOAuth,
     ClientCertificate,
     InvalidInputError,
+    NotConnectedError,
     Outcome,
     Secret,
     Settings,
@@ -60,11 +64,17 @@ def settings(**values: Any) -> Settings:
         None,
         b"https://x",
         "https://blink.invalid:99999",
+        # Passwords that are not escaped.
+        "https://user:fake#fake@blink.invalid",
+        "https://user:fake?fake@blink.invalid",
+        "https://user:fake\\@blink.invalid",
+        "https://user:1/fake@blink.invalid",
     ],
 )
 def test_a_base_url_that_is_no_plain_https_url_is_refused(url: object) -> None:
-    with pytest.raises(InvalidInputError, match=r"Settings\.base_url"):
+    with pytest.raises(InvalidInputError, match=r"Settings\.base_url \(BLINK_BASE_URL\)") as caught:
         settings(base_url=url)
+    assert "fake" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +115,7 @@ def test_the_client_id_and_user_agent_must_be_valid_in_a_header(name: str, value
 
 
 @pytest.mark.parametrize("name", ["connect", "read", "write", "pool", "total"])
-@pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, None, "5", True])
+@pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, None, "5", True, 1e10])
 def test_no_timeout_can_be_switched_off(name: str, value: object) -> None:
     with pytest.raises(InvalidInputError, match=rf"Timeouts\.{name}.*seconds"):
         Timeouts(**{name: value})  # type: ignore[arg-type]
@@ -118,13 +128,208 @@ def test_every_timeout_has_a_default_below_the_lifetime_of_a_code() -> None:
     assert defaults.total == max(values)
 
 
-@pytest.mark.parametrize(
-    "proxy", ["proxy.invalid:3128", "socks5://u:fake-proxy-password@x", "http://[x", ""]
-)
+@pytest.mark.parametrize("proxy", ["socks5://u:fake-proxy-password@x", "http://[x", ""])
 def test_a_proxy_must_be_an_http_url(proxy: str) -> None:
     with pytest.raises(InvalidInputError, match="proxy") as caught:
         settings(proxy=proxy)
     assert "fake-proxy-password" not in str(caught.value)
+
+
+PROXIES: dict[str, tuple[bytes, bytes, int | None]] = {
+    "http://proxy.invalid:3128": (b"http", b"proxy.invalid", 3128),
+    "HTTPS://proxy.invalid": (b"https", b"proxy.invalid", None),
+    # curl and requests take a proxy without a scheme.
+    "proxy.invalid:3128": (b"http", b"proxy.invalid", 3128),
+    "user:fake%40%23@proxy_1:8080/": (b"http", b"proxy_1", 8080),
+    "user@[2001:db8::1]:3128": (b"http", b"2001:db8::1", 3128),
+}
+
+
+@pytest.fixture
+def no_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the proxies of the machine that runs the tests."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def addresses(monkeypatch: pytest.MonkeyPatch) -> list[tuple[httpcore.URL | bytes | str, object]]:
+    """Return a list that gets the address and the credentials of each proxy that is used."""
+    used: list[tuple[httpcore.URL | bytes | str, object]] = []
+
+    class HttpProxy(httpcore.HTTPProxy):
+        def __init__(self, *, proxy_url: httpcore.URL, proxy_auth: object, **_: Any) -> None:
+            used.append((proxy_url, proxy_auth))
+            raise httpcore.ConnectError
+
+    monkeypatch.setattr(httpcore, "HTTPProxy", HttpProxy)
+    return used
+
+
+def call_with(**values: Any) -> None:
+    """Try a call of a client with these settings; it is not connected."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        pytest.raises(NotConnectedError),
+        BlinkOAuth(settings(certificate=context, **values)) as blink,
+    ):
+        blink.probe()
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("variable", [None, "HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+@pytest.mark.usefixtures("no_proxy_variables")
+def test_a_proxy_is_used_as_curl_and_requests_use_it(
+    addresses: list[tuple[httpcore.URL, object]],
+    monkeypatch: pytest.MonkeyPatch,
+    proxy: str,
+    variable: str | None,
+) -> None:
+    if variable is None:
+        call_with(proxy=proxy)
+    else:
+        monkeypatch.setenv(variable, f"{proxy}\n")
+        call_with(trust_env=True)
+    ((url, credentials),) = addresses
+    assert (url.scheme, url.host, url.port) == PROXIES[proxy]
+    assert credentials == (
+        (b"user", b"fake@#") if "fake" in proxy else (b"user", b"") if "@" in proxy else None
+    )
+
+
+MALFORMED = [
+    "http://user:{}#wort@proxy.invalid:3128",
+    "http://user:fake@{}@proxy.invalid",
+    "http://user:1/{}@proxy.invalid",
+    "http://user:1?{}@proxy.invalid",
+    "http://user:{}",
+    "http://user:{}\\@proxy.invalid",
+    "http://user:%{}%@proxy.invalid",
+    "http://user:{} @proxy.invalid",
+    "http://user:{}ä@proxy.invalid",
+    "http://user:{}@",
+    "http://user:{}@proxy.invalid:99999",
+    "http://user:{}@proxy.invalid:",
+    "http://user:{}@[proxy.invalid",
+    "http://user:{}@[:::1]:3128",
+    "http://user:{}@proxy..invalid",
+    "http://user:{}@proxy.invalid/path",
+    " http://user:{}@proxy.invalid",
+    "http://user:{}\n@proxy.invalid",
+    "user:{}#wort@proxy.invalid:3128",
+    "user:{}://@proxy.invalid",
+    "socks5h://user:{}@proxy.invalid:1080",
+    "SOCKS4://user:{}@proxy.invalid:1080",
+    "ftp://user:{}@proxy.invalid",
+    "{}://proxy.invalid",
+    "http://",
+    "http://:3128",
+    " ",
+]
+
+
+@pytest.mark.parametrize("form", MALFORMED)
+@pytest.mark.usefixtures("no_proxy_variables")
+def test_a_proxy_that_cannot_be_used_is_refused_and_no_part_of_it_is_repeated(
+    monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    canary = "geheim"
+    url = form.format(canary)
+    scheme = url.partition("://")[0].lower()
+    served = "not served" if scheme in {"socks5h", "socks4", "ftp"} else "host:port"
+    makers: dict[str, Callable[[], object]] = {
+        "Settings.proxy": lambda: settings(proxy=Secret(url)),
+        "BLINK_PROXY": lambda: Settings.from_env(REQUIRED | {"BLINK_PROXY": url}),
+        "https_proxy": lambda: settings(trust_env=True),
+        "HTTPS_PROXY": lambda: Settings.from_env(REQUIRED | {"BLINK_TRUST_ENV": "1"}),
+    }
+    for named, make in makers.items():
+        if named.lower() == "https_proxy":
+            monkeypatch.setenv(named, url)
+        with pytest.raises(InvalidInputError, match=named) as caught:
+            make()
+        assert served in str(caught.value)
+        assert found([canary], texts_of_error(caught.value)) == []
+        monkeypatch.delenv(named, raising=False)
+
+
+@pytest.mark.usefixtures("no_proxy_variables")
+def test_a_proxy_of_the_environment_is_checked_again_when_the_client_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = settings(trust_env=True, certificate=ssl.create_default_context())
+    monkeypatch.setenv("https_proxy", "socks5://user:geheim@proxy.invalid")
+    with pytest.raises(InvalidInputError, match="https_proxy") as caught:
+        BlinkOAuth(made)
+    assert found(["geheim"], texts_of_error(caught.value)) == []
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"ALL_PROXY": "socks5://proxy.invalid", "HTTPS_PROXY": "proxy.invalid:3128"},
+        {"HTTP_PROXY": "socks5://proxy.invalid"},
+        {"HTTPS_PROXY": "socks5://proxy.invalid", "NO_PROXY": "blink.invalid"},
+        {"HTTPS_PROXY": "socks5://proxy.invalid", "https_proxy": ""},
+        {"HTTPS_PROXY": "\r\n"},
+    ],
+)
+@pytest.mark.usefixtures("no_proxy_variables")
+def test_a_variable_that_is_not_used_refuses_nothing(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert settings(trust_env=True).trust_env
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "host", "excluded"),
+    [
+        ("blink.invalid", "blink.invalid", True),
+        ("blink.invalid", "BLINK.invalid:443", True),
+        ("blink.invalid:443", "blink.invalid", True),
+        ("blink.invalid:443", "blink.invalid:8443", False),
+        ("blink.invalid:8443", "blink.invalid:8443", True),
+        (".invalid:8443", "blink.invalid:8443", True),
+        ("*.invalid", "blink.invalid", True),
+        (".invalid", "blink.invalid", True),
+        ("Invalid.", "blink.invalid", True),
+        ("link.invalid", "blink.invalid", False),
+        ("api.blink.invalid", "blink.invalid", False),
+        ("other, blink.invalid\n", "blink.invalid", True),
+        ("other blink.invalid", "blink.invalid", True),
+        ("*", "blink.invalid", True),
+        (" * ", "203.0.113.7", True),
+        ("", "blink.invalid", False),
+        (",.,:,:443,[", "blink.invalid", False),
+        ("203.0.113.7", "203.0.113.7", True),
+        ("203.0.113.7:8443", "203.0.113.7:8443", True),
+        ("203.0.113.7:8443", "203.0.113.7", False),
+        ("203.0.113.0/24", "203.0.113.7", True),
+        ("203.0.113.0/24:8443", "203.0.113.7", False),
+        ("203.0.112.0/24", "203.0.113.7", False),
+        ("113.7", "203.0.113.7", False),
+        ("::1", "[::1]", True),
+        ("[::1]", "[::1]:8443", True),
+        ("[::1]:8443", "[::1]:8443", True),
+        ("[::1]:8443", "[::1]", False),
+        ("0:0:0:0:0:0:0:1", "[::1]", True),
+        ("fd00::/8", "[fd12::1]:8443", True),
+        ("::2", "[::1]", False),
+    ],
+)
+@pytest.mark.usefixtures("no_proxy_variables")
+def test_no_proxy_excludes_hosts_as_curl_and_requests_do(
+    monkeypatch: pytest.MonkeyPatch, no_proxy: str, host: str, excluded: bool
+) -> None:
+    # A proxy that is used is refused.
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://proxy.invalid")
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    refusal = nullcontext() if excluded else pytest.raises(InvalidInputError, match="HTTPS_PROXY")
+    with refusal:
+        settings(base_url=f"https://{host}/v2", trust_env=True)
 
 
 def test_a_proxy_url_is_a_secret_because_it_may_contain_a_password() -> None:
@@ -251,6 +456,10 @@ def test_a_flag_accepts_these_texts(text: str, flag: bool) -> None:
         ({"BLINK_BASE_URL": "http://blink.invalid"}, r"Settings\.base_url"),
         ({"BLINK_CLIENT_ID": "ä"}, r"Settings\.client_id"),
         ({"BLINK_TIMEOUT_READ": "-1"}, r"Timeouts\.read"),
+        ({"BLINK_TIMEOUT_READ": "nan"}, "BLINK_TIMEOUT_READ"),
+        ({"BLINK_TIMEOUT_TOTAL": "1e10"}, "BLINK_TIMEOUT_TOTAL"),
+        ({"BLINK_USER_AGENT": "acme\n/1"}, "BLINK_USER_AGENT"),
+        ({"BLINK_CERTIFICATE": "c\0"}, "BLINK_CERTIFICATE"),
         ({"BLINK_PROXY": "socks5://u:fake-proxy-password@x"}, r"Settings\.proxy"),
     ],
 )
@@ -274,9 +483,42 @@ def test_the_passphrase_may_be_in_a_file_with_or_without_a_line_end(
     variables = {"BLINK_CERTIFICATE": "c.pem", "BLINK_KEY_PASSPHRASE_FILE": str(file)}
     certificate = Settings.from_env(REQUIRED | variables).certificate
     assert certificate == ClientCertificate(chain="c.pem", passphrase=PASSPHRASE)
+    variables = {"BLINK_CERTIFICATE": "c.pem", "BLINK_KEY_PASSPHRASE": text}
+    assert Settings.from_env(REQUIRED | variables).certificate == certificate
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"\xff\xfe"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le-mark", "utf-16-be-mark"])
+def test_the_passphrase_file_may_begin_with_a_byte_order_mark(
+    tmp_path: Path, encoding: str
+) -> None:
+    file = tmp_path / "passphrase"
+    text = f"\ufeff{PASSPHRASE}\r\n" if encoding.endswith("-mark") else f"{PASSPHRASE}\r\n"
+    file.write_bytes(text.encode(encoding.removesuffix("-mark")))
+    variables = {"BLINK_CERTIFICATE": "c.pem", "BLINK_KEY_PASSPHRASE_FILE": f"{file}\n"}
+    certificate = Settings.from_env(REQUIRED | variables).certificate
+    assert certificate == ClientCertificate(chain="c.pem", passphrase=PASSPHRASE)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r\n\r\n"])
+def test_a_line_end_behind_any_variable_does_not_matter(line_end: str) -> None:
+    variables = REQUIRED | {
+        "BLINK_CERTIFICATE": "client.pem",
+        "BLINK_KEY": "client.key",
+        "BLINK_KEY_PASSPHRASE": "fake\npassphrase",
+        "BLINK_CA": "ca.pem",
+        "BLINK_TIMEOUT_READ": "2.5",
+        "BLINK_PROXY": PROXY,
+        "BLINK_TRUST_ENV": "1",
+        "BLINK_ALLOW_PLAIN_HTTP": "",
+    }
+    with_line_ends = {name: f"\ufeff{value}{line_end}" for name, value in variables.items()}
+    assert Settings.from_env(with_line_ends) == Settings.from_env(variables)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n", b"\xff\xfe", b"\xef\xbb\xbf", "fake".encode("utf-16-le"), b"\xff\xfe\n\0"],
+)
 def test_a_passphrase_file_without_a_passphrase_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "passphrase"
     file.write_bytes(content)

@@ -31,8 +31,6 @@ from functools import cache
 from threading import Lock
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 from weakref import WeakSet
 
 import anyio
@@ -40,6 +38,7 @@ import httpcore
 import httpx
 from attrs import define, evolve, field
 
+from ._proxy import environment_proxy, parse_proxy
 from ._reply import NoResponse, RawResponse, Reply, no_response_from
 from .errors import InvalidInputError
 from .headers import RESPONSE_HEADERS
@@ -775,14 +774,15 @@ def _base_url(settings: Settings) -> httpx.URL:
 
 def _pool_options(settings: Settings, now: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
     options = {"ssl_context": _context(settings, now), "max_connections": 1, "retries": 0}
-    url = _proxy_url(settings)
-    if url is None:
+    # Settings have checked the environment, but it may have changed since.
+    url = settings.proxy or (environment_proxy(settings.base_url) if settings.trust_env else None)
+    proxy = parse_proxy(url.reveal()) if url else None
+    if proxy is None:
         return options, {}
-    proxy = httpx.Proxy(url)
     address = httpcore.URL(
-        scheme=proxy.url.raw_scheme, host=proxy.url.raw_host, port=proxy.url.port, target=b"/"
+        scheme=proxy.scheme.encode(), host=proxy.host.encode(), port=proxy.port, target=b"/"
     )
-    return options, {"proxy_url": address, "proxy_auth": proxy.raw_auth}
+    return options, {"proxy_url": address, "proxy_auth": proxy.auth}
 
 
 def _context(settings: Settings, now: datetime) -> ssl.SSLContext | None:
@@ -796,13 +796,3 @@ def _context(settings: Settings, now: datetime) -> ssl.SSLContext | None:
             "Settings.certificate is not set, but bLink demands mutual TLS. Nothing was sent."
         )
     return certificate
-
-
-def _proxy_url(settings: Settings) -> str | None:
-    if settings.proxy is not None:
-        return settings.proxy.reveal()
-    if not settings.trust_env:
-        return None
-    target = urlsplit(settings.base_url)
-    proxy = getproxies().get(target.scheme)
-    return None if proxy is None or proxy_bypass(target.hostname or "") else proxy

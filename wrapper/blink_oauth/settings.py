@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 import ssl
 from collections.abc import Mapping
@@ -14,7 +13,9 @@ from urllib.parse import urlsplit
 from attrs import Attribute, field, frozen
 
 from ._checks import require_header_value, sendable
+from ._proxy import environment_proxy, proxy_problem
 from .errors import InvalidInputError
+from .texts import decoded, trimmed
 from .tls import ClientCertificate
 from .tokens import Secret, hide, require_secret
 
@@ -25,6 +26,8 @@ TIMEOUTS = ("connect", "read", "write", "pool", "total")
 FLAGS = ("trust_env", "allow_plain_http")
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
+LONGEST_TIMEOUT = 86_400.0
+"""Seconds; the functions of the operating system refuse much longer ones."""
 
 
 class _UnusableError(Exception):
@@ -42,9 +45,10 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Any] | str:
         return str(exc)
 
 
-def _read(environ: Mapping[str, str]) -> dict[str, Any]:
+def _read(variables: Mapping[str, str]) -> dict[str, Any]:
+    environ = {n: trimmed(value) for n, value in variables.items() if n.startswith("BLINK_")}
     for name, value in environ.items():
-        if name.startswith("BLINK_") and not sendable(value):
+        if "\0" in value or not sendable(value):
             raise _UnusableError(f"The variable {name} is no valid Unicode text.")
     values: dict[str, Any] = {name: _required(environ, _variable(name)) for name in REQUIRED}
     values["timeouts"] = {
@@ -102,20 +106,22 @@ def _passphrase(environ: Mapping[str, str]) -> Secret | None:
     if not file:
         return Secret(direct) if direct else None
     try:
-        text = Path(file).read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError):
+        text = decoded(Path(file).read_bytes())
+    except OSError:
         text = None
-    if not text:
+    passphrase = trimmed(text or "")
+    if not passphrase:
         state = "cannot be read" if text is None else "is empty"
         raise _UnusableError(f"The file that BLINK_KEY_PASSPHRASE_FILE names {state}: {file}.")
-    return Secret(text)
+    return Secret(passphrase)
 
 
 def _seconds(instance: object, attribute: Attribute[float], value: float) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
+    if not number or not 0 < value <= LONGEST_TIMEOUT:
         raise InvalidInputError(
-            f"Timeouts.{attribute.name} must be a finite number of seconds > 0."
+            f"Timeouts.{attribute.name} (BLINK_TIMEOUT_{attribute.name.upper()}) must be a number "
+            f"of seconds > 0, at most {LONGEST_TIMEOUT:.0f}."
         )
 
 
@@ -131,7 +137,7 @@ class Timeouts:
         total: For the whole call. The default is below the 30 s for which a code is valid.
 
     Raises:
-        InvalidInputError: A value is not a finite number above zero.
+        InvalidInputError: A value is not a number above zero, or is more than a day.
     """
 
     connect: float = field(default=5.0, validator=_seconds)
@@ -145,11 +151,11 @@ DEFAULT_TIMEOUTS = Timeouts()
 
 
 def _client_id(instance: object, attribute: Attribute[str], value: str) -> None:
-    require_header_value("Settings.client_id", value)
+    require_header_value("Settings.client_id (BLINK_CLIENT_ID)", value)
 
 
 def _user_agent(instance: object, attribute: Attribute[str], value: str) -> None:
-    require_header_value("Settings.user_agent", value, blanks=True)
+    require_header_value("Settings.user_agent (BLINK_USER_AGENT)", value, blanks=True)
 
 
 def _timeouts(instance: object, attribute: Attribute[Timeouts], value: Timeouts) -> None:
@@ -163,8 +169,9 @@ def _max_connections(instance: object, attribute: Attribute[int], value: int) ->
 
 
 def _proxy_url(instance: object, attribute: Attribute[Secret | None], value: Secret | None) -> None:
-    if value is not None and not is_http_url(value.reveal()):
-        raise InvalidInputError("Settings.proxy must be an http:// or https:// URL.")
+    problem = None if value is None else proxy_problem(value.reveal())
+    if problem:
+        raise InvalidInputError(f"Settings.proxy (BLINK_PROXY) cannot be used: {problem}")
 
 
 def _certificate(
@@ -208,12 +215,13 @@ class Settings:
         certificate: The client certificate, or an `ssl.SSLContext` that contains one.
         timeouts: The timeouts of each call.
         max_connections: The largest number of connections that are open at once.
-        proxy: The URL of an HTTP proxy, or None.
-        trust_env: Whether to take the proxy from the environment (`HTTPS_PROXY`, `NO_PROXY`).
+        proxy: The URL of an HTTP proxy, or None; `http://` may be left out.
+        trust_env: Whether to take the proxy from the environment (`HTTPS_PROXY`, `ALL_PROXY`,
+            `NO_PROXY`), if `proxy` is None.
         allow_plain_http: Whether `base_url` may be an `http://` URL of this machine, for tests.
 
     Raises:
-        InvalidInputError: A value cannot be used.
+        InvalidInputError: A value cannot be used, or the proxy of the environment.
     """
 
     base_url: str = field(converter=_without_slash)
@@ -223,7 +231,7 @@ class Settings:
     timeouts: Timeouts = field(validator=_timeouts)
     max_connections: int = field(validator=_max_connections)
     proxy: Secret | None = field(validator=_proxy_url)
-    trust_env: bool
+    trust_env: bool = field()
     allow_plain_http: bool
 
     def __init__(
@@ -255,20 +263,26 @@ class Settings:
 
     @base_url.validator
     def _check_base_url(self, attribute: Attribute[str], value: str) -> None:
-        require_header_value("Settings.base_url", value)
+        require_header_value("Settings.base_url (BLINK_BASE_URL)", value)
         url = urlsplit(value) if is_http_url(value) else None
-        if url is None or "@" in url.netloc or url.query or url.fragment:
+        if url is None or "@" in value or url.query or url.fragment:
             raise InvalidInputError(
-                "Settings.base_url must be a plain https URL: host and path, without user, query "
-                "and fragment."
+                "Settings.base_url (BLINK_BASE_URL) must be a plain https URL: host and path, "
+                "without user, query and fragment."
             )
         if url.scheme == "https":
             return
         if not (self.allow_plain_http and is_loopback(url.hostname or "")):
             raise InvalidInputError(
-                "Settings.base_url must start with https://. http:// is accepted for this machine "
-                "only (loopback), with allow_plain_http=True."
+                "Settings.base_url (BLINK_BASE_URL) must start with https://. http:// is accepted "
+                "for this machine only (loopback), with allow_plain_http=True "
+                "(BLINK_ALLOW_PLAIN_HTTP=1)."
             )
+
+    @trust_env.validator
+    def _check_environment(self, attribute: Attribute[bool], value: bool) -> None:
+        if value and self.proxy is None:
+            environment_proxy(self.base_url)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from blink_oauth.errors import InvalidInputError
+from blink_oauth.texts import decoded
 from blink_oauth.tokens import Secret
 
 __all__ = [
@@ -95,11 +96,12 @@ class KeyFile(KeyProvider):
         try:
             # Before the file is read: if it changes meanwhile, it is read again.
             version = self._version()
-            keys = [Secret(line) for line in self._path.read_text("utf-8-sig").split()]
+            text = decoded(self._path.read_bytes())
         except OSError as error:
             raise self._error(error.strerror) from None
-        except UnicodeDecodeError:
-            raise self._error("it is no text") from None
+        if text is None:
+            raise self._error("it is no text")
+        keys = [Secret(line) for line in text.split()]
         if not keys:
             raise self._error("it is empty")
         self._read = (version, keys)
