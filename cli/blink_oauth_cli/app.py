@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from importlib.util import find_spec
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from attrs import define, field, frozen
 
 from blink_oauth.errors import InvalidInputError
+from blink_oauth.texts import trimmed
 from blink_oauth.tokens import Secret
 
 from .configuration import SQLITE, Configuration, configure
@@ -55,23 +57,53 @@ class StoreLocation:
     keys: tuple[Secret, ...] = ()
 
 
-def store_location(configuration: Configuration, data_folder: Path) -> StoreLocation:
+def store_location(configuration: Configuration, data_folder: Path | None) -> StoreLocation:
     """Return the configured location of the store, or the default in the user's data folder.
 
     Args:
         configuration: The configuration of the command.
-        data_folder: The user's folder for data.
+        data_folder: The user's folder for data, or None if there is none.
 
     Raises:
-        CommandError: It is the URL of an SQLite file with a query.
+        CommandError: It cannot be used, or it is not known.
     """
     store = configuration.get("store")
     if store is None:
+        if data_folder is None:
+            raise _no_home("Name the store with --store (BLINK_STORE)")
         store = str(data_folder / (configuration.profile.name or "default") / "tokens.db")
-    return location_of(
+    location = location_of(
         store,
         keys_file=configuration.get("store_keys_file"),
         keys=configuration.get("store_keys"),
+    )
+    folder = configuration.directed_from
+    if folder is not None and not _is_within(folder, location, data_folder):
+        origin = configuration.profile.origin
+        raise CommandError(
+            f"{origin} was found in the working folder and names the server. Then the store and "
+            "its keys must be in that folder, and they are not. Nothing was sent.",
+            f"If you trust the file, name it: --config {origin} (BLINK_CONFIG).",
+            ExitCode.USAGE,
+        )
+    return location
+
+
+def _is_within(folder: Path, location: StoreLocation, data_folder: Path | None) -> bool:
+    # Of a database the keys count: without them, no stored pair can be opened.
+    paths = [path.resolve() for path in (location.file, location.keys_file) if path is not None]
+    is_elsewhere = any(not path.is_relative_to(folder.resolve()) for path in paths)
+    is_default = data_folder is not None and any(
+        path.is_relative_to(data_folder.resolve()) for path in paths
+    )
+    return not (location.keys or is_elsewhere or is_default)
+
+
+def _no_home(do: str) -> CommandError:
+    return CommandError(
+        "This user has no home folder, or HOME is no absolute path. Nothing was read or written.",
+        f"{do}, or set HOME.",
+        ExitCode.USAGE,
     )
 
 
@@ -84,8 +116,9 @@ def location_of(store: str, *, keys_file: str | None, keys: str | None = None) -
         keys: The keys, separated by commas or spaces; None for those in the file.
 
     Raises:
-        CommandError: It is the URL of an SQLite file with a query.
+        CommandError: It is the URL of an SQLite file with a query, or a malformed URL.
     """
+    store, keys_file = trimmed(store), trimmed(keys_file or "")
     file = _sqlite_file(store)
     default_keys_file = file.with_name(f"{file.name}.keys") if file else None
     return StoreLocation(
@@ -94,6 +127,10 @@ def location_of(store: str, *, keys_file: str | None, keys: str | None = None) -
         keys_file=Path(keys_file) if keys_file else default_keys_file,
         keys=tuple(map(Secret, (keys or "").replace(",", " ").split())),
     )
+
+
+MALFORMED_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+]+:|:[^@]*@")
+"""A scheme, which a drive of one letter is not, or user and password."""
 
 
 def _sqlite_file(store: str) -> Path | None:
@@ -106,7 +143,16 @@ def _sqlite_file(store: str) -> Path | None:
                 ExitCode.USAGE,
             )
         return Path(store.removeprefix(SQLITE)).absolute()
-    return None if "://" in store else Path(store).absolute()
+    if "://" in store:
+        return None
+    if MALFORMED_URL.search(store):
+        raise CommandError(
+            "The store looks like the URL of a database, but has no ://. Nothing was read or "
+            "written.",
+            "Give postgresql+psycopg://user@host/name, or the path of a file.",
+            ExitCode.USAGE,
+        )
+    return Path(store).absolute()
 
 
 def open_store(location: StoreLocation) -> tuple[SqlTokenStore, list[str]]:
@@ -281,6 +327,28 @@ def _require_stored(event_names: Collection[str]) -> None:
         )
 
 
+def _working_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
+def _data_folder() -> Path | None:
+    from platformdirs import user_data_path
+
+    return _user_folder(user_data_path)
+
+
+def _user_folder(find: Callable[..., Path]) -> Path | None:
+    try:
+        folder = find("blink-oauth", appauthor=False)
+    except RuntimeError:
+        return None
+    # Without a home folder, older versions return a path that begins with `~`.
+    return folder if folder.is_absolute() else None
+
+
 @define(eq=False, slots=False)
 class App:
     """One run of the command.
@@ -288,10 +356,14 @@ class App:
     Attributes:
         given: The values of flags and variables, by the names of the settings.
         screen: Prints to the two output streams.
+        variables: The names in `given` whose value is that of a variable.
+        debug: Whether to print which file is used.
     """
 
     given: Mapping[str, str] = field(repr=False)
     screen: Screen
+    variables: Collection[str] = ()
+    debug: bool = False
 
     @cached_property
     def configuration(self) -> Configuration:
@@ -302,20 +374,40 @@ class App:
         """
         from platformdirs import user_config_path
 
-        folder = user_config_path("blink-oauth", appauthor=False)
-        return configure(self.given, folder=Path.cwd(), user_folder=folder)
+        found = configure(
+            self.given,
+            folder=_working_folder(),
+            user_folder=_user_folder(user_config_path),
+            variables=self.variables,
+        )
+        if self.debug and found.profile.origin:
+            self._note_file(found)
+        return found
+
+    def _note_file(self, configuration: Configuration) -> None:
+        profile = configuration.profile
+        self.screen.note(f"Configuration: profile {profile.name} of {profile.origin}")
 
     @property
     def data_folder(self) -> Path:
-        """The user's folder for data, whether it exists or not."""
-        from platformdirs import user_data_path
+        """The user's folder for data, whether it exists or not.
 
-        return user_data_path("blink-oauth", appauthor=False)
+        Raises:
+            CommandError: The user has no home folder.
+        """
+        folder = _data_folder()
+        if folder is None:
+            raise _no_home("Set XDG_DATA_HOME")
+        return folder
 
     @cached_property
     def store_location(self) -> StoreLocation:
-        """The location of the store."""
-        return store_location(self.configuration, self.data_folder)
+        """The location of the store.
+
+        Raises:
+            CommandError: It cannot be used, or it is not known.
+        """
+        return store_location(self.configuration, _data_folder())
 
     def open_store(self, location: StoreLocation | None = None) -> SqlTokenStore:
         """Open a store, and print a note about each thing that was created for it.
@@ -363,6 +455,8 @@ class App:
                 on_event(event)
 
         configuration = self.configuration
+        if configuration.profile.is_found_here and not self.debug:
+            self._note_file(configuration)
         profiles = configuration.target_profiles()
         with BlinkOAuth(configuration.settings()) as blink, self.store() as store:
             manager = TokenManager(

@@ -17,7 +17,7 @@ from blink_oauth.tls import CertificateReport, ClientCertificate, Finding, Rule,
 from blink_oauth_keeper.store.protocol import LONGEST_LEASE
 
 from .check import Check, Level, failed, passed, warning
-from .configuration import Environment, environment_of
+from .configuration import Environment, environment_of, environment_of_url
 
 __all__ = [
     "certificate_checks",
@@ -259,6 +259,13 @@ def identity_checks(
 
     Source: bLink custom headers.
     """
+    if environment not in {None, environment_of_url(settings.base_url) or environment}:
+        yield failed(
+            "base_url",
+            f"{settings.base_url} looks like a URL of test, and these settings are for "
+            f"{environment}.",
+            f"Use the URL that bLink gave for {environment}, or the profile for test.",
+        )
     yield _id_check("client_id", settings.client_id, CLIENT_ID, "CIDX0000000002", environment)
     if target_id is not None:
         yield _id_check("target_id", target_id, TARGET_ID, "IIDX99999", environment)

@@ -1,20 +1,28 @@
 """Flags take precedence over `BLINK_*` variables, and these over `blink-oauth.toml`.
 
+A variable does not override the place of a profile: its server, its certificate and its store. A
+file that nobody named, found in the working folder, has to be the user's own; if it names the
+server, the tokens must be in its folder.
+
 The platform's page on custom headers shows the ids `CIDX…`, `CIDP…`, `IIDX…` and `IIDP…`. That X
 means test and P means production is inferred from its examples and not documented.
 """
 
 from __future__ import annotations
 
+import os
+import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from blink_oauth.context import Grant
 from blink_oauth.settings import Settings
+from blink_oauth.texts import decoded, trimmed
 
 from .errors import CommandError, ExitCode
 
@@ -29,6 +37,7 @@ __all__ = [
     "Environment",
     "configure",
     "environment_of",
+    "environment_of_url",
     "variable",
 ]
 
@@ -52,6 +61,22 @@ def environment_of(identity: str) -> Environment | None:
     return _PREFIXES.get(identity[:4])
 
 
+TEST_HOST = "api-qa.np.six-group.com"
+TEST_SEGMENTS = ("xe", "xp")
+
+
+def environment_of_url(base_url: str) -> Environment | None:
+    """Return the environment that host and path of a base URL suggest, or None.
+
+    Source: spec/openapi.yaml, servers; inferred. No sign of production is known.
+    """
+    url = urlsplit(base_url)
+    is_test = url.hostname == TEST_HOST or any(
+        f"/bankingservices/{name}/" in url.path for name in TEST_SEGMENTS
+    )
+    return "test" if is_test else None
+
+
 PATHS = ("certificate", "key", "key_passphrase_file", "ca", "store_keys_file")
 SETTING_NAMES = frozenset(
     {
@@ -62,6 +87,7 @@ SETTING_NAMES = frozenset(
     }
 )
 SQLITE = "sqlite:///"
+FILE_NAME = "blink-oauth.toml"
 SECRETS = frozenset({"key_passphrase", "store_keys"})
 
 
@@ -75,6 +101,7 @@ class Profile:
         environment: The platform's environment, or None if it is not known.
         values: The settings as text, with absolute paths.
         targets: The tables of single targets, by their ids.
+        is_found_here: Whether the file was found in the working folder, and not named.
     """
 
     name: str | None = None
@@ -82,6 +109,7 @@ class Profile:
     environment: Environment | None = None
     values: Mapping[str, str] = field(factory=dict)
     targets: Mapping[str, Mapping[str, Any]] = field(factory=dict)
+    is_found_here: bool = False
 
 
 def read_profile(path: Path, wanted: str | None) -> Profile:
@@ -125,9 +153,13 @@ def read_profile(path: Path, wanted: str | None) -> Profile:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError):
-        raise _unusable(path, "it cannot be read as text") from None
+        text = decoded(path.read_bytes())
+    except OSError:
+        text = None
+    if text is None:
+        raise _unusable(path, "it cannot be read as text")
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         problem = str(error)
     raise _unusable(path, problem)
@@ -140,8 +172,8 @@ def _text(path: Path, profile: str, key: str, value: object) -> str:
         raise _unusable(path, f"[profiles.{profile}] holds the unknown key {key}")
     if isinstance(value, bool):
         return "1" if value else "0"
-    if isinstance(value, (str, int, float)):
-        return _absolute(path.parent, key, str(value))
+    if isinstance(value, (str, int, float)) and "\0" not in str(value):
+        return _absolute(path.parent, key, trimmed(str(value)))
     raise _unusable(path, f"{key} must be text or a number")
 
 
@@ -162,6 +194,14 @@ def _unusable(path: Path, problem: str) -> CommandError:
 
 
 DEFAULT_LEASE = 25.0
+DIRECTING = frozenset({"base_url", "ca"})
+"""The settings that decide which server receives a token."""
+OWNED = {
+    **{name: name for name in ("base_url", "client_id", "certificate", "key", "ca", "store")},
+    **dict.fromkeys(("key_passphrase", "key_passphrase_file"), "key_passphrase_file"),
+    **dict.fromkeys(("store_keys", "store_keys_file"), "store_keys_file"),
+}
+"""The settings whose variable may not contradict a profile, with the key of the profile."""
 
 
 def variable(name: str) -> str:
@@ -222,10 +262,13 @@ class Configuration:
 
         Raises:
             InvalidInputError: A setting is missing or cannot be used.
-            CommandError: The client id belongs to another environment.
+            CommandError: The client id or the base URL belongs to another environment.
         """
         settings = Settings.from_env(self.values)
         self._require_environment("client id", settings.client_id)
+        self._require_environment(
+            "base URL", settings.base_url, environment_of_url(settings.base_url)
+        )
         return settings
 
     def grant(self, text: str | None) -> Grant:
@@ -296,8 +339,17 @@ class Configuration:
                 ) from None
         return profiles
 
-    def _require_environment(self, what: str, identity: str) -> None:
-        apparent, expected = environment_of(identity), self.profile.environment
+    @property
+    def directed_from(self) -> Path | None:
+        """The working folder, if the file that was found there names server or authorities."""
+        values = self.profile.values.keys() - self.given.keys()
+        directs = self.profile.is_found_here and not values.isdisjoint(DIRECTING)
+        return Path(self.profile.origin).parent if directs else None
+
+    def _require_environment(
+        self, what: str, identity: str, apparent: Environment | None = None
+    ) -> None:
+        apparent, expected = apparent or environment_of(identity), self.profile.environment
         if expected is not None and apparent not in {None, expected}:
             raise CommandError(
                 f"The {what} {identity} looks like one of {apparent}, but the profile "
@@ -307,35 +359,102 @@ class Configuration:
             )
 
 
-def configure(given: Mapping[str, str], *, folder: Path, user_folder: Path) -> Configuration:
-    """Merge flags and variables with the file; flags and variables take precedence.
+def configure(
+    given: Mapping[str, str],
+    *,
+    folder: Path | None,
+    user_folder: Path | None,
+    variables: Collection[str] = (),
+) -> Configuration:
+    """Merge flags and variables with the file.
 
     Args:
         given: The values of flags and variables, by the names of the settings; none is empty.
-        folder: The working folder, which is searched first.
-        user_folder: The user's folder for configuration, which is searched second.
+        folder: The working folder, which is searched first; None if it was deleted.
+        user_folder: The user's folder for configuration, which is searched second, or None.
+        variables: The names in `given` whose value is that of a variable.
 
     Raises:
-        CommandError: The file cannot be used, or there is no such profile.
+        CommandError: The file cannot be used, there is no such profile, or a variable contradicts
+            it.
     """
     named, wanted = given.get("config"), given.get("profile")
-    candidates = [Path(named)] if named else [f / "blink-oauth.toml" for f in (folder, user_folder)]
-    path = next((candidate for candidate in candidates if candidate.exists()), None)
+    folders = [each for each in (folder, user_folder) if each is not None]
+    candidates = [Path(named)] if named else [each / FILE_NAME for each in folders]
+    # Unlike the method of `Path`, it returns False for a folder that this user may not search.
+    path = next((candidate for candidate in candidates if os.path.exists(candidate)), None)  # noqa: PTH110
     if named and path is None:
         raise CommandError(
             f"There is no file {named}.", "Correct --config (BLINK_CONFIG).", ExitCode.USAGE
         )
     if path is None and wanted and wanted not in ENVIRONMENTS:
         raise CommandError(
-            f"There is no profile {wanted}: no blink-oauth.toml was found.",
-            f"Write one to {folder} or {user_folder}, or name it with --config.",
+            f"There is no profile {wanted}: no {FILE_NAME} was found.",
+            f"Write one to {' or '.join(map(str, folders))}, or name it with --config.",
             ExitCode.USAGE,
         )
     # Without a file, the profile's name alone determines the environment.
     profile = Profile(name=wanted, environment=ENVIRONMENTS.get(wanted))
     if path is not None:
-        profile = read_profile(path, wanted)
+        is_found_here = not named and path.parent == folder != user_folder
+        if is_found_here:
+            _require_own(path)
+        profile = evolve(read_profile(path, wanted), is_found_here=is_found_here)
+    _require_agreement(profile, {name: given[name] for name in variables if name in given})
     return Configuration(profile=profile, given=given)
+
+
+def _require_own(file: Path) -> None:
+    """Require that only this user and root can write a file, its folder and what it links to."""
+    target = file.resolve()
+    for path in (file.parent, file, target.parent, target):
+        problem = _other_writer(path) if os.name == "posix" else None
+        if problem:
+            raise CommandError(
+                f"{file} is not used, because {path} {problem}. Nothing was sent.",
+                f"If you trust the file, name it: --config {file} (BLINK_CONFIG).",
+                ExitCode.USAGE,
+            )
+
+
+def _other_writer(path: Path) -> str | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return "cannot be examined"
+    if status.st_uid not in {0, os.geteuid()}:
+        return "belongs to another user"
+    # Everybody may write to a link by its mode, and add to a sticky folder, but not replace.
+    is_harmless = stat.S_ISLNK(status.st_mode) or (
+        stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_harmless:
+        return "can be written by other users"
+    return None
+
+
+def _require_agreement(profile: Profile, variables: Mapping[str, str]) -> None:
+    names = sorted(
+        name
+        for name, value in variables.items()
+        if name in OWNED and _contradicts(name, value, profile.values.get(OWNED[name]))
+    )
+    if names:
+        shown = ", ".join(map(variable, names))
+        raise CommandError(
+            f"The profile {profile.name} of {profile.origin} has another value than {shown}. "
+            "Nothing was sent.",
+            f"Unset {shown}, or choose another profile with --profile.",
+            ExitCode.USAGE,
+        )
+
+
+def _contradicts(name: str, value: str, own: str | None) -> bool:
+    if own is None:
+        return False
+    if name in PATHS or (name == "store" and "://" not in own):
+        return Path(value.removeprefix(SQLITE)).resolve() != Path(own).resolve()
+    return value.rstrip("/") != own.rstrip("/")
 
 
 def _missing(what: str, where: str) -> CommandError:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blink_oauth.context import Grant, Psu
+from blink_oauth.texts import trimmed
 from blink_oauth.tokens import Secret
 
 from .app import App
@@ -76,7 +77,7 @@ def login(app: App, /, *, grant: Grant, code: str | None, **options: Any) -> Non
     from blink_oauth.tokens import utc_now
 
     if code == "-":
-        code = click.prompt("Code", hide_input=True, err=True)
+        code = trimmed(click.prompt("Code", hide_input=True, err=True))
     if code is None:
         token = _with_browser(app, grant, **options)
     else:

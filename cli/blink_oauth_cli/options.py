@@ -7,12 +7,23 @@ from functools import partial
 from typing import Any
 
 import click
+from click.core import ParameterSource
+
+from blink_oauth.texts import trimmed
 
 from .app import App
 from .configuration import SECRETS, SETTING_NAMES, variable
 from .output import Screen
 
-__all__ = ["Command", "Setting", "configured", "given_values", "setting", "takes_grant"]
+__all__ = [
+    "Command",
+    "Setting",
+    "configured",
+    "given_values",
+    "names_of_variables",
+    "setting",
+    "takes_grant",
+]
 
 _FLAGS = {
     "profile": ("NAME", "The profile of blink-oauth.toml, such as test or production."),
@@ -57,9 +68,15 @@ setting = partial(click.option, cls=Setting)
 
 def given_values(ctx: click.Context) -> dict[str, str]:
     """Return the values of flags and variables by setting name; flags take precedence."""
-    return {
-        name: value for name, value in ctx.params.items() if value and name in _CONFIGURATION_NAMES
-    }
+    values = {name: ctx.params.get(name) for name in _CONFIGURATION_NAMES}
+    texts = {name: trimmed(value) for name, value in values.items() if value}
+    return {name: text for name, text in texts.items() if text}
+
+
+def names_of_variables(ctx: click.Context) -> frozenset[str]:
+    """Return the names of the settings whose value is that of a variable."""
+    source = ParameterSource.ENVIRONMENT
+    return frozenset(n for n in _CONFIGURATION_NAMES if ctx.get_parameter_source(n) is source)
 
 
 class Command(click.Command):
@@ -81,7 +98,12 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Replace the configuration's flags by an `App` and the grant, then run the command."""
-        ctx.obj = App(given=given_values(ctx), screen=Screen(colour=not ctx.params["no_color"]))
+        ctx.obj = App(
+            given=given_values(ctx),
+            variables=names_of_variables(ctx),
+            screen=Screen(colour=not ctx.params["no_color"]),
+            debug=ctx.params["debug"],
+        )
         for name in _CONFIGURATION_NAMES | _COMMON:
             ctx.params.pop(name)
         if "grant" in ctx.params:

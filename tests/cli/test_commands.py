@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -300,6 +302,127 @@ def test_an_unusable_file_is_an_error(command: Run, tmp_path: Path, text: str, p
     assert code == ExitCode.USAGE
     require_two_lines(errors, phrase)
     assert "fake-passphrase" not in errors
+
+
+def test_a_command_that_sends_names_the_file_of_the_working_folder(
+    run_with_grant: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file, user_file = (
+        folder / "blink-oauth.toml" for folder in (tmp_path, tmp_path / "blink-oauth")
+    )
+    note = f"Configuration: profile test of {file}\n"
+    file.write_text('[profiles.test]\nstore = "tokens.db"\n', "utf-8")
+    assert run_with_grant("refresh")[2] == note
+    assert run_with_grant("refresh", "--debug")[2] == note
+    assert run_with_grant("status")[2] == ""
+    assert run_with_grant("status", "--debug")[2] == note
+    user_file.parent.mkdir()
+    file.rename(user_file)
+    monkeypatch.delenv("BLINK_STORE")
+    user_file.write_text(f'[profiles.test]\nstore = "{tmp_path / "tokens.db"}"\n', "utf-8")
+    assert run_with_grant("refresh")[2] == ""
+    assert run_with_grant("refresh", "--debug")[2] == note.replace(str(file), str(user_file))
+
+
+def test_a_file_of_the_working_folder_sends_no_stored_token_to_its_server(
+    run_configured: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # The server is that of the sandbox: it shows whether anything was sent.
+    monkeypatch.delenv("BLINK_STORE")
+    code = sandbox.issue_code(sandbox.grant())
+    words = ("login", "--code", code, "--redirect-uri", sandbox.redirect_uri)
+    assert run_configured(*words)[0] == 0
+    count = len(sandbox.exchanges)
+    monkeypatch.delenv("BLINK_BASE_URL")
+    (tmp_path / "blink-oauth.toml").write_text(
+        f'[profiles.test]\nbase_url = "{sandbox.base_url}"\n', "utf-8"
+    )
+    for command in ("refresh", "token", "revoke --yes", "keep-alive", "status"):
+        done, _, errors = run_configured(*command.split())
+        assert done == ExitCode.USAGE
+        assert "was found in the working folder and names the server" in errors
+    assert len(sandbox.exchanges) == count
+
+
+def test_a_profile_sends_nothing_to_the_server_of_a_leftover_variable(
+    run_with_grant: Run, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    count = len(sandbox.exchanges)
+    (tmp_path / "blink-oauth").mkdir()
+    (tmp_path / "blink-oauth" / "blink-oauth.toml").write_text(
+        '[profiles.test]\nbase_url = "https://test.invalid/v2"\n', "utf-8"
+    )
+    for command in ("refresh", "token", "revoke --yes", "keep-alive", "status"):
+        done, _, errors = run_with_grant(*command.split(), "--profile", "test")
+        assert done == ExitCode.USAGE
+        require_two_lines(errors, "another value than BLINK_BASE_URL")
+    done, out, _ = run_with_grant("doctor")
+    assert (done, "another value than BLINK_BASE_URL" in out) == (1, True)
+    assert len(sandbox.exchanges) == count
+
+
+@pytest.mark.parametrize("home", [None, "", "relative"])
+def test_a_home_folder_is_asked_for_only_if_one_is_needed(
+    run_configured: Run, monkeypatch: pytest.MonkeyPatch, home: str | None
+) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "HOME"):
+        monkeypatch.delenv(name)
+        if home is not None:
+            monkeypatch.setenv(name, home)
+    assert run_configured("status")[0] == 0
+    monkeypatch.delenv("BLINK_STORE")
+    for words in (["status"], ["refresh"], ["sandbox", "--env"]):
+        done, _, errors = run_configured(*words)
+        assert done == ExitCode.USAGE
+        require_two_lines(errors, "no home folder")
+    done, out, _ = run_configured("doctor")
+    assert (done, "no home folder" in out) == (1, True)
+
+
+def test_a_users_folder_that_cannot_be_searched_has_no_file(
+    run_configured: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stat = os.stat
+
+    def denied(path: str, **options: bool) -> os.stat_result:
+        if str(path).startswith(str(tmp_path / "private")):
+            raise PermissionError
+        return stat(path, **options)
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "private"))
+    monkeypatch.setattr(os, "stat", denied)
+    assert run_configured("status")[0] == 0
+
+
+def test_a_working_folder_that_was_deleted_is_not_needed(
+    run_configured: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert run_configured("status")[0] == 0
+
+
+def test_doctor_reports_a_proxy_that_cannot_be_used_and_repeats_no_part_of_it(
+    run_configured: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("BLINK_TRUST_ENV", "1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:fake@geheim#wort@proxy.invalid:3128")
+    code, out, errors = run_configured("doctor")
+    assert (code, errors) == (ExitCode.FAILED, "")
+    assert "FAIL configuration: The proxy in HTTPS_PROXY cannot be used" in out
+    for word in ("geheim", "wort", "fake"):
+        assert word not in out
+    code, _, errors = run_configured("refresh")
+    assert code == ExitCode.USAGE
+    require_two_lines(errors, "HTTPS_PROXY")
+    assert "geheim" not in errors
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

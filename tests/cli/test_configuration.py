@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,10 @@ import pytest
 
 from blink_oauth import Grant
 from blink_oauth.authorization import AuthorizationRequest
-from blink_oauth_cli.app import store_location
+from blink_oauth_cli.app import location_of, store_location
 from blink_oauth_cli.configuration import SECRETS, SETTING_NAMES, Configuration, configure
 from blink_oauth_cli.errors import CommandError, ExitCode
-from blink_oauth_cli.options import configured, given_values, takes_grant
+from blink_oauth_cli.options import configured, given_values, names_of_variables, takes_grant
 from blink_oauth_keeper import TargetProfile
 
 Configure = Callable[..., Configuration]
@@ -35,8 +36,10 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
             for name, value in environ.items():
                 variables.setenv(f"BLINK_{name.upper()}", value)
             command = configured("")(takes_grant(lambda: None))
-            given = given_values(command.make_context("any", list(flags)))
-        return configure(given, folder=tmp_path, user_folder=tmp_path / "user")
+            context = command.make_context("any", list(flags))
+            given = given_values(context)
+            names = names_of_variables(context)
+        return configure(given, folder=tmp_path, user_folder=tmp_path / "user", variables=names)
 
     return load_configuration
 
@@ -165,6 +168,7 @@ def test_a_store_may_be_a_url(load: Configure, tmp_path: Path, url: str) -> None
         ("[profiles.a]\n[profiles.b]", "more than one profile"),
         ('profile = ["a"]\n[profiles.a]\n[profiles.b]', "has no profile"),
         ("[profiles.test.targets.IIDP00001]", "does not look like one of test"),
+        ('[profiles.test]\nstore = "t\\u0000.db"', "store must be text or a number"),
     ],
 )
 def test_an_unusable_file_is_refused(load: Configure, file: str, what: str) -> None:
@@ -175,6 +179,223 @@ def test_an_unusable_file_is_refused(load: Configure, file: str, what: str) -> N
 def test_a_file_that_is_not_utf8_is_refused(load: Configure, tmp_path: Path) -> None:
     (tmp_path / "blink-oauth.toml").write_bytes(b"\xff\xfe")
     require_refused(load, "cannot be read as text")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_may_begin_with_a_byte_order_mark(
+    load: Configure, tmp_path: Path, encoding: str
+) -> None:
+    text = '[profiles.test]\r\nusername = "ü"\r\n'
+    (tmp_path / "blink-oauth.toml").write_bytes(text.encode(encoding))
+    assert load().get("username") == "ü"
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_line_ends_behind_variables_and_flags_do_not_matter(
+    load: Configure, tmp_path: Path, line_end: str
+) -> None:
+    variables = {"profile": "test", "target": "IIDX00001", "username": "u", "store": "t.db"}
+    variables["store_keys_file"] = "t.keys"
+    given = {name: f"{value}{line_end}" for name, value in variables.items()}
+    found = load("[profiles.test]", flags=["--client-id", f"{TEST_ID}{line_end}"], **given)
+    assert {name: found.get(name) for name in variables} == variables
+    assert found.client_id == TEST_ID
+    location = location_of(f"{tmp_path / 't.db'}{line_end}", keys_file=f"t.keys{line_end}")
+    assert (location.file, location.keys_file) == (tmp_path / "t.db", Path("t.keys"))
+    assert load("[profiles.test]", username=line_end).get("username") is None
+
+
+HERE = '[profiles.test]\nbase_url = "https://evil.example/v2"\n'
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables"),
+    [
+        ("", {}),
+        ('store = "user/data/test/tokens.db"', {}),
+        ('store = "link.db"', {}),
+        ('store = "t.db"\nstore_keys_file = "user/data/test/tokens.db.keys"', {}),
+        ('store = "t.db"\nstore_keys_file = "../t.keys"', {}),
+        ('store = "t.db"', {"store_keys": "fake-key"}),
+        ('store = "t.db"', {"store_keys_file": "/run/secrets/keys"}),
+        ('store = "/var/lib/tokens.db"', {}),
+        ('store = "sqlite:///../tokens.db"', {}),
+        ("", {"store": "/var/lib/tokens.db"}),
+        ("", {"store": "postgresql://app@db.example/app", "store_keys": "fake-key"}),
+        ('store = "postgresql://app@db.example/app"', {"store_keys_file": "/run/secrets/keys"}),
+    ],
+)
+@pytest.mark.parametrize("key", ["base_url", "ca"])
+def test_a_file_of_the_working_folder_directs_only_the_tokens_of_its_folder(
+    load: Configure, tmp_path: Path, settings: str, variables: dict[str, str], key: str
+) -> None:
+    data_folder = tmp_path / "user" / "data"
+    file = HERE.replace("base_url", key) + settings
+    (tmp_path / "link.db").symlink_to(data_folder / "test" / "tokens.db")
+    found = load(file, **variables)
+    error = require_refused(lambda: store_location(found, data_folder), "names the server")
+    assert str(tmp_path / "blink-oauth.toml") in error.what
+    named = load(file, flags=["--config", str(tmp_path / "blink-oauth.toml")], **variables)
+    assert store_location(named, data_folder)
+
+
+@pytest.mark.parametrize("flag", [[], ["--store", "/var/lib/tokens.db"]])
+def test_a_flag_does_not_give_a_found_file_another_store(
+    load: Configure, tmp_path: Path, flag: list[str]
+) -> None:
+    found = load(HERE + 'store = "t.db"', flags=flag)
+    if flag:
+        require_refused(lambda: store_location(found, tmp_path / "data"), "names the server")
+    else:
+        assert store_location(found, tmp_path / "data").file == tmp_path / "t.db"
+
+
+def test_a_found_file_without_a_server_may_use_any_store(load: Configure, tmp_path: Path) -> None:
+    found = load('[profiles.test]\nusername = "u"', base_url="https://blink.example/v2")
+    assert store_location(found, tmp_path / "data").file == tmp_path / "data/test/tokens.db"
+
+
+def test_the_file_in_the_users_folder_may_use_the_default_store(tmp_path: Path) -> None:
+    (tmp_path / "blink-oauth.toml").write_text(HERE, "utf-8")
+    found = configure({}, folder=tmp_path, user_folder=tmp_path)
+    assert store_location(found, tmp_path / "data").file == tmp_path / "data/test/tokens.db"
+
+
+def link_of_another_user(file: Path) -> None:
+    file.symlink_to(file.rename(file.with_name("own.toml")))
+    os.chown(file, 12345, -1, follow_symlinks=False)
+
+
+def link_to_shared(file: Path) -> None:
+    shared = file.parent / "shared"
+    shared.mkdir()
+    target = file.rename(shared / "own.toml")
+    shared.chmod(0o777)
+    file.symlink_to(target)
+
+
+OTHERS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "file writable by the group": ("written", lambda file: file.chmod(0o660)),
+    "file writable by all": ("written", lambda file: file.chmod(0o646)),
+    "folder writable by all": ("written", lambda file: file.parent.chmod(0o777)),
+    "folder writable by the group": ("written", lambda file: file.parent.chmod(0o770)),
+    "file of another user": ("another user", lambda file: os.chown(file, 12345, -1)),
+    "folder of another user": ("another user", lambda file: os.chown(file.parent, 12345, -1)),
+    "link of another user": ("another user", link_of_another_user),
+    "link to a file that others can write": ("written", link_to_shared),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_found_file_that_others_can_write_is_refused_and_not_ignored(
+    load: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    phrase, change = OTHERS[name]
+    file = tmp_path / "blink-oauth.toml"
+    file.write_text('[profiles.test]\nusername = "u"', "utf-8")
+    file.chmod(0o600)
+    assert load().get("username") == "u"
+    if os.geteuid() != 0 and "another user" in name:
+        # Without the right to give a file away, this process becomes the other user.
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    else:
+        change(file)
+    error = require_refused(load, phrase)
+    assert f"--config {file}" in error.do
+    assert load(config=str(file)).get("username") == "u"
+
+
+def test_a_sticky_folder_of_this_user_may_hold_the_file(load: Configure, tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    assert load('[profiles.test]\nusername = "u"').get("username") == "u"
+
+
+OWN_PLACE = (
+    f'[profiles.test]\nbase_url = "https://test.example/v2"\nclient_id = "{TEST_ID}"\n'
+    'certificate = "c.pem"\nkey = "k.pem"\nca = "ca.pem"\nstore = "t.db"\n'
+    'store_keys_file = "t.keys"\nkey_passphrase_file = "p"\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("base_url", "https://production.example/v2"),
+        ("base_url", "https://test.example:8443/v2"),
+        ("client_id", "CIDX0000000003"),
+        ("certificate", "/etc/c.pem"),
+        ("key", "/etc/k.pem"),
+        ("ca", "/etc/ca.pem"),
+        ("store", "/var/lib/t.db"),
+        ("store", "postgresql://app:geheim@db.example/app"),
+        ("store_keys_file", "/run/t.keys"),
+        ("store_keys", "geheim"),
+        ("key_passphrase", "geheim"),
+        ("key_passphrase_file", "/run/p"),
+    ],
+)
+def test_a_variable_that_contradicts_the_place_of_a_profile_is_refused_by_name(
+    load: Configure, name: str, value: str
+) -> None:
+    error = require_refused(lambda: load(OWN_PLACE, **{name: value}), "The profile test of")
+    assert f"BLINK_{name.upper()}." in error.what.replace(" Nothing", "")
+    assert f"Unset BLINK_{name.upper()}" in error.do
+    assert "geheim" not in error.what + error.do
+
+
+def test_a_flag_or_an_equal_variable_does_not_contradict_a_profile(
+    load: Configure, tmp_path: Path
+) -> None:
+    flags = ["--base-url", "https://other.example/v2"]
+    assert load(OWN_PLACE, flags=flags).get("base_url") == flags[1]
+    assert load(OWN_PLACE, flags=flags, base_url="https://x.example").get("base_url") == flags[1]
+    equal = {"base_url": "https://test.example/v2/", "store": f"sqlite:///{tmp_path / 't.db'}"}
+    found = load(OWN_PLACE, **equal, certificate=str(tmp_path / "c.pem"), username="u")
+    assert (found.get("base_url"), found.get("username")) == (equal["base_url"], "u")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api-qa.np.six-group.com/v2",
+        "https://blink.example/api/bankingservices/xe/b-link/consent-flow/v2",
+        "https://blink.example/api/bankingservices/xp/b-link/consent-flow/v2",
+    ],
+)
+def test_a_base_url_of_test_is_refused_in_a_profile_of_production(
+    load: Configure, url: str
+) -> None:
+    ids = {"base_url": url, "user_agent": "a/1"}
+    found = load(profile="production", client_id=PRODUCTION_ID, **ids)
+    require_refused(found.settings, "The base URL")
+    assert load(profile="test", client_id=TEST_ID, **ids).settings()
+    assert load(client_id=PRODUCTION_ID, **ids).settings()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres//app:geheim@db.example/app",
+        "postgresql:/app:geheim@db.example/app",
+        "postgresql:app:geheim@db.example/app",
+        "app:geheim@db.example/app",
+        "sqlite:/app:geheim",
+    ],
+)
+def test_a_malformed_url_of_a_store_is_no_file_and_not_repeated(url: str) -> None:
+    error = require_refused(lambda: location_of(url, keys_file=None), "no ://")
+    assert "geheim" not in error.what + error.do
+
+
+def test_without_folders_only_what_needs_one_is_refused(load: Configure) -> None:
+    found = configure({"store": "/t.db"}, folder=None, user_folder=None)
+    assert store_location(found, None).file == Path("/t.db")
+    found = configure({}, folder=None, user_folder=None)
+    error = require_refused(lambda: store_location(found, None), "no home folder")
+    assert "BLINK_STORE" in error.do
+    require_refused(
+        lambda: configure({"profile": "mine"}, folder=None, user_folder=None), "no profile mine"
+    )
 
 
 def test_an_unknown_profile_is_refused(load: Configure) -> None:

@@ -357,6 +357,21 @@ def test_the_form_of_the_key_file_does_not_matter(stored: Harness, form: str) ->
     assert stored.run("keys", "seal").out == "Sealed anew: 0. Still under another key: 0.\n"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_encoding_of_the_key_file_does_not_matter(stored: Harness, encoding: str) -> None:
+    (key,) = keys_in(stored)
+    stored.keys.write_bytes(f"{key}\r\n".encode(encoding))
+    assert stored.run("token").code == 0
+
+
+def test_a_key_file_that_is_no_text_is_refused(stored: Harness) -> None:
+    (key,) = keys_in(stored)
+    stored.keys.write_bytes(key.encode("utf-16-le"))
+    result = stored.run("token")
+    assert result.code == ExitCode.USAGE
+    require_two_lines(result, "No key can be read")
+
+
 def test_a_rotation_with_a_wrong_key_changes_no_key(stored: Harness) -> None:
     wrong = SqlTokenStore.new_key().reveal()
     stored.keys.write_text(wrong, "ascii")

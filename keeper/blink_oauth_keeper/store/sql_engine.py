@@ -111,10 +111,11 @@ def engine_for(database: str | URL | Path | Engine) -> Engine | InvalidInputErro
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
         kind = url.get_dialect()
-        error = _unsupported(url, kind) or _with_query(database, url)
+        error = _unsupported(url, kind) or _with_query(database, url) or _unescaped(url)
         if error is None:
             return _sqlite(url) if kind.name == "sqlite" else _postgresql(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
+        # `make_url` raises a ValueError that quotes what it takes for the port.
         error = InvalidInputError(
             "The database must be a URL such as sqlite:///tokens.db or "
             "postgresql+psycopg://user@host/name, or an Engine of SQLAlchemy."
@@ -142,6 +143,16 @@ def _with_query(database: str | URL | Path, url: URL) -> InvalidInputError | Non
     return InvalidInputError(
         "The URL of an SQLite file must have no query: what follows a question mark is no part of "
         "the path. Pass a path with a question mark as a pathlib.Path."
+    )
+
+
+def _unescaped(url: URL) -> InvalidInputError | None:
+    """Return an error if a part of a password may have been taken for the host or the database."""
+    if url.get_backend_name() == "sqlite" or "@" not in f"{url.host}{url.database}":
+        return None
+    return InvalidInputError(
+        "The URL of the database has an @ in its host or name. In user and password, write @ as "
+        "%40, / as %2F, : as %3A and % as %25."
     )
 
 

@@ -253,6 +253,13 @@ def test_a_missing_permission_raises_a_permanent_error(
         f"sqlite:///tokens?/{PASSWORD}",
         f"{PASSWORD} is no URL",
         f"nonsense://{PASSWORD}",
+        # A password that is not escaped, or in the wrong place.
+        f"postgresql://user:fake@{PASSWORD}@db.example/app",
+        f"postgresql://user:fake@x/{PASSWORD}@db.example/app",
+        f"postgresql://user/{PASSWORD}@db.example/app",
+        f"postgresql://user:{PASSWORD}",
+        f"postgresql://user@db.example:{PASSWORD}/app",
+        f"postgresql://user:fake:x@db.example:{PASSWORD}@db.example/app",
         None,
         b"sqlite:///tokens.db",
     ],
