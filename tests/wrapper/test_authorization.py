@@ -268,6 +268,8 @@ def test_plain_http_is_accepted_on_loopback(host: str) -> None:
         ("file:///etc/passwd", "name a host"),
         ("https:///a", "name a host"),
         ("https://user@bank.example/a", "neither a user"),
+        # A password that is not escaped.
+        ("https://user:1/fake@bank.example/a", "neither a user"),
         ("https://bank.example/a#b", "fragment"),
         ("https://bank.example/a#", "fragment"),
         ("https://bank.example:99999/a", "is no URL"),

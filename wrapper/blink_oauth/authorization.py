@@ -309,7 +309,7 @@ def _url_problem(url: str) -> str | None:
         host, _ = parts.hostname, parts.port
     except ValueError:
         return "is no URL"
-    if "#" in url or "@" in parts.netloc or not host:
+    if "#" in url or "@" in url.partition("?")[0] or not host:
         return "must name a host, and neither a user nor a fragment"
     if parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK):
         return None
