@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from attrs import evolve, field, frozen
 
 from blink_oauth.context import Grant
-from blink_oauth.settings import Settings
+from blink_oauth.settings import Settings, is_http_url, is_loopback
 from blink_oauth.texts import decoded, trimmed
 
 from .errors import CommandError, ExitCode
@@ -68,7 +68,8 @@ TEST_SEGMENTS = ("xe", "xp")
 def environment_of_url(base_url: str) -> Environment | None:
     """Return the environment that host and path of a base URL suggest, or None.
 
-    Source: spec/openapi.yaml, servers; inferred. No sign of production is known.
+    Source: spec/openapi.yaml, servers; inferred. No sign of production is known, so a URL without
+    one of test may be either.
     """
     url = urlsplit(base_url)
     is_test = url.hostname == TEST_HOST or any(
@@ -400,7 +401,9 @@ def configure(
         if is_found_here:
             _require_own(path)
         profile = evolve(read_profile(path, wanted), is_found_here=is_found_here)
-    _require_agreement(profile, {name: given[name] for name in variables if name in given})
+    from_variables = {name: given[name] for name in variables if name in given}
+    _require_agreement(profile, from_variables)
+    _require_test_url(profile, from_variables.get("base_url"))
     return Configuration(profile=profile, given=given)
 
 
@@ -447,6 +450,24 @@ def _require_agreement(profile: Profile, variables: Mapping[str, str]) -> None:
             f"Unset {shown}, or choose another profile with --profile.",
             ExitCode.USAGE,
         )
+
+
+def _require_test_url(profile: Profile, base_url: str | None) -> None:
+    """Require that a variable does not direct the calls of a test profile to production.
+
+    A profile with a URL of its own has been compared with the variable.
+    """
+    if base_url is None or profile.environment != "test" or "base_url" in profile.values:
+        return
+    parts = urlsplit(base_url) if is_http_url(base_url) else None
+    if parts is None or is_loopback(parts.hostname or "") or environment_of_url(base_url):
+        return
+    raise CommandError(
+        f"The profile {profile.name} is for test and has no base_url, and BLINK_BASE_URL does not "
+        "look like test. Nothing was sent.",
+        "Give the profile its base_url, or unset BLINK_BASE_URL.",
+        ExitCode.USAGE,
+    )
 
 
 def _contradicts(name: str, value: str, own: str | None) -> bool:

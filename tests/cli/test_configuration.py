@@ -14,7 +14,13 @@ import pytest
 from blink_oauth import Grant
 from blink_oauth.authorization import AuthorizationRequest
 from blink_oauth_cli.app import location_of, store_location
-from blink_oauth_cli.configuration import SECRETS, SETTING_NAMES, Configuration, configure
+from blink_oauth_cli.configuration import (
+    SECRETS,
+    SETTING_NAMES,
+    TEST_HOST,
+    Configuration,
+    configure,
+)
 from blink_oauth_cli.errors import CommandError, ExitCode
 from blink_oauth_cli.options import configured, given_values, names_of_variables, takes_grant
 from blink_oauth_keeper import TargetProfile
@@ -205,6 +211,32 @@ def test_line_ends_behind_variables_and_flags_do_not_matter(
     assert load("[profiles.test]", username=line_end).get("username") is None
 
 
+@pytest.mark.parametrize(
+    ("url", "used"),
+    [
+        ("https://bank.example/consent-flow/v2", False),
+        ("https://localhost.example/v2", False),
+        ("https://user:fake@127.0.0.1.example/v2", False),
+        ("https://127.0.0.1:8443/v2", True),
+        ("https://localhost/v2", True),
+        (f"https://{TEST_HOST}/v2", True),
+        ("https://bank.example/bankingservices/xe/v2", True),
+    ],
+)
+@pytest.mark.parametrize("file", [None, "[profiles.test]"])
+def test_a_test_profile_takes_no_url_from_a_variable_that_may_be_production(
+    load: Configure, file: str | None, url: str, *, used: bool
+) -> None:
+    if used:
+        assert load(file, profile="test", base_url=url).get("base_url") == url
+        return
+    with pytest.raises(CommandError, match="BLINK_BASE_URL does not look like test") as caught:
+        load(file, profile="test", base_url=url)
+    assert caught.value.code is ExitCode.USAGE
+    assert load(file, flags=["--base-url", url], profile="test").get("base_url") == url
+    assert load("[profiles.mine]", base_url=url).get("base_url") == url
+
+
 HERE = '[profiles.test]\nbase_url = "https://evil.example/v2"\n'
 
 
@@ -251,7 +283,7 @@ def test_a_flag_does_not_give_a_found_file_another_store(
 
 
 def test_a_found_file_without_a_server_may_use_any_store(load: Configure, tmp_path: Path) -> None:
-    found = load('[profiles.test]\nusername = "u"', base_url="https://blink.example/v2")
+    found = load('[profiles.test]\nusername = "u"', base_url="https://localhost/v2")
     assert store_location(found, tmp_path / "data").file == tmp_path / "data/test/tokens.db"
 
 
