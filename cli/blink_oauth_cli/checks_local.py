@@ -12,8 +12,16 @@ from pathlib import Path
 
 from attrs import evolve
 
+from blink_oauth.errors import CertificateError
 from blink_oauth.settings import Settings, Timeouts
-from blink_oauth.tls import CertificateReport, ClientCertificate, Finding, Rule, check_certificate
+from blink_oauth.tls import (
+    CertificateReport,
+    ClientCertificate,
+    Finding,
+    Rule,
+    check_certificate,
+    trusting_context,
+)
 from blink_oauth_keeper.store.protocol import LONGEST_LEASE
 
 from .check import Check, Level, failed, passed, warning
@@ -29,59 +37,21 @@ __all__ = [
 ]
 
 
-def authorities_check(ca: Path | None) -> Check:
-    """Check that the server's certificate authorities can be loaded.
-
-    Args:
-        ca: Their PEM file, or None for those of the operating system.
-    """
-    name = "server_authorities"
-    try:
-        _context_with_authorities(ca)
-    except (OSError, ssl.SSLError):
-        return failed(
-            name,
-            f"The authorities in {ca} cannot be read.",
-            "Name a file with the PEM certificates of the server's authorities that the user of "
-            "this process may read, or none to trust those of the operating system.",
-        )
-    return passed(name, f"The authorities in {ca} are trusted." if ca else "The system's own.")
-
-
 def settings_without_certificate(settings: Settings) -> Settings | None:
     """Return the same settings without a client certificate.
 
-    They trust the same authorities; None if these cannot be read.
+    They trust the same authorities; None if these cannot be loaded.
     """
     certificate = settings.certificate
+    authorities = b""
     if isinstance(certificate, ssl.SSLContext):
-        context = _context_with_authorities(None)
         authorities = b"".join(certificate.get_ca_certs(binary_form=True))
-        if authorities:
-            context = _new_context()
-            context.load_verify_locations(cadata=authorities)
-    else:
-        ca = certificate.ca if isinstance(certificate, ClientCertificate) else None
-        try:
-            context = _context_with_authorities(ca)
-        except (OSError, ssl.SSLError):
-            return None
+    ca = certificate.ca if isinstance(certificate, ClientCertificate) else None
+    try:
+        context = trusting_context(authorities or ca)
+    except CertificateError:
+        return None
     return evolve(settings, certificate=context)
-
-
-def _context_with_authorities(ca: Path | None) -> ssl.SSLContext:
-    context = _new_context()
-    if ca is None:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    else:
-        context.load_verify_locations(ca)
-    return context
-
-
-def _new_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 STORE_FILE = "store_file"
@@ -160,6 +130,7 @@ def _has_any_mode_bit(path: Path, mode_bits: int) -> bool:
         return False
 
 
+AUTHORITIES = "server_authorities"
 REORDER = "Order a certificate that keeps the rule, and register it with the platform."
 REMEDIES = {
     Rule.READABLE: "Name PEM files that the user of this process may read.",
@@ -169,6 +140,8 @@ REMEDIES = {
     Rule.VALID_NOW: "Check the clock of this machine; if it is right, order and register a new "
     "certificate.",
     Rule.DAYS_LEFT: "Order its successor now, and register it with the platform.",
+    Rule.AUTHORITIES: "Name a file with the PEM certificates of the server's authorities that the "
+    "user of this process may read, or none to trust those of the operating system.",
 }
 GROUPS: dict[str, tuple[Rule, ...]] = {
     "certificate": (
@@ -196,9 +169,10 @@ def certificate_checks(settings: Settings, *, now: datetime) -> Iterator[Check]:
     """
     certificate = settings.certificate
     if isinstance(certificate, ClientCertificate):
-        yield from _report_checks(check_certificate(certificate, now=now))
+        report = check_certificate(certificate, now=now)
+        yield from _report_checks(report)
         yield from private_file_check("key_file", certificate.key or certificate.chain)
-        yield authorities_check(certificate.ca)
+        yield _authorities_check(report, certificate.ca)
     elif certificate is not None:
         yield passed("certificate", "It is in a ready ssl.SSLContext, which cannot be looked into.")
     elif settings.base_url.startswith("https://"):
@@ -217,7 +191,9 @@ def certificate_checks(settings: Settings, *, now: datetime) -> Iterator[Check]:
 
 def _report_checks(report: CertificateReport) -> Iterator[Check]:
     if report.subject is None:
-        yield _findings_check("certificate", report.findings)
+        yield _findings_check(
+            "certificate", [f for f in report.findings if f.rule is not Rule.AUTHORITIES]
+        )
         return
     ok_findings = {
         "certificate": f"{report.subject} keeps the platform's rules.",
@@ -230,6 +206,15 @@ def _report_checks(report: CertificateReport) -> Iterator[Check]:
     for name, rules in GROUPS.items():
         broken = [finding for finding in report.findings if finding.rule in rules]
         yield _findings_check(name, broken) if broken else passed(name, ok_findings[name])
+
+
+def _authorities_check(report: CertificateReport, ca: Path | None) -> Check:
+    broken = [finding for finding in report.findings if finding.rule is Rule.AUTHORITIES]
+    if broken:
+        return _findings_check(AUTHORITIES, broken)
+    return passed(
+        AUTHORITIES, f"The authorities in {ca} are trusted." if ca else "The system's own."
+    )
 
 
 def _findings_check(name: str, findings: Sequence[Finding]) -> Check:

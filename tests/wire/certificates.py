@@ -79,6 +79,24 @@ def with_root_instead_of_intermediate(authority: CertificateAuthority) -> Creden
     return evolve(authority.issue_client(NAME), issuers=(authority.root,))
 
 
+def intermediate(
+    authority: CertificateAuthority, *, not_before: datetime, not_after: datetime | None = None
+) -> x509.Certificate:
+    """Issue another certificate of the intermediate authority, for the key it has."""
+    present = authority.intermediate
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(present.subject)
+        .issuer_name(present.issuer)
+        .public_key(present.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(not_before)
+        .not_valid_after(not_after or present.not_valid_after_utc)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    )
+    return builder.sign(private_key("bLink Sandbox root"), hashes.SHA256())
+
+
 def with_extensions(authority: CertificateAuthority, *usages: x509.ExtensionType) -> Credentials:
     """Issue a certificate that has the given extensions only."""
     now, key = datetime.now(UTC), private_key(NAME)

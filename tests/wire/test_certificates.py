@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from blink_oauth import CertificateError, ClientCertificate, InvalidInputError, Outcome, Settings
-from blink_oauth.tls import Rule, ssl_context
+from blink_oauth.tls import Rule, check_certificate, ssl_context, trusting_context
 from blink_oauth_testing.sandbox import CertificateAuthority, Credentials
 from blink_oauth_testing.sandbox.certificates import shared_authority
 from flavours import Flavour, calling
@@ -135,7 +135,7 @@ UNUSABLE: dict[str, tuple[Callable[[ClientCertificate], ClientCertificate], Rule
     ),
     "no authority file": (
         lambda c: evolve(c, ca=c.chain.with_name("no-ca.pem")),
-        Rule.READABLE,
+        Rule.AUTHORITIES,
         "no-ca.pem cannot be read",
     ),
     "chain is not PEM": (
@@ -151,7 +151,7 @@ UNUSABLE: dict[str, tuple[Callable[[ClientCertificate], ClientCertificate], Rule
     "key is damaged": (damaged_key, Rule.READABLE, "holds no PEM private key"),
     "authority is not PEM": (
         lambda c: evolve(c, ca=not_pem(c.chain)),
-        Rule.READABLE,
+        Rule.AUTHORITIES,
         "not-pem.pem cannot be read: expected PEM",
     ),
     "chain is a folder": (
@@ -229,15 +229,85 @@ def test_settings_without_a_certificate_make_no_client(
         pass
 
 
+@pytest.mark.parametrize(
+    ("reason", "rule", "words"),
+    [
+        (None, Rule.READABLE, "OpenSSL cannot use the client certificate: .*fake text of OpenSSL"),
+        ("EE_KEY_TOO_SMALL", Rule.KEY_LENGTH, "one of its issuers: ee key too small"),
+        ("CA_MD_TOO_WEAK", Rule.SIGNATURE, "one of its issuers: ca md too weak"),
+    ],
+)
 def test_an_error_of_openssl_becomes_a_certificate_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str | None, rule: Rule, words: str
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise ssl.SSLError(1, "[SSL: EE_KEY_TOO_SMALL] ee key too small")
+        error = ssl.SSLError(1, "fake text of OpenSSL")
+        error.reason = reason  # type: ignore[assignment]
+        raise error
 
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", refuse)
     authority = shared_authority()
     certificate = files(certificates.good(authority), tmp_path, authority.root_pem)
-    with pytest.raises(CertificateError, match="OpenSSL cannot use") as caught:
+    assert [finding.rule for finding in check_certificate(certificate, now=NOW).findings] == [rule]
+    with pytest.raises(CertificateError, match=words) as caught:
         ssl_context(certificate, now=NOW)
     assert caught.value.outcome is Outcome.NOT_EXECUTED
+
+
+class SystemAuthorities:
+    """Stands in for the system's folders of authorities, and for the store of Windows."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, file: Path, folder: Path) -> None:
+        self._patch = patch
+        paths = ssl.get_default_verify_paths()
+        own = paths._replace(openssl_cafile=str(file), openssl_capath=str(folder))
+        patch.setattr(ssl, "get_default_verify_paths", lambda: own)
+
+    def enumerate(self, *entries: tuple[bytes, str, bool | set[str]]) -> None:
+        """Answer as `ssl.enum_certificates` does on Windows for the store of the roots."""
+        self._patch.setattr(
+            ssl,
+            "enum_certificates",
+            lambda name: list(entries) if name == "ROOT" else [],
+            raising=False,
+        )
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SystemAuthorities:
+    """Return a system that has no authorities in its two places."""
+    return SystemAuthorities(monkeypatch, tmp_path / "cert.pem", tmp_path / "certs")
+
+
+def test_a_system_without_authorities_is_named_though_the_environment_names_some(
+    system: SystemAuthorities, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "certs").mkdir()
+    (tmp_path / "root.pem").write_bytes(shared_authority().root_pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "root.pem"))
+    with pytest.raises(CertificateError, match="has no authorities to trust") as caught:
+        trusting_context(None)
+    assert caught.value.rules == (Rule.AUTHORITIES,)
+    assert str(tmp_path / "cert.pem") in str(caught.value)
+    authority = shared_authority()
+    certificate = evolve(files(certificates.good(authority), tmp_path, b""), ca=None)
+    assert not check_certificate(certificate, now=NOW).usable
+
+
+def test_the_authorities_of_the_system_are_those_of_its_file_its_folder_and_of_windows(
+    system: SystemAuthorities, tmp_path: Path
+) -> None:
+    root = shared_authority().root
+    (tmp_path / "cert.pem").write_bytes(shared_authority().root_pem)
+    assert trusting_context(None).cert_store_stats()["x509_ca"] == 1
+    (tmp_path / "cert.pem").write_bytes(b"fake")
+    (tmp_path / "certs").mkdir()
+    (tmp_path / "certs" / "00000000.0").write_bytes(shared_authority().root_pem)
+    trusting_context(None)
+    (tmp_path / "certs" / "00000000.0").unlink()
+    der = root.public_bytes(Encoding.DER)
+    system.enumerate((der, "x509_asn", {"1.3.6.1.5.5.7.3.4"}), (der, "pkcs_7_asn", True))
+    with pytest.raises(CertificateError, match="has no authorities"):
+        trusting_context(None)
+    system.enumerate((b"fake", "x509_asn", True), (der, "x509_asn", {"1.3.6.1.5.5.7.3.1"}))
+    assert trusting_context(None).cert_store_stats()["x509_ca"] == 1

@@ -24,13 +24,15 @@ from blink_oauth import (
 )
 from blink_oauth.tls import ssl_context
 from blink_oauth_testing.sandbox import CertificateAuthority, Credentials, Sandbox
-from blink_oauth_testing.sandbox.certificates import shared_authority
+from blink_oauth_testing.sandbox.certificates import SERVER_AUTH, shared_authority
 from wire import certificates
 from wire.certificates import DAY
 from wire.harness import Connect, exchange
 from wire.loopback import server_that
 
 NOW = datetime.now(UTC)
+HASH_OF_ROOT = "0576c34d"
+"""What `openssl x509 -hash` prints for the root of the sandbox; it depends on its name alone."""
 TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 BOTH_VERSIONS = pytest.mark.parametrize("version", [TLS_1_2, TLS_1_3], ids=["1.2", "1.3"])
 
@@ -175,6 +177,11 @@ BAD_SERVERS: dict[str, tuple[Issue, TlsFault, str]] = {
         TlsFault.SERVER_CERTIFICATE_INVALID,
         "was refused",
     ),
+    "with a common name alone": (
+        lambda authority: authority.issue_client("localhost", usages=(SERVER_AUTH,)),
+        TlsFault.SERVER_NAME_MISMATCH,
+        "for another host name",
+    ),
     "of an unknown authority": (
         lambda _: CertificateAuthority.create("Unknown").issue_server(),
         TlsFault.SERVER_AUTHORITY_UNKNOWN,
@@ -241,11 +248,21 @@ def test_a_server_that_closes_the_connection_in_the_handshake_is_not_connected(
     assert isinstance(error, NotConnectedError)
 
 
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 def test_without_a_ca_file_only_the_authorities_of_the_system_are_trusted(
-    connect: Connect, blink_sandbox: Sandbox
+    connect: Connect,
+    blink_sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
 ) -> None:
-    certificate = evolve(blink_sandbox.client_certificate(), ca=None)
-    settings = blink_sandbox.settings(certificate=certificate)
+    certificate = blink_sandbox.client_certificate()
+    assert certificate.ca is not None
+    # OpenSSL finds an authority in a folder by the hash of its name.
+    (tmp_path / f"{HASH_OF_ROOT}.0").write_bytes(certificate.ca.read_bytes())
+    named = {"SSL_CERT_FILE": certificate.ca, "SSL_CERT_DIR": tmp_path}[variable]
+    monkeypatch.setenv(variable, str(named))
+    settings = blink_sandbox.settings(certificate=evolve(certificate, ca=None))
     error = refusal(connect, blink_sandbox, settings)
     assert isinstance(error, TlsError)
     assert error.fault is TlsFault.SERVER_AUTHORITY_UNKNOWN

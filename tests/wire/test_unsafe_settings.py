@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import warnings
 from collections.abc import Callable
@@ -51,9 +52,16 @@ def from_any_version() -> ssl.SSLContext:
     return context
 
 
+def with_key_log() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.keylog_filename = os.devnull
+    return context
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (with_key_log, "session keys"),
         (without_verification, "verify the server"),
         (without_host_name_check, "verify the server"),
         (with_optional_verification, "verify the server"),

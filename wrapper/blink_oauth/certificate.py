@@ -9,25 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
-from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from .tokens import Secret
-
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-    from cryptography.x509 import Certificate
+    from cryptography.x509 import Certificate, Name
 
 __all__ = [
     "Finding",
     "Rule",
     "algorithm_findings",
     "chain_findings",
-    "key_findings",
     "usage_findings",
     "validity_findings",
 ]
@@ -51,6 +44,7 @@ class Rule(StrEnum):
     VALID_NOW = "valid_now"
     DAYS_LEFT = "days_left"
     CHAIN_COMPLETE = "chain_complete"
+    AUTHORITIES = "authorities"
 
 
 @frozen
@@ -66,56 +60,6 @@ class Finding:
     rule: Rule
     text: str
     fatal: bool = True
-
-
-def key_findings(path: Path, passphrase: Secret | None, leaf: Certificate) -> Iterator[Finding]:
-    """Find what is wrong with the key file."""
-    key = _load_key(path, passphrase)
-    if isinstance(key, Finding):
-        yield key
-    elif key.public_key() != leaf.public_key():
-        yield Finding(
-            Rule.KEY_MATCHES,
-            f"The key in {path} does not belong to the certificate: give the key it was made with.",
-        )
-
-
-def _load_key(path: Path, passphrase: Secret | None) -> PrivateKeyTypes | Finding:
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    try:
-        data = path.read_bytes()
-        # Testing the primes would take 90 ms, most of the start-up time. One test signature takes
-        # 2 ms and shows that the key works; `SSLContext.load_cert_chain` compares key and
-        # certificate again.
-        key = load_pem_private_key(
-            data,
-            passphrase.reveal().encode() if passphrase else None,
-            unsafe_skip_rsa_key_validation=True,
-        )
-        if isinstance(key, RSAPrivateKey):
-            _test_signature(key)
-        return key
-    except OSError as exc:
-        return Finding(Rule.READABLE, f"{path} cannot be read: {exc.strerror}.")
-    except TypeError:
-        # A passphrase for an unencrypted key usually means that the wrong file was given.
-        state = "encrypted: give its" if passphrase is None else "not encrypted: give no"
-        return Finding(Rule.PASSPHRASE, f"The key in {path} is {state} passphrase.")
-    except (UnsupportedAlgorithm, InvalidSignature, ValueError):
-        if passphrase is not None and b"ENCRYPTED" in data:
-            return Finding(Rule.PASSPHRASE, f"The passphrase does not open the key in {path}.")
-        return Finding(Rule.READABLE, f"{path} holds no PEM private key that can be read.")
-
-
-def _test_signature(key: RSAPrivateKey) -> None:
-    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-    from cryptography.hazmat.primitives.hashes import SHA256
-
-    signature = key.sign(b"", PKCS1v15(), SHA256())
-    key.public_key().verify(signature, b"", PKCS1v15(), SHA256())
 
 
 def algorithm_findings(leaf: Certificate) -> Iterator[Finding]:
@@ -186,24 +130,92 @@ def validity_findings(leaf: Certificate, now: datetime) -> Iterator[Finding]:
         )
 
 
-def chain_findings(chain: list[Certificate]) -> Iterator[Finding]:
-    """Find a gap in the chain."""
-    from cryptography.exceptions import InvalidSignature
+def chain_findings(chain: list[Certificate], now: datetime) -> Iterator[Finding]:
+    """Find what is wrong with the issuers.
 
-    for certificate, issuer in pairwise(chain):
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except (InvalidSignature, TypeError, ValueError):
-            yield Finding(
-                Rule.CHAIN_COMPLETE,
-                f"The chain is broken: {certificate.subject.rfc4514_string()} is not issued by the "
-                "certificate that follows it. Put the client certificate first, then each issuer.",
-            )
-            return
-    if len(chain) == 1 and chain[0].issuer != chain[0].subject:
+    Servers build the path themselves: they sort the certificates and ignore those that they do not
+    need (RFC 8446 section 4.4.2), and may have an issuer that is not sent.
+    """
+    path = _path(chain, now)
+    leaf, *issuers = path
+    if not issuers and leaf.issuer != leaf.subject:
+        yield _no_issuer(leaf, alone=all(certificate == leaf for certificate in chain))
+        return
+    if len(chain) > len(path):
+        yield _chain_warning(
+            "The chain contains certificates twice or without need, which servers ignore: remove "
+            "them."
+        )
+    if [certificate for certificate in dict.fromkeys(chain) if certificate in path] != path:
+        yield _chain_warning(
+            "The issuers are not in order, which servers accept: put each one after the "
+            "certificate that it issued."
+        )
+    if _is_valid(leaf, now):
+        for issuer in issuers:
+            yield from _issuer_validity(issuer, now)
+
+
+def _path(chain: list[Certificate], now: datetime) -> list[Certificate]:
+    """Return the path from the certificate to the last issuer that the chain contains."""
+    path = chain[:1]
+    while path[-1].issuer != path[-1].subject:
+        issuers = [c for c in chain if c not in path and _is_issuer(c, path[-1])]
+        if not issuers:
+            break
+        # An authority may have renewed its certificate, and both are in the chain.
+        path.append(max(issuers, key=lambda issuer: _is_valid(issuer, now)))
+    return path
+
+
+def _is_issuer(issuer: Certificate, certificate: Certificate) -> bool:
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+
+    if _comparable(certificate.issuer) != _comparable(issuer.subject):
+        return False
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except InvalidSignature:
+        return False
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        # The algorithm is unknown here, or the names differ in their encoding: the server decides.
+        return True
+    return True
+
+
+def _comparable(name: Name) -> str:
+    """Return a name as RFC 5280 section 7.1 compares it, about."""
+    return " ".join(name.rfc4514_string().casefold().split())
+
+
+def _is_valid(certificate: Certificate, now: datetime) -> bool:
+    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+
+
+def _no_issuer(leaf: Certificate, *, alone: bool) -> Finding:
+    if alone:
         # A warning only: the issuer may be a root certificate, which the server has already.
+        return _chain_warning(
+            "The chain contains the certificate alone: append the intermediate certificates."
+        )
+    return Finding(
+        Rule.CHAIN_COMPLETE,
+        f"The chain is broken: {leaf.subject.rfc4514_string()} is not issued by any certificate "
+        "that follows it. Put the client certificate first, then each issuer.",
+    )
+
+
+def _issuer_validity(issuer: Certificate, now: datetime) -> Iterator[Finding]:
+    # Warnings only: the server may have a certificate of the issuer that is valid.
+    subject = issuer.subject.rfc4514_string()
+    for finding in validity_findings(issuer, now):
         yield Finding(
-            Rule.CHAIN_COMPLETE,
-            "The chain contains the certificate alone: append the intermediate certificates.",
+            finding.rule,
+            f"In the chain, {subject}: {finding.text} A server that has no other certificate of "
+            "this issuer refuses yours: get the issuer's present one from the authority.",
             fatal=False,
         )
+
+
+def _chain_warning(text: str) -> Finding:
+    return Finding(Rule.CHAIN_COMPLETE, text, fatal=False)

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 from attrs.converters import optional
 
+from ._loading import load_authorities, load_key, read_chain
 from .certificate import (
     Finding,
     Rule,
     algorithm_findings,
     chain_findings,
-    key_findings,
     usage_findings,
     validity_findings,
 )
 from .errors import CertificateError, InvalidInputError
 from .tokens import Secret, hide, require_secret
-
-if TYPE_CHECKING:
-    from cryptography.x509 import Certificate
 
 __all__ = [
     "CertificateReport",
@@ -33,6 +30,7 @@ __all__ = [
     "Rule",
     "check_certificate",
     "ssl_context",
+    "trusting_context",
 ]
 
 
@@ -52,7 +50,7 @@ class ClientCertificate:
         key: Its private key; None if the key is in the file of the chain.
         passphrase: The passphrase of the key; None if the key is not encrypted.
         ca: The authorities to trust for the server's certificate; None for those that the
-            operating system trusts.
+            operating system trusts, whatever the environment names.
 
     Raises:
         InvalidInputError: A path has another type, or the passphrase is empty or not a text.
@@ -109,7 +107,7 @@ class CertificateReport:
 
 
 def check_certificate(certificate: ClientCertificate, *, now: datetime) -> CertificateReport:
-    """Check a client certificate offline against the platform's published rules.
+    """Check a client certificate offline: load it, and apply the platform's published rules.
 
     Args:
         certificate: The files to check. Nothing is sent.
@@ -117,86 +115,110 @@ def check_certificate(certificate: ClientCertificate, *, now: datetime) -> Certi
 
     Source: bLink TLS certificates.
     """
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.x509 import DuplicateExtension, InvalidVersion, load_pem_x509_certificates
-
-    try:
-        return _report(certificate, load_pem_x509_certificates(certificate.chain.read_bytes()), now)
-    except OSError as exc:
-        return _unreadable(f"{certificate.chain} cannot be read: {exc.strerror}.")
-    except (ValueError, UnsupportedAlgorithm, DuplicateExtension, InvalidVersion):
-        return _unreadable(f"{certificate.chain} holds no PEM certificate that can be read.")
-
-
-def _report(
-    certificate: ClientCertificate, chain: list[Certificate], now: datetime
-) -> CertificateReport:
-    leaf = chain[0]
-    expires_at = leaf.not_valid_after_utc
-    return CertificateReport(
-        subject=leaf.subject.rfc4514_string(),
-        expires_at=expires_at,
-        days_left=(expires_at - now).days,
-        findings=(
-            *key_findings(certificate.key or certificate.chain, certificate.passphrase, leaf),
-            *algorithm_findings(leaf),
-            *usage_findings(leaf),
-            *validity_findings(leaf, now),
-            *chain_findings(chain),
-        ),
-    )
-
-
-def _unreadable(text: str) -> CertificateReport:
-    return CertificateReport(findings=(Finding(Rule.READABLE, text),))
+    return _load(certificate, now)[0]
 
 
 def ssl_context(certificate: ClientCertificate, *, now: datetime) -> ssl.SSLContext:
     """Return the context for mutual TLS.
 
     Args:
-        certificate: The files; first checked against the rules of the platform.
+        certificate: The files; checked as `check_certificate` does.
         now: The current time, timezone-aware.
 
     Raises:
         CertificateError: A file cannot be used, or the certificate breaks a rule of the platform.
     """
-    report = check_certificate(certificate, now=now)
-    if not report.usable:
-        broken = [finding for finding in report.findings if finding.fatal]
+    report, context = _load(certificate, now)
+    _require_usable(report.findings)
+    return context
+
+
+def trusting_context(authorities: Path | bytes | None) -> ssl.SSLContext:
+    """Return a context that verifies a server, and has no client certificate.
+
+    Args:
+        authorities: The authorities to trust: their PEM file, or the certificates themselves in
+            DER; None for those of the operating system.
+
+    Raises:
+        CertificateError: The authorities cannot be loaded.
+    """
+    context = _new_context()
+    if isinstance(authorities, bytes):
+        context.load_verify_locations(cadata=authorities)
+    else:
+        problem = load_authorities(context, authorities)
+        _require_usable([problem] if problem else [])
+    return context
+
+
+def _require_usable(findings: Iterable[Finding]) -> None:
+    broken = [finding for finding in findings if finding.fatal]
+    if broken:
         raise CertificateError(
             " ".join(["Nothing was sent.", *(finding.text for finding in broken)]),
             rules=tuple(finding.rule for finding in broken),
         )
+
+
+def _new_context() -> ssl.SSLContext:
     # `create_default_context` would write the session keys to the file that the environment
-    # variable SSLKEYLOGFILE names.
+    # variable SSLKEYLOGFILE names, and verifies more strictly from Python 3.13 on. The verify flags
+    # are those of OpenSSL in every version: VERIFY_X509_STRICT refuses the authorities of many
+    # firms for missing extensions, and without VERIFY_X509_PARTIAL_CHAIN only a root is trusted.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A host name is a subject alternative name and nothing else (RFC 9525 section 2).
+    context.hostname_checks_common_name = False
+    return context
+
+
+def _load(
+    certificate: ClientCertificate, now: datetime
+) -> tuple[CertificateReport, ssl.SSLContext]:
+    """Return the report, and the context, which is usable if the report is."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.x509 import DuplicateExtension
+
+    context = _new_context()
+    problem = load_authorities(context, certificate.ca)
+    authorities = () if problem is None else (problem,)
+    chain = read_chain(certificate.chain)
+    if isinstance(chain, Finding):
+        return CertificateReport(findings=(chain, *authorities)), context
     try:
-        if certificate.ca is None:
-            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-        else:
-            context.load_verify_locations(certificate.ca)
-    except (OSError, ssl.SSLError):
-        problem = f"The authorities in {certificate.ca} cannot be read: expected PEM certificates."
-    else:
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        secret = certificate.passphrase
-        try:
-            context.load_cert_chain(
-                certificate.chain, certificate.key, password=secret.reveal if secret else ""
-            )
-            return context
-        except (OSError, ssl.SSLError) as exc:
-            problem = f"OpenSSL cannot use the client certificate: {getattr(exc, 'reason', exc)}."
-    raise CertificateError(f"Nothing was sent. {problem}", rules=(Rule.READABLE,))
+        rules = [
+            *algorithm_findings(chain[0]),
+            *usage_findings(chain[0]),
+            *validity_findings(chain[0], now),
+            *chain_findings(chain, now),
+        ]
+    except (ValueError, UnsupportedAlgorithm, DuplicateExtension) as exc:
+        text = (
+            f"{certificate.chain} holds no PEM certificate that can be read: its content is "
+            f"invalid ({type(exc).__name__})."
+        )
+        return CertificateReport(findings=(Finding(Rule.READABLE, text), *authorities)), context
+    # What OpenSSL refuses because it breaks a rule is reported once.
+    broken = {finding.rule for finding in rules if finding.fatal}
+    loading = load_key(context, certificate.chain, certificate.key, certificate.passphrase, chain)
+    key = [finding for finding in loading if finding.rule not in broken]
+    expires_at = chain[0].not_valid_after_utc
+    report = CertificateReport(
+        subject=chain[0].subject.rfc4514_string(),
+        expires_at=expires_at,
+        days_left=(expires_at - now).days,
+        findings=(*key, *rules, *authorities),
+    )
+    return report, context
 
 
 def require_verifying(context: ssl.SSLContext) -> None:
     """Require a given context to verify the server.
 
     Raises:
-        InvalidInputError: It does not verify the server's certificate and name, or it allows a
-            version below TLS 1.2 (RFC 9700 section 2.6, bLink TLS certificates).
+        InvalidInputError: It does not verify the server's certificate and name, allows a version
+            below TLS 1.2 (RFC 9700 section 2.6, bLink TLS certificates), or logs the session keys.
     """
     if context.verify_mode is not ssl.CERT_REQUIRED or not context.check_hostname:
         raise InvalidInputError(
@@ -205,4 +227,10 @@ def require_verifying(context: ssl.SSLContext) -> None:
     if context.minimum_version < ssl.TLSVersion.TLSv1_2:
         raise InvalidInputError(
             "The ssl.SSLContext must not allow less than TLS 1.2: set minimum_version."
+        )
+    if context.keylog_filename is not None:
+        # `create_default_context` sets it from the environment variable SSLKEYLOGFILE.
+        raise InvalidInputError(
+            "The ssl.SSLContext must not write the session keys to a file: set keylog_filename to "
+            "None."
         )
