@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import json
 import pickle
 import pprint
 import re
+import reprlib
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
+
+import attrs
 
 import blink_oauth
 import blink_oauth_api.client
@@ -68,6 +75,51 @@ def texts_of(value: object) -> Iterator[tuple[str, str]]:
         yield "pickle", pickle.dumps(value).decode("latin-1")
     except TypeError as exc:
         yield "refused pickle", str(exc)
+
+
+STATES: tuple[Callable[[Any], object], ...] = (
+    lambda value: value.__getstate__(),
+    object.__getstate__,
+    lambda value: value.__reduce__(),
+    *(lambda value, protocol=protocol: value.__reduce_ex__(protocol) for protocol in range(5)),
+)
+"""The ways to read the state of a value."""
+
+
+def serializations_of(value: object) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of each form that serializers and error reporters make."""
+    yield "getmembers", repr(inspect.getmembers(value))
+    yield "reprlib", reprlib.repr(value)
+    yield "json of str", json.dumps(value, default=str)
+    if attrs.has(type(value)):
+        convertible: Any = value
+        yield "asdict", json.dumps(attrs.asdict(convertible), default=str)
+        yield "astuple", repr(attrs.astuple(convertible))
+    for place, text in plain_values_in(value):
+        yield f"attribute {place}", text
+
+
+def plain_values_in(value: object, place: str = "", depth: int = 4) -> Iterator[tuple[str, str]]:
+    """Yield the texts that a walk through attributes, slots, states and containers finds.
+
+    jsonpickle and error reporters walk so. What refuses its state is left out, as by them.
+    """
+    if isinstance(value, (str, bytes)):
+        yield place, str(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from plain_values_in(key, f"{place} key", depth)
+            yield from plain_values_in(item, f"{place}[]", depth)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            yield from plain_values_in(item, f"{place}[]", depth)
+    elif depth and type(value).__module__.startswith("blink_oauth"):
+        names = {name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())}
+        for name in {*names, *getattr(value, "__dict__", {})}:
+            yield from plain_values_in(getattr(value, name, None), f"{place}.{name}", depth - 1)
+        for read in STATES:
+            with suppress(TypeError):
+                yield from plain_values_in(read(value), f"{place} state", depth - 1)
 
 
 def texts_of_error(error: BaseException) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ import pytest
 
 from blink_oauth import Grant, InvalidInputError, RevocationError, StatusError, TokenKind
 from wrapper.harness import CODE, REFRESH_TOKEN
-from wrapper.leaks import SPELLINGS, found, locals_of, texts_of, texts_of_error
+from wrapper.leaks import SPELLINGS, found, locals_of, serializations_of, texts_of, texts_of_error
 
 
 @pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS.keys())
@@ -31,6 +31,31 @@ class Leaky:
 def test_a_secret_is_found_in_a_value() -> None:
     assert found([CODE], texts_of(Leaky())) == ["vars", "pickle"]
     assert "repr" in found([CODE], texts_of([CODE]))
+
+
+class LeakySlot:
+    """A value whose slot, state and members show a secret."""
+
+    __slots__ = ("hidden",)
+    __module__ = "blink_oauth.fake"
+
+    def __init__(self) -> None:
+        self.hidden = {"id": [CODE]}
+
+    def __repr__(self) -> str:
+        return "LeakySlot(***)"
+
+
+def test_a_secret_is_found_in_what_serializers_make_of_a_value() -> None:
+    places = found([CODE], serializations_of(LeakySlot()))
+    assert {*places} >= {"getmembers", "attribute .hidden[][]"}
+    assert any("state" in place for place in places)
+    assert set(found([CODE], serializations_of([CODE]))) == {
+        "reprlib",
+        "json of str",
+        "attribute []",
+    }
+    assert found([REFRESH_TOKEN], serializations_of(LeakySlot())) == []
 
 
 def leaking_error(place: str) -> BaseException:

@@ -27,10 +27,12 @@ from blink_oauth import (
     UnreadableResponseError,
 )
 from blink_oauth.headers import RESPONSE_HEADERS
+from blink_oauth_keeper import GrantKey, Record, State
 from wrapper.harness import (
     ACCESS_TOKEN,
     CODE,
     GRANT,
+    NOW,
     PSU,
     REFRESH_TOKEN,
     REFRESH_TOKEN_SENT,
@@ -45,7 +47,7 @@ from wrapper.harness import (
     reply,
     revoke_access,
 )
-from wrapper.leaks import SPELLINGS, found, texts_of, texts_of_error
+from wrapper.leaks import SPELLINGS, found, serializations_of, texts_of, texts_of_error
 
 PASSPHRASE = "fake-passphrase/of+the%key"
 PROXY_PASSWORD = "fake-proxy-password"
@@ -84,12 +86,27 @@ VALUES: dict[str, object] = {
     "error": STATUS_ERROR,
     "RevocationError": RevocationError("Odd.", errors={TokenKind.ACCESS_TOKEN: STATUS_ERROR}),
     "list": [SETTINGS, TOKEN, STATUS_ERROR],
+    "Record": Record(
+        key=GrantKey("CIDX0000000002", GRANT),
+        generation=1,
+        consent=1,
+        state=State.ACTIVE,
+        token=TOKEN,
+        issued_at=NOW,
+        idle_until=NOW,
+        updated_at=NOW,
+    ),
 }
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
 def test_no_public_value_shows_a_secret(value: object) -> None:
     assert found(ALL, texts_of(value)) == []
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES.keys())
+def test_no_serializer_finds_a_secret_in_a_public_value(value: object) -> None:
+    assert found(ALL, serializations_of(value)) == []
 
 
 @pytest.mark.parametrize("cls", [BlinkOAuth, AsyncBlinkOAuth])

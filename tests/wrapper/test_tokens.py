@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
+import pprint
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +27,7 @@ from wrapper.harness import (
 )
 
 SECRET = Secret(ACCESS_TOKEN)
+EXTRA = Token(access_token=SECRET, extra={"id": "fake-id"}).extra
 
 
 def test_only_reveal_returns_the_text_of_a_secret() -> None:
@@ -63,7 +66,9 @@ def test_a_value_that_cannot_be_sent_is_no_secret_and_the_refusal_does_not_show_
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("value", [SECRET, Token(access_token=SECRET)], ids=["secret", "token"])
+@pytest.mark.parametrize(
+    "value", [SECRET, EXTRA, Token(access_token=SECRET)], ids=["secret", "extra", "token"]
+)
 def test_a_secret_and_a_token_cannot_be_pickled(value: object, protocol: int) -> None:
     with pytest.raises(TypeError, match="never pickled") as caught:
         pickle.dumps(value, protocol)
@@ -76,6 +81,44 @@ def test_a_copy_of_a_token_has_the_secret_and_hides_it() -> None:
         assert duplicate == token
         assert duplicate.access_token.reveal() == ACCESS_TOKEN
         assert ACCESS_TOKEN not in repr(duplicate)
+
+
+@pytest.mark.parametrize("value", [SECRET, EXTRA], ids=["secret", "extra"])
+def test_the_state_of_a_secret_value_is_refused(value: object) -> None:
+    """jsonpickle swallows the refusals of the reducers, and writes null for that of the state."""
+    for read in (value.__reduce__, lambda: value.__reduce_ex__(2), value.__getstate__):
+        with pytest.raises(TypeError, match="never pickled"):
+            read()
+    assert "fake" not in repr(object.__getstate__(value))
+    assert not hasattr(value, "__dict__")
+
+
+def test_the_extra_members_are_a_mapping_that_hides_its_values() -> None:
+    token = Token(access_token=SECRET, extra={"id": "fake-id", "list": ["fake-item"]})
+    extra = token.extra
+    assert extra == {"id": "fake-id", "list": ["fake-item"]}
+    assert (extra["id"], len(extra), [*extra], extra.get("no")) == (
+        "fake-id",
+        2,
+        ["id", "list"],
+        None,
+    )
+    for text in (repr(extra), str(extra), f"{extra}", pprint.pformat(extra), repr(extra.values())):
+        assert "fake" not in text
+    duplicate = copy.deepcopy(extra)
+    assert duplicate == extra
+    assert duplicate["list"] is not extra["list"]
+    assert "fake" not in repr(attrs.asdict(token)) + repr(attrs.astuple(token))
+    with pytest.raises(TypeError):
+        json.dumps(attrs.asdict(token)["extra"])
+
+
+def test_the_extra_members_are_no_part_of_what_made_them() -> None:
+    made: dict[str, object] = {"id": "fake-id"}
+    token = Token(access_token=SECRET, extra=made)
+    made.clear()
+    assert token.extra == {"id": "fake-id"}
+    assert attrs.evolve(token).extra is token.extra
 
 
 def test_a_secret_accepts_no_further_attributes() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,11 +25,24 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def _nameless_slot(cls: Any) -> Any:
+    """Return the slot of a class, which loses its name.
+
+    What reads all attributes of a value, such as a serializer or an error reporter, does not find
+    the slot's content.
+    """
+    (name,) = cls.__slots__
+    slot = vars(cls)[name]
+    delattr(cls, name)
+    cls.__slots__ = ()
+    return slot
+
+
 class Secret:
     """A token, code or passphrase that is not shown by accident.
 
-    Its `repr`, `str` and format hide the text, it cannot be pickled, and two are compared in
-    constant time.
+    Its `repr`, `str` and format hide the text, no attribute contains it, it cannot be pickled, and
+    two are compared in constant time.
 
     Args:
         value: The secret text, or another Secret.
@@ -38,7 +52,7 @@ class Secret:
         InvalidInputError: The value is not a text, is empty, or cannot be encoded.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("_text",)
 
     def __init__(self, value: str | Secret, *, what: str = "secret") -> None:
         text = value.reveal() if isinstance(value, Secret) else value
@@ -47,11 +61,12 @@ class Secret:
             # It may be a secret of the wrong type, which a traceback must not show.
             value = text = ""
             raise InvalidInputError(f"The {what} {problem}. Nothing was sent.")
-        self._value: str = text
+        _TEXT.__set__(self, text)
 
     def reveal(self) -> str:
         """Return the secret text. A security review checks each call of this method."""
-        return self._value
+        text: str = _TEXT.__get__(self)
+        return text
 
     def __repr__(self) -> str:
         return "Secret(***)"
@@ -59,10 +74,10 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
+        return hmac.compare_digest(self.reveal().encode(), other.reveal().encode())
 
     def __hash__(self) -> int:
-        return hash(self._value)
+        return hash(self.reveal())
 
     def __copy__(self) -> Secret:
         return self
@@ -72,6 +87,62 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("A Secret is never pickled. Encrypt what reveal() returns and store that.")
+
+    def __getstate__(self) -> NoReturn:
+        self.__reduce__()
+
+
+_TEXT = _nameless_slot(Secret)
+
+
+class HiddenMembers(Mapping[str, object]):
+    """Members of a response, which may be secrets: only reading one shows it.
+
+    `repr`, `str` and format show their number, and they cannot be pickled.
+
+    Args:
+        members: The members by name.
+    """
+
+    __slots__ = ("_members",)
+
+    def __init__(self, members: Mapping[str, object]) -> None:
+        _MEMBERS.__set__(self, dict(members))
+
+    def __getitem__(self, name: str) -> object:
+        return _MEMBERS.__get__(self)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MEMBERS.__get__(self))
+
+    def __len__(self) -> int:
+        return len(_MEMBERS.__get__(self))
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} hidden members>"
+
+    def __copy__(self) -> HiddenMembers:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HiddenMembers:
+        return HiddenMembers(copy.deepcopy(_MEMBERS.__get__(self), memo))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("The extra members of a response are never pickled: they may be secrets.")
+
+    def __getstate__(self) -> NoReturn:
+        self.__reduce__()
+
+
+_MEMBERS = _nameless_slot(HiddenMembers)
+NO_MEMBERS = HiddenMembers({})
+
+
+def hidden_members(members: Mapping[str, object] | None) -> HiddenMembers:
+    """Return members hidden; tokens without any share one value."""
+    if isinstance(members, HiddenMembers):
+        return members
+    return HiddenMembers(members) if members else NO_MEMBERS
 
 
 def hide(value: object, what: str) -> Secret | InvalidInputError:
@@ -154,7 +225,7 @@ class Token:
             lifetime.
         scope: The scope values, or None if the response had no usable scope.
         oddities: The departures from the contract in the response. Usually empty.
-        extra: The unknown members of the response. They may contain secrets and are not in `repr`.
+        extra: The unknown members of the response. They may contain secrets: no `repr` shows them.
         meta: The values of the response headers; None on a token that you make yourself.
 
     Raises:
@@ -167,7 +238,7 @@ class Token:
     expires_at: datetime | None = None
     scope: frozenset[str] | None = None
     oddities: frozenset[Oddity] = frozenset()
-    extra: Mapping[str, object] = field(factory=dict, repr=False, hash=False)
+    extra: Mapping[str, object] = field(converter=hidden_members, repr=False, hash=False)
     meta: ResponseMeta | None = None
 
     def __init__(
@@ -192,7 +263,7 @@ class Token:
             expires_at=expires_at,
             scope=scope,
             oddities=oddities,
-            extra={} if extra is None else extra,
+            extra=extra,
             meta=meta,
         )
 
