@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from http.client import HTTPConnection
+
 import httpx
 import pytest
 
@@ -112,3 +115,58 @@ def test_the_body_must_be_json(sandbox: Sandbox, path: str) -> None:
 def test_there_is_no_token_endpoint_without_tls(sandbox: Sandbox) -> None:
     url = f"{sandbox.control_url}/consent-flow/v2/oauth/token"
     assert httpx.post(url, trust_env=False).status_code == 404
+
+
+Headers = list[tuple[str, str]]
+FOREIGN: dict[str, Headers] = {
+    "rebound name": [("Host", "evil.example:PORT")],
+    "name without port": [("Host", "127.0.0.1")],
+    "another port": [("Host", "127.0.0.1:1")],
+    "name that begins like ours": [("Host", "localhost.evil.example:PORT")],
+    "credentials": [("Host", "localhost:PORT@evil.example")],
+    "empty": [("Host", "")],
+    "two": [("Host", "127.0.0.1:PORT"), ("Host", "evil.example")],
+    "foreign page": [("Origin", "https://evil.example")],
+    "page without an origin": [("Origin", "null")],
+    "page of another port": [("Origin", "http://127.0.0.1:1")],
+}
+
+
+def sent(sandbox: Sandbox, path: str, headers: Headers, method: str = "GET") -> int:
+    """Send a request with given headers, and return the status."""
+    port = sandbox.control_url.rpartition(":")[2]
+    body = b'{"fault": "not-json"}' if method == "POST" else b""
+    given = [(name, value.replace("PORT", port)) for name, value in headers]
+    with closing(HTTPConnection("127.0.0.1", int(port), timeout=10)) as connection:
+        connection.putrequest(method, path, skip_host="Host" in dict(headers))
+        own = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        for name, value in own + given:
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        return connection.getresponse().status
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize(("method", "path"), [("GET", "/sandbox"), ("POST", "/sandbox/faults")])
+def test_a_web_page_cannot_control_the_sandbox(
+    sandbox: Sandbox, client: RawClient, name: str, method: str, path: str
+) -> None:
+    assert sent(sandbox, path, FOREIGN[name], method) in {400, 403}
+    assert client.accounts(client.tokens()["access_token"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, headers in FOREIGN.items() if "Host" in repr(headers)]
+)
+def test_the_authorize_endpoint_answers_under_no_foreign_name(sandbox: Sandbox, name: str) -> None:
+    assert sent(sandbox, f"/{STRICT}/oauth/authorize", FOREIGN[name]) in {400, 403}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [("Host", "LOCALHOST:PORT"), ("Host", "[::1]:PORT"), ("Origin", "http://127.0.0.1:PORT")],
+)
+def test_every_name_of_the_loopback_address_controls_the_sandbox(
+    sandbox: Sandbox, header: tuple[str, str]
+) -> None:
+    assert sent(sandbox, "/sandbox", [header]) == 200

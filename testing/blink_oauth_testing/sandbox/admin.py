@@ -5,12 +5,16 @@
   makes the next matching requests fail; only `fault` is required.
 * `POST /sandbox/clock` with `{"advance": 86400}` advances the clock by that many seconds and
   returns the time, in seconds since the epoch: `{"now": …}`.
+
+Every request must name this port of the loopback address as its host, so that no web page reaches
+it under a name of its own (DNS rebinding). The port of mutual TLS needs no such check: a web page
+has no client certificate.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from urllib.parse import parse_qsl
 
 from aiohttp import web
@@ -24,6 +28,10 @@ from .messages import JSON, Response
 from .platform import Platform
 
 AUTHORIZE = "/{target_id}/oauth/authorize"
+HTTP_PORT = 80
+LOOPBACK_NAMES = {"localhost", "127.0.0.1", "[::1]"}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @frozen
@@ -48,7 +56,7 @@ class ControlInterface:
 
     def application(self) -> web.Application:
         """Return the web application with its routes."""
-        application = web.Application()
+        application = web.Application(middlewares=[refuse_foreign_pages])
         application.add_routes(
             [
                 web.get(AUTHORIZE, self.authorize, allow_head=False),
@@ -108,6 +116,30 @@ class ControlInterface:
             return _json(200, {"now": self.clock()})
 
         return await _with_json_body(request, act)
+
+
+@web.middleware
+async def refuse_foreign_pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse a request for another host, and one from a web page that is not this port's own.
+
+    The consent page sends `Origin: null`, because it sends no referrer. Its forms are protected by
+    the id of their session instead.
+    """
+    assert request.transport is not None
+    port = request.transport.get_extra_info("sockname")[1]
+    allowed = {f"{name}:{port}" for name in LOOPBACK_NAMES}
+    if port == HTTP_PORT:  # pragma: no cover  # needs the right to open that port
+        allowed |= LOOPBACK_NAMES
+    hosts = [host.lower() for host in request.headers.getall("Host", [])]
+    if len(hosts) != 1 or hosts[0] not in allowed:
+        return await send_response(request, _json(403, {"error": "Name this port of 127.0.0.1."}))
+    origins = request.headers.getall("Origin", [])
+    is_control = request.path.startswith("/sandbox")
+    if is_control and not {origin.lower() for origin in origins} <= {
+        f"http://{h}" for h in allowed
+    }:
+        return await send_response(request, _json(403, {"error": "No web page may control this."}))
+    return await handler(request)
 
 
 async def _with_json_body(
