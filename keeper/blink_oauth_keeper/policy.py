@@ -423,7 +423,7 @@ LONGEST_BACKOFF = 60.0
 LONGEST_RETRY_AFTER = 3_600.0
 LONGEST_SHARED = 60.0
 """Seconds for which later callers get the same failure at most, before the store is read again."""
-MAY_STILL_EXECUTE = frozenset({408, 499, 502, 503, 504})
+MAY_STILL_EXECUTE = frozenset({408, 424, 460, 499, 502, 503, 504})
 """The statuses that a gateway may send while the bank still executes the request."""
 POLL = (0.05, 0.25)
 """Seconds between two reads of a record while another owner has its lease: first, longest."""

@@ -6,6 +6,7 @@ import contextlib
 from datetime import timedelta
 from typing import Any
 
+import httpx
 import pytest
 from attrs import evolve
 
@@ -39,6 +40,7 @@ from keeper.harness import (
     REDIRECT_URI,
     TARGET,
     TIMEOUT,
+    Execute,
     Gate,
     Harness,
     Responder,
@@ -396,6 +398,26 @@ def test_after_the_lease_a_replay_makes_the_grant_active_again(harness: Harness,
     assert harness.manager.get(grant) != old
     assert harness.banks.accepts(grant, harness.manager.get(grant))
     assert harness.event_names()[-2:] == [EventName.REPLAYED, EventName.REFRESHED]
+    harness.allowed_replays = 1
+
+
+@pytest.mark.parametrize("source", ["PLATFORM", "PROVIDER"])
+def test_a_406_after_the_execution_is_uncertain_and_its_replay_returns_the_pair(
+    harness: Harness, source: str
+) -> None:
+    def not_acceptable(execute: Execute) -> httpx.Response:
+        execute()
+        return status_response(406, source=source)(execute)
+
+    harness.banks.set_policy(replay_window=60.0)
+    grant = harness.expired_grant()
+    harness.banks.respond_next(not_acceptable)
+    assert get_error(harness, grant).outcome is Outcome.UNCERTAIN
+    record = harness.record(grant)
+    assert (record.state, record.attempts) == (State.UNCERTAIN, 1)
+    harness.advance(record.pause_left + 0.1)
+    assert harness.banks.accepts(grant, harness.manager.get(grant))
+    assert len(harness.banks.presented()) == 2
     harness.allowed_replays = 1
 
 

@@ -20,7 +20,7 @@ HEADERS = {
     "X-CorAPI-Target-ID": STRICT,
     "X-PSU-IP-Address": "203.0.113.7",
     "X-PSU-User-Agent": "Mozilla/5.0",
-    "Accept": "application/json",
+    "Accept": "application/json, application/problem+json",
 }
 
 

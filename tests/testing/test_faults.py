@@ -87,6 +87,8 @@ def test_every_fault_happens_once_and_leaves_the_server_usable(
     [
         ("gateway-timeout-before", 504, "PLATFORM"),
         ("gateway-timeout-after", 504, "PLATFORM"),
+        ("not-acceptable-after", 406, "PLATFORM"),
+        ("not-acceptable-after-by-bank", 406, "PROVIDER"),
         ("internal-server-error", 500, "PLATFORM"),
         ("service-unavailable", 503, "PLATFORM"),
         ("too-many-requests", 429, "PLATFORM"),

@@ -228,6 +228,28 @@ def test_a_request_that_accepts_no_json_is_refused(client: RawClient, accept: st
     assert_refused(response, 406, "NOT_ACCEPTABLE")
 
 
+REFUSED_TYPES = ["application/json", "application/*, application/problem+json;q=0", "text/json"]
+
+
+@pytest.mark.parametrize("accept", REFUSED_TYPES)
+def test_a_refusal_whose_type_is_not_acceptable_becomes_not_acceptable(
+    client: RawClient, accept: str
+) -> None:
+    # Without a form the refusal would be a 415 in problem details.
+    headers = {"Accept": accept, "Content-Type": "text/plain"}
+    response = client.post("/oauth/token", REFRESH, headers=headers)
+    assert_refused(response, 406, "NOT_ACCEPTABLE")
+    assert not client.sandbox.exchanges[-1].executed
+
+
+def test_a_response_of_a_bank_whose_type_is_not_acceptable_is_not_acceptable_after_the_execution(
+    client: RawClient,
+) -> None:
+    response = client.accounts("fake-unknown-token", Accept="application/json")
+    assert_refused(response, 406, "NOT_ACCEPTABLE")
+    assert client.sandbox.exchanges[-1].executed
+
+
 @pytest.mark.parametrize(
     "accept",
     [None, "", "*/*", "application/*", "Application/JSON", "text/html, application/json;q=0.1"],

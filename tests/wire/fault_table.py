@@ -119,6 +119,10 @@ TABLE: Mapping[str, Row] = {
     "bad-gateway-html": proxy(502),
     "gateway-timeout-before": platform(504),
     "gateway-timeout-after": platform(504),
+    "not-acceptable-after": platform(406),
+    "not-acceptable-after-by-bank": failing(
+        Failure(ProblemError, Outcome.UNCERTAIN, 406, Source.PROVIDER)
+    ),
     "internal-server-error": platform(500),
     "service-unavailable": not_forwarded(503),
     "too-many-requests": not_forwarded(429),

@@ -75,7 +75,8 @@ def test_the_platform_refuses_a_bank_that_is_not_connected(
 REFUSALS = {
     "401 of the platform": (problem(401, "X", "Refused", "No."), Outcome.NOT_EXECUTED),
     "403 of the platform": (problem(403, "X", "Refused", "No."), Outcome.NOT_EXECUTED),
-    "406 of the platform": (problem(406, "X", "Refused", "No."), Outcome.NOT_EXECUTED),
+    "406 of the platform": (problem(406, "X", "Refused", "No."), Outcome.UNCERTAIN),
+    "406 of the bank": (problem(406, "X", "Refused", "No.", "PROVIDER"), Outcome.UNCERTAIN),
     "415 of the platform": (problem(415, "X", "Refused", "No."), Outcome.NOT_EXECUTED),
     "429 of the platform": (problem(429, "X", "Refused", "No."), Outcome.NOT_EXECUTED),
     "503 of the platform": (problem(503, "X", "Refused", "No."), Outcome.NOT_EXECUTED),

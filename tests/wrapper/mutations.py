@@ -21,6 +21,7 @@ from wrapper.leaks import lower_case_escapes
 STATUSES = st.one_of(
     st.sampled_from([200, 200, 200, 201, 204, 299, 302, 400, 404, 408, 429, 499]),
     st.sampled_from([401, 403, 406, 415, 429, 503]),
+    st.sampled_from([406, 416, 424, 460]),
     st.sampled_from([500, 502, 503, 504, 520, 599]),
     st.integers(101, 999),
 )

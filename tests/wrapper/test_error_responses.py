@@ -173,12 +173,23 @@ ROWS: dict[str, Row] = {
             StatusError,
             (NOT_EXECUTED, False, False),
         )
-        for status in (401, 403, 406, 415)
+        for status in (401, 403, 415)
     },
     **{
         f"{status}": (failure(status, {}, PLATFORM), StatusError, REFUSED)
         for status in (400, 404, 405, 409, 413)
     },
+    # A status about the response, or of a server that gave up, can be sent after the execution.
+    **{
+        f"{status} from {source}": (failure(status, {}, source), StatusError, MAY_BE_SPENT)
+        for status in (406, 408, 416, 424, 460, 499)
+        for source in (PLATFORM, PROVIDER, None)
+    },
+    "406 with a refused grant": (
+        failure(406, oauth("invalid_grant"), PROVIDER),
+        InvalidGrantError,
+        MAY_BE_SPENT,
+    ),
     # A status that the platform sends without asking the bank proves that nothing is spent.
     "429 of the platform": (
         failure(429, b"", PLATFORM, Retry_After="7"),

@@ -42,7 +42,7 @@ KINDS: dict[str, Callable[[MutatedResponse], bool]] = {
     "a pair in an incomplete body": lambda m: len(m.tokens) == 2 and m.broken is not None,
     "one token": lambda m: len(m.tokens) == 1,
     "no token with a success": lambda m: not m.tokens and 200 <= m.status < 300,
-    "a refusal of the platform": lambda m: m.from_platform and m.status in {401, 403, 406, 415},
+    "a refusal of the platform": lambda m: m.from_platform and m.status in {401, 403, 415},
     "a 429 or 503 of the platform": lambda m: m.from_platform and m.status in {429, 503},
     "a compressed body": lambda m: m.wire != m.content,
     "an undocumented status": lambda m: not 200 <= m.status < 600,
@@ -140,13 +140,13 @@ def expected_outcome(mutant: MutatedResponse, token: Token | None) -> Outcome:
 
     If the platform refuses the client or its format, limits the rate or is unavailable, the call
     was not executed, unless the response has a token. Any other client error is a decision, except
-    408 and 499, which follow a timeout or a closed connection. All other statuses may come from a
-    call that was executed.
+    those about the response (406, 416), and those after a timeout, a closed connection or a failure
+    behind the server. All other statuses may come from a call that was executed.
     """
     match mutant.status:
-        case 401 | 403 | 406 | 415 | 429 | 503 if mutant.from_platform:
+        case 401 | 403 | 415 | 429 | 503 if mutant.from_platform:
             return Outcome.NOT_EXECUTED if token is None else Outcome.UNCERTAIN
-        case 408 | 499:
+        case 406 | 408 | 416 | 424 | 460 | 499:
             return Outcome.UNCERTAIN
         case status if status // 100 == 4:
             return Outcome.REJECTED

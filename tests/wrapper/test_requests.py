@@ -89,7 +89,7 @@ def test_a_request_has_these_headers_and_no_others(
         "host": "blink.invalid",
         "content-type": "application/x-www-form-urlencoded",
         "content-length": str(len(request.content)),
-        "accept": "application/json",
+        "accept": "application/json, application/problem+json",
         "accept-encoding": "identity",
         "connection": "keep-alive",
         "user-agent": "acme-books/3.2",

@@ -35,8 +35,13 @@ __all__ = ["no_response", "outcome_of", "probe_error", "response_error", "revoca
 MAX_TEXT = 300
 """Characters of a text from the server that an error repeats."""
 
-REFUSED_BY_PLATFORM = frozenset({401, 403, 406, 415, 429, 503})
-UNCERTAIN_CLIENT_ERRORS = frozenset({408, 499})
+REFUSED_BY_PLATFORM = frozenset({401, 403, 415, 429, 503})
+UNCERTAIN_CLIENT_ERRORS = frozenset({406, 408, 416, 424, 460, 499})
+"""The 4xx statuses that a server can send after it has executed a request.
+
+406 and 416 are about the response, which exists only then (RFC 9110 sections 15.5.7 and 15.5.17).
+408, 424, 460 and 499 report a timeout, a failed server behind this one, or a closed connection.
+"""
 REFUSALS_OF_GRANT = frozenset({400, 401, 403})
 """The statuses with which a server refuses a code or refresh token."""
 
@@ -83,10 +88,10 @@ ADVICE_IF_UNCERTAIN = {
 def outcome_of(status: int, source: Source) -> Outcome:
     """Decide from the status and the source whether the call was executed.
 
-    If the platform refuses the client, its rights or the format, limits the rate or is unavailable
-    itself, it has not forwarded the call to the bank. Any other 4xx but 408 and 499 rejects the
-    call. Any other status may come from a call that was executed; so may 408 and 499, which a
-    gateway sends after a timeout or a closed connection.
+    If the platform refuses the client, its rights or the format of the request, limits the rate or
+    is unavailable itself, it has not forwarded the call to the bank. Any other 4xx rejects the
+    call, except `UNCERTAIN_CLIENT_ERRORS`: these and all other statuses may come from a call that
+    was executed.
     """
     if source is Source.PLATFORM and status in REFUSED_BY_PLATFORM:
         return Outcome.NOT_EXECUTED

@@ -748,8 +748,12 @@ def client_options(settings: Settings) -> dict[str, Any]:
     limits = settings.timeouts
     return {
         "base_url": _base_url(settings),
-        # Without compression a truncated body can still be read.
-        "headers": {"Accept": "application/json", "Accept-Encoding": "identity"},
+        # Both media types of the contract: a strict server sends 406 in place of a body whose type
+        # is missing here. Without compression a truncated body can still be read.
+        "headers": {
+            "Accept": "application/json, application/problem+json",
+            "Accept-Encoding": "identity",
+        },
         "timeout": httpx.Timeout(
             connect=limits.connect,
             read=limits.read,

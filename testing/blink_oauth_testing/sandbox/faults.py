@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from attrs import field, frozen
 
-from .messages import HTML, NORMAL_DELIVERY, TOKEN, Delivery, Response, problem
+from .messages import HTML, NORMAL_DELIVERY, TOKEN, Delivery, Response, Source, problem
 
 __all__ = []
 
@@ -22,6 +22,7 @@ Operation = Literal["request_token", "revoke_token", "list_accounts"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 _TITLES = {
+    406: "Not Acceptable",
     500: "Internal Server Error",
     503: "Service Unavailable",
     504: "Gateway Timeout",
@@ -114,12 +115,14 @@ def _error_with_retry_after(status: int, retry_after: int | datetime | None) -> 
     return _platform_error(status, executes=False, Retry_After=str(retry_after))
 
 
-def _platform_error(status: int, *, executes: bool, when: str = "", **headers: str) -> Fault:
-    """Make a fault that responds with an error of the platform, in the platform's form."""
+def _platform_error(
+    status: int, *, executes: bool, when: str = "", source: Source = "PLATFORM", **headers: str
+) -> Fault:
+    """Make a fault that responds with an error in the form of the platform."""
 
     def change(response: Response) -> Response:
         error = problem(
-            status, "TECHNICAL_ERROR", _TITLES[status], "The sandbox was asked to fail."
+            status, "TECHNICAL_ERROR", _TITLES[status], "The sandbox was asked to fail.", source
         )
         error = error.with_header("X-Correlation-ID", response.header("X-Correlation-ID") or "")
         for name, value in headers.items():
@@ -181,6 +184,11 @@ def _redirect(response: Response) -> Response:
 BAD_GATEWAY_HTML = _proxy_error(502)
 GATEWAY_TIMEOUT_BEFORE = _platform_error(504, executes=False, when="before")
 GATEWAY_TIMEOUT_AFTER = _platform_error(504, executes=True, when="after")
+# A server that compares the type of its response with `Accept` when it writes the response.
+NOT_ACCEPTABLE_AFTER = _platform_error(406, executes=True, when="after")
+NOT_ACCEPTABLE_AFTER_BY_BANK = _platform_error(
+    406, executes=True, when="after-by-bank", source="PROVIDER"
+)
 INTERNAL_SERVER_ERROR = _platform_error(500, executes=False)
 SERVICE_UNAVAILABLE = unavailable(retry_after=2)
 TOO_MANY_REQUESTS = too_many_requests(retry_after=2)

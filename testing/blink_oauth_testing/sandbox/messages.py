@@ -34,6 +34,11 @@ class Response:
         """Return the first header with this name, ignoring case, or None."""
         return next((v for k, v in self.headers if k.lower() == name.lower()), None)
 
+    @property
+    def media_type(self) -> str:
+        """The media type of the body, in lower case and without parameters; empty without one."""
+        return (self.header("Content-Type") or "").partition(";")[0].strip().lower()
+
     def with_header(self, name: str, value: str) -> Response:
         """Return a copy with this header, replacing every other one with its name."""
         return evolve(self, headers=(*self.without_header(name).headers, (name, value)))

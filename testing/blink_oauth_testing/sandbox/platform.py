@@ -81,6 +81,8 @@ class Platform:
             handled = _Handled(self._no_such_operation(path))
         else:
             handled = self._execute(operation, path, request)
+            if not _accepts(request.headers_named("Accept"), handled.response.media_type):
+                handled = evolve(handled, response=_NOT_ACCEPTABLE)
         response = handled.response.with_header("X-Correlation-ID", request.correlation_id)
         delivery = NORMAL_DELIVERY
         if handled.fault is not None:
@@ -114,10 +116,8 @@ class Platform:
 
     def _refusal(self, path: str, request: Request) -> _Handled | None:
         """Return the response of the platform if it refuses a request, or None."""
-        if not _accepts_json(request.headers_named("Accept")):
-            return _Handled(
-                problem(406, "NOT_ACCEPTABLE", "Not Acceptable", "Only JSON is offered.")
-            )
+        if not _accepts(request.headers_named("Accept"), JSON):
+            return _Handled(_NOT_ACCEPTABLE)
         if request.method == "POST" and request.media_type != "application/x-www-form-urlencoded":
             return _Handled(
                 problem(415, "UNSUPPORTED_MEDIA_TYPE", "Unsupported Media Type", "Send a form.")
@@ -178,17 +178,23 @@ def _contract_path(path: str) -> str:
     return "" if relative in {path, LIST_ACCOUNTS} else relative
 
 
-def _accepts_json(values: Sequence[str]) -> bool:
-    """Return whether JSON is acceptable (RFC 9110 section 12.5.1), as it is without Accept."""
+_NOT_ACCEPTABLE = problem(406, "NOT_ACCEPTABLE", "Not Acceptable", "Only JSON is offered.")
+
+
+def _accepts(values: Sequence[str], media_type: str) -> bool:
+    """Return whether a media type is acceptable (RFC 9110 section 12.5.1).
+
+    Without Accept every type is, and so is a response without a body.
+    """
     quality: dict[str, bool] = {}
     for part in ",".join(values).lower().split(","):
         media_range, *parameters = (piece.strip() for piece in part.split(";"))
         weights = [p.removeprefix("q=") for p in parameters if p.startswith("q=")]
         quality[media_range] = not any(weight.strip("0.") == "" for weight in weights)
-    if not ",".join(values).strip():
+    if not media_type or not ",".join(values).strip():
         return True
     # The most specific range decides.
-    for media_range in ("application/json", "application/*", "*/*"):
+    for media_range in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
         if media_range in quality:
             return quality[media_range]
     return False
