@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import blink_oauth.headers
-from blink_oauth import Grant, Psu, ResponseMeta, Source
+from blink_oauth import Grant, Psu, ResponseMeta, Source, StatusError
 from blink_oauth.context import request_headers
 from blink_oauth.headers import MAX_CORRELATION_ID, REQUEST_HEADERS, RESPONSE_HEADERS, read_meta
 from wrapper.harness import (
@@ -221,13 +221,49 @@ def test_caching_is_forbidden_only_by_no_store_and_no_cache_together(
         (" 7 ", 7.0),
         (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90.0),
         (format_datetime(NOW - timedelta(seconds=90), usegmt=True), 0.0),
-        ("Wed, 04 Mar 2026 05:06:37 -0000", None),
+        # The three forms of a date (RFC 9110 section 5.6.7), and how they are spelled in the field
+        ("Wednesday, 04-Mar-26 05:06:37 GMT", 30.0),
+        ("Wed Mar  4 05:06:37 2026", 30.0),
+        ("Wed Mar 04 05:06:37 2026", 30.0),
+        ("Wed, 04 Mar 2026 05:06:37 -0000", 30.0),
+        ("Wed, 04 Mar 2026 06:06:37 +0100", 30.0),
+        ("Wed, 4 Mar 2026 05:06:37 GMT", 30.0),
+        ("04 Mar 2026 05:06:37 GMT", 30.0),
+        ("  wed,  04 mar 2026  05:06:37 gmt ", 30.0),
+        ("Wed Mar  4 05:05:37 2026", 0.0),
+        # A year of two digits is never more than 50 years away.
+        ("Wednesday, 04-Mar-76 05:06:07 GMT", 1_577_923_200.0),
+        ("Wednesday, 04-Mar-76 05:06:08 GMT", 0.0),
+        ("Tuesday, 04-Mar-75 05:06:07 GMT", 1_546_300_800.0),
+        ("Friday, 04-Mar-77 05:06:37 GMT", 0.0),
+        ("Thursday, 04-Mar-99 05:06:37 GMT", 0.0),
+        ("Thursday, 29-Feb-24 05:06:37 GMT", 0.0),
+        ("Tuesday, 29-Feb-28 05:06:07 GMT", 62_812_800.0),
+        # Fractions, repetitions and delays without end
+        ("1.5", 1.5),
+        ("7.", 7.0),
+        ("0.0", 0.0),
+        ("120, 120", 120.0),
+        ("5,120 , 7", 120.0),
+        ("120, soon", 120.0),
+        ("soon, -5", None),
+        ("Wed, 04 Mar 2026 05:06:37 GMT, Wed, 04 Mar 2026 05:06:37 GMT", 30.0),
+        ("Wed Mar  4 05:06:37 2026, 7", 30.0),
+        ("7, Wednesday, 04-Mar-26 05:06:37 GMT", 30.0),
+        ("9" * 9, 999_999_999.0),
+        ("9" * 10, 2.0**31),
+        ("9" * 400, 2.0**31),
         ("-5", None),
-        ("1.5", None),
+        ("-1.5", None),
+        ("1.5.2", None),
+        (".5", None),
+        ("1e3", None),
+        ("inf", None),
+        ("120 s", None),
+        (",", None),
         ("soon", None),
         ("", None),
         ("²", None),
-        ("9" * 400, None),
         ("Wed, 99 Mar 2026 05:06:37 GMT", None),
         ("Wed, 04 Mar 99999999999 05:06:37 GMT", None),
     ],
@@ -235,6 +271,19 @@ def test_caching_is_forbidden_only_by_no_store_and_no_cache_together(
 def test_retry_after_is_read_from_seconds_or_a_date(value: str, seconds: float | None) -> None:
     raw = httpx.Headers({"Retry-After": value}, encoding="utf-8")
     assert read_meta(503, raw, correlation_id=FIRST_ID, now=NOW).retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Wed, 04 Mar 2026 05:06:07 GMT", "Wednesday, 04-Mar-26 05:06:07 GMT", NOW.ctime()],
+)
+def test_a_probe_reads_the_date_in_each_of_the_three_forms(connect: Connect, value: str) -> None:
+    assert connect(Platform(reply(405, b"", {"Date": value}))).probe().date == NOW
+
+
+def test_the_text_of_an_error_rounds_the_wait_up(connect: Connect) -> None:
+    with pytest.raises(StatusError, match="after 8 s"):
+        refresh(connect(Platform(reply(429, b"", {"Retry-After": "7.2"}))))
 
 
 def test_the_seconds_of_a_retry_after_date_are_counted_from_now() -> None:

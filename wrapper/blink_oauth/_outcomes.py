@@ -5,6 +5,7 @@ Every text states what happened, whether anything was spent, and what to do next
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -259,7 +260,7 @@ def _advice(
     if needs_consent:
         return "Only the customer can help: start a new authorization at the bank."
     if retryable:
-        wait = "" if retry_after is None else f" after {retry_after:.0f} s"
+        wait = "" if retry_after is None else f" after {math.ceil(retry_after)} s"
         return f"The same call may be sent again{wait}."
     if outcome is Outcome.UNCERTAIN:
         return ADVICE_IF_UNCERTAIN[call.operation]

@@ -240,7 +240,7 @@ def probe_from(reply: Reply, before: datetime, after: datetime) -> Probe:
     """
     if isinstance(reply, NoResponse):
         raise probe_error(reply)
-    date = read_date(reply.headers.get("Date", ""))
+    date = read_date(reply.headers.get("Date", ""), after)
     return Probe(status=reply.status, date=date, before=before, after=after)
 
 

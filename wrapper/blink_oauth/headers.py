@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -35,6 +36,17 @@ REQUEST_HEADERS = frozenset({CORRELATION_ID, USER_AGENT, TARGET_ID, PSU_IP_ADDRE
 RESPONSE_HEADERS = frozenset({CORRELATION_ID, SOURCE, LANGUAGE, CACHE_CONTROL, PRAGMA})
 
 MAX_CORRELATION_ID: Final = 64
+
+DELAYS_OR_DATES = re.compile(
+    r"(?:\s*(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\s*,)?[^,]+", re.IGNORECASE
+)
+"""The values of a repeated `Retry-After`: only the comma after a day belongs to a value."""
+DELAY_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
+"""RFC 9110 section 10.2.3, and the fraction that some servers add."""
+MAX_DELAY = float(2**31)
+"""Stands for any longer delay (RFC 9111 section 1.2.2)."""
+SHORT_YEAR = re.compile(r"[0-9]-[a-z]{3}-[0-9]{2}\s", re.IGNORECASE)
+"""The year in the form of RFC 850."""
 
 
 def is_visible_ascii(text: str) -> bool:
@@ -95,20 +107,34 @@ class Probe:
     after: datetime
 
 
-def read_date(value: str) -> datetime | None:
-    """Return the time in an HTTP date (RFC 9110 section 5.6.7), or None if it is invalid."""
-    try:
-        date = _parse_date(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
+def read_date(value: str, now: datetime) -> datetime | None:
+    """Return the time in an HTTP date of any of the three forms, or None if it is invalid.
 
+    Source: RFC 9110 section 5.6.7.
 
-def _parse_date(value: str) -> datetime:
+    Args:
+        value: The date.
+        now: The current time, timezone-aware, to complete a year of two digits.
+    """
     # Imported here: it is slow to load, and values and errors do not need it.
     from email.utils import parsedate_to_datetime
 
-    return parsedate_to_datetime(value)
+    try:
+        date = parsedate_to_datetime(value)
+        # The form of asctime has no zone, and `-0000` is an unknown one: HTTP dates are in UTC.
+        date = date.replace(tzinfo=date.tzinfo or UTC)
+        return _in_this_century(date, now) if SHORT_YEAR.search(value) else date
+    except (TypeError, ValueError, OverflowError, IndexError):
+        return None
+
+
+def _in_this_century(date: datetime, now: datetime) -> datetime:
+    """Return a date with the latest year that is at most 50 years from now."""
+    latest = now.year + 50
+    year = latest - (latest - date.year) % 100
+    # Without the year: in another one there may be no 29 February.
+    is_later_in_the_year = date.timetuple()[1:6] > now.astimezone(UTC).timetuple()[1:6]
+    return date.replace(year=year - 100 if year == latest and is_later_in_the_year else year)
 
 
 def read_meta(
@@ -153,11 +179,13 @@ def _has_directive(value: str, directive: str) -> bool:
 
 
 def _retry_after(value: str, now: datetime) -> float | None:
-    value = value.strip()
-    if value.isascii() and value.isdigit() and len(value) < 10:
-        return float(value)
-    try:
-        date = _parse_date(value)
-        return max(0.0, (date - now).total_seconds())
-    except (TypeError, ValueError, OverflowError):
-        return None
+    """Return the longest of the waits, of which a repeated header has several."""
+    waits = [_wait(text.strip(), now) for text in DELAYS_OR_DATES.findall(value)]
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def _wait(text: str, now: datetime) -> float | None:
+    if DELAY_SECONDS.fullmatch(text):
+        return min(float(text), MAX_DELAY)
+    date = read_date(text, now)
+    return None if date is None else max(0.0, (date - now).total_seconds())
