@@ -6,12 +6,11 @@ Every text states what happened, whether anything was spent, and what to do next
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote, quote_plus
 
 from ._api import Call, Operation
+from ._redaction import Redactor
 from ._reply import Body, ErrorMember, NoResponse, RawResponse
 from .errors import (
     REFUSED_GRANT,
@@ -32,9 +31,6 @@ from .headers import ResponseMeta, Source
 from .tokens import Token, TokenKind
 
 __all__ = ["no_response", "outcome_of", "probe_error", "response_error", "revocation_error"]
-
-MAX_TEXT = 300
-"""Characters of a text from the server that an error repeats."""
 
 REFUSED_BY_PLATFORM = frozenset({401, 403, 415, 429, 503})
 UNCERTAIN_CLIENT_ERRORS = frozenset({406, 408, 416, 424, 460, 499})
@@ -198,7 +194,7 @@ def revocation_error(
 
 
 def _error_class(
-    response: RawResponse, body: Body, redact: _Redactor
+    response: RawResponse, body: Body, redact: Redactor
 ) -> tuple[type[ResponseError], dict[str, str | None]]:
     code = body.text("error")
     if code is not None:
@@ -213,31 +209,8 @@ def _error_class(
     return (UnreadableResponseError if response.succeeded else StatusError), {}
 
 
-class _Redactor:
-    """Removes secrets and control characters from a text of the server (RFC 6749 section 10.14)."""
-
-    def __init__(self, secrets: frozenset[str]) -> None:
-        spellings = {spelling for secret in secrets for spelling in _spellings(secret)}
-        # The longest first: a short secret may be part of a longer one.
-        self._spellings = sorted(spellings, key=len, reverse=True)
-
-    def __call__(self, text: str | None) -> str | None:
-        if text is None:
-            return None
-        for spelling in self._spellings:
-            text = text.replace(spelling, "***")
-        return "".join(c if c.isprintable() else " " for c in text)[:MAX_TEXT].strip()
-
-
-def _spellings(secret: str) -> set[str]:
-    quoted = {quote(secret), quote(secret, safe=""), quote_plus(secret)}
-    # Some platforms write the hexadecimal digits of an escape in lower case.
-    lower = {re.sub("%..", lambda escape: escape[0].lower(), text) for text in quoted}
-    return {secret} | quoted | lower
-
-
-def _redactor(call: Call, body: Body) -> _Redactor:
-    return _Redactor(frozenset(secret.reveal() for secret in call.secrets) | set(body.secrets()))
+def _redactor(call: Call, body: Body) -> Redactor:
+    return Redactor([*(secret.reveal() for secret in call.secrets), *body.secrets()])
 
 
 def _status(status: int, source: Source) -> str:
