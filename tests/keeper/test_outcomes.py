@@ -200,8 +200,11 @@ DEAD_WORDS = [
         *[status_response(400, {"error": word}) for word in DEAD_WORDS],
         status_response(401, {"error": "LOGIN_REQUIRED"}),
         status_response(403, {"type": "/problems/CONSENT_REQUIRED", "title": "No"}),
+        status_response(401, {"tppMessages": [{"category": "ERROR", "code": "CONSENT_EXPIRED"}]}),
+        status_response(403, {"Errors": [{"ErrorCode": "UK.OBIE.Reauthenticate"}]}),
+        status_response(400, {"error": {"code": "invalid_grant"}}),
     ],
-    ids=[*DEAD_WORDS, "upper-case", "problem"],
+    ids=[*DEAD_WORDS, "upper-case", "problem", "Berlin-Group", "Open-Banking", "nested"],
 )
 def test_a_grant_that_is_refused_in_other_words_needs_consent(
     harness: Harness, responder: Responder

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from blink_oauth import BlinkError, OAuthError, ProblemError
+from blink_oauth import BlinkError, OAuthError, ProblemError, StatusError
 from wrapper.harness import GRANT, Platform, connected, reply
 
 SECRET = "fake-8sJq2+Xv/Lz4Kd0Wp9R_tYb7uN3"
@@ -111,6 +111,10 @@ def test_a_secret_is_struck_out_in_every_spelling_or_its_text_is_left_out(
         error = error_of(body(text))
         assert getattr(error, place) in {STRUCK_OUT, LEFT_OUT}
         assert spell(SECRET) not in str(error)
+    error = error_of({"tppMessages": [{"code": text}, {"code": "X", "text": text}]})
+    assert isinstance(error, StatusError)
+    assert error.codes in {(STRUCK_OUT, "X"), (LEFT_OUT, "X")}
+    assert spell(SECRET) not in str(error)
 
 
 SECRETS = {

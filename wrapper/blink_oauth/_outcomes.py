@@ -6,10 +6,11 @@ Every text states what happened, whether anything was spent, and what to do next
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._api import Call, Operation
+from ._error_bodies import ServerError, read_errors
 from ._redaction import Redactor
 from ._reply import Body, ErrorMember, NoResponse, RawResponse
 from .errors import (
@@ -25,7 +26,7 @@ from .errors import (
     RevocationError,
     StatusError,
     UnreadableResponseError,
-    problem_code,
+    normalized_code,
 )
 from .headers import ResponseMeta, Source
 from .tokens import Token, TokenKind
@@ -41,6 +42,13 @@ UNCERTAIN_CLIENT_ERRORS = frozenset({406, 408, 416, 424, 460, 499})
 """
 REFUSALS_OF_GRANT = frozenset({400, 401, 403})
 """The statuses with which a server refuses a code or refresh token."""
+REFUSALS_OF_CLIENT = frozenset({"INVALID_CLIENT", "UNAUTHORIZED_CLIENT"})
+"""The codes for a refused client, which say that no other code beside them is about the token."""
+REFUSALS_OF_RESPONSE = frozenset({"RESOURCE_TOO_LARGE", "NOT_ACCEPTABLE"})
+"""The codes about the response, which exists only after the execution (bLink error codes)."""
+
+MAX_TEXTS = 600
+"""Characters of all texts of the server together."""
 
 PROBLEM_MEMBERS: tuple[ErrorMember, ...] = ("type", "title", "detail", "instance")
 
@@ -134,20 +142,26 @@ def response_error(
     if token is not None and outcome is Outcome.NOT_EXECUTED:
         # Only an executed call issues a token.
         outcome = Outcome.UNCERTAIN
-    error, facts = _error_class(response, body, _redactor(call, body))
-    code = (body.text("error") or problem_code(body.text("type"))).upper()
+    redact = _redactor(call, body)
+    error, facts = _error_class(response, body, redact)
+    others = read_errors(body.members)
+    codes = _codes(body, others)
+    normalized = {normalized_code(code) for code in codes}
+    if normalized & REFUSALS_OF_RESPONSE:
+        outcome = Outcome.UNCERTAIN
     needs_consent = (
         call.operation is not Operation.REVOKE
         and outcome is Outcome.REJECTED
         and status in REFUSALS_OF_GRANT
-        and code in REFUSED_GRANT
+        and bool(normalized & REFUSED_GRANT)
+        and not normalized & REFUSALS_OF_CLIENT
     )
     retryable = (
         status == 429
         or (status == 503 and outcome is Outcome.NOT_EXECUTED)
         or (call.operation is Operation.REVOKE and outcome is Outcome.UNCERTAIN)
     )
-    what = ", ".join([_status(status, meta.source), *_server_texts(facts, body)])
+    what = ", ".join([_status(status, meta.source), *_server_texts(facts, others, body, redact)])
     advice = _advice(call, outcome, retryable, needs_consent, meta.retry_after)
     return error(
         _message(call, what, outcome, advice, token),
@@ -158,6 +172,7 @@ def response_error(
         meta=meta,
         correlation_id=call.correlation_id,
         token=token,
+        codes=tuple(redact(code) for code in codes),
         **facts,
     )
 
@@ -196,16 +211,19 @@ def revocation_error(
 def _error_class(
     response: RawResponse, body: Body, redact: Redactor
 ) -> tuple[type[ResponseError], dict[str, str | None]]:
+    def redact_if_any(text: str | None) -> str | None:
+        return text and redact(text)
+
     code = body.text("error")
     if code is not None:
         return OAUTH_ERRORS.get(code.lower(), OAuthError), {
             "error": redact(code),
-            "description": redact(body.text("error_description")),
-            "uri": redact(body.text("error_uri")),
+            "description": redact_if_any(body.text("error_description")),
+            "uri": redact_if_any(body.text("error_uri")),
         }
     problem = {name: body.text(name) for name in PROBLEM_MEMBERS}
     if problem["type"] or problem["title"]:
-        return ProblemError, {name: redact(text) for name, text in problem.items()}
+        return ProblemError, {name: redact_if_any(text) for name, text in problem.items()}
     return (UnreadableResponseError if response.succeeded else StatusError), {}
 
 
@@ -217,10 +235,21 @@ def _status(status: int, source: Source) -> str:
     return f"{status}" if source is Source.UNKNOWN else f"{status} from the {source.lower()}"
 
 
-def _server_texts(facts: Mapping[str, str | None], body: Body) -> list[str]:
+def _codes(body: Body, others: Sequence[ServerError]) -> list[str]:
+    """Return the codes of a body: that of its RFC first, then those of other formats."""
+    code = body.text("error") or body.text("type")
+    return [*filter(None, [code]), *(code for other in others for code in other.codes)]
+
+
+def _server_texts(
+    facts: Mapping[str, str | None], others: Sequence[ServerError], body: Body, redact: Redactor
+) -> list[str]:
     names = ("error", "description", "type", "title", "detail")
-    texts = [text.rstrip(".") for name in names if (text := facts.get(name))]
-    return texts or [body.description]
+    texts = [text for name in names if (text := facts.get(name))]
+    texts += [redact(text) for other in others for text in other.codes + other.texts]
+    unique = dict.fromkeys(text.rstrip(".") for text in texts)
+    # Each text is redacted for itself: one that is left out must not take a code with it.
+    return [", ".join(unique)[:MAX_TEXTS] or body.description]
 
 
 def _advice(

@@ -59,9 +59,7 @@ class Redactor:
             for part in _parts(_squeezed(secret[:MAX_READ])):
                 self._parts[len(part)].add(part)
 
-    def __call__(self, text: str | None) -> str | None:
-        if text is None:
-            return None
+    def __call__(self, text: str) -> str:
         shown = _printable(text[:MAX_READ])
         for spelling in self._spellings:
             shown = _struck_out(shown, spelling)

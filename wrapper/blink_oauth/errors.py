@@ -14,7 +14,7 @@
       - InvalidClientError       the client is unknown or not allowed
     + ProblemError               its body is an RFC 9457 problem
     + UnreadableResponseError    its status is a success, its body contains no usable token
-    + StatusError                its status is no success, its body contains no readable error
+    + StatusError                its status is no success, its body is neither of the two
   x RevocationError              at least one of the tokens to revoke may still be valid
 
 Every error tells whether the call was executed (`outcome`), whether the same call may be sent again
@@ -24,6 +24,7 @@ Every error tells whether the call was executed (`outcome`), whether the same ca
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -255,9 +256,15 @@ class ConnectionLostError(NoResponseError):
 
 
 class ResponseError(BlinkError):
-    """The response is an error, or contains no usable token."""
+    """The response is an error, or contains no usable token.
+
+    Attributes:
+        codes: The error codes in the body as received, also those of Berlin Group (`tppMessages`),
+            UK Open Banking (`Errors`) and other REST interfaces; without secrets.
+    """
 
     outcome = Outcome.UNCERTAIN
+    codes: tuple[str, ...] = ()
 
 
 class OAuthError(ResponseError):
@@ -292,20 +299,28 @@ REFUSED_CREDENTIAL = frozenset({"INVALID_TOKEN", "EXPIRED_TOKEN"})
 
 REFUSED_GRANT = REFUSED_CREDENTIAL | {
     "INVALID_GRANT",
-    "CONSENT_REQUIRED",
-    "INTERACTION_REQUIRED",
-    "LOGIN_REQUIRED",
+    *("CONSENT_REQUIRED", "INTERACTION_REQUIRED", "LOGIN_REQUIRED"),
+    *("CONSENT_EXPIRED", "CONSENT_INVALID", "CONSENT_UNKNOWN"),
+    *("TOKEN_EXPIRED", "TOKEN_INVALID", "TOKEN_UNKNOWN"),
+    *("UK_OBIE_REAUTHENTICATE", "UK_OBIE_RESOURCE_INVALID_CONSENT_STATUS"),
 }
-"""Error codes and problem types, in upper case, with which a bank refuses a code or refresh token.
+"""Error codes with which a bank refuses a code or refresh token, spelled as by `normalized_code`.
 
 Source: RFC 6749 section 5.2, RFC 6750 section 3.1, OpenID Connect Core section 3.1.2.6, bLink
-error codes.
+error codes, Berlin Group NextGenPSD2 Implementation Guidelines section 14.11, UK Open Banking
+Read-Write API profile.
 """
 
 
 def problem_code(kind: str | None) -> str:
     """Return the last segment of a problem type in upper case, empty without a type."""
     return (kind or "").rpartition("/")[2].upper()
+
+
+def normalized_code(code: str) -> str:
+    """Return the last segment of an error code or problem type, in upper case with underscores."""
+    segment = re.split("[/#:]", code.rstrip("/"))[-1]
+    return re.sub("(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", segment).strip("_").upper()
 
 
 class ProblemError(ResponseError):
@@ -334,7 +349,10 @@ class UnreadableResponseError(ResponseError):
 
 
 class StatusError(ResponseError):
-    """The status is no success, and the body contains no readable error."""
+    """The status is no success, and the body contains no error of RFC 6749 or RFC 9457.
+
+    If it contains errors of another format, the text repeats them, and `codes` has their codes.
+    """
 
 
 class RevocationError(BlinkError):
