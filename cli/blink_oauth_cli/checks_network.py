@@ -128,7 +128,7 @@ def _explain(error: NoResponseError) -> ProbeFailure:
         finding, remedy = FAULTS[error.network_fault]
         return ProbeFailure(finding, remedy, FailureCause.NETWORK)
     return ProbeFailure(
-        f"The server closed the connection without a response ({error.reason}).",
+        f"{error.reason[0].upper()}{error.reason[1:]}.",
         "Check that the certificate is registered with the platform for this environment, and "
         "that nothing in between ends the connection; then try again.",
         FailureCause.REFUSAL,

@@ -46,8 +46,8 @@ PATIENCE = 30.0
 PATIENT = Timeouts(pool=PATIENCE, read=PATIENCE, total=PATIENCE)
 SHORT = 0.2
 """Seconds that a call waits for a connection before it gives up."""
-KEEP_ALIVE = 5.0
-"""Seconds that an idle connection is kept; less than the idle limit of any common server."""
+KEEP_ALIVE = 1.0
+"""Seconds after which an idle connection is not used."""
 BODY = b'{"access_token":"fake-access-token-1","token_type":"bearer","expires_in":60}'
 RESPONSE = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY)
@@ -99,14 +99,14 @@ def test_a_connection_that_stays_idle_too_long_is_closed(flavour: Flavour) -> No
         for name, call in zip(names, calls, strict=True):
             server.respond(name)
             call.result(PATIENCE)
-            clock.now += 1.0
-        clock.now += KEEP_ALIVE - 2.5  # the first was put back 5.5 seconds ago, the second 4.5
-        callers.start("after 5 seconds").result(PATIENCE)
+            clock.now += 0.2
+        clock.now += KEEP_ALIVE - 0.5  # the first was put back 1.1 seconds ago, the second 0.9
+        callers.start("after 1.1 s").result(PATIENCE)
         wait_until(lambda: server.ended == {0})
-        clock.now += 1.0
-        callers.start("after 6 seconds").result(PATIENCE)
+        clock.now += 0.2
+        callers.start("after 1.3 s").result(PATIENCE)
         wait_until(lambda: server.ended == {0, 1})
-        assert server.connections_of("after 5 seconds", "after 6 seconds") == [2, 2]
+        assert server.connections_of("after 1.1 s", "after 1.3 s") == [2, 2]
 
 
 @pytest.mark.parametrize(("pause", "reused"), [(KEEP_ALIVE - 0.1, True), (KEEP_ALIVE + 0.1, False)])

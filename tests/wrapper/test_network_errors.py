@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator
 
@@ -46,6 +47,24 @@ EXPECTED: dict[type[httpx.TransportError], type[NoResponseError]] = {
     httpx.LocalProtocolError: ConnectionLostError,
     httpx.UnsupportedProtocol: ConnectionLostError,
 }
+CLOSED = "the server closed the connection without a response"
+BROKE = "the connection broke before the end of the response"
+REASONS: dict[type[httpx.TransportError], str] = {
+    httpx.ConnectError: "no connection was made",
+    httpx.ConnectTimeout: "no connection was made in time",
+    httpx.PoolTimeout: "all connections were busy for too long",
+    httpx.ProxyError: "the proxy refused the connection",
+    httpx.ReadTimeout: "the response did not arrive in time",
+    httpx.WriteTimeout: "the request was not sent in time",
+    httpx.ReadError: BROKE,
+    httpx.WriteError: BROKE,
+    httpx.CloseError: BROKE,
+    httpx.RemoteProtocolError: CLOSED,
+    httpx.LocalProtocolError: "the request is not valid HTTP",
+    httpx.UnsupportedProtocol: "the scheme of the URL is not supported",
+}
+QUOTED = 'illegal status line: bytearray(b\'{"access_token":"fake-access-token-9"}\')'
+"""The text of an exception that quotes the peer."""
 
 
 def leaves(kind: type[httpx.TransportError]) -> Iterator[type[httpx.TransportError]]:
@@ -60,7 +79,7 @@ def test_every_error_of_httpx_is_in_the_table() -> None:
     assert set(leaves(httpx.TransportError)) == EXPECTED.keys()
 
 
-@pytest.mark.parametrize("message", ["it broke", ""])
+@pytest.mark.parametrize("message", [QUOTED, ""], ids=["quotes the peer", "empty"])
 @pytest.mark.parametrize("call", [refresh, exchange])
 @pytest.mark.parametrize(("raised", "kind"), EXPECTED.items())
 def test_an_error_of_the_network_has_the_outcome_of_the_request(
@@ -79,7 +98,9 @@ def test_an_error_of_the_network_has_the_outcome_of_the_request(
     assert error.retryable is is_unsent
     assert (error.needs_consent, error.status, error.meta, error.token) == (False, None, None, None)
     assert error.correlation_id == FIRST_ID
-    assert (message or raised.__name__) in str(error)
+    assert error.reason == REASONS[raised]
+    assert f"failed: {error.reason}. " in str(error)
+    assert "fake-access-token-9" not in f"{error!r} {vars(error)}"
     assert error.__cause__ is error.__context__ is None
     assert found(SECRETS, texts_of_error(error)) == []
 
@@ -103,6 +124,43 @@ def test_the_status_is_known_if_the_connection_breaks_before_the_body(connect: C
     with pytest.raises(Exception, match="cut short after 0 bytes") as caught:
         refresh(connect(Platform(response)))
     assert getattr(caught.value, "status", None) == 502
+
+
+def test_the_details_of_a_network_error_are_numbers_and_names_that_no_peer_can_choose(
+    connect: Connect,
+) -> None:
+    refused = with_cause(httpx.ConnectError(QUOTED), ConnectionRefusedError(111, QUOTED))
+    tls = ssl.SSLError(1, QUOTED)
+    tls.reason = QUOTED
+    details = {
+        refused: f"no connection was made ({os.strerror(111)})",
+        httpx.ProxyError(f"407 {QUOTED}"): "the proxy refused the connection (status 407)",
+        httpx.ProxyError(f"4070 {QUOTED}"): "the proxy refused the connection",
+        with_cause(httpx.ReadError(QUOTED), tls): "the TLS connection failed",
+        with_cause(httpx.ReadError(QUOTED), ssl.SSLEOFError(8, QUOTED)): CLOSED,
+        with_cause(httpx.ConnectError(QUOTED), UnicodeError(QUOTED)): (
+            "the host name cannot be resolved"
+        ),
+    }
+    for raised, reason in details.items():
+        with pytest.raises(NoResponseError) as caught:
+            refresh(connect(Platform(raised)))
+        assert caught.value.reason == reason
+        assert found(["fake-access-token-9"], texts_of_error(caught.value)) == []
+
+
+class FailedWhileItFailedError(Exception):
+    """Raised during the handling of an error that quotes the peer."""
+
+
+def test_no_other_exception_has_an_error_of_the_http_library_in_its_chain(
+    connect: Connect,
+) -> None:
+    raised = FailedWhileItFailedError()
+    raised.__context__ = httpx.RemoteProtocolError(QUOTED)
+    with pytest.raises(FailedWhileItFailedError) as caught:
+        refresh(connect(Platform(raised)))
+    assert found([*SECRETS, "fake-access-token-9"], texts_of_error(caught.value)) == []
 
 
 def verification(code: int) -> ssl.SSLCertVerificationError:

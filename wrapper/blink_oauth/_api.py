@@ -295,8 +295,7 @@ def _round_trip(
 ) -> _wire.RoundTrip:
     if closed:
         raise InvalidInputError("The client is closed: make a new one. Nothing was sent.")
-    secure = settings.base_url.startswith("https:")
-    return _wire.RoundTrip(settings.timeouts.total, monotonic, secure)
+    return _wire.RoundTrip(settings.timeouts.total, monotonic)
 
 
 def _probe_headers(settings: Settings) -> dict[str, str]:

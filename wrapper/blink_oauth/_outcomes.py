@@ -128,7 +128,7 @@ def probe_error(reply: NoResponse) -> NoResponseError:
 def _describe(reply: NoResponse) -> tuple[str, dict[str, Any]]:
     facts: dict[str, Any] = {"network_fault": reply.network_fault, "reason": reply.reason}
     if reply.fault is None:
-        return f"no response, {reply.reason}", facts
+        return reply.reason, facts
     what = f"{reply.fault.finding}. {reply.fault.remedy} ({reply.reason})"
     return what, facts | {"fault": reply.fault}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -73,7 +75,7 @@ class NoResponse:
 
     Attributes:
         error: The class of the error to raise.
-        reason: The text of the network error.
+        reason: A text for the class of the network error; it quotes nothing.
         network_fault: The kind of fault, as far as it is known.
         fault: For a `TlsError`, the part of the authentication that failed.
         malformed: The response that the HTTP parser refused, if one was received.
@@ -119,6 +121,9 @@ class Body:
 Reply = RawResponse | NoResponse
 
 
+PROXY_STATUS = re.compile(r"[1-5][0-9]{2}(?![0-9])")
+OPENSSL_REASON = re.compile(r"[A-Z0-9_]{1,80}")
+
 BEFORE_SENDING = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 NETWORK_FAULTS: dict[type[Exception], NetworkFault] = {
@@ -161,19 +166,85 @@ NO_ALERT = (
 """TLS errors for a timeout or the end of the connection; they report nothing on a certificate."""
 
 
+CLOSED = "the server closed the connection without a response"
+CLOSED_BY_PEER = (
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+    BrokenPipeError,
+    ConnectionAbortedError,
+    ConnectionResetError,
+)
+REASONS: dict[type[Exception] | tuple[type[Exception], ...], str] = {
+    httpx.PoolTimeout: "all connections were busy for too long",
+    httpx.ConnectTimeout: "no connection was made in time",
+    httpx.WriteTimeout: "the request was not sent in time",
+    httpx.TimeoutException: "the response did not arrive in time",
+    httpx.ProxyError: "the proxy refused the connection",
+    (socket.gaierror, UnicodeError): "the host name cannot be resolved",
+    CLOSED_BY_PEER: CLOSED,
+    ssl.SSLError: "the TLS connection failed",
+    httpx.ConnectError: "no connection was made",
+    httpx.RemoteProtocolError: CLOSED,
+    httpx.LocalProtocolError: "the request is not valid HTTP",
+    httpx.UnsupportedProtocol: "the scheme of the URL is not supported",
+    httpx.TransportError: "the connection broke before the end of the response",
+}
+"""The texts of the network errors; the first class counts of which the error or a cause is one.
+
+No exception of a library is ever quoted: the HTTP parser repeats the bytes that it refuses, which
+may contain a token, and a proxy chooses the text of its refusal.
+"""
+NOT_HTTP = "the server's response is not valid HTTP"
+
+
 def no_response_from(
-    exc: httpx.TransportError, *, sent: bool | None, malformed: RawResponse | None = None
+    exc: httpx.TransportError,
+    *,
+    sent: bool | None,
+    answered: bool = False,
+    malformed: RawResponse | None = None,
 ) -> NoResponse:
     """Return the value for a network error: whether the request was sent, and what failed.
 
     Args:
         exc: The network error.
         sent: Whether a part of the request was sent, if that is known.
+        answered: Whether bytes of a response were received.
         malformed: The response that the HTTP parser refused, if one was received.
     """
     fault = _tls_fault(exc)
-    error, reason = _error(exc, sent, fault), str(exc) or type(exc).__name__
+    error, reason = _error(exc, sent, fault), _reason(exc, answered=answered)
     return NoResponse(error, reason, _network_fault(exc), fault, malformed)
+
+
+def _reason(exc: httpx.TransportError, *, answered: bool) -> str:
+    if answered and isinstance(exc, httpx.RemoteProtocolError):
+        return NOT_HTTP
+    waits = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+    causes = [cause for cause in _causes(exc) if not isinstance(cause, waits)]
+    text = next(
+        text for kind, text in REASONS.items() if any(isinstance(cause, kind) for cause in causes)
+    )
+    detail = next(filter(None, map(_detail, causes)), "")
+    return f"{text} ({detail})" if detail else text
+
+
+def _detail(cause: BaseException) -> str:
+    """Return a number of an error, or its name in a list of this machine; never its text."""
+    match cause:
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError() | socket.gaierror() | TimeoutError():
+            return ""
+        case httpx.ProxyError():
+            status = PROXY_STATUS.match(str(cause))
+            return f"status {status[0]}" if status else ""
+        case ssl.SSLCertVerificationError():
+            return f"verification result {cause.verify_code}"
+        case ssl.SSLError():
+            reason = OPENSSL_REASON.fullmatch(cause.reason or "")
+            return reason[0] if reason else ""
+        case OSError(errno=int(number)):
+            return os.strerror(number)
+    return ""
 
 
 def _error(

@@ -11,7 +11,11 @@ processes that write to the same TLS connection would break it.
 
 httpx limits each wait, but not their sum: a server that sends a byte now and then could hold a call
 for ever. Here each wait is also limited by the remaining total time of the call. The exception is
-the look-up of the host name, which the operating system does not let us limit.
+the look-up of the host name, which the operating system does not let us limit. Bytes that arrived
+in time are read although a timeout has passed: the process may have been frozen meanwhile.
+
+A connection is used again only if nothing came behind the response to the call before, because a
+later call would take those bytes for its own response.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import socket
 import ssl
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from contextvars import ContextVar, Token
@@ -43,7 +47,7 @@ from ._reply import NoResponse, RawResponse, Reply, no_response_from
 from .errors import InvalidInputError
 from .headers import RESPONSE_HEADERS
 from .settings import Settings
-from .tls import ClientCertificate, require_verifying, ssl_context
+from .tls import ClientCertificate, require_verifying, ssl_context, trusting_context
 
 __all__ = [
     "AsyncHttpClient",
@@ -58,15 +62,24 @@ MAX_BODY = 1 << 20
 """Bytes of a body that are read at most; a token response is a thousand times smaller."""
 MAX_RECEIVED = MAX_BODY + (1 << 16)
 """Bytes of a response that are kept in raw form at most, header fields included."""
-KEEPALIVE_SECONDS = 5.0
-"""Shorter than the idle timeout of most servers: if a server closes a connection while a request is
-being sent, the outcome of that request is uncertain."""
+KEEPALIVE_SECONDS = 1.0
+"""A connection that was idle for longer is not used: the server may be about to close it, and the
+outcome of a request that crosses the close is uncertain. The shortest idle timeout of a common
+server is two seconds; no value here excludes one that is shorter, or a server that restarts."""
+MAX_REUSABLE = 1 << 15
+"""Bytes of a response after which its connection is used again at most. More than that may not fit
+into one read, and then bytes behind it can be in a buffer that cannot be inspected."""
+LATE_WAIT = 0.001
+"""Seconds of a read after its timeout: enough to take what has arrived, also from an event loop."""
+LATE_READS = 1000
+"""Reads of a call after their timeout. So a call ends a second after its total time at most."""
 RECORDED_HEADERS = {
     name.lower().encode(): name
     for name in RESPONSE_HEADERS | {"Content-Type", "Date", "Retry-After"}
 }
 STATUS_LINE = re.compile(rb"HTTP/\d\.\d ([1-5]\d\d)")
-ALL_BUSY = "all connections were busy for too long"
+END_OF_HEAD = re.compile(rb"\n\r?\n")
+CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)[^\r\n]*\r\n")
 
 HTTPX_ERRORS: dict[type[Exception], type[httpx.TransportError]] = {
     httpcore.ConnectTimeout: httpx.ConnectTimeout,
@@ -93,11 +106,11 @@ class RoundTrip:
     Args:
         total: The seconds that it may take.
         monotonic: Returns seconds of a clock that never goes back.
-        secure: Whether the request is sent through TLS.
 
     Attributes:
         sent: Whether a part of the request was written; None if no socket of ours was used.
         received: The raw bytes of the response, up to `MAX_RECEIVED`.
+        reusable: Whether the connection can be used for another call.
         response: The response before it is parsed.
         members: The members of its body, if the generated parser could read it.
         failure: The reason why there is no response.
@@ -105,13 +118,14 @@ class RoundTrip:
 
     total: float
     monotonic: Callable[[], float]
-    secure: bool
     sent: bool | None = None
     received: bytearray = field(factory=bytearray, repr=False)
+    reusable: bool = False
     response: RawResponse | None = None
     members: Mapping[str, object] | None = field(default=None, repr=False)
     failure: NoResponse | None = None
     _ends_at: float = field(init=False, default=0.0)
+    _late_reads: int = field(init=False, default=0)
     _outer: Token[RoundTrip] | None = field(init=False, default=None)
 
     def __enter__(self) -> Self:
@@ -134,9 +148,13 @@ class RoundTrip:
             return True
         if isinstance(error, httpx.TransportError):
             malformed = _parse_malformed(bytes(self.received))
-            self.failure = no_response_from(error, sent=self.sent, malformed=malformed)
+            self.failure = no_response_from(
+                error, sent=self.sent, answered=bool(self.received), malformed=malformed
+            )
             return True
-        # The inner frames contain the secrets of the call in plain text; no traceback may.
+        # The inner frames contain the secrets of the call in plain text, and an exception of the
+        # HTTP library may quote the response; no traceback may.
+        error.__cause__ = error.__context__ = None
         raise error.with_traceback(None)
 
     def reply(self) -> Reply:
@@ -153,20 +171,59 @@ class RoundTrip:
             raise late("the total time of the call is over")
         return remaining if timeout is None else min(timeout, remaining)
 
+    def late_read(self) -> float:
+        """Return the seconds of a read after its timeout; raise `ReadTimeout` after too many."""
+        self._late_reads += 1
+        if self._late_reads > LATE_READS:
+            raise httpcore.ReadTimeout("too many reads after the timeout")
+        return LATE_WAIT
+
     def on_connect(self) -> None:
         """Record that a connection is being made."""
         # `sent` stays True if an earlier connection of this round trip has written.
         self.sent = self.sent or False
 
-    def on_write(self, *, secure: bool) -> None:
-        """Record that bytes are written. Those to a proxy before TLS are not the request."""
-        self.sent = self.sent or secure or not self.secure
+    def on_write(self) -> None:
+        """Record that bytes of the request are written."""
+        self.sent = True
 
-    def on_read(self, data: bytes, *, secure: bool) -> bytes:
-        """Record the bytes that were read, and return them."""
-        if secure or not self.secure:
-            self.received += data[: MAX_RECEIVED - len(self.received)]
-        return data
+    def on_read(self, data: bytes) -> None:
+        """Record bytes of the response that were read."""
+        self.received += data[: MAX_RECEIVED - len(self.received)]
+
+    def on_end(self, body: bytes | bytearray, headers: list[tuple[bytes, bytes]]) -> None:
+        """Record that the body has been read, as the HTTP parser understood it."""
+        chunked = any(name.lower() == b"transfer-encoding" for name, _ in headers)
+        self.reusable = len(self.received) <= MAX_REUSABLE and is_one_response(
+            self.received, body, chunked=chunked
+        )
+
+
+def is_one_response(received: bytes | bytearray, body: bytes | bytearray, *, chunked: bool) -> bool:
+    """Return whether bytes are one complete response, with nothing behind it. False if in doubt.
+
+    Args:
+        received: The bytes that were read for a request.
+        body: The body that the HTTP parser found in them.
+        chunked: Whether the response has a `Transfer-Encoding`.
+    """
+    end, interim = 0, True
+    while interim:
+        start, blank = end, END_OF_HEAD.search(received, end)
+        if blank is None:
+            return False
+        end, interim = blank.end(), received[start + len("HTTP/1.1 ") :][:1] == b"1"
+    return _ends_with_last_chunk(received, end) if chunked else received[end:] == body
+
+
+def _ends_with_last_chunk(received: bytes | bytearray, at: int) -> bool:
+    while (line := CHUNK_SIZE.match(received, at)) is not None:
+        size = int(line[1], 16)
+        if not size:
+            # Trailer fields are never needed: with them it stays in doubt.
+            return received[line.end() :] == b"\r\n"
+        at = line.end() + size + len(b"\r\n")
+    return False
 
 
 _current: ContextVar[RoundTrip] = ContextVar("blink_oauth_round_trip")
@@ -177,13 +234,13 @@ class ResponseRecorder:
 
     def __init__(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._status, self._headers = status, headers
-        self._bytes = bytearray()
+        self.body = bytearray()
         self._incomplete_because: str | None = None
 
     def add(self, chunk: bytes) -> bool:
         """Add a chunk, and return whether the body has reached its limit."""
-        self._bytes += chunk
-        if len(self._bytes) > MAX_BODY:
+        self.body += chunk
+        if len(self.body) > MAX_BODY:
             self._incomplete_because = f"it is longer than {MAX_BODY} bytes"
         return self._incomplete_because is not None
 
@@ -192,13 +249,13 @@ class ResponseRecorder:
         """Record a network error as the reason why the body is incomplete."""
         try:
             yield
-        except NETWORK_ERRORS as exc:
-            self._incomplete_because = str(exc) or type(exc).__name__
+        except NETWORK_ERRORS:
+            self._incomplete_because = "the connection failed before its end"
 
     def finish(self) -> httpx.Response:
         """Record the response, and return its status and body for the parser."""
         headers, encoding = _select_headers(self._headers)
-        content = _decompressed(bytes(self._bytes), encoding)
+        content = _decompressed(bytes(self.body), encoding)
         _current.get().response = RawResponse(
             self._status, headers, content, self._incomplete_because
         )
@@ -326,7 +383,7 @@ class FairSemaphore:
             if not waiter.cancel():
                 self.release()
             if isinstance(exc, TimeoutError):
-                raise httpx.PoolTimeout(ALL_BUSY) from None
+                raise httpx.PoolTimeout("no connection became free") from None
             raise
 
     def release(self) -> None:
@@ -419,6 +476,7 @@ class Connections(httpx.BaseTransport):
                 for chunk in response.iter_stream():
                     if recorder.add(chunk):
                         break
+            _current.get().on_end(recorder.body, response.headers)
             return recorder.finish()
 
     def close(self) -> None:
@@ -441,7 +499,7 @@ class Connections(httpx.BaseTransport):
         return pool
 
     def _put_back(self, pool: httpcore.ConnectionPool) -> None:
-        if not self._idle.put(pool):
+        if not (_current.get().reusable and self._idle.put(pool)):
             pool.close()
 
 
@@ -481,6 +539,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
                     async for chunk in response.aiter_stream():
                         if recorder.add(chunk):
                             break
+                _current.get().on_end(recorder.body, response.headers)
                 return recorder.finish()
 
     async def aclose(self) -> None:
@@ -501,7 +560,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
             with anyio.fail_after(timeout):
                 await self._slots.acquire()
         except TimeoutError:
-            raise httpx.PoolTimeout(ALL_BUSY) from None
+            raise httpx.PoolTimeout("no connection became free") from None
 
     async def _take_idle(self) -> httpcore.AsyncConnectionPool | None:
         pool, expired = self._idle.take()
@@ -510,7 +569,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         return pool
 
     async def _put_back(self, pool: httpcore.AsyncConnectionPool) -> None:
-        if not self._idle.put(pool):
+        if not (_current.get().reusable and self._idle.put(pool)):
             await _aclose(pool)
 
 
@@ -560,20 +619,58 @@ def _as_httpx_errors() -> Iterator[None]:
         raise HTTPX_ERRORS[type(exc)](str(exc)) from exc
 
 
+def _tls_in_memory(
+    stream: httpcore.NetworkStream | httpcore.AsyncNetworkStream,
+) -> list[ssl.SSLObject]:
+    tls = stream.get_extra_info("ssl_object")
+    return [tls] if isinstance(tls, ssl.SSLObject) else []
+
+
+def _has_record(tls: ssl.SSLObject) -> bool:
+    try:
+        # At most one byte is lost, of a connection that is closed for it.
+        tls.read(1)
+    except ssl.SSLWantReadError:
+        return False
+    except ssl.SSLError:
+        return True
+    return True
+
+
 class _NetworkStream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream, *, secure: bool = False) -> None:
-        self._stream = stream
-        self._secure = secure
+    """Limits and observes a connection.
+
+    Args:
+        stream: The connection.
+        handshakes: The number of TLS handshakes until it is the connection for the request: one
+            with an https proxy, one with the server of an https URL.
+        tls: The layers of TLS whose records wait in memory, where the socket does not show them.
+    """
+
+    def __init__(
+        self, stream: httpcore.NetworkStream, handshakes: int, tls: Sequence[ssl.SSLObject] = ()
+    ) -> None:
+        self._stream, self._handshakes, self._tls = stream, handshakes, tls
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         round_trip = _current.get()
-        data = self._stream.read(max_bytes, round_trip.remaining(timeout, httpcore.ReadTimeout))
-        return round_trip.on_read(data, secure=self._secure)
+        try:
+            wait = round_trip.remaining(timeout, httpcore.ReadTimeout)
+            data = self._stream.read(max_bytes, wait)
+        except httpcore.ReadTimeout:
+            data = self._stream.read(max_bytes, round_trip.late_read())
+        if not self._handshakes:
+            round_trip.on_read(data)
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:
+            # The end of a request is an empty write. No timeout may stop the read that follows.
+            return
         round_trip = _current.get()
         remaining = round_trip.remaining(timeout, httpcore.WriteTimeout)
-        round_trip.on_write(secure=self._secure)
+        if not self._handshakes:
+            round_trip.on_write()
         self._stream.write(buffer, remaining)
 
     def close(self) -> None:
@@ -587,14 +684,25 @@ class _NetworkStream(httpcore.NetworkStream):
     ) -> httpcore.NetworkStream:
         remaining = _current.get().remaining(timeout, httpcore.ConnectTimeout)
         secured = self._stream.start_tls(ssl_context, server_hostname, remaining)
-        return _NetworkStream(secured, secure=True)
+        tls = [*self._tls, *_tls_in_memory(secured)]
+        return _NetworkStream(secured, self._handshakes - 1, tls)
 
     def get_extra_info(self, info: str) -> Any:
+        # httpcore asks an idle connection for it, before it sends a request.
+        if info == "is_readable" and any(map(_has_record, self._tls)):
+            return True
         return self._stream.get_extra_info(info)
 
 
 class _Backend(httpcore.SyncBackend):
-    """Opens connections whose waits end at the deadline of the current round trip."""
+    """Opens connections whose waits end at the deadline of the current round trip.
+
+    Args:
+        handshakes: The number of TLS handshakes of each connection.
+    """
+
+    def __init__(self, handshakes: int) -> None:
+        self._handshakes = handshakes
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *args: Any, **options: Any
@@ -602,12 +710,12 @@ class _Backend(httpcore.SyncBackend):
         round_trip = _current.get()
         round_trip.on_connect()
         # The standard library would apply the whole timeout to each address of the host in turn.
-        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        failure: Exception = httpcore.ConnectError("the host name has no address")
         for address in _addresses(host, port):
             remaining = round_trip.remaining(timeout, httpcore.ConnectTimeout)
             try:
                 stream = super().connect_tcp(address, port, remaining, *args, **options)
-                return _NetworkStream(stream)
+                return _NetworkStream(stream, self._handshakes)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
                 failure = exc
         raise failure
@@ -617,29 +725,43 @@ def _addresses(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
-        raise httpcore.ConnectError(f"the host name {host} cannot be resolved") from exc
+        raise httpcore.ConnectError("the host name cannot be resolved") from exc
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class _AsyncNetworkStream(httpcore.AsyncNetworkStream):
-    def __init__(self, stream: httpcore.AsyncNetworkStream, *, secure: bool = False) -> None:
-        self._stream = stream
-        self._secure = secure
+    """Limits and observes a connection; for the arguments see `_NetworkStream`."""
 
-    # httpcore's asynchronous streams do not convert `ssl.SSLError`, the synchronous ones do.
+    def __init__(
+        self,
+        stream: httpcore.AsyncNetworkStream,
+        handshakes: int,
+        tls: Sequence[ssl.SSLObject] = (),
+    ) -> None:
+        self._stream, self._handshakes, self._tls = stream, handshakes, tls
+
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         round_trip = _current.get()
-        remaining = round_trip.remaining(timeout, httpcore.ReadTimeout)
+        # httpcore's asynchronous streams do not convert `ssl.SSLError`, the synchronous ones do.
         try:
-            data = await self._stream.read(max_bytes, remaining)
+            try:
+                wait = round_trip.remaining(timeout, httpcore.ReadTimeout)
+                data = await self._stream.read(max_bytes, wait)
+            except httpcore.ReadTimeout:
+                data = await self._stream.read(max_bytes, round_trip.late_read())
         except ssl.SSLError as exc:
             raise httpcore.ReadError(exc) from exc
-        return round_trip.on_read(data, secure=self._secure)
+        if not self._handshakes:
+            round_trip.on_read(data)
+        return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:
+            return
         round_trip = _current.get()
         remaining = round_trip.remaining(timeout, httpcore.WriteTimeout)
-        round_trip.on_write(secure=self._secure)
+        if not self._handshakes:
+            round_trip.on_write()
         try:
             await self._stream.write(buffer, remaining)
         except ssl.SSLError as exc:  # pragma: no cover  # usually the read raises it first
@@ -656,14 +778,24 @@ class _AsyncNetworkStream(httpcore.AsyncNetworkStream):
     ) -> httpcore.AsyncNetworkStream:
         remaining = _current.get().remaining(timeout, httpcore.ConnectTimeout)
         secured = await self._stream.start_tls(ssl_context, server_hostname, remaining)
-        return _AsyncNetworkStream(secured, secure=True)
+        tls = [*self._tls, *_tls_in_memory(secured)]
+        return _AsyncNetworkStream(secured, self._handshakes - 1, tls)
 
     def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable" and any(map(_has_record, self._tls)):
+            return True
         return self._stream.get_extra_info(info)
 
 
 class _AsyncBackend(httpcore.AnyIOBackend):
-    """Opens connections whose waits end at the deadline; for asyncio and trio."""
+    """Opens connections whose waits end at the deadline; for asyncio and trio.
+
+    Args:
+        handshakes: The number of TLS handshakes of each connection.
+    """
+
+    def __init__(self, handshakes: int) -> None:
+        self._handshakes = handshakes
 
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *args: Any, **options: Any
@@ -672,7 +804,7 @@ class _AsyncBackend(httpcore.AnyIOBackend):
         round_trip.on_connect()
         remaining = round_trip.remaining(timeout, httpcore.ConnectTimeout)
         stream = await super().connect_tcp(host, port, remaining, *args, **options)
-        return _AsyncNetworkStream(stream)
+        return _AsyncNetworkStream(stream, self._handshakes)
 
 
 def new_transport(
@@ -690,7 +822,7 @@ def new_transport(
         return RecordingTransport(given)
     pool, proxy = _pool_options(settings, now)
     kind = httpcore.HTTPProxy if proxy else httpcore.ConnectionPool
-    backend = _Backend()
+    backend = _Backend(_handshakes(settings, proxy))
     return Connections(
         lambda: kind(network_backend=backend, **pool, **proxy), settings.max_connections, monotonic
     )
@@ -711,7 +843,7 @@ def new_async_transport(
         return AsyncRecordingTransport(given)
     pool, proxy = _pool_options(settings, now)
     kind = httpcore.AsyncHTTPProxy if proxy else httpcore.AsyncConnectionPool
-    backend = _AsyncBackend()
+    backend = _AsyncBackend(_handshakes(settings, proxy))
     return AsyncConnections(
         lambda: kind(network_backend=backend, **pool, **proxy), settings.max_connections, monotonic
     )
@@ -786,7 +918,18 @@ def _pool_options(settings: Settings, now: datetime) -> tuple[dict[str, Any], di
     address = httpcore.URL(
         scheme=proxy.scheme.encode(), host=proxy.host.encode(), port=proxy.port, target=b"/"
     )
-    return options, {"proxy_url": address, "proxy_auth": proxy.auth}
+    # httpcore's default context would write the session keys to the file that the environment
+    # variable SSLKEYLOGFILE names.
+    context = trusting_context(None) if proxy.scheme == "https" else None
+    return options, {
+        "proxy_url": address,
+        "proxy_auth": proxy.auth,
+        "proxy_ssl_context": context,
+    }
+
+
+def _handshakes(settings: Settings, proxy: Mapping[str, Any]) -> int:
+    return settings.base_url.startswith("https:") + (proxy.get("proxy_ssl_context") is not None)
 
 
 def _context(settings: Settings, now: datetime) -> ssl.SSLContext | None:

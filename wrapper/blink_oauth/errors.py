@@ -218,7 +218,7 @@ class NoResponseError(BlinkError):
 
     Attributes:
         network_fault: The kind of fault; `OTHER` also if it is not known.
-        reason: The text of the network error.
+        reason: A text for the class of the network error; it repeats nothing of the peer.
     """
 
     network_fault: NetworkFault = NetworkFault.OTHER
