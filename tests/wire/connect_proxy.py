@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 
@@ -23,15 +25,26 @@ class ConnectProxy(socketserver.ThreadingTCPServer):
 
     daemon_threads = True
 
-    def __init__(self, response: str) -> None:
+    def __init__(self, response: str, context: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Tunnel)
         self.response = response
+        self.context = context
         self.heads: list[bytes] = []
         self.sockets: list[socket.socket] = []
 
     def url(self, credentials: str = "") -> str:
         """Return the URL of the proxy; the credentials, if any, end with an `@`."""
-        return f"http://{credentials}127.0.0.1:{self.server_address[1]}"
+        scheme = "http" if self.context is None else "https"
+        return f"{scheme}://{credentials}127.0.0.1:{self.server_address[1]}"
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """Accept a connection; the handshake runs in its thread, at its first read."""
+        connection, address = super().get_request()
+        if self.context is not None:
+            connection = self.context.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+        return connection, address
 
     def end_tunnels(self) -> None:
         """Shut down both connections of every tunnel."""
@@ -57,6 +70,9 @@ class _Tunnel(socketserver.StreamRequestHandler):
         host, _, port = lines[0].split()[1].decode().partition(":")
         with socket.create_connection((host, int(port))) as upstream:
             self.server.sockets += [self.connection, upstream]
+            if isinstance(self.connection, ssl.SSLSocket):
+                forward_both_ways(self.connection, upstream)
+                return
             back = threading.Thread(target=forward, args=(upstream, self.connection))
             back.start()
             forward(self.connection, upstream)
@@ -72,14 +88,29 @@ def forward(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
+def forward_both_ways(client: ssl.SSLSocket, server: socket.socket) -> None:
+    """Forward the bytes of both connections in one thread, since a TLS object allows no more."""
+    targets: dict[socket.socket, socket.socket] = {client: server, server: client}
+    with contextlib.suppress(OSError):
+        while True:
+            for source in select.select(list(targets), [], [])[0]:
+                data = source.recv(65_536)
+                if not data:
+                    return
+                targets[source].sendall(data)
+
+
 @contextlib.contextmanager
-def running_proxy(response: str = ESTABLISHED) -> Iterator[ConnectProxy]:
+def running_proxy(
+    response: str = ESTABLISHED, context: ssl.SSLContext | None = None
+) -> Iterator[ConnectProxy]:
     """Run a proxy.
 
     Args:
         response: Status and reason of the response to each CONNECT, or `STALL` or `CLOSE`.
+        context: The TLS context of an https proxy, or None for an http proxy.
     """
-    with ConnectProxy(response) as proxy:
+    with ConnectProxy(response, context) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -12,7 +12,7 @@ import socket
 import socketserver
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -43,6 +43,9 @@ class CountingServer(socketserver.ThreadingTCPServer):
         opened: The number of connections that clients opened; they are numbered from 0.
         ended: The numbers of the connections that the client closed.
         requests: The name and the connection of each request, in the order of arrival.
+        pieces: What is sent for requests of these names, each piece as a record of its own.
+        ending: The names of the requests after which the server ends the connection.
+        responded: The names of the requests whose response was sent.
     """
 
     request_queue_size = 64
@@ -54,6 +57,9 @@ class CountingServer(socketserver.ThreadingTCPServer):
         self.ended: set[int] = set()
         self.requests: list[tuple[str, int]] = []
         self.held: dict[str, threading.Event] = {}
+        self.pieces: dict[str, Sequence[bytes]] = {}
+        self.ending: set[str] = set()
+        self.responded: set[str] = set()
         self._sockets: list[socket.socket] = []
 
     def get_request(self) -> tuple[socket.socket, int]:
@@ -80,12 +86,12 @@ class CountingServer(socketserver.ThreadingTCPServer):
         return self.opened - len(self.ended)
 
     def settings(self, **changes: Any) -> Settings:
-        """Return the settings of a client that uses plain HTTP."""
+        """Return the settings of a client."""
         return Settings(
             base_url=self.base_url,
             client_id="CIDX0000000002",
             user_agent="acme-books/3.2",
-            allow_plain_http=True,
+            allow_plain_http=self.context is None,
             **changes,
         )
 
@@ -116,6 +122,7 @@ class CountingServer(socketserver.ThreadingTCPServer):
 
 class _Connection(socketserver.StreamRequestHandler):
     server: CountingServer
+    disable_nagle_algorithm = True
 
     def handle(self) -> None:
         number: int = self.client_address
@@ -139,12 +146,46 @@ class _Connection(socketserver.StreamRequestHandler):
         return parse_qs(body.decode())["refresh_token"][0].removeprefix(REFRESH_TOKEN)
 
     def _respond(self, name: str) -> None:
-        body = {"access_token": ACCESS_TOKEN + name, "token_type": "bearer", "expires_in": 60}
-        content = json.dumps(body).encode()
-        head = (
-            f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
-        )
-        self.wfile.write(head.encode() + b"\r\n\r\n" + content)
+        with one_segment(self.connection):
+            for piece in self.server.pieces.get(name, [response_of(name)]):
+                self.wfile.write(piece)
+        if name in self.server.ending:
+            self.connection.shutdown(socket.SHUT_RDWR)
+        self.server.responded.add(name)
+
+
+@contextlib.contextmanager
+def one_segment(connection: socket.socket) -> Iterator[None]:
+    """Send what is written in one segment, if the system can, so that it arrives at once."""
+    cork = getattr(socket, "TCP_CORK", None)
+    if cork is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, cork, 1)
+    yield
+    if cork is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, cork, 0)
+
+
+def body_of(name: str, **members: object) -> bytes:
+    """Return the body of the response to a request."""
+    pair = {
+        "access_token": ACCESS_TOKEN + name,
+        "refresh_token": refresh_token_of(name).reveal(),
+        "token_type": "bearer",
+        "expires_in": 60,
+    }
+    return json.dumps(pair | members).encode()
+
+
+def head_of(length: int, *lines: str) -> bytes:
+    """Return the head of a response."""
+    fields = ["Content-Type: application/json", f"Content-Length: {length}", *lines]
+    return "\r\n".join(["HTTP/1.1 200 OK", *fields, "", ""]).encode()
+
+
+def response_of(name: str, **members: object) -> bytes:
+    """Return the complete response to a request."""
+    body = body_of(name, **members)
+    return head_of(len(body)) + body
 
 
 @contextlib.contextmanager

@@ -108,6 +108,21 @@ def test_nothing_is_sent_if_the_proxy_opens_no_tunnel(
     assert blink_sandbox.exchanges == ()
 
 
+def test_nothing_is_sent_if_an_https_proxy_closes_the_connection(
+    connect: Connect,
+    blink_sandbox: Sandbox,
+    settings: Settings,
+    https_proxy_context: ssl.SSLContext,
+) -> None:
+    with running_proxy(CLOSE, https_proxy_context) as proxy:
+        with pytest.raises(NotConnectedError) as caught:
+            exchange(
+                connect(evolve(settings, proxy=proxy.url())), blink_sandbox, blink_sandbox.grant()
+            )
+        assert len(proxy.heads) == 1
+    assert (caught.value.outcome, caught.value.retryable) == (Outcome.NOT_EXECUTED, True)
+
+
 @pytest.mark.parametrize("fault", ["reset-before", "reset-after"])
 def test_a_tunnel_that_breaks_after_the_request_was_sent_makes_the_outcome_uncertain(
     connect: Connect, blink_sandbox: Sandbox, settings: Settings, fault: str

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import socket
+from typing import Any
 
 import pytest
 
-from blink_oauth import ConnectionLostError, Grant, Oddity, Outcome, Settings
+from blink_oauth import BlinkError, ConnectionLostError, Grant, Oddity, Outcome, Settings
 from wire.harness import Connect
 from wire.loopback import server_that
+from wrapper.leaks import found, texts_of_error
 
 GRANT = Grant("IIDX00001", "fake-user")
-PAIR = {
+PAIR: dict[str, Any] = {
     "access_token": "fake-access-token-2",
     "refresh_token": "fake-refresh-token-2",
     "token_type": "bearer",
@@ -81,6 +83,47 @@ def test_the_outcome_is_uncertain_without_a_success_status_and_a_token(
     assert caught.value.outcome is Outcome.UNCERTAIN
     assert caught.value.token is None
     assert "fake-" not in str(caught.value)
+
+
+SECRET, SENT = PAIR["access_token"], "fake-refresh-token-1"
+QUOTABLE = f'{{"access_token":"{SECRET}","sent":"{SENT}"}}'.encode()
+OK = b"HTTP/1.1 200 OK\r\n"
+NOT_HTTP = {
+    "a body alone": QUOTABLE + b"\r\n\r\n",
+    "a status line": b"HTTP/1.1 2OO " + QUOTABLE + b"\r\n\r\n",
+    "a version": b"HTTP/9.9 200 " + QUOTABLE + b"\r\n\r\n",
+    "a reason phrase": b"HTTP/1.1 200 \x00" + QUOTABLE + b"\r\n\r\n",
+    "a header line": OK + QUOTABLE.replace(b":", b" ") + b"\r\n\r\n",
+    "a header value": OK + b"X-Edge: \x00" + QUOTABLE + b"\r\n\r\n",
+    "a Content-Length": OK + b"Content-Length: " + QUOTABLE + b"\r\n\r\n",
+    "a Transfer-Encoding": OK + b"Transfer-Encoding: " + QUOTABLE + b"\r\n\r\n",
+    "a chunk size": OK + b"Transfer-Encoding: chunked\r\n\r\n" + QUOTABLE + b"\r\n",
+    "a chunk": OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\n" + QUOTABLE + b"\r\n",
+    "a trailer": OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + QUOTABLE + b"\r\n\r\n",
+    "a head that is too long": OK + b"X-Edge: " + QUOTABLE * 2000 + b"\r\n\r\n",
+    "a greeting of another protocol": b"220 " + QUOTABLE + b" ESMTP\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("response", NOT_HTTP.values(), ids=NOT_HTTP)
+def test_an_error_quotes_no_byte_of_a_response_that_is_not_http(
+    connect: Connect, response: bytes
+) -> None:
+    def behave(connection: socket.socket) -> None:
+        received = b""
+        while b"refresh_token=" not in received:
+            received += connection.recv(65536)
+        connection.sendall(response)
+
+    with server_that(behave) as url:
+        caller = connect(settings_for(url.replace("https:", "http:")))
+        with pytest.raises(BlinkError) as caught:
+            caller.refresh(GRANT, SENT)
+    assert caught.value.outcome is Outcome.UNCERTAIN
+    assert found([SECRET, SENT], texts_of_error(caught.value)) == []
+    assert "access_token" not in str(caught.value)
+    if isinstance(caught.value, ConnectionLostError):
+        assert caught.value.reason == "the server's response is not valid HTTP"
 
 
 def test_a_truncated_head_is_no_response(connect: Connect) -> None:

@@ -14,6 +14,7 @@ from attrs import evolve
 from blink_oauth import Grant, InvalidInputError, NotConnectedError, Outcome, Settings, StatusError
 from blink_oauth_testing.sandbox import Sandbox
 from flavours import Flavour, calling
+from wire.connect_proxy import running_proxy
 from wire.harness import Connect, exchange
 
 URL = "https://platform.invalid/consent-flow/v2"
@@ -127,6 +128,22 @@ def test_sslkeylogfile_is_ignored(
     written = tmp_path / "keys"
     monkeypatch.setenv("SSLKEYLOGFILE", str(written))
     exchange(connect(blink_sandbox.settings()), blink_sandbox, blink_sandbox.grant())
+    assert not written.exists()
+
+
+def test_sslkeylogfile_is_ignored_on_the_way_to_an_https_proxy(
+    connect: Connect,
+    blink_sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    https_proxy_context: ssl.SSLContext,
+) -> None:
+    written = tmp_path / "keys"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(written))
+    with running_proxy(context=https_proxy_context) as proxy:
+        caller = connect(blink_sandbox.settings(proxy=proxy.url()))
+        exchange(caller, blink_sandbox, blink_sandbox.grant())
+        assert len(proxy.heads) == 1
     assert not written.exists()
 
 

@@ -174,8 +174,8 @@ class RoundTrip:
     def late_read(self) -> float:
         """Return the seconds of a read after its timeout; raise `ReadTimeout` after too many."""
         self._late_reads += 1
-        if self._late_reads > LATE_READS:
-            raise httpcore.ReadTimeout("too many reads after the timeout")
+        if self._late_reads > LATE_READS or len(self.received) >= MAX_RECEIVED:
+            raise httpcore.ReadTimeout("too much to read after the timeout")
         return LATE_WAIT
 
     def on_connect(self) -> None:
@@ -658,6 +658,8 @@ class _NetworkStream(httpcore.NetworkStream):
             wait = round_trip.remaining(timeout, httpcore.ReadTimeout)
             data = self._stream.read(max_bytes, wait)
         except httpcore.ReadTimeout:
+            if self._handshakes:
+                raise
             data = self._stream.read(max_bytes, round_trip.late_read())
         if not self._handshakes:
             round_trip.on_read(data)
@@ -748,6 +750,8 @@ class _AsyncNetworkStream(httpcore.AsyncNetworkStream):
                 wait = round_trip.remaining(timeout, httpcore.ReadTimeout)
                 data = await self._stream.read(max_bytes, wait)
             except httpcore.ReadTimeout:
+                if self._handshakes:
+                    raise
                 data = await self._stream.read(max_bytes, round_trip.late_read())
         except ssl.SSLError as exc:
             raise httpcore.ReadError(exc) from exc

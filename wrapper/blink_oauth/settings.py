@@ -215,7 +215,8 @@ class Settings:
         certificate: The client certificate, or an `ssl.SSLContext` that contains one.
         timeouts: The timeouts of each call.
         max_connections: The largest number of connections that are open at once.
-        proxy: The URL of an HTTP proxy, or None; `http://` may be left out.
+        proxy: The URL of an HTTP proxy, or None; `http://` may be left out. For an `https://` one
+            the operating system's authorities are trusted.
         trust_env: Whether to take the proxy from the environment (`HTTPS_PROXY`, `ALL_PROXY`,
             `NO_PROXY`), if `proxy` is None.
         allow_plain_http: Whether `base_url` may be an `http://` URL of this machine, for tests.
