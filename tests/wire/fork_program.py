@@ -63,11 +63,16 @@ def ask_for_response() -> None:
     print("respond", flush=True)  # noqa: T201  # the test waits for this line
 
 
+def clock() -> float:
+    """Return the same time always: forking takes longer than an idle connection is used."""
+    return 0.0
+
+
 class ParentWithThreads:
     """A client shared by threads."""
 
     def __init__(self, settings: Settings) -> None:
-        self.client = BlinkOAuth(settings)
+        self.client = BlinkOAuth(settings, monotonic=clock)
 
     def idle(self) -> None:
         """Fork while the connection is idle."""
@@ -140,7 +145,7 @@ class ParentWithTasks:
     """A client shared by the tasks of an event loop; the fork is between two runs of the loop."""
 
     def __init__(self, settings: Settings) -> None:
-        self.client, self.runner = AsyncBlinkOAuth(settings), asyncio.Runner()
+        self.client, self.runner = AsyncBlinkOAuth(settings, monotonic=clock), asyncio.Runner()
 
     def idle(self) -> None:
         """Fork while the connection is idle."""
