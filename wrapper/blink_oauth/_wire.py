@@ -21,10 +21,8 @@ later call would take those bytes for its own response.
 from __future__ import annotations
 
 import os
-import re
 import socket
 import ssl
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -43,9 +41,9 @@ import httpx
 from attrs import define, evolve, field
 
 from ._proxy import environment_proxy, parse_proxy
+from ._received import MAX_BODY, is_one_response, parse_malformed, response_of
 from ._reply import NoResponse, RawResponse, Reply, no_response_from
 from .errors import InvalidInputError
-from .headers import RESPONSE_HEADERS
 from .settings import Settings
 from .tls import ClientCertificate, require_verifying, ssl_context, trusting_context
 
@@ -58,8 +56,6 @@ __all__ = [
     "new_transport",
 ]
 
-MAX_BODY = 1 << 20
-"""Bytes of a body that are read at most; a token response is a thousand times smaller."""
 MAX_RECEIVED = MAX_BODY + (1 << 16)
 """Bytes of a response that are kept in raw form at most, header fields included."""
 KEEPALIVE_SECONDS = 1.0
@@ -73,13 +69,6 @@ LATE_WAIT = 0.001
 """Seconds of a read after its timeout: enough to take what has arrived, also from an event loop."""
 LATE_READS = 1000
 """Reads of a call after their timeout. So a call ends a second after its total time at most."""
-RECORDED_HEADERS = {
-    name.lower().encode(): name
-    for name in RESPONSE_HEADERS | {"Content-Type", "Date", "Retry-After"}
-}
-STATUS_LINE = re.compile(rb"HTTP/\d\.\d ([1-5]\d\d)")
-END_OF_HEAD = re.compile(rb"\n\r?\n")
-CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)[^\r\n]*\r\n")
 
 HTTPX_ERRORS: dict[type[Exception], type[httpx.TransportError]] = {
     httpcore.ConnectTimeout: httpx.ConnectTimeout,
@@ -147,7 +136,7 @@ class RoundTrip:
             # The parser could not read the body, or the connection could not be closed.
             return True
         if isinstance(error, httpx.TransportError):
-            malformed = _parse_malformed(bytes(self.received))
+            malformed = parse_malformed(bytes(self.received))
             self.failure = no_response_from(
                 error, sent=self.sent, answered=bool(self.received), malformed=malformed
             )
@@ -199,33 +188,6 @@ class RoundTrip:
         )
 
 
-def is_one_response(received: bytes | bytearray, body: bytes | bytearray, *, chunked: bool) -> bool:
-    """Return whether bytes are one complete response, with nothing behind it. False if in doubt.
-
-    Args:
-        received: The bytes that were read for a request.
-        body: The body that the HTTP parser found in them.
-        chunked: Whether the response has a `Transfer-Encoding`.
-    """
-    end, interim = 0, True
-    while interim:
-        start, blank = end, END_OF_HEAD.search(received, end)
-        if blank is None:
-            return False
-        end, interim = blank.end(), received[start + len("HTTP/1.1 ") :][:1] == b"1"
-    return _ends_with_last_chunk(received, end) if chunked else received[end:] == body
-
-
-def _ends_with_last_chunk(received: bytes | bytearray, at: int) -> bool:
-    while (line := CHUNK_SIZE.match(received, at)) is not None:
-        size = int(line[1], 16)
-        if not size:
-            # Trailer fields are never needed: with them it stays in doubt.
-            return received[line.end() :] == b"\r\n"
-        at = line.end() + size + len(b"\r\n")
-    return False
-
-
 _current: ContextVar[RoundTrip] = ContextVar("blink_oauth_round_trip")
 
 
@@ -254,49 +216,11 @@ class ResponseRecorder:
 
     def finish(self) -> httpx.Response:
         """Record the response, and return its status and body for the parser."""
-        headers, encoding = _select_headers(self._headers)
-        content = _decompressed(bytes(self.body), encoding)
-        _current.get().response = RawResponse(
-            self._status, headers, content, self._incomplete_because
+        response = response_of(
+            self._status, self._headers, bytes(self.body), self._incomplete_because
         )
-        return httpx.Response(self._status, content=content)
-
-
-def _select_headers(headers: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], str]:
-    """Return the recorded headers by their names, and the content encoding."""
-    selected: dict[str, str] = {}
-    encoding = ""
-    for field_name, value in headers:
-        # A server may send any byte in a header, and Latin-1 decodes each.
-        lower, text = field_name.lower(), value.decode("latin-1")
-        if lower == b"content-encoding":
-            encoding = f"{encoding},{text}" if encoding else text
-        elif lower in RECORDED_HEADERS:
-            name = RECORDED_HEADERS[lower]
-            selected[name] = f"{selected[name]}, {text}" if name in selected else text
-    return selected, encoding
-
-
-def _parse_malformed(received: bytes) -> RawResponse | None:
-    """Return a response that the HTTP parser refused, or None if its head is incomplete."""
-    head, blank, content = received.partition(b"\r\n\r\n")
-    status = STATUS_LINE.match(head)
-    if not blank or status is None:
-        return None
-    lines = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
-    headers, encoding = _select_headers([(name.strip(), value.strip()) for name, _, value in lines])
-    body = _decompressed(content, encoding)
-    return RawResponse(int(status[1]), headers, body, "its head is malformed")
-
-
-def _decompressed(content: bytes, encoding: str) -> bytes:
-    if encoding.strip().lower() not in {"gzip", "deflate"}:
-        return content
-    try:
-        # `| 32` detects both formats. A limit is needed: a small body can expand a thousand times.
-        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(content, MAX_BODY)
-    except zlib.error:
-        return content
+        _current.get().response = response
+        return httpx.Response(self._status, content=response.content)
 
 
 class RecordingTransport(httpx.BaseTransport):
