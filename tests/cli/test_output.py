@@ -8,16 +8,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from attrs import evolve
 
 from blink_oauth import Token
 from blink_oauth_cli.errors import ExitCode, to_command_error
 from blink_oauth_cli.main import run
 from blink_oauth_cli.output import Screen
 from blink_oauth_keeper.errors import UnknownGrantError
-from cli.cli_harness import ESCAPE, GRANT, TARGET, Harness, plain, require_no_secret
+from cli.cli_harness import ESCAPE, GRANT, Harness, plain, require_no_secret
 
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7]|4[0-8]|10[0-7])(?:;\d+)*m")
 SHELLS = [shell for shell in ("bash", "zsh", "fish") if shutil.which(shell)]
@@ -135,9 +135,8 @@ def test_the_remedy_for_an_unknown_grant_is_a_login() -> None:
 
 
 def token_that_has_expired(harness: Harness) -> None:
-    bank = harness.sandbox.banks[TARGET]
-    lifetime_zero = evolve(bank.policy, access_token_lifetime=0.0)
-    harness.monkeypatch.setattr(bank, "policy", lifetime_zero)
+    two_days_later = datetime.now(UTC) + timedelta(days=2)
+    harness.monkeypatch.setattr("blink_oauth.tokens.utc_now", lambda: two_days_later)
 
 
 def token_without_expiry(harness: Harness) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from urllib.parse import unquote_plus, urlencode
 
 import httpx
 import pytest
@@ -54,6 +55,18 @@ def body(**members: object) -> bytes:
     return json.dumps(merged).encode()
 
 
+FORM = "application/x-www-form-urlencoded"
+
+
+def escaped(text: str) -> str:
+    """Return a form with each letter of its values escaped."""
+    fields = (part.partition("=") for part in text.split("&"))
+    return "&".join(
+        f"{name}=" + "".join(f"%{byte:02x}" for byte in unquote_plus(value).encode())
+        for name, _, value in fields
+    )
+
+
 def headers(**more: str) -> Headers:
     """Return the usual headers and more, whose names are given with underscores."""
     return TOKEN_HEADERS | {name.replace("_", "-"): value for name, value in more.items()}
@@ -67,6 +80,132 @@ def raw(name: bytes, value: bytes) -> Headers:
 
 O = Oddity  # noqa: E741
 Row = tuple[httpx.Response, set[Oddity]]
+
+
+def coded(content: bytes, *codings: str) -> httpx.Response:
+    """Return a response with a header line for each content coding."""
+    lines = [(b"Content-Encoding", coding.encode()) for coding in codings]
+    usual = [(name.encode(), text.encode()) for name, text in TOKEN_HEADERS.items()]
+    return reply(body=content, headers=usual + lines)
+
+
+def raw_deflate(content: bytes) -> bytes:
+    """Return deflated content without the header of zlib, as some servers send it."""
+    compressor = zlib.compressobj(wbits=-15)
+    return compressor.compress(content) + compressor.flush()
+
+
+def flipped(content: bytes, position: int) -> bytes:
+    """Return content with one byte changed."""
+    changed = bytearray(content)
+    changed[position] ^= 0xFF
+    return bytes(changed)
+
+
+ZIPPED = gzip.compress(PAIR.encode(), mtime=0)
+DEFLATED = zlib.compress(PAIR.encode())
+# Its end can be damaged without damage to the pair.
+LONG = body(x=[f"{n * n:x}" for n in range(500)])
+COMPRESSED: dict[str, Row] = {
+    "x-gzip": (coded(ZIPPED, "x-gzip"), set()),
+    "GZip": (coded(ZIPPED, " GZip "), set()),
+    "gzip declared as deflate": (coded(ZIPPED, "deflate"), set()),
+    "deflate declared as gzip": (coded(DEFLATED, "gzip"), set()),
+    "gzip that is not declared": (coded(ZIPPED), set()),
+    "gzip twice that is not declared": (coded(gzip.compress(ZIPPED)), set()),
+    "deflate that is not declared": (coded(DEFLATED), set()),
+    "gzip declared as identity": (coded(ZIPPED, "identity"), set()),
+    "gzip declared as a character set": (coded(ZIPPED, "UTF-8"), set()),
+    "gzip declared twice, applied once": (coded(ZIPPED, "gzip", "gzip"), set()),
+    "gzip twice": (coded(gzip.compress(ZIPPED), "gzip, x-gzip"), set()),
+    "gzip three times in three lines": (
+        coded(gzip.compress(gzip.compress(ZIPPED)), "gzip", "gzip", "gzip"),
+        set(),
+    ),
+    "deflate, gzip": (coded(gzip.compress(DEFLATED), "deflate, gzip"), set()),
+    "gzip, deflate": (coded(zlib.compress(ZIPPED), "deflate", "gzip"), set()),
+    "deflate without a header": (coded(raw_deflate(PAIR.encode()), "deflate"), set()),
+    "deflate without a header in gzip": (
+        coded(gzip.compress(raw_deflate(PAIR.encode())), "deflate, gzip"),
+        set(),
+    ),
+    "identity": (coded(PAIR.encode(), "identity"), set()),
+    "an empty coding": (coded(PAIR.encode(), ""), set()),
+    "br declared, body not compressed": (coded(PAIR.encode(), "br"), set()),
+    "gzip of UTF-16": (coded(gzip.compress(PAIR.encode("utf-16")), "gzip"), set()),
+    "gzip in two streams": (
+        coded(gzip.compress(PAIR[:50].encode()) + gzip.compress(PAIR[50:].encode()), "gzip"),
+        set(),
+    ),
+    "gzip with a file name": (
+        coded(ZIPPED[:3] + b"\x08" + ZIPPED[4:10] + b"t.json\0" + ZIPPED[10:], "gzip"),
+        set(),
+    ),
+    "gzip with zeros behind": (coded(ZIPPED + bytes(512), "gzip"), set()),
+    "gzip with garbage behind": (coded(ZIPPED + b"garbage", "gzip"), {O.BODY_BROKEN}),
+    "gzip with a wrong checksum": (coded(flipped(ZIPPED, -8), "gzip"), {O.BODY_BROKEN}),
+    "gzip with a wrong length": (coded(flipped(ZIPPED, -4), "gzip"), {O.BODY_BROKEN}),
+    "gzip without its end": (coded(ZIPPED[:-8], "gzip"), {O.BODY_BROKEN}),
+    "gzip with a damaged byte": (coded(flipped(gzip.compress(LONG), 600), "gzip"), {O.BODY_BROKEN}),
+    "gzip with a damaged header": (coded(flipped(ZIPPED, 2), "gzip"), {O.BODY_BROKEN}),
+    "gzip with a wrong checksum in gzip": (
+        coded(gzip.compress(flipped(ZIPPED, -8)), "gzip, gzip"),
+        {O.BODY_BROKEN},
+    ),
+    "deflate with a wrong checksum": (coded(flipped(DEFLATED, -1), "deflate"), {O.BODY_BROKEN}),
+    "deflate without its checksum": (coded(DEFLATED[:-4], "deflate"), {O.BODY_BROKEN}),
+    "deflate with a damaged header": (coded(flipped(DEFLATED, 1), "deflate"), {O.BODY_BROKEN}),
+    "deflate with a damaged byte": (
+        coded(flipped(zlib.compress(LONG), 600), "deflate"),
+        {O.BODY_BROKEN},
+    ),
+    "deflate without a header, with garbage behind": (
+        coded(raw_deflate(PAIR.encode()) + b"garbage", "deflate"),
+        {O.BODY_BROKEN},
+    ),
+}
+
+
+def form(text: str, content_type: str | None = FORM) -> httpx.Response:
+    """Return a response with a form."""
+    usual = {name: value for name, value in TOKEN_HEADERS.items() if name != "Content-Type"}
+    typed = {} if content_type is None else {"Content-Type": content_type}
+    return reply(body=text.encode(), headers=usual | typed)
+
+
+FORM_PAIR = urlencode(TOKEN_BODY)
+AS_FORM = {O.FORM_ENCODED, O.CONTENT_TYPE, O.EXPIRES_IN_NOT_AN_INTEGER}
+FORMS: dict[str, Row] = {
+    "a form": (form(FORM_PAIR), AS_FORM),
+    "a form with a character set": (form(FORM_PAIR, f"{FORM};charset=UTF-8"), AS_FORM),
+    "a form without a content type": (form(FORM_PAIR, None), AS_FORM),
+    "a form declared as a page": (form(FORM_PAIR, "text/html"), AS_FORM),
+    "a form declared as JSON": (
+        form(FORM_PAIR, "application/json"),
+        AS_FORM - {O.CONTENT_TYPE},
+    ),
+    "a form with escapes of everything": (form(escaped(FORM_PAIR)), AS_FORM),
+    "a form with a plus that is not escaped": (form(FORM_PAIR.replace("%2B", "+", 1)), AS_FORM),
+    "a form without escapes": (
+        form("&".join(f"{name}={value}" for name, value in TOKEN_BODY.items()).replace("%", "%25")),
+        AS_FORM,
+    ),
+    "a form with blanks around it": (form(f"\r\n{FORM_PAIR} \r\n"), AS_FORM),
+    "a form with a byte order mark": (form(f"\ufeff{FORM_PAIR}"), AS_FORM),
+    "a form with empty fields": (form(f"&{FORM_PAIR}&&state=&flag&"), AS_FORM),
+    "a form in another order": (form("&".join(reversed(FORM_PAIR.split("&")))), AS_FORM),
+    "a form with a token twice": (form(f"access_token=fake-old&{FORM_PAIR}"), AS_FORM),
+    "a form with an empty token behind": (form(f"{FORM_PAIR}&access_token="), AS_FORM),
+    "a form with escapes in Latin-1": (form(f"{FORM_PAIR}&name=Z%FCrich"), AS_FORM),
+    "a form in gzip": (
+        coded(gzip.compress(FORM_PAIR.encode()), "gzip"),
+        AS_FORM - {O.CONTENT_TYPE},
+    ),
+    "a form that was cut short after the pair": (
+        reply(body=FORM_PAIR[:-3].encode(), cut=httpx.ReadError("reset")),
+        AS_FORM - {O.CONTENT_TYPE} | {O.BODY_BROKEN},
+    ),
+}
 
 WITH_PAIR: dict[str, Row] = {
     "correct": (reply(), set()),
@@ -88,6 +227,28 @@ WITH_PAIR: dict[str, Row] = {
     "expires_in of 5000 digits": (
         reply(body=PAIR.replace("3600", "9" * 5000).encode()),
         {O.EXPIRES_IN_UNUSABLE},
+    ),
+    "expires_in of 31 days": (reply(body=body(expires_in=31 * 86_400)), set()),
+    "expires_in of more than 31 days": (
+        reply(body=body(expires_in=31 * 86_400 + 1)),
+        {O.EXPIRES_IN_IMPLAUSIBLE},
+    ),
+    "expires_in in milliseconds": (
+        reply(body=body(expires_in=86_400_000)),
+        {O.EXPIRES_IN_IMPLAUSIBLE},
+    ),
+    "expires_in since 1970": (
+        reply(body=body(expires_in=1_772_600_767)),
+        {O.EXPIRES_IN_IMPLAUSIBLE},
+    ),
+    "expires_in since 1970 as text": (
+        reply(body=body(expires_in="1772600767")),
+        {O.EXPIRES_IN_IMPLAUSIBLE, O.EXPIRES_IN_NOT_AN_INTEGER},
+    ),
+    "expires_in zero": (reply(body=body(expires_in=0)), {O.EXPIRES_IN_IMPLAUSIBLE}),
+    "expires_in below one second": (
+        reply(body=body(expires_in=0.5)),
+        {O.EXPIRES_IN_IMPLAUSIBLE, O.EXPIRES_IN_NOT_AN_INTEGER},
     ),
     "token_type in capitals": (reply(body=body(token_type="BEARER")), set()),
     "token_type missing": (reply(body=body(token_type=...)), {O.TOKEN_TYPE_MISSING}),
@@ -143,6 +304,8 @@ WITH_PAIR: dict[str, Row] = {
         set(),
     ),
     "unknown encoding": (reply(headers=headers(Content_Encoding="compress, x-odd")), set()),
+    **COMPRESSED,
+    **FORMS,
     "truncated after the pair": (
         reply(body=PAIR[: PAIR.index('"scope"')].encode()),
         {O.BODY_BROKEN},
@@ -257,6 +420,20 @@ NO_TOKEN: dict[str, httpx.Response] = {
         body=PAIR[: PAIR.index(REFRESH_TOKEN) + 20].encode()
     ),
     "connection reset before the first byte": reply(body=b"", cut=httpx.ReadError("reset")),
+    "br": coded(bytes(range(128, 256)), "br"),
+    "gzip with nothing behind its header": coded(ZIPPED[:10], "gzip"),
+    "a form without the access token": form(f"refresh_token={REFRESH_TOKEN_SENT}"),
+    "a form that was cut within the refresh token": reply(
+        body=f"access_token=fake&refresh_token={REFRESH_TOKEN}".encode(),
+        cut=httpx.ReadError("reset"),
+    ),
+    "a page with a form in a link": reply(
+        body=f'<a href="?access_token=fake&refresh_token={REFRESH_TOKEN}&">'.encode()
+    ),
+    "a text with a form": reply(
+        body=f"see\naccess_token=fake&refresh_token={REFRESH_TOKEN}".encode()
+    ),
+    "a JSON text with a form": reply(body=f"access_token=fake&refresh_token={REFRESH_TOKEN}"),
     "random bytes": reply(body=bytes(range(256))),
     "deep nesting": reply(body=DEEP.encode()),
 }
@@ -303,6 +480,40 @@ def test_a_compressed_body_expands_up_to_a_limit_only(connect: Connect) -> None:
     bomb = reply(body=gzip.compress(b"x" * (32 << 20)), headers=headers(Content_Encoding="gzip"))
     with pytest.raises(UnreadableResponseError, match=f"of {1 << 20} bytes"):
         refresh(connect(Platform(bomb)))
+
+
+@pytest.mark.parametrize("layers", [2, 4, 9])
+def test_a_body_that_is_compressed_again_and_again_expands_up_to_a_limit_only(
+    connect: Connect, layers: int
+) -> None:
+    bomb = b"x" * (4 << 20)
+    for _ in range(layers):
+        bomb = gzip.compress(bomb)
+    response = coded(bomb, *["gzip"] * layers)
+    with pytest.raises(UnreadableResponseError, match="that is no JSON object") as caught:
+        refresh(connect(Platform(response)))
+    size = int(str(caught.value).partition("a body of ")[2].split()[0])
+    assert size <= 1 << 20
+
+
+def test_a_content_coding_that_cannot_be_undone_is_named(connect: Connect) -> None:
+    for coding in ("br", "zstd", "compress"):
+        response = coded(bytes(range(128, 256)), coding)
+        with pytest.raises(UnreadableResponseError, match=f"content coding {coding}, which"):
+            refresh(connect(Platform(response)))
+
+
+def test_the_lifetime_of_a_token_is_none_if_it_is_implausible(connect: Connect) -> None:
+    for seconds in (0, 86_400_000):
+        token = refresh(connect(Platform(reply(body=body(expires_in=seconds)))))
+        assert token.expires_at is None
+
+
+def test_a_form_with_an_access_token_only_is_a_token(connect: Connect) -> None:
+    fields = {"access_token": ACCESS_TOKEN, "scope": "a b"}
+    token = exchange(connect(Platform(form(urlencode(fields)))))
+    assert (token.access_token.reveal(), token.refresh_token) == (ACCESS_TOKEN, None)
+    assert token.scope == frozenset({"a", "b"})
 
 
 def test_no_more_than_a_mebibyte_of_a_body_is_read(connect: Connect) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote_plus
+
 import httpx
 import pytest
 
@@ -22,6 +24,7 @@ from wrapper.harness import (
     ACCESS_TOKEN,
     FIRST_ID,
     REFRESH_TOKEN,
+    REFRESH_TOKEN_SENT,
     SECRETS,
     TOKEN_BODY,
     Call,
@@ -93,6 +96,38 @@ ROWS: dict[str, Row] = {
     ),
     "unknown code": (failure(400, oauth("BANK_IS_CLOSED")), OAuthError, REFUSED),
     "invalid_request": (failure(400, oauth("invalid_request"), PROVIDER), OAuthError, REFUSED),
+    # a form instead of JSON
+    "a form with invalid_grant": (
+        failure(400, b"error=invalid_grant&error_description=No+such+token"),
+        InvalidGrantError,
+        (REJECTED, False, True),
+    ),
+    "a form with escapes": (
+        failure(400, b"error=invalid%5Fgrant", PROVIDER, Content_Type="text/plain"),
+        InvalidGrantError,
+        (REJECTED, False, True),
+    ),
+    "a form with invalid_client": (
+        failure(401, b"error_uri=&error=invalid_client\n", PLATFORM),
+        InvalidClientError,
+        (NOT_EXECUTED, False, False),
+    ),
+    "a form with an error and 502": (
+        failure(502, b"error=invalid_grant"),
+        InvalidGrantError,
+        MAY_BE_SPENT,
+    ),
+    "a form without an error": (failure(400, b"message=invalid_grant"), StatusError, REFUSED),
+    "a page that mentions a form": (
+        failure(400, b"<p>error=invalid_grant&error_description=x"),
+        StatusError,
+        REFUSED,
+    ),
+    "a sentence that mentions a form": (
+        failure(400, b"the error=invalid_grant&error_description=x"),
+        StatusError,
+        REFUSED,
+    ),
     # problems
     "problem": (failure(400, problem("INVALID_PAYLOAD"), PLATFORM), ProblemError, REFUSED),
     "problem with 401": (
@@ -306,6 +341,17 @@ def test_an_oauth_error_has_the_texts_of_the_response(connect: Connect) -> None:
     assert (error.error, error.code) == ("BANK_IS_CLOSED", "bank_is_closed")
     assert (error.description, error.uri) == ("No.", "https://bank.example/e")
     assert error.source is Source.PROVIDER
+
+
+def test_an_oauth_error_in_a_form_has_the_texts_of_the_response(connect: Connect) -> None:
+    echoed = quote_plus(quote_plus(REFRESH_TOKEN_SENT))
+    text = f"error=invalid_grant&error_description=token+{echoed}+is+not+good"
+    with pytest.raises(InvalidGrantError) as caught:
+        refresh(connect(Platform(failure(400, text.encode()))))
+    assert (caught.value.error, caught.value.description) == (
+        "invalid_grant",
+        "token *** is not good",
+    )
 
 
 def test_a_problem_has_the_texts_of_the_response(connect: Connect) -> None:

@@ -105,16 +105,19 @@ def outcome_of(status: int, source: Source) -> Outcome:
     return Outcome.UNCERTAIN
 
 
-def no_response(call: Call, reply: NoResponse) -> NoResponseError:
-    """Build the error for a call without a response."""
+def no_response(call: Call, reply: NoResponse, token: Token | None = None) -> NoResponseError:
+    """Build the error for a call without a response; a token may have been received even so."""
     what, facts = _describe(reply)
     outcome, advice = reply.error.outcome, ""
     if reply.fault is None:
         # Repeating a revocation is harmless (RFC 7009 section 2.2).
         facts["retryable"] = reply.error.retryable or call.operation is Operation.REVOKE
         advice = _advice(call, outcome, retryable=facts["retryable"])
+    if token is not None:
+        what, outcome = "a response without a readable status", Outcome.UNCERTAIN
+        facts |= {"token": token, "outcome": outcome, "retryable": False}
     facts["correlation_id"] = call.correlation_id
-    return reply.error(_message(call, what, outcome, advice), **facts)
+    return reply.error(_message(call, what, outcome, advice, token), **facts)
 
 
 def probe_error(reply: NoResponse) -> NoResponseError:
@@ -139,8 +142,9 @@ def response_error(
     """Build the error for a response that is no success, or contains no usable token."""
     status = response.status
     outcome = outcome_of(status, meta.source)
-    if token is not None and outcome is Outcome.NOT_EXECUTED:
-        # Only an executed call issues a token.
+    is_contradicted = token is not None and outcome is Outcome.NOT_EXECUTED
+    if is_contradicted or response.is_malformed:
+        # Only an executed call issues a token, and a malformed head proves nothing.
         outcome = Outcome.UNCERTAIN
     redact = _redactor(call, body)
     error, facts = _error_class(response, body, redact)
@@ -157,7 +161,7 @@ def response_error(
         and not normalized & REFUSALS_OF_CLIENT
     )
     retryable = (
-        status == 429
+        (status == 429 and not response.is_malformed)
         or (status == 503 and outcome is Outcome.NOT_EXECUTED)
         or (call.operation is Operation.REVOKE and outcome is Outcome.UNCERTAIN)
     )

@@ -1,9 +1,9 @@
 """Turns a reply into a token or a typed error, without I/O.
 
 Whatever else is wrong with a response, the tokens in it are kept. A complete pair is found even if
-the body is truncated, in another encoding than declared, or no JSON at all. Only `token_from`,
-`revocation_from` and `probe_from` raise errors, so that no traceback has a frame that contains a
-secret in plain text.
+the body is truncated, in another encoding than declared, a form, or no JSON at all. Only
+`token_from`, `revocation_from` and `probe_from` raise errors, so that no traceback has a frame that
+contains a secret in plain text.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, get_args
+from urllib.parse import unquote, unquote_plus
 
 from attrs import evolve
 
@@ -24,11 +25,12 @@ from ._outcomes import no_response, probe_error, response_error, revocation_erro
 from ._reply import Body, NoResponse, RawResponse, Reply, TokenMember
 from .errors import BlinkError
 from .headers import Probe, ResponseMeta, read_date, read_meta
-from .tokens import Oddity, Secret, Token, TokenKind
+from .tokens import LONGEST_LIFETIME, Oddity, Secret, Token, TokenKind
 
 __all__ = ["probe_from", "revocation_from", "token_from"]
 
 TOKEN_MEMBERS = get_args(TokenMember)
+TOKEN_NAMES = frozenset({"access_token", "refresh_token"})
 
 _VALUE = r'("(?:[^"\\]|\\.)*"|-?\d+(?=\s*[,}]))'
 MEMBER = re.compile(rf'(?="({"|".join(TOKEN_MEMBERS)})"\s*:\s*{_VALUE})')
@@ -37,15 +39,20 @@ MEMBER = re.compile(rf'(?="({"|".join(TOKEN_MEMBERS)})"\s*:\s*{_VALUE})')
 The whole pattern is a lookahead: a match of a broken member must not consume the one that follows.
 """
 
+FORM_NAME = re.compile(r"[\w.\[\]%+-]*")
+
 
 def read_body(response: RawResponse) -> Body:
     """Read a body. It raises no exception, whatever the body contains."""
     text = _decode(response.content)
     members = _members(response, text)
+    fields = _form_fields(response, text) if members is None else None
+    kind = "a JSON object" if members is not None else "a form" if fields is not None else None
     body = Body(
-        members=members or {},
-        broken=members is None or response.incomplete_because is not None,
-        description=_describe(response, text, is_object=members is not None),
+        members=members or fields or {},
+        broken=kind is None or response.incomplete_because is not None,
+        description=_describe(response, text, kind),
+        is_form=fields is not None,
     )
     if body.text("access_token"):
         return body
@@ -66,6 +73,35 @@ def _members(response: RawResponse, text: str) -> Mapping[str, object] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _form_fields(response: RawResponse, text: str) -> dict[str, str] | None:
+    """Return the fields of a form-encoded token or OAuth error, or None if the body is none.
+
+    Servers label a form as JSON, so the text decides: all names must be those of a form's fields.
+    """
+    parts = [part.partition("=") for part in text.strip().split("&")]
+    needed = {"access_token"}
+    if response.incomplete_because is not None:
+        # The last value may have been cut short, and the refresh token may be missing.
+        del parts[-1:]
+        needed = {"access_token", "refresh_token"}
+    if not all(FORM_NAME.fullmatch(name) and value.isprintable() for name, _, value in parts):
+        return None
+    fields: dict[str, str] = {}
+    for name, _, value in parts:
+        if value or name not in fields:
+            fields[_unescape(name)] = _unescape(value, is_token=name in TOKEN_NAMES)
+    return fields if needed <= fields.keys() or "error" in fields else None
+
+
+def _unescape(text: str, *, is_token: bool = False) -> str:
+    # No bearer token contains a blank (RFC 6750 section 2.1): its server forgot to escape a plus.
+    decode = unquote if is_token else unquote_plus
+    try:
+        return decode(text, errors="strict")
+    except UnicodeDecodeError:
+        return decode(text, "latin-1")
 
 
 def _decode(content: bytes) -> str:
@@ -93,14 +129,16 @@ def _complete_members(text: str) -> Iterator[tuple[str, Any]]:
             continue
 
 
-def _describe(response: RawResponse, text: str, *, is_object: bool) -> str:
+def _describe(response: RawResponse, text: str, kind: str | None) -> str:
     size = f"{len(response.content)} bytes"
     if response.incomplete_because is not None:
         return f"a body that was cut short after {size}"
+    if response.coding is not None:
+        return f"a body of {size} in the content coding {response.coding}, which cannot be undone"
     if not text.strip():
         return "an empty body"
-    if is_object:
-        return f"a JSON object of {size}"
+    if kind is not None:
+        return f"{kind} of {size}"
     if text.lstrip()[:1] == "<":
         return f"a page of HTML or XML of {size}"
     return f"a body of {size} that is no JSON object"
@@ -122,7 +160,7 @@ def read_token(
         return None
     refresh_token = body.text("refresh_token")
     seconds, lifetime_oddities = _lifetime(body.get("expires_in"))
-    expires_at, overflow = _expiry(started_at, seconds)
+    expires_at, expiry_oddities = _expiry(started_at, seconds)
     scope, scope_oddities = _scope(body.get("scope"))
     return Token(
         access_token=Secret(access_token),
@@ -131,7 +169,12 @@ def read_token(
         expires_at=expires_at,
         scope=scope,
         oddities=frozenset(
-            {*_response_oddities(response, body), *lifetime_oddities, *overflow, *scope_oddities}
+            {
+                *_response_oddities(response, body),
+                *lifetime_oddities,
+                *expiry_oddities,
+                *scope_oddities,
+            }
         ),
         extra={name: value for name, value in body.members.items() if name not in TOKEN_MEMBERS},
         meta=meta,
@@ -141,8 +184,12 @@ def read_token(
 def _response_oddities(response: RawResponse, body: Body) -> Iterator[Oddity]:
     if response.status != 200:
         yield Oddity.STATUS_UNDOCUMENTED
+    if response.is_malformed:
+        yield Oddity.HEAD_MALFORMED
     if body.broken:
         yield Oddity.BODY_BROKEN
+    if body.is_form:
+        yield Oddity.FORM_ENCODED
     media_type = response.headers.get("Content-Type", "").partition(";")[0]
     if media_type.strip().lower() != "application/json":
         yield Oddity.CONTENT_TYPE
@@ -178,9 +225,12 @@ def _expiry(
     if seconds is None:
         return None, ()
     try:
-        return started_at + timedelta(seconds=seconds), ()
+        expires_at = started_at + timedelta(seconds=seconds)
     except OverflowError:
         return None, (Oddity.EXPIRES_IN_UNUSABLE,)
+    if not 1 <= seconds <= LONGEST_LIFETIME:
+        return None, (Oddity.EXPIRES_IN_IMPLAUSIBLE,)
+    return expires_at, ()
 
 
 def _scope(value: object) -> tuple[frozenset[str] | None, tuple[Oddity, ...]]:
@@ -254,8 +304,8 @@ def _token_or_error(call: Call, reply: Reply, now: datetime) -> Token | BlinkErr
     token = read_token(response, body, meta, call.started_at)
     if token is not None and response.succeeded:
         return _with_presented_refresh_token(call, token)
-    if isinstance(reply, NoResponse):
-        return no_response(call, reply)
+    if isinstance(reply, NoResponse) and response.status == 0:
+        return no_response(call, reply, token and evolve(token, meta=None))
     return response_error(call, response, body, meta, token)
 
 

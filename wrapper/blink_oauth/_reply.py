@@ -49,12 +49,14 @@ class RawResponse:
     """A response, or the part of it that was received.
 
     Attributes:
-        status: The HTTP status.
+        status: The HTTP status; 0 if a malformed head has none that can be read.
         headers: The headers that the client reads; no others are kept.
         content: The body, decompressed.
         incomplete_because: Why the body may be incomplete, or None if it is complete.
         members: The members of the body by their names in JSON, if the generated parser could
             read it.
+        is_malformed: Whether the HTTP parser refused the head.
+        coding: The content coding that the body is still in, because it cannot be undone.
     """
 
     status: int
@@ -62,6 +64,8 @@ class RawResponse:
     content: bytes = field(repr=False)
     incomplete_because: str | None = None
     members: Mapping[str, object] | None = field(default=None, repr=False)
+    is_malformed: bool = False
+    coding: str | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -78,7 +82,7 @@ class NoResponse:
         reason: A text for the class of the network error; it quotes nothing.
         network_fault: The kind of fault, as far as it is known.
         fault: For a `TlsError`, the part of the authentication that failed.
-        malformed: The response that the HTTP parser refused, if one was received.
+        malformed: The response whose head the HTTP parser refused, if any byte was received.
     """
 
     error: type[NoResponseError]
@@ -93,14 +97,16 @@ class Body:
     """A body that was read.
 
     Attributes:
-        members: The members of the JSON object; empty if there are none.
-        broken: Whether the body is not one complete JSON object.
+        members: The members of the JSON object or of the form; empty if there are none.
+        broken: Whether the body is not one complete JSON object, or one complete form.
         description: The kind and size of the body, without any of its text.
+        is_form: Whether the body is form-encoded.
     """
 
     members: Mapping[str, object] = field(repr=False)
     broken: bool
     description: str
+    is_form: bool = False
 
     def get(self, name: TokenMember | ErrorMember) -> object:
         """Return a member as received, or None."""

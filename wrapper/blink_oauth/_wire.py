@@ -26,7 +26,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from contextvars import ContextVar, Token
 from datetime import datetime
 from functools import cache
@@ -41,7 +41,14 @@ import httpx
 from attrs import define, evolve, field
 
 from ._proxy import environment_proxy, parse_proxy
-from ._received import MAX_BODY, is_one_response, parse_malformed, response_of
+from ._received import (
+    MAX_BODY,
+    body_of_refused,
+    is_one_response,
+    is_whole,
+    parse_malformed,
+    response_of,
+)
 from ._reply import NoResponse, RawResponse, Reply, no_response_from
 from .errors import InvalidInputError
 from .settings import Settings
@@ -58,6 +65,7 @@ __all__ = [
 
 MAX_RECEIVED = MAX_BODY + (1 << 16)
 """Bytes of a response that are kept in raw form at most, header fields included."""
+READ_SIZE = 1 << 16
 KEEPALIVE_SECONDS = 1.0
 """A connection that was idle for longer is not used: the server may be about to close it, and the
 outcome of a request that crosses the close is uncertain. The shortest idle timeout of a common
@@ -100,6 +108,7 @@ class RoundTrip:
         sent: Whether a part of the request was written; None if no socket of ours was used.
         received: The raw bytes of the response, up to `MAX_RECEIVED`.
         reusable: Whether the connection can be used for another call.
+        stream: The connection that the response is read from.
         response: The response before it is parsed.
         members: The members of its body, if the generated parser could read it.
         failure: The reason why there is no response.
@@ -110,6 +119,7 @@ class RoundTrip:
     sent: bool | None = None
     received: bytearray = field(factory=bytearray, repr=False)
     reusable: bool = False
+    stream: _NetworkStream | _AsyncNetworkStream | None = None
     response: RawResponse | None = None
     members: Mapping[str, object] | None = field(default=None, repr=False)
     failure: NoResponse | None = None
@@ -152,6 +162,12 @@ class RoundTrip:
             return self.failure
         assert self.response is not None
         return evolve(self.response, members=self.members)
+
+    def stream_of_rest(self) -> _NetworkStream | _AsyncNetworkStream | None:
+        """Return the connection, if it may have more of a response that the parser refused."""
+        received = bytes(self.received)
+        is_over = not received or len(received) >= MAX_RECEIVED or is_whole(received)
+        return None if is_over else self.stream
 
     def remaining(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float:
         """Return the seconds that one wait may take; raise `late` if the total time is over."""
@@ -198,6 +214,7 @@ class ResponseRecorder:
         self._status, self._headers = status, headers
         self.body = bytearray()
         self._incomplete_because: str | None = None
+        self._is_refused = False
 
     def add(self, chunk: bytes) -> bool:
         """Add a chunk, and return whether the body has reached its limit."""
@@ -211,15 +228,18 @@ class ResponseRecorder:
         """Record a network error as the reason why the body is incomplete."""
         try:
             yield
-        except NETWORK_ERRORS:
+        except NETWORK_ERRORS as exc:
             self._incomplete_because = "the connection failed before its end"
+            self._is_refused = isinstance(exc, httpcore.RemoteProtocolError)
 
     def finish(self) -> httpx.Response:
         """Record the response, and return its status and body for the parser."""
-        response = response_of(
-            self._status, self._headers, bytes(self.body), self._incomplete_because
-        )
-        _current.get().response = response
+        round_trip = _current.get()
+        body = bytes(self.body)
+        if self._is_refused:
+            body = body_of_refused(bytes(round_trip.received))
+        response = response_of(self._status, self._headers, body, self._incomplete_because)
+        round_trip.response = response
         return httpx.Response(self._status, content=response.content)
 
 
@@ -393,7 +413,7 @@ class Connections(httpx.BaseTransport):
             cleanup.callback(self._slots.release)
             pool = self._take_idle() or self._new_pool()
             cleanup.callback(self._put_back, pool)
-            response = pool.handle_request(_for_httpcore(request))
+            response = pool.handle_request(_for_httpcore(request, _read_rest))
             cleanup.callback(response.close)
             recorder = ResponseRecorder(response.status, response.headers)
             with recorder.network_errors_recorded():
@@ -456,7 +476,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
                 cleanup.callback(self._slots.release)
                 pool = await self._take_idle() or self._new_pool()
                 cleanup.push_async_callback(self._put_back, pool)
-                response = await pool.handle_async_request(_for_httpcore(request))
+                response = await pool.handle_async_request(_for_httpcore(request, _aread_rest))
                 cleanup.push_async_callback(response.aclose)
                 recorder = ResponseRecorder(response.status, response.headers)
                 with recorder.network_errors_recorded():
@@ -521,7 +541,28 @@ def _pool_timeout(request: httpx.Request) -> float | None:
     return timeouts.get("pool")
 
 
-def _for_httpcore(request: httpx.Request) -> httpcore.Request:
+def _read_rest(_event: str, info: Mapping[str, Any]) -> None:
+    """Read the rest of a response that the HTTP parser refuses: it may contain a token.
+
+    httpcore reports the error here before it closes the connection.
+    """
+    if isinstance(info.get("exception"), httpcore.RemoteProtocolError):
+        with suppress(*NETWORK_ERRORS):
+            while isinstance(stream := _current.get().stream_of_rest(), _NetworkStream):
+                if not stream.read(READ_SIZE):
+                    return
+
+
+async def _aread_rest(_event: str, info: Mapping[str, Any]) -> None:
+    """Read the rest of a response that the HTTP parser refuses, as `_read_rest` does."""
+    if isinstance(info.get("exception"), httpcore.RemoteProtocolError):
+        with suppress(*NETWORK_ERRORS):
+            while isinstance(stream := _current.get().stream_of_rest(), _AsyncNetworkStream):
+                if not await stream.read(READ_SIZE):
+                    return
+
+
+def _for_httpcore(request: httpx.Request, trace: Callable[..., Any]) -> httpcore.Request:
     url = request.url
     address = httpcore.URL(
         scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
@@ -531,7 +572,7 @@ def _for_httpcore(request: httpx.Request) -> httpcore.Request:
         address,
         headers=request.headers.raw,
         content=request.stream,
-        extensions=request.extensions,
+        extensions={**request.extensions, "trace": trace},
     )
 
 
@@ -578,6 +619,7 @@ class _NetworkStream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         round_trip = _current.get()
+        round_trip.stream = self
         try:
             wait = round_trip.remaining(timeout, httpcore.ReadTimeout)
             data = self._stream.read(max_bytes, wait)
@@ -668,6 +710,7 @@ class _AsyncNetworkStream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         round_trip = _current.get()
+        round_trip.stream = self
         # httpcore's asynchronous streams do not convert `ssl.SSLError`, the synchronous ones do.
         try:
             try:

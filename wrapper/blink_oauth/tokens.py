@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 __all__ = ["Oddity", "Secret", "Token", "TokenKind"]
 
 
+LONGEST_LIFETIME = 31 * 86_400.0
+"""A longer lifetime of an access token, in seconds, is not believed.
+
+It was probably meant in milliseconds, or as a time since 1970. The platform recommends 24 hours,
+and promises only 30 days for an unused refresh token.
+"""
+
+
 def utc_now() -> datetime:
     """Return the current time, timezone-aware UTC."""
     return datetime.now(UTC)
@@ -195,7 +203,9 @@ class Oddity(StrEnum):
     """A departure from the contract or RFC 6749 in a response that contains a token."""
 
     STATUS_UNDOCUMENTED = "status_undocumented"
+    HEAD_MALFORMED = "head_malformed"
     BODY_BROKEN = "body_broken"
+    FORM_ENCODED = "form_encoded"
     CONTENT_TYPE = "content_type"
     TOKEN_CHARACTERS = "token_characters"
     TOKEN_TYPE_MISSING = "token_type_missing"
@@ -203,6 +213,7 @@ class Oddity(StrEnum):
     EXPIRES_IN_MISSING = "expires_in_missing"
     EXPIRES_IN_NOT_AN_INTEGER = "expires_in_not_an_integer"
     EXPIRES_IN_UNUSABLE = "expires_in_unusable"
+    EXPIRES_IN_IMPLAUSIBLE = "expires_in_implausible"
     REFRESH_TOKEN_MISSING = "refresh_token_missing"
     REFRESH_TOKEN_UNUSABLE = "refresh_token_unusable"
     SCOPE_UNUSABLE = "scope_unusable"
@@ -222,7 +233,7 @@ class Token:
         token_type: The type as received, usually `bearer`; None if the response contained none.
         expires_at: The time when the access token expires, timezone-aware UTC, counted from the
             start of the request so that it is never too late. None if the response had no usable
-            lifetime.
+            lifetime, or one of less than a second or more than 31 days.
         scope: The scope values, or None if the response had no usable scope.
         oddities: The departures from the contract in the response. Usually empty.
         extra: The unknown members of the response. They may contain secrets: no `repr` shows them.
