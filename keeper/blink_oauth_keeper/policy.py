@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from attrs import evolve, frozen
 
 from blink_oauth.errors import BlinkError, Outcome
-from blink_oauth.tokens import Token
+from blink_oauth.tokens import LONGEST_LIFETIME, Token
 
 from .errors import (
     ConsentNeededError,
@@ -104,10 +104,12 @@ def windows(record: Record, profile: TargetProfile) -> Windows:
     """Return the windows of a stored access token.
 
     The advisory and the mandatory window are at most half the lifetime: otherwise a token with a
-    shorter lifetime would be refreshed at every use.
+    shorter lifetime would be refreshed at every use. A lifetime that is not known, or longer than
+    any access token's, is the default of the profile.
     """
-    issued_at = record.issued_at
-    expires_at = record.expires_at or issued_at + timedelta(seconds=profile.default_lifetime)
+    issued_at, expires_at = record.issued_at, record.expires_at
+    if expires_at is None or (expires_at - issued_at).total_seconds() > LONGEST_LIFETIME:
+        expires_at = issued_at + timedelta(seconds=profile.default_lifetime)
     half = max(0.0, (expires_at - issued_at).total_seconds() / 2)
     mandatory_at = expires_at - timedelta(seconds=min(profile.mandatory, half))
     advisory = min(profile.advisory, half) * (1 - JITTER * jitter(record.key))
@@ -117,7 +119,7 @@ def windows(record: Record, profile: TargetProfile) -> Windows:
 
 LIFETIME_MEMBERS = ("refresh_token_expires_in", "refresh_expires_in")
 """Members of a token response with the lifetime of the refresh token in seconds; no standard."""
-LONGEST_LIFETIME = 10 * 365 * 86_400.0
+LONGEST_IDLE_LIFETIME = 10 * 365 * 86_400.0
 """A longer lifetime, in seconds, is taken for a mistake."""
 
 
@@ -130,7 +132,7 @@ def idle_until(token: Token, issued_at: datetime, profile: TargetProfile) -> dat
         return None
     said = [_lifetime(token.extra.get(name)) for name in LIFETIME_MEMBERS]
     lifetime = min(filter(None, said), default=profile.idle_lifetime)
-    return issued_at + timedelta(seconds=min(lifetime, LONGEST_LIFETIME))
+    return issued_at + timedelta(seconds=min(lifetime, LONGEST_IDLE_LIFETIME))
 
 
 def _lifetime(value: object) -> float | None:
@@ -141,7 +143,7 @@ def _lifetime(value: object) -> float | None:
         seconds = float(value)
     except (ValueError, OverflowError):
         return None
-    return seconds if math.isfinite(seconds) and 0 < seconds <= LONGEST_LIFETIME else None
+    return seconds if math.isfinite(seconds) and 0 < seconds <= LONGEST_IDLE_LIFETIME else None
 
 
 def is_usable(record: Record, need: Need, profile: TargetProfile, now: datetime) -> bool:

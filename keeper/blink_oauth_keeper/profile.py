@@ -60,8 +60,9 @@ class TargetProfile:
             token stays valid for hours after a failed refresh.
         mandatory: Seconds before the expiry from which callers wait for the new token, at most
             half its lifetime.
-        default_lifetime: Seconds until an access token expires if the response does not say. The
-            platform recommends 24 hours and promises nothing; the default is cautious.
+        default_lifetime: Seconds until an access token expires if the response does not say, or
+            says less than a second or more than 31 days. The platform recommends 24 hours and
+            promises nothing; the default is cautious.
         idle_lifetime: Seconds until an unused refresh token expires, if the response does not say.
         rate: Refreshes per second that one process sends to the target at most; None for no limit.
 

@@ -264,6 +264,25 @@ def test_a_token_with_a_lifetime_of_zero_is_served_to_the_callers_that_waited(
     assert harness.record(grant).token in tokens
 
 
+@pytest.mark.parametrize(
+    "expires_in", [0, 0.9, -1, 86_400_000, 1_772_600_767, "3600000"], ids=lambda value: f"{value}"
+)
+def test_an_implausible_lifetime_causes_no_refresh_at_each_get_and_ends(
+    harness: Harness, expires_in: object
+) -> None:
+    harness.banks.respond_always(with_members(expires_in=expires_in))
+    grant = harness.authorize(responder=with_members(expires_in=expires_in))
+    for _ in range(9):
+        harness.manager.get(grant)
+        harness.advance(60)
+        harness.wait_until_idle()
+    assert harness.banks.presented() == []
+    old = harness.manager.get(grant)
+    harness.advance(3_600)
+    assert harness.manager.get(grant) != old
+    assert len(harness.banks.presented()) == 1
+
+
 # A failed refresh
 
 

@@ -150,6 +150,14 @@ def test_without_a_lifetime_the_default_of_the_profile_applies() -> None:
     assert decide(record(None), Need(), profile, at(601)) == Attempt()
 
 
+@pytest.mark.parametrize("lifetime", [31 * DAY + 1, 1000 * DAY, 46_000 * 365 * DAY / 10])
+def test_a_stored_lifetime_that_is_implausible_is_the_default_of_the_profile(
+    lifetime: float,
+) -> None:
+    assert windows_of(record(lifetime), DEFAULTS) == windows_of(record(None), DEFAULTS)
+    assert windows_of(record(31 * DAY), DEFAULTS).expires_at == at(31 * DAY)
+
+
 SEVEN_DAYS = 7 * DAY
 LIFETIMES: dict[str, tuple[dict[str, object], float]] = {
     "not said": ({}, 30 * DAY),
