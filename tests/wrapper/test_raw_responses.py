@@ -14,7 +14,7 @@ from attrs import evolve
 from blink_oauth import BlinkError, Outcome, ResponseError, Token
 from flavours import FLAVOURS, Flavour
 from wrapper.harness import REFRESH_TOKEN_SENT, SETTINGS, connected, refresh
-from wrapper.leaks import found, texts_of
+from wrapper.leaks import found, texts_of, texts_of_error
 from wrapper.raw_responses import CANARY, PAIR, RawNetwork, RawResponse, drawn
 
 COUNT = 1_700
@@ -64,3 +64,4 @@ def check(result: Token | BlinkError, response: RawResponse, what: str) -> None:
         return
     assert result.outcome is not Outcome.NOT_EXECUTED or response.family != "no status", what
     assert not isinstance(result, ResponseError) or result.status, what
+    assert found(secrets, texts_of_error(result)) == [], what
