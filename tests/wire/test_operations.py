@@ -91,7 +91,7 @@ def test_an_exchange_sends_the_five_headers_and_the_form(
     assert sent["x-corapi-target-id"] == NON_ROTATING
     assert sent["x-psu-ip-address"] == CUSTOMER.ip
     assert sent["x-psu-user-agent"] == CUSTOMER.user_agent
-    assert sent["accept"] == "application/json"
+    assert sent["accept"] == "application/json, application/problem+json"
     assert sent["content-type"] == "application/x-www-form-urlencoded"
     assert "authorization" not in sent
     assert "cookie" not in sent

@@ -277,6 +277,8 @@ NOT_HTTP = {
     "a head that is too long": OK + b"X-Edge: " + QUOTABLE * 2000 + b"\r\n\r\n",
     "a greeting of another protocol": b"220 " + QUOTABLE + b" ESMTP\r\n\r\n",
 }
+COMPLETE_BODIES = {NOT_HTTP["a chunk size"], NOT_HTTP["a chunk"]}
+"""The body has a complete JSON object, so its token is kept."""
 
 
 @pytest.mark.parametrize("response", NOT_HTTP.values(), ids=NOT_HTTP)
@@ -291,6 +293,9 @@ def test_an_error_quotes_no_byte_of_a_response_that_is_not_http(
 
     with server_that(behave) as url:
         caller = connect(settings_for(url.replace("https:", "http:")))
+        if response in COMPLETE_BODIES:
+            assert caller.refresh(GRANT, SENT).access_token == Secret(SECRET)
+            return
         with pytest.raises(BlinkError) as caught:
             caller.refresh(GRANT, SENT)
     assert caught.value.outcome is Outcome.UNCERTAIN

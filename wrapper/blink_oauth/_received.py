@@ -247,14 +247,17 @@ def _expanded(content: bytes, *, may_be_raw: bool) -> tuple[bytes, bool] | None:
     for wbits, compressed in attempts:
         expanded, is_damaged = _inflated(compressed, wbits)
         # Any bytes may begin like a stream without a header.
-        if expanded and (wbits > 0 or not is_damaged or _is_text(expanded)):
+        if expanded and (wbits > 0 or _is_text(expanded)):
             return expanded, is_damaged
     return None
 
 
 def _is_text(content: bytes) -> bool:
-    start = content[:16].decode("latin-1")
-    return start.isascii() and all(c.isprintable() or c.isspace() for c in start)
+    # Without its mark and zero bytes, a text in UTF-16 or UTF-32 is one in Latin-1.
+    start = (
+        content[:32].lstrip(b"\0\xef\xbb\xbf\xfe\xff").replace(b"\0", b"")[:16].decode("latin-1")
+    )
+    return bool(start) and start.isascii() and all(c.isprintable() or c.isspace() for c in start)
 
 
 def _has_header(content: bytes) -> bool:
