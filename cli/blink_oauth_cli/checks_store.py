@@ -62,8 +62,12 @@ def storage_checks(
     if path is not None:
         yield file_check(path, free_bytes)
         if not path.exists() or path.stat().st_size == 0:
-            # Opening the store would create the file, and a check must change nothing.
-            yield passed(STORE, f"There is none yet: the first login creates {path}.")
+            yield warning(
+                STORE,
+                f"There is no store {path}: the first login creates it.",
+                "Log in, or run blink-oauth store init. If there should be one already, correct "
+                "--store (BLINK_STORE).",
+            )
             return
     if keys_file is not None:
         yield from private_file_check("store_keys_file", keys_file)
@@ -73,6 +77,8 @@ def storage_checks(
         yield failed(STORE, error.what, error.do)
     except InvalidInputError as error:
         yield failed(STORE, str(error), "Correct the store's address or its keys.")
+    except StoreError as error:
+        yield failed(STORE, str(error), _remedy(error))
     except (BlinkError, OSError, ImportError) as error:
         yield failed(STORE, f"It cannot be opened: {error}", "Correct what is named.")
     else:
@@ -135,18 +141,18 @@ def _absent_record(client_id: str, name: str) -> Record:
 
 
 def _keys_check(store: TokenStore, client_id: str) -> Check:
-    total = unreadable = 0
+    total, faults = 0, list[SealError]()
     try:
         for record in _records(store, client_id):
             total += 1
-            unreadable += not _can_be_opened(store, record)
+            faults += _seal_faults(store, record)
         older = _older_seals(store)
     except StoreError as error:
         return failed(KEYS, str(error), _remedy(error))
-    if unreadable:
+    if faults:
         return failed(
             KEYS,
-            f"{unreadable} of {total} records cannot be opened with the keys at hand.",
+            f"{len(faults)} of {total} records cannot be opened with the keys at hand. {faults[0]}",
             "Give the missing key back, after the others. If no key is missing, restore the rows "
             "from a backup or ask those customers for a new consent.",
         )
@@ -181,12 +187,12 @@ def _records(store: TokenStore, client_id: str) -> Iterator[Record]:
         after = page[-1].key
 
 
-def _can_be_opened(store: TokenStore, listed: Record) -> bool:
+def _seal_faults(store: TokenStore, listed: Record) -> list[SealError]:
     try:
         store.load(listed.key)
-    except SealError:
-        return False
-    return True
+    except SealError as error:
+        return [error]
+    return []
 
 
 def _older_seals(store: TokenStore) -> int:

@@ -13,6 +13,7 @@ from .app import App
 from .errors import CommandError, ExitCode
 from .options import configured, takes_grant
 from .output import expiry_phrase, grant_name, time_left
+from .store_opening import missing_key_ids
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -166,8 +167,15 @@ def status(app: App, json_: bool) -> None:
     def profile_of(target_id: str) -> TargetProfile:
         return profiles.get(target_id, general)
 
+    unreadable = 0
+
+    def counted(status: GrantStatus) -> GrantStatus:
+        nonlocal unreadable
+        unreadable += status.state == "unreadable"
+        return _uncertain_after_lease(status)
+
     with app.store() as store:
-        found = map(_uncertain_after_lease, statuses_of(store, client_id, profile_of, utc_now))
+        found = map(counted, statuses_of(store, client_id, profile_of, utc_now))
         if json_:
             app.screen.json_array(map(_as_json, found))
         elif first := next(found, None):
@@ -175,6 +183,11 @@ def status(app: App, json_: bool) -> None:
             app.screen.table(COLUMNS, rows)
         else:
             app.screen.note(f"No grant of {client_id} is stored yet. Begin with blink-oauth login.")
+    if unreadable and (missing := missing_key_ids(app.store_location)):
+        app.screen.note(
+            f"Keys that are not given seal {unreadable} grants: {', '.join(missing)}. Give them "
+            "back (BLINK_STORE_KEYS_FILE)."
+        )
 
 
 def _row(status: GrantStatus, now: datetime) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .app import App, read_keys, write_keys
+from .app import App
 from .errors import CommandError, ExitCode
+from .key_files import read_keys, write_keys
 from .options import Command
 
 if TYPE_CHECKING:
@@ -51,19 +52,18 @@ def generate(app: App, output: Path | None, reveal: bool) -> None:
     if output is None:
         app.screen.line(key.reveal())
         return
-    if output.exists():
-        raise CommandError(
-            f"{output} is there already, and is left as it is.",
-            "Name a new file. To add a key to a store's file: blink-oauth keys add.",
-            ExitCode.USAGE,
-        )
-    write_keys(
+    if output.exists() or not write_keys(
         output,
         [key],
         replace=False,
         consequence="Nothing was written.",
         remedy="Name another file with --output.",
-    )
+    ):
+        raise CommandError(
+            f"{output} is there already, and is left as it is.",
+            "Name a new file. To add a key to a store's file: blink-oauth keys add.",
+            ExitCode.USAGE,
+        )
     app.screen.note(f"A new key: {output}. Name it in BLINK_STORE_KEYS_FILE, and back it up.")
 
 

@@ -96,7 +96,7 @@ def _with_browser(
     configuration = app.configuration
     settings = configuration.settings()
     template = configuration.authorize_url(grant.target_id)
-    with app.store() as store:
+    with app.store(create=True) as store:
         # Do not ask the customer for a consent that could not be stored.
         store.load(GrantKey(settings.client_id, grant))
     psu_ip = configuration.get("psu_ip") or own_address(settings.base_url)
@@ -127,6 +127,7 @@ def _with_code(app: App, grant: Grant, code: Secret) -> Token:
             ExitCode.USAGE,
         )
     address = configuration.get("psu_ip") or Psu.AUTOMATIC
+    app.open_store(create=True).close()
     with app.manager() as manager:
         psu = Psu(address, Psu.AUTOMATIC)
         return manager.authorize(grant, code=code, redirect_uri=redirect_uri, psu=psu)

@@ -29,7 +29,7 @@ COMMANDS = {
     "keep-alive": ("keep_alive", "Refresh idle grants before their refresh tokens expire."),
     "doctor": ("doctor", "Find out what is wrong, and what to do about it."),
     "keys": ("keys", "Make, add, use and drop the keys that seal the stored tokens."),
-    "store": ("store", "Move the grants to another store, or finish an upgrade of the tables."),
+    "store": ("store", "Make a store, move the grants to another, or finish an upgrade."),
     "sandbox": ("sandbox", "Start a local platform with banks behind it."),
     "completion": ("main", "Print the completion script for your shell."),
 }

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .app import App, make_private_folder
+from .app import App
 from .errors import CommandError, ExitCode
+from .key_files import make_private_folder
 from .options import configured
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def _run(app: App, running: Sandbox, env_file: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     text = "\n".join(f"export {k}={shlex.quote(v)}" for k, v in environment(running).items())
+    env_file.unlink(missing_ok=True)
+    env_file.touch(mode=0o600)
     env_file.write_text(f"{text}\n", "utf-8")
     try:
         app.screen.line(text)

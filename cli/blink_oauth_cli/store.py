@@ -1,4 +1,4 @@
-"""The commands of `store`: move the grants to another store, finish an upgrade of the tables."""
+"""The commands of `store`: make one, move the grants to another, finish an upgrade of tables."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from datetime import timedelta
 
 import click
 
-from .app import App, StoreLocation, location_of
+from .app import App
 from .errors import CommandError, ExitCode
 from .keep_alive import duration_option
 from .options import Command
+from .store_opening import StoreLocation, location_of, open_store
 
 __all__ = ["store"]
 
@@ -20,7 +21,27 @@ AGAIN = "run blink-oauth store copy again: it goes on where it stopped"
 
 @click.group()
 def store() -> None:
-    """Move the grants to another store, or finish an upgrade of the tables."""
+    """Make a store, move the grants to another one, or finish an upgrade of the tables."""
+
+
+@store.command(
+    cls=Command,
+    examples="""
+blink-oauth store init
+blink-oauth store init --store /var/lib/acme/tokens.db --store-keys-file /etc/acme/tokens.keys
+""",
+)
+@click.pass_obj
+def init(app: App) -> None:
+    """Make the configured store: its file or tables, and its key unless keys are given.
+
+    Besides login, no other command makes a store, so that a mistyped name is an error. If there is
+    a store that a given key opens, nothing is changed, and the exit code is 0.
+    """
+    opened, made = open_store(app.store_location, create=True)
+    opened.close()
+    for line in made or ["The store is there already; nothing was changed."]:
+        app.screen.line(line)
 
 
 @store.command(
@@ -46,33 +67,37 @@ BLINK_COPY_TO=postgresql+psycopg://app:…@db.example/app blink-oauth store copy
     metavar="TIME",
     help="How long to wait for refreshes in progress.",
 )
-@click.option("--dry-run", is_flag=True, help="Only count; the other store is made if need be.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
 @click.pass_obj
 def copy(app: App, *, to: str, to_keys_file: str | None, wait: timedelta, dry_run: bool) -> None:
     """Move all grants from the configured store to another one, sealed with its keys.
 
-    No token is presented. A grant is in one store only: once the other store has it, processes
-    that still use this store get an error that it was moved. A grant whose refresh is in progress
-    is waited for. A newer pair is never replaced by an older one. Run the command again if it was
-    interrupted, or if it says that grants are left.
+    The other store must exist: blink-oauth store init makes one. No token is presented. A grant is
+    in one store only: once the other store has it, processes that still use this store get an error
+    that it was moved. A grant whose refresh is in progress is waited for. A newer pair is never
+    replaced by an older one. Run the command again if it was interrupted, or if it says that grants
+    are left.
     """
     from blink_oauth_keeper.store.moving import copy_grants
 
-    location = location_of(to, keys_file=to_keys_file)
-    _require_ready(app.store_location, location)
+    location = location_of(
+        to,
+        keys_file=to_keys_file,
+        name="the other store",
+        flag="STORE (BLINK_COPY_TO)",
+        keys_flag="--to-keys-file (BLINK_COPY_TO_KEYS_FILE)",
+    )
+    _require_different(app.store_location, location)
     try:
-        with app.store() as source:
-            # A fault of this store shows before a file is created for the other one.
-            source.client_ids()
-            with app.store(location) as target:
-                report = copy_grants(
-                    source,
-                    target,
-                    wait=wait.total_seconds(),
-                    monotonic=time.monotonic,
-                    sleep=time.sleep,
-                    dry_run=dry_run,
-                )
+        with app.store() as source, app.store(location) as target:
+            report = copy_grants(
+                source,
+                target,
+                wait=wait.total_seconds(),
+                monotonic=time.monotonic,
+                sleep=time.sleep,
+                dry_run=dry_run,
+            )
     except KeyboardInterrupt:
         raise CommandError(
             "Interrupted. Each grant is in the store that has its pair, or its move is half done; "
@@ -97,23 +122,11 @@ def copy(app: App, *, to: str, to_keys_file: str | None, wait: timedelta, dry_ru
         )
 
 
-def _require_ready(source: StoreLocation, target: StoreLocation) -> None:
-    if target.file is None and target.keys_file is None:
-        raise CommandError(
-            "No key is known for the other store. Nothing was changed.",
-            "Name the file of its keys with --to-keys-file (BLINK_COPY_TO_KEYS_FILE).",
-            ExitCode.USAGE,
-        )
+def _require_different(source: StoreLocation, target: StoreLocation) -> None:
     if (source.url, source.file) == (target.url, target.file):
         raise CommandError(
             "Both are the same store. Nothing was changed.",
             "Name another one; the store to move from is --store (BLINK_STORE).",
-            ExitCode.USAGE,
-        )
-    if source.file is not None and not source.file.exists():
-        raise CommandError(
-            f"There is no store {source.file}. Nothing was changed.",
-            "Name the store to move from with --store (BLINK_STORE).",
             ExitCode.USAGE,
         )
 

@@ -98,7 +98,7 @@ class Harness:
     def authorize(self, **profile: Any) -> None:
         """Store a grant, as a login would."""
         if not self.keys.exists():
-            assert self.run("status").code == 0
+            assert self.run("store", "init").code == 0
         with (
             BlinkOAuth(self.sandbox.settings(certificate=self.context)) as blink,
             self.open_store() as store,

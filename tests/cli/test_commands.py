@@ -66,7 +66,7 @@ def run_configured(
 @pytest.fixture
 def run_with_grant(run_configured: Run, sandbox: Sandbox, tmp_path: Path) -> Run:
     """Return a function that runs a command with a stored grant."""
-    assert run_configured("status")[0] == 0
+    assert run_configured("store", "init")[0] == 0
     key = (tmp_path / "tokens.db.keys").read_text("ascii").strip()
     store = SqlTokenStore(f"sqlite:///{tmp_path / 'tokens.db'}", keys=[key])
     # A shorter idle lifetime than `--within 30d`, so that the grant is due at once.
@@ -280,6 +280,7 @@ def test_flags_override_the_file(command: Run, tmp_path: Path) -> None:
         "[profiles.test.targets.IIDX00001]\nrotates = false\nrate = 2.0\n",
         "utf-8",
     )
+    assert command("store", "init")[0] == 0
     assert "CIDX0000000002" in command("status")[2]
     assert "CIDX0000000003" in command("status", "--client-id", "CIDX0000000003")[2]
     assert command("status", "--profile", "production")[0] == ExitCode.USAGE

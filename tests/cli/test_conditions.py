@@ -131,7 +131,7 @@ TABLE: dict[Condition, dict[str, Case]] = {
     | {
         "status": (USAGE, "client id is not known", "BLINK_CLIENT_ID"),
         "keep-alive": (USAGE, "BLINK_BASE_URL is not set", "nothing was sent"),
-        "store copy": (USAGE, "There is no store", "--store (BLINK_STORE)"),
+        **dict.fromkeys((*KEYS, *STORE), (USAGE, "There is no store", "--store (BLINK_STORE)")),
     },
     certificate_of_other_client: COMMON
     | {
@@ -185,7 +185,8 @@ def due(harness: Harness, store_files: dict[str, bytes]) -> Harness:
     """Return a harness with a grant that is due; only the first test has it in the sandbox too."""
     if not store_files:
         harness.authorize(idle_lifetime=IDLE_LIFETIME)
-        store_files |= {path.name: path.read_bytes() for path in (harness.file, harness.keys)}
+        assert harness.run("store", "init", "--store", "other.db").code == 0
+        store_files |= {path.name: path.read_bytes() for path in harness.folder.glob("*.db*")}
     for name, content in store_files.items():
         (harness.folder / name).write_bytes(content)
     return harness

@@ -208,7 +208,7 @@ def test_a_login_says_if_it_sends_no_address_of_the_customer(
 def test_an_unexpected_error_shows_its_class_and_not_its_text(
     stored: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("fake-secret-in-a-message")
 
     monkeypatch.setattr("blink_oauth_cli.app.open_store", fail)

@@ -42,11 +42,25 @@ def record_in(harness: Harness, url: str, keys: Path) -> Record | None:
         return store.load(GrantKey(CLIENT, harness.sandbox.grant()))
 
 
+def make_store(harness: Harness, url: str, keys: Path) -> None:
+    """Make a store that has these keys."""
+    words = ("store", "init", "--store", url, "--store-keys-file", str(keys))
+    assert harness.run(*words).code == 0
+
+
+@pytest.fixture
+def new_file(stored: Harness) -> str:
+    """Return the name of a new store with a key beside it."""
+    assert stored.run("store", "init", "--store", "new.db").code == 0
+    return "new.db"
+
+
 def test_the_grants_are_used_from_the_other_store(
     stored: Harness, other: str, new_keys: Path
 ) -> None:
     secrets, pair = stored.secrets(), stored.pair()
     words = ("store", "copy", other, "--to-keys-file", str(new_keys))
+    make_store(stored, other, new_keys)
     dry = stored.run(*words, "--dry-run")
     assert (dry.code, dry.out) == (0, MOVED.replace("Moved: 1", "To move: 1"))
     assert record_in(stored, other, new_keys) is None
@@ -69,25 +83,41 @@ def test_the_grants_are_used_from_the_other_store(
 
 
 def test_the_variables_name_the_other_store(stored: Harness, other: str, new_keys: Path) -> None:
+    make_store(stored, other, new_keys)
     stored.monkeypatch.setenv("BLINK_COPY_TO", other)
     stored.monkeypatch.setenv("BLINK_COPY_TO_KEYS_FILE", str(new_keys))
     assert stored.run("store", "copy").out == MOVED
 
 
-def test_a_new_file_gets_a_key_beside_it(stored: Harness) -> None:
-    result = stored.run("store", "copy", "new.db")
+def test_the_key_of_another_file_is_beside_it(stored: Harness, new_file: str) -> None:
+    result = stored.run("store", "copy", new_file)
     assert (result.code, result.out) == (0, MOVED)
-    assert "Its key, made just now" in result.errors
-    url = f"sqlite:///{stored.folder / 'new.db'}"
+    url = f"sqlite:///{stored.folder / new_file}"
     assert record_in(stored, url, stored.folder / "new.db.keys") is not None
 
 
-def test_a_refresh_in_progress_is_reported_and_the_grant_stays(stored: Harness) -> None:
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_move_makes_no_store(
+    stored: Harness, other: str, new_keys: Path, options: tuple[str, ...]
+) -> None:
+    before = stored.rows()
+    words = ("store", "copy", other, "--to-keys-file", str(new_keys), *options)
+    for _ in range(2):
+        result = stored.run(*words)
+        assert (result.code, result.out) == (ExitCode.USAGE, "")
+        require_two_lines(result, "There is no store", "STORE (BLINK_COPY_TO)")
+        assert "blink-oauth store init" in result.errors
+    assert stored.rows() == before
+
+
+def test_a_refresh_in_progress_is_reported_and_the_grant_stays(
+    stored: Harness, new_file: str
+) -> None:
     with stored.open_store() as store:
         seen = store.load(GrantKey(CLIENT, stored.sandbox.grant()))
         assert seen is not None
         assert store.claim(seen, owner="fake-owner", ttl=30)
-    result = stored.run("store", "copy", "new.db", "--wait", "1s")
+    result = stored.run("store", "copy", new_file, "--wait", "1s")
     assert result.code == ExitCode.FAILED
     assert "Being refreshed: 1" in result.out
     assert "Error: 1 grants are being refreshed" in result.errors
@@ -95,22 +125,25 @@ def test_a_refresh_in_progress_is_reported_and_the_grant_stays(stored: Harness) 
     assert stored.pair() == seen.token
 
 
-def test_a_grant_that_no_key_opens_is_reported_and_stays(stored: Harness, new_keys: Path) -> None:
+def test_a_grant_that_no_key_opens_is_reported_and_stays(
+    stored: Harness, new_keys: Path, new_file: str
+) -> None:
     before = stored.rows()
     right = stored.keys.read_text("ascii")
     stored.keys.write_text(new_keys.read_text("ascii"), "ascii")
-    result = stored.run("store", "copy", "new.db")
+    result = stored.run("store", "copy", new_file)
     assert result.code == ExitCode.FAILED
     assert "Not opened: 1" in result.out
     assert "Give the missing key" in result.errors
     assert stored.rows() == before
     stored.keys.write_text(right, "ascii")
-    assert stored.run("store", "copy", "new.db").out == MOVED
+    assert stored.run("store", "copy", new_file).out == MOVED
 
 
 def test_a_wrong_key_of_the_other_store_moves_nothing(
     stored: Harness, other: str, new_keys: Path
 ) -> None:
+    make_store(stored, other, new_keys)
     assert stored.run("store", "copy", other, "--to-keys-file", str(new_keys)).code == 0
     stored.authorize()
     before = stored.rows()
@@ -147,17 +180,17 @@ def test_a_store_that_cannot_be_used_changes_nothing(
     assert new_keys.exists()
 
 
-def test_an_interrupted_move_tells_how_to_go_on(stored: Harness) -> None:
+def test_an_interrupted_move_tells_how_to_go_on(stored: Harness, new_file: str) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SqlTokenStore, "receive", interrupt)
-        result = stored.run("store", "copy", "new.db")
+        result = stored.run("store", "copy", new_file)
     assert result.code == ExitCode.INTERRUPTED
     assert "nothing is lost or spent" in result.errors
     assert AGAIN in result.errors
-    assert stored.run("store", "copy", "new.db").out == MOVED
+    assert stored.run("store", "copy", new_file).out == MOVED
 
 
 def make_older(harness: Harness) -> None:

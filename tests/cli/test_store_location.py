@@ -11,8 +11,8 @@ import pytest
 from attrs import evolve
 
 from blink_oauth.tokens import Secret
-from blink_oauth_cli.app import read_keys, write_keys
 from blink_oauth_cli.errors import ExitCode
+from blink_oauth_cli.key_files import read_keys, write_keys
 from blink_oauth_keeper import GrantKey, KeyFile, Note, Record, SqlTokenStore
 from blink_oauth_keeper.store.sealing import key_id
 from cli.cli_harness import CLIENT, Harness, require_two_lines
@@ -37,12 +37,12 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_the_first_use_creates_a_private_store_and_prints_its_location(
+def test_the_first_login_creates_a_private_store_and_prints_its_location(
     without_store: Harness,
 ) -> None:
     store, keys = default_files(without_store)
-    result = without_store.run("status")
-    assert (result.code, result.out) == (0, "")
+    # No code is received, so that the login fails; the store is made before.
+    result = without_store.run("login", "--no-browser", "--timeout", "1")
     assert (mode(store.parent), mode(store), mode(keys)) == (0o700, 0o600, 0o600)
     assert f"A new store: {store}\n" in result.errors
     assert f"made just now: {keys}. Back it up." in result.errors
@@ -52,9 +52,10 @@ def test_the_first_use_creates_a_private_store_and_prints_its_location(
 
 def test_the_second_use_creates_and_prints_nothing(without_store: Harness) -> None:
     store, keys = default_files(without_store)
-    without_store.run("status")
+    without_store.run("store", "init")
     before = keys.read_text("ascii")
     result = without_store.run("status")
+    assert result.code == 0
     assert "new store" not in result.errors
     assert keys.read_text("ascii") == before
     assert {path.name for path in store.parent.iterdir()} == {store.name, keys.name}
@@ -67,20 +68,21 @@ def test_the_file_that_is_printed_is_the_file_that_is_used(
 ) -> None:
     store = tmp_path / name / "tokens.db"
     without_store.configure(store=f"{prefix}{store}", profile=None)
-    result = without_store.run("status")
+    result = without_store.run("store", "init")
     if prefix and "?" in name:
         require_two_lines(result)
         assert result.code == ExitCode.USAGE
         assert "question mark" in result.errors
         assert not store.parent.exists()
         return
-    assert f"A new store: {store}\n" in result.errors
+    assert f"A new store: {store}\n" in result.out
+    assert without_store.run("status").code == 0
     assert {path.name for path in store.parent.iterdir()} == {"tokens.db", "tokens.db.keys"}
 
 
 def test_each_profile_has_a_store_of_its_own(without_store: Harness) -> None:
     without_store.configure(store=None, profile="test")
-    assert str(default_files(without_store, "test")[0]) in without_store.run("status").errors
+    assert str(default_files(without_store, "test")[0]) in without_store.run("store", "init").out
 
 
 def test_threads_that_create_the_first_key_at_once_all_read_the_same_key(tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_a_file_without_a_key_is_not_changed(stored: Harness, content: bytes) ->
 def test_a_folder_that_cannot_be_created_is_an_error(harness: Harness) -> None:
     (harness.folder / "file").touch()
     harness.configure(store=str(harness.folder / "file" / "tokens.db"))
-    result = harness.run("status")
+    result = harness.run("store", "init")
     assert result.code == ExitCode.USAGE
     require_two_lines(result, "cannot be made", "--store (BLINK_STORE)")
 
@@ -140,7 +142,7 @@ def test_a_keys_folder_that_cannot_be_created_names_the_flag_of_the_keys(
     (without_store.folder / "file").touch()
     keys_file = str(without_store.folder / "file" / "tokens.keys")
     without_store.configure(store=None, profile=None, store_keys_file=keys_file)
-    result = without_store.run("status")
+    result = without_store.run("store", "init")
     assert result.code == ExitCode.USAGE
     require_two_lines(result, "cannot be made", "--store-keys-file (BLINK_STORE_KEYS_FILE)")
 

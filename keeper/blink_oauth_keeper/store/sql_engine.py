@@ -95,7 +95,9 @@ SQLITE_SETTINGS = (
 )
 
 
-def engine_for(database: str | URL | Path | Engine) -> Engine | InvalidInputError:
+def engine_for(
+    database: str | URL | Path | Engine, *, create: bool = True
+) -> Engine | InvalidInputError:
     """Return an engine for a URL, or the application's engine if it is supported.
 
     An error is returned and not raised, so that no traceback contains a URL with a password.
@@ -103,6 +105,7 @@ def engine_for(database: str | URL | Path | Engine) -> Engine | InvalidInputErro
     Args:
         database: `sqlite:///…` with a file, the path of a file, `postgresql+psycopg://…`, or an
             engine for one of them.
+        create: Whether to create an SQLite file that is missing, and set what the file keeps.
     """
     if isinstance(database, Engine):
         return _unsupported(database.url, database.dialect) or database
@@ -113,7 +116,7 @@ def engine_for(database: str | URL | Path | Engine) -> Engine | InvalidInputErro
         kind = url.get_dialect()
         error = _unsupported(url, kind) or _with_query(database, url) or _unescaped(url)
         if error is None:
-            return _sqlite(url) if kind.name == "sqlite" else _postgresql(url)
+            return _sqlite(url, create) if kind.name == "sqlite" else _postgresql(url)
     except (ArgumentError, ValueError):
         # `make_url` raises a ValueError that quotes what it takes for the port.
         error = InvalidInputError(
@@ -182,7 +185,7 @@ def _unsupported(url: URL, dialect: Dialect | type[Dialect]) -> InvalidInputErro
     return None
 
 
-def _sqlite(url: URL) -> Engine:
+def _sqlite(url: URL, create: bool) -> Engine:
     engine = create_engine(
         url,
         connect_args={"timeout": BUSY_TIMEOUT},
@@ -195,8 +198,9 @@ def _sqlite(url: URL) -> Engine:
     )
     # The process may change its working directory; SQLAlchemy resolves the path now, too.
     path = Path(url.database or "").absolute()
-    event.listen(engine, "do_connect", partial(_open_file, path))
-    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "do_connect", partial(_open_file, path, create=create))
+    if create:
+        event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "checkout", _reopen_immutable)
     return engine
 
@@ -260,7 +264,8 @@ _file_lock = threading.Lock()
 
 def _create_file(path: Path) -> None:
     # SQLite gives its other files the mode of this one. Closing a file that SQLite has open in this
-    # process would release SQLite's locks on it (POSIX): hence O_EXCL, and the lock.
+    # process would release SQLite's locks on it (POSIX): hence O_EXCL, and the lock. O_EXCL follows
+    # no link, hence the real path.
     with _file_lock, suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ONLY))
 
@@ -271,9 +276,15 @@ def _open_file(
     record: ConnectionPoolEntry,
     arguments: list[Any],
     options: dict[str, Any],
+    *,
+    create: bool,
 ) -> DBAPIConnection:
-    _create_file(path)
-    connection = dialect.connect(*arguments, **options)
+    path = Path(os.path.realpath(path))
+    if create:
+        _create_file(path)
+        connection = dialect.connect(*arguments, **options)
+    else:
+        connection = dialect.connect(f"{path.as_uri()}?mode=rw", **options | {"uri": True})
     cursor = connection.cursor()
     try:
         cursor.execute(JOURNAL_MODE)
@@ -443,6 +454,7 @@ READS = frozenset(
     {
         *("load", "journal_entries", "due", "records", "history"),
         *("unreadable", "count_older_seals", "count_unknown_seals", "client_ids"),
+        *("has_store", "pairs_by_key"),
     }
 )
 """The operations that change nothing."""

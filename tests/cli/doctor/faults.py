@@ -183,7 +183,11 @@ STORE_FAULTS: dict[str, Fault] = {
         arguments(open_store=injection.keys_missing), "store", FAIL, "Put the file back"
     ),
     "file in place of the store's folder": Fault(
-        injection.file_in_place_of_folder, "store_file", FAIL, "folder of its own"
+        injection.file_in_place_of_folder,
+        "store_file",
+        FAIL,
+        "folder of its own",
+        also_failing=frozenset({"store"}),
     ),
     "grant refused for days": Fault(
         injection.grant_refused_for_days, "store_refusals", WARN, "blink-oauth status"

@@ -73,7 +73,8 @@ def test_a_missing_store_is_not_created(harness: Harness) -> None:
 
     checks = harness.checks(store_path=path, open_store=open_store)
     assert not path.parent.exists()
-    assert not_ok(checks) == set()
+    assert not_ok(checks) == {"store"}
+    assert checks["store"].level is Level.WARN
     assert "the first login creates" in checks["store"].finding
     path.parent.mkdir()
     path.touch(mode=0o600)

@@ -1,0 +1,74 @@
+"""What a database has of a token store, read without its keys. Nothing is created or changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import URL, Connection, Engine, func, inspect, select, union_all
+from sqlalchemy.exc import SQLAlchemyError
+
+from blink_oauth.errors import InvalidInputError
+from blink_oauth_keeper.processes import fork_gate
+
+from .sql_engine import engine_for, store_error_for
+from .sql_tables import grants, journal
+
+__all__ = ["has_store", "pairs_by_key"]
+
+R = TypeVar("R")
+
+SEALED = union_all(
+    *(select(table.c.key_id).where(table.c.key_id.is_not(None)) for table in (grants, journal))
+).subquery()
+PAIRS_BY_KEY = select(SEALED.c.key_id, func.count()).group_by(SEALED.c.key_id).order_by("key_id")
+
+
+def has_store(database: str | URL | Path) -> bool:
+    """Return whether a database has the tables of a token store.
+
+    Args:
+        database: The URL of a database, or the path of an SQLite file that exists.
+
+    Raises:
+        InvalidInputError: The database is not supported.
+        StoreError: The database cannot be read.
+    """
+    engine = engine_for(database, create=False)
+    del database
+    return _read("has_store", engine, lambda connection: inspect(connection).has_table(grants.name))
+
+
+def pairs_by_key(database: str | URL | Path) -> Mapping[str, int]:
+    """Return the number of stored pairs by the id of the key that sealed them; it reads all rows.
+
+    Args:
+        database: The URL of a database, or the path of an SQLite file that exists.
+
+    Raises:
+        InvalidInputError: The database is not supported.
+        SchemaError: The database has no tables of a token store.
+        StoreError: The database cannot be read.
+    """
+    engine = engine_for(database, create=False)
+    del database
+    return _read("pairs_by_key", engine, _pairs_by_key)
+
+
+def _pairs_by_key(connection: Connection) -> Mapping[str, int]:
+    return {row[0]: row[1] for row in connection.execute(PAIRS_BY_KEY)}
+
+
+def _read(operation: str, engine: Engine | InvalidInputError, read: Callable[[Connection], R]) -> R:
+    if isinstance(engine, InvalidInputError):
+        raise engine
+    try:
+        with fork_gate.operation(), engine.connect() as connection:
+            return read(connection)
+    except (SQLAlchemyError, OSError) as error:
+        store_error = store_error_for(operation, error)
+    finally:
+        engine.dispose()
+    # Raised outside `except`: a chained exception would show the URL.
+    raise store_error
