@@ -77,14 +77,15 @@ def _no_home(do: str) -> CommandError:
 
 POLL_INTERVAL = 0.2
 """Seconds between two checks; a longer wait may miss a second Ctrl-C."""
+# The first line ends that of the terminal, which has shown ^C.
 INTERRUPTED_NOTE = (
     "\nInterrupted. A call in progress is awaited, so that nothing is lost; Ctrl-C again "
     "exits immediately."
-)
+).splitlines()
 FORCED_EXIT_NOTE = (
     "\nExited immediately. A call may have been in progress: its grant shows as refreshing, then "
     "as uncertain.\n→ Look at blink-oauth status in half a minute."
-)
+).splitlines()
 
 
 def _require_stored(event_names: Collection[str]) -> None:
@@ -195,8 +196,8 @@ class App:
             StoreError: The database cannot be read.
         """
         store, made = open_store(location or self.store_location, create=create)
-        for line in made:
-            self.screen.note(line)
+        if made:
+            self.screen.note(*made)
         return store
 
     @contextmanager
@@ -251,12 +252,12 @@ class App:
     def _finish_and_exit(self, manager: TokenManager, event_names: Collection[str]) -> NoReturn:
         closing = threading.Thread(target=manager.close, daemon=True)
         try:
-            self.screen.note(INTERRUPTED_NOTE)
+            self.screen.note(*INTERRUPTED_NOTE)
             closing.start()
             while closing.is_alive():
                 closing.join(POLL_INTERVAL)
         except KeyboardInterrupt:
-            self.screen.note(FORCED_EXIT_NOTE)
+            self.screen.note(*FORCED_EXIT_NOTE)
             # After a second Ctrl-C, a normal exit would still wait for the call in progress.
             os._exit(ExitCode.INTERRUPTED)
         _require_stored(event_names)

@@ -145,6 +145,6 @@ def _all_checks(app: App) -> Iterator[Check]:
 
 def _print(app: App, check: Check) -> None:
     level = check.level.value.upper()
-    app.screen.line(app.screen.styled(f"{level:<5}", level) + f"{check.name}: {check.finding}")
+    app.screen.line(f"{check.name}: {check.finding}", label=f"{level:<5}")
     if check.remedy:
         app.screen.line(f"     → {check.remedy}")

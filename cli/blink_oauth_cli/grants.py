@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 import click
 from attrs import asdict, evolve
 
+from blink_oauth.headers import is_visible_ascii
+
 from .app import App
 from .errors import CommandError, ExitCode
 from .options import configured, takes_grant
-from .output import expiry_phrase, grant_name, time_left
+from .output import expiry_phrase, grant_name, time_left, visible
 from .store_opening import missing_key_ids
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from blink_oauth.context import Grant
-    from blink_oauth.tokens import Token
+    from blink_oauth.tokens import Secret, Token
     from blink_oauth_keeper import GrantStatus
 
 __all__ = ["refresh", "revoke", "token"]
@@ -56,12 +58,23 @@ def token(
         raise click.UsageError("--reveal, --header and --json exclude each other.")
     with app.manager() as manager:
         found = manager.get(grant, min_validity=min_validity)
-    if reveal:
-        app.screen.line(found.access_token.reveal())
-    elif header:
-        app.screen.line(f"Authorization: Bearer {found.access_token.reveal()}")
+    if reveal or header:
+        _require_printable(grant, found.access_token, in_header=header)
+        app.screen.line(f"{'Authorization: Bearer ' * header}{found.access_token.reveal()}")
     else:
         _print_token(app, grant, found, json_)
+
+
+def _require_printable(grant: Grant, token: Secret, *, in_header: bool) -> None:
+    text = token.reveal()
+    if is_visible_ascii(text) or (not in_header and visible(text) == text):
+        return
+    problem = "no header can carry" if in_header else "no terminal shows"
+    raise CommandError(
+        f"{grant_name(grant)}: the access token has characters that {problem} (RFC 6750 section "
+        "2.1). It was not printed.",
+        "Get another one: blink-oauth refresh. If that has them too, tell the bank.",
+    )
 
 
 @configured(
@@ -126,7 +139,7 @@ def revoke(app: App, *, grant: Grant, yes: bool) -> None:
 
 
 def _require_confirmation(grant: Grant) -> None:
-    name = grant_name(grant)
+    name = visible(grant_name(grant))
     if not sys.stdin.isatty():
         raise CommandError(
             f"{name} is not revoked: without a terminal, it cannot be confirmed.",

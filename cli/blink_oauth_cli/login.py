@@ -111,7 +111,7 @@ def _with_browser(
             redirect_uri=configuration.get("redirect_uri") or DEFAULT_REDIRECT_URI,
             extra=dict(map(_parameter, parameters)),
             open_browser=None if no_browser else open_in_browser,
-            notify=app.screen.note,
+            notify=lambda text: app.screen.note(*text.split("\n")),
             timeout=timeout,
             psu_ip=psu_ip,
         )

@@ -13,6 +13,8 @@ import click
 
 from blink_oauth import __version__
 
+from .output import Screen, visible
+
 if TYPE_CHECKING:
     from .errors import CommandError
 
@@ -90,7 +92,24 @@ def main() -> NoReturn:
         # An output encoding that lacks “→” must not make a command fail.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+    _log_visibly()
     sys.exit(run(sys.argv[1:]))
+
+
+def _log_visibly() -> None:
+    """Let the records that no handler of the process takes be printed like everything else."""
+    import logging
+    from traceback import format_exception
+
+    class VisibleFormatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            lines = [record.getMessage()]
+            if record.exc_info:
+                lines += "".join(format_exception(record.exc_info[1])).splitlines()
+            return "\n".join(map(visible, lines))
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(VisibleFormatter())
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -110,12 +129,13 @@ def run(arguments: Sequence[str]) -> int:
 
 def _report(error: BaseException, *, debug: bool) -> int:
     reported = _command_error(error)
+    screen = Screen()
     if debug and not isinstance(error, (click.ClickException, click.Abort)):
-        from traceback import print_exception
+        from traceback import format_exception
 
         # Without local variables: they could hold a secret.
-        print_exception(error)
-    click.echo(f"Error: {reported.what}\n→ {reported.do}", err=True)
+        screen.note(*"".join(format_exception(error)).splitlines())
+    screen.note(f"Error: {reported.what}", f"→ {reported.do}")
     return reported.code
 
 

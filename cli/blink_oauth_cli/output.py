@@ -1,4 +1,8 @@
-"""Printing: results to standard output, everything else to standard error."""
+"""Printing: results to standard output, everything else to standard error.
+
+Whatever is printed goes through `visible`, so that no text of a bank, a proxy or a customer steers
+the terminal, forges a line, or looks like another text.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, TextIO
+from unicodedata import category
 
 from attrs import define
 
@@ -17,7 +22,12 @@ from blink_oauth.context import Grant
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Screen", "expiry_phrase", "grant_name", "parse_duration", "time_left"]
+__all__ = ["Screen", "expiry_phrase", "grant_name", "parse_duration", "time_left", "visible"]
+
+BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Characters that show nothing, although Unicode counts them among letters and marks."""
 
 PIPED_WIDTH = 1_000
 """Columns without a terminal; wide enough that no line is wrapped."""
@@ -25,6 +35,32 @@ GAP = 2
 """Blanks between two columns of a table."""
 TABLE_PAGE = 500
 """Rows of a table that are laid out and printed together."""
+
+
+def visible(text: str) -> str:
+    """Return a text with an escape such as `\\x1b` for each character that shows nothing.
+
+    These are the control characters, line ends among them, those that change the direction of the
+    text or have no width, and halves of a character.
+    """
+    if text.isprintable() and not BLANK.search(text):
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode() if _is_hidden(char) else char for char in text
+    )
+
+
+def _is_hidden(char: str) -> bool:
+    # Spaces of other widths are not printable for Python, and are seen.
+    return bool(BLANK.match(char)) or not (char.isprintable() or category(char) == "Zs")
+
+
+def _json(content: object) -> str:
+    """Return JSON in which what shows nothing is escaped; it still has the same value."""
+    text = json.dumps(content, default=str, ensure_ascii=False)
+    if visible(text) == text:
+        return text
+    return "".join(json.dumps(char)[1:-1] if _is_hidden(char) else char for char in text)
 
 
 @define(eq=False)
@@ -42,36 +78,40 @@ class Screen:
         """Whether standard output is a terminal."""
         return sys.stdout.isatty()
 
-    def line(self, text: str) -> None:
-        """Print a line of the result unchanged."""
-        print(text, flush=True)  # noqa: T201 - the command prints here
+    def line(self, *lines: str, label: str = "") -> None:
+        """Print lines of the result, visibly.
+
+        Args:
+            lines: The lines; a line end inside one is escaped.
+            label: What comes before them in its colour, such as a level.
+        """
+        text = "\n".join(map(visible, lines))
+        _write(sys.stdout, f"{self._styled(label)}{text}\n")
 
     def json(self, content: object) -> None:
         """Print the result as one line of JSON."""
-        self.line(json.dumps(content, default=str, ensure_ascii=False))
+        _write(sys.stdout, f"{_json(content)}\n")
 
     def json_array(self, items: Iterable[object]) -> None:
         """Print the result as one line of JSON, an array that is printed item by item."""
         opening = "["
         for item in items:
-            text = json.dumps(item, default=str, ensure_ascii=False)
-            print(opening, text, sep="", end="")  # noqa: T201 - the command prints here
+            _write(sys.stdout, f"{opening}{_json(item)}")
             opening = ", "
-        self.line("[]" if opening == "[" else "]")
+        _write(sys.stdout, "[]\n" if opening == "[" else "]\n")
 
-    def note(self, text: str) -> None:
-        """Print a note to standard error."""
-        # One write, so that lines of two threads are not run together.
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+    def note(self, *lines: str) -> None:
+        """Print lines of a note to standard error, visibly; a line end inside one is escaped."""
+        _write(sys.stderr, "".join(f"{visible(line)}\n" for line in lines))
 
-    def styled(self, text: str, word: str) -> str:
-        """Return a text in the colour of a word, such as a level, if colours are printed."""
+    def _styled(self, word: str) -> str:
+        if not word:
+            return ""
         from rich.text import Text
 
         console = self.console(sys.stdout)
         with console.capture() as capture:
-            console.print(Text(text, style=_STYLES.get(word, "")), end="")
+            console.print(Text(word, style=_STYLES.get(word.strip(), "")), end="")
         return capture.get()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -83,17 +123,19 @@ class Screen:
         from rich.cells import cell_len
 
         console, remaining = self.console(sys.stdout), iter(rows)
+        columns = list(map(visible, columns))
         widths, heading = [0] * len(columns), [columns]
-        while page := list(islice(remaining, TABLE_PAGE)):
+        while page := [list(map(visible, row)) for row in islice(remaining, TABLE_PAGE)]:
             cells = zip(columns, *page, strict=True)
             widths = [
                 max(width, *map(cell_len, column))
                 for width, column in zip(widths, cells, strict=True)
             ]
             if console.is_terminal:
-                self.line(_laid_out(console, columns, page, widths, with_heading=bool(heading)))
+                text = _laid_out(console, columns, page, widths, with_heading=bool(heading))
             else:
-                self.line("\n".join(_padded(row, widths) for row in [*heading, *page]))
+                text = "\n".join(_padded(row, widths) for row in [*heading, *page])
+            _write(sys.stdout, f"{text}\n")
             heading = []
 
     def console(self, stream: TextIO) -> Console:
@@ -110,6 +152,12 @@ class Screen:
             soft_wrap=False,
             width=width,
         )
+
+
+def _write(stream: TextIO, text: str) -> None:
+    # One write, so that lines of two threads are not run together.
+    stream.write(text)
+    stream.flush()
 
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> str:

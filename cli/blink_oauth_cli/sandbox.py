@@ -51,7 +51,7 @@ def sandbox(
     """
     env_file = app.data_folder / "sandbox.env"
     if show:
-        app.screen.line(_read_env_file(env_file))
+        app.screen.line(*_read_env_file(env_file).split("\n"))
         return
     from attrs import evolve
 
@@ -84,7 +84,7 @@ def _run(app: App, running: Sandbox, env_file: Path) -> None:
     env_file.touch(mode=0o600)
     env_file.write_text(f"{text}\n", "utf-8")
     try:
-        app.screen.line(text)
+        app.screen.line(*text.split("\n"))
         for bank in running.banks.values():
             app.screen.line(f"# {bank.policy.target_id}  {bank.policy.name}")
         app.screen.line('# In another terminal: eval "$(blink-oauth sandbox --env)"')

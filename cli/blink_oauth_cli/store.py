@@ -40,8 +40,7 @@ def init(app: App) -> None:
     """
     opened, made = open_store(app.store_location, create=True)
     opened.close()
-    for line in made or ["The store is there already; nothing was changed."]:
-        app.screen.line(line)
+    app.screen.line(*(made or ["The store is there already; nothing was changed."]))
 
 
 @store.command(
