@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from io import TextIOWrapper
+from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -49,6 +49,44 @@ Exit codes: 0 done; 1 failed, try again; 2 wrong usage or configuration, nothing
 """
 
 
+def _imported(name: str) -> ModuleType:
+    """Import a module of subcommands and return it."""
+    # Written out: what freezes a program finds modules by their import statements only.
+    module: ModuleType
+    match name:
+        case "login":
+            from . import login
+
+            module = login
+        case "grants":
+            from . import grants
+
+            module = grants
+        case "keep_alive":
+            from . import keep_alive
+
+            module = keep_alive
+        case "doctor":
+            from . import doctor
+
+            module = doctor
+        case "keys":
+            from . import keys
+
+            module = keys
+        case "store":
+            from . import store
+
+            module = store
+        case "sandbox":
+            from . import sandbox
+
+            module = sandbox
+        case _:
+            module = sys.modules[__name__]
+    return module
+
+
 class Commands(click.Group):
     """A group that imports a subcommand when it is called."""
 
@@ -60,8 +98,7 @@ class Commands(click.Group):
         """Import a subcommand and return it; None if there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f".{COMMANDS[cmd_name][0]}", __package__)
-        subcommand = getattr(module, cmd_name.replace("-", "_"))
+        subcommand = getattr(_imported(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
         assert isinstance(subcommand, click.Command)
         return subcommand
 

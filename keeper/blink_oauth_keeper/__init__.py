@@ -80,22 +80,23 @@ __all__ = [
 
 # Hidden from type checkers, so that they report a misspelt name.
 if not TYPE_CHECKING:  # pragma: no branch
-    _LAZY = {
-        "SqlTokenStore": ("sql", "store.sql"),
-        "metadata": ("sql", "store.sql_tables"),
-        "otel_listener": ("otel", "otel"),
-    }
 
     def __getattr__(name: str) -> object:
-        from importlib import import_module
-
-        if name not in _LAZY:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        extra, module = _LAZY[name]
+        extra = "sql"
         try:
-            return getattr(import_module(f".{module}", __name__), name)
+            # Written out: what freezes a program finds modules by their import statements only.
+            if name == "SqlTokenStore":
+                from .store import sql as module
+            elif name == "metadata":
+                from .store import sql_tables as module
+            elif name == "otel_listener":
+                extra = "otel"
+                from . import otel as module
+            else:
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         except ImportError as error:
             raise ImportError(f"{name} needs blink-oauth[{extra}]: {error}") from error
+        return getattr(module, name)
 
 
 def __dir__() -> list[str]:
