@@ -172,7 +172,7 @@ def test_a_note_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads that print at the same time do not run their lines together."""
     writes: list[str] = []
     monkeypatch.setattr(sys.stderr, "write", writes.append)
-    Screen().note("fake-note\nhttps://bank.example/")
+    Screen().note("fake-note", "https://bank.example/")
     assert writes == ["fake-note\nhttps://bank.example/\n"]
 
 
