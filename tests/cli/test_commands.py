@@ -374,6 +374,7 @@ def test_a_home_folder_is_asked_for_only_if_one_is_needed(
         monkeypatch.delenv(name)
         if home is not None:
             monkeypatch.setenv(name, home)
+    assert run_configured("store", "init")[0] == 0
     assert run_configured("status")[0] == 0
     monkeypatch.delenv("BLINK_STORE")
     for words in (["status"], ["refresh"], ["sandbox", "--env"]):
@@ -396,6 +397,7 @@ def test_a_users_folder_that_cannot_be_searched_has_no_file(
 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "private"))
     monkeypatch.setattr(os, "stat", denied)
+    assert run_configured("store", "init")[0] == 0
     assert run_configured("status")[0] == 0
 
 
@@ -405,6 +407,7 @@ def test_a_working_folder_that_was_deleted_is_not_needed(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
+    assert run_configured("store", "init")[0] == 0
     assert run_configured("status")[0] == 0
 
 

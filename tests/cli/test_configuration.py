@@ -13,7 +13,7 @@ import pytest
 
 from blink_oauth import Grant
 from blink_oauth.authorization import AuthorizationRequest
-from blink_oauth_cli.app import location_of, store_location
+from blink_oauth_cli.app import store_location
 from blink_oauth_cli.configuration import (
     SECRETS,
     SETTING_NAMES,
@@ -23,6 +23,7 @@ from blink_oauth_cli.configuration import (
 )
 from blink_oauth_cli.errors import CommandError, ExitCode
 from blink_oauth_cli.options import configured, given_values, names_of_variables, takes_grant
+from blink_oauth_cli.store_opening import location_of
 from blink_oauth_keeper import TargetProfile
 
 Configure = Callable[..., Configuration]
