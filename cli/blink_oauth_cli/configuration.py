@@ -83,6 +83,7 @@ SETTING_NAMES = frozenset(
     {
         *PATHS,
         *("base_url", "client_id", "user_agent", "proxy", "trust_env", "allow_plain_http"),
+        "accept_foreign_correlation_id",
         *(f"timeout_{name}" for name in ("connect", "read", "write", "pool", "total")),
         *("store", "lease", "authorize_url", "redirect_uri", "target", "username", "psu_ip"),
     }

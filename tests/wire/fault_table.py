@@ -11,6 +11,7 @@ from attrs import evolve, frozen
 
 from blink_oauth import (
     ConnectionLostError,
+    ForeignResponseError,
     NoResponseError,
     Oddity,
     Outcome,
@@ -51,6 +52,7 @@ class Failure:
         source: `ResponseMeta.source`, or None without a response.
         retryable: Whether the same call may be sent again.
         retry_after: Seconds to wait before the retry, or None.
+        has_token: Whether the error has the token of the response.
     """
 
     error: type[ResponseError | NoResponseError]
@@ -59,6 +61,7 @@ class Failure:
     source: Source | None = None
     retryable: bool = False
     retry_after: float | None = None
+    has_token: bool = False
 
 
 Expectation = Success | Failure
@@ -106,6 +109,7 @@ def odd_headers(success: Success) -> Row:
 
 LOST = failing(Failure(ConnectionLostError, Outcome.UNCERTAIN))
 UNAFFECTED = Row(Success(), Success())
+FOREIGN = Failure(ForeignResponseError, Outcome.UNCERTAIN, 200, Source.PROVIDER)
 UNREADABLE = Failure(UnreadableResponseError, Outcome.UNCERTAIN, 200, Source.PROVIDER)
 
 
@@ -142,7 +146,7 @@ TABLE: Mapping[str, Row] = {
     "odd-token-type": odd(Oddity.TOKEN_TYPE_NOT_BEARER),
     "unknown-members": odd(),
     "wrong-content-type": odd_headers(Success(frozenset({Oddity.CONTENT_TYPE}))),
-    "wrong-correlation-id": odd_headers(Success(echoed=False)),
+    "wrong-correlation-id": Row(evolve(FOREIGN, has_token=True), evolve(FOREIGN, retryable=True)),
     "missing-correlation-id": odd_headers(Success(echoed=None)),
     "missing-source": odd_headers(Success(source=Source.UNKNOWN)),
     "cacheable": odd_headers(Success(caching_forbidden=False)),

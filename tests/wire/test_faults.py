@@ -65,7 +65,7 @@ def check_failure(error: BlinkError, expected: Failure, seen: Exchange) -> None:
     assert error.source is expected.source
     assert error.retryable is expected.retryable
     assert error.needs_consent is False
-    assert error.token is None
+    assert (error.token is not None) is expected.has_token
     assert error.correlation_id == seen.correlation_id
     assert seen.correlation_id is not None
     assert seen.correlation_id in str(error)

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 import httpx
 
 from blink_oauth import Grant, Psu, ResponseMeta, Settings, Token, TokenKind
+from blink_oauth.headers import CORRELATION_ID
 from flavours import Caller, Flavour, calling
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -54,7 +55,13 @@ Call = Callable[[Caller], object]
 
 
 @contextmanager
-def connected(flavour: Flavour, app: App | None, settings: Settings = SETTINGS) -> Iterator[Caller]:
+def connected(
+    flavour: Flavour,
+    app: App | None,
+    settings: Settings = SETTINGS,
+    *,
+    new_correlation_id: Callable[[], str] | None = None,
+) -> Iterator[Caller]:
     """Open a client of one flavour whose clock always returns `NOW`.
 
     The correlation ids of its calls are corr-1, corr-2 and so on.
@@ -63,13 +70,14 @@ def connected(flavour: Flavour, app: App | None, settings: Settings = SETTINGS) 
         flavour: `sync` or `async`.
         app: The server; None for real sockets.
         settings: The settings.
+        new_correlation_id: Returns other correlation ids.
     """
     numbers = itertools.count(1)
     with calling(
         flavour,
         settings,
         clock=lambda: NOW,
-        new_correlation_id=lambda: f"corr-{next(numbers)}",
+        new_correlation_id=new_correlation_id or (lambda: f"corr-{next(numbers)}"),
         transport=None if app is None else httpx.MockTransport(app),
     ) as blink:
         yield blink
@@ -142,7 +150,10 @@ def reply(
 
 
 class Platform:
-    """Returns or raises prepared results in order, then repeats the last one. Records requests."""
+    """Returns or raises prepared results in order, then repeats the last one. Records requests.
+
+    A response with `FIRST_ID` gets the correlation id of its request.
+    """
 
     def __init__(self, *results: httpx.Response | Exception) -> None:
         self._results = results or (reply(),)
@@ -153,7 +164,10 @@ class Platform:
         self.requests.append(request)
         if isinstance(prepared, Exception):
             raise prepared
-        return prepared
+        headers = prepared.headers.copy()
+        if headers.get(CORRELATION_ID) == FIRST_ID and CORRELATION_ID in request.headers:
+            headers[CORRELATION_ID] = request.headers[CORRELATION_ID]
+        return httpx.Response(prepared.status_code, headers=headers, stream=prepared.stream)
 
     @property
     def forms(self) -> list[dict[str, str]]:

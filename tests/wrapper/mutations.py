@@ -159,6 +159,13 @@ class MutatedResponse:
         }
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether the headers have the correlation id of another request."""
+        values = [value for name, value in self.headers if name == b"X-Correlation-ID"]
+        ids = {part.strip() for value in values for part in value.decode("latin-1").split(",")}
+        return ids - {"", FIRST_ID} != set()
+
+    @property
     def from_platform(self) -> bool:
         """Whether the headers name the platform as the source of the response."""
         values = [value for name, value in self.headers if name == b"X-CorAPI-Source"]

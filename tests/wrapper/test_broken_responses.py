@@ -270,7 +270,7 @@ WITH_PAIR: dict[str, Row] = {
     "no content type": (reply(headers={"X-CorAPI-Source": "PROVIDER"}), {O.CONTENT_TYPE}),
     "no headers": (reply(headers={}), {O.CONTENT_TYPE}),
     "header not ASCII": (reply(headers=raw(b"Content-Language", b"\xfc")), set()),
-    "echo in UTF-8": (reply(headers=raw(b"X-Correlation-ID", "ü".encode())), set()),
+    "echo empty": (reply(headers=raw(b"X-Correlation-ID", b"")), set()),
     "content type not ASCII": (
         reply(headers=raw(b"Content-Type", b"\xff")),
         {O.CONTENT_TYPE},

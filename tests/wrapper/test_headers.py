@@ -150,9 +150,9 @@ def test_absent_response_headers_give_none_unknown_or_false() -> None:
 
 
 @pytest.mark.parametrize(
-    ("echo", "echoed"), [("corr-1", True), ("corr-2", False), ("CORR-1", False), ("", False)]
+    ("echo", "echoed"), [("corr-1", True), ("corr-2", False), ("CORR-1", False), ("", None)]
 )
-def test_the_returned_correlation_id_is_compared_exactly(echo: str, echoed: bool) -> None:
+def test_the_returned_correlation_id_is_compared_exactly(echo: str, echoed: bool | None) -> None:
     read = meta(X_Correlation_ID=echo)
     assert read.echoed is echoed
     assert read.correlation_id == FIRST_ID

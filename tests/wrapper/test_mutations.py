@@ -10,7 +10,15 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 
-from blink_oauth import BlinkError, Outcome, ResponseError, RevocationError, Token, TokenKind
+from blink_oauth import (
+    BlinkError,
+    ForeignResponseError,
+    Outcome,
+    ResponseError,
+    RevocationError,
+    Token,
+    TokenKind,
+)
 from flavours import FLAVOURS, Flavour
 from wrapper.harness import (
     ACCESS_TOKEN,
@@ -46,6 +54,8 @@ KINDS: dict[str, Callable[[MutatedResponse], bool]] = {
     "a 429 or 503 of the platform": lambda m: m.from_platform and m.status in {429, 503},
     "a compressed body": lambda m: m.wire != m.content,
     "an undocumented status": lambda m: not 200 <= m.status < 600,
+    "a foreign response": lambda m: m.is_foreign,
+    "a foreign response with a pair": lambda m: m.is_foreign and len(m.tokens) == 2,
 }
 
 
@@ -86,10 +96,15 @@ def test_a_mutated_response_to_a_revocation_is_a_success_or_one_of_our_errors(
     mutant: MutatedResponse,
 ) -> None:
     error = result_of_call("async", revoke_access, mutant)
-    assert isinstance(error, RevocationError) is not (200 <= mutant.status < 300)
+    assert isinstance(error, RevocationError) is not succeeds(mutant)
     if isinstance(error, RevocationError):
         check_error(error.errors[TokenKind.ACCESS_TOKEN], ACCESS_TOKEN, mutant)
         check_error(error, ACCESS_TOKEN, mutant)
+
+
+def succeeds(mutant: MutatedResponse) -> bool:
+    """Return whether a response is a success, and the response to this call."""
+    return 200 <= mutant.status < 300 and not mutant.is_foreign
 
 
 def result_of_call(flavour: Flavour, call: Call, mutant: MutatedResponse) -> object:
@@ -106,7 +121,7 @@ def check_token_call(flavour: Flavour, call: Call, sent: str, mutant: MutatedRes
     """Make a call for a token, and check its result."""
     result = result_of_call(flavour, call, mutant)
     if isinstance(result, Token):
-        assert 200 <= mutant.status < 300
+        assert succeeds(mutant)
         token: Token | None = result
         assert result.meta is not None
         assert result.meta.correlation_id == FIRST_ID
@@ -117,7 +132,7 @@ def check_token_call(flavour: Flavour, call: Call, sent: str, mutant: MutatedRes
         check_error(result, sent, mutant)
         token = result.token
     if len(mutant.tokens) == 2:
-        assert isinstance(result, Token) is (200 <= mutant.status < 300)
+        assert isinstance(result, Token) is succeeds(mutant)
         assert token is not None
         assert token.access_token.reveal() == ACCESS_TOKEN
         assert token.refresh_token is not None
@@ -132,6 +147,8 @@ def check_error(error: BlinkError, sent: str, mutant: MutatedResponse) -> None:
     assert error.meta.status == mutant.status
     assert error.outcome is expected_outcome(mutant, error.token)
     assert error.outcome is Outcome.REJECTED or not error.needs_consent
+    is_foreign = isinstance(error, ForeignResponseError | RevocationError)
+    assert is_foreign if mutant.is_foreign else type(error) is not ForeignResponseError
     assert found({sent} | mutant.tokens, texts_of_error(error)) == []
 
 
@@ -143,6 +160,8 @@ def expected_outcome(mutant: MutatedResponse, token: Token | None) -> Outcome:
     those about the response (406, 416), and those after a timeout, a closed connection or a failure
     behind the server. All other statuses may come from a call that was executed.
     """
+    if mutant.is_foreign:
+        return Outcome.UNCERTAIN
     match mutant.status:
         case 401 | 403 | 415 | 429 | 503 if mutant.from_platform:
             return Outcome.NOT_EXECUTED if token is None else Outcome.UNCERTAIN

@@ -13,6 +13,7 @@ from blink_oauth import (
     BlinkError,
     BlinkOAuth,
     ClientCertificate,
+    ForeignResponseError,
     InvalidInputError,
     OAuthError,
     ProblemError,
@@ -28,6 +29,7 @@ from blink_oauth import (
 )
 from blink_oauth.headers import RESPONSE_HEADERS
 from blink_oauth_keeper import GrantKey, Record, State
+from flavours import FLAVOURS, Flavour
 from wrapper.harness import (
     ACCESS_TOKEN,
     CODE,
@@ -167,17 +169,22 @@ def test_only_the_secret_is_redacted(connect: Connect) -> None:
     assert (caught.value.title, caught.value.detail) == ("token *** is old", "Ask again.")
 
 
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("accepted", [True, False])
 @pytest.mark.parametrize("status", [200, 400, 502])
-def test_a_secret_in_a_response_header_is_in_no_text(connect: Connect, status: int) -> None:
+def test_a_secret_in_a_response_header_is_in_no_text(
+    flavour: Flavour, status: int, accepted: bool
+) -> None:
     names = [*RESPONSE_HEADERS, "Content-Type", "Retry-After", "Set-Cookie", "Location", "Server"]
     response = reply(status, TOKEN_BODY, dict.fromkeys(names, f"x={REFRESH_TOKEN_SENT}"))
-    blink = connect(Platform(response))
-    if status == 200:
-        assert found(ALL, texts_of(refresh(blink))) == []
-    else:
-        with pytest.raises(StatusError) as caught:
-            refresh(blink)
-        assert found(ALL, texts_of_error(caught.value)) == []
+    settings = evolve(SETTINGS, accept_foreign_correlation_id=accepted)
+    with connected(flavour, Platform(response), settings) as blink:
+        if status == 200 and accepted:
+            assert found(ALL, texts_of(refresh(blink))) == []
+        else:
+            with pytest.raises(StatusError if accepted else ForeignResponseError) as caught:
+                refresh(blink)
+            assert found(ALL, texts_of_error(caught.value)) == []
 
 
 REFUSED: dict[str, Call] = {

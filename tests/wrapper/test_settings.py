@@ -384,6 +384,7 @@ def test_every_variable_is_read() -> None:
         "BLINK_PROXY": PROXY,
         "BLINK_TRUST_ENV": "yes",
         "BLINK_ALLOW_PLAIN_HTTP": "1",
+        "BLINK_ACCEPT_FOREIGN_CORRELATION_ID": "1",
         "BLINK_UNKNOWN": "x",
     }
     assert Settings.from_env(variables) == Settings(
@@ -400,6 +401,7 @@ def test_every_variable_is_read() -> None:
         proxy=PROXY,
         trust_env=True,
         allow_plain_http=True,
+        accept_foreign_correlation_id=True,
     )
 
 
@@ -414,6 +416,7 @@ def test_the_process_environment_is_read_by_default(monkeypatch: pytest.MonkeyPa
 def test_empty_variables_count_as_not_set() -> None:
     optional = ["CERTIFICATE", "KEY", "KEY_PASSPHRASE", "KEY_PASSPHRASE_FILE", "CA", "PROXY"]
     optional += ["TRUST_ENV", "ALLOW_PLAIN_HTTP", "TIMEOUT_READ", "TIMEOUT_TOTAL"]
+    optional += ["ACCEPT_FOREIGN_CORRELATION_ID"]
     empty = {f"BLINK_{name}": "" for name in optional}
     assert Settings.from_env(REQUIRED | empty) == Settings.from_env(REQUIRED)
 

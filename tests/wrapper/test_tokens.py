@@ -169,9 +169,9 @@ def test_the_kinds_of_token_are_the_token_type_hints_of_rfc_7009() -> None:
 def test_the_expiry_is_counted_from_the_start_of_the_request() -> None:
     clock = [NOW]
 
-    def respond_slowly(_request: httpx.Request) -> httpx.Response:
+    def respond_slowly(request: httpx.Request) -> httpx.Response:
         clock.append(NOW + timedelta(seconds=15))
-        return reply()
+        return Platform()(request)
 
     transport = httpx.MockTransport(respond_slowly)
     with BlinkOAuth(SETTINGS, clock=lambda: clock[-1], transport=transport) as blink:

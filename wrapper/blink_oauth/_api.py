@@ -82,6 +82,7 @@ class Call:
         started_at: The start time, timezone-aware UTC.
         secrets: The code or token in the form; no error text may repeat it.
         kind: The kind of the token to revoke, otherwise None.
+        accepts_foreign_id: Whether a response with another correlation id is believed.
         headers: The headers, by the parameter names of the generated functions.
         form: Builds the form, which contains the secrets in plain text. It is built just before
             it is sent, so that no traceback contains it.
@@ -93,6 +94,7 @@ class Call:
     started_at: datetime
     secrets: tuple[Secret, ...]
     kind: TokenKind | None = None
+    accepts_foreign_id: bool = False
     headers: _Headers = field(repr=False)
     form: Callable[[], TokenRequest | RevokeRequest] = field(repr=False)
 
@@ -191,6 +193,7 @@ class CallBuilder:
             started_at=self.clock(),
             secrets=(secret,),
             kind=kind,
+            accepts_foreign_id=self.settings.accept_foreign_correlation_id,
             headers=_Headers(
                 x_correlation_id=headers[CORRELATION_ID],
                 user_agent=headers[USER_AGENT],

@@ -16,6 +16,7 @@ from ._reply import Body, ErrorMember, NoResponse, RawResponse
 from .errors import (
     REFUSED_GRANT,
     BlinkError,
+    ForeignResponseError,
     InvalidClientError,
     InvalidGrantError,
     NoResponseError,
@@ -28,10 +29,17 @@ from .errors import (
     UnreadableResponseError,
     normalized_code,
 )
-from .headers import ResponseMeta, Source
+from .headers import CORRELATION_ID, ResponseMeta, Source, foreign_uuid
 from .tokens import Token, TokenKind
 
-__all__ = ["no_response", "outcome_of", "probe_error", "response_error", "revocation_error"]
+__all__ = [
+    "foreign_response_error",
+    "no_response",
+    "outcome_of",
+    "probe_error",
+    "response_error",
+    "revocation_error",
+]
 
 REFUSED_BY_PLATFORM = frozenset({401, 403, 415, 429, 503})
 UNCERTAIN_CLIENT_ERRORS = frozenset({406, 408, 416, 424, 460, 499})
@@ -78,6 +86,11 @@ EFFECTS_OF_REVOCATION = {
 
 TOKEN_IN_FAILURE = (
     "The response reports a failure and contains a token: store it; it is in the attribute `token`."
+)
+
+FOREIGN_TOKEN = (
+    "The response contains a token, which may be another customer's: neither use nor present it; "
+    "it is in the attribute `token`."
 )
 
 ADVICE_IF_UNCERTAIN = {
@@ -178,6 +191,37 @@ def response_error(
         token=token,
         codes=tuple(redact(code) for code in codes),
         **facts,
+    )
+
+
+def foreign_response_error(
+    call: Call, response: RawResponse, body: Body, meta: ResponseMeta, token: Token | None
+) -> ForeignResponseError:
+    """Build the error for a response with the correlation id of another request.
+
+    Nothing of the response is repeated but the status and, if it is a UUID, the other id.
+    """
+    outcome = Outcome.UNCERTAIN
+    other = foreign_uuid(response.headers[CORRELATION_ID], call.correlation_id)
+    secrets = (*(secret.reveal() for secret in call.secrets), *body.secrets())
+    if other and any(other in secret.lower() or secret.lower() in other for secret in secrets):
+        other = None  # Some banks issue UUIDs as tokens.
+    # Repeating a revocation is harmless (RFC 7009 section 2.2).
+    retryable = call.operation is Operation.REVOKE
+    what = f"the response has the correlation id of another request{f', {other}' if other else ''}"
+    advice = [
+        *([FOREIGN_TOKEN] if token else []),
+        _advice(call, outcome, retryable),
+        "A proxy or the platform mixes up responses: report both ids to the bLink support.",
+    ]
+    return ForeignResponseError(
+        _message(call, what, outcome, " ".join(advice)),
+        retryable=retryable,
+        status=response.status,
+        meta=meta,
+        correlation_id=call.correlation_id,
+        token=token,
+        foreign_correlation_id=other,
     )
 
 

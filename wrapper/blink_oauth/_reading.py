@@ -21,7 +21,13 @@ from urllib.parse import unquote, unquote_plus
 from attrs import evolve
 
 from ._api import Call, Operation
-from ._outcomes import no_response, probe_error, response_error, revocation_error
+from ._outcomes import (
+    foreign_response_error,
+    no_response,
+    probe_error,
+    response_error,
+    revocation_error,
+)
 from ._reply import Body, NoResponse, RawResponse, Reply, TokenMember
 from .errors import BlinkError
 from .headers import Probe, ResponseMeta, read_date, read_meta
@@ -170,7 +176,7 @@ def read_token(
         scope=scope,
         oddities=frozenset(
             {
-                *_response_oddities(response, body),
+                *_response_oddities(response, body, meta),
                 *lifetime_oddities,
                 *expiry_oddities,
                 *scope_oddities,
@@ -181,11 +187,13 @@ def read_token(
     )
 
 
-def _response_oddities(response: RawResponse, body: Body) -> Iterator[Oddity]:
+def _response_oddities(response: RawResponse, body: Body, meta: ResponseMeta) -> Iterator[Oddity]:
     if response.status != 200:
         yield Oddity.STATUS_UNDOCUMENTED
     if response.is_malformed:
         yield Oddity.HEAD_MALFORMED
+    if meta.echoed is False:
+        yield Oddity.FOREIGN_CORRELATION_ID
     if body.broken:
         yield Oddity.BODY_BROKEN
     if body.is_form:
@@ -295,18 +303,35 @@ def probe_from(reply: Reply, before: datetime, after: datetime) -> Probe:
 
 
 def _token_or_error(call: Call, reply: Reply, now: datetime) -> Token | BlinkError:
-    response = reply.malformed if isinstance(reply, NoResponse) else reply
+    response = _received(reply)
     if response is None:
         assert isinstance(reply, NoResponse)
         return no_response(call, reply)
-    meta = read_meta(response.status, response.headers, correlation_id=call.correlation_id, now=now)
+    meta = _meta(call, response, now)
     body = read_body(response)
     token = read_token(response, body, meta, call.started_at)
+    if _is_foreign(call, meta):
+        return foreign_response_error(call, response, body, meta, token)
     if token is not None and response.succeeded:
         return _with_presented_refresh_token(call, token)
     if isinstance(reply, NoResponse) and response.status == 0:
         return no_response(call, reply, token and evolve(token, meta=None))
     return response_error(call, response, body, meta, token)
+
+
+def _received(reply: Reply) -> RawResponse | None:
+    """Return the response in a reply, also one that the HTTP parser refused, or None."""
+    return reply.malformed if isinstance(reply, NoResponse) else reply
+
+
+def _meta(call: Call, response: RawResponse, now: datetime) -> ResponseMeta:
+    correlation_id = call.correlation_id
+    return read_meta(response.status, response.headers, correlation_id=correlation_id, now=now)
+
+
+def _is_foreign(call: Call, meta: ResponseMeta) -> bool:
+    """Return whether a response belongs to another request. One without an id is believed."""
+    return meta.echoed is False and not call.accepts_foreign_id
 
 
 def _with_presented_refresh_token(call: Call, token: Token) -> Token:
@@ -322,9 +347,17 @@ def _with_presented_refresh_token(call: Call, token: Token) -> Token:
 
 
 def _meta_or_error(call: Call, reply: Reply, now: datetime) -> ResponseMeta | BlinkError:
+    response = _received(reply)
+    if response is None:
+        assert isinstance(reply, NoResponse)
+        return no_response(call, reply)
+    meta = _meta(call, response, now)
+    if _is_foreign(call, meta):
+        body = read_body(response)
+        token = read_token(response, body, meta, call.started_at)
+        return foreign_response_error(call, response, body, meta, token)
     if isinstance(reply, NoResponse):
         return no_response(call, reply)
-    meta = read_meta(reply.status, reply.headers, correlation_id=call.correlation_id, now=now)
     # The body of a success is ignored (RFC 7009 section 2.2).
     if reply.succeeded:
         return meta

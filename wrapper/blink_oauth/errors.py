@@ -15,6 +15,7 @@
     + ProblemError               its body is an RFC 9457 problem
     + UnreadableResponseError    its status is a success, its body contains no usable token
     + StatusError                its status is no success, its body is neither of the two
+    + ForeignResponseError       it has the correlation id of another request
   x RevocationError              at least one of the tokens to revoke may still be valid
 
 Every error tells whether the call was executed (`outcome`), whether the same call may be sent again
@@ -38,6 +39,7 @@ __all__ = [
     "BlinkError",
     "CertificateError",
     "ConnectionLostError",
+    "ForeignResponseError",
     "InvalidClientError",
     "InvalidGrantError",
     "InvalidInputError",
@@ -156,7 +158,8 @@ class BlinkError(Exception):
         meta: The values of the response headers, or None without a response.
         correlation_id: The `X-Correlation-ID` of the request; give it to the bLink support. None
             if the input was invalid and there was no call.
-        token: A token in the response to the failed call: store it. Almost always None.
+        token: A token in the response to the failed call: store it, except that of a
+            `ForeignResponseError`. Almost always None.
     """
 
     outcome: Outcome = Outcome.NOT_EXECUTED
@@ -353,6 +356,21 @@ class StatusError(ResponseError):
 
     If it contains errors of another format, the text repeats them, and `codes` has their codes.
     """
+
+
+class ForeignResponseError(ResponseError):
+    """The response has the `X-Correlation-ID` of another request: it is no response to this call.
+
+    It proves nothing about this call, whatever its status is, and no text of it is repeated. If it
+    contains a token, that is in `token`: it may be another customer's. Keep it apart, and neither
+    use nor present it.
+
+    Attributes:
+        foreign_correlation_id: The id in the response, if it is a UUID; any other text of it is
+            not repeated. Give both ids to the bLink support.
+    """
+
+    foreign_correlation_id: str | None = None
 
 
 class RevocationError(BlinkError):

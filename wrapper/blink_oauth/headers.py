@@ -17,6 +17,7 @@ __all__ = [
     "Probe",
     "ResponseMeta",
     "Source",
+    "foreign_uuid",
     "is_visible_ascii",
     "read_date",
     "read_meta",
@@ -36,6 +37,7 @@ REQUEST_HEADERS = frozenset({CORRELATION_ID, USER_AGENT, TARGET_ID, PSU_IP_ADDRE
 RESPONSE_HEADERS = frozenset({CORRELATION_ID, SOURCE, LANGUAGE, CACHE_CONTROL, PRAGMA})
 
 MAX_CORRELATION_ID: Final = 64
+UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 DELAYS_OR_DATES = re.compile(
     r"(?:\s*(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\s*,)?[^,]+", re.IGNORECASE
@@ -73,7 +75,7 @@ class ResponseMeta:
     Attributes:
         status: The HTTP status.
         correlation_id: The id that was sent.
-        echoed: Whether the response returned the same id; None if it returned none.
+        echoed: Whether the response returned the same id and no other; None if it returned none.
         source: The origin of the response: the platform, the provider or unknown.
         language: The language of the texts, or None.
         caching_forbidden: Whether `Cache-Control` and `Pragma` forbid caching, as they must in a
@@ -148,17 +150,46 @@ def read_meta(
         correlation_id: The id that was sent.
         now: The current time, timezone-aware, to turn a `Retry-After` date into seconds.
     """
-    echo = headers.get(CORRELATION_ID)
     return ResponseMeta(
         status=status,
         correlation_id=correlation_id,
-        echoed=None if echo is None else echo == correlation_id,
+        echoed=_is_echoed(headers.get(CORRELATION_ID, ""), correlation_id),
         source=_source(headers.get(SOURCE, "")),
         language=_language(headers.get(LANGUAGE, "")),
         caching_forbidden=_has_directive(headers.get(CACHE_CONTROL, ""), "no-store")
         and _has_directive(headers.get(PRAGMA, ""), "no-cache"),
         retry_after=_retry_after(headers.get("Retry-After", ""), now),
     )
+
+
+def _is_echoed(value: str, correlation_id: str) -> bool | None:
+    """Return whether a header has the id that was sent, and no other; None if it has no id.
+
+    A proxy may add a header of its own, so that the values are a list: if one of them is another
+    id, the response may have been mixed up behind that proxy.
+    """
+    # An id of the application may contain a comma.
+    if _is_same_id(value.strip(), correlation_id):
+        return True
+    ids = _ids(value)
+    return all(_is_same_id(each, correlation_id) for each in ids) if ids else None
+
+
+def foreign_uuid(value: str, correlation_id: str) -> str | None:
+    """Return the other id in a header if it is a UUID, in lower case, otherwise None."""
+    others = (each.lower() for each in _ids(value) if not _is_same_id(each, correlation_id))
+    return next(filter(UUID.fullmatch, others), None)
+
+
+def _ids(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _is_same_id(value: str, correlation_id: str) -> bool:
+    # A UUID is the same in upper and lower case (RFC 9562 section 4); any other id may not be.
+    if UUID.fullmatch(correlation_id):
+        return value.lower() == correlation_id.lower()
+    return value == correlation_id
 
 
 def _source(value: str) -> Source:

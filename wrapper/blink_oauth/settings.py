@@ -23,7 +23,7 @@ __all__ = ["Settings", "Timeouts"]
 
 REQUIRED = ("base_url", "client_id", "user_agent")
 TIMEOUTS = ("connect", "read", "write", "pool", "total")
-FLAGS = ("trust_env", "allow_plain_http")
+FLAGS = ("trust_env", "allow_plain_http", "accept_foreign_correlation_id")
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
 LONGEST_TIMEOUT = 86_400.0
@@ -220,6 +220,8 @@ class Settings:
         trust_env: Whether to take the proxy from the environment (`HTTPS_PROXY`, `ALL_PROXY`,
             `NO_PROXY`), if `proxy` is None.
         allow_plain_http: Whether `base_url` may be an `http://` URL of this machine, for tests.
+        accept_foreign_correlation_id: Whether to believe a response with another `X-Correlation-ID`
+            than the request's: only for a platform that does not return the id it was sent.
 
     Raises:
         InvalidInputError: A value cannot be used, or the proxy of the environment.
@@ -234,6 +236,7 @@ class Settings:
     proxy: Secret | None = field(validator=_proxy_url)
     trust_env: bool = field()
     allow_plain_http: bool
+    accept_foreign_correlation_id: bool
 
     def __init__(
         self,
@@ -247,6 +250,7 @@ class Settings:
         proxy: str | Secret | None = None,
         trust_env: bool = False,
         allow_plain_http: bool = False,
+        accept_foreign_correlation_id: bool = False,
     ) -> None:
         secret = None if proxy is None else hide(proxy, "proxy URL")
         del proxy
@@ -260,6 +264,7 @@ class Settings:
             proxy=None if secret is None else require_secret(secret),
             trust_env=trust_env,
             allow_plain_http=allow_plain_http,
+            accept_foreign_correlation_id=accept_foreign_correlation_id,
         )
 
     @base_url.validator

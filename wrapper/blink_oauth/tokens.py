@@ -217,6 +217,7 @@ class Oddity(StrEnum):
     REFRESH_TOKEN_MISSING = "refresh_token_missing"
     REFRESH_TOKEN_UNUSABLE = "refresh_token_unusable"
     SCOPE_UNUSABLE = "scope_unusable"
+    FOREIGN_CORRELATION_ID = "foreign_correlation_id"
 
 
 @frozen(kw_only=True, init=False, weakref_slot=False)
