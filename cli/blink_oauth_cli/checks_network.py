@@ -19,6 +19,7 @@ from blink_oauth.client import BlinkOAuth
 from blink_oauth.context import Grant
 from blink_oauth.errors import (
     BlinkError,
+    ForeignResponseError,
     InvalidClientError,
     InvalidInputError,
     NetworkFault,
@@ -300,6 +301,16 @@ def call_checks(
 def _refusal_checks(target_id: str, error: BlinkError) -> Iterator[Check]:
     if error.meta is None:
         yield failed(CALL, str(error), "Look again; if it stays, tell the operator of the server.")
+        return
+    if isinstance(error, ForeignResponseError):
+        # What the response says of the call belongs to another request.
+        yield warning(
+            HEADERS,
+            f"{error}",
+            "Look for a proxy or gateway in between that drops or changes headers, or mixes up "
+            f"responses; else {SUPPORT}. Only if the platform never returns the id that it was "
+            "sent, set BLINK_ACCEPT_FOREIGN_CORRELATION_ID=1.",
+        )
         return
     response = f"{_response_summary(error)} {MADE_UP_TOKEN}"
     status, by_bank = error.meta.status, error.source is Source.PROVIDER
