@@ -13,7 +13,7 @@ from . import policy
 from .errors import ConsentNeededError, SealError, StoreError, UnknownGrantError
 from .events import EventName
 from .policy import moved_error
-from .refresh import load, retry_until_stored, seconds_since
+from .refresh import load, report_foreign, retry_until_stored, seconds_since
 from .steps import (
     AddNote,
     Emit,
@@ -32,6 +32,7 @@ from .steps import (
 )
 from .store.moving import is_moved
 from .store.protocol import Note, Origin, Record, State, is_revoked
+from .store.rules import empty_record
 
 __all__ = ["authorize", "finish_revocation", "revoke"]
 
@@ -56,12 +57,14 @@ def authorize(job: Job) -> Steps:
     issued_at, began = job.now(), job.monotonic()
     try:
         token = yield ExchangeCode()
-    except BlinkError as error:
-        if error.token is None:
+    except BlinkError as failure:
+        known = before or empty_record(job.key, issued_at)
+        reported = yield from report_foreign(job, known, failure)
+        if reported.token is None:
             seconds = seconds_since(job, began)
-            yield Emit(EventName.AUTHORIZATION_FAILED, before, error, seconds=seconds)
-            return Result(before, error)
-        token = error.token
+            yield Emit(EventName.AUTHORIZATION_FAILED, before, reported, seconds=seconds)
+            return Result(before, reported)
+        token = reported.token
     seconds = seconds_since(job, began)
     correlation_id = token.meta.correlation_id if token.meta else None
     idle_until = policy.idle_until(token, issued_at, job.profile)
@@ -146,15 +149,18 @@ def finish_revocation(job: Job) -> Steps:
 
 def _revoke_at_bank(job: Job, record: Record) -> Steps:
     entries = yield JournalEntries()
+    # To revoke a foreign pair would present it: it may be another customer's.
+    own = [entry for entry in entries if entry.origin is not Origin.FOREIGN]
     # Pairs of a newer consent stay: the customer may have consented again in the meantime.
-    journaled = [entry.token for entry in entries if entry.consent <= record.consent]
+    journaled = [entry.token for entry in own if entry.consent <= record.consent]
     pairs = journaled if record.token is None else [record.token, *journaled]
     failure: BlinkError | None = None
     for pair in pairs:
         try:
             yield Revoke(pair)
         except BlinkError as error:
-            failure = failure or error
+            reported = yield from report_foreign(job, record, error)
+            failure = failure or reported
     if failure is not None:
         yield Emit(EventName.REVOCATION_FAILED, record, failure)
         return Result(record, failure)

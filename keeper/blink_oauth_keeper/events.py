@@ -51,6 +51,9 @@ class EventName(StrEnum):
     """A revocation failed at the bank: a token of the revoked grant may still be valid there."""
     MOVED = "grant.moved"
     """The grant was moved from one store to another. Only in the history of both."""
+    FOREIGN_RESPONSE = "response.foreign"
+    """The response to a call had the correlation id of another request. It was not believed; a pair
+    in it is in the journal, and is neither served nor presented."""
     UNSETTLED = "store.unsettled"
     """A result could not be stored: it is in memory only, and is tried again."""
     SETTLED_LATE = "store.settled_late"
@@ -83,6 +86,7 @@ LEVELS: dict[EventName, int] = {
     EventName.REVOKED: logging.INFO,
     EventName.REVOCATION_FAILED: logging.ERROR,
     EventName.MOVED: logging.INFO,
+    EventName.FOREIGN_RESPONSE: logging.CRITICAL,
     EventName.UNSETTLED: logging.CRITICAL,
     EventName.SETTLED_LATE: logging.WARNING,
     EventName.LOST: logging.CRITICAL,
@@ -104,6 +108,7 @@ class Event:
         generation: The generation of the record, or None if the event has no record.
         state: The state of the record, or None.
         correlation_id: The correlation id of the call, or None.
+        foreign_correlation_id: The correlation id of a foreign response, if it is a UUID.
         outcome: `done`, or the outcome of the error.
         error: The class of the error, or None.
         status: The HTTP status of the error, or None.
@@ -118,6 +123,7 @@ class Event:
     generation: int | None = None
     state: str | None = None
     correlation_id: str | None = None
+    foreign_correlation_id: str | None = None
     outcome: str = "done"
     error: str | None = None
     status: int | None = None

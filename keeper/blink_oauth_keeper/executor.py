@@ -202,6 +202,7 @@ class StepExecutor:
                 generation=record.generation if record else None,
                 state=record.state if record else None,
                 correlation_id=error.correlation_id if error else step.correlation_id,
+                foreign_correlation_id=getattr(error, "foreign_correlation_id", None),
                 outcome=error.outcome if error else "done",
                 error=type(error).__name__ if error else None,
                 status=error.status if error else None,
@@ -246,7 +247,7 @@ def log_event(event: Event) -> None:
     fields = {f"blink_{name}": value for name, value in asdict(event).items()}
     logger.log(
         LEVELS[event.name],
-        "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s%s",
+        "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s%s%s",
         event.name,
         event.grant,
         event.target_id,
@@ -255,5 +256,6 @@ def log_event(event: Event) -> None:
         event.outcome,
         event.error,
         "" if event.count is None else f" count={event.count}",
+        f" foreign_correlation_id={foreign}" if (foreign := event.foreign_correlation_id) else "",
         extra=fields,
     )

@@ -5,13 +5,14 @@ First the windows of an access token, then `decide`, then the pauses after failu
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from datetime import datetime, timedelta
 
 from attrs import evolve, frozen
 
-from blink_oauth.errors import BlinkError, Outcome
+from blink_oauth.errors import BlinkError, ForeignResponseError, Outcome, RevocationError
 from blink_oauth.tokens import LONGEST_LIFETIME, Token
 
 from .errors import (
@@ -40,6 +41,7 @@ __all__ = [
     "attempt_limit",
     "backoff",
     "decide",
+    "foreign_responses",
     "idle_until",
     "is_behind",
     "is_newer",
@@ -55,6 +57,7 @@ __all__ = [
     "should_replay",
     "windows",
     "with_refusal",
+    "without_foreign_pairs",
 ]
 
 JITTER = 0.25
@@ -505,14 +508,39 @@ def pause_after(
 
 def _may_still_execute(error: BlinkError) -> bool:
     """Return whether the bank may still be executing the request after this failure."""
-    if error.status == 503 and retry_after(error) is not None:
+    status = _response_status(error)
+    if status == 503 and retry_after(error) is not None:
         return False  # The server itself says when to ask again.
-    no_response = error.status is None
-    return error.outcome is Outcome.UNCERTAIN and (no_response or error.status in MAY_STILL_EXECUTE)
+    may_still_execute = status is None or status in MAY_STILL_EXECUTE
+    return error.outcome is Outcome.UNCERTAIN and may_still_execute
+
+
+def foreign_responses(error: BlinkError) -> list[ForeignResponseError]:
+    """Return the foreign responses in the error of a call, also in those of a revocation."""
+    errors = error.errors.values() if isinstance(error, RevocationError) else [error]
+    return [each for each in errors if isinstance(each, ForeignResponseError)]
+
+
+def without_foreign_pairs(error: BlinkError) -> BlinkError:
+    """Return a copy of an error without the pairs of foreign responses."""
+    stripped = copy.copy(error)
+    if isinstance(stripped, RevocationError):
+        errors = stripped.errors.items()
+        stripped.errors = {kind: without_foreign_pairs(each) for kind, each in errors}
+    elif isinstance(stripped, ForeignResponseError):
+        stripped.token = None
+    return stripped
+
+
+def _response_status(error: BlinkError) -> int | None:
+    """Return the status of the response to the call; a foreign response answers another call."""
+    return None if isinstance(error, ForeignResponseError) else error.status
 
 
 def retry_after(error: BlinkError) -> float | None:
     """Return the `Retry-After` of an error in seconds, an hour at most, or None."""
+    if isinstance(error, ForeignResponseError):
+        return None
     seconds = error.meta.retry_after if error.meta else None
     return None if seconds is None else min(seconds, LONGEST_RETRY_AFTER)
 
@@ -523,7 +551,7 @@ def should_replay(error: BlinkError, profile: TargetProfile) -> bool:
     If the bank rotated and its response was lost, only a prompt replay helps. A 503 or a
     `Retry-After` means that the request was most likely not executed: a later replay is better.
     """
-    unavailable = error.status == 503 or retry_after(error) is not None
+    unavailable = _response_status(error) == 503 or retry_after(error) is not None
     hold = profile.rotates and profile.after_uncertainty is AfterUncertainty.HOLD
     return error.outcome is Outcome.UNCERTAIN and not unavailable and not hold
 

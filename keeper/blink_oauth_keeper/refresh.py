@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from attrs import evolve
 
-from blink_oauth.errors import BlinkError, Outcome
+from blink_oauth.errors import BlinkError, ForeignResponseError, Outcome
 from blink_oauth.tokens import Token
 
 from . import policy
@@ -28,6 +28,7 @@ from .events import EventName
 from .policy import Attempt, Refuse, Serve
 from .steps import (
     AcquirePermit,
+    AddNote,
     Claim,
     Emit,
     Job,
@@ -64,6 +65,7 @@ __all__ = [
     "refresh",
     "refresh_claimed",
     "release_unspent",
+    "report_foreign",
     "retry_until_stored",
     "seconds_since",
 ]
@@ -166,7 +168,8 @@ def settle(
         # A revoked grant stays revoked: its late pair is revoked now, and not by a later run only.
         try:
             yield Revoke(token)
-        except BlinkError as error:
+        except BlinkError as failure:
+            error = yield from report_foreign(job, claim, failure)
             yield Emit(EventName.REVOCATION_FAILED, record, error)
     return None
 
@@ -190,6 +193,36 @@ def _renewed(step: Settle) -> Record:
     )
 
 
+def report_foreign(job: Job, record: Record, error: BlinkError) -> Generator[Step, Any, BlinkError]:
+    """Journal and report the foreign responses in an error.
+
+    A pair in one may be another customer's: it is kept in the journal, but neither served nor
+    presented, also not to revoke it.
+
+    Args:
+        job: What the flight is about.
+        record: The record, or an empty one if the grant has none.
+        error: The error of a call to the bank.
+
+    Returns:
+        The error without such a pair.
+    """
+    responses = policy.foreign_responses(error)
+    for response in responses:
+        if response.token is not None:
+            yield from retry_until_stored(Journal(record, response.token, Origin.FOREIGN))
+        yield Emit(EventName.FOREIGN_RESPONSE, record if record.consent else None, response)
+        note = Note(
+            event=EventName.FOREIGN_RESPONSE,
+            correlation_id=response.correlation_id,
+            outcome=response.outcome,
+            detail=response.foreign_correlation_id,
+            actor=job.actor,
+        )
+        yield from retry_until_stored(AddNote(note))
+    return policy.without_foreign_pairs(error) if responses else error
+
+
 def store_failure(
     job: Job, claim: Record, error: BlinkError, lease_left: float, seconds: float | None
 ) -> Generator[Step, Any, tuple[Record | None, Result | None]]:
@@ -197,6 +230,7 @@ def store_failure(
 
     With neither the store is read again.
     """
+    error = yield from report_foreign(job, claim, error)
     note = _note(job, error)
     if error.token is not None and error.token.refresh_token is not None:
         yield from retry_until_stored(Journal(claim, error.token, Origin.ERROR))
@@ -505,7 +539,10 @@ def _attempt(job: Job, claim: Record, claimed_at: Moment) -> Generator[Step, Any
 def _pair_in_uncertain_response(error: BlinkError) -> Token | None:
     """Return the complete pair in an error whose outcome is UNCERTAIN, or None.
 
-    It replaces the pair that was presented.
+    It replaces the pair that was presented, unless the response is foreign.
     """
+    # [10] The pair of a foreign response may be another customer's.
+    if isinstance(error, ForeignResponseError):
+        return None
     complete = error.token is not None and error.token.refresh_token is not None
     return error.token if complete and error.outcome is Outcome.UNCERTAIN else None

@@ -48,6 +48,7 @@ NAMES = {
     "refresh.succeeded": "INFO",
     "refresh.superseded": "WARNING",
     "refresh.uncertain": "ERROR",
+    "response.foreign": "CRITICAL",
     "store.behind": "CRITICAL",
     "store.lost": "CRITICAL",
     "store.settled_late": "WARNING",
@@ -60,6 +61,7 @@ FIELDS = {
     "correlation_id",
     "count",
     "error",
+    "foreign_correlation_id",
     "generation",
     "grant",
     "name",
@@ -154,6 +156,16 @@ def settled_late(harness: Harness) -> None:
     harness.advance(5)
 
 
+def foreign(harness: Harness) -> None:
+    pair = {"access_token": "fake-access-of-another", "refresh_token": "fake-refresh-of-another"}
+    # Its id may be any text of the peer.
+    harness.banks.respond_next(
+        status_response(200, pair, X_Correlation_ID="fake-access-of-another")
+    )
+    with pytest.raises(BlinkError):
+        harness.manager.get(harness.expired_grant())
+
+
 def restored(harness: Harness) -> None:
     grant = harness.authorize()
     restore = harness.back_up()
@@ -184,6 +196,10 @@ SCENARIOS: dict[str, tuple[Callable[[Harness], None], list[str]]] = {
     "a revocation fails": (
         not_revoked,
         ["grant.authorized", "grant.revoking", "grant.revocation_failed"],
+    ),
+    "a response belongs to another request": (
+        foreign,
+        ["grant.authorized", "response.foreign", "refresh.uncertain"],
     ),
     "the store is restored from a backup": (
         restored,

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from blink_oauth.errors import BlinkError
+from blink_oauth.tokens import Token
 from blink_oauth_keeper.errors import ConsentNeededError, StoreError
+from blink_oauth_keeper.policy import foreign_responses
 from blink_oauth_keeper.profile import AfterUncertainty
 from blink_oauth_keeper.store.protocol import State, is_revoked
 
 from .facts import Facts, Presentation
 from .harness import BankKind
-from .network import RequestFault
+from .network import OF_ANOTHER_GRANT, RequestFault
 
 __all__ = ["INVARIANTS", "Invariant", "violations"]
 
@@ -120,6 +122,25 @@ def every_received_pair_is_stored(facts: Facts, kind: BankKind) -> str | None:
         if received.pair not in facts.ever_stored and received.flight.ended_by is None:
             return f"{received.pair} was received by {received.flight.name} and never stored"
     return None
+
+
+def no_grant_holds_or_presents_a_pair_of_another(facts: Facts, kind: BankKind) -> str | None:
+    """A pair from a response to another request is not stored, served, presented or revoked."""
+    for change in facts.written:
+        if _is_of_another_grant(change.after.token):
+            return f"{change.how} stored a pair of another grant"
+    for finished in facts.finished:
+        record, error = finished.record, finished.error
+        errors = [error, *foreign_responses(error)] if error else []
+        given = [record.token if record else None, *(each.token for each in errors)]
+        if any(map(_is_of_another_grant, given)):
+            return f"{finished.flight.name} returned a pair of another grant"
+    sent = [each.token for each in facts.presentations] + [pair for pair, _, _ in facts.revoked]
+    return next((f"{each} was sent" for each in sent if each.endswith(OF_ANOTHER_GRANT)), None)
+
+
+def _is_of_another_grant(token: Token | None) -> bool:
+    return token is not None and token.access_token.reveal().endswith(OF_ANOTHER_GRANT)
 
 
 def every_flight_ends_with_a_token_or_a_typed_error(facts: Facts, kind: BankKind) -> str | None:
@@ -338,6 +359,7 @@ INVARIANTS: tuple[Invariant, ...] = (
     no_request_begins_that_could_outlast_its_lease,
     a_valid_pair_is_never_replaced_by_an_invalid_one,
     every_received_pair_is_stored,
+    no_grant_holds_or_presents_a_pair_of_another,
     every_flight_ends_with_a_token_or_a_typed_error,
     no_flight_fails_while_a_newer_token_is_stored,
     no_consent_is_required_while_a_valid_pair_is_stored,

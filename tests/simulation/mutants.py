@@ -48,6 +48,7 @@ NO_FAULTS = Scenario(banks=("strict",), tasks=1)
 LATE_CONSENTS = evolve(SCENARIOS["consents"], store_fault=0.2)
 
 NOT_FORWARDED = SCENARIOS["not-forwarded"]
+SWAPPED = SCENARIOS["swapped-responses"]
 CLOCK_STEPS = SCENARIOS["clock-steps"]
 KILLED_REVOCATIONS = SCENARIOS["killed-revocations"]
 MISSING_KEYS = SCENARIOS["missing-keys"]
@@ -174,6 +175,38 @@ MUTANTS = (
         new="            return None\n",
         breaks="every_received_pair_is_stored",
         scenario=STORE_FAULTS,
+    ),
+    Mutant(
+        name="[10] the pair of a response to another request is stored",
+        module=REFRESH,
+        old="    if isinstance(error, ForeignResponseError):\n        return None\n",
+        new="",
+        breaks="no_grant_holds_or_presents_a_pair_of_another",
+        scenario=SWAPPED,
+    ),
+    Mutant(
+        name="authorize: the pair of a response to another request is stored",
+        module=CONSENT,
+        old="reported = yield from report_foreign(job, known, failure)",
+        new="reported = failure",
+        breaks="no_grant_holds_or_presents_a_pair_of_another",
+        scenario=SWAPPED,
+    ),
+    Mutant(
+        name="salvage: takes a pair of a response to another request",
+        module=RULES,
+        old="SALVAGEABLE = frozenset({Origin.SUPERSEDED, Origin.ERROR})",
+        new="SALVAGEABLE = frozenset({Origin.SUPERSEDED, Origin.ERROR, Origin.FOREIGN})",
+        breaks="no_grant_holds_or_presents_a_pair_of_another",
+        scenario=SWAPPED,
+    ),
+    Mutant(
+        name="revoke: presents the pair of a response to another request",
+        module=CONSENT,
+        old=" if entry.origin is not Origin.FOREIGN]",
+        new="]",
+        breaks="no_grant_holds_or_presents_a_pair_of_another",
+        scenario=SWAPPED,
     ),
     Mutant(
         name="retry_until_stored: a new consent's pair is stored again without a check",

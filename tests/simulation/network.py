@@ -8,6 +8,7 @@ from enum import Enum
 from blink_oauth.errors import (
     BlinkError,
     ConnectionLostError,
+    ForeignResponseError,
     InvalidGrantError,
     NotConnectedError,
     OAuthError,
@@ -22,10 +23,12 @@ from blink_oauth_testing.sandbox.banks import IssuedTokens, Refusal
 from .harness import moment
 
 __all__ = [
+    "OF_ANOTHER_GRANT",
     "UNREACHED",
     "RequestFault",
     "certainly_unspent",
     "certainty",
+    "foreign_response",
     "received_result",
     "timed_out_error",
     "unreached_error",
@@ -47,6 +50,7 @@ class RequestFault(Enum):
     REJECTED_WITH_PAIR = "400 with a pair"
     UNREADABLE = "unreadable refresh token"
     NOT_FORWARDED = "503 of the platform"
+    FOREIGN = "response to another request"
 
 
 UNREACHED = frozenset(
@@ -81,6 +85,26 @@ def _meta(
 BUSY = _meta(429, 7.0)
 UNAVAILABLE = _meta(503)
 NOT_FORWARDED = _meta(503, 60.0, Source.PLATFORM)
+
+
+OF_ANOTHER_GRANT = "-of-another-grant"
+"""The end of a token that was issued for another grant."""
+
+
+def foreign_response(own: IssuedTokens | Refusal) -> ForeignResponseError:
+    """Return the error of a response that was swapped with that to a call for another grant.
+
+    Args:
+        own: The response that the other call got.
+    """
+    if isinstance(own, Refusal):
+        return ForeignResponseError("Swapped.", status=400, correlation_id=FAKE_ID)
+    refresh = own.refresh_token
+    token = Token(
+        access_token=own.access_token + OF_ANOTHER_GRANT,
+        refresh_token=None if refresh is None else refresh + OF_ANOTHER_GRANT,
+    )
+    return ForeignResponseError("Swapped.", status=200, correlation_id=FAKE_ID, token=token)
 
 
 def timed_out_error() -> BlinkError:
@@ -123,6 +147,8 @@ def received_result(
     """
     if fault is RequestFault.RESPONSE_LOST:
         return ConnectionLostError("The connection broke.", correlation_id=FAKE_ID)
+    if fault is RequestFault.FOREIGN:
+        return foreign_response(response)
     if isinstance(response, Refusal):
         return InvalidGrantError(
             "Refused.",
@@ -149,6 +175,8 @@ def certainty(result: Token | BlinkError) -> str:
     """Return whether a result determines the refresh token's state: `known` or `unknown`."""
     if isinstance(result, Token):
         return "unknown" if result.refresh_token is None else "known"
+    if isinstance(result, ForeignResponseError):
+        return "unknown"
     if result.token is not None and result.token.refresh_token is not None:
         # A rejection that contains a pair contradicts itself.
         return "known" if result.outcome is Outcome.UNCERTAIN else "unknown"

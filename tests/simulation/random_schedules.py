@@ -29,7 +29,9 @@ HOUR = 3_600.0
 SLEEPERS = "BD"
 """The workers whose machines sleep; the wall clocks of the others step."""
 ALL_FAULTS = tuple(
-    fault for fault in RequestFault if fault not in {RequestFault.NONE, RequestFault.NOT_FORWARDED}
+    fault
+    for fault in RequestFault
+    if fault not in {RequestFault.NONE, RequestFault.NOT_FORWARDED, RequestFault.FOREIGN}
 )
 
 
@@ -140,6 +142,16 @@ SCENARIOS: dict[str, Scenario] = {
         request_fault=0.9,
         jump=0.15,
     ),
+    "swapped-responses": Scenario(
+        kinds=(*MOSTLY_REFRESH, "authorize", "revoke", "finish"),
+        tasks=3,
+        faults=(RequestFault.FOREIGN, RequestFault.RESPONSE_LOST),
+        request_fault=0.3,
+        store_fault=0.03,
+        crash=0.005,
+        jump=0.03,
+        delay=0.2,
+    ),
     "killed-revocations": Scenario(
         kinds=(*MOSTLY_REFRESH, "authorize", "revoke", "revoke", "finish"),
         crash=0.04,
@@ -221,6 +233,8 @@ class _RandomScheduler:
     def revoke_fault(self, worker: Worker) -> RequestFault:
         if self.faults_stopped or self.draw() >= self.scenario.request_fault:
             return RequestFault.NONE
+        if RequestFault.FOREIGN in self.scenario.faults and self.draw() < 0.7:
+            return RequestFault.FOREIGN
         return RequestFault.NOT_CONNECTED if self.draw() < 0.5 else RequestFault.RESPONSE_LOST
 
     def store_fault(self, worker: Worker) -> StoreFault:

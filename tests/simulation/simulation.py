@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attrs import define, evolve, field
 
 from blink_oauth.errors import BlinkError, RevocationError
-from blink_oauth.tokens import Token
+from blink_oauth.tokens import Token, TokenKind
 from blink_oauth_keeper import steps
 from blink_oauth_keeper.errors import SealError, StoreError
 from blink_oauth_keeper.store.memory import MemoryTokenStore, StoredGrant
@@ -26,8 +26,18 @@ from blink_oauth_keeper.store.protocol import (
 from blink_oauth_testing.sandbox.banks import IssuedTokens, Refusal
 
 from .facts import Facts, Lease, Written
-from .harness import CLIENT_ID, KEY, USERNAME, BankKind, Code, SimulatedBank, moment, new_bank
-from .network import RequestFault
+from .harness import (
+    CLIENT_ID,
+    KEY,
+    USERNAME,
+    BankKind,
+    Code,
+    SimulatedBank,
+    moment,
+    new_bank,
+    secret,
+)
+from .network import RequestFault, foreign_response
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -103,6 +113,7 @@ class Simulation:
         consents: Number of consents that the customer has given.
         newest_consent: Number of the consent that was stored last.
         store_consents: The store's numbers of the consents of which a pair was stored.
+        swapped: Number of revocations whose response was swapped.
         authorizing: The last worker that began an exchange: a customer does one thing at a time.
     """
 
@@ -134,6 +145,7 @@ class Simulation:
     store_consents: dict[int, int] = field(init=False, factory=dict)
     authorizing: Worker | None = None
     owners: int = 0
+    swapped: int = 0
 
     def __attrs_post_init__(self) -> None:
         self.bank = new_bank(self.kind, lambda: self.time)
@@ -205,13 +217,18 @@ class Simulation:
         if fault is RequestFault.NOT_CONNECTED:
             return RevocationError("Nothing was revoked.")
         access = token.access_token.reveal()
-        consent = self.store_consents.get(self.consent_of[access], 0)
+        consent = self.store_consents.get(self.consent_of.get(access, 0), 0)
         self.facts.revoked.append((access, consent, seen.consent if seen else 0))
         if token.refresh_token is not None:
             self.bank.revoke(CLIENT_ID, token.refresh_token.reveal(), USERNAME)
         self.bank.revoke(CLIENT_ID, access, USERNAME)
         if fault is RequestFault.RESPONSE_LOST:
             return RevocationError("It is unknown whether anything was revoked.")
+        if fault is RequestFault.FOREIGN:
+            self.swapped += 1
+            name = secret(f"access-token-{self.swapped}-swapped")
+            error = foreign_response(IssuedTokens(name, None, 3_600))
+            return RevocationError("Swapped.", errors={TokenKind.ACCESS_TOKEN: error})
         return None
 
     def withdraw_consents(self) -> None:
@@ -372,7 +389,7 @@ class Simulation:
             access = after.token.access_token.reveal()
             self.facts.ever_stored.add(access)
             self._add_stored_refresh(after.token)
-            consent = self.consent_of[access]
+            consent = self.consent_of.get(access, 0)
             is_newer = how == "WriteBack" and consent > self.newest_consent
             if how == "Put" or is_newer:
                 self.newest_consent = consent

@@ -14,7 +14,7 @@ from simulation.network import RequestFault
 from simulation.random_schedules import SCENARIOS, run
 from simulation.subprocesses import Findings, run_in_subprocesses
 
-SCHEDULES = 100_096
+SCHEDULES = 100_028
 CORES = 2
 PER_PROCESS = SCHEDULES // len(SCENARIOS) // CORES
 OF_STORE_AND_CLOCK = ("restores", "clock-steps", "missing-keys")
@@ -75,6 +75,7 @@ def test_every_fault_is_injected_in_some_schedule() -> None:
             "crashes",
             "outages",
             "not-forwarded",
+            "swapped-responses",
             *OF_STORE_AND_CLOCK,
         ):
             simulation, kind = run(SCENARIOS[name], seed)

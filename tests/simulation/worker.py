@@ -13,7 +13,7 @@ from blink_oauth.tokens import Token
 from blink_oauth_keeper import steps
 from blink_oauth_keeper.cache import Cache
 from blink_oauth_keeper.errors import StoreError
-from blink_oauth_keeper.policy import Need, is_newer
+from blink_oauth_keeper.policy import Need, foreign_responses, is_newer
 from blink_oauth_keeper.steps import Job, Steps
 from blink_oauth_keeper.store.protocol import Record
 
@@ -340,6 +340,8 @@ class Worker:
                 result = simulation.revoke(step.token, fault, self.record or self.stored)
                 if fault is not RequestFault.NONE:
                     simulation.facts.faults.add("revocation failed")
+                for response in [] if result is None else foreign_responses(result):
+                    self._record_received(response.token)
             else:
                 result = simulation.call_store(self, step)
         except StoreError as error:
@@ -414,9 +416,7 @@ class Worker:
             result = timed_out_error()
             self.remember(RequestFault.LATE)
             simulation.facts.faults.add("timed out")
-        pair = result if isinstance(result, Token) else result.token
-        if pair is not None:
-            simulation.facts.received.append(Received(pair.access_token.reveal(), self.flight))
+        self._record_received(result if isinstance(result, Token) else result.token)
         presentation = self.presentation
         if presentation is not None and isinstance(self.step, steps.Send):
             presentation.certainty = certainty(result)
@@ -424,6 +424,11 @@ class Worker:
         if simulation.trace is not None:
             simulation.add_to_trace(f"{self.flight.name} receives {describe(result)}")
         return result
+
+    def _record_received(self, pair: Token | None) -> None:
+        if pair is not None:
+            received = Received(pair.access_token.reveal(), self.flight)
+            self.simulation.facts.received.append(received)
 
     def _finish(self, result: steps.Result) -> None:
         simulation = self.simulation

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import attrs
@@ -20,8 +20,8 @@ import pytest
 from attrs import define
 
 import blink_oauth_keeper
-from blink_oauth import Grant
-from blink_oauth_keeper import GrantKey, State
+from blink_oauth import Grant, Token
+from blink_oauth_keeper import GrantKey, Origin, SqlTokenStore, State
 from blink_oauth_testing.sandbox import Sandbox
 from storm.shared_config import TWO_DAYS, SharedConfig
 
@@ -221,6 +221,53 @@ def test_both_versions_refresh_the_same_grants_before_during_and_after_the_upgra
             process.stop()
         upgrade.check()
         require_all_stored(upgrade)
+
+
+OLD_PROCESS = """
+import sys
+from datetime import UTC, datetime
+from blink_oauth import Grant, Token
+from blink_oauth_keeper import GrantKey, Note, SqlTokenStore
+from blink_oauth_keeper.store.protocol import Origin
+url, fernet_key, do = sys.argv[1:]
+store, note = SqlTokenStore(url, keys=[fernet_key]), Note(event="fake")
+key, now = GrantKey("CIDX0000000002", Grant("IIDX00001", "u-1")), datetime.now(UTC)
+pair = Token(access_token=f"fake-{do}", refresh_token=f"fake-refresh-{do}")
+if do == "put":
+    store.put(key, pair, issued_at=now, idle_until=now, note=note)
+else:
+    claim = store.claim(store.load(key), owner="fake-owner", ttl=20)
+    print(len(store.journal_entries(key)), store.salvage(claim, note=note))
+    store.journal(claim, pair, origin=Origin.ERROR)
+    print(len(store.journal_entries(key)))
+"""
+
+
+def test_the_version_before_does_not_open_a_foreign_pair_and_goes_on(
+    version_before: Path, tmp_path: Path
+) -> None:
+    url, fernet_key = f"sqlite:///{tmp_path}/tokens.db", SqlTokenStore.new_key().reveal()
+    paths = os.pathsep.join(str(version_before / package) for package in PACKAGES)
+
+    def run_old(do: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", OLD_PROCESS, url, fernet_key, do],
+            env={**os.environ, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    run_old("put")
+    key = GrantKey("CIDX0000000002", Grant("IIDX00001", "u-1"))
+    with closing(SqlTokenStore(url, keys=[fernet_key])) as store:
+        record = store.load(key)
+        assert record is not None
+        other = Token(access_token="fake-other", refresh_token="fake-other-refresh")
+        store.journal(record, other, origin=Origin.FOREIGN)
+        assert run_old("salvage").split() == ["0", "None", "1"]
+        origins = [entry.origin for entry in store.journal_entries(key)]
+        assert origins == [Origin.ERROR, Origin.FOREIGN]
 
 
 def require_all_stored(upgrade: Upgrade) -> None:

@@ -12,6 +12,7 @@ import pytest
 from blink_oauth import (
     BlinkError,
     ConnectionLostError,
+    ForeignResponseError,
     Grant,
     InvalidGrantError,
     Oddity,
@@ -303,6 +304,17 @@ def test_an_error_quotes_no_byte_of_a_response_that_is_not_http(
     assert "access_token" not in str(caught.value)
     if isinstance(caught.value, ConnectionLostError):
         assert caught.value.reason == "the server's response is not valid HTTP"
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK", b"HTTP/1.1 500 Oops"])
+def test_a_malformed_response_to_another_request_is_not_believed(
+    connect: Connect, start: bytes
+) -> None:
+    error = refreshed(connect, response(NO_COLON, b"X-Correlation-ID: 7", start=start))
+    assert isinstance(error, ForeignResponseError)
+    assert error.outcome is Outcome.UNCERTAIN
+    assert error.token is not None
+    assert "fake-" not in str(error)
 
 
 def test_a_truncated_head_is_no_response(connect: Connect) -> None:

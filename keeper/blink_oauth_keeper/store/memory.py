@@ -41,6 +41,7 @@ from .rules import (
     interned,
     is_among,
     is_due,
+    is_journaled,
     is_latest_claim,
     is_same_pair,
     is_unchanged,
@@ -158,9 +159,9 @@ class StoredGrant:
         )
         self.extras = evolve(self.extras, journal=(*self.extras.journal, entry))
 
-    def is_in_journal(self, token: Token) -> bool:
-        """Return whether a pair is in the journal."""
-        return is_among(token, [entry.token for entry in self.extras.journal])
+    def has_own_pair_in_journal(self) -> bool:
+        """Return whether the journal has a pair that is not foreign."""
+        return any(entry.origin is not Origin.FOREIGN for entry in self.extras.journal)
 
     def add_note(self, note: Note, now: Moment) -> None:
         """Add an entry to the history."""
@@ -292,7 +293,8 @@ class MemoryTokenStore(TokenStore):
                 )
                 return Settlement(stored=True, record=self._write(grant, pair, now, note=note))
             stored = record is not None and is_same_pair(record.token, token)
-            if not stored and not grant.is_in_journal(token):
+            origin = late_origin(state)
+            if not stored and not is_journaled(token, origin, grant.extras.journal):
                 grant.add_to_journal(claim, token, late_origin(state), now, ahead=1)
             return Settlement(stored=stored, record=record)
 
@@ -380,14 +382,14 @@ class MemoryTokenStore(TokenStore):
                 if grant.record
                 and grant.record.key.client_id == client_id
                 and is_revoked(grant.record)
-                and (grant.record.token or grant.extras.journal)
+                and (grant.record.token or grant.has_own_pair_in_journal())
             ]
         return nsmallest(limit, found, key=lambda record: _order(record.key))
 
     def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
         with self._access():
             grant = self._grants.setdefault(record.key, StoredGrant())
-            if not grant.is_in_journal(token):
+            if not is_journaled(token, origin, grant.extras.journal):
                 grant.add_to_journal(record, token, origin, self._now(), ahead=1)
 
     def journal_entries(self, key: GrantKey) -> Sequence[JournalEntry]:

@@ -166,6 +166,10 @@ class Origin(StrEnum):
     """The bank refused it, and `salvage` replaced it in the record."""
     ERROR = "error"
     """A response that reported a failure contained it."""
+    FOREIGN = "foreign"
+    """The response to a call for this grant had the correlation id of another request: the pair may
+    be another customer's. It is neither salvaged nor revoked, and makes no revocation unfinished.
+    It does not count when the journal is searched for a pair, except for another foreign one."""
 
 
 @frozen(kw_only=True)
@@ -419,7 +423,7 @@ class TokenStore(Protocol):
     def revoking(self, client_id: str, *, limit: int) -> Sequence[Record]:
         """Return revoked records that still have a pair, in the record or in the journal.
 
-        They are sorted by target and username.
+        Pairs of origin `foreign` do not count. The records are sorted by target and username.
 
         Args:
             client_id: The client of the records.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeVar, cast
@@ -30,6 +30,7 @@ __all__ = [
     "interned",
     "is_among",
     "is_due",
+    "is_journaled",
     "is_latest_claim",
     "is_same_pair",
     "is_unchanged",
@@ -175,6 +176,17 @@ def is_same_pair(stored: Token | None, token: Token) -> bool:
 def is_among(pair: Token, pairs: Collection[Token]) -> bool:
     """Return whether a pair is one of some pairs."""
     return any(is_same_pair(other, pair) for other in pairs)
+
+
+def is_journaled(pair: Token, origin: Origin, journal: Iterable[JournalEntry]) -> bool:
+    """Return whether a pair need not be added to the journal under an origin.
+
+    A foreign entry does not stand for the same pair in a response to an own call: it is never
+    salvaged.
+    """
+    is_foreign = origin is Origin.FOREIGN
+    entries = [entry for entry in journal if (entry.origin is Origin.FOREIGN) is is_foreign]
+    return is_among(pair, [entry.token for entry in entries])
 
 
 def late_origin(state: State) -> Origin:

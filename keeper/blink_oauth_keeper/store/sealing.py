@@ -83,12 +83,15 @@ class Binding:
 
     def members(self) -> dict[str, object]:
         """Return the members to seal together with the pair."""
+        # A process of the version before knows no foreign pairs. It must not open one: it would
+        # revoke it.
+        is_foreign = self.origin is Origin.FOREIGN
         return {
             "client_id": self.key.client_id,
             "target_id": self.key.grant.target_id,
             "username": self.key.grant.username,
             "generation": self.generation,
-            "consent": self.consent,
+            "consent": f"foreign {self.consent}" if is_foreign else self.consent,
         }
 
     @property

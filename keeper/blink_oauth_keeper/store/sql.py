@@ -43,6 +43,7 @@ from .rules import (
     empty_record,
     erased,
     is_among,
+    is_journaled,
     is_latest_claim,
     is_same_pair,
     is_unchanged,
@@ -734,8 +735,8 @@ class SqlTokenStore(SqlBase, TokenStore):
     ) -> None:
         """Add a pair to the journal under the record's next generation, unless it is there."""
         # Otherwise a second copy could be salvaged after the first was refused.
-        journaled = [entry.token for _, entry in self._entries(session, record.key)]
-        if not is_among(token, journaled):
+        entries = [entry for _, entry in self._entries(session, record.key)]
+        if not is_journaled(token, origin, entries):
             binding = Binding(record.key, record.generation + 1, record.consent, origin)
             self._insert_entry(session, binding, self._seal(binding, token))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from attrs import evolve
 from sqlalchemy import bindparam, insert, null, select, update
@@ -12,7 +12,7 @@ from blink_oauth_keeper.errors import StoreError
 
 from .moving import MovingGrant, is_moved, moved_from, moved_owner, replaces
 from .protocol import GrantKey, HistoryEntry, JournalEntry, Note, Origin, Record, State
-from .rules import is_among, is_same_pair
+from .rules import is_journaled, is_same_pair
 from .sealing import Binding, Sealer, Status
 from .sql_statements import (
     DELETE_ROWS,
@@ -158,7 +158,7 @@ def receive(database: Database, reader: Reader, sealer: Sealer, moving: MovingGr
             if older.token is not None and not is_same_pair(newer.token, older.token):
                 entries.append(_replaced(older, older.token))
         rows = session.rows(JOURNAL_ENTRIES, grant_params(key))
-        existing = [each.token for row in rows if (each := reader.entry_if_opened(key, row))]
+        existing = [each for row in rows if (each := reader.entry_if_opened(key, row))]
         _add_entries(database, sealer, session, existing, entries)
         _add_history(session, key, moving.history)
         if replaced:
@@ -185,15 +185,15 @@ def _add_entries(
     database: Database,
     sealer: Sealer,
     session: Session,
-    existing: Collection[Token],
+    existing: Iterable[JournalEntry],
     entries: Iterable[JournalEntry],
 ) -> None:
     """Add the journal entries whose pairs the journal does not have."""
     added = [*existing]
     for entry in entries:
-        if is_among(entry.token, added):
+        if is_journaled(entry.token, entry.origin, added):
             continue
-        added.append(entry.token)
+        added.append(entry)
         binding = Binding(entry.key, entry.generation, entry.consent, entry.origin)
         sealed = sealer.seal(binding, entry.token, strict=database.strict)
         session.count(INSERT_ENTRY_AT, entry_params(binding, sealed) | {"new_at": entry.at})

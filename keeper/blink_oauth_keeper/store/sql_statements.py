@@ -49,7 +49,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from blink_oauth_keeper.errors import SealError
 
 from .moving import MARK
-from .protocol import LONGEST_LEASE, LONGEST_PAUSE, State
+from .protocol import LONGEST_LEASE, LONGEST_PAUSE, Origin, State
 from .sealing import ID_LENGTH
 from .sql_tables import (
     HAS_CLAIMABLE_STATE,
@@ -460,7 +460,11 @@ RESTART_LEASES = (
 _WITH_A_PAIR = (
     select(*_key_of(grants))
     .where(grants.c.client_id == bindparam("client"), is_revoking)
-    .union(select(*_key_of(journal)).where(journal.c.client_id == bindparam("client")))
+    .union(
+        select(*_key_of(journal)).where(
+            journal.c.client_id == bindparam("client"), journal.c.origin != Origin.FOREIGN.value
+        )
+    )
     .subquery()
 )
 REVOKING = (

@@ -223,6 +223,16 @@ class Consents(Harness):
         assert self.erase(self.read(), note=note())
         assert list(self.second.revoking(CLIENT, limit=10)) == []
 
+    def test_a_foreign_pair_keeps_no_revocation_unfinished(self) -> None:
+        record = self.put("a")
+        self.store.journal(record, pair("foreign"), origin=Origin.FOREIGN)
+        revoked = self.store.mark_revoked(KEY, note=note())
+        assert revoked is not None
+        assert list(self.second.revoking(CLIENT, limit=10)) == [revoked]
+        assert self.store.erase(revoked, journaled=[], note=note())
+        assert list(self.second.revoking(CLIENT, limit=10)) == []
+        assert entry_values(self.journal()) == [(Origin.FOREIGN, pair("foreign"), 2, 1)]
+
     def test_a_new_consent_ends_an_unfinished_revocation(self) -> None:
         self.put("a")
         self.store.mark_revoked(KEY, note=note())
@@ -359,6 +369,32 @@ class Salvaging(Harness):
         journal = self.journal()
         assert self.store.salvage(claim, note=note()) is None
         assert self.journal() == journal
+
+    def test_a_foreign_pair_is_never_salvaged(self) -> None:
+        claim = self.claim(self.put("a"))
+        self.store.journal(claim, pair("foreign"), origin=Origin.FOREIGN)
+        journal = self.journal()
+        assert self.store.salvage(claim, note=note()) is None
+        assert self.journal() == journal
+
+    def test_a_foreign_pair_that_arrives_in_a_response_of_its_own_is_salvaged(self) -> None:
+        claim = self.claim(self.put("a"))
+        for _ in range(2):
+            self.store.journal(claim, pair("b"), origin=Origin.FOREIGN)
+        assert entry_values(self.journal()) == [(Origin.FOREIGN, pair("b"), 2, 1)]
+        self.settle(claim, "stored")
+        assert not self.settle(claim, "b").stored
+        salvaged = self.store.salvage(self.claim(), note=note())
+        assert salvaged is not None
+        assert salvaged.token == pair("b")
+
+    def test_a_pair_of_a_grant_without_a_record_can_be_journaled(self) -> None:
+        unknown = evolve(self.put("a"), key=grant_key("unknown"), generation=0, consent=0)
+        self.store.journal(unknown, pair("foreign"), origin=Origin.FOREIGN)
+        entries = entry_values(self.journal(unknown.key))
+        assert entries == [(Origin.FOREIGN, pair("foreign"), 1, 0)]
+        assert self.store.load(unknown.key) is None
+        assert list(self.second.revoking(CLIENT, limit=10)) == []
 
     def test_a_pair_of_another_consent_is_never_salvaged(self) -> None:
         old = self.claim(self.put("old"))

@@ -486,6 +486,16 @@ class RevokingIgnoresTheJournal(ChangeableStore):
         return [record for record in found if record.token]
 
 
+@caught_by("a_foreign_pair_keeps_no_revocation_unfinished")
+class RevokingCountsForeignPairs(ChangeableStore):
+    def revoking(self, client_id: str, *, limit: int) -> Sequence[Record]:
+        return [
+            record
+            for key in self.grants
+            if (record := self.load(key)) and (record.token or self.journal_entries(key))
+        ][:limit]
+
+
 @caught_by("a_new_consent_ends_an_unfinished_revocation")
 class RevokingFindsEveryJournal(ChangeableStore):
     def revoking(self, client_id: str, *, limit: int) -> Sequence[Record]:
@@ -598,6 +608,27 @@ class SalvageIgnoresTheConsent(ChangeableStore):
         changed = tuple(evolve(entry, consent=claim.consent) for entry in entries)
         self.change_extras(claim.key, journal=changed)
         return super().salvage(claim, note=note)
+
+
+@caught_by("a_foreign_pair_is_never_salvaged")
+class SalvageTakesForeignPairs(ChangeableStore):
+    def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
+        foreign = origin is Origin.FOREIGN
+        super().journal(record, token, origin=Origin.ERROR if foreign else origin)
+
+
+@caught_by("a_foreign_pair_that_arrives_in_a_response_of_its_own_is_salvaged")
+class JournalTakesAForeignPairForTheOwn(ChangeableStore):
+    def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
+        foreign = origin is Origin.FOREIGN
+        super().journal(record, token, origin=Origin.REPLACED if foreign else origin)
+
+
+@caught_by("a_pair_of_a_grant_without_a_record_can_be_journaled")
+class JournalNeedsARecord(ChangeableStore):
+    def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
+        if self.load(record.key):
+            super().journal(record, token, origin=origin)
 
 
 @caught_by("a_replaced_or_refused_pair_is_never_salvaged")

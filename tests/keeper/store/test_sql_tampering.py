@@ -316,6 +316,16 @@ def test_a_journal_entry_of_an_unknown_origin_is_skipped(attacked: Attacked) -> 
     assert [entry.token for entry in attacked.store.journal_entries(A)] == [pair("two")]
 
 
+def test_a_foreign_pair_cannot_be_made_salvageable(attacked: Attacked) -> None:
+    record = attacked.put()
+    attacked.store.journal(record, pair("foreign"), origin=Origin.FOREIGN)
+    assert [entry.token for entry in attacked.store.journal_entries(A)] == [pair("foreign")]
+    for origin in set(Origin) - {Origin.FOREIGN}:
+        attacked.change(journal, origin=origin.value)
+        assert list(attacked.store.journal_entries(A)) == []
+    assert attacked.store.salvage(attacked.claim(record), note=note()) is None
+
+
 def test_a_pair_that_was_journaled_unopened_is_never_salvageable(attacked: Attacked) -> None:
     attacked.put()
     attacked.store = attacked.open(NEW)
