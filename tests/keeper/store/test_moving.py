@@ -178,6 +178,12 @@ def uncertain(store: SqlTokenStore) -> None:
     release(store, A, State.UNCERTAIN, 1)
 
 
+def with_a_foreign_pair(store: SqlTokenStore) -> None:
+    uncertain(store)
+    for origin in (Origin.FOREIGN, Origin.SUPERSEDED):
+        store.journal(loaded(store, A), pair("late"), origin=origin)
+
+
 def refused_for_days(store: SqlTokenStore) -> None:
     put(store, A, "a")
     made = evolve(claim(store, A), refusals=7, refused_since=ISSUED - days(3))
@@ -212,6 +218,7 @@ def revocation_unfinished(store: SqlTokenStore) -> None:
     [
         active,
         uncertain,
+        with_a_foreign_pair,
         refused_for_days,
         needs_consent,
         killed,
