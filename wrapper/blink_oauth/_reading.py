@@ -176,7 +176,8 @@ def read_token(
         scope=scope,
         oddities=frozenset(
             {
-                *_response_oddities(response, body, meta),
+                *_head_oddities(response, meta),
+                *_body_oddities(body),
                 *lifetime_oddities,
                 *expiry_oddities,
                 *scope_oddities,
@@ -187,20 +188,23 @@ def read_token(
     )
 
 
-def _response_oddities(response: RawResponse, body: Body, meta: ResponseMeta) -> Iterator[Oddity]:
+def _head_oddities(response: RawResponse, meta: ResponseMeta) -> Iterator[Oddity]:
     if response.status != 200:
         yield Oddity.STATUS_UNDOCUMENTED
     if response.is_malformed:
         yield Oddity.HEAD_MALFORMED
     if meta.echoed is False:
         yield Oddity.FOREIGN_CORRELATION_ID
+    media_type = response.headers.get("Content-Type", "").partition(";")[0]
+    if media_type.strip().lower() != "application/json":
+        yield Oddity.CONTENT_TYPE
+
+
+def _body_oddities(body: Body) -> Iterator[Oddity]:
     if body.broken:
         yield Oddity.BODY_BROKEN
     if body.is_form:
         yield Oddity.FORM_ENCODED
-    media_type = response.headers.get("Content-Type", "").partition(";")[0]
-    if media_type.strip().lower() != "application/json":
-        yield Oddity.CONTENT_TYPE
     if not all(secret.isascii() and secret.isprintable() for secret in body.secrets()):
         yield Oddity.TOKEN_CHARACTERS
     token_type = body.text("token_type")
