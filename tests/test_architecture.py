@@ -586,7 +586,9 @@ def sources() -> list[Path]:
     return [path for folder in folders for path in (PROJECT / folder).rglob("*.py")]
 
 
-@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/decisions.md", "docs/lifecycle.md"])
+@pytest.mark.parametrize(
+    "page", ["SECURITY.md", "docs/architecture.md", "docs/decisions.md", "docs/lifecycle.md"]
+)
 def test_a_page_names_only_files_and_identifiers_that_exist(page: str) -> None:
     text = (PROJECT / page).read_text(encoding="utf-8")
     paths = sources()
@@ -599,6 +601,14 @@ def test_a_page_names_only_files_and_identifiers_that_exist(page: str) -> None:
     words = {word for path in paths for word in re.findall(r"\w+", path.read_text("utf-8"))}
     names = {*words, *(part for file in files for part in file.removesuffix(".py").split("/"))}
     assert missing | (set(IDENTIFIER.findall(built)) - names) == set()
+
+
+def test_each_promise_of_the_security_page_names_its_test() -> None:
+    text = (PROJECT / "SECURITY.md").read_text(encoding="utf-8")
+    _, _, table = text.partition("| --- | --- |\n")
+    rows = table.partition("\n\n")[0].splitlines()
+    assert len(rows) > 20
+    assert [row for row in rows if not re.search(r"\| `test_\w+`[^|]*\|$", row)] == []
 
 
 def test_the_readme_tells_the_size_of_each_package() -> None:

@@ -150,7 +150,7 @@ def test_secrets_of_every_kind_are_recognized(secret: str, form: str) -> None:
         "AADSTS70008: the grant has expired due to inactivity since 2026-11-26T08:13:39.123Z.",
         "See https://bank.example/v2/docs/errors?lang=de#consent_expired_or_revoked",
         "Trace 6f1f9a52-1f6b-4b0e-9a53-6c9f4c0e2d11, span 00f067aa0ba902b7",
-        "Die Zustimmung für das Konto ist abgelaufen (100 % sicher).",
+        "Die Zustimmung für das Konto gilt nicht mehr (100 % sicher).",
     ],
 )
 def test_an_ordinary_text_is_repeated_as_it_is(secret: str, text: str) -> None:
