@@ -131,7 +131,15 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Prove that the installed wheel passes its tests, and that they reach at least 95 % of it."""
+    """Prove that the installed wheel passes its tests."""
+    # Without coverage, which would make them half as fast.
+    install(session, "test", project=True)
+    session.run("pytest", *PARALLEL, *(session.posargs or TESTS))
+
+
+@nox.session(default=False)
+def coverage(session: nox.Session) -> None:
+    """Prove that the tests of `tests` reach at least 95 % of the installed wheel."""
     install(session, "test", project=True)
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *PARALLEL, *(session.posargs or TESTS))
@@ -171,7 +179,6 @@ def proofs(session: nox.Session) -> None:
 
     The tests run random schedules, many callers, killed processes and stopped databases.
     """
-    # Without coverage, which would make the schedules several times slower.
     install(session, "test", project=True)
     session.run("pytest", *PARALLEL, *(session.posargs or PROOFS))
 
