@@ -45,6 +45,10 @@ ODD_CHUNK_SIZE = re.compile(rb'[^\n"{}\[\]<>=&;]{0,32}(?:;[^\n]*)?\r?\n')
 """A line in the place of the size of a chunk that is none, but no line of JSON or of a form."""
 LINE_END = re.compile(rb"\r?\n")
 
+VALID_HEAD_END = re.compile(rb"\n\r?\n")
+VALID_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[^\r\n]*\r\n")
+"""Of a response that the HTTP parser has accepted; the patterns above find what it refuses, too."""
+
 GZIP = b"\x1f\x8b"
 DEFLATING = frozenset({"gzip", "x-gzip", "deflate", "x-deflate", "zlib"})
 UNSUPPORTED = frozenset({"br", "zstd", "compress", "x-compress"})
@@ -121,6 +125,33 @@ def body_of_refused(received: bytes) -> bytes:
 def is_whole(received: bytes) -> bool:
     """Return whether a response that the HTTP parser refused was received to its end."""
     return _parse(received).is_ended
+
+
+def is_one_response(received: bytes | bytearray, body: bytes | bytearray, *, chunked: bool) -> bool:
+    """Return whether bytes are one complete response, with nothing behind it. False if in doubt.
+
+    Args:
+        received: The bytes that were read for a request.
+        body: The body that the HTTP parser found in them.
+        chunked: Whether the response has a `Transfer-Encoding`.
+    """
+    end, interim = 0, True
+    while interim:
+        start, blank = end, VALID_HEAD_END.search(received, end)
+        if blank is None:
+            return False
+        end, interim = blank.end(), received[start + len("HTTP/1.1 ") :][:1] == b"1"
+    return _ends_with_last_chunk(received, end) if chunked else received[end:] == body
+
+
+def _ends_with_last_chunk(received: bytes | bytearray, at: int) -> bool:
+    while (line := VALID_CHUNK_SIZE.match(received, at)) is not None:
+        size = int(line[1], 16)
+        if not size:
+            # Trailer fields are never needed: with them it stays in doubt.
+            return received[line.end() :] == b"\r\n"
+        at = line.end() + size + len(b"\r\n")
+    return False
 
 
 def _parse(received: bytes) -> _Message:
@@ -299,34 +330,3 @@ def _inflated_stream(content: bytes, wbits: int, limit: int) -> tuple[bytes, byt
         except zlib.error:
             inflater = before
     return bytes(output), inflater.unused_data + content[position:], inflater.eof
-
-
-END_OF_STRICT_HEAD = re.compile(rb"\n\r?\n")
-STRICT_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[^\r\n]*\r\n")
-
-
-def is_one_response(received: bytes | bytearray, body: bytes | bytearray, *, chunked: bool) -> bool:
-    """Return whether bytes are one complete response, with nothing behind it. False if in doubt.
-
-    Args:
-        received: The bytes that were read for a request.
-        body: The body that the HTTP parser found in them.
-        chunked: Whether the response has a `Transfer-Encoding`.
-    """
-    end, interim = 0, True
-    while interim:
-        start, blank = end, END_OF_STRICT_HEAD.search(received, end)
-        if blank is None:
-            return False
-        end, interim = blank.end(), received[start + len("HTTP/1.1 ") :][:1] == b"1"
-    return _ends_with_last_chunk(received, end) if chunked else received[end:] == body
-
-
-def _ends_with_last_chunk(received: bytes | bytearray, at: int) -> bool:
-    while (line := STRICT_CHUNK_SIZE.match(received, at)) is not None:
-        size = int(line[1], 16)
-        if not size:
-            # Trailer fields are never needed: with them it stays in doubt.
-            return received[line.end() :] == b"\r\n"
-        at = line.end() + size + len(b"\r\n")
-    return False
