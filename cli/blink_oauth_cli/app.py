@@ -117,8 +117,10 @@ def _user_folder(find: Callable[..., Path]) -> Path | None:
         folder = find("blink-oauth", appauthor=False)
     except RuntimeError:
         return None
-    # Without a home folder, older versions return a path that begins with `~`.
-    return folder if folder.is_absolute() else None
+    # Without a home folder, older versions return a path that begins with `~`, or a hidden folder
+    # of the root folder if HOME is empty.
+    is_in_root = os.environ.get("HOME") == "" and folder.parts[1].startswith(".")
+    return folder if folder.is_absolute() and not is_in_root else None
 
 
 @define(eq=False, slots=False)

@@ -9,10 +9,11 @@ from hashlib import md5
 from typing import cast
 
 from attrs import frozen
-from cryptography.hazmat.decrepit.ciphers.algorithms import Camellia, TripleDES
+from cryptography.hazmat.decrepit.ciphers import algorithms as decrepit
+from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherAlgorithm
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherAlgorithm, algorithms
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 from cryptography.hazmat.primitives.padding import PKCS7
 from cryptography.hazmat.primitives.serialization import (
@@ -80,7 +81,9 @@ def traditional(
 
 def camellia(passphrase: str = PASSPHRASE) -> bytes:
     """Return a key that OpenSSL opens, and cryptography does not."""
-    return traditional("CAMELLIA-256-CBC", Camellia, 32, SALT * 2, passphrase)
+    # It has moved from one module of cryptography to the other.
+    cipher = getattr(decrepit, "Camellia", None) or algorithms.Camellia
+    return traditional("CAMELLIA-256-CBC", cipher, 32, SALT * 2, passphrase)
 
 
 def des() -> bytes:
