@@ -131,6 +131,22 @@ COMPRESSED: dict[str, Row] = {
     ),
     "identity": (coded(PAIR.encode(), "identity"), set()),
     "an empty coding": (coded(PAIR.encode(), ""), set()),
+    "gzip declared, a byte that is no text before the body": (
+        coded(b"2\x01" + PAIR.encode(), "gzip"),
+        {O.BODY_BROKEN},
+    ),
+    "gzip declared, two bytes like a header of zlib before the body": (
+        coded(b"x\x9c" + PAIR.encode(), "gzip"),
+        {O.BODY_BROKEN},
+    ),
+    "gzip declared, UTF-16 without its first byte": (
+        coded(PAIR.encode("utf-16")[1:], "gzip"),
+        {O.BODY_BROKEN},
+    ),
+    "deflate that stores and does not compress": (
+        coded(zlib.compress(PAIR.encode(), 0), "deflate"),
+        set(),
+    ),
     "br declared, body not compressed": (coded(PAIR.encode(), "br"), set()),
     "gzip of UTF-16": (coded(gzip.compress(PAIR.encode("utf-16")), "gzip"), set()),
     "gzip in two streams": (

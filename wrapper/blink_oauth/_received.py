@@ -49,6 +49,8 @@ VALID_HEAD_END = re.compile(rb"\n\r?\n")
 VALID_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[^\r\n]*\r\n")
 """Of a response that the HTTP parser has accepted; the patterns above find what it refuses, too."""
 
+MEMBER = re.compile(rb'"[A-Za-z_]{4,}"\s*:|access_token=')
+"""A member of JSON or of a form, by which a body that is labelled as compressed is plain text."""
 GZIP = b"\x1f\x8b"
 DEFLATING = frozenset({"gzip", "x-gzip", "deflate", "x-deflate", "zlib"})
 UNSUPPORTED = frozenset({"br", "zstd", "compress", "x-compress"})
@@ -270,15 +272,16 @@ def _expanded(content: bytes, *, may_be_raw: bool) -> tuple[bytes, bool] | None:
     """Undo one compression; return None if there is none that can be undone."""
     if _is_text(content):
         return None
+    is_plain = MEMBER.search(content.replace(b"\0", b"")) is not None
     # `| 32` detects the headers of gzip and zlib.
     attempts = [(zlib.MAX_WBITS | 32, content)] if _has_header(content) else []
-    if may_be_raw:
+    if may_be_raw and not is_plain:
         # Without a header, and behind a damaged one of zlib or gzip.
         attempts += [(-zlib.MAX_WBITS, content[skip:]) for skip in (0, 2, 10)]
     for wbits, compressed in attempts:
         expanded, is_damaged = _inflated(compressed, wbits)
         # Any bytes may begin like a stream without a header.
-        if expanded and (wbits > 0 or _is_text(expanded)):
+        if expanded and (wbits > 0 or _is_text(expanded)) and not (is_damaged and is_plain):
             return expanded, is_damaged
     return None
 
