@@ -1,6 +1,7 @@
 """Every task of the project. `nox -l` lists them, `nox` runs the default sessions.
 
-CI runs these and `demo`, most of them on Python 3.11 to 3.13, and `portable` on Windows and macOS.
+CI runs these, `demo`, `coverage`, `lowest` and `audit`, most of the default ones and `demo` on
+Python 3.11 to 3.13, and `portable` on Windows and macOS.
 """
 
 from __future__ import annotations

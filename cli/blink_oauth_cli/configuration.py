@@ -1,8 +1,8 @@
 """Flags take precedence over `BLINK_*` variables, and these over `blink-oauth.toml`.
 
 A variable does not override the place of a profile: its server, its certificate and its store. A
-file that nobody named, found in the working folder, has to be the user's own; if it names the
-server, the tokens must be in its folder.
+file that is found in the working folder, and that no flag or variable names, has to be the user's
+own; if it names the server, the tokens must be in its folder.
 
 The platform's page on custom headers shows the ids `CIDX…`, `CIDP…`, `IIDX…` and `IIDP…`. That X
 means test and P means production is inferred from its examples and not documented.

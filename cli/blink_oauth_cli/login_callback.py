@@ -187,8 +187,8 @@ class StartPage:
     """The page that the command opens in the browser: it sets a cookie and leads on to the bank.
 
     Its address is on the browser's command line, where every user of the machine can read it. So it
-    serves one browser only, and only for a while. Nobody else learns the state that the bank's URL
-    contains, or has the cookie that the callback needs.
+    serves one browser only, and only for a while. No other program learns the state that the
+    bank's URL contains, or has the cookie that the callback needs.
 
     Attributes:
         path: The path; it cannot be guessed.

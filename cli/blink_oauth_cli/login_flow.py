@@ -191,7 +191,7 @@ def _wait_for_code(
         result = requests.read(callback)
         if isinstance(result, Secret):
             server.stop_accepting(already_used_page(), 409)
-            # From here on, nobody gets the start page.
+            # From here on, no browser gets the start page.
             if server.start_page_was_taken:
                 raise _ended(server, callback, START_PAGE_TAKEN)
             return callback, result

@@ -179,7 +179,7 @@ def test_the_opener_gets_a_one_time_address_and_no_state(harness: LoginHarness) 
     assert address.startswith(harness.browser.location.partition("callback?")[0] + "start/")
     assert "?" not in address
     states = [parse_qs(urlsplit(url).query)["state"][0] for url in (harness.browser.url, shown)]
-    # Whoever sees the terminal and not the browser cannot answer for the browser.
+    # A user who sees the terminal, and not the browser, cannot answer for the browser.
     assert len({*states}) == 2
     assert not any(state in address for state in states)
 
