@@ -68,8 +68,8 @@ TEST_SEGMENTS = ("xe", "xp")
 def environment_of_url(base_url: str) -> Environment | None:
     """Return the environment that host and path of a base URL suggest, or None.
 
-    Source: spec/openapi.yaml, servers; inferred. No sign of production is known, so a URL without
-    one of test may be either.
+    Source: spec/openapi.yaml, servers; inferred. The production host there is a third party's
+    word, so a URL without a sign of test may be either.
     """
     url = urlsplit(base_url)
     is_test = url.hostname == TEST_HOST or any(

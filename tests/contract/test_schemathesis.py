@@ -48,8 +48,10 @@ class NoDefaultUserAgent(HTTPAdapter):
         request.headers.setdefault("User-Agent", SKIP_HEADER)
 
 
-def as_generated(case: Case, sandbox: Sandbox) -> None:
-    """Leave a case as it is, with an unregistered client."""
+def as_unregistered_client(case: Case, sandbox: Sandbox) -> None:
+    """Replace our client id, which the examples of the contract have, by an unregistered one."""
+    if isinstance(case.body, dict) and case.body.get("client_id") == sandbox.settings().client_id:
+        case.body["client_id"] = "CIDX9999999999"
 
 
 def as_our_client(case: Case, sandbox: Sandbox) -> None:
@@ -123,7 +125,7 @@ class Variant:
 
 
 VARIANTS = [
-    Variant(as_generated, valid=401),
+    Variant(as_unregistered_client, valid=401),
     Variant(as_our_client, valid=403),
     Variant(with_credentials, valid=200),
     Variant(wanting_html, valid=406, invalid=frozenset({405, 406})),
