@@ -317,18 +317,20 @@ def _refusal_checks(target_id: str, error: BlinkError) -> Iterator[Check]:
     if isinstance(error, InvalidClientError) or (status == 401 and not by_bank):
         yield failed(
             CALL,
-            f"The client id is not the one that the certificate is registered for: {response}",
+            "The client was not authenticated; its id may not be the one that the certificate is "
+            f"registered for: {response}",
             "Set the client id of this certificate, or the certificate of this client id, both for "
             f"this environment. If both are right, {SUPPORT}.",
         )
     elif status == 403:
         yield failed(
             CALL,
-            f"{target_id} is not permitted to this client, or there is no such target: {response}",
+            f"Access was denied; {target_id} may not be permitted to this client, or may not "
+            f"exist: {response}",
             f"Check the target's id, and that its bank has approved this client; else {SUPPORT}.",
         )
     elif status in MALFORMED and not by_bank:
-        finding = "The platform refused the call because of its headers."
+        finding = "The platform refused the call, probably because of its headers."
         yield warning(CALL, finding, "Correct the headers first.")
         yield failed(
             HEADERS,

@@ -138,7 +138,7 @@ def configured(
 def takes_grant(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add an argument and two options that name a grant; the function receives the `Grant`."""
     for decorate in (
-        setting("--username", metavar="NAME", help="The customer's user name."),
+        setting("--username", metavar="NAME", help="The customer's username."),
         setting("--target", metavar="ID", help="The id of the bank, such as IIDX99999."),
         click.argument("grant", required=False, metavar="[TARGET/USERNAME]"),
     ):

@@ -126,8 +126,8 @@ class GrantAuth(httpx.Auth):
     * the refused request has a streamed body, which cannot be sent again,
     * it is the second one.
 
-    A 403 is treated likewise, because some banks send it for a replaced token, but it never causes
-    a refresh, and causes the store to be read for a grant at most once in five seconds.
+    A 403 is treated likewise, because a bank may send it for a replaced token (inferred). It never
+    causes a refresh, and causes the store to be read for a grant at most once in five seconds.
 
     If the refresh after a 401 fails, its error is raised, with a note that the request was refused.
     After a refusal with a problem the body of a streamed response has been read: all methods but

@@ -412,8 +412,8 @@ class TokenManager:
             StoreError: The store cannot be used. Refreshes in progress finish by themselves.
             InvalidInputError: The manager is closed.
 
-        Source: bLink token management (a refresh token is valid for 30 days, extended with every
-            refresh).
+        Source: bLink token management (a refresh token is valid for 30 days or more, extended with
+            every refresh).
         """
         run = KeepAlive(
             store=self._store,

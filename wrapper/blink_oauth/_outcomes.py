@@ -53,7 +53,10 @@ REFUSALS_OF_GRANT = frozenset({400, 401, 403})
 REFUSALS_OF_CLIENT = frozenset({"INVALID_CLIENT", "UNAUTHORIZED_CLIENT"})
 """The codes for a refused client, which say that no other code beside them is about the token."""
 REFUSALS_OF_RESPONSE = frozenset({"RESOURCE_TOO_LARGE", "NOT_ACCEPTABLE"})
-"""The codes about the response, which exists only after the execution (bLink error codes)."""
+"""The codes about the response, which exists only after the execution.
+
+That is inferred. The first is one of bLink's error codes, for other modules.
+"""
 
 MAX_TEXTS = 600
 """Characters of all texts of the server together."""
@@ -109,7 +112,9 @@ def outcome_of(status: int, source: Source) -> Outcome:
     If the platform refuses the client, its rights or the format of the request, limits the rate or
     is unavailable itself, it has not forwarded the call to the bank. Any other 4xx rejects the
     call, except `UNCERTAIN_CLIENT_ERRORS`: these and all other statuses may come from a call that
-    was executed.
+    was executed. No page of the platform says this.
+
+    Source: inferred; spec/README.md, "What an error status proves", has the reasons.
     """
     if source is Source.PLATFORM and status in REFUSED_BY_PLATFORM:
         return Outcome.NOT_EXECUTED

@@ -197,7 +197,8 @@ class AuthorizationRequest:
         Raises:
             InvalidInputError: The template or a further parameter cannot be used.
 
-        Source: RFC 6749 sections 3.1 and 4.1.1.
+        Source: RFC 6749 sections 3.1 and 4.1.1. The parameter `username` is inferred: code of a
+        third party sends it.
         """
         extra = extra or {}
         url = template.replace("{target_id}", quote(self.grant.target_id, safe=""))

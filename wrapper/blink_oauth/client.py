@@ -106,7 +106,7 @@ class BlinkOAuth:
             InvalidInputError: An argument cannot be sent; the code is not spent.
             BlinkError: The call failed; `outcome` says whether the code may be spent.
 
-        Source: RFC 6749 section 4.1.3; bLink token management.
+        Source: RFC 6749 sections 4.1.2 (once) and 4.1.3; bLink token management (30 s).
         """
         secret = hide(code, "authorization code")
         del code
@@ -176,7 +176,7 @@ class BlinkOAuth:
             NoResponseError: No response was received; `network_fault`, or `fault` of a `TlsError`,
                 says why.
 
-        Source: `GET /oauth/token`, which the platform does not offer (RFC 9110 section 15.5.6).
+        Source: `GET /oauth/token`, which no page of the platform lists (RFC 9110 section 15.5.6).
         """
         before = self._clock()
         return probe_from(self._api.probe(), before, self._clock())
@@ -266,7 +266,7 @@ class AsyncBlinkOAuth:
             InvalidInputError: An argument cannot be sent; the code is not spent.
             BlinkError: The call failed; `outcome` says whether the code may be spent.
 
-        Source: RFC 6749 section 4.1.3; bLink token management.
+        Source: RFC 6749 sections 4.1.2 (once) and 4.1.3; bLink token management (30 s).
         """
         secret = hide(code, "authorization code")
         del code
@@ -336,7 +336,7 @@ class AsyncBlinkOAuth:
             NoResponseError: No response was received; `network_fault`, or `fault` of a `TlsError`,
                 says why.
 
-        Source: `GET /oauth/token`, which the platform does not offer (RFC 9110 section 15.5.6).
+        Source: `GET /oauth/token`, which no page of the platform lists (RFC 9110 section 15.5.6).
         """
         before = self._clock()
         return probe_from(await self._api.probe(), before, self._clock())

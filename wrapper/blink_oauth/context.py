@@ -38,7 +38,9 @@ class Grant:
 
     Args:
         target_id: The id of the target (the bank) in bLink's directory, such as `IIDX99999`.
-        username: The customer's user name, 1 to 64 characters; sent with every call.
+        username: The resource owner's username, 1 to 64 characters; sent with every call.
+            Presumably the customer's login at your own software, which the customer also enters at
+            the bank: so says the help of one service user, but no page of the platform.
 
     Raises:
         InvalidInputError: A value cannot be sent.

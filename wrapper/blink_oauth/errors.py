@@ -298,7 +298,7 @@ class InvalidClientError(OAuthError):
 
 
 REFUSED_CREDENTIAL = frozenset({"INVALID_TOKEN", "EXPIRED_TOKEN"})
-"""Problem types for a refused code or token (bLink error codes)."""
+"""Problem types for an invalid token (bLink error codes, of other modules)."""
 
 REFUSED_GRANT = REFUSED_CREDENTIAL | {
     "INVALID_GRANT",
@@ -311,7 +311,7 @@ REFUSED_GRANT = REFUSED_CREDENTIAL | {
 
 Source: RFC 6749 section 5.2, RFC 6750 section 3.1, OpenID Connect Core section 3.1.2.6, bLink
 error codes, Berlin Group NextGenPSD2 Implementation Guidelines section 14.11, UK Open Banking
-Read-Write API profile.
+Read-Write API profile. That banks behind the platform send them on a refresh is inferred.
 """
 
 

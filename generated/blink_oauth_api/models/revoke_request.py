@@ -18,9 +18,9 @@ class RevokeRequest:
     token: str
     """ The access token or refresh token to revoke. """
     client_id: str
-    """ The platform's id of the client. Must belong to the TLS certificate. """
+    """ The platform's id of the client. """
     username: str
-    """ The resource owner's user name. """
+    """ The resource owner's username. """
     token_type_hint: TokenTypeHint | Unset = UNSET
     """ Which kind of token is presented (RFC 7009 2.1). """
 

@@ -18,15 +18,15 @@ class TokenRequest:
     grant_type: GrantType
     """ Which grant is presented. """
     client_id: str
-    """ The platform's id of the client. Must belong to the TLS certificate. """
+    """ The platform's id of the client. """
     username: str
-    """ The resource owner's user name, on refresh too. """
+    """ The resource owner's username, presumably at the service user's software. """
     code: str | Unset = UNSET
-    """ The authorization code. Spent by its first use, valid for 30 seconds. """
+    """ The authorization code, valid for 30 seconds. """
     redirect_uri: str | Unset = UNSET
-    """ The redirect URI of the authorization request, unchanged. """
+    """ The redirect URI of the authorization request. """
     refresh_token: str | Unset = UNSET
-    """ The refresh token. The server may replace it. """
+    """ The refresh token. """
 
     def to_dict(self) -> dict[str, Any]:
         grant_type: str = self.grant_type

@@ -18,13 +18,13 @@ class TokenResponse:
     access_token: str
     """ Opaque to the client. """
     token_type: str
-    """ bearer, in any capitalisation. """
+    """ Such as bearer. """
     expires_in: int | Unset = UNSET
-    """ Lifetime of the access token in seconds. """
+    """ Lifetime of the access token in seconds (RFC 6749 5.1). """
     refresh_token: str | Unset = UNSET
-    """ Replaces the one presented. If absent, that one stays valid. """
+    """ Replaces the one presented. If absent, that one stays valid (RFC 6749 6). """
     scope: str | Unset = UNSET
-    """ The scope granted, blank separated. """
+    """ The scope granted, separated by blanks (RFC 6749 3.3). """
     additional_properties: dict[str, Any] = _attrs_field(init=False, factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

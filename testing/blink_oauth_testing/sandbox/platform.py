@@ -23,6 +23,7 @@ from .messages import (
 
 CONSENT_FLOW = "/consent-flow/v2"
 # Inferred from the title of the platform's specification: no public page shows the whole URL.
+# Public code of third parties reads versions 5.1 and 6.
 ACCOUNT_INFORMATION = "/account-information-service/v4"
 
 
@@ -115,7 +116,10 @@ class Platform:
         return _Handled(response, executed=True, fault=fault, delay=delay)
 
     def _refusal(self, path: str, request: Request) -> _Handled | None:
-        """Return the response of the platform if it refuses a request, or None."""
+        """Return the response of the platform if it refuses a request, or None.
+
+        The order of the checks is invented: no page of the platform has one.
+        """
         if not _accepts(request.headers_named("Accept"), JSON):
             return _Handled(_NOT_ACCEPTABLE)
         if request.method == "POST" and request.media_type != "application/x-www-form-urlencoded":

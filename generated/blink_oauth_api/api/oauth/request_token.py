@@ -120,8 +120,7 @@ def sync_detailed(
 ) -> Response[ErrorBody | TokenResponse]:
     """Get the OAuth access and refresh token
 
-     Exchange an authorization code (RFC 6749 4.1.3) or a refresh token (RFC 6749 6) for tokens
-    of the given client at the given target.
+     Returns the OAuth access and refresh token for the specified client and target.
 
     Args:
         x_correlation_id (str):
@@ -167,8 +166,7 @@ def sync(
 ) -> ErrorBody | TokenResponse | None:
     """Get the OAuth access and refresh token
 
-     Exchange an authorization code (RFC 6749 4.1.3) or a refresh token (RFC 6749 6) for tokens
-    of the given client at the given target.
+     Returns the OAuth access and refresh token for the specified client and target.
 
     Args:
         x_correlation_id (str):
@@ -209,8 +207,7 @@ async def asyncio_detailed(
 ) -> Response[ErrorBody | TokenResponse]:
     """Get the OAuth access and refresh token
 
-     Exchange an authorization code (RFC 6749 4.1.3) or a refresh token (RFC 6749 6) for tokens
-    of the given client at the given target.
+     Returns the OAuth access and refresh token for the specified client and target.
 
     Args:
         x_correlation_id (str):
@@ -254,8 +251,7 @@ async def asyncio(
 ) -> ErrorBody | TokenResponse | None:
     """Get the OAuth access and refresh token
 
-     Exchange an authorization code (RFC 6749 4.1.3) or a refresh token (RFC 6749 6) for tokens
-    of the given client at the given target.
+     Returns the OAuth access and refresh token for the specified client and target.
 
     Args:
         x_correlation_id (str):

@@ -118,8 +118,7 @@ def sync_detailed(
 ) -> Response[Any | ErrorBody]:
     """Revoke one access token or one refresh token
 
-     Each token is revoked by a call of its own (RFC 7009 2.1). A token the server does not know
-    counts as revoked (RFC 7009 2.2).
+     Each token needs a request of its own.
 
     Args:
         x_correlation_id (str):
@@ -165,8 +164,7 @@ def sync(
 ) -> Any | ErrorBody | None:
     """Revoke one access token or one refresh token
 
-     Each token is revoked by a call of its own (RFC 7009 2.1). A token the server does not know
-    counts as revoked (RFC 7009 2.2).
+     Each token needs a request of its own.
 
     Args:
         x_correlation_id (str):
@@ -207,8 +205,7 @@ async def asyncio_detailed(
 ) -> Response[Any | ErrorBody]:
     """Revoke one access token or one refresh token
 
-     Each token is revoked by a call of its own (RFC 7009 2.1). A token the server does not know
-    counts as revoked (RFC 7009 2.2).
+     Each token needs a request of its own.
 
     Args:
         x_correlation_id (str):
@@ -252,8 +249,7 @@ async def asyncio(
 ) -> Any | ErrorBody | None:
     """Revoke one access token or one refresh token
 
-     Each token is revoked by a call of its own (RFC 7009 2.1). A token the server does not know
-    counts as revoked (RFC 7009 2.2).
+     Each token needs a request of its own.
 
     Args:
         x_correlation_id (str):
