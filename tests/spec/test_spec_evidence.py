@@ -199,7 +199,7 @@ def faults_of_additions(readme: str) -> Iterator[str]:
         for code in quoted_in(row[1]):
             if not is_defined(code):
                 yield f"{row[0]}: {code} does not exist"
-    for one in (additions[0] & statuses) | (additions[1] & (headers - {"X-CorAPI-Source"})):
+    for one in (additions[0] & statuses) | (additions[1] & headers):
         yield f"{one}: is in the contract"
     used = {str(value) for value in constants(OF_STATUSES) if type(value) is int}
     for status in {one for one in used if STATUS.fullmatch(one)} - statuses - additions[0]:
