@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
@@ -13,13 +15,25 @@ from contract.validator import ContractValidator, Exchange, Headers
 
 BASE_URL = "https://localhost:8443/consent-flow/v2"
 VALIDATOR = ContractValidator.for_server(BASE_URL)
+EXAMPLES = Path(__file__).parents[2] / "spec/examples/headers.json"
+
+
+def example(name: str) -> Headers:
+    """Return one set of headers of spec/examples, in lower case as on the wire."""
+    headers: dict[str, str] = json.loads(EXAMPLES.read_text("utf-8"))[name]
+    return tuple((header.lower(), value) for header, value in headers.items())
+
+
+def resolve(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the node that an internal reference leads to, or the node itself."""
+    found = VALIDATOR.document
+    for step in node.get("$ref", "").split("/")[1:]:
+        found = found[step]
+    return found if "$ref" in node else node
+
 
 SENT = (
-    ("x-correlation-id", "6f1f9a52-1f6b-4b0e-9a53-6c9f4c0e2d11"),
-    ("user-agent", "acme-books/3.2"),
-    ("x-corapi-target-id", "IIDX99999"),
-    ("x-psu-ip-address", "203.0.113.7"),
-    ("x-psu-user-agent", "AUTO"),
+    *example("request_interactive"),
     ("accept", "application/json"),
     ("content-type", "application/x-www-form-urlencoded"),
 )
@@ -37,10 +51,7 @@ ISSUED = Exchange(
     ).encode(),
     status=200,
     received=(
-        ("x-correlation-id", "6f1f9a52-1f6b-4b0e-9a53-6c9f4c0e2d11"),
-        ("x-corapi-source", "PROVIDER"),
-        ("cache-control", "no-store"),
-        ("pragma", "no-cache"),
+        *example("response_success"),
         ("content-type", "application/json;charset=utf-8"),
     ),
     body=b'{"access_token": "fake-access-token-1", "token_type": "bearer", "expires_in": 300}',
@@ -49,8 +60,7 @@ REFUSED = evolve(
     ISSUED,
     status=502,
     received=(
-        *(pair for pair in ISSUED.received if pair[0].startswith("x-")),
-        ("content-language", "en"),
+        *example("response_error_provider"),
         ("content-type", "application/problem+json"),
     ),
     body=b'{"type": "/problems/TECHNICAL_ERROR", "title": "Bad Gateway", "detail": "No."}',
@@ -101,11 +111,29 @@ def member(name: str, value: object) -> Callable[[Exchange], Exchange]:
     return change
 
 
-REQUIRED_HEADERS = [name for name, _ in SENT[:5]]
+def required(headers: dict[str, Any]) -> list[str]:
+    """Return the names of the headers that are required, in lower case."""
+    return [name.lower() for name, header in headers.items() if resolve(header).get("required")]
+
+
+def required_sent(exchange: Exchange) -> list[str]:
+    """Return the request headers that the contract requires in an exchange."""
+    operation = VALIDATOR.document["paths"][exchange.operation]["post"]
+    return required({item["name"]: item for item in map(resolve, operation["parameters"])})
+
+
+def required_received(exchange: Exchange) -> list[str]:
+    """Return the response headers that the contract requires in an exchange."""
+    responses = VALIDATOR.document["paths"][exchange.operation]["post"]["responses"]
+    return required(resolve(responses[str(exchange.status)])["headers"])
+
+
 INVALID: dict[str, tuple[Exchange, Callable[[Exchange], Exchange]]] = {
-    **{f"{name} not sent": (ISSUED, sent(name, None)) for name in REQUIRED_HEADERS},
-    **{f"{name} not sent to revoke": (REVOKED, sent(name, None)) for name in REQUIRED_HEADERS},
-    **{f"{name} sent empty": (ISSUED, sent(name, "")) for name in REQUIRED_HEADERS},
+    **{f"{name} not sent": (ISSUED, sent(name, None)) for name in required_sent(ISSUED)},
+    **{
+        f"{name} not sent to revoke": (REVOKED, sent(name, None)) for name in required_sent(REVOKED)
+    },
+    **{f"{name} sent empty": (ISSUED, sent(name, "")) for name in required_sent(ISSUED)},
     "correlation id too long": (ISSUED, sent("x-correlation-id", "c" * 65)),
     "invalid address": (ISSUED, sent("x-psu-ip-address", "automatic")),
     "authorization sent": (ISSUED, sent("authorization", "Bearer fake-access-token-1")),
@@ -123,14 +151,16 @@ INVALID: dict[str, tuple[Exchange, Callable[[Exchange], Exchange]]] = {
     "no token to revoke": (REVOKED, form("token", None)),
     "wrong path": (ISSUED, lambda m: evolve(m, url=f"{BASE_URL}/oauth/introspect")),
     "wrong method": (ISSUED, lambda m: evolve(m, method="PUT")),
-    **{f"{name} not received": (ISSUED, received(name, None)) for name, _ in ISSUED.received[:4]},
+    **{
+        f"{name} not received": (ISSUED, received(name, None)) for name in required_received(ISSUED)
+    },
     **{
         f"{name} not received on revoke": (REVOKED, received(name, None))
-        for name, _ in REVOKED.received
+        for name in required_received(REVOKED)
     },
     **{
         f"{name} not received on error": (REFUSED, received(name, None))
-        for name, _ in REFUSED.received[:3]
+        for name in required_received(REFUSED)
     },
     "correlation id differs": (ISSUED, received("x-correlation-id", "another-correlation-id")),
     "unknown source": (ISSUED, received("x-corapi-source", "BANK")),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 import httpx
@@ -27,16 +29,47 @@ BODIES = {
     "request_token": TokenRequest("refresh_token", "client", "user", refresh_token="fake-token-1"),
     "revoke_token": RevokeRequest("fake-token-1", "client", "user"),
 }
-HEADERS = dict.fromkeys(
-    [
-        "x_correlation_id",
-        "user_agent",
-        "x_cor_api_target_id",
-        "x_psu_ip_address",
-        "x_psu_user_agent",
-    ],
-    "AUTO",
-)
+
+
+def resolve(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the node that an internal reference leads to, or the node itself."""
+    found = CONTRACT
+    for step in node.get("$ref", "").split("/")[1:]:
+        found = found[step]
+    return found if "$ref" in node else node
+
+
+def in_contract(operation: str) -> dict[str, Any]:
+    """Return an operation of the contract."""
+    posts: list[dict[str, Any]] = [item["post"] for item in CONTRACT["paths"].values()]
+    return next(post for post in posts if post["operationId"] == operation)
+
+
+def request_headers(operation: str) -> dict[str, bool]:
+    """Return the names of the request headers of an operation, and whether each is required."""
+    parameters = [resolve(node) for node in in_contract(operation)["parameters"]]
+    return {header["name"]: header.get("required", False) for header in parameters}
+
+
+def response_headers(operation: str) -> list[dict[str, bool]]:
+    """Return the same of the response headers, for each status."""
+    responses = [resolve(node) for node in in_contract(operation)["responses"].values()]
+    return [
+        {name: resolve(node).get("required", False) for name, node in response["headers"].items()}
+        for response in responses
+    ]
+
+
+def letters(name: str) -> str:
+    """Return what the name of a header and that of its parameter in Python have in common."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def header_parameters(module: ModuleType) -> list[inspect.Parameter]:
+    """Return the parameters of a generated operation after client and body."""
+    client, body, *others = inspect.signature(module.sync_detailed).parameters.values()
+    assert (client.name, body.name) == ("client", "body")
+    return others
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -60,10 +93,35 @@ def test_each_operation_can_be_called_with_and_without_asyncio(operation: str) -
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_each_operation_takes_the_body_and_the_five_headers(operation: str) -> None:
+def test_each_operation_takes_and_sends_the_body_and_its_headers(operation: str) -> None:
     module = importlib.import_module(f"{PACKAGE}.api.oauth.{operation}")
-    parameters = inspect.signature(module.sync_detailed).parameters
-    assert list(parameters) == ["client", "body", *HEADERS]
+    parameters, headers = header_parameters(module), request_headers(operation)
+    # A call without an optional header is valid.
+    assert [(letters(one.name), one.default is one.empty) for one in parameters] == [
+        (letters(name), required) for name, required in headers.items()
+    ]
+    requests: list[httpx.Request] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(204)
+
+    transport = httpx.MockTransport(respond)
+    client = blink_oauth_api.Client("https://bank.example", httpx_args={"transport": transport})
+    for with_optional in (True, False):
+        names = [name for name, required in headers.items() if required or with_optional]
+        values = {
+            one.name: f"value of {letters(one.name)}"
+            for one in parameters
+            if with_optional or one.default is one.empty
+        }
+        module.sync_detailed(client=client, body=BODIES[operation], **values)
+        received = {
+            name: value
+            for name, value in requests[-1].headers.items()
+            if value.startswith("value of ")
+        }
+        assert received == {name.lower(): f"value of {letters(name)}" for name in names}
 
 
 @pytest.mark.parametrize("name", ["TokenRequest", "RevokeRequest", "TokenResponse", "ErrorBody"])
@@ -83,29 +141,32 @@ def test_both_forms_of_an_error_have_one_model(operation: str, status: int, form
     response = httpx.Response(status, json={form: "what happened"})
     transport = httpx.MockTransport(lambda _: response)
     client = blink_oauth_api.Client("https://bank.example", httpx_args={"transport": transport})
-    parsed = module.sync_detailed(client=client, body=BODIES[operation], **HEADERS).parsed
+    required = [one.name for one in header_parameters(module) if one.default is one.empty]
+    headers = dict.fromkeys(required, "AUTO")
+    parsed = module.sync_detailed(client=client, body=BODIES[operation], **headers).parsed
     assert type(parsed) is ErrorBody
     assert parsed.error == ("what happened" if form == "error" else UNSET)
     assert parsed.type_ == ("what happened" if form == "type" else UNSET)
 
 
-@pytest.mark.parametrize(("path", "name"), [("token", "RequestToken"), ("revoke", "RevokeToken")])
-def test_the_contract_types_hold_the_statuses_and_headers_of_each_operation(
-    path: str, name: str
-) -> None:
-    components, operation = CONTRACT["components"], CONTRACT["paths"][f"/oauth/{path}"]["post"]
-    responses = [
-        components["responses"][reference["$ref"].rpartition("/")[2]]["headers"].keys()
-        for reference in operation["responses"].values()
-    ]
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_contract_types_hold_the_statuses_and_headers_of_each_operation(operation: str) -> None:
+    name = operation.title().replace("_", "")
+    responses = response_headers(operation)
     received = getattr(contract, f"{name}ResponseHeaders")
-    assert received.__required_keys__ == set.intersection(*map(set, responses))
+    assert received.__required_keys__ == set.intersection(*map(required_names, responses))
     assert received.__required_keys__ | received.__optional_keys__ == set().union(*responses)
     sent = getattr(contract, f"{name}RequestHeaders")
-    assert sent.__required_keys__ == {one["name"] for one in components["parameters"].values()}
-    assert sent.__optional_keys__ == set()
+    headers = request_headers(operation)
+    assert sent.__required_keys__ == required_names(headers)
+    assert sent.__required_keys__ | sent.__optional_keys__ == headers.keys()
     statuses = get_args(getattr(contract, f"{name}Status"))
-    assert {str(status) for status in statuses} == operation["responses"].keys()
+    assert {str(status) for status in statuses} == in_contract(operation)["responses"].keys()
+
+
+def required_names(headers: dict[str, bool]) -> set[str]:
+    """Return the names of the headers that are required."""
+    return {name for name, required in headers.items() if required}
 
 
 def test_the_contract_types_hold_the_members_of_each_model() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -42,9 +43,9 @@ def read_problem(body: bytes, **_parameters: str) -> object:
     return json.loads(body)
 
 
+DOCUMENT: dict[str, Any] = yaml.safe_load((SPEC_FOLDER / "openapi.yaml").read_text("utf-8"))
 CONTRACT = OpenAPI.from_dict(
-    yaml.safe_load((SPEC_FOLDER / "openapi.yaml").read_text("utf-8")),
-    config=Config(extra_media_type_deserializers={PROBLEM: read_problem}),
+    DOCUMENT, config=Config(extra_media_type_deserializers={PROBLEM: read_problem})
 )
 CODE = example("token-request-authorization-code")
 REFRESH = example("token-request-refresh")
@@ -77,6 +78,24 @@ NO_ERRORS = [
     *(f'{{"type": "/problems/X", "{name}": 1}}' for name in ("title", "detail", "instance")),
     '{"type": "/problems/X", "status": "400"}',
 ]
+
+
+def resolve(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the node that an internal reference leads to, or the node itself."""
+    found = DOCUMENT
+    for step in node.get("$ref", "").split("/")[1:]:
+        found = found[step]
+    return found if "$ref" in node else node
+
+
+def required_headers(path: str, status: int | None = None) -> list[str]:
+    """Return the required headers of a response of an operation; without a status, of a request."""
+    operation = DOCUMENT["paths"][path]["post"]
+    if status is None:
+        headers = {item["name"]: item for item in map(resolve, operation["parameters"])}
+    else:
+        headers = resolve(operation["responses"][str(status)])["headers"]
+    return [name for name, header in headers.items() if resolve(header).get("required")]
 
 
 def without(fields: Fields, *names: str) -> Fields:
@@ -122,8 +141,11 @@ def test_a_request_that_conforms_to_the_contract_is_accepted(good: MockRequest) 
 @pytest.mark.parametrize(
     "bad",
     [
-        *(request(REFRESH, without(INTERACTIVE, header)) for header in INTERACTIVE),
-        *(request(REVOKE, without(INTERACTIVE, header)) for header in INTERACTIVE),
+        *(
+            request(form, without(INTERACTIVE, header))
+            for form, path in ((REFRESH, "/oauth/token"), (REVOKE, "/oauth/revoke"))
+            for header in required_headers(path)
+        ),
         *(request(REFRESH, INTERACTIVE | {header: ""}) for header in INTERACTIVE),
         *(request(CODE | {field: ""}) for field in CODE),
         *(request(without(CODE, field)) for field in CODE),
@@ -170,10 +192,31 @@ def test_a_response_that_conforms_to_the_contract_is_accepted(
 
 
 @pytest.mark.parametrize(
+    ("form", "good"),
+    [
+        (REFRESH, (200, TOKENS, SUCCESS)),
+        (REFRESH, (400, GRANT_REFUSED, ERROR)),
+        (REVOKE, (200, "", SUCCESS)),
+        (REVOKE, (400, GRANT_REFUSED, ERROR)),
+    ],
+)
+def test_a_response_needs_each_required_header_and_no_optional_one(
+    form: Fields, good: tuple[int, str, Fields]
+) -> None:
+    status, body, headers = good
+    required = required_headers("/oauth/revoke" if "token" in form else "/oauth/token", status)
+    assert required
+    least = {name: headers[name] for name in required}
+    CONTRACT.validate_response(request(form), response(status, body, least))
+    for name in required:
+        bad = response(status, body, without(headers, name))
+        with pytest.raises(OpenAPIError):
+            CONTRACT.validate_response(request(form), bad)
+
+
+@pytest.mark.parametrize(
     "bad",
     [
-        *(response(200, TOKENS, without(SUCCESS, header)) for header in SUCCESS),
-        *(response(400, GRANT_REFUSED, without(ERROR, header)) for header in ERROR),
         response(200, TOKENS, SUCCESS | {"Cache-Control": "private"}),
         response(200, TOKENS, SUCCESS | {"Pragma": "cache"}),
         response(200, TOKENS, SUCCESS | {"X-CorAPI-Source": "BANK"}),
