@@ -18,6 +18,7 @@ from attrs import frozen
 from blink_oauth.client import BlinkOAuth
 from blink_oauth.context import Grant
 from blink_oauth.errors import (
+    STATUS_PAGE,
     BlinkError,
     ForeignResponseError,
     InvalidClientError,
@@ -92,7 +93,10 @@ FAULTS = {
     ),
     NetworkFault.CONNECTION_REFUSED: (
         "Nothing takes connections at the server's port.",
-        "Check host and port in base_url. If they are right, the platform is down: try later.",
+        (
+            "Check host and port in base_url. If they are right, the platform is down: try later. "
+            f"Its status page: {STATUS_PAGE}"
+        ),
     ),
     NetworkFault.TIMED_OUT: (
         "The server did not answer in time.",
@@ -187,7 +191,7 @@ def _reachable(settings: Settings, with_certificate: Probe | ProbeFailure) -> Ch
         return warning(
             REACHABLE,
             f"{settings.base_url} answers {with_certificate.status}: it is reachable, but fails.",
-            "Try again later, and look at the platform's status page.",
+            f"Try again later, and look at the platform's status page: {STATUS_PAGE}",
         )
     finding = f"{settings.base_url} answers ({with_certificate.status}); nothing was spent."
     return passed(REACHABLE, finding)
@@ -344,7 +348,7 @@ def _refusal_checks(target_id: str, error: BlinkError) -> Iterator[Check]:
         yield warning(
             CALL,
             f"Platform or bank are in trouble: {response}",
-            f"Look again later; if it stays, {SUPPORT}.",
+            f"Look again later; if it stays, {SUPPORT}. The platform's status page: {STATUS_PAGE}",
         )
     yield _headers_check(error.meta)
 

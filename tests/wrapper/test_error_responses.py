@@ -20,8 +20,10 @@ from blink_oauth import (
     StatusError,
     TokenKind,
 )
+from blink_oauth.errors import STATUS_PAGE
 from wrapper.harness import (
     ACCESS_TOKEN,
+    CODE,
     FIRST_ID,
     REFRESH_TOKEN,
     REFRESH_TOKEN_SENT,
@@ -225,6 +227,12 @@ ROWS: dict[str, Row] = {
         InvalidGrantError,
         MAY_BE_SPENT,
     ),
+    # The status in the body is advisory (RFC 9457 section 3.1.2): that of the response decides.
+    "problem with another status": (
+        failure(403, problem("INSUFFICIENT_PRIVILEGES") | {"status": 500}, PLATFORM),
+        ProblemError,
+        (NOT_EXECUTED, False, False),
+    ),
     # A status that the platform sends without asking the bank proves that nothing is spent.
     "429 of the platform": (
         failure(429, b"", PLATFORM, Retry_After="7"),
@@ -395,6 +403,49 @@ def test_the_text_of_429_says_when_to_try_again(connect: Connect) -> None:
         refresh(connect(Platform(response)))
     assert caught.value.meta is not None
     assert caught.value.meta.retry_after == 7.0
+
+
+SENT: dict[Call, str] = {
+    refresh: REFRESH_TOKEN_SENT,
+    exchange: CODE,
+    revoke_access: ACCESS_TOKEN,
+}
+"""The calls, and the secret that each sends."""
+
+
+@pytest.mark.parametrize(
+    ("status", "source", "is_named"),
+    [
+        (500, PROVIDER, True),
+        (503, PROVIDER, True),
+        (599, PROVIDER, True),
+        *((status, source, True) for status in (502, 504) for source in (PLATFORM, PROVIDER, None)),
+        # A refusal, an odd status, or a failure of the platform before it asked the bank
+        (400, PROVIDER, False),
+        (429, PROVIDER, False),
+        (600, PROVIDER, False),
+        (500, PLATFORM, False),
+        (503, PLATFORM, False),
+        (500, None, False),
+    ],
+)
+@pytest.mark.parametrize("call", SENT)
+def test_the_text_names_the_status_page_if_the_bank_may_be_unavailable(
+    connect: Connect, call: Call, status: int, source: str | None, is_named: bool
+) -> None:
+    # A secret in the text of the bank is struck out, the page is not.
+    body = {"error": "server_error", "error_description": f"{SENT[call]} failed"}
+    with pytest.raises(BlinkError) as caught:
+        call(connect(Platform(failure(status, body, source))))
+    assert (f" Outages of banks: <{STATUS_PAGE}>. Correlation id" in str(caught.value)) is is_named
+    assert (STATUS_PAGE in str(caught.value)) is is_named
+    assert found(SECRETS, texts_of_error(caught.value)) == []
+
+
+def test_the_text_of_a_refused_grant_does_not_name_the_status_page(connect: Connect) -> None:
+    with pytest.raises(InvalidGrantError) as caught:
+        refresh(connect(Platform(failure(400, oauth("invalid_grant"), PROVIDER))))
+    assert STATUS_PAGE not in str(caught.value)
 
 
 HEADERS: Headers = {"Content-Type": "application/json"}

@@ -15,6 +15,7 @@ from ._redaction import Redactor
 from ._reply import Body, ErrorMember, NoResponse, RawResponse
 from .errors import (
     REFUSED_GRANT,
+    STATUS_PAGE,
     BlinkError,
     ForeignResponseError,
     InvalidClientError,
@@ -57,6 +58,9 @@ REFUSALS_OF_RESPONSE = frozenset({"RESOURCE_TOO_LARGE", "NOT_ACCEPTABLE"})
 
 That is inferred. The first is one of bLink's error codes, for other modules.
 """
+
+FAILURES_BEHIND_A_GATEWAY = frozenset({502, 504})
+"""The statuses of a gateway whose server fails or is late (RFC 9110 sections 15.6.3 and 15.6.5)."""
 
 MAX_TEXTS = 600
 """Characters of all texts of the server together."""
@@ -185,6 +189,8 @@ def response_error(
     )
     what = ", ".join([_status(status, meta.source), *_server_texts(facts, others, body, redact)])
     advice = _advice(call, outcome, retryable, needs_consent, meta.retry_after)
+    if _may_be_an_outage(status, meta.source):
+        advice += f" Outages of banks: <{STATUS_PAGE}>."
     return error(
         _message(call, what, outcome, advice, token),
         outcome=outcome,
@@ -303,6 +309,12 @@ def _server_texts(
     unique = dict.fromkeys(text.rstrip(".") for text in texts)
     # Each text is redacted for itself: one that is left out must not take a code with it.
     return [", ".join(unique)[:MAX_TEXTS] or body.description]
+
+
+def _may_be_an_outage(status: int, source: Source) -> bool:
+    """Decide whether the bank may be unavailable, which the platform's status page reports."""
+    is_failure_of_bank = source is Source.PROVIDER and 500 <= status < 600
+    return is_failure_of_bank or status in FAILURES_BEHIND_A_GATEWAY
 
 
 def _advice(

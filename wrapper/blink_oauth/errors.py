@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .tokens import Token, TokenKind
 
 __all__ = [
+    "STATUS_PAGE",
     "BlinkError",
     "CertificateError",
     "ConnectionLostError",
@@ -57,6 +58,9 @@ __all__ = [
     "TlsFault",
     "UnreadableResponseError",
 ]
+
+STATUS_PAGE: Final = "https://status.blink.six-group.com/#/service-providers"
+"""Where the platform reports outages, by bank and interface (inferred: spec/README.md)."""
 
 
 class Outcome(StrEnum):

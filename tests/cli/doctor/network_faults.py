@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blink_oauth.errors import STATUS_PAGE
 from cli.doctor import injection
 from cli.doctor.fault import FAIL, FAIL_WITHOUT_SERVER, WARN, Fault
 from cli.doctor.harness import SHORT_TIMEOUTS
@@ -40,7 +41,7 @@ NETWORK_FAULTS: dict[str, Fault] = {
         settings_with(base_url=injection.closed_port),
         "reachable",
         FAIL,
-        "platform is down",
+        f"platform is down: try later. Its status page: {STATUS_PAGE}",
         FAIL_WITHOUT_SERVER,
     ),
     "name not found": Fault(
@@ -83,7 +84,7 @@ NETWORK_FAULTS: dict[str, Fault] = {
         ),
         "reachable",
         WARN,
-        "status page",
+        f"status page: {STATUS_PAGE}",
     ),
     "no Date header": Fault(
         injection.server_with_behaviour(source="PLATFORM", date=False), "clock", WARN, "NTP"
@@ -139,7 +140,11 @@ NETWORK_FAULTS: dict[str, Fault] = {
         arguments(target_id="IIDX00099"), "call", FAIL, "Check the target's id"
     ),
     "server error of the bank": Fault(
-        injection.failing_revocation("internal-server-error"), "call", WARN, "Look again later"
+        injection.failing_revocation("internal-server-error"),
+        "call",
+        WARN,
+        f"Look again later; if it stays, ask the bLink support with the correlation id. "
+        f"The platform's status page: {STATUS_PAGE}",
     ),
     "no target": Fault(arguments(target_id=None), "call", WARN, "--target"),
 }
