@@ -24,6 +24,7 @@ PACKAGES = (
 # The sandbox validates against the contract, so the wheel has a copy of it in this folder.
 CONTRACT = "blink_oauth_testing/sandbox"
 IN_SDIST = (
+    "generated/API.md",
     "generated/provenance.json",
     "generator-config.yml",
     "noxfile.py",
@@ -31,6 +32,7 @@ IN_SDIST = (
     "tests/test_architecture.py",
     "tests/spec/test_spec_rules.py",
     "tools/generation.py",
+    "tools/surface.py",
 )
 
 

@@ -31,13 +31,26 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-SPEC = "spec/openapi.yaml"
+from contract_document import (
+    SPEC,
+    GenerationError,
+    Node,
+    json_type,
+    operations,
+    parameters,
+    response_headers,
+)
+from printing import show
+from surface import surface
+
 SETTINGS = "generator-config.yml"
 GENERATED = "generated"
 PACKAGE = "blink_oauth_api"
 CONTRACT_TYPES = "contract.py"  # types that the generator leaves out, added to its package
+SURFACE = "API.md"  # the generated package as text, for reviewers
 PROVENANCE = "provenance.json"
 BY_HAND = "README.md"  # the only file under generated/ that is not generated
+TWO_COMMITS = "Make two commits: first the upgrade of the generator, then the contract."
 EXIT_DONE, EXIT_DRIFT, EXIT_FAILED = 0, 1, 2
 
 CONTRACT_TYPES_HEAD = f'''\
@@ -49,15 +62,8 @@ these values refers to its type here, so that a type checker reports when the co
 
 from typing import Final, Literal, NotRequired, TypedDict
 '''
-METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
-JSON_TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool"}
 
 Files = dict[str, bytes]
-Node = dict[str, Any]
-
-
-class GenerationError(Exception):
-    """Nothing was generated and nothing was written; the message says what to do."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,7 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def generate(root: Path, fresh: Path) -> int:
     """Replace generated/ by the new generation, except the file written by hand."""
-    differences = list(compare(read_files(root / GENERATED), read_files(fresh)))
+    committed, made = read_files(root / GENERATED), read_files(fresh)
+    differences = list(compare(committed, made))
+    reason = reasons(committed.get(PROVENANCE), made[PROVENANCE])
     target = root / GENERATED
     target.mkdir(exist_ok=True)
     # Delete everything first, so that no file remains that the contract no longer generates.
@@ -87,27 +95,65 @@ def generate(root: Path, fresh: Path) -> int:
         elif entry.name != BY_HAND:
             entry.unlink()
     shutil.copytree(fresh, target, dirs_exist_ok=True)
+    if TWO_COMMITS in reason:
+        print(reason, file=sys.stderr)
     for path, kind, _ in differences:
-        print(f"{kind:8} {GENERATED}/{path}")
-    print(f"{GENERATED}/ is up to date. Review the diff and commit it with the contract.")
+        show(f"{kind:8} {GENERATED}/{path}")
+    show(f"{GENERATED}/ is up to date. Review the diff and commit it with the contract.")
     return EXIT_DONE
 
 
 def drift(root: Path, fresh: Path) -> int:
     """Print every difference between generated/ and the new generation."""
-    differences = list(compare(read_files(root / GENERATED), read_files(fresh)))
+    committed, made = read_files(root / GENERATED), read_files(fresh)
+    differences = list(compare(committed, made))
     for path, kind, diff in differences:
-        print(f"{kind:8} {GENERATED}/{path}\n{diff}", end="\n" if diff else "")
+        show(f"{kind:8} {GENERATED}/{path}\n{diff}")
     if not differences:
-        print(f"{GENERATED}/ is exactly what the generator makes of {SPEC}.")
+        show(f"{GENERATED}/ is exactly what the generator makes of {SPEC}.")
         return EXIT_DONE
     print(
         f"Drift: {len(differences)} file(s) under {GENERATED}/ are not what the generator makes of"
-        f" {SPEC} with {SETTINGS}.\nNever edit them. Change the contract if need be, run"
-        " `nox -s generate`, review the diff and commit both together.",
+        f" {SPEC} with {SETTINGS}.\n{reasons(committed.get(PROVENANCE), made[PROVENANCE])}\n"
+        "Never edit them. Change the contract if need be, run `nox -s generate`, review the diff"
+        " and commit both together.",
         file=sys.stderr,
     )
     return EXIT_DRIFT
+
+
+def reasons(committed: bytes | None, fresh: bytes) -> str:
+    """Return why generated/ differs, by the provenance of the committed files and of the new ones.
+
+    Args:
+        committed: The committed provenance.json; None if it is missing.
+        fresh: The provenance.json of a new generation.
+    """
+    new = json.loads(fresh)
+    try:
+        old = json.loads(committed or b"")
+        tools = [
+            f"{tool} {old['made_with'][tool]}, now {version}"
+            for tool, version in new["made_with"].items()
+            if old["made_with"][tool] != version
+        ]
+        sources = [
+            name
+            for name, digest in new["made_from_sha256"].items()
+            if old["made_from_sha256"][name] != digest
+        ]
+    except (ValueError, KeyError, TypeError):
+        return f"{GENERATED}/{PROVENANCE} is missing or damaged, so the reason is unknown."
+    changed = {SPEC: "The contract", SETTINGS: "The settings"}
+    parts = [f"{changed[name]} changed since: {name}." for name in sources]
+    if tools:
+        parts.append(f"The generator or ruff is another version: {'; '.join(tools)}.")
+    if tools and SPEC in sources:
+        parts.append(TWO_COMMITS)
+    return " ".join(parts) or (
+        "Neither the contract nor the settings nor the generator changed since: a generated file"
+        " was edited by hand, or tools/ writes another text."
+    )
 
 
 @contextmanager
@@ -126,8 +172,10 @@ def fresh_generation(root: Path) -> Iterator[Path]:
             raise GenerationError(f"Point TMPDIR at a folder outside {root}.")
         run_generator(root, fresh / PACKAGE)
         # The generator runs first: its messages about a broken contract are clearer.
-        add_contract_types(root, settings, fresh / PACKAGE)
-        (fresh / PROVENANCE).write_text(provenance(root), encoding="utf-8", newline="\n")
+        contract: Node = YAML(typ="safe").load(root / SPEC)
+        add_contract_types(contract, settings, fresh / PACKAGE)
+        write(fresh / SURFACE, surface(contract, fresh / PACKAGE))
+        write(fresh / PROVENANCE, provenance(root))
         yield fresh
 
 
@@ -181,49 +229,38 @@ def run(command: list[str], folder: Path) -> None:
         raise GenerationError(f"Correct {SPEC} or {SETTINGS}; the generator reports:\n{report}")
 
 
-def add_contract_types(root: Path, settings: ConfigFile, package: Path) -> None:
+def add_contract_types(contract: Node, settings: ConfigFile, package: Path) -> None:
     """Add the types that the generator leaves out, formatted by the same post hooks.
 
     Raises:
         GenerationError: If the contract lacks a name that a type needs, or a post hook fails.
     """
-    contract: Node = YAML(typ="safe").load(root / SPEC)
     schemas = contract.get("components", {}).get("schemas", {}).items()
     lines = [CONTRACT_TYPES_HEAD]
-    paths = contract["paths"].items()
-    lines += [line for path, item in paths for line in operation_types(contract, path, item)]
+    lines += [line for one in operations(contract) for line in operation_types(contract, *one)]
     lines += [members(contract, name, item) for name, item in schemas if "properties" in item]
     lines += [line for name, schema in schemas for line in limits(name, schema)]
-    (package / CONTRACT_TYPES).write_text("\n".join(lines), encoding="utf-8", newline="\n")
+    write(package / CONTRACT_TYPES, "\n".join(lines))
     for hook in settings.post_hooks or ():
         run(shlex.split(hook), package)
 
 
-def operation_types(contract: Node, path: str, item: Node) -> Iterator[str]:
-    """Yield the path constants and the types of statuses and headers for the operations of a path.
+def operation_types(contract: Node, path: str, method: str, operation: Node) -> Iterator[str]:
+    """Yield the path constant and the types of statuses and headers of an operation.
 
     Raises:
-        GenerationError: If an operation has no operationId, or a status is not a number.
+        GenerationError: If the operation has no operationId, or a status is not a number.
     """
-    for method in METHODS:
-        if method not in item:
-            continue
-        operation, place = item[method], f"{method.upper()} {path}"
-        name = pascal_case(require(operation, "operationId", place))
-        parameters = [
-            resolve(contract, one)
-            for one in (*item.get("parameters", ()), *operation.get("parameters", ()))
-        ]
-        sent = {one["name"]: one for one in parameters if one["in"] == "header"}
-        responses = [resolve(contract, one) for one in operation["responses"].values()]
-        received = [
-            {header: resolve(contract, one) for header, one in response.get("headers", {}).items()}
-            for response in responses
-        ]
-        yield f"\n{snake_case(name).upper()}_PATH: Final = {path!r}"
-        yield f"{name}Status = Literal[{', '.join(statuses(operation, place))}]"
-        yield typed_dict(contract, f"{name}RequestHeaders", [sent])
-        yield typed_dict(contract, f"{name}ResponseHeaders", received)
+    place = f"{method.upper()} {path}"
+    name = pascal_case(require(operation, "operationId", place))
+    sent = {
+        one["name"]: one for one in parameters(contract, path, operation) if one["in"] == "header"
+    }
+    received = list(response_headers(contract, operation).values())
+    yield f"\n{snake_case(name).upper()}_PATH: Final = {path!r}"
+    yield f"{name}Status = Literal[{', '.join(statuses(operation, place))}]"
+    yield typed_dict(contract, f"{name}RequestHeaders", [sent])
+    yield typed_dict(contract, f"{name}ResponseHeaders", received)
 
 
 def statuses(operation: Node, place: str) -> list[str]:
@@ -274,14 +311,6 @@ def typed_dict(contract: Node, name: str, variants: list[Node]) -> str:
     return f"{name} = TypedDict({name!r}, {{{pairs}}})"
 
 
-def json_type(contract: Node, schema: Node) -> str:
-    """Return the Python type of a schema; `object` if there is no simple type."""
-    schema = resolve(contract, schema)
-    if "enum" in schema:
-        return f"Literal[{', '.join(map(repr, schema['enum']))}]"
-    return JSON_TYPES.get(str(schema.get("type")), "object")
-
-
 def require(node: Node, key: str, place: str) -> Any:
     """Return a value that the types need, although the generator works without it.
 
@@ -291,25 +320,6 @@ def require(node: Node, key: str, place: str) -> Any:
     if key not in node:
         raise GenerationError(f"Correct {SPEC}: {place} has no {key}; {CONTRACT_TYPES} needs it.")
     return node[key]
-
-
-def resolve(contract: Node, node: Node) -> Node:
-    """Return the node that a reference within the contract leads to, or the node itself.
-
-    Raises:
-        GenerationError: If a reference does not resolve.
-    """
-    followed: set[str] = set()
-    while "$ref" in node:
-        reference = node["$ref"]
-        found: Any = contract if reference not in followed else None
-        for step in reference.removeprefix("#/").split("/"):
-            found = found.get(step) if isinstance(found, dict) else None
-        if not isinstance(found, dict):
-            raise GenerationError(f"Correct {SPEC}: {reference} does not resolve.")
-        followed.add(reference)
-        node = found
-    return node
 
 
 def provenance(root: Path) -> str:
@@ -323,6 +333,11 @@ def provenance(root: Path) -> str:
         },
     }
     return json.dumps(record, indent=2) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text with the same bytes on every system."""
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def read_files(folder: Path) -> Files:

@@ -18,10 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from generation import reasons
+
 PROJECT = Path(__file__).parents[2]
 PACKAGE = "generated/blink_oauth_api"
 MODEL = f"{PACKAGE}/models/token_request.py"
 CONTRACT_TYPES = f"{PACKAGE}/contract.py"
+SURFACE = "generated/API.md"
 PROVENANCE = "generated/provenance.json"
 
 # The worked example of CONTRIBUTING.md: one more optional field in the form of the token request.
@@ -118,6 +121,10 @@ def add_an_empty_file(root: Path) -> None:
     (root / "generated/__init__.py").touch()
 
 
+def edit_the_surface(root: Path) -> None:
+    edit(root / SURFACE, "value `PROVIDER`", "value `GATEWAY`")
+
+
 def change_the_contract(root: Path) -> None:
     edit(root / "spec/openapi.yaml", "maxLength: 64", "maxLength: 63")
 
@@ -126,27 +133,49 @@ def change_a_setting(root: Path) -> None:
     edit(root / "generator-config.yml", "literal_enums: true", "literal_enums: false")
 
 
+def upgrade_the_generator(root: Path) -> None:
+    """Make the provenance tell that the committed files were made by an older generator."""
+    record = json.loads((root / PROVENANCE).read_text("utf-8"))
+    record["made_with"]["openapi-python-client"] = "0.1"
+    (root / PROVENANCE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+BY_HAND = (
+    "Neither the contract nor the settings nor the generator changed since: a generated file was"
+    " edited by hand, or tools/ writes another text.\n"
+)
+CONTRACT = "The contract changed since: spec/openapi.yaml."
+SETTINGS = "The settings changed since: generator-config.yml."
+TWO_COMMITS = "Make two commits: first the upgrade of the generator, then the contract."
+
+
 def test_the_committed_package_is_what_the_generator_makes() -> None:
     result = run("drift", PROJECT)
     assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
-    ("change", "reported"),
+    ("change", "reported", "reason"),
     [
-        (edit_a_file, [f"changed  {MODEL}", "-    client_id: bytes", "+    client_id: str"]),
-        (remove_a_file, [f"missing  {MODEL}", "+class TokenRequest:"]),
+        (
+            edit_a_file,
+            [f"changed  {MODEL}", "-    client_id: bytes", "+    client_id: str"],
+            BY_HAND,
+        ),
+        (remove_a_file, [f"missing  {MODEL}", "+class TokenRequest:"], BY_HAND),
         (
             edit_the_contract_types,
             [f"changed  {CONTRACT_TYPES}", "-CORRELATION_ID_MAX_LENGTH: Final = 65"],
+            BY_HAND,
         ),
         (
             remove_the_contract_types,
             [f"missing  {CONTRACT_TYPES}", "+CORRELATION_ID_MAX_LENGTH: Final = 64"],
+            BY_HAND,
         ),
-        (remove_the_type_marker, [f"missing  {PACKAGE}/py.typed"]),
-        (add_a_file, [f"extra    {PACKAGE}/models/left_over.py", "-ANSWER = 42"]),
-        (add_an_empty_file, ["extra    generated/__init__.py"]),
+        (remove_the_type_marker, [f"missing  {PACKAGE}/py.typed"], BY_HAND),
+        (add_a_file, [f"extra    {PACKAGE}/models/left_over.py", "-ANSWER = 42"], BY_HAND),
+        (add_an_empty_file, ["extra    generated/__init__.py"], BY_HAND),
         (
             change_the_contract,
             [
@@ -155,27 +184,98 @@ def test_the_committed_package_is_what_the_generator_makes() -> None:
                 f"changed  {CONTRACT_TYPES}",
                 "+CORRELATION_ID_MAX_LENGTH: Final = 63",
             ],
+            f"{CONTRACT}\n",
         ),
         (
             add_scope,
             [f"changed  {PROVENANCE}", f"changed  {MODEL}", f"changed  {CONTRACT_TYPES}"],
+            f"{CONTRACT}\n",
         ),
         (
             change_a_setting,
             [f"changed  {PROVENANCE}", '+    "generator-config.yml":', f"changed  {MODEL}"],
+            f"{SETTINGS}\n",
+        ),
+        (
+            edit_the_surface,
+            [f"changed  {SURFACE}", "-  - `Source` value `GATEWAY`"],
+            BY_HAND,
         ),
     ],
 )
 def test_drift_is_reported_and_nothing_is_written(
-    tree: Path, change: Callable[[Path], None], reported: list[str]
+    tree: Path, change: Callable[[Path], None], reported: list[str], reason: str
 ) -> None:
     change(tree)
     before = snapshot(tree)
     result = run("drift", tree)
     assert result.returncode == 1
     assert [text for text in reported if text not in result.stdout] == []
+    assert f"with generator-config.yml.\n{reason}" in result.stderr
     assert "nox -s generate" in result.stderr
     assert snapshot(tree) == before
+
+
+def record(made_with: str = "1", spec: str = "a", settings: str = "b") -> bytes:
+    """Return a provenance.json."""
+    made_from = {"spec/openapi.yaml": spec, "generator-config.yml": settings}
+    tools = {"openapi-python-client": "9", "ruff": made_with}
+    return json.dumps({"made_with": tools, "made_from_sha256": made_from}).encode()
+
+
+GENERATOR = "The generator or ruff is another version: ruff 1, now 2."
+UNKNOWN = f"{PROVENANCE} is missing or damaged, so the reason is unknown."
+
+
+@pytest.mark.parametrize(
+    ("committed", "fresh", "reason"),
+    [
+        (record(), record(), BY_HAND.rstrip("\n")),
+        (record(), record(spec="c"), CONTRACT),
+        (record(), record(settings="c"), SETTINGS),
+        (record(), record(spec="c", settings="c"), f"{CONTRACT} {SETTINGS}"),
+        (record(), record(made_with="2"), GENERATOR),
+        (record(), record(made_with="2", settings="c"), f"{SETTINGS} {GENERATOR}"),
+        (record(), record(made_with="2", spec="c"), f"{CONTRACT} {GENERATOR} {TWO_COMMITS}"),
+        (None, record(), UNKNOWN),
+        (b"{}", record(), UNKNOWN),
+        (b"[1]", record(), UNKNOWN),
+        (b"<<<<<<< ours", record(), UNKNOWN),
+    ],
+)
+def test_drift_tells_its_reason_by_the_provenance(
+    committed: bytes | None, fresh: bytes, reason: str
+) -> None:
+    assert reasons(committed, fresh) == reason
+
+
+def test_generate_says_that_two_causes_are_two_commits(tree: Path) -> None:
+    upgrade_the_generator(tree)
+    change_the_contract(tree)
+    result = run("generate", tree)
+    assert result.returncode == 0
+    assert result.stderr.startswith(f"{CONTRACT} The generator or ruff is another version: ")
+    assert result.stderr.endswith(f" {TWO_COMMITS}\n")
+
+
+def test_a_reader_that_closes_the_output_gets_no_traceback(tree: Path) -> None:
+    edit_a_file(tree)
+    output, input_ = os.pipe()
+    os.close(output)
+    result = subprocess.run(
+        [sys.executable, str(PROJECT / "tools/generation.py"), "drift", "--root", str(tree)],
+        env={"PATH": os.defpath},
+        stdout=input_,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    os.close(input_)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Drift: ")
+    assert "Traceback" not in result.stderr
+    assert "BrokenPipe" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -251,6 +351,13 @@ def test_a_warning_of_the_generator_is_a_failure(
             id="header without a schema",
         ),
         pytest.param(
+            "operationId: revoke_token",
+            "operationId: request_token",
+            "the generator made no module request_token for POST /oauth/token (two operations of"
+            " this name?).",
+            id="two operations of one name",
+        ),
+        pytest.param(
             "#/components/headers/Pragma",
             "#/components/headers/Missing",
             "#/components/headers/Missing does not resolve.",
@@ -264,7 +371,7 @@ def test_a_warning_of_the_generator_is_a_failure(
         ),
     ],
 )
-def test_a_defect_that_only_the_contract_types_notice_is_reported_and_is_no_drift(
+def test_a_defect_that_the_generator_does_not_notice_is_reported_and_is_no_drift(
     tree: Path, old: str, new: str, reported: str
 ) -> None:
     edit(tree / "spec/openapi.yaml", old, new)
@@ -300,6 +407,7 @@ def test_generation_repairs_every_kind_of_drift(tree: Path) -> None:
     remove_the_type_marker(tree)
     edit_a_file(tree)
     edit_the_contract_types(tree)
+    edit_the_surface(tree)
     assert run("generate", tree).returncode == 0
     assert snapshot(tree) == before
     assert run("drift", tree).returncode == 0
@@ -339,13 +447,19 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "removed", "added"),
+    ("old", "new", "removed", "added", "facts"),
     [
         pytest.param(
             '        "504":\n',
             '        "503":\n          $ref: "#/components/responses/BadGateway"\n        "504":\n',
             ["RequestTokenStatus = Literal[200, 400, 401, 403, 406, 415, 500, 502, 504]"],
             ["RequestTokenStatus = Literal[200, 400, 401, 403, 406, 415, 500, 502, 503, 504]"],
+            [
+                (
+                    "+  - `request_token` status `503`: `ErrorBody` as `application/json`,"
+                    " `application/problem+json`"
+                ),
+            ],
             id="status",
         ),
         pytest.param(
@@ -353,6 +467,24 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
             "name: X-CorAPI-Bank-ID",
             2 * ['        "X-CorAPI-Target-ID": str,'],
             2 * ['        "X-CorAPI-Bank-ID": str,'],
+            [
+                (
+                    "-  - `request_token(x_cor_api_target_id: str)`: header `X-CorAPI-Target-ID`,"
+                    " required, `TargetId`"
+                ),
+                (
+                    "+  - `request_token(x_cor_api_bank_id: str)`: header `X-CorAPI-Bank-ID`,"
+                    " required, `TargetId`"
+                ),
+                (
+                    "-  - `revoke_token(x_cor_api_target_id: str)`: header `X-CorAPI-Target-ID`,"
+                    " required, `TargetId`"
+                ),
+                (
+                    "+  - `revoke_token(x_cor_api_bank_id: str)`: header `X-CorAPI-Bank-ID`,"
+                    " required, `TargetId`"
+                ),
+            ],
             id="request header of both operations",
         ),
         pytest.param(
@@ -360,6 +492,9 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
             "        X-Trace:\n          schema:\n            type: string\n        Pragma:\n",
             [],
             ['        "X-Trace": NotRequired[str],'],
+            [
+                "+  - `request_token` response header `X-Trace`: optional, `str`, on `200`",
+            ],
             id="optional response header",
         ),
         pytest.param(
@@ -368,6 +503,9 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
             "      - {name: X-Trace, in: header, schema: {type: string}}\n",
             [],
             ['        "X-Trace": NotRequired[str],'],
+            [
+                "+  - `request_token(x_trace: str)`: header `X-Trace`, optional",
+            ],
             id="request header of a path",
         ),
         pytest.param(
@@ -375,6 +513,29 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
             "        Content-Language:\n          schema:\n            type: integer\n",
             2 * ['        "Content-Language": NotRequired[str],'],
             2 * ['        "Content-Language": NotRequired[int | str],'],
+            [
+                (
+                    "-  - `request_token` response header `Content-Language`: required,"
+                    " `ContentLanguage`, on every status but `200`"
+                ),
+                (
+                    "+  - `request_token` response header `Content-Language`: optional, `int`, on"
+                    " `400`"
+                ),
+                (
+                    "+  - `request_token` response header `Content-Language`: required,"
+                    " `ContentLanguage`, on every status but `200`, `400`"
+                ),
+                (
+                    "-  - `revoke_token` response header `Content-Language`: required,"
+                    " `ContentLanguage`, on every status but `200`"
+                ),
+                "+  - `revoke_token` response header `Content-Language`: optional, `int`, on `400`",
+                (
+                    "+  - `revoke_token` response header `Content-Language`: required,"
+                    " `ContentLanguage`, on every status but `200`, `400`"
+                ),
+            ],
             id="response header that has another type for one status",
         ),
         pytest.param(
@@ -382,6 +543,24 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
             "between a client and a server\n      required: false\n",
             2 * ['        "X-Correlation-ID": str,'],
             2 * ['        "X-Correlation-ID": NotRequired[str],'],
+            [
+                (
+                    "-  - `request_token` response header `X-Correlation-ID`: required,"
+                    " `CorrelationId`, on every status"
+                ),
+                (
+                    "+  - `request_token` response header `X-Correlation-ID`: optional,"
+                    " `CorrelationId`, on every status"
+                ),
+                (
+                    "-  - `revoke_token` response header `X-Correlation-ID`: required,"
+                    " `CorrelationId`, on every status"
+                ),
+                (
+                    "+  - `revoke_token` response header `X-Correlation-ID`: optional,"
+                    " `CorrelationId`, on every status"
+                ),
+            ],
             id="response header no longer required",
         ),
         pytest.param(
@@ -389,6 +568,10 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
             "        expires_at:\n          type: string\n",
             ["    expires_in: NotRequired[int]"],
             ["    expires_at: NotRequired[str]"],
+            [
+                "-  - `TokenResponse.expires_in: int`: optional",
+                "+  - `TokenResponse.expires_at: str`: optional",
+            ],
             id="member",
         ),
         pytest.param(
@@ -396,6 +579,10 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
             "required: [access_token, token_type, expires_in]",
             ["    expires_in: NotRequired[int]"],
             ["    expires_in: int"],
+            [
+                "-  - `TokenResponse.expires_in: int`: optional",
+                "+  - `TokenResponse.expires_in: int`: required",
+            ],
             id="required member",
         ),
         pytest.param(
@@ -403,6 +590,9 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
             "enum: [authorization_code, refresh_token, password]",
             ['    grant_type: Literal["authorization_code", "refresh_token"]'],
             ['    grant_type: Literal["authorization_code", "refresh_token", "password"]'],
+            [
+                "+  - `GrantType` value `password`",
+            ],
             id="value",
         ),
         pytest.param(
@@ -410,6 +600,10 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
             "maxLength: 63",
             ["CORRELATION_ID_MAX_LENGTH: Final = 64"],
             ["CORRELATION_ID_MAX_LENGTH: Final = 63"],
+            [
+                "-- `CorrelationId`: `str`, minLength `1`, maxLength `64`, pattern `^[!-~]+$`",
+                "+- `CorrelationId`: `str`, minLength `1`, maxLength `63`, pattern `^[!-~]+$`",
+            ],
             id="limit of a header",
         ),
         pytest.param(
@@ -420,18 +614,26 @@ def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
                 "TOKEN_REQUEST_USERNAME_MAX_LENGTH: Final = 64",
             ],
             ["TOKEN_REQUEST_USERNAME_MIN_LENGTH: Final = 2"],
+            [
+                "-  - `TokenRequest.username: str`: required, minLength `1`, maxLength `64`",
+                "+  - `TokenRequest.username: str`: required, minLength `2`",
+            ],
             id="limits of a field",
         ),
     ],
 )
-def test_the_contract_types_follow_the_contract(
-    tree: Path, old: str, new: str, removed: list[str], added: list[str]
+def test_the_contract_types_and_the_surface_follow_the_contract(
+    tree: Path, *, old: str, new: str, removed: list[str], added: list[str], facts: list[str]
 ) -> None:
-    before = Counter((tree / CONTRACT_TYPES).read_text("utf-8").splitlines())
+    before = snapshot(tree)
     edit(tree / "spec/openapi.yaml", old, new)
     assert run("generate", tree).returncode == 0
-    after = Counter((tree / CONTRACT_TYPES).read_text("utf-8").splitlines())
-    assert (before - after, after - before) == (Counter(removed), Counter(added))
+    after = snapshot(tree)
+    types = (Counter(each[CONTRACT_TYPES].decode().splitlines()) for each in (before, after))
+    old_types, new_types = types
+    assert (old_types - new_types, new_types - old_types) == (Counter(removed), Counter(added))
+    changed = difference(SURFACE, before, after, context=0).splitlines()[2:]
+    assert [line for line in changed if not line.startswith("@@")] == facts
 
 
 def test_the_contract_types_state_that_they_are_generated() -> None:
@@ -443,13 +645,18 @@ def test_the_contract_types_state_that_they_are_generated() -> None:
     }
 
 
-def test_a_new_form_field_changes_one_model_its_types_and_the_provenance(tree: Path) -> None:
+def test_a_new_form_field_changes_one_model_its_types_one_fact_and_the_provenance(
+    tree: Path,
+) -> None:
     before = snapshot(tree)
     add_scope(tree)
     assert run("generate", tree).returncode == 0
     after = snapshot(tree)
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
-    assert changed == {"spec/openapi.yaml", CONTRACT_TYPES, MODEL, PROVENANCE}
+    assert changed == {"spec/openapi.yaml", SURFACE, CONTRACT_TYPES, MODEL, PROVENANCE}
+    assert set(after[SURFACE].splitlines()) - set(before[SURFACE].splitlines()) == {
+        b"  - `TokenRequest.scope: str`: optional, minLength `1`"
+    }
     added = set(after[MODEL].splitlines()) - set(before[MODEL].splitlines())
     assert set(before[MODEL].splitlines()) <= set(after[MODEL].splitlines())
     assert b"    scope: str | Unset = UNSET" in added
@@ -474,7 +681,7 @@ def test_contributing_shows_the_exact_diff_of_this_change(tree: Path) -> None:
         f"+{line}" for line in SCOPE.splitlines()
     ]
     assert hunks(generated) == hunks(
-        "".join(difference(path, before, after) for path in (CONTRACT_TYPES, MODEL))
+        "".join(difference(path, before, after) for path in (SURFACE, CONTRACT_TYPES, MODEL))
     )
 
 
@@ -483,7 +690,7 @@ def hunks(diff: str) -> str:
     return re.sub(r"^@@ .*", "@@", diff, flags=re.MULTILINE)
 
 
-def difference(path: str, before: Snapshot, after: Snapshot) -> str:
+def difference(path: str, before: Snapshot, after: Snapshot, *, context: int = 3) -> str:
     """Return the unified diff of a file between two snapshots."""
     old, new = (one[path].decode().splitlines(keepends=True) for one in (before, after))
-    return "".join(unified_diff(old, new, f"a/{path}", f"b/{path}"))
+    return "".join(unified_diff(old, new, f"a/{path}", f"b/{path}", n=context))

@@ -1,0 +1,78 @@
+"""The parsed contract, as the tools that generate from it read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+SPEC = "spec/openapi.yaml"
+METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+JSON_TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool"}
+
+Node = dict[str, Any]
+
+
+class GenerationError(Exception):
+    """Nothing was generated and nothing was written; the message says what to do."""
+
+
+def operations(contract: Node) -> Iterator[tuple[str, str, Node]]:
+    """Yield the path, the method and the operation of every operation."""
+    for path, item in contract["paths"].items():
+        for method in METHODS:
+            if method in item:
+                yield path, method, item[method]
+
+
+def parameters(contract: Node, path: str, operation: Node) -> list[Node]:
+    """Return the parameters of an operation, those of its path first.
+
+    Raises:
+        GenerationError: If a reference does not resolve.
+    """
+    declared = (*contract["paths"][path].get("parameters", ()), *operation.get("parameters", ()))
+    return [resolve(contract, one) for one in declared]
+
+
+def response_headers(contract: Node, operation: Node) -> dict[str, Node]:
+    """Return the headers of the response of each status, by their names.
+
+    Raises:
+        GenerationError: If a reference does not resolve.
+    """
+    responses = {status: resolve(contract, one) for status, one in operation["responses"].items()}
+    return {
+        status: {name: resolve(contract, one) for name, one in response.get("headers", {}).items()}
+        for status, response in responses.items()
+    }
+
+
+def json_type(contract: Node, schema: Node) -> str:
+    """Return the Python type of a schema; `object` if there is no simple type.
+
+    Raises:
+        GenerationError: If a reference does not resolve.
+    """
+    schema = resolve(contract, schema)
+    if "enum" in schema:
+        return f"Literal[{', '.join(map(repr, schema['enum']))}]"
+    return JSON_TYPES.get(str(schema.get("type")), "object")
+
+
+def resolve(contract: Node, node: Node) -> Node:
+    """Return the node that a reference within the contract leads to, or the node itself.
+
+    Raises:
+        GenerationError: If a reference does not resolve.
+    """
+    followed: set[str] = set()
+    while "$ref" in node:
+        reference = node["$ref"]
+        found: Any = contract if reference not in followed else None
+        for step in reference.removeprefix("#/").split("/"):
+            found = found.get(step) if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            raise GenerationError(f"Correct {SPEC}: {reference} does not resolve.")
+        followed.add(reference)
+        node = found
+    return node
