@@ -54,7 +54,7 @@ from blink_oauth_testing.sandbox.http import (
 from blink_oauth_testing.sandbox.messages import Response
 from testing.raw_client import HEADERS, NON_ROTATING, STRICT, RawClient, tls_context
 
-PAIR = {"access_token", "token_type", "expires_in", "refresh_token"}
+PAIR = {"access_token", "token_type", "expires_in", "refresh_token", "scope"}
 
 
 def refresh_with(client: RawClient, fault: Fault | str) -> httpx.Response:

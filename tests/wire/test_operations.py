@@ -61,6 +61,7 @@ def test_a_code_is_exchanged_for_a_token_that_the_bank_accepts(
     after = datetime.now(UTC)
 
     assert token.token_type == "bearer"
+    assert token.scope == frozenset({"accounts"})
     assert token.oddities == frozenset()
     assert token.expires_at is not None
     assert before <= token.expires_at - timedelta(days=1) <= after

@@ -89,6 +89,7 @@ def oauth_error(error: str, description: str) -> Response:
 def success(content: object, content_type: str = TOKEN) -> Response:
     """Return a success of a bank; the content `None` gives no body."""
     response = _from_source("PROVIDER", Response(200))
+    response = response.with_header("Cache-Control", "no-store").with_header("Pragma", "no-cache")
     return response if content is None else response.with_body(content_type, _json(content))
 
 
@@ -97,11 +98,7 @@ def _in_english(response: Response) -> Response:
 
 
 def _from_source(source: Source, response: Response) -> Response:
-    return (
-        response.with_header("X-CorAPI-Source", source)
-        .with_header("Cache-Control", "no-store")
-        .with_header("Pragma", "no-cache")
-    )
+    return response.with_header("X-CorAPI-Source", source)
 
 
 def _json(content: object) -> bytes:

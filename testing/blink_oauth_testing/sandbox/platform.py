@@ -25,6 +25,8 @@ CONSENT_FLOW = "/consent-flow/v2"
 # Inferred from the title of the platform's specification: no public page shows the whole URL.
 # Public code of third parties reads versions 5.1 and 6.
 ACCOUNT_INFORMATION = "/account-information-service/v4"
+SCOPE = "accounts"
+"""The scope of every token, as in the examples of the contract."""
 
 
 @frozen
@@ -222,6 +224,7 @@ def _request_token(bank: Bank, client_id: str, request: Request) -> Response:
         "access_token": issued.access_token,
         "token_type": "bearer",
         "expires_in": issued.expires_in,
+        "scope": SCOPE,
     }
     if issued.refresh_token is not None:
         content["refresh_token"] = issued.refresh_token
