@@ -65,8 +65,8 @@ class TokenRequestMembers(TypedDict):
 class RevokeRequestMembers(TypedDict):
     token: str
     token_type_hint: NotRequired[Literal["access_token", "refresh_token"]]
-    client_id: str
-    username: str
+    client_id: NotRequired[str]
+    username: NotRequired[str]
 
 
 class TokenResponseMembers(TypedDict):

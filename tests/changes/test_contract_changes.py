@@ -321,7 +321,12 @@ TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
     ),
     "kind of token removed": (
         put(f"{SCHEMAS}.TokenTypeHint.enum", ["access_token"]),
-        [("token_type_hint=kind.value,", "expected \"Literal['access_token'] | Unset\"")],
+        [
+            (
+                'token_type_hint=kind.value if "token_type_hint" in sent else UNSET,',
+                "expected \"Literal['access_token'] | Unset\"",
+            )
+        ],
     ),
     "limit of the username changed for the token request": (
         put(f"{SCHEMAS}.TokenRequest.properties.username.maxLength", 63),
@@ -347,6 +352,19 @@ TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
     "form field becomes required": (
         put(f"{SCHEMAS}.TokenRequest.required", ["grant_type", "client_id", "username", "code"]),
         [("return TokenRequest(", 'Missing positional argument "code"')],
+    ),
+    "field of the revocation becomes required": (
+        put(f"{SCHEMAS}.RevokeRequest.required", ["token", "username"]),
+        [
+            (
+                'username=grant.username if "username" in sent else UNSET,',
+                'incompatible type "str | Unset"; expected "str"',
+            )
+        ],
+    ),
+    "field of the revocation renamed, its parameter in Python is not": (
+        rename(f"{SCHEMAS}.RevokeRequest.properties.token_type_hint", "tokenTypeHint"),
+        [("return form[name]", 'has no key "token_type_hint"')],
     ),
     "form field renamed": (
         rename(f"{SCHEMAS}.TokenRequest.properties.redirect_uri", "redirect_url"),

@@ -74,7 +74,13 @@ REVOKED = evolve(
     received=tuple(pair for pair in ISSUED.received if pair[0] != "content-type"),
     body=b"",
 )
-VALID = (ISSUED, REFUSED, REVOKED)
+VALID = (
+    ISSUED,
+    REFUSED,
+    REVOKED,
+    evolve(REVOKED, form=b"token=fake-access-token-1"),
+    evolve(REVOKED, form=b"token=fake-access-token-1&token_type_hint=access_token"),
+)
 
 
 def with_header(headers: Headers, name: str, value: str | None) -> Headers:
@@ -174,7 +180,9 @@ INVALID: dict[str, tuple[Exchange, Callable[[Exchange], Exchange]]] = {
 }
 
 
-@pytest.mark.parametrize("exchange", VALID, ids=["issued", "refused", "revoked"])
+@pytest.mark.parametrize(
+    "exchange", VALID, ids=["issued", "refused", "revoked", "token alone", "token and hint"]
+)
 def test_a_valid_exchange_has_no_violations(exchange: Exchange) -> None:
     assert VALIDATOR.violations(exchange) == []
 

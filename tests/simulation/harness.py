@@ -142,7 +142,7 @@ class SimulatedBank(Bank):
             self._issued_for[refresh_token] = issued.refresh_token
         return issued
 
-    def revoke(self, client_id: str, token: str, username: str) -> Refusal | None:
+    def revoke(self, client_id: str, token: str, username: str | None) -> Refusal | None:
         if self.revokes_single_tokens and self.expire(token):
             return None
         return super().revoke(client_id, token, username)

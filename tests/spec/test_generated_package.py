@@ -27,7 +27,7 @@ MODULES = [module.name for module in pkgutil.walk_packages(blink_oauth_api.__pat
 OPERATIONS = ["request_token", "revoke_token"]
 BODIES = {
     "request_token": TokenRequest("refresh_token", "client", "user", refresh_token="fake-token-1"),
-    "revoke_token": RevokeRequest("fake-token-1", "client", "user"),
+    "revoke_token": RevokeRequest("fake-token-1"),
 }
 
 

@@ -6,6 +6,7 @@ The sandbox validates with openapi-core, so these tests also prove that the sand
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -50,6 +51,8 @@ CONTRACT = OpenAPI.from_dict(
 CODE = example("token-request-authorization-code")
 REFRESH = example("token-request-refresh")
 REVOKE = example("revoke-request-refresh-token")
+OPTIONAL = ("token_type_hint", "client_id", "username")
+"""The fields that a revocation may leave out."""
 INTERACTIVE = headers("request_interactive")
 SUCCESS = headers("response_success")
 ERROR = headers("response_error_platform")
@@ -130,8 +133,11 @@ def response(status: int, body: str, received: Fields, media_type: str = JSON) -
         request(REFRESH),
         request(REFRESH, headers("request_unattended")),
         request(REFRESH, INTERACTIVE | {"X-PSU-IP-Address": "2001:db8::7"}),
-        request(REVOKE),
-        request(without(REVOKE, "token_type_hint")),
+        *(
+            request(without(REVOKE, *fields))
+            for count in range(4)
+            for fields in combinations(OPTIONAL, count)
+        ),
     ],
 )
 def test_a_request_that_conforms_to_the_contract_is_accepted(good: MockRequest) -> None:
@@ -150,10 +156,9 @@ def test_a_request_that_conforms_to_the_contract_is_accepted(good: MockRequest) 
         *(request(CODE | {field: ""}) for field in CODE),
         *(request(without(CODE, field)) for field in CODE),
         *(request(without(REFRESH, field)) for field in REFRESH),
-        *(
-            request(without(REVOKE, field), path="/oauth/revoke")
-            for field in ("token", "client_id", "username")
-        ),
+        request(without(REVOKE, "token"), path="/oauth/revoke"),
+        *(request(REVOKE | {field: ""}) for field in REVOKE),
+        request(REVOKE | {"username": "u" * 65}),
         request(CODE | {"refresh_token": "fake-refresh-token-1"}),
         request(REFRESH | {"code": "fake-authorization-code-1"}),
         request(REFRESH | {"redirect_uri": "https://books.example/callback"}),

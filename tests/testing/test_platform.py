@@ -154,10 +154,39 @@ def test_a_form_that_breaks_a_rule_is_refused(
     assert "fake-" not in detail
 
 
-@pytest.mark.parametrize("form", [{"client_id": CLIENT_ID, "username": USERNAME}, {"token": "x"}])
-def test_an_incomplete_revocation_is_refused(client: RawClient, form: dict[str, str]) -> None:
+def test_a_revocation_without_a_token_is_refused(client: RawClient) -> None:
+    form = {"client_id": CLIENT_ID, "username": USERNAME, "token_type_hint": "access_token"}
     detail = assert_refused(client.post("/oauth/revoke", form), 400, "INVALID_PAYLOAD")
-    assert "missing" in detail
+    assert detail == "body field token: missing"
+
+
+@pytest.mark.parametrize(
+    "names", [(), ("client_id",), ("username",), ("token_type_hint", "client_id", "username")]
+)
+def test_a_token_is_revoked_with_any_of_the_other_fields(
+    client: RawClient, names: tuple[str, ...]
+) -> None:
+    token = client.tokens()["access_token"]
+    values = {
+        "token_type_hint": "access_token",
+        "client_id": CLIENT_ID,
+        "username": USERNAME,
+    }
+    form = {"token": token, **{name: values[name] for name in names}}
+    assert client.post("/oauth/revoke", form).status_code == 200
+    assert not client.sandbox.banks[STRICT].accepts(token)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"), [({"client_id": "CIDX0000000003"}, 401), ({"username": "other"}, 400)]
+)
+def test_a_field_of_a_revocation_that_is_sent_must_be_right(
+    client: RawClient, changes: dict[str, str], status: int
+) -> None:
+    token = client.tokens()["access_token"]
+    response = client.post("/oauth/revoke", {"token": token, **changes})
+    assert response.status_code == status
+    assert client.sandbox.banks[STRICT].accepts(token)
 
 
 def test_a_repeated_form_field_is_refused(client: RawClient) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
+from attrs import evolve
 
 from blink_oauth import AsyncBlinkOAuth, BlinkOAuth, Grant, InvalidInputError, Psu, Secret, Token
-from flavours import Flavour
+from blink_oauth.settings import RevocationField
+from flavours import FLAVOURS, Flavour
 from wrapper.harness import (
     ACCESS_TOKEN,
     BASE_URL,
@@ -68,6 +70,33 @@ def test_a_revocation_sends_the_form_of_rfc_7009_section_2_1_once_for_each_token
         {"token": ACCESS_TOKEN, "token_type_hint": "access_token", **CLIENT_AND_USER},
     ]
     assert {str(request.url) for request in platform.requests} == {f"{BASE_URL}/oauth/revoke"}
+
+
+FORMS: dict[tuple[RevocationField, ...], dict[str, str]] = {
+    ("client_id", "token_type_hint"): {
+        "client_id": "CIDX0000000002",
+        "token_type_hint": "access_token",
+    },
+    ("client_id", "username"): CLIENT_AND_USER,
+    ("token_type_hint",): {"token_type_hint": "access_token"},
+    (): {},
+}
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("fields", FORMS)
+def test_a_revocation_sends_the_token_and_the_fields_of_the_settings(
+    flavour: Flavour, fields: tuple[RevocationField, ...]
+) -> None:
+    platform = Platform()
+    settings = evolve(SETTINGS, revocation_fields=fields)
+    with connected(flavour, platform, settings) as blink:
+        revoke_access(blink)
+        refresh(blink)
+        exchange(blink)
+    assert platform.forms[0] == {"token": ACCESS_TOKEN, **FORMS[fields]}
+    # The token request has all its fields: the platform states them.
+    assert all(form.items() >= CLIENT_AND_USER.items() for form in platform.forms[1:])
 
 
 @pytest.mark.parametrize(

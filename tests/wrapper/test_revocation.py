@@ -8,6 +8,7 @@ import pytest
 from blink_oauth import (
     BlinkError,
     NotConnectedError,
+    OAuthError,
     Outcome,
     RevocationError,
     StatusError,
@@ -15,7 +16,17 @@ from blink_oauth import (
     Token,
     TokenKind,
 )
-from wrapper.harness import ACCESS_TOKEN, GRANT, Connect, Platform, reply, revoke_pair
+from wrapper.harness import (
+    ACCESS_TOKEN,
+    GRANT,
+    Call,
+    Connect,
+    Platform,
+    exchange,
+    refresh,
+    reply,
+    revoke_pair,
+)
 
 ACCESS, REFRESH = TokenKind.ACCESS_TOKEN, TokenKind.REFRESH_TOKEN
 REVOKED = "revoked"
@@ -107,6 +118,55 @@ def test_the_text_of_the_error_says_which_token_was_not_revoked(connect: Connect
         revoke_pair(connect(Platform(reply(200, b"", {}), httpx.ConnectError("refused"))))
     nested: BlinkError = caught.value.errors[ACCESS]
     assert "the token was not revoked" in str(nested)
+
+
+ADVICE = "BLINK_REVOCATION_FIELDS"
+REFUSED_FORMS: dict[str, tuple[httpx.Response, bool]] = {
+    "OAuth error": (reply(400, {"error": "invalid_request"}, {}), True),
+    "OAuth error in another spelling": (reply(400, {"error": "Invalid_Request"}, {}), True),
+    "problem of the platform": (reply(400, {"type": "/problems/INVALID_PAYLOAD"}, {}), True),
+    "problem of a parser": (reply(400, {"type": "/problems/MALFORMED_PAYLOAD"}, {}), True),
+    "unprocessable": (reply(422, {"error": "invalid_request"}, {}), True),
+    "refused token": (reply(400, {"error": "unsupported_token_type"}, {}), False),
+    "refused client": (reply(401, {"error": "invalid_client"}, {}), False),
+    "no code": (reply(400, b"", {}), False),
+    "failure with that code": (reply(500, {"error": "invalid_request"}, {}), False),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_FORMS)
+def test_the_text_of_a_refused_form_names_the_setting_and_the_doctor_once(
+    connect: Connect, name: str
+) -> None:
+    response, is_about_the_form = REFUSED_FORMS[name]
+    with pytest.raises(RevocationError) as caught:
+        revoke_pair(connect(Platform(response)))
+    text = str(caught.value)
+    assert text.count(ADVICE) == text.count("doctor") == is_about_the_form
+
+
+@pytest.mark.parametrize("refused", [REFRESH, ACCESS])
+def test_the_state_of_each_token_is_told_if_only_one_form_is_refused(
+    connect: Connect, refused: TokenKind
+) -> None:
+    form_refused, revoked = reply(400, {"error": "invalid_request"}, {}), reply(200, b"", {})
+    answers = [form_refused, revoked] if refused is REFRESH else [revoked, form_refused]
+    with pytest.raises(RevocationError) as caught:
+        revoke_pair(connect(Platform(*answers)))
+    error = caught.value
+    assert error.not_revoked == {refused}
+    assert error.unknown == frozenset()
+    assert error.revoked == {REFRESH, ACCESS} - {refused}
+    assert ADVICE in str(error)
+
+
+@pytest.mark.parametrize("call", [exchange, refresh])
+def test_a_refused_form_of_a_token_request_does_not_name_the_setting(
+    connect: Connect, call: Call
+) -> None:
+    with pytest.raises(OAuthError) as caught:
+        call(connect(Platform(reply(400, {"error": "invalid_request"}, {}))))
+    assert ADVICE not in str(caught.value)
 
 
 def test_the_revocation_of_an_access_token_alone_makes_one_call(connect: Connect) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import httpcore
 import httpx
 import pytest
+from attrs import evolve
+from attrs.exceptions import FrozenInstanceError
 
 from blink_oauth import (
     BlinkOAuth,
@@ -24,6 +26,7 @@ from blink_oauth import (
     Settings,
     Timeouts,
 )
+from blink_oauth.settings import REVOCATION_FIELDS
 from wrapper.harness import SETTINGS
 from wrapper.leaks import found, texts_of_error
 
@@ -385,6 +388,7 @@ def test_every_variable_is_read() -> None:
         "BLINK_TRUST_ENV": "yes",
         "BLINK_ALLOW_PLAIN_HTTP": "1",
         "BLINK_ACCEPT_FOREIGN_CORRELATION_ID": "1",
+        "BLINK_REVOCATION_FIELDS": "client_id, token_type_hint",
         "BLINK_UNKNOWN": "x",
     }
     assert Settings.from_env(variables) == Settings(
@@ -402,6 +406,7 @@ def test_every_variable_is_read() -> None:
         trust_env=True,
         allow_plain_http=True,
         accept_foreign_correlation_id=True,
+        revocation_fields=("token_type_hint", "client_id"),
     )
 
 
@@ -419,6 +424,60 @@ def test_empty_variables_count_as_not_set() -> None:
     optional += ["ACCEPT_FOREIGN_CORRELATION_ID"]
     empty = {f"BLINK_{name}": "" for name in optional}
     assert Settings.from_env(REQUIRED | empty) == Settings.from_env(REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        (None, REVOCATION_FIELDS),
+        ("", ()),
+        (" ", ()),
+        (",", ()),
+        ("username", ("username",)),
+        ("username,client_id,", ("client_id", "username")),
+        (" username ,\ttoken_type_hint\n", ("token_type_hint", "username")),
+        ("username,username", ("username",)),
+    ],
+)
+def test_the_variable_of_the_revocation_fields_is_a_list_and_may_be_empty(
+    text: str | None, fields: tuple[str, ...]
+) -> None:
+    variables = {} if text is None else {"BLINK_REVOCATION_FIELDS": text}
+    assert Settings.from_env(REQUIRED | variables).revocation_fields == fields
+
+
+@pytest.mark.parametrize("fields", [["username", "client_id"], {"client_id", "username"}])
+def test_revocation_fields_are_kept_in_the_order_of_the_contract(fields: Any) -> None:
+    changed = settings(revocation_fields=fields)
+    assert changed.revocation_fields == ("client_id", "username")
+    assert changed == settings(revocation_fields=("client_id", "username", "client_id"))
+    assert changed != settings()
+    assert "revocation_fields=('client_id', 'username')" in repr(changed)
+    assert evolve(changed, revocation_fields=[]).revocation_fields == ()
+    assert evolve(changed, user_agent="b/2").revocation_fields == changed.revocation_fields
+    with pytest.raises(FrozenInstanceError):
+        changed.revocation_fields = ()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ["token"],
+        ["user"],
+        ["Username"],
+        ["username", ""],
+        "username",
+        "",
+        None,
+        7,
+        b"username",
+        [None],
+    ],
+)
+def test_other_revocation_fields_are_refused_and_the_known_ones_listed(fields: Any) -> None:
+    names = "token_type_hint, client_id, username"
+    with pytest.raises(InvalidInputError, match=rf"BLINK_REVOCATION_FIELDS\) may .* {names}"):
+        settings(revocation_fields=fields)
 
 
 @pytest.mark.parametrize(
@@ -464,6 +523,10 @@ def test_a_flag_accepts_these_texts(text: str, flag: bool) -> None:
         ({"BLINK_USER_AGENT": "acme\n/1"}, "BLINK_USER_AGENT"),
         ({"BLINK_CERTIFICATE": "c\0"}, "BLINK_CERTIFICATE"),
         ({"BLINK_PROXY": "socks5://u:fake-proxy-password@x"}, r"Settings\.proxy"),
+        (
+            {"BLINK_REVOCATION_FIELDS": "username;client_id"},
+            r"Settings\.revocation_fields",
+        ),
     ],
 )
 def test_the_refusal_of_a_variable_names_it_and_contains_no_secret(

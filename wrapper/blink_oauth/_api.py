@@ -25,6 +25,7 @@ from blink_oauth_api.models.error_body import ErrorBody
 from blink_oauth_api.models.revoke_request import RevokeRequest
 from blink_oauth_api.models.token_request import TokenRequest
 from blink_oauth_api.models.token_response import TokenResponse
+from blink_oauth_api.types import UNSET
 
 from . import _wire
 from ._checks import require_header_value
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from ._reply import DocumentedStatus, ErrorMember, TokenMember
     from .context import MAX_USERNAME
     from .headers import CACHE_CONTROL, LANGUAGE, PRAGMA, SOURCE, SourceName
+    from .settings import RevocationField
 
 __all__ = ["Api", "AsyncApi", "Call", "CallBuilder", "Operation"]
 
@@ -161,11 +163,12 @@ class CallBuilder:
 
     def _revoke(self, grant: Grant, kind: TokenKind, token: Secret, psu: Psu) -> Call:
         def form() -> RevokeRequest:
+            sent = self.settings.revocation_fields
             return RevokeRequest(
                 token=token.reveal(),
-                token_type_hint=kind.value,
-                client_id=self.settings.client_id,
-                username=grant.username,
+                token_type_hint=kind.value if "token_type_hint" in sent else UNSET,
+                client_id=self.settings.client_id if "client_id" in sent else UNSET,
+                username=grant.username if "username" in sent else UNSET,
             )
 
         return self._call(Operation.REVOKE, grant, psu, token, form, kind=kind)
@@ -339,6 +342,11 @@ if TYPE_CHECKING:
         error_member: ErrorMember,
     ) -> tuple[object, ...]:
         return token[token_member], error[error_member]
+
+    def _names_of_revocation_fields(
+        form: contract.RevokeRequestMembers, name: RevocationField
+    ) -> object:
+        return form[name]
 
     def _names_of_request_headers(
         token: contract.RequestTokenRequestHeaders, revocation: contract.RevokeTokenRequestHeaders

@@ -14,6 +14,7 @@ from ._error_bodies import ServerError, read_errors
 from ._redaction import Redactor
 from ._reply import Body, ErrorMember, NoResponse, RawResponse
 from .errors import (
+    REFUSALS_OF_FORM,
     REFUSED_GRANT,
     STATUS_PAGE,
     BlinkError,
@@ -98,6 +99,12 @@ TOKEN_IN_FAILURE = (
 FOREIGN_TOKEN = (
     "The response contains a token, which may be another customer's: neither use nor present it; "
     "it is in the attribute `token`."
+)
+
+ADVICE_IF_FORM_REFUSED = (
+    "The server may not know a field of the form. Settings.revocation_fields "
+    "(BLINK_REVOCATION_FIELDS) says which are sent, and `blink-oauth doctor --target …` tries "
+    "without a real token which are accepted."
 )
 
 ADVICE_IF_UNCERTAIN = {
@@ -248,13 +255,14 @@ def revocation_error(
         (unknown, "may be revoked or not"),
     ]
     texts = [f"The {kind.label} {state}." for kinds, state in states for kind in sorted(kinds)]
+    advice = [ADVICE_IF_FORM_REFUSED] if any(map(_refuses_form, errors.values())) else []
     # The facts of the whole are those of the worst failure: an uncertain one comes first.
     worst = next(
         (error for error in errors.values() if error.outcome is Outcome.UNCERTAIN),
         next(iter(errors.values())),
     )
     return RevocationError(
-        " ".join([*texts, *(str(error) for error in errors.values())]),
+        " ".join([*texts, *(str(error) for error in errors.values()), *advice]),
         revoked=revoked,
         not_revoked=not_revoked,
         unknown=unknown,
@@ -265,6 +273,12 @@ def revocation_error(
         meta=worst.meta,
         correlation_id=worst.correlation_id,
     )
+
+
+def _refuses_form(error: BlinkError) -> bool:
+    codes = error.codes if isinstance(error, ResponseError) else ()
+    is_about_form = not REFUSALS_OF_FORM.isdisjoint(map(normalized_code, codes))
+    return is_about_form and error.outcome is Outcome.REJECTED
 
 
 def _error_class(

@@ -319,6 +319,13 @@ Read-Write API profile. That banks behind the platform send them on a refresh is
 """
 
 
+REFUSALS_OF_FORM = frozenset({"INVALID_REQUEST", "INVALID_PAYLOAD", "MALFORMED_PAYLOAD"})
+"""Error codes for a request whose form is refused, spelled as by `normalized_code`.
+
+Source: RFC 6749 section 5.2, bLink error codes.
+"""
+
+
 def problem_code(kind: str | None) -> str:
     """Return the last segment of a problem type in upper case, empty without a type."""
     return (kind or "").rpartition("/")[2].upper()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from attrs import Attribute, field, frozen
@@ -19,7 +19,12 @@ from .texts import decoded, trimmed
 from .tls import ClientCertificate
 from .tokens import Secret, hide, require_secret
 
-__all__ = ["Settings", "Timeouts"]
+__all__ = ["REVOCATION_FIELDS", "RevocationField", "Settings", "Timeouts"]
+
+RevocationField = Literal["token_type_hint", "client_id", "username"]
+"""A field of the revocation form that a platform may not know."""
+REVOCATION_FIELDS: tuple[RevocationField, ...] = get_args(RevocationField)
+"""All of them. Of the form, only `token` is certain (RFC 7009 section 2.1)."""
 
 REQUIRED = ("base_url", "client_id", "user_agent")
 TIMEOUTS = ("connect", "read", "write", "pool", "total")
@@ -57,6 +62,10 @@ def _read(variables: Mapping[str, str]) -> dict[str, Any]:
         if environ.get(variable := _variable(f"timeout_{name}"))
     }
     values |= {name: _flag(environ, _variable(name)) for name in FLAGS}
+    # Unlike other variables, an empty one has a meaning: no field but the token.
+    if (fields := environ.get("BLINK_REVOCATION_FIELDS")) is not None:
+        names = [name.strip() for name in fields.split(",")]
+        values["revocation_fields"] = [name for name in names if name]
     if environ.get("BLINK_PROXY"):
         values["proxy"] = Secret(environ["BLINK_PROXY"])
     return values | {"certificate": _certificate_files(environ)}
@@ -183,6 +192,18 @@ def _certificate(
         raise InvalidInputError("Settings.certificate must be a ClientCertificate or SSLContext.")
 
 
+def _in_order(value: Collection[RevocationField]) -> tuple[RevocationField, ...]:
+    """Return the fields in the order of the contract, each once."""
+    # A text is a collection of its characters.
+    is_list = isinstance(value, Collection) and not isinstance(value, str)
+    if not is_list or any(name not in REVOCATION_FIELDS for name in value):
+        raise InvalidInputError(
+            "Settings.revocation_fields (BLINK_REVOCATION_FIELDS) may have the names "
+            f"{', '.join(REVOCATION_FIELDS)}, or none of them. The token itself is always sent."
+        )
+    return tuple(name for name in REVOCATION_FIELDS if name in value)
+
+
 def _without_slash(value: str) -> str:
     return value.rstrip("/") if isinstance(value, str) else value
 
@@ -222,6 +243,8 @@ class Settings:
         allow_plain_http: Whether `base_url` may be an `http://` URL of this machine, for tests.
         accept_foreign_correlation_id: Whether to believe a response with another `X-Correlation-ID`
             than the request's: only for a platform that does not return the id it was sent.
+        revocation_fields: The names of the fields that a revocation sends beside the token, if the
+            platform refuses one: `token_type_hint`, `client_id`, `username`; by default all.
 
     Raises:
         InvalidInputError: A value cannot be used, or the proxy of the environment.
@@ -237,6 +260,7 @@ class Settings:
     trust_env: bool = field()
     allow_plain_http: bool
     accept_foreign_correlation_id: bool
+    revocation_fields: tuple[RevocationField, ...] = field(converter=_in_order)
 
     def __init__(
         self,
@@ -251,6 +275,7 @@ class Settings:
         trust_env: bool = False,
         allow_plain_http: bool = False,
         accept_foreign_correlation_id: bool = False,
+        revocation_fields: Collection[RevocationField] = REVOCATION_FIELDS,
     ) -> None:
         secret = None if proxy is None else hide(proxy, "proxy URL")
         del proxy
@@ -265,6 +290,7 @@ class Settings:
             trust_env=trust_env,
             allow_plain_http=allow_plain_http,
             accept_foreign_correlation_id=accept_foreign_correlation_id,
+            revocation_fields=revocation_fields,
         )
 
     @base_url.validator

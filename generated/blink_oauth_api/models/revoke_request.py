@@ -17,35 +17,37 @@ class RevokeRequest:
 
     token: str
     """ The access token or refresh token to revoke. """
-    client_id: str
-    """ The platform's id of the client. """
-    username: str
-    """ The resource owner's username. """
     token_type_hint: TokenTypeHint | Unset = UNSET
     """ Which kind of token is presented (RFC 7009 2.1). """
+    client_id: str | Unset = UNSET
+    """ The platform's id of the client. """
+    username: str | Unset = UNSET
+    """ The resource owner's username. """
 
     def to_dict(self) -> dict[str, Any]:
         token = self.token
 
-        client_id = self.client_id
-
-        username = self.username
-
         token_type_hint: str | Unset = UNSET
         if not isinstance(self.token_type_hint, Unset):
             token_type_hint = self.token_type_hint
+
+        client_id = self.client_id
+
+        username = self.username
 
         field_dict: dict[str, Any] = {}
 
         field_dict.update(
             {
                 "token": token,
-                "client_id": client_id,
-                "username": username,
             }
         )
         if token_type_hint is not UNSET:
             field_dict["token_type_hint"] = token_type_hint
+        if client_id is not UNSET:
+            field_dict["client_id"] = client_id
+        if username is not UNSET:
+            field_dict["username"] = username
 
         return field_dict
 
@@ -54,10 +56,6 @@ class RevokeRequest:
         d = dict(src_dict)
         token = d.pop("token")
 
-        client_id = d.pop("client_id")
-
-        username = d.pop("username")
-
         _token_type_hint = d.pop("token_type_hint", UNSET)
         token_type_hint: TokenTypeHint | Unset
         if isinstance(_token_type_hint, Unset):
@@ -65,11 +63,15 @@ class RevokeRequest:
         else:
             token_type_hint = check_token_type_hint(_token_type_hint)
 
+        client_id = d.pop("client_id", UNSET)
+
+        username = d.pop("username", UNSET)
+
         revoke_request = cls(
             token=token,
+            token_type_hint=token_type_hint,
             client_id=client_id,
             username=username,
-            token_type_hint=token_type_hint,
         )
 
         return revoke_request

@@ -218,10 +218,11 @@ class Bank:
             repeated = refresh_token if self.policy.repeats_refresh_token else None
             return self._issue(entry.family, repeated)
 
-    def revoke(self, client_id: str, token: str, username: str) -> Refusal | None:
+    def revoke(self, client_id: str, token: str, username: str | None) -> Refusal | None:
         """Revoke a token; an unknown token is no error (RFC 7009 section 2.2).
 
-        A refresh token is revoked with its whole token family, an access token alone.
+        A refresh token is revoked with its whole token family, an access token alone. A username
+        that is given must be that of the consent.
         """
         with self._lock:
             is_refresh_token = token in self._refresh_tokens
@@ -230,7 +231,7 @@ class Bank:
                 return None
             if entry.family.client_id != client_id:
                 return Refusal("invalid_grant", "The token was issued to another client.")
-            if entry.family.username != username:
+            if username not in {None, entry.family.username}:
                 return Refusal("invalid_grant", "The username is not that of the consent.")
             if is_refresh_token:
                 entry.family.revoked = True
