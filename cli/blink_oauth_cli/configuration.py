@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from blink_oauth_keeper import TargetProfile
 
 __all__ = [
+    "MAY_BE_EMPTY",
     "SECRETS",
     "SETTING_NAMES",
     "SQLITE",
@@ -83,11 +84,13 @@ SETTING_NAMES = frozenset(
     {
         *PATHS,
         *("base_url", "client_id", "user_agent", "proxy", "trust_env", "allow_plain_http"),
-        "accept_foreign_correlation_id",
+        *("accept_foreign_correlation_id", "revocation_fields"),
         *(f"timeout_{name}" for name in ("connect", "read", "write", "pool", "total")),
         *("store", "lease", "authorize_url", "redirect_uri", "target", "username", "psu_ip"),
     }
 )
+MAY_BE_EMPTY = frozenset({"revocation_fields"})
+"""The settings whose value is a list; an empty one differs from one that is not set."""
 SQLITE = "sqlite:///"
 FILE_NAME = "blink-oauth.toml"
 SECRETS = frozenset({"key_passphrase", "store_keys"})
@@ -174,6 +177,10 @@ def _text(path: Path, profile: str, key: str, value: object) -> str:
         raise _unusable(path, f"[profiles.{profile}] holds the unknown key {key}")
     if isinstance(value, bool):
         return "1" if value else "0"
+    if key in MAY_BE_EMPTY and isinstance(value, list):
+        if not all(isinstance(name, str) for name in value):
+            raise _unusable(path, f"{key} must be a list of names")
+        return ",".join(value)
     if isinstance(value, (str, int, float)) and "\0" not in str(value):
         return _absolute(path.parent, key, trimmed(str(value)))
     raise _unusable(path, f"{key} must be text or a number")
@@ -217,7 +224,8 @@ class Configuration:
 
     Attributes:
         profile: The chosen profile; without a file, it has no values.
-        given: The values of flags and variables, by the names of the settings; none is empty.
+        given: The values of flags and variables, by the names of the settings; none is empty,
+            except those of `MAY_BE_EMPTY`.
     """
 
     profile: Profile
@@ -371,7 +379,8 @@ def configure(
     """Merge flags and variables with the file.
 
     Args:
-        given: The values of flags and variables, by the names of the settings; none is empty.
+        given: The values of flags and variables, by the names of the settings; none is empty,
+            except those of `MAY_BE_EMPTY`.
         folder: The working folder, which is searched first; None if it was deleted.
         user_folder: The user's folder for configuration, which is searched second, or None.
         variables: The names in `given` whose value is that of a variable.

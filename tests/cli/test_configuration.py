@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 import click
 import pytest
 
-from blink_oauth import Grant
+from blink_oauth import Grant, InvalidInputError
 from blink_oauth.authorization import AuthorizationRequest
+from blink_oauth.settings import REVOCATION_FIELDS
 from blink_oauth_cli.app import store_location
 from blink_oauth_cli.configuration import (
     SECRETS,
@@ -103,6 +104,45 @@ def test_numbers_and_booleans_of_the_file_reach_the_settings(load: Configure) ->
     settings = found.settings()
     assert (settings.timeouts.total, settings.trust_env, found.lease) == (7.5, True, 9.0)
     assert found.client_id == settings.client_id == TEST_ID
+
+
+COMPLETE = (
+    f'[profiles.test]\nbase_url = "https://localhost/v2"\nclient_id = "{TEST_ID}"\n'
+    'user_agent = "acme-books/3.2"\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "value", "fields"),
+    [
+        ("", None, REVOCATION_FIELDS),
+        ("revocation_fields = []", None, ()),
+        ('revocation_fields = ""', None, ()),
+        ('revocation_fields = ["username", "client_id"]', None, ("client_id", "username")),
+        ('revocation_fields = "username, client_id"', None, ("client_id", "username")),
+        ('revocation_fields = ["username"]', "client_id", ("client_id",)),
+        # An empty variable is a value, as for `Settings.from_env`.
+        ('revocation_fields = ["username"]', "", ()),
+        ('revocation_fields = ["username"]', " \n", ()),
+        ("", "", ()),
+    ],
+)
+def test_the_revocation_fields_are_a_list_that_a_variable_replaces(
+    load: Configure, line: str, value: str | None, fields: tuple[str, ...]
+) -> None:
+    environ = {} if value is None else {"revocation_fields": value}
+    assert load(COMPLETE + line, **environ).settings().revocation_fields == fields
+
+
+@pytest.mark.parametrize("value", ["[1]", '[["username"]]', "{ username = true }"])
+def test_revocation_fields_that_are_no_names_are_refused(load: Configure, value: str) -> None:
+    require_refused(lambda: load(f"{COMPLETE}revocation_fields = {value}"), "revocation_fields")
+
+
+def test_an_unknown_revocation_field_of_the_file_is_refused(load: Configure) -> None:
+    found = load(f'{COMPLETE}revocation_fields = ["user_name"]')
+    with pytest.raises(InvalidInputError, match="token_type_hint, client_id, username"):
+        found.settings()
 
 
 TWO = '{}[profiles.test]\nusername = "t"\n[profiles.production]\nusername = "p"'
