@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from blink_oauth.settings import REVOCATION_FIELDS, RevocationField
+
 from .app import App
 from .errors import CommandError, ExitCode
 from .key_files import make_private_folder
@@ -39,10 +41,24 @@ blink-oauth sandbox --lifetime 60        # access tokens that are valid for a mi
     metavar="SECONDS",
     help="How long access tokens are valid.",
 )
+@click.option(
+    "--refuse-revocation-field",
+    "refused",
+    type=click.Choice(REVOCATION_FIELDS),
+    multiple=True,
+    help="Refuse a revocation with this field, as a closed form does; may be repeated.",
+)
 @click.option("--no-consent-page", is_flag=True, help="Give codes immediately, without asking.")
 @click.pass_obj
 def sandbox(
-    app: App, *, show: bool, port: int, http_port: int, lifetime: int, no_consent_page: bool
+    app: App,
+    *,
+    show: bool,
+    port: int,
+    http_port: int,
+    lifetime: int,
+    refused: tuple[RevocationField, ...],
+    no_consent_page: bool,
 ) -> None:
     """Start a strict local bLink platform with banks behind it, and print its environment.
 
@@ -67,7 +83,12 @@ def sandbox(
         env_file.parent, remedy=f"Make {env_file.parent} a folder that this user may write to."
     )
     banks = [
-        evolve(bank, consent_page=not no_consent_page, access_token_lifetime=float(lifetime))
+        evolve(
+            bank,
+            consent_page=not no_consent_page,
+            access_token_lifetime=float(lifetime),
+            refused_revocation_fields=refused,
+        )
         for bank in DEFAULT_BANKS
     ]
     with Sandbox(banks=banks, port=port, http_port=http_port) as running:

@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -54,6 +55,14 @@ def test_a_code_gives_a_pair_with_the_lifetime_of_the_policy() -> None:
     expired = bank.check_access(CLIENT, pair.access_token)
     assert expired is not None
     assert expired.error == "expired_token"
+
+
+@pytest.mark.parametrize("fields", [["token"], "username", [7]])
+def test_a_policy_refuses_only_fields_that_a_revocation_may_leave_out(fields: Any) -> None:
+    with pytest.raises(ValueError, match="token_type_hint, client_id, username"):
+        evolve(STRICT, refused_revocation_fields=fields)
+    closed = evolve(STRICT, refused_revocation_fields=["username", "username"])
+    assert closed.refused_revocation_fields == {"username"}
 
 
 def test_a_code_expires_after_thirty_seconds() -> None:

@@ -68,6 +68,46 @@ def test_an_invalid_fault_is_refused(sandbox: Sandbox, body: object, words: str)
     assert words in response.json()["error"]
 
 
+def test_another_process_can_choose_the_revocation_fields_that_banks_refuse(
+    sandbox: Sandbox, client: RawClient
+) -> None:
+    def statuses() -> list[int]:
+        return [client.revoke("fake", target_id=name).status_code for name in sandbox.banks]
+
+    body = {"refused_fields": ["username", "token_type_hint"]}
+    assert post(sandbox, body, "revocation").status_code == 204
+    assert statuses() == [400, 400]
+    post(sandbox, {"refused_fields": [], "target_id": NON_ROTATING}, "revocation")
+    assert statuses() == [400, 200]
+    post(sandbox, {"refused_fields": []}, "revocation")
+    assert statuses() == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ([], "Send an object"),
+        ({}, "Send an object"),
+        ({"target_id": STRICT}, "Send an object"),
+        ({"refused_fields": ["username"], "bank": STRICT}, "Send an object"),
+        ({"refused_fields": ["token"]}, "token_type_hint, client_id, username"),
+        ({"refused_fields": "username"}, "token_type_hint, client_id, username"),
+        ({"refused_fields": ""}, "token_type_hint, client_id, username"),
+        ({"refused_fields": None}, "token_type_hint, client_id, username"),
+        ({"refused_fields": [["username"]]}, "token_type_hint, client_id, username"),
+        ({"refused_fields": ["username"], "target_id": "IIDX77777"}, "no such bank"),
+        ({"refused_fields": ["username"], "target_id": []}, "no such bank"),
+    ],
+)
+def test_an_invalid_choice_of_revocation_fields_is_refused(
+    sandbox: Sandbox, client: RawClient, body: object, words: str
+) -> None:
+    response = post(sandbox, body, "revocation")
+    assert response.status_code == 400
+    assert words in response.json()["error"]
+    assert client.revoke("fake").status_code == 200
+
+
 def test_another_process_can_advance_the_clock(sandbox: Sandbox, client: RawClient) -> None:
     token = client.tokens()["access_token"]
     before = sandbox.clock()
@@ -101,7 +141,7 @@ def test_an_invalid_advance_is_refused(sandbox: Sandbox, body: str, words: str) 
     assert sandbox.clock.ahead == 0.0
 
 
-@pytest.mark.parametrize("path", ["faults", "clock"])
+@pytest.mark.parametrize("path", ["faults", "revocation", "clock"])
 def test_the_body_must_be_json(sandbox: Sandbox, path: str) -> None:
     url = f"{sandbox.control_url}/sandbox/{path}"
     as_form = httpx.post(url, data={"fault": "not-json"}, trust_env=False)

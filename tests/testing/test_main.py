@@ -10,7 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from attrs import evolve
 
+from blink_oauth import BlinkOAuth, Grant, RevocationError, Settings, Token
 from blink_oauth_testing.sandbox.__main__ import main
 
 
@@ -31,6 +33,8 @@ def test_it_prints_the_variables_of_a_client_and_stops_on_a_signal(
         "--consent-page",
         "--lifetime",
         "60",
+        "--refuse-revocation-field",
+        "username",
     ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -44,10 +48,17 @@ def test_it_prints_the_variables_of_a_client_and_stops_on_a_signal(
         passphrase = Path(environment["BLINK_KEY_PASSPHRASE_FILE"]).read_text("utf-8")
         (authorize_url,) = (line.split()[-1] for line in lines if "Authorize:" in line)
         page = httpx.get(authorize_url, trust_env=False)
+        settings = Settings.from_env(environment)
+        grant, token = Grant("IIDX00002", "u-4711"), Token(access_token="fake-unknown-token")
+        with BlinkOAuth(settings) as blink, pytest.raises(RevocationError) as refused:
+            blink.revoke(grant, token)
+        with BlinkOAuth(evolve(settings, revocation_fields=["client_id"])) as blink:
+            blink.revoke(grant, token)
         run.send_signal(stop_signal)
         rest, errors = run.communicate(timeout=10.0)
     assert run.returncode == 0
     assert errors == ""
+    assert "form field username: not allowed" in str(refused.value)
     assert passphrase not in "".join(lines) + rest
     assert "Sign in" in page.text
     assert any("IIDX00001" in line for line in lines)
@@ -62,3 +73,10 @@ def test_an_invalid_lifetime_is_a_usage_error(
         main(["--lifetime", lifetime])
     assert caught.value.code == 2
     assert "--lifetime" in capsys.readouterr().err
+
+
+def test_an_unknown_revocation_field_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--refuse-revocation-field", "token"])
+    assert caught.value.code == 2
+    assert "token_type_hint" in capsys.readouterr().err

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from attrs import evolve
 
+from blink_oauth.settings import RevocationField
 from blink_oauth_testing.sandbox import Sandbox
 from testing.raw_client import (
     CLIENT_ID,
@@ -187,6 +189,45 @@ def test_a_field_of_a_revocation_that_is_sent_must_be_right(
     response = client.post("/oauth/revoke", {"token": token, **changes})
     assert response.status_code == status
     assert client.sandbox.banks[STRICT].accepts(token)
+
+
+@pytest.mark.parametrize(
+    ("refused", "sent", "broken"),
+    [
+        (("username",), ("client_id", "username"), ["username"]),
+        (("token_type_hint",), ("token_type_hint",), ["token_type_hint"]),
+        (("client_id", "username"), ("username", "client_id"), ["client_id", "username"]),
+        (("token_type_hint", "username"), ("client_id",), []),
+        (("token_type_hint", "client_id", "username"), (), []),
+    ],
+)
+def test_a_closed_form_refuses_a_revocation_with_its_fields_and_no_other(
+    client: RawClient,
+    refused: tuple[RevocationField, ...],
+    sent: tuple[str, ...],
+    broken: list[str],
+) -> None:
+    bank = client.sandbox.banks[STRICT]
+    bank.policy = evolve(bank.policy, refused_revocation_fields=refused)
+    token = client.tokens()["access_token"]
+    values = {
+        "token_type_hint": "access_token",
+        "client_id": CLIENT_ID,
+        "username": USERNAME,
+    }
+    response = client.post("/oauth/revoke", {"token": token} | {n: values[n] for n in sent})
+    assert bank.accepts(token) is bool(broken)
+    if not broken:
+        assert response.status_code == 200
+        return
+    assert response.status_code == 400
+    assert response.headers["X-CorAPI-Source"] == "PROVIDER"
+    assert response.json() == {
+        "error": "invalid_request",
+        "error_description": "; ".join(f"form field {name}: not allowed" for name in broken),
+    }
+    # A token request has these fields whatever the form of a revocation has.
+    assert client.refresh(client.tokens()["refresh_token"]).status_code == 200
 
 
 def test_a_repeated_form_field_is_refused(client: RawClient) -> None:

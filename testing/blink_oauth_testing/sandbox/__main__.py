@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from attrs import evolve
 
+from blink_oauth.settings import REVOCATION_FIELDS
+
 from .banks import DAY, DEFAULT_BANKS
 from .server import Sandbox
 
@@ -19,7 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     banks = [
         evolve(
-            bank, consent_page=options.consent_page, access_token_lifetime=float(options.lifetime)
+            bank,
+            consent_page=options.consent_page,
+            access_token_lifetime=float(options.lifetime),
+            refused_revocation_fields=options.refuse_revocation_field,
         )
         for bank in DEFAULT_BANKS
     ]
@@ -47,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--consent-page", action="store_true", help="show consent pages")
     parser.add_argument(
+        "--refuse-revocation-field",
+        choices=REVOCATION_FIELDS,
+        action="append",
+        default=[],
+        help="refuse a revocation with this field; may be repeated",
+    )
+    parser.add_argument(
         "--lifetime",
         type=_seconds,
         default=int(DAY),
@@ -72,7 +84,7 @@ def _instructions(sandbox: Sandbox) -> str:
     lines += [
         f"# Accounts:   {sandbox.accounts_url}",
         f"# Authorize:  {authorize_url}",
-        f"# Control:    {sandbox.control_url}/sandbox; POST to its /faults and /clock",
+        f"# Control:    {sandbox.control_url}/sandbox; POST to its /faults, /revocation, /clock",
         "# Press Ctrl-C to stop it.",
     ]
     return "\n".join(lines)

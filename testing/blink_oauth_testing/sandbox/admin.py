@@ -3,6 +3,8 @@
 * `GET /sandbox` returns the environment, the banks with their counts, the time and the exchanges.
 * `POST /sandbox/faults` with `{"fault": "not-json", "target_id": …, "operation": …, "times": 1}`
   makes the next matching requests fail; only `fault` is required.
+* `POST /sandbox/revocation` with `{"refused_fields": ["username"], "target_id": …}` makes a bank
+  refuse a revocation that has one of these fields; all banks without `target_id`.
 * `POST /sandbox/clock` with `{"advance": 86400}` advances the clock by that many seconds and
   returns the time, in seconds since the epoch: `{"now": …}`.
 
@@ -18,9 +20,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from urllib.parse import parse_qsl
 
 from aiohttp import web
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
-from .banks import Clock
+from .banks import Bank, Clock, revocation_fields
 from .consent import ConsentSessions, authorize
 from .faults import FaultPlan, fault_named
 from .http import send_response
@@ -63,6 +65,7 @@ class ControlInterface:
                 web.post(AUTHORIZE, self.authorize),
                 web.get("/sandbox", self.show),
                 web.post("/sandbox/faults", self.fail),
+                web.post("/sandbox/revocation", self.close_revocation),
                 web.post("/sandbox/clock", self.advance),
             ]
         )
@@ -104,6 +107,15 @@ class ControlInterface:
 
         def act(body: object) -> Response:
             plan_fault(self.platform.plan, body)
+            return Response(204)
+
+        return await _with_json_body(request, act)
+
+    async def close_revocation(self, request: web.Request) -> web.StreamResponse:
+        """Choose the fields of a revocation that the banks refuse."""
+
+        def act(body: object) -> Response:
+            refuse_revocation_fields(self.platform.banks, body)
             return Response(204)
 
         return await _with_json_body(request, act)
@@ -177,6 +189,26 @@ def plan_fault(plan: FaultPlan, body: object) -> None:
         operation=body.get("operation"),
         times=times,
     )
+
+
+def refuse_revocation_fields(banks: Mapping[str, Bank], body: object) -> None:
+    """Choose the fields of a revocation that banks refuse, as another process requests.
+
+    Args:
+        banks: The banks by target id.
+        body: An object with `refused_fields`, and optionally `target_id`.
+
+    Raises:
+        ValueError: The body is not such an object, or there is no such field or bank.
+    """
+    if not isinstance(body, dict) or body.keys() - {"target_id"} != {"refused_fields"}:
+        raise ValueError("Send an object with refused_fields and target_id.")
+    refused, target_id = revocation_fields(body["refused_fields"]), body.get("target_id")
+    chosen = [bank for name, bank in banks.items() if target_id in (None, name)]
+    if not chosen:
+        raise ValueError(f"There is no such bank. The banks are: {', '.join(banks)}.")
+    for bank in chosen:
+        bank.policy = evolve(bank.policy, refused_revocation_fields=refused)
 
 
 def advance_clock(clock: Clock, body: object) -> None:

@@ -12,15 +12,29 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal
 
 from attrs import define, field, frozen
+
+from blink_oauth.settings import REVOCATION_FIELDS, RevocationField
 
 __all__ = []
 
 ReuseReaction = Literal["revoke_family", "refuse"]
 DAY = 86_400.0
+
+
+def revocation_fields(names: Collection[RevocationField]) -> frozenset[RevocationField]:
+    """Return the names of fields as a set.
+
+    Raises:
+        ValueError: They are no collection of names of optional fields.
+    """
+    is_list = isinstance(names, Collection) and not isinstance(names, str)
+    if not is_list or any(name not in REVOCATION_FIELDS for name in names):
+        raise ValueError(f"The fields of a revocation are: {', '.join(REVOCATION_FIELDS)}.")
+    return frozenset(names)
 
 
 @frozen
@@ -48,6 +62,9 @@ class BankPolicy:
             that a username has one contract is a simplification of the sandbox.
         consent_page: Whether the authorize endpoint shows consent pages instead of issuing a code
             immediately.
+        refused_revocation_fields: The fields that the bank's form of a revocation does not have: it
+            refuses a form with one of them. Of `token_type_hint`, `client_id` and `username`, none
+            is certain (spec/README.md).
         response_delay: Seconds between the bank's decision on a token request and the response,
             also for a fault. They pass in real time, not on the sandbox's clock.
     """
@@ -63,6 +80,9 @@ class BankPolicy:
     code_lifetime: float = 30.0
     one_token_per_contract: bool = False
     consent_page: bool = False
+    refused_revocation_fields: frozenset[RevocationField] = field(
+        default=frozenset(), converter=revocation_fields
+    )
     response_delay: float = 0.0
 
 

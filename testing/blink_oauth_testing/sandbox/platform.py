@@ -235,6 +235,10 @@ def _request_token(bank: Bank, client_id: str, request: Request) -> Response:
 
 
 def _revoke_token(bank: Bank, client_id: str, request: Request) -> Response:
+    refused = sorted(bank.policy.refused_revocation_fields.intersection(request.field_names))
+    if refused:
+        broken = "; ".join(f"form field {name}: not allowed" for name in refused)
+        return oauth_error("invalid_request", broken)
     refusal = bank.revoke(client_id, request.field("token"), request.field("username") or None)
     return oauth_error(refusal.error, refusal.description) if refusal else success(None)
 
