@@ -4,7 +4,8 @@ Two probes, with and without the certificate, use the configured proxy, timeouts
 verification, as the client's own calls do. Any response proves that the connection works.
 
 A third request revokes a token that does not exist. A server treats an unknown token as revoked
-(RFC 7009 section 2.2), so the call can spend nothing.
+(RFC 7009 section 2.2), so the call can spend nothing. If its form is refused, up to seven more
+revoke other made-up tokens with other fields.
 """
 
 from __future__ import annotations
@@ -27,16 +28,15 @@ from blink_oauth.errors import (
     NoResponseError,
     OAuthError,
     ProblemError,
-    RevocationError,
     TlsError,
     TlsFault,
 )
 from blink_oauth.headers import Probe, ResponseMeta, Source
 from blink_oauth.settings import Settings
-from blink_oauth.tokens import Token, TokenKind
 
 from .check import Check, failed, passed, warning
 from .checks_local import settings_without_certificate
+from .checks_revocation import FormState, Trial, other_trials, revocation_check, trial
 
 __all__ = [
     "FailureCause",
@@ -256,7 +256,7 @@ def clock_check(probe: Probe | None) -> Check:
 
 
 CALL, HEADERS = "call", "headers"
-MALFORMED = frozenset({400, 406, 415})
+MALFORMED = frozenset({400, 406, 415, 422})
 MADE_UP_TOKEN = "The token was made up, so nothing can be spent."
 SUPPORT = "ask the bLink support with the correlation id"
 
@@ -288,18 +288,28 @@ def call_checks(
         finding = "Client id and headers were not tried at the platform."
         yield warning(CALL, finding, "Make the server reachable with the certificate first.")
         return
+    others: list[Trial] = []
     try:
         grant = Grant(target_id, username or "blink-oauth-doctor")
-        with BlinkOAuth(settings, clock=clock) as blink:
-            metas = blink.revoke(grant, Token(access_token=f"not-a-token-{new_name()}"))
+        first = trial(settings, grant, clock, new_name)
+        if first.state is FormState.REFUSED:
+            others += other_trials(settings, grant, clock, new_name)
     except InvalidInputError as error:
         yield failed(CALL, str(error), "Correct the target or the username that were given.")
-    except RevocationError as error:
-        yield from _refusal_checks(target_id, error.errors[TokenKind.ACCESS_TOKEN])
-    else:
+        return
+    # A refused form says nothing about the rest of the call; an accepted one says most.
+    telling = [each for each in others if each.state is not FormState.REFUSED]
+    best = next((each for each in telling if each.state is FormState.ACCEPTED), None)
+    best = best or next(iter(telling), first)
+    if best.error is not None:
+        yield from _refusal_checks(target_id, best.error)
+    elif best.meta is not None:
         finding = f"The call to {target_id} was let through. {MADE_UP_TOKEN}"
         yield passed(CALL, finding)
-        yield _headers_check(metas[TokenKind.ACCESS_TOKEN])
+        yield _headers_check(best.meta)
+    if first.state is not FormState.UNKNOWN:
+        response = _response_summary(first.error) if first.error is not None else ""
+        yield revocation_check(first, others, response)
 
 
 def _refusal_checks(target_id: str, error: BlinkError) -> Iterator[Check]:

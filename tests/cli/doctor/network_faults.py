@@ -99,7 +99,7 @@ NETWORK_FAULTS: dict[str, Fault] = {
         "headers",
         FAIL,
         "Check user_agent",
-        frozenset({"call"}),
+        frozenset({"call", "revocation"}),
     ),
     "client unknown to the bank": Fault(
         injection.server_with_behaviour(

@@ -31,6 +31,7 @@ def test_without_a_fault_every_check_is_ok(harness: Harness) -> None:
         "clock",
         "call",
         "headers",
+        "revocation",
         "store_file",
         "store",
         "store_schema",
