@@ -241,11 +241,11 @@ def edited(old: str, new: str) -> dict[str, Any]:
             id="limit of a response header",
         ),
         pytest.param(
-            "[Nn][Oo]-[Cc][Aa][Cc][Hh][Ee]$",
+            "[Ee][Nn]$",
             "`+$",
             [
-                "-- `Pragma`: `str`, pattern `^[Nn][Oo]-[Cc][Aa][Cc][Hh][Ee]$`",
-                "+- `Pragma`: `str`, pattern ``^`+$``",
+                "-- `ContentLanguage`: `str`, pattern `^[Ee][Nn]$`",
+                "+- `ContentLanguage`: `str`, pattern ``^`+$``",
             ],
             id="code with a backtick",
         ),

@@ -47,6 +47,11 @@ DELAY_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
 """RFC 9110 section 10.2.3, and the fraction that some servers add."""
 MAX_DELAY = float(2**31)
 """Stands for any longer delay (RFC 9111 section 1.2.2)."""
+OTHER_DIRECTIVES: Final = r'(([^",]|"([^"\\]|\\.)*")*,)*'
+"""The elements of `Cache-Control` or `Pragma` before another one (RFC 9111 section 5.2).
+
+An argument may be a quoted string, with commas. The patterns in the contract are the same.
+"""
 SHORT_YEAR = re.compile(r"[0-9]-[a-z]{3}-[0-9]{2}\s", re.IGNORECASE)
 """The year in the form of RFC 850."""
 
@@ -206,7 +211,9 @@ def _language(value: str) -> str | None:
 
 
 def _has_directive(value: str, directive: str) -> bool:
-    return directive in {part.strip().lower() for part in value.split(",")}
+    """Return whether a list of directives has one as an element of its own, without an argument."""
+    pattern = rf"^{OTHER_DIRECTIVES}[ \t]*{directive}[ \t]*(,|$)"
+    return re.search(pattern, value, re.ASCII | re.IGNORECASE) is not None
 
 
 def _retry_after(value: str, now: datetime) -> float | None:

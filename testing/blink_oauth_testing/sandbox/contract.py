@@ -101,7 +101,11 @@ class _OpenAPIResponse:
 
     def __init__(self, response: Response) -> None:
         self.status_code = response.status
-        self.headers = Headers(list(response.headers))
+        lines: dict[str, list[str]] = {}
+        for name, value in response.headers:
+            lines.setdefault(name.lower(), []).append(value)
+        # RFC 9110 section 5.3: the lines of a repeated header are one list.
+        self.headers = Headers([(name, ", ".join(values)) for name, values in lines.items()])
         self.content_type = response.header("Content-Type") or ""
         self.data = response.body
 
