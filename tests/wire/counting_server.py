@@ -176,9 +176,12 @@ def body_of(name: str, **members: object) -> bytes:
     return json.dumps(pair | members).encode()
 
 
+FIELDS = ("Content-Type: application/json", "Cache-Control: no-store", "Pragma: no-cache")
+
+
 def head_of(length: int, *lines: str) -> bytes:
     """Return the head of a response."""
-    fields = ["Content-Type: application/json", f"Content-Length: {length}", *lines]
+    fields = [*FIELDS, f"Content-Length: {length}", *lines]
     return "\r\n".join(["HTTP/1.1 200 OK", *fields, "", ""]).encode()
 
 

@@ -149,7 +149,7 @@ TABLE: Mapping[str, Row] = {
     "wrong-correlation-id": Row(evolve(FOREIGN, has_token=True), evolve(FOREIGN, retryable=True)),
     "missing-correlation-id": odd_headers(Success(echoed=None)),
     "missing-source": odd_headers(Success(source=Source.UNKNOWN)),
-    "cacheable": odd_headers(Success(caching_forbidden=False)),
+    "cacheable": odd_headers(Success(frozenset({Oddity.CACHEABLE}), caching_forbidden=False)),
     "status-201": odd(Oddity.STATUS_UNDOCUMENTED),
     "status-299": odd(Oddity.STATUS_UNDOCUMENTED),
     "status-499": proxy(499, Outcome.UNCERTAIN),

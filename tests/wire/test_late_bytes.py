@@ -31,9 +31,7 @@ AFTER_SENDING = "send_request_body.complete"
 AFTER_THE_HEAD = "receive_response_headers.complete"
 BODY, RESPONSE = body_of("late"), response_of("late")
 CHUNKS = [b"%X\r\n%b\r\n" % (len(part), part) for part in (BODY[:9], BODY[9:], b"")]
-CHUNKED_HEAD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-)
+CHUNKED_HEAD = head_of(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
 EARLY = b"HTTP/1.1 103 Early Hints\r\n\r\n"
 LONG = EARLY.replace(b"\r\n\r\n", b"\r\nLink: <%b>\r\n\r\n" % (b"x" * 10_000))
 

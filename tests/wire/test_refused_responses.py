@@ -43,7 +43,8 @@ def response(
     *lines: bytes, start: bytes = b"HTTP/1.1 200 OK", body: bytes = BODY, length: bool = True
 ) -> bytes:
     """Return the bytes of a response with further header lines."""
-    head = [start, b"Content-Type: application/json", b"X-CorAPI-Source: PROVIDER", *lines]
+    head = [start, b"Content-Type: application/json", b"X-CorAPI-Source: PROVIDER"]
+    head += [b"Cache-Control: no-store", b"Pragma: no-cache", *lines]
     if length:
         head.append(b"Content-Length: %d" % len(body))
     return b"\r\n".join([*head, b"", body])
@@ -258,6 +259,22 @@ def test_the_outcome_is_uncertain_without_a_success_status_and_a_token(
         assert error.token.refresh_token == Secret(PAIR["refresh_token"])
     else:
         assert error.token is None
+
+
+@pytest.mark.parametrize(
+    ("start", "cacheable"),
+    # Without a status no cache keeps it.
+    [(b"HTTP/1.1 500 Oops", True), (b"HTTP/1.1 Oops", False)],
+)
+def test_a_malformed_response_counts_as_cacheable_only_if_it_has_a_status(
+    connect: Connect, start: bytes, cacheable: bool
+) -> None:
+    raw = response(NO_COLON, start=start).replace(b"no-store", b"private")
+    error = refreshed(connect, raw)
+    assert isinstance(error, BlinkError)
+    assert error.token is not None
+    assert MALFORMED in error.token.oddities
+    assert (Oddity.CACHEABLE in error.token.oddities) is cacheable
 
 
 SECRET, SENT = PAIR["access_token"], "fake-refresh-token-1"

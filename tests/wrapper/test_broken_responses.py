@@ -72,6 +72,11 @@ def headers(**more: str) -> Headers:
     return TOKEN_HEADERS | {name.replace("_", "-"): value for name, value in more.items()}
 
 
+def without(name: str) -> Headers:
+    """Return the usual headers without one of them."""
+    return {key: value for key, value in TOKEN_HEADERS.items() if key != name}
+
+
 def raw(name: bytes, value: bytes) -> Headers:
     """Return the usual headers and one of raw bytes."""
     usual = {name.encode(): text.encode() for name, text in TOKEN_HEADERS.items()}
@@ -283,8 +288,23 @@ WITH_PAIR: dict[str, Row] = {
         reply(headers=headers(Content_Type="Application/JSON ; charset=x")),
         set(),
     ),
-    "no content type": (reply(headers={"X-CorAPI-Source": "PROVIDER"}), {O.CONTENT_TYPE}),
-    "no headers": (reply(headers={}), {O.CONTENT_TYPE}),
+    "no content type": (reply(headers=without("Content-Type")), {O.CONTENT_TYPE}),
+    "no headers": (reply(headers={}), {O.CONTENT_TYPE, O.CACHEABLE}),
+    "no Cache-Control": (reply(headers=without("Cache-Control")), {O.CACHEABLE}),
+    "no Pragma": (reply(headers=without("Pragma")), {O.CACHEABLE}),
+    "Cache-Control without no-store": (
+        reply(headers=headers(Cache_Control="no-cache, private")),
+        {O.CACHEABLE},
+    ),
+    "no-store in an argument": (
+        reply(headers=headers(Cache_Control='private="a, no-store"')),
+        {O.CACHEABLE},
+    ),
+    "Pragma without no-cache": (reply(headers=headers(Pragma="no-store")), {O.CACHEABLE}),
+    "further directives": (
+        reply(headers=headers(Cache_Control="Private, NO-STORE", Pragma="no-cache, x=1")),
+        set(),
+    ),
     "header not ASCII": (reply(headers=raw(b"Content-Language", b"\xfc")), set()),
     "echo empty": (reply(headers=raw(b"X-Correlation-ID", b"")), set()),
     "content type not ASCII": (

@@ -89,6 +89,8 @@ def foreign(
         "Content-Language": "de",
         "X-Correlation-ID": echo,
         "X-CorAPI-Source": source,
+        "Cache-Control": "no-store",
+        "Pragma": "no-cache",
         "Retry-After": "7",
     }
     return Platform(reply(status, body, headers))

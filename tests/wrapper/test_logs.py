@@ -7,13 +7,20 @@ import ssl
 import warnings
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import quote_plus
 
 import pytest
 from attrs import evolve
 
-from blink_oauth import BlinkError, NotConnectedError, RevocationError, Secret, Settings
+from blink_oauth import (
+    BlinkError,
+    NotConnectedError,
+    RevocationError,
+    Secret,
+    Settings,
+    StatusError,
+)
 from flavours import FLAVOURS, Caller, Flavour
 from wrapper.harness import (
     ACCESS_TOKEN,
@@ -115,8 +122,18 @@ def test_a_log_record_names_the_call_and_its_outcome(connect: Connect) -> None:
             revoke_access(blink)
     done, failed = [text for place, text in logged if place == "blink_oauth"]
     assert done.startswith("refresh target=IIDX99999 correlation_id=corr-1 outcome=done error=None")
+    assert done.endswith(" oddities=")
     call = "revoke target=IIDX99999 correlation_id=corr-2"
     assert failed.startswith(f"{call} outcome=uncertain error=StatusError")
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_log_record_names_the_oddities_of_a_pair(connect: Connect, status: int) -> None:
+    with captured_logs() as logged, suppress(StatusError):
+        refresh(connect(Platform(reply(status, headers={"Content-Type": "application/json"}))))
+    (text,) = [text for place, text in logged if place == "blink_oauth"]
+    undocumented = "" if status == 200 else ",status_undocumented"
+    assert text.endswith(f" oddities=cacheable{undocumented}")
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

@@ -195,6 +195,9 @@ def _head_oddities(response: RawResponse, meta: ResponseMeta) -> Iterator[Oddity
         yield Oddity.HEAD_MALFORMED
     if meta.echoed is False:
         yield Oddity.FOREIGN_CORRELATION_ID
+    # Without a status no header was read, and no cache keeps the response.
+    if response.status and not meta.caching_forbidden:
+        yield Oddity.CACHEABLE
     media_type = response.headers.get("Content-Type", "").partition(";")[0]
     if media_type.strip().lower() != "application/json":
         yield Oddity.CONTENT_TYPE
@@ -370,14 +373,16 @@ def _meta_or_error(call: Call, reply: Reply, now: datetime) -> ResponseMeta | Bl
 
 def _log(call: Call, result: Token | ResponseMeta | BlinkError, now: datetime) -> None:
     error = result if isinstance(result, BlinkError) else None
+    token = result if isinstance(result, Token) else error and error.token
     # A received pair must not be lost because a log handler fails.
     with suppress(Exception):
         logger.debug(
-            "%s target=%s correlation_id=%s outcome=%s error=%s duration=%.3f",
+            "%s target=%s correlation_id=%s outcome=%s error=%s duration=%.3f oddities=%s",
             call.operation.name.lower(),
             call.target_id,
             call.correlation_id,
             error.outcome if error else "done",
             type(error).__name__ if error else None,
             (now - call.started_at).total_seconds(),
+            ",".join(sorted(token.oddities)) if token else "",
         )

@@ -218,6 +218,8 @@ class Oddity(StrEnum):
     REFRESH_TOKEN_UNUSABLE = "refresh_token_unusable"
     SCOPE_UNUSABLE = "scope_unusable"
     FOREIGN_CORRELATION_ID = "foreign_correlation_id"
+    CACHEABLE = "cacheable"
+    """`Cache-Control` without `no-store`, or `Pragma` without `no-cache` (RFC 6749 section 5.1)."""
 
 
 @frozen(kw_only=True, init=False, weakref_slot=False)
