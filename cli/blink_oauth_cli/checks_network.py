@@ -382,6 +382,9 @@ def _headers_check(meta: ResponseMeta) -> Check:
         faults.append("X-Correlation-ID did not come back")
     elif not meta.echoed:
         faults.append("X-Correlation-ID came back changed")
+    # An error need not forbid caching.
+    if 200 <= meta.status < 300 and not meta.caching_forbidden:
+        faults.append("Cache-Control and Pragma do not forbid caching, which could store tokens")
     if faults:
         return warning(
             HEADERS,
@@ -389,8 +392,8 @@ def _headers_check(meta: ResponseMeta) -> Check:
             "Look for a proxy or gateway in between that drops or changes headers; else "
             f"{SUPPORT}.",
         )
-    caching = "forbids caching" if meta.caching_forbidden else "does not forbid caching"
+    caching = " and forbids caching" if meta.caching_forbidden else ""
     return passed(
         HEADERS,
-        f"Request and response headers are correct; the {meta.source} responded and {caching}.",
+        f"Request and response headers are correct; the {meta.source} responded{caching}.",
     )

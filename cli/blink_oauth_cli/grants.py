@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -167,7 +168,8 @@ def status(app: App, json_: bool) -> None:
     It reads the store alone: no certificate is needed, and nothing is sent. “customer needed” means
     that the customer must consent again, at the latest when the access token expires. “needs
     attention” means that the bank has refused each refresh for more than a day, and not for the
-    token's sake. “unreadable” means that none of the keys opens the grant.
+    token's sake. “unreadable” means that none of the keys opens the grant. A line below the table
+    names what was odd in the responses of a target.
     """
     from blink_oauth.tokens import utc_now
     from blink_oauth_keeper.profile import TargetProfile
@@ -181,10 +183,13 @@ def status(app: App, json_: bool) -> None:
         return profiles.get(target_id, general)
 
     unreadable = 0
+    odd: Counter[tuple[str, tuple[str, ...]]] = Counter()
 
     def counted(status: GrantStatus) -> GrantStatus:
         nonlocal unreadable
         unreadable += status.state == "unreadable"
+        if status.oddities:
+            odd[status.grant.target_id, tuple(sorted(status.oddities))] += 1
         return _uncertain_after_lease(status)
 
     with app.store() as store:
@@ -196,6 +201,11 @@ def status(app: App, json_: bool) -> None:
             app.screen.table(COLUMNS, rows)
         else:
             app.screen.note(f"No grant of {client_id} is stored yet. Begin with blink-oauth login.")
+    for (target_id, names), number in sorted(odd.items()):
+        app.screen.note(
+            f"{target_id}: odd responses to {number} {'grant' if number == 1 else 'grants'}: "
+            f"{', '.join(names)}. Look for the cause with blink-oauth doctor --target {target_id}."
+        )
     if unreadable and (missing := missing_key_ids(app.store_location)):
         app.screen.note(
             f"Keys that are not given seal {unreadable} grants: {', '.join(missing)}. Give them "
@@ -236,6 +246,7 @@ def _state(status: GrantStatus) -> str:
 def _as_json(status: GrantStatus) -> dict[str, object]:
     content = asdict(status, recurse=False)
     grant = content.pop("grant")
+    content["oddities"] = sorted(status.oddities)
     times = {
         name: value.isoformat() if value else None
         for name, value in content.items()

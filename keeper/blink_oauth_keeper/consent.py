@@ -13,7 +13,13 @@ from . import policy
 from .errors import ConsentNeededError, SealError, StoreError, UnknownGrantError
 from .events import EventName
 from .policy import moved_error
-from .refresh import load, report_foreign, retry_until_stored, seconds_since
+from .refresh import (
+    load,
+    report_foreign,
+    report_oddities,
+    retry_until_stored,
+    seconds_since,
+)
 from .steps import (
     AddNote,
     Emit,
@@ -31,7 +37,7 @@ from .steps import (
     Steps,
 )
 from .store.moving import is_moved
-from .store.protocol import Note, Origin, Record, State, is_revoked
+from .store.protocol import Note, Origin, Record, State, is_revoked, odd_detail
 from .store.rules import empty_record
 
 __all__ = ["authorize", "finish_revocation", "revoke"]
@@ -68,7 +74,12 @@ def authorize(job: Job) -> Steps:
     seconds = seconds_since(job, began)
     correlation_id = token.meta.correlation_id if token.meta else None
     idle_until = policy.idle_until(token, issued_at, job.profile)
-    note = Note(event=EventName.AUTHORIZED, correlation_id=correlation_id, actor=job.actor)
+    note = Note(
+        event=EventName.AUTHORIZED,
+        correlation_id=correlation_id,
+        detail=odd_detail(token),
+        actor=job.actor,
+    )
     expected = Record(
         key=job.key,
         generation=before.generation + 1 if before else 1,
@@ -84,6 +95,7 @@ def authorize(job: Job) -> Steps:
     record = yield from _store(expected, Put(token, issued_at, idle_until, note), result)
     if record is None:
         return result
+    yield from report_oddities(token, record, correlation_id)
     yield Emit(EventName.AUTHORIZED, record, correlation_id=correlation_id, seconds=seconds)
     if is_revoked(record):
         return Result(record, ConsentNeededError("The grant was revoked. Authorize it anew."))

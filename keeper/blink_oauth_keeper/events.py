@@ -54,6 +54,12 @@ class EventName(StrEnum):
     FOREIGN_RESPONSE = "response.foreign"
     """The response to a call had the correlation id of another request. It was not believed; a pair
     in it is in the journal, and is neither served nor presented."""
+    ODD_RESPONSE = "response.odd"
+    """A pair came in a response that departs from the contract, in a way that this process has not
+    reported of its target before."""
+    ODD_RESPONSE_AGAIN = "response.odd_again"
+    """A pair came in a response that departs from the contract, in ways that this process has
+    reported of its target before."""
     UNSETTLED = "store.unsettled"
     """A result could not be stored: it is in memory only, and is tried again."""
     SETTLED_LATE = "store.settled_late"
@@ -87,6 +93,8 @@ LEVELS: dict[EventName, int] = {
     EventName.REVOCATION_FAILED: logging.ERROR,
     EventName.MOVED: logging.INFO,
     EventName.FOREIGN_RESPONSE: logging.CRITICAL,
+    EventName.ODD_RESPONSE: logging.WARNING,
+    EventName.ODD_RESPONSE_AGAIN: logging.DEBUG,
     EventName.UNSETTLED: logging.CRITICAL,
     EventName.SETTLED_LATE: logging.WARNING,
     EventName.LOST: logging.CRITICAL,
@@ -114,6 +122,7 @@ class Event:
         status: The HTTP status of the error, or None.
         seconds: Seconds that the call to the bank took, or None.
         count: The number of grants, if the event is about several; otherwise None.
+        oddities: The names of what is odd in the response with a pair (`Oddity`), sorted.
     """
 
     name: EventName
@@ -129,6 +138,7 @@ class Event:
     status: int | None = None
     seconds: float | None = None
     count: int | None = None
+    oddities: tuple[str, ...] = ()
 
 
 Listener = Callable[[Event], None]

@@ -8,11 +8,11 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from attrs import asdict, frozen
+from attrs import asdict, define, field, frozen
 
 from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError
-from blink_oauth.tokens import Token
+from blink_oauth.tokens import Oddity, Token
 
 from .breaker import Breakers
 from .errors import SealError, StoreError
@@ -44,7 +44,7 @@ from .store.protocol import GrantKey, TokenStore
 if TYPE_CHECKING:
     from blink_oauth import BlinkOAuth
 
-__all__ = ["StepExecutor", "harmless", "log_event"]
+__all__ = ["ReportedOddities", "StepExecutor", "harmless", "log_event"]
 
 UNSTORED_POLL = 0.5
 """Seconds to wait before a grant with an unstored result in this process is tried again."""
@@ -69,6 +69,25 @@ def harmless(message: str, *args: object) -> Iterator[None]:
             logger.exception(message, *args)
 
 
+@define(eq=False)
+class ReportedOddities:
+    """The oddities that this process has reported of each target.
+
+    A bank that sends one in each response would otherwise warn at each refresh of each grant.
+    """
+
+    _of_target: dict[str, frozenset[Oddity]] = field(init=False, factory=dict)
+
+    # No lock, which another thread may hold during a fork: two threads may report the same.
+
+    def event_for(self, target_id: str, oddities: frozenset[Oddity]) -> EventName:
+        """Return the event about a response: one that warns if an oddity was not reported yet."""
+        reported = self._of_target.get(target_id, frozenset())
+        self._of_target[target_id] = reported | oddities
+        is_new = not oddities <= reported
+        return EventName.ODD_RESPONSE if is_new else EventName.ODD_RESPONSE_AGAIN
+
+
 @frozen
 class StepExecutor:
     """Performs steps.
@@ -81,6 +100,7 @@ class StepExecutor:
         lease: Seconds that a lease lasts.
         now: Returns the current time, aware UTC.
         listener: Receives every event, or None.
+        reported: The oddities that were reported.
     """
 
     blink: BlinkOAuth
@@ -90,6 +110,7 @@ class StepExecutor:
     lease: float
     now: Callable[[], datetime]
     listener: Listener | None
+    reported: ReportedOddities = field(factory=ReportedOddities)
 
     def perform(self, job: Job, step: Step) -> Any:  # noqa: C901, PLR0911, PLR0912  one case for each step
         """Perform a step and return its return value.
@@ -189,13 +210,15 @@ class StepExecutor:
 
     def _emit(self, key: GrantKey, step: Emit) -> None:
         """Build the event of a step, log it, and pass it to the listener."""
-        grant, record, error = key.grant, step.record, step.error
+        grant, record, error, name = key.grant, step.record, step.error, step.name
+        if step.oddities:
+            name = self.reported.event_for(grant.target_id, step.oddities)
 
         def event() -> Event:
             if isinstance(error, StoreError):
-                store_logger.log(LEVELS[step.name], "%s", error)
+                store_logger.log(LEVELS[name], "%s", error)
             return Event(
-                name=step.name,
+                name=name,
                 at=self.now(),
                 grant=self.store.fingerprint(f"{key.client_id} {grant.target_id} {grant.username}"),
                 target_id=grant.target_id,
@@ -207,9 +230,10 @@ class StepExecutor:
                 error=type(error).__name__ if error else None,
                 status=error.status if error else None,
                 seconds=step.seconds,
+                oddities=tuple(sorted(step.oddities)),
             )
 
-        self._deliver(step.name, event)
+        self._deliver(name, event)
 
     def report_unreadable(self, count: int) -> None:
         """Emit the event that no key opens this number of due grants."""
@@ -247,7 +271,7 @@ def log_event(event: Event) -> None:
     fields = {f"blink_{name}": value for name, value in asdict(event).items()}
     logger.log(
         LEVELS[event.name],
-        "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s%s%s",
+        "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s%s%s%s",
         event.name,
         event.grant,
         event.target_id,
@@ -257,5 +281,6 @@ def log_event(event: Event) -> None:
         event.error,
         "" if event.count is None else f" count={event.count}",
         f" foreign_correlation_id={foreign}" if (foreign := event.foreign_correlation_id) else "",
+        f" oddities={','.join(event.oddities)}" if event.oddities else "",
         extra=fields,
     )

@@ -9,6 +9,8 @@ manager = TokenManager(blink, store, on_event=otel_listener())
 | `blink_oauth.events` | counter | `blink.event`, `blink.target_id`, `blink.outcome`, `error.type` |
 | `blink_oauth.call.duration` | histogram, seconds | the same |
 
+An event about an odd response has `blink.oddities` too, their names joined by commas.
+
 Each code exchange and each refresh is a span, `blink_oauth.authorize` or `blink_oauth.refresh`. It
 has the attributes above and `blink.grant` (a fingerprint), `blink.generation`, `blink.state`,
 `blink.correlation_id` and `http.response.status_code`. None contains a secret or a username.
@@ -75,6 +77,8 @@ def _attributes(event: Event) -> dict[str, str]:
         "blink.target_id": event.target_id,
         "blink.outcome": str(event.outcome),
     }
+    if event.oddities:
+        attributes["blink.oddities"] = ",".join(event.oddities)
     return attributes | ({} if event.error is None else {"error.type": event.error})
 
 

@@ -55,6 +55,8 @@ from .store.protocol import (
     Settlement,
     State,
     is_revoked,
+    odd_detail,
+    reported_oddities,
     state_before,
 )
 
@@ -66,6 +68,7 @@ __all__ = [
     "refresh_claimed",
     "release_unspent",
     "report_foreign",
+    "report_oddities",
     "retry_until_stored",
     "seconds_since",
 ]
@@ -117,7 +120,12 @@ def _write_back(
     job: Job, known: Record, seen: Record | None
 ) -> Generator[Step, Any, Record | None]:
     """Write a record back; return it as stored, or None if the store has changed meanwhile."""
-    note = Note(event=EventName.STORE_BEHIND, correlation_id=known.correlation_id, actor=job.actor)
+    note = Note(
+        event=EventName.STORE_BEHIND,
+        correlation_id=known.correlation_id,
+        detail=odd_detail(known.token),
+        actor=job.actor,
+    )
     if known.token is None and seen is not None:
         # The revocation was confirmed for the pair that was known then: it begins anew.
         known = evolve(known, state=State.REVOKING, token=seen.token)
@@ -143,13 +151,19 @@ def settle(
         assert claim.token is not None
         token, state = evolve(token, refresh_token=claim.token.refresh_token), State.UNCERTAIN
     idle_until = policy.idle_until(token, issued_at, job.profile)
-    note = Note(event=EventName.REFRESHED, correlation_id=correlation_id, actor=job.actor)
+    note = Note(
+        event=EventName.REFRESHED,
+        correlation_id=correlation_id,
+        detail=odd_detail(token),
+        actor=job.actor,
+    )
     step = Settle(claim, token, issued_at, idle_until, state, note)
     received = Result(_renewed(step), obtained=True)
     settlement: Settlement | None = yield from retry_until_stored(step, received)
     if settlement is None:
         return received
     record = settlement.record
+    yield from report_oddities(token, record, correlation_id)
     # The grant may have been revoked since the claim.
     revoked = record is not None and is_revoked(record) and not is_moved(record)
     if settlement.stored and not revoked:
@@ -191,6 +205,20 @@ def _renewed(step: Settle) -> Record:
         refused_since=None,
         correlation_id=step.note.correlation_id,
     )
+
+
+def report_oddities(
+    token: Token, record: Record | None, correlation_id: str | None
+) -> Generator[Step, Any, None]:
+    """Report what departed from the contract in the response with a pair.
+
+    Args:
+        token: The pair, after it was stored.
+        record: The record, or None.
+        correlation_id: The correlation id of the call.
+    """
+    if oddities := reported_oddities(token):
+        yield Emit(EventName.ODD_RESPONSE, record, correlation_id=correlation_id, oddities=oddities)
 
 
 def report_foreign(job: Job, record: Record, error: BlinkError) -> Generator[Step, Any, BlinkError]:

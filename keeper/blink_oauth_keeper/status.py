@@ -8,12 +8,13 @@ from datetime import datetime
 from attrs import frozen
 
 from blink_oauth.context import Grant
+from blink_oauth.tokens import Oddity
 
 from .errors import SealError
 from .policy import attempt_limit, needs_attention, seconds_to_last_attempt, windows
 from .profile import TargetProfile
 from .store.moving import is_moved
-from .store.protocol import Record, State, TokenStore, is_revoked
+from .store.protocol import Record, State, TokenStore, is_revoked, reported_oddities
 
 __all__ = ["GrantStatus", "status_of", "statuses_of"]
 
@@ -43,6 +44,8 @@ class GrantStatus:
         error: The class of the last error, None after a success.
         correlation_id: The correlation id of the last call, for the bLink support.
         updated_at: When the record was last written, aware UTC.
+        oddities: What departed from the contract in the response with the stored pair. A listing
+            opens no pair and takes them from the history.
     """
 
     grant: Grant
@@ -59,6 +62,7 @@ class GrantStatus:
     error: str | None
     correlation_id: str | None
     updated_at: datetime
+    oddities: frozenset[Oddity] = frozenset()
 
 
 def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantStatus:
@@ -96,6 +100,7 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
         error=record.error,
         correlation_id=record.correlation_id,
         updated_at=record.updated_at,
+        oddities=reported_oddities(record.token) if record.token else record.oddities,
     )
 
 

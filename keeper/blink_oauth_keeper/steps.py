@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from blink_oauth.context import Psu
 from blink_oauth.errors import BlinkError
-from blink_oauth.tokens import Secret, Token
+from blink_oauth.tokens import Oddity, Secret, Token
 
 from .clocks import Moment, time_gone
 from .events import EventName
@@ -240,13 +240,14 @@ class Publish:
 
 @frozen
 class Emit:
-    """Emit an event."""
+    """Emit an event. With `oddities`, the executor chooses between the two events about them."""
 
     name: EventName
     record: Record | None = None
     error: BlinkError | None = None
     correlation_id: str | None = None
     seconds: float | None = None
+    oddities: frozenset[Oddity] = frozenset()
 
 
 Step = (

@@ -165,7 +165,28 @@ def test_status_and_history_show_a_stored_grant(run_with_grant: Run) -> None:
     entry, before = json.loads(run_with_grant("history", "--json")[1])
     assert before["event"] == "grant.authorizing"
     assert entry["event"] == "grant.authorized"
+    assert grant["oddities"] == []
     assert "Nothing is known" in run_with_grant("history", "IIDX00001/nobody")[2]
+
+
+def test_status_and_history_name_what_was_odd_in_the_last_response(
+    sandbox: Sandbox, run_with_grant: Run
+) -> None:
+    assert "odd" not in run_with_grant("status")[2]
+    for fault in ("cacheable", "missing-expires-in"):
+        sandbox.fail(fault, operation="request_token")
+        assert run_with_grant("refresh")[0] == 0
+    code, out, errors = run_with_grant("status")
+    assert (code, len(out.splitlines())) == (0, 2)
+    assert errors == (
+        "IIDX00001: odd responses to 1 grant: expires_in_missing. Look for the cause with "
+        "blink-oauth doctor --target IIDX00001.\n"
+    )
+    (grant,) = json.loads(run_with_grant("status", "--json")[1])
+    assert grant["oddities"] == ["expires_in_missing"]
+    lines = run_with_grant("history")[1].splitlines()[1:3]
+    for line, oddity in zip(lines, ("expires_in_missing", "cacheable"), strict=True):
+        assert f"refresh.succeeded  odd: {oddity}" in line
 
 
 def test_revoke_requires_a_confirmation(run_with_grant: Run) -> None:

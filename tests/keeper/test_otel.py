@@ -28,6 +28,7 @@ from keeper.harness import (
     Harness,
     connection_refused,
     status_response,
+    with_members,
 )
 
 RESPONSE_SECONDS = 1.5
@@ -103,6 +104,24 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 
 def nanoseconds(seconds: float) -> int:
     return int(seconds * 1e9)
+
+
+def test_events_about_odd_responses_are_counted_by_what_is_odd(
+    harness: Harness, manager: TokenManager, telemetry: Telemetry
+) -> None:
+    for _ in range(3):
+        harness.authorize(manager=manager, responder=with_members(token_type="MAC", scope=7))
+    counts = {
+        (point.attributes["blink.event"], point.attributes.get("blink.oddities")): point.value
+        for point in telemetry.points("blink_oauth.events")
+    }
+    names = "scope_unusable,token_type_not_bearer"
+    assert counts == {
+        ("grant.authorized", None): 3,
+        ("response.odd", names): 1,
+        ("response.odd_again", names): 2,
+    }
+    assert len(telemetry.spans()) == 3
 
 
 def test_events_are_counted_by_name_target_and_outcome(

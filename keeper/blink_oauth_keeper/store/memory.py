@@ -32,6 +32,7 @@ from .protocol import (
     State,
     TokenStore,
     is_revoked,
+    reported_oddities,
 )
 from .rules import (
     claimed,
@@ -432,7 +433,7 @@ class MemoryTokenStore(TokenStore):
         with self._access():
             now = self._now()
             records = [grant.read(now) for key in page if (grant := self._grants.get(key))]
-        return [evolve(record, token=None) for record in records if record]
+        return [_listed(record) for record in records if record]
 
     def add_note(self, key: GrantKey, *, note: Note) -> None:
         with self._access():
@@ -517,6 +518,12 @@ class MemoryTokenStore(TokenStore):
         if new is not None:
             self._sorted_keys = keys = sorted(new, key=_order)
         return keys
+
+
+def _listed(record: Record) -> Record:
+    """Return a record without its pair."""
+    oddities = frozenset() if record.token is None else reported_oddities(record.token)
+    return evolve(record, token=None, oddities=oddities)
 
 
 def _order(key: GrantKey) -> tuple[str, str, str]:

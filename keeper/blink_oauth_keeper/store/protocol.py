@@ -15,7 +15,7 @@ from typing import Protocol
 from attrs import field, frozen
 
 from blink_oauth.context import Grant
-from blink_oauth.tokens import Token
+from blink_oauth.tokens import Oddity, Token
 
 __all__ = [
     "LONGEST_LEASE",
@@ -31,6 +31,9 @@ __all__ = [
     "State",
     "TokenStore",
     "is_revoked",
+    "odd_detail",
+    "oddities_in",
+    "reported_oddities",
     "state_before",
 ]
 
@@ -105,6 +108,8 @@ class Record:
             refresh token, as `policy.with_refusal` counts them.
         refused_since: When the first of them was made, aware UTC, or None.
         correlation_id: The correlation id of the last call for this grant, or None.
+        oddities: In the records of a listing, the oddities of the pair as far as they are known
+            without opening it. Empty elsewhere: the token has them.
         updated_at: When the record was last written, by the store's clock, aware UTC.
     """
 
@@ -124,6 +129,7 @@ class Record:
     refusals: int = 0
     refused_since: datetime | None = None
     correlation_id: str | None = None
+    oddities: frozenset[Oddity] = frozenset()
     updated_at: datetime
 
     @expires_at.default
@@ -201,7 +207,8 @@ class Note:
         event: What happened, a name from `blink_oauth_keeper.EventName`.
         correlation_id: The correlation id of the call, or None.
         outcome: `done`, or the outcome of the error.
-        detail: The class name of the error or another keyword, or None.
+        detail: The class name of the error, `odd: ` and the oddities of the pair that was stored,
+            or another keyword, or None.
         actor: `psu` if the customer triggered the change, otherwise `auto`.
     """
 
@@ -210,6 +217,31 @@ class Note:
     outcome: str = "done"
     detail: str | None = None
     actor: str = "auto"
+
+
+ODD = "odd: "
+ODDITIES = frozenset(Oddity)
+
+
+def odd_detail(token: Token | None) -> str | None:
+    """Return the `detail` of a note about a stored pair: its oddities, or None without any."""
+    oddities = frozenset() if token is None else reported_oddities(token)
+    return f"{ODD}{', '.join(sorted(oddities))}" if oddities else None
+
+
+def oddities_in(detail: str | None) -> frozenset[Oddity]:
+    """Return the oddities that `odd_detail` wrote; those of a newer version are ignored."""
+    names = detail.removeprefix(ODD).split(", ") if detail and detail.startswith(ODD) else ()
+    return frozenset(map(Oddity, ODDITIES.intersection(names)))
+
+
+def reported_oddities(token: Token) -> frozenset[Oddity]:
+    """Return the oddities of a pair that people should know of.
+
+    A bank need not return a new refresh token (RFC 6749 section 6): the pair has the presented one.
+    """
+    allowed = {Oddity.REFRESH_TOKEN_MISSING} if token.refresh_token is not None else set()
+    return token.oddities - allowed
 
 
 @frozen(kw_only=True)
@@ -467,7 +499,9 @@ class TokenStore(Protocol):
     ) -> Sequence[Record]:
         """Return the records of a client without their pairs, sorted by target and username.
 
-        A pair that certainly cannot be opened gives its record the error `SealError`.
+        A pair that certainly cannot be opened gives its record the error `SealError`. `oddities` of
+        a record are the `reported_oddities` of its pair. A store that would have to open the pair
+        takes them from the history with `oddities_in`: a note of this generation has them.
 
         Args:
             client_id: The client of the records.

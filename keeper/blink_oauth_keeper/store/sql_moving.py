@@ -11,7 +11,16 @@ from blink_oauth.tokens import Token
 from blink_oauth_keeper.errors import StoreError
 
 from .moving import MovingGrant, is_moved, moved_from, moved_owner, replaces
-from .protocol import GrantKey, HistoryEntry, JournalEntry, Note, Origin, Record, State
+from .protocol import (
+    GrantKey,
+    HistoryEntry,
+    JournalEntry,
+    Note,
+    Origin,
+    Record,
+    State,
+    odd_detail,
+)
 from .rules import is_journaled, is_same_pair
 from .sealing import Binding, Sealer, Status
 from .sql_statements import (
@@ -167,7 +176,8 @@ def receive(database: Database, reader: Reader, sealer: Sealer, moving: MovingGr
                 record = evolve(record, generation=stored.generation + 1)
             _write(database, sealer, session, record, moving.state, is_new=row is None)
             params = grant_params(key) | {"new_generation": record.generation}
-            session.count(INSERT_HISTORY, params | note_params(MOVED))
+            note = evolve(MOVED, detail=odd_detail(record.token))
+            session.count(INSERT_HISTORY, params | note_params(note))
 
 
 def _replaced(record: Record, token: Token) -> JournalEntry:

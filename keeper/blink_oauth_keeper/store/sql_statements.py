@@ -47,6 +47,7 @@ from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.functions import FunctionElement
 
 from blink_oauth_keeper.errors import SealError
+from blink_oauth_keeper.events import EventName
 
 from .moving import MARK
 from .protocol import LONGEST_LEASE, LONGEST_PAUSE, Origin, State
@@ -478,8 +479,32 @@ REVOKING = (
     .order_by(grants.c.target_id, grants.c.username)
     .limit(bindparam("limit"))
 )
+PAIR_EVENTS = (
+    EventName.AUTHORIZED,
+    EventName.REFRESHED,
+    EventName.SALVAGED,
+    EventName.STORE_BEHIND,
+    EventName.MOVED,
+)
+"""The events whose entries are written together with a pair."""
+# The oddities of a pair are sealed, and in clear only in the entry that was written with it. It is
+# one of the newest, so that few entries are read.
+PAIR_DETAIL = (
+    select(history.c.detail)
+    .where(
+        *map(eq, _key_of(history), _key_of(grants)),
+        history.c.generation == grants.c.generation,
+        history.c.event.in_([event.value for event in PAIR_EVENTS]),
+        grants.c.sealed.is_not(None),
+    )
+    .order_by(history.c.id.desc())
+    .limit(1)
+    .correlate(grants)
+    .scalar_subquery()
+    .label("pair_detail")
+)
 RECORDS = (
-    select(*RECORD_COLUMNS)
+    select(*RECORD_COLUMNS, PAIR_DETAIL)
     .where(
         grants.c.client_id == bindparam("client"),
         tuple_(grants.c.target_id, grants.c.username)

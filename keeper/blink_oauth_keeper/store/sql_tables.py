@@ -61,6 +61,7 @@ from .protocol import (
     Record,
     State,
     is_revoked,
+    oddities_in,
 )
 from .rules import CLAIMABLE
 from .sealing import Binding, Sealed, Sealer, Status, altered
@@ -671,8 +672,10 @@ class Reader:
         """
         expiry_is_known = row.sealed is None or row.expires_generation == row.generation
         if expiry_is_known and self._is_authentic(key, row):
-            return record_of(key, row, None)
-        return evolve(self.record_if_opened(key, row), token=None)
+            record = record_of(key, row, None)
+        else:
+            record = self.record_if_opened(key, row)
+        return evolve(record, token=None, oddities=oddities_in(row.pair_detail))
 
     def _is_authentic(self, key: GrantKey, row: Row[Any]) -> bool:
         if row.key_id not in {None, *self._sealer.key_ids}:

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from attrs import evolve
 
+from blink_oauth.tokens import Oddity, Token
 from blink_oauth_keeper.store.protocol import (
     LONGEST_LEASE,
     DueQuery,
@@ -15,6 +16,7 @@ from blink_oauth_keeper.store.protocol import (
     Origin,
     Record,
     State,
+    odd_detail,
 )
 
 from .harness import (
@@ -254,6 +256,48 @@ class Listing(Harness):
         assert [record.expires_at for record in page] == [day, ISSUED + days(2), day, None]
         for record in page:
             assert record == evolve(self.read(record.key), token=None)
+
+    def test_records_have_the_oddities_of_their_pairs(self) -> None:
+        def store(name: str, token: Token) -> Record:
+            return self.store.put(
+                grant_key(name),
+                token,
+                issued_at=ISSUED,
+                idle_until=ISSUED,
+                note=odd_note("grant.authorized", token),
+            )
+
+        def odd_note(event: str, token: Token) -> Note:
+            return Note(event=event, detail=odd_detail(token))
+
+        odd = evolve(pair("a"), oddities=frozenset(Oddity))
+        claim = self.claim(store("became_usual", odd))
+        self.store.settle(
+            claim,
+            pair("b"),
+            issued_at=ISSUED,
+            idle_until=ISSUED,
+            note=odd_note("refresh.succeeded", pair("b")),
+        )
+        failed = self.claim(store("odd", odd))
+        self.release(failed, State.UNCERTAIN, attempts=1)
+        self.store.add_note(grant_key("odd"), note=note("grant.authorizing"))
+        # A refresh may return no refresh token: that is as usual.
+        same_refresh_token = frozenset({Oddity.REFRESH_TOKEN_MISSING})
+        store("same_refresh_token", evolve(pair("c"), oddities=same_refresh_token))
+        store("usual", pair("d"))
+        behind = store("written_back", pair("e"))
+        known = evolve(behind, generation=5, token=evolve(pair("f"), oddities=odd.oddities))
+        self.store.write_back(known, seen=behind, note=odd_note("store.behind", odd))
+        page = self.second.records(CLIENT)
+        all_but_one = frozenset(Oddity) - same_refresh_token
+        assert {record.key.grant.username: record.oddities for record in page} == {
+            "became_usual": frozenset(),
+            "odd": all_but_one,
+            "same_refresh_token": frozenset(),
+            "usual": frozenset(),
+            "written_back": all_but_one,
+        }
 
     def test_only_the_records_of_the_given_client_are_returned(self) -> None:
         self.put("a")

@@ -118,6 +118,9 @@ NETWORK_FAULTS: dict[str, Fault] = {
     "correlation id changed": Fault(
         injection.failing_revocation("wrong-correlation-id"), "headers", WARN, "drops or changes"
     ),
+    "a response that may be cached": Fault(
+        injection.failing_revocation("cacheable"), "headers", WARN, "drops or changes headers"
+    ),
     "username that cannot be sent": Fault(
         arguments(username="x" * 65), "call", FAIL, "Correct the target or the username"
     ),

@@ -24,7 +24,7 @@ class ServerBehaviour:
         get_status: Returns the status of a GET, given whether there was a client certificate.
         status: The status of a POST.
         source: The `X-CorAPI-Source` header of the response to a POST; None to send neither it nor
-            `X-Correlation-ID`.
+            the other headers of the contract.
         body: The body of the response to a POST.
         content_type: The media type of that body.
         date: Whether the server sends a `Date` header.
@@ -67,6 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
         if behaviour.source is not None:
             headers["X-CorAPI-Source"] = behaviour.source
             headers[CORRELATION_ID] = self.headers[CORRELATION_ID]
+            headers |= {"Cache-Control": "no-store", "Pragma": "no-cache"}
         self._send(_Response(behaviour.status, headers, behaviour.body))
 
     def _send(self, response: _Response) -> None:

@@ -760,6 +760,28 @@ class RecordsHavePairs(ChangeableStore):
         return [self.load(record.key) or record for record in page]
 
 
+@caught_by("records_have_the_oddities_of_their_pairs")
+class RecordsWithoutOddities(ChangeableStore):
+    def records(
+        self, client_id: str, *, after: GrantKey | None = None, limit: int = 100
+    ) -> Sequence[Record]:
+        page = super().records(client_id, after=after, limit=limit)
+        return [evolve(record, oddities=frozenset()) for record in page]
+
+
+@caught_by("records_have_the_oddities_of_their_pairs")
+class RecordsHaveEachOddity(ChangeableStore):
+    def records(
+        self, client_id: str, *, after: GrantKey | None = None, limit: int = 100
+    ) -> Sequence[Record]:
+        page = super().records(client_id, after=after, limit=limit)
+        return [
+            evolve(record, oddities=found.token.oddities)
+            for record in page
+            if (found := self.load(record.key)) and found.token
+        ]
+
+
 @caught_by("only_the_records_of_the_given_client_are_returned")
 class RecordsOfAllClients(ChangeableStore):
     def records(
