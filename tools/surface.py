@@ -187,7 +187,8 @@ def condition_lines(contract: Node, name: str, schema: Node) -> Iterator[str]:
 
 def condition(contract: Node, schema: Node) -> str:
     """Return a condition in words."""
-    members = schema.get("properties", {})
+    # An empty schema permits any value, so that it says only the name of a member.
+    members = {name: value for name, value in schema.get("properties", {}).items() if value}
     required = schema.get("required", ())
     parts = [
         f"{code(name)}{'' if name in required else ', if present,'} {condition(contract, value)}"
@@ -222,6 +223,8 @@ def keyword(contract: Node, schema: Node, key: str, value: Any) -> Iterator[str]
             yield f"is {code(value)}"
         case "$ref":
             yield f"is {code(type_name(contract, schema))}"
+        case "unevaluatedProperties" if value is True:
+            return  # what is permitted without it, too
         case _ if is_shown(key) and key not in CONDITIONS:
             yield f"{key} {code(value)}"
 

@@ -202,9 +202,10 @@ def closed_requests_open_responses(contract: Contract) -> Iterator[str]:
 
 
 def secrets_are_marked(contract: Contract) -> Iterator[str]:
-    """Every field with a token or a code has format: password."""
+    """Every field with a token or a code has format: password, where it is described."""
     for place, node in mappings(contract):
-        is_field = place[-2:-1] == ("properties",)
+        # A condition only names the fields that it is about.
+        is_field = place[-2:-1] == ("properties",) and "then" not in place
         is_secret = is_field and re.search("token$|^code$", str(place[-1]))
         if is_secret and node.get("format") != "password":
             yield f"{place}: format: password is missing"
