@@ -1,7 +1,7 @@
 """Every task of the project. `nox -l` lists them, `nox` runs the default sessions.
 
 CI runs these, `demo`, `coverage`, `lowest` and `audit`, most of the default ones and `demo` on
-Python 3.11 to 3.13, and `portable` on Windows and macOS.
+Python 3.11 to 3.13, and `portable` on Windows and macOS; once a week `interop`.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def style(session: nox.Session) -> None:
     """Check lint rules, format and spelling."""
     session.run("ruff", "check", *HAND_WRITTEN)
     session.run("ruff", "format", "--check", *HAND_WRITTEN)
-    session.run("codespell", "--skip", "./generated,./requirements,./.git,./.nox,./.venv")
+    skipped = "./generated,./requirements,*/package-lock.json,./.git,./.nox,./.venv"
+    session.run("codespell", "--skip", skipped)
 
 
 @nox.session
@@ -218,15 +219,35 @@ def need_browser(session: nox.Session) -> None:
     if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         return
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        # In CI, what was skipped would look as if it had been proved.
-        stop = session.error if os.environ.get("CI") == "true" else session.skip
-        stop("no browser is here, and none may be installed; the pages are looked at in Chromium")
+        cannot(session, "no browser is here, and none may be installed; the pages need Chromium")
     install_it = ("apt-get", "install", "--yes", "--no-install-recommends", "chromium")
     try:
         session.run(*install_it, external=True, silent=True)
     except nox.command.CommandFailed:
         session.run("apt-get", "update", external=True, silent=True)
         session.run(*install_it, external=True, silent=True)
+
+
+def cannot(session: nox.Session, reason: str) -> None:
+    """Skip the session; in CI fail, where what was skipped would look as if it had been proved."""
+    stop = session.error if os.environ.get("CI") == "true" else session.skip
+    stop(reason)
+
+
+@nox.session(default=False)
+def interop(session: nox.Session) -> None:
+    """Prove with foreign tools and their own rules that contract, client and sandbox agree.
+
+    It needs Node.js 20 or newer with npm, and installs the tools of tools/interop. They contact
+    nothing but this machine.
+    """
+    if not all(map(shutil.which, ("node", "npm"))):
+        cannot(session, "the foreign tools need Node.js and npm")
+    install(session, "test", project=True)
+    folder = Path(session.create_tmp()) / "interop"
+    shutil.copytree("tools/interop", folder, dirs_exist_ok=True)
+    session.run("npm", "ci", "--prefix", str(folder), external=True, silent=True)
+    session.run("python", "-m", "tools.interop", str(folder))
 
 
 @nox.session
