@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from contract_consumers import Code
+
 PROJECT = Path(__file__).parents[2]
 SPEC = "spec/openapi.yaml"
 API = "wrapper/blink_oauth/_api.py"
@@ -38,6 +40,7 @@ class MypyError(NamedTuple):
     """A message of mypy, with the file and the line of code that it is about."""
 
     file: str
+    line: int
     code: str
     message: str
 
@@ -103,6 +106,16 @@ def add_request_header(name: str, *, required: bool) -> Change:
         contract["components"]["parameters"]["Added"] = header
         reference = {"$ref": "#/components/parameters/Added"}
         contract["paths"]["/oauth/token"]["post"]["parameters"].append(reference)
+
+    return change
+
+
+def remove_request_header(name: str) -> Change:
+    """Remove a header from the revocation only."""
+
+    def change(contract: Node) -> None:
+        parameters = contract["paths"]["/oauth/revoke"]["post"]["parameters"]
+        parameters.remove({"$ref": f"#/components/parameters/{name}"})
 
     return change
 
@@ -178,6 +191,7 @@ def type_errors(root: Path, cache: Path) -> list[MypyError]:
     return [
         MypyError(
             report["file"],
+            report["line"],
             (root / report["file"]).read_text("utf-8").splitlines()[report["line"] - 1].strip(),
             report["message"],
         )
@@ -379,6 +393,68 @@ TYPE_ERRORS: dict[str, tuple[Change, list[tuple[str, str]]]] = {
     ),
 }
 
+TYPE_ERRORS |= {
+    "request header of one operation removed": (
+        remove_request_header("PsuIpAddress"),
+        [
+            ("return revoke_token.sync_detailed(", 'Extra argument "x_psu_ip_address"'),
+            ("await revoke_token.asyncio_detailed(", 'Extra argument "x_psu_ip_address"'),
+            (
+                "*(token[PSU_IP_ADDRESS], revocation[PSU_IP_ADDRESS]),",
+                'TypedDict "RevokeTokenRequestHeaders" has no key "X-PSU-IP-Address"',
+            ),
+        ],
+    ),
+    "response member and error member removed": (
+        combined(
+            remove(f"{SCHEMAS}.TokenResponse.properties.scope"),
+            remove(f"{SCHEMAS}.ErrorBody.properties.instance"),
+        ),
+        [
+            ("return token[token_member]", 'TypedDict "TokenResponseMembers" has no key "scope"'),
+            ("return token[token_member]", 'TypedDict "ErrorBodyMembers" has no key "instance"'),
+        ],
+    ),
+    "grant type removed": (
+        put(f"{SCHEMAS}.GrantType.enum", ["refresh_token"]),
+        [('grant_type="authorization_code",', "incompatible type \"Literal['authorization_code']")],
+    ),
+    "form field of one operation removed": (
+        combined(
+            remove(f"{SCHEMAS}.RevokeRequest.properties.username"),
+            put(f"{SCHEMAS}.RevokeRequest.required", ["token", "client_id"]),
+        ),
+        [
+            ("return RevokeRequest(", 'Unexpected keyword argument "username"'),
+            (
+                "assert MAX_USERNAME == contract.REVOKE_REQUEST_USERNAME_MAX_LENGTH",
+                'no attribute "REVOKE_REQUEST_USERNAME_MAX_LENGTH"',
+            ),
+        ],
+    ),
+    "types of a form field and of a request header changed": (
+        combined(
+            put(f"{SCHEMAS}.TokenRequest.properties.code.type", "integer"),
+            put("components.parameters.PsuIpAddress.schema", {"type": "integer"}),
+        ),
+        [
+            ("code=code.reveal(),", 'incompatible type "str"; expected "int | Unset"'),
+            ("**call.headers).parsed", 'Argument "x_psu_ip_address" to "sync_detailed"'),
+        ],
+    ),
+    "status replaced, and source added": (
+        combined(
+            rename(f"{REVOKE}.responses.200", "204"),
+            put(f"{SCHEMAS}.Source.enum", ["PLATFORM", "PROVIDER", "GATEWAY"]),
+        ),
+        [
+            ("return token, revocation", f'got "tuple[Literal[{STATUSES}], Literal[204, '),
+            ("return status, status", f'expected "tuple[Literal[{STATUSES}], Literal[204, '),
+            ("return source", "got \"Literal['GATEWAY', 'PLATFORM', 'PROVIDER']\""),
+        ],
+    ),
+}
+
 FORM = "components.requestBodies.Token.content.application/x-www-form-urlencoded"
 
 # The change, the test of tests/wrapper that fails, and a part of its report. The generated code
@@ -442,6 +518,39 @@ ADDITIONS: list[tuple[Change, list[str]]] = [
 REPLACED = ['    grant_type: Literal["authorization_code", "refresh_token"]']
 
 
+# ---- the consumers that tools/contract_consumers.py names
+
+
+@pytest.fixture(scope="module")
+def code() -> Code:
+    """Return the code of the project, which no test changes."""
+    return Code(PROJECT)
+
+
+def differences(one: Node, other: Node, *at: str) -> Iterator[tuple[str, ...]]:
+    """Yield the places of a contract that another one lacks, or has with another value."""
+    for key, value in one.items():
+        counterpart = other.get(key)
+        if isinstance(value, dict) and isinstance(counterpart, dict):
+            yield from differences(value, counterpart, *at, key)
+        elif isinstance(value, list) and isinstance(counterpart, list):
+            own = [position for position, item in enumerate(value) if item not in counterpart]
+            yield from ((*at, key, str(position)) for position in own)
+        elif value != counterpart:
+            yield (*at, key)
+
+
+def direct_consumers(code: Code, before: Node, after: Node) -> set[tuple[str, int]]:
+    """Return the lines that use a generated name of a place that differs."""
+    return {
+        (one.file, one.line)
+        for contract, other in ((before, after), (after, before))
+        for place in differences(contract, other)
+        for one in code.consumers(contract, place, other)
+        if not one.via
+    }
+
+
 # ---- the tests
 
 
@@ -454,8 +563,9 @@ def test_an_unchanged_contract_causes_no_difference_and_no_error(tree: Path, cac
 
 @pytest.mark.parametrize(("change", "expected"), TYPE_ERRORS.values(), ids=TYPE_ERRORS)
 def test_a_removed_or_changed_name_or_value_is_a_type_error_in_the_wrapper(
-    tree: Path, cache: Path, change: Change, expected: list[tuple[str, str]]
+    tree: Path, cache: Path, code: Code, change: Change, expected: list[tuple[str, str]]
 ) -> None:
+    before = yaml.safe_load((tree / SPEC).read_text("utf-8"))
     generate(tree, change)
     errors = type_errors(tree, cache)
     assert {error.file for error in errors} == {API}
@@ -465,6 +575,15 @@ def test_a_removed_or_changed_name_or_value_is_a_type_error_in_the_wrapper(
         if not any(code in error.code and message in error.message for error in errors)
     ]
     assert missing == [], errors
+    after = yaml.safe_load((tree / SPEC).read_text("utf-8"))
+    consumers = direct_consumers(code, before, after)
+    assert consumers - imports(tree) == {(error.file, error.line) for error in errors}
+
+
+def imports(root: Path) -> set[tuple[str, int]]:
+    """Return the lines that import operations; mypy finds a removed one in the installed package."""
+    lines = enumerate((root / API).read_text("utf-8").splitlines(), start=1)
+    return {(API, number) for number, line in lines if "blink_oauth_api.api." in line}
 
 
 @pytest.mark.parametrize(("change", "test", "report"), FAILING_TESTS.values(), ids=FAILING_TESTS)
