@@ -27,13 +27,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 from attrs import field, frozen
 
 from contract_symbols import Key, Made, Node, Place, Symbol, made_names, names_of, snake
-from source_types import Function, Scope, Sources, Type, flat, is_property
+from source_types import Scope, Sources, Type, flat, is_property
 
 __all__ = ["Code", "Consumer", "Symbol"]
 
@@ -117,10 +117,12 @@ class Code:
 
     def __init__(self, root: Path) -> None:
         self._sources = Sources(root, FOLDERS, GENERATED)
+        self._contracts: list[tuple[Node, dict[Key, Made]]] = []
+        self._found: dict[tuple[str, str, frozenset[str]], list[Consumer]] = {}
 
     def symbols(self, contract: Node, place: Place) -> list[Symbol]:
         """Return the names that the generator makes of a place of a contract."""
-        made = made_names(contract)
+        made = self._made(contract)
         symbols = {made[key].symbol for key in names_of(made, place)}
         return sorted(filter(None, symbols), key=lambda symbol: (symbol.file, symbol.name))
 
@@ -132,8 +134,8 @@ class Code:
             place: The place.
             other: The other version of the contract, if only the names count that it lacks.
         """
-        made = made_names(contract)
-        keys = names_of(made, place) - (made_names(other).keys() if other else set())
+        made = self._made(contract)
+        keys = names_of(made, place) - (self._made(other).keys() if other else set())
         if not keys:
             return []
         direct = {use.at for use in self._uses if use.concerned(keys, made)}
@@ -148,9 +150,21 @@ class Code:
             if via
         }
         lines = {(one.file, one.line) for one in direct}
-        others = {one for name, member in names for one in self._through(name, member, values)}
+        others: set[Consumer] = set()
+        for name, member in names:
+            if (name, member, values) not in self._found:
+                self._found[name, member, values] = list(self._through(name, member, values))
+            others.update(self._found[name, member, values])
         others.update(self._readers_of_the_file)
         return sorted(direct) + sorted(one for one in others if (one.file, one.line) not in lines)
+
+    def _made(self, contract: Node) -> dict[Key, Made]:
+        """Return the names of a contract, computed once for each."""
+        for known, made in self._contracts:
+            if known is contract:
+                return made
+        self._contracts.append((contract, made_names(contract)))
+        return self._contracts[-1][1]
 
     def _at(self, node: ast.AST, via: str = "") -> Consumer:
         scope = self._sources.scopes[node]
@@ -285,23 +299,35 @@ class Code:
             if owner in self._sources.modules and f"{owner}.{name}" not in seen:
                 yield from self._constant(f"{owner}.{name}", seen)
 
-    def _lookups(self, full: str, member: str) -> Iterator[ast.AST]:
-        """Yield what gives a member of a Literal to a parameter or a name of that type."""
+    def _lookups(self, full: str, member: str) -> list[ast.AST]:
+        """Return what gives a member of a Literal to a parameter or a name of that type."""
+        return [node for node, name, values in self._typed if name == full and member in values]
+
+    @cached_property
+    def _typed(self) -> list[tuple[ast.AST, str, frozenset[str]]]:
+        """The calls and constants with values for a Literal of ours: its name and the values."""
         sources = self._sources
-        for call in sources.calls:
-            for one in sources.types(call.func):
-                scope = sources.scope_of(one.name) if one.kind == "function" else None
-                for argument, annotation in _arguments(call, scope.node) if scope else ():
-                    is_asked = any(t.name == full for t in sources.annotated(annotation))
-                    if is_asked and any(member in t.values for t in sources.types(argument)):
-                        yield call
-        for scope in sources.modules.values():
-            for name in scope.names:
-                notes = [t for n in scope.bound(name, "annotation") for t in sources.annotated(n)]
-                for value in scope.bound(name, "value") if notes else ():
-                    is_asked = any(one.name == full for one in flat(notes))
-                    if is_asked and any(member in t.values for t in flat(sources.types(value))):
-                        yield value
+        arguments = (
+            (call, annotation, value)
+            for call in sources.calls
+            for one in sources.types(call.func)
+            if one.kind == "function"
+            for value, annotation in _arguments(call, sources.scope_of(one.name))
+        )
+        constants = (
+            (value, annotation, value)
+            for scope in sources.modules.values()
+            for name in scope.names
+            for annotation in scope.bound(name, "annotation")
+            for value in scope.bound(name, "value")
+        )
+        return [
+            (node, target.name, one.values)
+            for node, annotation, value in chain(arguments, constants)
+            for target in flat(sources.annotated(annotation))
+            if target.kind == "literal" and target.name
+            for one in flat(sources.types(value))
+        ]
 
     def _members(self, full: str, values: frozenset[str]) -> Iterator[Consumer]:
         """Yield the lines that name a member of an enumeration of ours with one of the values."""
@@ -321,9 +347,8 @@ class Code:
         sources = self._sources
         scope = sources.scope_of(owner)
         via = f"{scope.name if scope else owner}.{name}"
-        for call in sources.calls:
-            has_keyword = any(one.arg == name for one in call.keywords)
-            if has_keyword and (owner, name) in filled_by(sources, call, name):
+        for call in sources.keywords[name]:
+            if (owner, name) in filled_by(sources, call, name):
                 yield self._at(call, via)
         for node in sources.loads[name]:
             bases = sources.types(node.value) if isinstance(node, ast.Attribute) else ()
@@ -447,11 +472,11 @@ class Followed:
                 yield call
 
     def _has_attributes(self, call: ast.Call) -> bool:
-        """Return whether a call makes a value of ours, whose attributes are filled one by one."""
+        """Return whether a call returns a value of ours, whose attributes are followed instead."""
         return any(
             scope.bound(name, "annotation")
-            for one in self._sources.types(call.func)
-            if one.kind == "class"
+            for one in self._sources.types(call)
+            if one.kind == "instance"
             for scope in self._sources.bases(one.name)
             for name in scope.names
         )
@@ -463,8 +488,12 @@ def filled_by(sources: Sources, call: ast.Call, name: str) -> Iterator[Attribute
     If the class has no such attribute, its subclasses are meant: a decision chose one of them.
     """
     types = [one for one in sources.types(call.func) if one.kind == "class"]
-    if ast.unparse(call.func).rpartition(".")[2] == "evolve" and call.args:
-        types += [one for one in sources.types(call.args[0]) if one.kind == "instance"]
+    called = ast.unparse(call.func).rpartition(".")[2]
+    changed = call.args[0] if called == "evolve" and call.args else None
+    if isinstance(call.func, ast.Attribute) and called == "__attrs_init__":
+        changed = call.func.value
+    if changed is not None:
+        types += [one for one in sources.types(changed) if one.kind == "instance"]
     for one in types:
         owner, _ = sources.member(Type("instance", one.name), name)
         subclasses = [] if owner else sources.subclasses(one.name)
@@ -481,10 +510,9 @@ def _key(full: str) -> Key:
     return (".".join(parts[:2]), *parts[2:]) if is_nested else tuple(parts)
 
 
-def _arguments(
-    call: ast.Call, function: Function | ast.AST
-) -> Iterator[tuple[ast.expr, ast.expr | None]]:
+def _arguments(call: ast.Call, scope: Scope | None) -> Iterator[tuple[ast.expr, ast.expr | None]]:
     """Yield the arguments of a call with the annotations of their parameters."""
+    function = scope.node if scope else None
     if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
         return
     parameters = function.args

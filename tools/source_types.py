@@ -61,8 +61,8 @@ class Binding:
     """What a name is bound to.
 
     Attributes:
-        how: `import`, `definition`, `self`, `annotation`, `instance`, `value`, `element` or
-            `unknown`.
+        how: `import`, `definition`, `self`, `annotation`, `instance`, `value`, `element`,
+            `entered` or `unknown`.
         to: The node, or the full name of an import, or the class of `self`.
         position: The position in the value, if that is unpacked.
     """
@@ -115,12 +115,14 @@ class Sources:
         self._generated = generated
         self._inner: dict[ast.AST, Scope] = {}
         self._types: dict[ast.AST, Types] = {}
+        self._annotated: dict[ast.AST, list[Type]] = {}
         self._spellings: dict[str, set[str]] = defaultdict(set)
         self.modules: dict[str, Scope] = {}
         self.scopes: dict[ast.AST, Scope] = {}
         self.parents: dict[ast.AST, ast.AST] = {}
         self.loads: dict[str, list[Load]] = defaultdict(list)
         self.calls: list[ast.Call] = []
+        self.keywords: dict[str, list[ast.Call]] = defaultdict(list)
         for folder in folders:
             for path in sorted((root / folder).rglob("*.py")):
                 name = ".".join(path.relative_to(root / folder).with_suffix("").parts)
@@ -204,6 +206,11 @@ class Sources:
         self._assign(node.target, "element", node.iter, scope)
 
     @_bind.register
+    def _(self, node: ast.withitem, scope: Scope) -> None:
+        if node.optional_vars is not None:
+            self._assign(node.optional_vars, "entered", node.context_expr, scope)
+
+    @_bind.register
     def _(self, node: ast.ExceptHandler, scope: Scope) -> None:
         if node.name and node.type:
             scope.names[node.name].append(Binding("instance", node.type))
@@ -223,6 +230,8 @@ class Sources:
     @_bind.register
     def _(self, node: ast.Call, scope: Scope) -> None:
         self.calls.append(node)
+        for keyword in node.keywords:
+            self.keywords[keyword.arg or ""].append(node)
         match node:
             case ast.Call(func=ast.Name(id="isinstance"), args=[ast.Name(id=name), classes]):
                 scope.names[name].append(Binding("instance", classes))
@@ -389,7 +398,16 @@ class Sources:
                 types = self.types(to)
             case "element":
                 types = elements(self.types(to))
+            case "entered":
+                types = [one for manager in self.types(to) for one in self._entered(manager)]
         return types
+
+    def _entered(self, manager: Type) -> Iterable[Type]:
+        """Return the types that `with` gives for a context manager or a generator function."""
+        methods = [t for n in ("__enter__", "__aenter__") for t in self.member(manager, n)[1]]
+        if methods:
+            return [one for method in methods for one in self._returned(method)] or [manager]
+        return elements([manager])
 
     def _imported(self, full: str) -> Iterable[Type]:
         if f"{full}.".startswith(f"{self._generated}."):
@@ -445,6 +463,14 @@ class Sources:
 
     def annotated(self, node: ast.AST | None) -> list[Type]:
         """Return the types of the values that an annotation allows."""
+        if node is None:
+            return []
+        if node not in self._annotated:
+            self._annotated[node] = []
+            self._annotated[node] = list(dict.fromkeys(self._allowed(node)))
+        return self._annotated[node]
+
+    def _allowed(self, node: ast.AST) -> list[Type]:
         match node:
             case ast.Constant(value=str(text)):
                 parsed = ast.Expression(ast.parse(text, mode="eval").body)

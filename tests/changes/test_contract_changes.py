@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -179,15 +179,16 @@ def generate(root: Path, change: Change) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def type_errors(root: Path, cache: Path) -> list[MypyError]:
+def type_errors(
+    root: Path, cache: Path, folders: Sequence[str] = ("wrapper", "generated")
+) -> list[MypyError]:
     """Return the errors that mypy reports for a copy, with the settings of the copy."""
-    result = run(
-        *(root, "-m", "mypy", "--cache-dir", str(cache), "--output", "json"),
-        *("wrapper", "generated"),
-    )
+    options = ("--cache-dir", str(cache), "--output", "json")
+    result = run(root, "-m", "mypy", *options, *folders)
     assert result.returncode in {0, 1}, result.stdout + result.stderr
     reports = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
     assert bool(reports) == bool(result.returncode)
+    reports = [report for report in reports if report["severity"] == "error"]
     return [
         MypyError(
             report["file"],
@@ -581,9 +582,80 @@ def test_a_removed_or_changed_name_or_value_is_a_type_error_in_the_wrapper(
 
 
 def imports(root: Path) -> set[tuple[str, int]]:
-    """Return the lines that import operations; mypy finds a removed one in the installed package."""
-    lines = enumerate((root / API).read_text("utf-8").splitlines(), start=1)
-    return {(API, number) for number, line in lines if "blink_oauth_api.api." in line}
+    """Return the lines that import operations.
+
+    They are no error here: mypy finds a module that was removed in the installed package.
+    """
+    return {(API, line) for line in lines_with(root / API, "from blink_oauth_api.api.")}
+
+
+TOKENS, META = "wrapper/blink_oauth/tokens.py", "wrapper/blink_oauth/headers.py"
+CONTEXT = "wrapper/blink_oauth/context.py"
+# The place of the contract, our name that depends on it, and how to rename that.
+RENAMED: list[tuple[str, str, str, list[tuple[str, str]]]] = [
+    (
+        f"{SCHEMAS}.TokenResponse.properties.scope",
+        "Token.scope",
+        TOKENS,
+        [
+            ("\n    scope: frozenset[str]", "\n    extent: frozenset[str]"),
+            ("\n        scope: frozenset[str]", "\n        extent: frozenset[str]"),
+            ("scope=scope", "scope=extent"),
+        ],
+    ),
+    (
+        "components.headers.Source",
+        "ResponseMeta.source",
+        META,
+        [("\n    source: Source", "\n    origin: Source")],
+    ),
+    (
+        "components.headers.ContentLanguage",
+        "ResponseMeta.language",
+        META,
+        [("\n    language: str", "\n    tongue: str")],
+    ),
+    (
+        f"{SCHEMAS}.TokenRequest.properties.username.maxLength",
+        "MAX_USERNAME",
+        CONTEXT,
+        [("\nMAX_USERNAME: Final", "\nLONGEST_USERNAME: Final")],
+    ),
+]
+
+
+def test_the_code_that_depends_on_a_name_of_ours_is_where_mypy_reports_that_it_was_renamed(
+    tree: Path, cache: Path, code: Code
+) -> None:
+    others = ("keeper", "testing", "cli")
+    for folder in others:
+        shutil.copytree(PROJECT / folder, tree / folder)
+    contract = yaml.safe_load((tree / SPEC).read_text("utf-8"))
+    expected: set[tuple[str, int]] = set()
+    for place, name, file, changes in RENAMED:
+        text = (tree / file).read_text("utf-8")
+        for old, new in changes:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        (tree / file).write_text(text, "utf-8")
+        consumers = code.consumers(contract, tuple(place.split(".")))
+        found = {(one.file, one.line) for one in consumers if one.via == name}
+        assert len(found) > 1, name
+        expected |= found
+    errors = type_errors(tree, cache, ("wrapper", "generated", *others))
+    # A line that imports a constant is an error if it is gone; the lines that use the import are
+    # none. The definition is the line that was changed.
+    reported = {(error.file, error.line) for error in errors if " import " not in error.code}
+    unseen = {(API, line) for line in lines_with(tree / API, "assert MAX_USERNAME ==")}
+    unseen |= {(CONTEXT, line) for line in lines_with(tree / CONTEXT, "LONGEST_USERNAME: Final")}
+    assert expected - unseen == reported
+    assert {file.partition("/")[0] for file, _ in reported} == {"wrapper", *others}
+
+
+def lines_with(path: Path, text: str) -> list[int]:
+    """Return the numbers of the lines that contain a text."""
+    lines = enumerate(path.read_text("utf-8").splitlines(), start=1)
+    return [number for number, line in lines if text in line]
 
 
 @pytest.mark.parametrize(("change", "test", "report"), FAILING_TESTS.values(), ids=FAILING_TESTS)
