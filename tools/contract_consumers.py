@@ -13,7 +13,7 @@ The other consumers depend on the place through a name of ours:
   name: the value is followed through expressions, local variables and returned values;
 * a property that returns such an attribute;
 * the member of an enumeration of ours, if the type of such an attribute has the value;
-* the code that reads the whole contract from its file.
+* the code that reads the whole contract from its file, and what it looks up by constant keys.
 
 Limits. An attribute counts only if the class of its object is known, see `source_types`. A value is
 followed until it fills an attribute: what is computed from an attribute is not a consumer, nor is
@@ -156,6 +156,7 @@ class Code:
                 self._found[name, member, values] = list(self._through(name, member, values))
             others.update(self._found[name, member, values])
         others.update(self._readers_of_the_file)
+        others.update(at for keys, at in self._lookups_in_the_file if keys[: len(place)] == place)
         return sorted(direct) + sorted(one for one in others if (one.file, one.line) not in lines)
 
     def _made(self, contract: Node) -> dict[Key, Made]:
@@ -169,7 +170,8 @@ class Code:
     def _at(self, node: ast.AST, via: str = "") -> Consumer:
         scope = self._sources.scopes[node]
         assert isinstance(node, (ast.expr, ast.stmt))
-        return Consumer(scope.file, node.lineno, scope.name, via)
+        name = ".".join(part for part in scope.name.split(".") if part != "<lambda>")
+        return Consumer(scope.file, node.lineno, name, via)
 
     # ---- the lines that use generated names
 
@@ -377,6 +379,12 @@ class Code:
                 found.setdefault(scope, node)
         return [self._at(node, CONTRACT) for node in found.values()]
 
+    @cached_property
+    def _lookups_in_the_file(self) -> list[tuple[Place, Consumer]]:
+        """The lookups of places in the parsed contract: the keys, from the top of the document."""
+        chains = ((node, _constant_keys(node)) for node in self._sources.scopes)
+        return [(keys, self._at(node, CONTRACT)) for node, keys in chains if keys[:1] == ("paths",)]
+
 
 class Followed:
     """Follows the values of expressions until they fill attributes.
@@ -388,9 +396,9 @@ class Followed:
     """
 
     def __init__(self, sources: Sources, nodes: Iterable[ast.AST], key: str) -> None:
-        self._sources = sources
+        self._sources, self._first = sources, set(nodes)
         self.attributes: set[Attribute] = set()
-        pending, seen = [(node, key) for node in nodes], set[ast.AST]()
+        pending, seen = [(node, key) for node in self._first], set[ast.AST]()
         while pending:
             node, key = pending.pop()
             if node not in seen:
@@ -409,6 +417,8 @@ class Followed:
                     yield call, key
             case ast.Call() if node is not parent.func and self._has_attributes(parent):
                 pass
+            case ast.Subscript() if node is parent.slice and node not in self._first:
+                pass  # What is looked up by the value is not the value.
             case ast.Dict() | ast.DictComp():
                 yield from self._in_mapping(node, parent, key)
             case ast.Return() | ast.Yield() | ast.YieldFrom():
@@ -499,6 +509,14 @@ def filled_by(sources: Sources, call: ast.Call, name: str) -> Iterator[Attribute
         subclasses = [] if owner else sources.subclasses(one.name)
         yield from [(owner, name)] if owner else []
         yield from ((scope.full_name, name) for scope in subclasses if name in scope.names)
+
+
+def _constant_keys(node: ast.AST) -> Place:
+    """Return the constants by which an expression looks something up in nested mappings."""
+    match node:
+        case ast.Subscript(value=value, slice=ast.Constant(value=str(key))):
+            return (*_constant_keys(value), key)
+    return ()
 
 
 def _key(full: str) -> Key:

@@ -347,8 +347,9 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
                     text = headers.get(ORIGIN, "")  # via ORIGIN
                     return Meta(  # via Meta.origin
                         origin=parsed(text),
-                        size=len(headers),
+                        size=SIZES[text],
                     )
+                SIZES = {"": 0}
                 def parsed(text: str) -> Origin:
                     return Origin(text)
                 def receipt(meta: Meta) -> Receipt:
@@ -474,6 +475,18 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
                     print(error.amount)  # via AmountError.amount
                     print(error.text)
                     return MEMBERS  # via MEMBERS
+                """,
+        },
+    ),
+    "code that looks something up in the contract": (
+        OPERATION,
+        {
+            "testing/kit/read.py": """
+                def operation(document: dict[str, object]) -> object:
+                    document["paths"]["/pay"]["get"]
+                    document["components"]["/pay"]["post"]
+                    yield document["paths"]["/pay"]["post"]["responses"]  # via openapi.yaml
+                    return document["paths"]["/pay"]["post"]  # via openapi.yaml
                 """,
         },
     ),
@@ -613,7 +626,7 @@ def test_the_scope_of_a_consumer_is_its_class_and_function(tmp_path: Path) -> No
         "from blink_oauth_api import contract\n"
         "class Api:\n"
         "    def path(self):\n"
-        "        return contract.PAY_BILL_PATH\n"
+        "        return (lambda: contract.PAY_BILL_PATH)()\n"
         "PATH = contract.PAY_BILL_PATH\n"
     )
     found = Code(tmp_path).consumers(CONTRACT, ("paths", "/pay"))

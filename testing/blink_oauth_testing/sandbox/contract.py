@@ -28,6 +28,8 @@ from openapi_core.validation.schemas.factories import SchemaValidatorsFactory
 from openapi_core.validation.schemas.validators import SchemaValidator
 from werkzeug.datastructures import Headers
 
+from blink_oauth.headers import CORRELATION_ID
+
 from .messages import Request, Response
 
 __all__ = []
@@ -211,8 +213,8 @@ class Contract:
         """
         violations = self._validator.response_errors(path, request, response)
         # No schema can express that the response repeats the id of the request.
-        if response.header("X-Correlation-ID") != request.correlation_id:
-            violations.append("header X-Correlation-ID: not that of the request")
+        if response.header(CORRELATION_ID) != request.correlation_id:
+            violations.append(f"header {CORRELATION_ID}: not that of the request")
         return tuple(violations)
 
     def _repeated_names(self, request: Request) -> Iterator[str]:

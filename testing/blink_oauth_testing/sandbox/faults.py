@@ -14,6 +14,8 @@ from typing import Literal, get_args
 
 from attrs import field, frozen
 
+from blink_oauth.headers import CACHE_CONTROL, CORRELATION_ID, SOURCE
+
 from .messages import HTML, NORMAL_DELIVERY, TOKEN, Delivery, Response, Source, problem
 
 __all__ = []
@@ -124,7 +126,7 @@ def _platform_error(
         error = problem(
             status, "TECHNICAL_ERROR", _TITLES[status], "The sandbox was asked to fail.", source
         )
-        error = error.with_header("X-Correlation-ID", response.header("X-Correlation-ID") or "")
+        error = error.with_header(CORRELATION_ID, response.header(CORRELATION_ID) or "")
         for name, value in headers.items():
             error = error.with_header(name.replace("_", "-"), value)
         return error
@@ -213,16 +215,14 @@ WRONG_CONTENT_TYPE = _broken_headers(
 )
 WRONG_CORRELATION_ID = _broken_headers(
     "wrong-correlation-id",
-    lambda response: response.with_header("X-Correlation-ID", "of-another-request"),
+    lambda response: response.with_header(CORRELATION_ID, "of-another-request"),
 )
 MISSING_CORRELATION_ID = _broken_headers(
-    "missing-correlation-id", lambda response: response.without_header("X-Correlation-ID")
+    "missing-correlation-id", lambda response: response.without_header(CORRELATION_ID)
 )
-MISSING_SOURCE = _broken_headers(
-    "missing-source", lambda response: response.without_header("X-CorAPI-Source")
-)
+MISSING_SOURCE = _broken_headers("missing-source", lambda response: response.without_header(SOURCE))
 CACHEABLE = _broken_headers(
-    "cacheable", lambda response: response.with_header("Cache-Control", "public, max-age=60")
+    "cacheable", lambda response: response.with_header(CACHE_CONTROL, "public, max-age=60")
 )
 STATUS_201 = _undocumented_success(201)
 STATUS_299 = _undocumented_success(299)

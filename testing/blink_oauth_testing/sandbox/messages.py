@@ -12,6 +12,8 @@ from uuid import uuid4
 
 from attrs import evolve, field, frozen
 
+from blink_oauth.headers import CACHE_CONTROL, CORRELATION_ID, LANGUAGE, PRAGMA, SOURCE
+
 __all__ = []
 
 PROBLEM = "application/problem+json"
@@ -89,16 +91,16 @@ def oauth_error(error: str, description: str) -> Response:
 def success(content: object, content_type: str = TOKEN) -> Response:
     """Return a success of a bank; the content `None` gives no body."""
     response = _from_source("PROVIDER", Response(200))
-    response = response.with_header("Cache-Control", "no-store").with_header("Pragma", "no-cache")
+    response = response.with_header(CACHE_CONTROL, "no-store").with_header(PRAGMA, "no-cache")
     return response if content is None else response.with_body(content_type, _json(content))
 
 
 def _in_english(response: Response) -> Response:
-    return response.with_header("Content-Language", "en")
+    return response.with_header(LANGUAGE, "en")
 
 
 def _from_source(source: Source, response: Response) -> Response:
-    return response.with_header("X-CorAPI-Source", source)
+    return response.with_header(SOURCE, source)
 
 
 def _json(content: object) -> bytes:
@@ -128,7 +130,7 @@ class Request:
 
     @correlation_id.default
     def _correlation_id(self) -> str:
-        values = self.headers_named("X-Correlation-ID")
+        values = self.headers_named(CORRELATION_ID)
         usable = len(values) == 1 and re.fullmatch(r"[!-~]{1,64}", values[0])
         return values[0] if usable else str(uuid4())
 

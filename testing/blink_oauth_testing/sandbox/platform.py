@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attrs import evolve, field, frozen
 
+from blink_oauth.headers import CORRELATION_ID, TARGET_ID
+
 from .banks import ACCOUNTS, Bank, Refusal
 from .contract import LIST_ACCOUNTS, Contract
 from .exchanges import Exchange, ExchangeRecorder, Fingerprints
@@ -86,7 +88,7 @@ class Platform:
             handled = self._execute(operation, path, request)
             if not _accepts(request.headers_named("Accept"), handled.response.media_type):
                 handled = evolve(handled, response=_NOT_ACCEPTABLE)
-        response = handled.response.with_header("X-Correlation-ID", request.correlation_id)
+        response = handled.response.with_header(CORRELATION_ID, request.correlation_id)
         delivery = NORMAL_DELIVERY
         if handled.fault is not None:
             response, delivery = handled.fault.change(response), handled.fault.delivery
@@ -106,7 +108,7 @@ class Platform:
         refusal = self._refusal(path, request)
         if refusal is not None:
             return refusal
-        target_id = request.header("X-CorAPI-Target-ID") or ""
+        target_id = request.header(TARGET_ID) or ""
         bank, client_id = self.banks[target_id], self.clients[request.certificate]
         delay = bank.policy.response_delay if operation == "request_token" else 0.0
         fault = self.plan.take(target_id, operation)
@@ -143,7 +145,7 @@ class Platform:
         if client_id is None or is_other:
             detail = "The client_id is not the one the certificate is registered for."
             return _Handled(problem(401, "INVALID_CLIENT", "Unauthorized", detail))
-        if request.header("X-CorAPI-Target-ID") not in self.banks:
+        if request.header(TARGET_ID) not in self.banks:
             detail = "The client may not use this target, or there is no such target."
             return _Handled(problem(403, "INSUFFICIENT_PRIVILEGES", "Forbidden", detail))
         return None
@@ -161,9 +163,9 @@ class Platform:
             violations = self.contract.response_violations(path, request, response)
         exchange = Exchange(
             operation=operation,
-            target_id=request.header("X-CorAPI-Target-ID"),
+            target_id=request.header(TARGET_ID),
             client_id=self.clients.get(request.certificate),
-            correlation_id=request.header("X-Correlation-ID"),
+            correlation_id=request.header(CORRELATION_ID),
             method=request.method,
             path=request.path,
             request_headers=self.fingerprints.of_headers(request.headers),
