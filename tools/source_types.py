@@ -218,9 +218,13 @@ class Sources:
     @_bind.register
     def _(self, node: ast.Match, scope: Scope) -> None:
         for case in node.cases:
-            for pattern in ast.walk(case.pattern):
-                if isinstance(pattern, ast.MatchClass) and isinstance(node.subject, ast.Name):
-                    scope.names[node.subject.id].append(Binding("instance", pattern.cls))
+            pattern = case.pattern
+            if isinstance(pattern, ast.MatchAs) and pattern.pattern is not None:
+                pattern = pattern.pattern
+            each = pattern.patterns if isinstance(pattern, ast.MatchOr) else [pattern]
+            for one in each:
+                if isinstance(one, ast.MatchClass) and isinstance(node.subject, ast.Name):
+                    scope.names[node.subject.id].append(Binding("instance", one.cls))
 
     @_bind.register
     def _(self, node: ast.MatchAs, scope: Scope) -> None:

@@ -55,7 +55,13 @@ CONTRACT: dict[str, Any] = {
                     "note": {"type": "string", "maxLength": 20},
                 },
             },
-            "Answer": {"properties": {"amount": {"type": "integer"}, "note": {"type": "string"}}},
+            "Answer": {
+                "properties": {
+                    "amount": {"type": "integer"},
+                    "note": {"type": "string"},
+                    "type": {"type": "string"},
+                }
+            },
         },
     },
 }
@@ -238,8 +244,13 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
         {
             "wrapper/shop/_api.py": """
                 from blink_oauth_api.api.bills import pay_bill
+                from typing import TypedDict
+                class Headers(TypedDict):
+                    x_shop_id: str
                 pay_bill.sync(x_shop_id="1")
                 pay_bill.sync(other="1")  # direct
+                def send(headers: Headers):
+                    pay_bill.sync(**headers)
                 """,
         },
     ),
@@ -281,6 +292,8 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
                     return status, number  # direct
                 def ours(status: Known) -> Known:
                     return status
+                def noted(status: Known):
+                    found: contract.PayBillStatus = status  # direct
                 """,
         },
     ),
@@ -349,6 +362,15 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
                         origin=parsed(text),
                         size=SIZES[text],
                     )
+                def built(text: str) -> Meta:
+                    return Meta(  # via Meta.origin
+                        origin=Origin.SHOP,
+                        size=1,
+                    )
+                def receipts(headers: Mapping[str, str]):
+                    yield Receipt(origin=Origin.SHOP, meta=built(headers[ORIGIN]))  # via ORIGIN
+                    yield Receipt(meta=built(text=headers[ORIGIN]))  # via ORIGIN
+                    yield Receipt(meta={ORIGIN: 1})  # via ORIGIN
                 SIZES = {"": 0}
                 def parsed(text: str) -> Origin:
                     return Origin(text)
@@ -392,10 +414,16 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
                     return evolve(holder.last, origin=Origin.SHOP)  # via Meta.origin
                 def narrowed(value: object, other: object):
                     if isinstance(value, Meta):
-                        return value.origin, other.origin  # via Meta.origin
+                        return value.origin  # via Meta.origin
                     match other:
                         case Receipt(meta=Meta() as meta):
+                            print(other.origin)
                             return meta.origin  # via Meta.origin
+                def matched(value: object, other: object):
+                    match value:
+                        case Receipt() | Meta():
+                            print(other.origin)
+                            return value.origin  # via Meta.origin
                 """,
         },
     ),
@@ -435,6 +463,12 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
                     members: dict[str, object]
                     def get(self, name: Member) -> object:
                         return self.members.get(name)
+                @frozen
+                class Part:
+                    size: int
+                def parts(body: Body):
+                    for one in [body.get("amount")]:  # via Member
+                        yield Part(size=one)  # via Part.size
                 @frozen
                 class Payment:
                     sum: int
@@ -568,6 +602,10 @@ SYMBOLS: list[tuple[tuple[str, ...], set[str]]] = [
     ((*SCHEMAS, "Kind", "enum", "1"), {'kind.py: Kind["cash"]'}),
     ((*SCHEMAS, "Kind"), KINDS | {"kind.py: Kind"}),
     ((*RESPONSE, "headers", "X-Origin"), {'contract.py: PayBillResponseHeaders["X-Origin"]'}),
+    (
+        (*SCHEMAS, "Answer", "properties", "type"),
+        {"answer.py: Answer.type_", 'contract.py: AnswerMembers["type"]'},
+    ),
     # The other response has the header, too, so it does not go with this one.
     (RESPONSE, {"contract.py: PayBillStatus[200]"}),
     ((*RESPONSE, "description"), {"contract.py: PayBillStatus[200]"}),
