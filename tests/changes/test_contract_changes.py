@@ -16,13 +16,30 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import yaml
 
+from changes.edits import (
+    CONFLICT,
+    HEADERS,
+    PATHS,
+    RESPONSES,
+    REVOKE,
+    SCHEMAS,
+    TOKEN,
+    Change,
+    Node,
+    add_request_header,
+    combined,
+    put,
+    remove,
+    remove_request_header,
+    rename,
+)
 from contract_consumers import Code
 
 PROJECT = Path(__file__).parents[2]
@@ -32,9 +49,6 @@ CONTRACT_TYPES = "generated/blink_oauth_api/contract.py"
 # Thousands of mutated bodies do not depend on the contract, and take longer than all other tests.
 SLOW = "test_mutations.py"
 
-Node = dict[str, Any]
-Change = Callable[[Node], None]
-
 
 class MypyError(NamedTuple):
     """A message of mypy, with the file and the line of code that it is about."""
@@ -43,91 +57,6 @@ class MypyError(NamedTuple):
     line: int
     code: str
     message: str
-
-
-# ---- changes of a contract; a path is a sequence of keys, `*` matches every key
-
-
-def matches(node: Node, keys: list[str]) -> Iterator[tuple[Node, str]]:
-    """Yield the parent node and the last key of each match."""
-    first, *rest = keys
-    for key in [key for key in node if first in ("*", key)]:
-        if rest:
-            yield from matches(node[key], rest)
-        else:
-            yield node, key
-
-
-def find(contract: Node, path: str) -> list[tuple[Node, str]]:
-    """Return the parent node and the last key of each match; there must be at least one."""
-    nodes = list(matches(contract, path.split(".")))
-    assert nodes, path
-    return nodes
-
-
-def put(path: str, value: object) -> Change:
-    """Add a key or change its value."""
-    parent, _, name = path.rpartition(".")
-
-    def change(contract: Node) -> None:
-        for node, key in find(contract, parent):
-            node[key][name] = value
-
-    return change
-
-
-def remove(path: str) -> Change:
-    """Remove a key."""
-
-    def change(contract: Node) -> None:
-        for node, key in find(contract, path):
-            del node[key]
-
-    return change
-
-
-def rename(path: str, new: str) -> Change:
-    """Rename a key without changing the order of the keys."""
-
-    def change(contract: Node) -> None:
-        for node, old in find(contract, path):
-            renamed = {new if key == old else key: value for key, value in node.items()}
-            node.clear()
-            node.update(renamed)
-
-    return change
-
-
-def add_request_header(name: str, *, required: bool) -> Change:
-    """Add a header to the token request."""
-    header = {"name": name, "in": "header", "required": required, "schema": {"type": "string"}}
-
-    def change(contract: Node) -> None:
-        contract["components"]["parameters"]["Added"] = header
-        reference = {"$ref": "#/components/parameters/Added"}
-        contract["paths"]["/oauth/token"]["post"]["parameters"].append(reference)
-
-    return change
-
-
-def remove_request_header(name: str) -> Change:
-    """Remove a header from the revocation only."""
-
-    def change(contract: Node) -> None:
-        parameters = contract["paths"]["/oauth/revoke"]["post"]["parameters"]
-        parameters.remove({"$ref": f"#/components/parameters/{name}"})
-
-    return change
-
-
-def combined(*changes: Change) -> Change:
-    """Return one change that makes several changes."""
-
-    def change(contract: Node) -> None:
-        for one in changes:
-            one(contract)
-
-    return change
 
 
 # ---- the copy
@@ -202,10 +131,6 @@ def type_errors(
 
 # ---- the table
 
-PATHS, SCHEMAS = "paths", "components.schemas"
-TOKEN, REVOKE = f"{PATHS}./oauth/token.post", f"{PATHS}./oauth/revoke.post"
-RESPONSES, HEADERS = "components.responses", "components.responses.*.headers"
-CONFLICT = {"$ref": "#/components/responses/BadRequest"}
 STATUSES = "200, 400, 401, 403, 406, 415, 500, 502, 504"
 WITHOUT_406 = "200, 400, 401, 403, 415, 500, 502, 504"
 
