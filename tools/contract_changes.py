@@ -1,0 +1,243 @@
+"""Compare two contracts, and tell what each change means for the caller."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from attrs import evolve
+
+from contract_grammar import GRAMMAR, UNKNOWN, Element
+from contract_parts import Node, expand, items, node, resolve, same, text_of, uses
+from contract_rules import (
+    ABSENT,
+    BOTH,
+    INPUTS,
+    OUTPUTS,
+    REQUEST,
+    RESPONSE,
+    RULES,
+    Change,
+    Place,
+    Rule,
+    consequence,
+)
+from contract_values import VALUES, plain
+
+Item = tuple[str, Any]
+ItemKey = Callable[[Node, Item], object]
+
+
+def compare(old: Node, new: Node, rules: Sequence[Rule] = RULES) -> list[Change]:
+    """Return the changes between two contracts with their consequences, in the document's order."""
+    changes = (consequence(one, rules) for one in _Comparison(old, new).changes())
+    return _merged(changes)
+
+
+def _merged(changes: Iterator[Change]) -> list[Change]:
+    """Make one change of the same header, media type or status in several places."""
+    merged: dict[object, Change] = {}
+    for one in changes:
+        place: object = one.place
+        if one.kind in ("response header", "media type", "status"):
+            place = one.place[-1]
+        elif one.kind == "reference":
+            place = ""
+        key = (place, one.kind, one.how, text_of(one.before), text_of(one.after), one.sides)
+        if key in merged:
+            known = merged[key]
+            merged[key] = evolve(known, others=(*known.others, one.place))
+        else:
+            merged[key] = one
+    return list(merged.values())
+
+
+class _Comparison:
+    """The comparison of two contracts."""
+
+    def __init__(self, old: Node, new: Node) -> None:
+        self._old, self._new = old, new
+        self._used = {place for place, _ in uses(new)}
+        self._sides: dict[Place, set[str]] = defaultdict(set)
+        for place, side in (*uses(old), *uses(new)):
+            self._sides[place].add(side)
+        self._followed: set[tuple[str, str]] = set()
+
+    def changes(self) -> Iterator[Change]:
+        """Yield the changes."""
+        yield from self._keys("document", self._old, self._new, ())
+
+    def _change(self, place: Place, kind: str, how: str, before: Any, after: Any) -> Change:
+        return Change(place, kind, how, before, after, self._sides_of(place))
+
+    def _sides_of(self, place: Place) -> frozenset[str]:
+        if place[0] == "components":
+            return frozenset(self._sides.get(place[:3], BOTH))
+        return frozenset({RESPONSE if place[3:4] == ("responses",) else REQUEST})
+
+    def _keys(self, type_: str, old: Node, new: Node, place: Place) -> Iterator[Change]:
+        """Compare two nodes key by key."""
+        changes = []
+        for key in dict.fromkeys((*old, *new)):
+            before, after = old.get(key, ABSENT), new.get(key, ABSENT)
+            if same(before, after):
+                continue
+            element = GRAMMAR[type_].get(key) or GRAMMAR[type_].get("*", UNKNOWN)
+            found = list(self._element(element, before, after, (*place, key)))
+            changes += found or [self._change((*place, key), "order", "changed", before, after)]
+        return _with_required(changes) if type_ == "schema" else iter(changes)
+
+    def _element(self, element: Element, old: Any, new: Any, place: Place) -> Iterator[Change]:
+        """Compare what one key holds."""
+        is_mapping = all(one is ABSENT or isinstance(one, dict) for one in (old, new))
+        is_list = all(one is ABSENT or isinstance(one, list) for one in (old, new))
+        if not element.type:
+            return self._value(element.kind, old, new, place)
+        if element.each and is_list:
+            return self._list(element, items(old), items(new), place)
+        if not is_mapping:
+            return iter([self._change(place, "unknown", "changed", old, new)])
+        if element.each:
+            return self._mapping(element, node(old), node(new), place)
+        if ABSENT in (old, new) and element.type not in ("info", "components", "schema"):
+            return iter([self._one_sided(element.kind, old, new, place)])
+        return self._node(element.type, node(old), node(new), place)
+
+    def _one_sided(self, kind: str, old: Any, new: Any, place: Place) -> Change:
+        """Compare an element with nothing."""
+        how = "removed" if new is ABSENT else "added"
+        if how == "added" and kind in INPUTS | OUTPUTS:
+            is_required = resolve(self._new, new).get("required") is True
+            how = "added as required" if is_required else how
+        if how == "removed" and kind == "component" and place in self._used:
+            how = "removed, and still referred to"
+        return self._change(place, kind, how, old, new)
+
+    def _node(self, type_: str, old: Node, new: Node, place: Place) -> Iterator[Change]:
+        """Compare two nodes; a component that both refer to is compared in its own place."""
+        refs = (str(old.get("$ref", "")), str(new.get("$ref", "")))
+        if refs[0] == refs[1] or refs in self._followed:
+            old, new = ({**one, "$ref": None} for one in (old, new))
+            return self._keys(type_, old, new, place)
+        self._followed.add(refs)
+        targets = resolve(self._old, old), resolve(self._new, new)
+        changes = list(self._keys(type_, *targets, place))
+        self._followed.discard(refs)
+        if any("$ref" in target for target in targets):
+            changes = [self._change(place, "reference", "dangling", *refs)]
+        return iter(changes or [self._change(place, "reference", "changed", *refs)])
+
+    def _mapping(self, element: Element, old: Node, new: Node, place: Place) -> Iterator[Change]:
+        """Compare the elements of a mapping by their names; equal ones may have been renamed."""
+
+        def name(_: Node, item: Item) -> object:
+            return item[0]
+
+        keys = (name,) if element.kind == "status" else (name, _content)
+        for before, after in self._paired(old.items(), new.items(), keys):
+            if not (before and after and before[0] != after[0]):
+                yield from self._pair(element, before, after, place)
+            elif (*place, before[0]) in self._used:
+                yield from self._pair(element, before, None, place)
+                yield from self._pair(element, None, after, place)
+            else:
+                names = before[0], after[0]
+                yield self._change((*place, before[0]), element.kind, "renamed", *names)
+
+    def _list(
+        self, element: Element, old: list[Any], new: list[Any], place: Place
+    ) -> Iterator[Change]:
+        """Compare the elements of a list, whose order means nothing."""
+        left, right = ([(str(i), one) for i, one in enumerate(each)] for each in (old, new))
+        for before, after in self._paired(left, right, LIST_KEYS[element.type]):
+            yield from self._pair(element, before, after, place)
+
+    def _pair(
+        self, element: Element, before: Item | None, after: Item | None, place: Place
+    ) -> Iterator[Change]:
+        """Compare two elements of a mapping or a list, or one with nothing."""
+        if before and after:
+            if not same(before[1], after[1]):
+                one = Element(element.kind, element.type)
+                yield from self._element(one, before[1], after[1], (*place, after[0]))
+        elif before:
+            yield self._one_sided(element.kind, before[1], ABSENT, (*place, before[0]))
+        elif after:
+            yield self._one_sided(element.kind, ABSENT, after[1], (*place, after[0]))
+
+    def _paired(
+        self, old: Iterable[Item], new: Iterable[Item], keys: Iterable[ItemKey]
+    ) -> list[tuple[Item | None, Item | None]]:
+        """Pair the items with the same key: by the first key function, the rest by the next."""
+        left, right = list(old), list(new)
+        pairs: list[tuple[Item | None, Item | None]] = []
+        for key in keys:
+            by_key = {key(self._new, item): item for item in reversed(right)}
+            for item in list(left):
+                found = by_key.pop(key(self._old, item), None)
+                if found is not None:
+                    pairs.append((item, found))
+                    left.remove(item)
+                    right.remove(found)
+        return [*pairs, *((item, None) for item in left), *((None, item) for item in right)]
+
+    def _value(self, kind: str, old: Any, new: Any, place: Place) -> Iterator[Change]:
+        """Compare two plain values."""
+        for how, before, after in VALUES.get(kind, plain)(place[-1], old, new):
+            if kind == "members required":
+                member = (*place, str(before or after))
+                yield self._change(member, "member", how, bool(before), bool(after))
+            elif kind == "inferred parameters":
+                yield self._change(place, "evidence", how, before, after)
+            elif kind == "enum value" and ABSENT in (before, after) and ABSENT not in (old, new):
+                value = before if after is ABSENT else after
+                yield self._change((*place, str(value)), kind, how, before, after)
+            else:
+                kind = kind.removesuffix(" required").removesuffix(" name")
+                yield self._change(place, kind, how, before, after)
+
+
+def _with_required(changes: list[Change]) -> Iterator[Change]:
+    """Say of an added member that it is required, and of a removed or renamed one nothing more."""
+    members = [one for one in changes if one.kind == "member" and one.place[-2] == "properties"]
+    listed = {_member(one) for one in members}
+    listed |= {(one.place[:-2], one.after) for one in members if one.how == "renamed"}
+    required = {_member(one) for one in changes if one.how == "now required"}
+    for one in changes:
+        if one in members and one.how == "added" and _member(one) in required:
+            yield evolve(one, how="added as required")
+        elif one in members or one.kind != "member" or _member(one) not in listed:
+            yield one
+
+
+def _member(change: Change) -> tuple[Place, str]:
+    """Return the schema and the name of a member, or of an entry of the list `required`."""
+    return change.place[:-2], change.place[-1]
+
+
+# ---- how the elements of mappings and lists are paired
+
+
+def _content(contract: Node, item: Item) -> object:
+    return text_of(expand(contract, item[1]))
+
+
+def _reference_or_name(contract: Node, item: Item) -> object:
+    return node(item[1]).get("$ref") or _name(contract, item)
+
+
+def _name(contract: Node, item: Item) -> object:
+    parameter = resolve(contract, item[1])
+    return text_of([parameter.get("in"), parameter.get("name")])
+
+
+def _all_but_name(contract: Node, item: Item) -> object:
+    return text_of({**expand(contract, item[1]), "name": ""})
+
+
+LIST_KEYS: dict[str, tuple[ItemKey, ...]] = {
+    "parameter": (_reference_or_name, _name, _all_but_name),
+    # One server whose URL changes is the same server.
+    "server": (lambda _, item: node(item[1]).get("url"), lambda _, item: ""),
+}

@@ -1,0 +1,121 @@
+"""What each key of a contract holds, as data, so that a change of it has a kind.
+
+A key that is not named here is of the kind `unknown`, which no rule knows: nothing in the document
+is overlooked.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+
+@frozen
+class Element:
+    """What a key holds.
+
+    Attributes:
+        kind: The kind of a change of it.
+        type: The name of its keys in `GRAMMAR`; empty for a plain value.
+        each: Whether the key holds several of them, in a mapping or a list.
+    """
+
+    kind: str = "unknown"
+    type: str = ""
+    each: bool = False
+
+
+TEXT, EVIDENCE, UNKNOWN = Element("text"), Element("evidence"), Element()
+SCHEMA = Element("constraint", "schema")
+TEXTS = {"description": TEXT, "summary": TEXT, "externalDocs": TEXT, "x-blink-evidence": EVIDENCE}
+EXAMPLES = {"example": TEXT, "examples": Element("text", "example", each=True)}
+PARAMETERS = Element("request header", "parameter", each=True)
+SERVERS = Element("server", "server", each=True)
+METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+SECURITY = Element("authentication")
+
+# The key `*` stands for every other key.
+GRAMMAR: dict[str, dict[str, Element]] = {
+    "document": {
+        "info": Element("text", "info"),
+        "servers": SERVERS,
+        "paths": Element("operation", "path", each=True),
+        "components": Element("component", "components"),
+        "tags": TEXT,
+        "externalDocs": TEXT,
+        "security": SECURITY,
+        "x-blink-client-authentication": Element("authentication", "authentication"),
+    },
+    "info": {"*": TEXT, "version": Element("version")},
+    "authentication": {**TEXTS, "method": Element("authentication")},
+    "server": {**TEXTS, "*": Element("server"), "variables": Element("server", "variable", True)},
+    "variable": {**TEXTS, "default": Element("server"), "enum": Element("server")},
+    "components": {
+        "schemas": Element("component", "schema", each=True),
+        "parameters": Element("component", "parameter", each=True),
+        "headers": Element("component", "header", each=True),
+        "requestBodies": Element("component", "request body", each=True),
+        "responses": Element("component", "response", each=True),
+        "examples": Element("text", "example", each=True),
+    },
+    "path": {
+        **TEXTS,
+        **dict.fromkeys(METHODS, Element("operation", "operation")),
+        "parameters": PARAMETERS,
+        "servers": SERVERS,
+    },
+    "operation": {
+        **TEXTS,
+        "operationId": Element("operationId"),
+        "tags": Element("operationId"),
+        "parameters": PARAMETERS,
+        "requestBody": Element("request body", "request body"),
+        "responses": Element("status", "response", each=True),
+        "security": SECURITY,
+        "servers": SERVERS,
+        "x-blink-inferred-parameters": Element("inferred parameters"),
+    },
+    "parameter": {
+        **TEXTS,
+        **EXAMPLES,
+        "name": Element("request header name"),
+        "in": Element("request header name"),
+        "required": Element("request header required"),
+        "schema": SCHEMA,
+    },
+    "header": {
+        **TEXTS,
+        **EXAMPLES,
+        "required": Element("response header required"),
+        "schema": SCHEMA,
+    },
+    "request body": {
+        **TEXTS,
+        "required": Element("request body required"),
+        "content": Element("media type", "media type", each=True),
+    },
+    "response": {
+        **TEXTS,
+        "headers": Element("response header", "header", each=True),
+        "content": Element("media type", "media type", each=True),
+    },
+    "media type": {**EXAMPLES, "schema": SCHEMA},
+    "example": {"*": TEXT},
+    "schema": {
+        **TEXTS,
+        **EXAMPLES,
+        **dict.fromkeys(("title", "$comment", "examples"), TEXT),
+        "type": Element("type"),
+        "enum": Element("enum value"),
+        "properties": Element("member", "schema", each=True),
+        "required": Element("members required"),
+        "additionalProperties": Element("closed"),
+        **dict.fromkeys(("format", "pattern", "const", "multipleOf"), Element("constraint")),
+        **{
+            f"{end}{of}": Element("limit")
+            for end in ("min", "max")
+            for of in ("Length", "Items", "Properties", "imum")
+        },
+        **dict.fromkeys(("if", "then", "else", "not", "items"), Element("condition")),
+        **dict.fromkeys(("allOf", "anyOf", "oneOf"), Element("condition")),
+    },
+}
