@@ -25,7 +25,7 @@ from pathlib import Path
 from attrs import frozen
 
 from contract_document import SPEC
-from printing import show
+from generation import show
 
 SETTINGS = "generator-config.yml"
 PINS = "requirements/generate.txt"

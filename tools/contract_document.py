@@ -16,6 +16,13 @@ class GenerationError(Exception):
     """Nothing was generated and nothing was written; the message says what to do."""
 
 
+def with_text_keys(value: Any) -> Any:
+    """Return a value with all keys as texts: YAML reads a status without quotes as a number."""
+    if isinstance(value, dict):
+        return {str(key): with_text_keys(one) for key, one in value.items()}
+    return [with_text_keys(one) for one in value] if isinstance(value, list) else value
+
+
 def operations(contract: Node) -> Iterator[tuple[str, str, Node]]:
     """Yield the path, the method and the operation of every operation."""
     for path, item in contract["paths"].items():
@@ -25,13 +32,14 @@ def operations(contract: Node) -> Iterator[tuple[str, str, Node]]:
 
 
 def parameters(contract: Node, path: str, operation: Node) -> list[Node]:
-    """Return the parameters of an operation, those of its path first.
+    """Return the parameters of an operation, those of its path first, unless it has its own.
 
     Raises:
         GenerationError: If a reference does not resolve.
     """
     declared = (*contract["paths"][path].get("parameters", ()), *operation.get("parameters", ()))
-    return [resolve(contract, one) for one in declared]
+    resolved = (resolve(contract, one) for one in declared)
+    return list({(one["in"], one["name"]): one for one in resolved}.values())
 
 
 def response_headers(contract: Node, operation: Node) -> dict[str, Node]:

@@ -20,12 +20,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from openapi_python_client.config import ConfigFile
+from attrs import evolve
+from openapi_python_client import generate as generate_client
+from openapi_python_client.config import Config, ConfigFile, MetaType
+from openapi_python_client.parser.errors import GeneratorError, ParseError
 from openapi_python_client.strings import pascal_case, snake_case
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -39,8 +43,8 @@ from contract_document import (
     operations,
     parameters,
     response_headers,
+    with_text_keys,
 )
-from printing import show
 from surface import surface
 
 SETTINGS = "generator-config.yml"
@@ -170,11 +174,17 @@ def fresh_generation(root: Path) -> Iterator[Path]:
         fresh = Path(name).resolve()
         if fresh.is_relative_to(root):
             raise GenerationError(f"Point TMPDIR at a folder outside {root}.")
-        run_generator(root, fresh / PACKAGE)
+        package = fresh / PACKAGE
+        config = Config.from_sources(
+            settings, MetaType.NONE, root / SPEC, "utf-8", overwrite=False, output_path=package
+        )
+        run_generator(config)
         # The generator runs first: its messages about a broken contract are clearer.
-        contract: Node = YAML(typ="safe").load(root / SPEC)
-        add_contract_types(contract, settings, fresh / PACKAGE)
-        write(fresh / SURFACE, surface(contract, fresh / PACKAGE))
+        contract = with_text_keys(YAML(typ="safe").load(root / SPEC))
+        write(package / CONTRACT_TYPES, contract_types(contract))
+        for hook in config.post_hooks:
+            run_hook(hook, package)
+        write(fresh / SURFACE, surface(contract, package))
         write(fresh / PROVENANCE, provenance(root))
         yield fresh
 
@@ -199,50 +209,61 @@ def check_settings(path: Path) -> ConfigFile:
         raise GenerationError(message) from error
 
 
-def run_generator(root: Path, output: Path) -> None:
-    """Run openapi-python-client; a warning is a failure, because an operation may be left out.
+def run_generator(config: Config) -> None:
+    """Run openapi-python-client without its post hooks, which run once all files are there.
 
     Raises:
-        GenerationError: If the generator or one of its post hooks fails.
+        GenerationError: If it fails or warns: after a warning, an operation may be left out.
     """
-    command = [sys.executable, "-m", "openapi_python_client", "generate", "--fail-on-warning"]
-    command += ["--meta", "none", "--overwrite", "--path", str(root / SPEC)]
-    command += ["--config", str(root / SETTINGS), "--output-path", str(output)]
-    # In the output's parent, so that no file of the current folder shadows a module or a setting.
-    run(command, output.parent)
-
-
-def run(command: list[str], folder: Path) -> None:
-    """Run the generator or a post hook in a folder.
-
-    Raises:
-        GenerationError: If it fails.
-    """
-    # The hooks call `ruff` by name; they must find the pinned one, installed beside this Python.
-    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environment = os.environ | {"PATH": search}
-    result = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    if result.returncode:
-        report = (result.stdout + result.stderr).strip()
+    with redirect_stdout(StringIO()):  # where it is writing
+        try:
+            found = generate_client(config=evolve(config, post_hooks=[]))
+        except Exception as error:
+            message = f"Correct {SPEC}; the generator fails: {error!r}"
+            raise GenerationError(message) from error
+    if found:
+        report = "\n".join(map(text_of, found))
         raise GenerationError(f"Correct {SPEC} or {SETTINGS}; the generator reports:\n{report}")
 
 
-def add_contract_types(contract: Node, settings: ConfigFile, package: Path) -> None:
-    """Add the types that the generator leaves out, formatted by the same post hooks.
+def text_of(error: GeneratorError) -> str:
+    """Return an error of the generator with the part of the contract that it concerns."""
+    data = error.data if isinstance(error, ParseError) else None
+    part = data.model_dump_json(exclude_unset=True, by_alias=True) if data else None
+    return "\n".join(filter(None, (error.header, error.detail, part)))
+
+
+def run_hook(hook: str, package: Path) -> None:
+    """Run a post hook on the package.
 
     Raises:
-        GenerationError: If the contract lacks a name that a type needs, or a post hook fails.
+        GenerationError: If it fails or is not installed; the generator would skip it.
+    """
+    name, *arguments = shlex.split(hook)
+    # `ruff` must be the pinned one, which is installed beside this Python.
+    search = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    program = shutil.which(name, path=search)
+    if program is None:
+        raise GenerationError(f"Correct {SETTINGS}: {name} is not in PATH.")
+    command = [program, *arguments]
+    result = subprocess.run(command, cwd=package, capture_output=True, text=True, check=False)
+    if result.returncode:
+        report = (result.stdout + result.stderr).strip()
+        raise GenerationError(f"Correct {SPEC} or {SETTINGS}; {name} failed:\n{report}")
+
+
+def contract_types(contract: Node) -> str:
+    """Return the types that the generator leaves out.
+
+    Raises:
+        GenerationError: If the contract lacks a name that a type needs.
     """
     schemas = contract.get("components", {}).get("schemas", {}).items()
     lines = [CONTRACT_TYPES_HEAD]
     lines += [line for one in operations(contract) for line in operation_types(contract, *one)]
     lines += [members(contract, name, item) for name, item in schemas if "properties" in item]
     lines += [line for name, schema in schemas for line in limits(name, schema)]
-    write(package / CONTRACT_TYPES, "\n".join(lines))
-    for hook in settings.post_hooks or ():
-        run(shlex.split(hook), package)
+    return "\n".join(lines)
 
 
 def operation_types(contract: Node, path: str, method: str, operation: Node) -> Iterator[str]:
@@ -333,6 +354,15 @@ def provenance(root: Path) -> str:
         },
     }
     return json.dumps(record, indent=2) + "\n"
+
+
+def show(text: str) -> None:
+    """Print a text, and nothing more once the reader has closed the output, as `head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Later prints, and the flush when the interpreter exits, must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write(path: Path, text: str) -> None:

@@ -11,14 +11,18 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from difflib import unified_diff
+from io import StringIO
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from generation import reasons
+from generation import main, reasons
 
 PROJECT = Path(__file__).parents[2]
 PACKAGE = "generated/blink_oauth_api"
@@ -53,19 +57,43 @@ Snapshot = dict[str, bytes]
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Return a copy of the files that the generation reads and writes."""
-    root = tmp_path / "project"
+    return copied(tmp_path / "project")
+
+
+def copied(root: Path) -> Path:
+    """Copy the files that the generation reads and writes into a folder, and return it."""
     for folder in ("spec", "generated"):
-        shutil.copytree(PROJECT / folder, root / folder)
+        shutil.copytree(
+            PROJECT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copy(PROJECT / "generator-config.yml", root)
     return root
 
 
-def run(command: str, root: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run tools/generation.py on a tree, with the default PATH only."""
+class Result(NamedTuple):
+    """The exit status of a command, and what it printed on both streams."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(command: str, root: Path) -> Result:
+    """Run a command of tools/generation.py on a tree, in this process."""
+    with redirect_stdout(StringIO()) as output, redirect_stderr(StringIO()) as errors:
+        status = main([command, "--root", str(root)])
+    return Result(status, output.getvalue(), errors.getvalue())
+
+
+def run_program(
+    command: str, root: Path, *, output: int = subprocess.PIPE, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run tools/generation.py on a tree in a process of its own, with the default PATH only."""
     return subprocess.run(
         [sys.executable, str(PROJECT / "tools/generation.py"), command, "--root", str(root)],
         env={"PATH": os.defpath, **environment},
-        capture_output=True,
+        stdout=output,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
         timeout=60,
@@ -150,7 +178,7 @@ TWO_COMMITS = "Make two commits: first the upgrade of the generator, then the co
 
 
 def test_the_committed_package_is_what_the_generator_makes() -> None:
-    result = run("drift", PROJECT)
+    result = run_program("drift", PROJECT)
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -262,15 +290,7 @@ def test_a_reader_that_closes_the_output_gets_no_traceback(tree: Path) -> None:
     edit_a_file(tree)
     output, input_ = os.pipe()
     os.close(output)
-    result = subprocess.run(
-        [sys.executable, str(PROJECT / "tools/generation.py"), "drift", "--root", str(tree)],
-        env={"PATH": os.defpath},
-        stdout=input_,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    result = run_program("drift", tree, output=input_)
     os.close(input_)
     assert result.returncode == 1
     assert result.stderr.startswith("Drift: ")
@@ -418,15 +438,16 @@ def test_generation_from_nothing_gives_the_same_bytes_whatever_the_hash_seed(tre
     for seed in ("1", "2"):
         shutil.rmtree(tree / PACKAGE)
         (tree / PROVENANCE).unlink()
-        assert run("generate", tree, PYTHONHASHSEED=seed).returncode == 0
+        assert run_program("generate", tree, PYTHONHASHSEED=seed).returncode == 0
         assert snapshot(tree) == before
 
 
 def test_a_ruff_configuration_in_a_parent_folder_has_no_influence(
-    tree: Path, tmp_path: Path
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "ruff.toml").write_text("line-length = 40\n", encoding="utf-8")
-    result = run("drift", tree, TMPDIR=str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    result = run("drift", tree)
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -440,8 +461,9 @@ def test_provenance_has_tools_and_sources_and_nothing_of_the_machine() -> None:
     assert all(re.fullmatch("[0-9a-f]{64}", value) for value in record["made_from_sha256"].values())
 
 
-def test_nothing_is_generated_inside_the_tree(tree: Path) -> None:
-    result = run("drift", tree, TMPDIR=str(tree))
+def test_nothing_is_generated_inside_the_tree(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tree))
+    result = run("drift", tree)
     assert result.returncode == 2
     assert "TMPDIR" in result.stderr
 
@@ -645,13 +667,21 @@ def test_the_contract_types_state_that_they_are_generated() -> None:
     }
 
 
+@pytest.fixture(scope="module")
+def worked_example(tmp_path_factory: pytest.TempPathFactory) -> tuple[Snapshot, Snapshot, str]:
+    """Generate with the field of the worked example: the files before and after, and the output."""
+    root = copied(tmp_path_factory.mktemp("worked_example"))
+    before = snapshot(root)
+    add_scope(root)
+    result = run("generate", root)
+    assert result.returncode == 0
+    return before, snapshot(root), result.stdout
+
+
 def test_a_new_form_field_changes_one_model_its_types_one_fact_and_the_provenance(
-    tree: Path,
+    worked_example: tuple[Snapshot, Snapshot, str],
 ) -> None:
-    before = snapshot(tree)
-    add_scope(tree)
-    assert run("generate", tree).returncode == 0
-    after = snapshot(tree)
+    before, after, _ = worked_example
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     assert changed == {"spec/openapi.yaml", SURFACE, CONTRACT_TYPES, MODEL, PROVENANCE}
     assert set(after[SURFACE].splitlines()) - set(before[SURFACE].splitlines()) == {
@@ -669,13 +699,12 @@ def test_a_new_form_field_changes_one_model_its_types_one_fact_and_the_provenanc
     )
 
 
-def test_contributing_shows_the_exact_diff_of_this_change(tree: Path) -> None:
+def test_contributing_shows_the_exact_diff_of_this_change(
+    worked_example: tuple[Snapshot, Snapshot, str],
+) -> None:
     page = (PROJECT / "CONTRIBUTING.md").read_text("utf-8").partition("### A response header\n")[0]
-    before = snapshot(tree)
-    add_scope(tree)
-    result = run("generate", tree)
-    after = snapshot(tree)
-    assert f"```console\n{result.stdout}```\n" in page
+    before, after, printed = worked_example
+    assert f"```console\n{printed}```\n" in page
     contract, generated = re.findall(r"```diff\n(.*?)```", page, re.DOTALL)
     assert [line for line in contract.splitlines() if re.match(r"[+-](?![+-])", line)] == [
         f"+{line}" for line in SCOPE.splitlines()
