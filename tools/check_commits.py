@@ -7,8 +7,8 @@ generated/ is made from has the code that was made from it; a commit that change
 cause. A merge is wrong only if it is wrong compared with each of its parents. Commits without this
 file are older than the rule: they are shown only.
 
-Reads Git only, and generates nothing. Exit status: 0 right, 1 a commit is wrong, 2 nothing was
-checked, because the history is not there.
+Reads Git only, and generates nothing. Exit status: 0 right, 1 a commit is wrong, 2 wrong usage,
+3 nothing was checked, because the history is missing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from io import BytesIO
 from pathlib import Path
 
 from attrs import frozen
 
 from contract_document import SPEC
-from generation import show
 
 SETTINGS = "generator-config.yml"
 PINS = "requirements/generate.txt"
@@ -38,7 +38,8 @@ TOOLS = tuple(
 CAUSES = (SPEC, SETTINGS, PINS, *TOOLS)
 KINDS = ("contract", "settings", "generator", "tools", "generated code")
 RULE = "tools/check_commits.py"
-EXIT_RIGHT, EXIT_WRONG, EXIT_UNCHECKED = 0, 1, 2
+READ = (SPEC, SETTINGS, PINS, PROVENANCE, RULE)  # the files of a commit that are read
+EXIT_RIGHT, EXIT_WRONG, EXIT_NO_HISTORY = 0, 1, 3
 
 
 class NoHistoryError(Exception):
@@ -47,10 +48,9 @@ class NoHistoryError(Exception):
 
 @frozen
 class State:
-    """What a commit has.
+    """What the generated code of a commit is made with and made from.
 
     Attributes:
-        files: The id of each file that is generated or a cause, by its path.
         made_with: The version of each tool that the provenance tells.
         made_from: The SHA-256 of each source that the provenance tells.
         sources: The SHA-256 of each of those sources in this commit.
@@ -58,7 +58,6 @@ class State:
         has_rule: Whether the commit has this check.
     """
 
-    files: dict[str, str]
     made_with: dict[str, str]
     made_from: dict[str, str]
     sources: dict[str, str]
@@ -66,7 +65,19 @@ class State:
     has_rule: bool
 
 
-NOTHING = State(files={}, made_with={}, made_from={}, sources={}, pinned={}, has_rule=False)
+@frozen
+class Commit:
+    """A commit that changes generated/ or a cause, compared with each parent.
+
+    Attributes:
+        after: What it has.
+        bases: What each parent has, or nothing, and the paths that differ from that parent.
+    """
+
+    id: str
+    subject: str
+    after: State
+    bases: list[tuple[State, set[str]]]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,59 +87,59 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], metavar="DIR")
     options = parser.parse_args(arguments)
     try:
-        return check(History(options.root), options.since)
+        need_history(options.root)
+        start = options.since or last_tag(options.root)
+        commits = read_commits(options.root, f"{start}..HEAD" if start else "HEAD")
     except NoHistoryError as error:
         print(f"No commit was checked. {error}", file=sys.stderr)
-        return EXIT_UNCHECKED
-
-
-def check(history: History, since: str | None) -> int:
-    """Print each commit since a revision that concerns generated/; return the exit status."""
-    start = since or history.last_tag()
+        return EXIT_NO_HISTORY
     wrong = 0
-    for commit, parents, subject in history.commits(start):
-        after = history.state(commit)
-        bases = [history.state(parent) for parent in parents] or [NOTHING]
-        kinds = [set(changes(before, after)) for before in bases]
-        if not all(kinds):
+    for commit in commits:
+        each = [kinds(before, commit.after, paths) for before, paths in commit.bases]
+        if not all(each):
             continue
-        changed = [kind for kind in KINDS if any(kind in each for each in kinds)]
-        show(f"{commit[:9]}  {' + '.join(changed)}: {subject}")
-        each = [list(faults(before, after)) for before in bases]
-        found = [fault for fault in each[0] if all(fault in others for others in each)]
+        changed = [kind for kind in KINDS if any(kind in one for one in each)]
+        print(f"{commit.id[:9]}  {' + '.join(changed)}: {commit.subject}")
+        found = faults(commit)
         for fault in found:
-            show(f"           {'wrong' if after.has_rule else 'before the rule'}: {fault}")
-        wrong += bool(found) and after.has_rule
+            print(f"           {'wrong' if commit.after.has_rule else 'before the rule'}: {fault}")
+        wrong += bool(found) and commit.after.has_rule
     if wrong:
         print(f"Wrong: {wrong} commit(s). Rewrite them before they are merged.", file=sys.stderr)
         return EXIT_WRONG
-    show(f"No commit since {start or 'the beginning'} is wrong.")
+    print(f"No commit since {start or 'the beginning'} is wrong.")
     return EXIT_RIGHT
 
 
-def changes(before: State, after: State) -> Iterator[str]:
-    """Yield what a commit changes of generated/ and of what it is made from."""
-    paths = changed_files(before, after)
-    is_generated = any(path not in CAUSES for path in paths)
-    if SPEC in paths:
-        yield "contract"
-    if SETTINGS in paths:
-        yield "settings"
-    if (before.made_with, before.pinned) != (after.made_with, after.pinned):
-        yield "generator"
-    if is_generated and any(path in TOOLS for path in paths):
-        yield "tools"
-    if is_generated:
-        yield "generated code"
+# ---- the decisions
 
 
-def faults(before: State, after: State) -> Iterator[str]:
+def kinds(before: State, after: State, paths: set[str]) -> list[str]:
+    """Return what a commit changes of generated/ and of what it is made from."""
+    is_generated = not paths.issubset(CAUSES)
+    is_other_generator = (before.made_with, before.pinned) != (after.made_with, after.pinned)
+    changed = {
+        "contract": SPEC in paths,
+        "settings": SETTINGS in paths,
+        "generator": is_other_generator,
+        "tools": is_generated and not paths.isdisjoint(TOOLS),
+        "generated code": is_generated,
+    }
+    return [kind for kind in KINDS if changed[kind]]
+
+
+def faults(commit: Commit) -> list[str]:
+    """Return what is wrong with a commit, whichever parent it is compared with."""
+    first, *others = [list(compare(before, commit.after, paths)) for before, paths in commit.bases]
+    return [fault for fault in first if all(fault in other for other in others)]
+
+
+def compare(before: State, after: State, paths: set[str]) -> Iterator[str]:
     """Yield what is wrong with a commit, compared with one parent."""
-    has_both = before.made_with and after.made_with
-    is_upgrade = has_both and before.made_with != after.made_with
+    is_upgrade = before.made_with and after.made_with and before.made_with != after.made_with
     if is_upgrade and before.made_from.get(SPEC) != after.made_from.get(SPEC):
         yield "The generator and the contract change. Make two commits, the generator first."
-    if not any(path in CAUSES for path in changed_files(before, after)):
+    if paths.isdisjoint(CAUSES):
         yield "Generated code changes, and nothing that it is made from: it was edited by hand."
     for path, digest in after.sources.items():
         if after.made_from.get(path) != digest:
@@ -138,116 +149,125 @@ def faults(before: State, after: State) -> Iterator[str]:
             yield f"The generated code is made with {tool} {version}, which {PINS} does not pin."
 
 
-def changed_files(before: State, after: State) -> list[str]:
-    """Return the paths of the files that differ."""
-    paths = sorted(before.files.keys() | after.files.keys())
-    return [path for path in paths if before.files.get(path) != after.files.get(path)]
+def state(files: dict[str, bytes]) -> State:
+    """Return the state of a commit.
+
+    Args:
+        files: The content of those of the files in `READ` that the commit has.
+    """
+    made_with, made_from = provenance(files.get(PROVENANCE, b""))
+    pins = files.get(PINS, b"").decode(errors="replace")
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", pins, re.MULTILINE))
+    sources = (path for path in (SPEC, SETTINGS) if path in files)
+    return State(
+        made_with=made_with,
+        made_from=made_from,
+        sources={path: hashlib.sha256(files[path]).hexdigest() for path in sources},
+        pinned={tool: pinned[tool] for tool in made_with if tool in pinned},
+        has_rule=RULE in files,
+    )
 
 
-class History:
-    """The commits of a repository, read by git."""
-
-    def __init__(self, root: Path) -> None:
-        """Open the repository whose top is a folder.
-
-        Raises:
-            NoHistoryError: If there is none, or its history is cut off.
-        """
-        self._root = root
-        self._states: dict[str, State] = {}
-        if self._text("rev-parse", "--show-prefix").strip():
-            raise NoHistoryError(f"{root} is not the top of a repository.")
-        if self._text("rev-parse", "--is-shallow-repository").strip() == "true":
-            raise NoHistoryError(
-                "The checkout is shallow. Run `git fetch --unshallow --tags` first."
-            )
-
-    def last_tag(self) -> str | None:
-        """Return the tag of the last version before HEAD; None before the first.
-
-        Raises:
-            NoHistoryError: If there is no commit.
-        """
-        listed = ("--list", "v*", "--merged", "HEAD", "--sort=-version:refname")
-        return next(iter(self._text("tag", *listed).split()), None)
-
-    def commits(self, since: str | None) -> Iterator[tuple[str, list[str], str]]:
-        """Yield the id, the parents and the subject of each commit that changes a file of a state.
-
-        Raises:
-            NoHistoryError: If the revision is unknown.
-        """
-        log = ("-c", "log.showSignature=false", "log", "--full-history", "--topo-order")
-        commits = f"{since}..HEAD" if since else "HEAD"
-        shown = ("--reverse", "--format=%H%x09%P%x09%s")
-        text = self._text(*log, *shown, commits, "--", GENERATED, *CAUSES)
-        for line in text.splitlines():
-            commit, parents, subject = line.split("\t", 2)
-            yield commit, parents.split(), subject
-
-    def state(self, commit: str) -> State:
-        """Return what a commit has.
-
-        Raises:
-            NoHistoryError: If the commit is missing.
-        """
-        if commit not in self._states:
-            self._states[commit] = self._read_state(commit)
-        return self._states[commit]
-
-    def _read_state(self, commit: str) -> State:
-        listed = self._text("ls-tree", "-r", "-z", commit, "--", GENERATED, *CAUSES, RULE)
-        entries = (entry.split("\t") for entry in listed.split("\0") if entry)
-        files = {path: head.split()[2] for head, path in entries if path != BY_HAND}
-        has_rule = files.pop(RULE, None) is not None
-        content = {
-            path: self._git("cat-file", "blob", files[path])
-            for path in (SPEC, SETTINGS, PINS, PROVENANCE)
-            if path in files
-        }
-        record = parsed(content.get(PROVENANCE, b""))
-        pins = content.get(PINS, b"").decode(errors="replace")
-        return State(
-            files=files,
-            made_with=record["made_with"],
-            made_from=record["made_from_sha256"],
-            sources={
-                path: hashlib.sha256(content[path]).hexdigest()
-                for path in (SPEC, SETTINGS)
-                if path in content
-            },
-            pinned={
-                tool: version
-                for tool, version in re.findall(r"^([\w.-]+)==(\S+)", pins, re.MULTILINE)
-                if tool in record["made_with"]
-            },
-            has_rule=has_rule,
-        )
-
-    def _text(self, *arguments: str) -> str:
-        return self._git(*arguments).decode(errors="replace")
-
-    def _git(self, *arguments: str) -> bytes:
-        command = ["git", "-C", str(self._root), *arguments]
-        try:
-            result = subprocess.run(command, capture_output=True, check=False)
-        except FileNotFoundError as error:
-            raise NoHistoryError("git is not installed.") from error
-        if result.returncode:
-            raise NoHistoryError(f"git says: {result.stderr.decode(errors='replace').strip()}")
-        return result.stdout
-
-
-def parsed(provenance: bytes) -> dict[str, dict[str, str]]:
-    """Return the two tables of a provenance.json; empty ones if it is missing or damaged."""
-    names = ("made_with", "made_from_sha256")
+def provenance(content: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    """Return both tables of a provenance.json; empty ones if it is missing or damaged."""
     try:
-        record = json.loads(provenance)
-        return {
-            name: {str(key): str(value) for key, value in record[name].items()} for name in names
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {name: {} for name in names}
+        record = json.loads(content)
+        return dict(record["made_with"]), dict(record["made_from_sha256"])
+    except (ValueError, KeyError, TypeError):
+        return {}, {}
+
+
+# ---- what git tells
+
+
+def git(root: Path, *arguments: str, input_: str = "") -> bytes:
+    """Return what git prints.
+
+    Raises:
+        NoHistoryError: If git is not installed or fails.
+    """
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        result = subprocess.run(command, input=input_.encode(), capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise NoHistoryError("git is not installed.") from error
+    if result.returncode:
+        raise NoHistoryError(f"git says: {result.stderr.decode(errors='replace').strip()}")
+    return result.stdout
+
+
+def need_history(root: Path) -> None:
+    """Raise an error unless a folder is the top of a repository with its whole history.
+
+    Raises:
+        NoHistoryError: If it is not.
+    """
+    if git(root, "rev-parse", "--show-prefix").strip():
+        raise NoHistoryError(f"{root} is not the top of a repository.")
+    if git(root, "rev-parse", "--is-shallow-repository").strip() == b"true":
+        raise NoHistoryError("The checkout is shallow. Run `git fetch --unshallow --tags` first.")
+
+
+def last_tag(root: Path) -> str | None:
+    """Return the tag of the last version before HEAD; None before the first.
+
+    Raises:
+        NoHistoryError: If there is no commit.
+    """
+    # A candidate such as v1.0.0-rc.1 is older than v1.0.0.
+    listed = ("tag", "--list", "v*", "--merged", "HEAD", "--sort=-version:refname")
+    return next(iter(git(root, "-c", "versionsort.suffix=-", *listed).decode().split()), None)
+
+
+def read_commits(root: Path, revisions: str) -> list[Commit]:
+    """Return the commits that change generated/ or a cause, oldest first.
+
+    Raises:
+        NoHistoryError: If a revision is unknown.
+    """
+    settings = ("log.showSignature=false", "log.showRoot=true", "log.diffMerges=separate")
+    options = [part for one in settings for part in ("-c", one)]
+    # -m: a merge comes once for each parent that it differs from, in their order.
+    shown = ("-m", "--raw", "--no-renames", "--no-color", "--format=%x00%H%x09%P%x09%s")
+    order = ("--full-history", "--topo-order", "--reverse")
+    paths = (GENERATED, f":(exclude){BY_HAND}", *CAUSES)
+    text = git(root, *options, "log", *order, *shown, revisions, "--", *paths)
+    found: dict[tuple[str, str, str], list[set[str]]] = {}
+    for entry in text.decode(errors="replace").split("\0")[1:]:
+        head, *lines = entry.split("\n")
+        commit, parents, subject = head.split("\t", 2)
+        each = found.setdefault((commit, parents, subject), [])
+        each.append({line.partition("\t")[2] for line in lines if line})
+    states = read_states(root, {id_ for head in found for id_ in " ".join(head[:2]).split()})
+    nothing = state({})
+    commits = []
+    for (commit, parents, subject), each in found.items():
+        bases = [states[parent] for parent in parents.split()] or [nothing]
+        # A merge that equals a parent is right; that parent is left out.
+        if len(bases) == len(each):
+            pairs = list(zip(bases, each, strict=True))
+            commits.append(Commit(commit, subject, states[commit], pairs))
+    return commits
+
+
+def read_states(root: Path, commits: Collection[str]) -> dict[str, State]:
+    """Return the state of each commit, by its id.
+
+    Raises:
+        NoHistoryError: If git fails.
+    """
+    names = "".join(f"{commit}:{path}\n" for commit in commits for path in READ)
+    output = BytesIO(git(root, "cat-file", "--batch", input_=names))
+    states = {}
+    for commit in commits:
+        files = {}
+        for path in READ:
+            head = output.readline()
+            if not head.endswith(b" missing\n"):
+                files[path] = output.read(int(head.split()[-1]))
+                output.readline()
+        states[commit] = state(files)
+    return states
 
 
 if __name__ == "__main__":
