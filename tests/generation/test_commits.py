@@ -382,9 +382,10 @@ def test_the_settings_of_git_do_not_matter(ruled: Repository, name: str, value: 
     ruled.git("merge", "--quiet", "--no-commit", "--strategy=ours", "branch")
     code_by_hand(ruled)
     ruled.commit("Merge it")
-    expected = ruled.check("--since", "v1.0.0"), ruled.check()
+    ruled.git("tag", "--delete", "v1.0.0")
+    expected = ruled.check()
     ruled.git("config", name, value)
-    assert (ruled.check("--since", "v1.0.0"), ruled.check()) == expected
+    assert ruled.check() == expected
 
 
 def test_a_merge_of_three_parents_and_of_another_history(ruled: Repository) -> None:
