@@ -7,6 +7,7 @@ contract has and the generator left out is an error.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ HEAD = f"""\
 # The generated surface
 
 Generated from `{SPEC}` by `tools/surface.py`; do not edit. Each line is one fact and names
-what it is about, so that a diff can be read without its context. The order is that of the contract.
-A `secret` has `format: password`.
+what it is about, so that a diff can be read without its context. A fact that all operations share
+stands once. The order is that of the contract. A `secret` has `format: password`; a length is in
+characters.
 
 - Contract version `{{version}}`
 """
@@ -60,11 +62,7 @@ def surface(contract: Node, package: Path) -> str:
         if name not in enums and class_name(name, schema) not in objects
     }
     sections = {
-        "Operations": [
-            line
-            for one in operations(contract)
-            for line in operation_lines(contract, package, *one)
-        ],
+        "Operations": list(operation_lines(contract, package)),
         "Models": [line for one in objects.items() for line in model_lines(contract, models, *one)],
         "Enumerations": [line for one in enums.items() for line in enum_lines(*one)],
         "Other values": [line for one in values.items() for line in value_lines(contract, *one)],
@@ -76,42 +74,61 @@ def surface(contract: Node, package: Path) -> str:
     return "\n".join(lines).removesuffix("\n") + "\n"
 
 
-def operation_lines(
-    contract: Node, package: Path, path: str, method: str, operation: Node
-) -> Iterator[str]:
-    """Yield the facts of an operation.
+def operation_lines(contract: Node, package: Path) -> Iterator[str]:
+    """Yield the facts of each operation, then those that all operations share.
 
     Raises:
-        GenerationError: If the generated functions lack the operation or a part of it.
+        GenerationError: If the generated functions lack an operation or a part of one.
+    """
+    facts: dict[str, list[str]] = {}
+    shared: list[str] = []
+    for path, method, operation in operations(contract):
+        name = f"`{operation['operationId']}`"
+        endpoint = read_endpoint(package, operation["operationId"], method, path)
+        own = list(operation_facts(contract, path, operation, endpoint))
+        shared = [one for one in shared if one in own] if facts else own
+        facts[name] = [f"`{method.upper()} {path}`, returns `{endpoint.returns}`", *own]
+    shared = shared if len(facts) > 1 else []
+    for name, (first, *own) in facts.items():
+        yield f"- {name}: {first}"
+        yield from (f"  - {name} {one}" for one in own if one not in shared)
+    yield from (f"- every operation, {one}" for one in shared)
+
+
+def operation_facts(
+    contract: Node, path: str, operation: Node, endpoint: Endpoint
+) -> Iterator[str]:
+    """Yield the facts of an operation, without its name.
+
+    Raises:
+        GenerationError: If the generated functions lack a part of the operation.
     """
     name = operation["operationId"]
-    endpoint = read_endpoint(package, name, method, path)
-    yield f"- `{name}`: `{method.upper()} {path}`, returns `{endpoint.returns}`"
     body = resolve(contract, operation.get("requestBody", {}))
     if body:
         declared, _ = argument(endpoint, name, "body")
         media = ", ".join(map(code, body["content"]))
-        yield f"  - `{name}({declared})`: body {media}, {needed(body)}"
+        yield f"argument `{declared}`: body {media}, {needed(body)}"
     for one in parameters(contract, path, operation):
         python = endpoint.names.get(one["name"], snake_case(one["name"]))
         declared, type_ = argument(endpoint, name, python)
         facts = [f"{one['in']} {code(one['name'])}", needed(one)]
         facts += limits(contract, one.get("schema", {}), type_)
-        yield f"  - `{name}({declared})`: {', '.join(facts)}"
+        yield f"argument `{declared}`: {', '.join(facts)}"
     for status, response in operation["responses"].items():
         content = resolve(contract, response).get("content", {})
         text = bodies(contract, content, endpoint, f"status {status} of {name}", status)
-        yield f"  - `{name}` status `{status}`: {text}"
-    yield from header_lines(contract, name, response_headers(contract, operation))
+        yield f"status `{status}`: {text}"
+    yield from header_facts(contract, response_headers(contract, operation))
 
 
-def header_lines(contract: Node, name: str, received: dict[str, Node]) -> Iterator[str]:
+def header_facts(contract: Node, received: dict[str, Node]) -> Iterator[str]:
     """Yield each response header once, with the statuses that have it."""
     found: dict[str, list[str]] = {}
     for status, headers in received.items():
         for header, one in headers.items():
             facts = [needed(one), *limits(contract, one.get("schema", {}))]
-            text = f"  - `{name}` response header {code(header)}: {', '.join(facts)}"
+            text = f"response header {code(header)}: {', '.join(facts)}"
             found.setdefault(text, []).append(status)
     for text, with_it in found.items():
         without = [status for status in received if status not in with_it]
@@ -243,6 +260,10 @@ def limits(contract: Node, schema: Node, type_: str = "") -> Iterator[str]:
     for key, value in schema.items():
         if key == "format" and value == "password":
             yield "secret"
+        elif key == "minLength" or (key == "maxLength" and "minLength" not in schema):
+            yield f"length `{schema.get('minLength', 0)}..{schema.get('maxLength', '')}`"
+        elif key == "maxLength":
+            continue
         elif key == "enum":
             yield f"one of {', '.join(map(code, value))}"
         elif is_shown(key) and key not in CONDITIONS:
@@ -273,10 +294,13 @@ def class_name(name: str, schema: Node) -> str:
 
 
 def code(value: Any) -> str:
-    """Return a value as code in Markdown."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    fence = "``" if "`" in text else "`"
-    return f"{fence}{text}{fence}"
+    """Return a value as code in Markdown, on one line."""
+    is_plain = isinstance(value, str) and value.isprintable() and value.strip()
+    text = value if is_plain else json.dumps(value, default=str)
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    blank = " " if "`" in (text[0], text[-1]) else ""
+    return f"{fence}{blank}{text}{blank}{fence}"
 
 
 def argument(endpoint: Endpoint, operation: str, name: str) -> Declaration:

@@ -31,7 +31,7 @@ OPERATIONS: dict[str, dict[str, Any]] = {
     for path, item in CONTRACT["paths"].items()
     for method, operation in item.items()
 }
-KEYWORDS = ("minLength", "maxLength", "pattern", "minimum", "maximum", "multipleOf")
+KEYWORDS = ("pattern", "minimum", "maximum", "multipleOf")
 
 
 def resolve(node: dict[str, Any]) -> dict[str, Any]:
@@ -49,8 +49,21 @@ def line_of(start: str) -> str:
     return found
 
 
+def fact_of(name: str, start: str) -> str:
+    """Return the only line about an operation, or about every operation, that begins with a text.
+
+    Only what all operations share stands once.
+    """
+    (found,) = [
+        line for line in LINES if re.match(rf"- (`{name}` |every operation, ){start}", line)
+    ]
+    return found
+
+
 def limits_of(schema: dict[str, Any]) -> Iterator[str]:
     """Yield each limit of a schema as it is shown."""
+    if "minLength" in schema or "maxLength" in schema:
+        yield f"length `{schema.get('minLength', 0)}..{schema.get('maxLength', '')}`"
     for keyword in KEYWORDS:
         if keyword in schema:
             value = schema[keyword]
@@ -88,22 +101,22 @@ def test_each_operation_has_its_parameters_statuses_and_headers(name: str) -> No
     operation = OPERATIONS[name]
     assert line_of(f"`{name}`: `{operation['method'].upper()} {operation['path']}`")
     (media,) = resolve(operation["requestBody"])["content"]
-    assert f"body `{media}`, required" in line_of(rf"`{name}\(body: ")
+    assert f"body `{media}`, required" in fact_of(name, "argument `body: ")
     for parameter in map(resolve, operation["parameters"]):
-        shown = line_of(rf"`{name}\(\w+: str\)`: header `{parameter['name']}`, ")
+        shown = fact_of(name, rf"argument `\w+: str`: header `{parameter['name']}`, ")
         assert f", {needed(parameter)}" in shown
         type_ = parameter["schema"].get("$ref", "").rpartition("/")[2]
         assert not type_ or shown.endswith(f", `{type_}`")
     statuses = list(operation["responses"])
     for status, response in operation["responses"].items():
-        shown = line_of(f"`{name}` status `{status}`: ")
+        shown = fact_of(name, f"status `{status}`: ")
         content = resolve(response).get("content", {})
         for media_type, body in content.items():
             assert f"`{body['schema']['$ref'].rpartition('/')[2]}`" in shown
             assert f"`{media_type}`" in shown
         assert shown.endswith("no body") == (not content)
     for (header, word, type_), with_it in received(operation).items():
-        shown = line_of(f"`{name}` response header `{header}`: {word}, `{type_}`")
+        shown = fact_of(name, f"response header `{header}`: {word}, `{type_}`")
         assert in_statuses(shown.rpartition(", on ")[2], statuses) == with_it
 
 
@@ -145,6 +158,8 @@ def test_nothing_else_is_shown() -> None:
     for operation in OPERATIONS.values():
         facts += 2 + len(operation["parameters"]) + len(operation["responses"])
         facts += len(received(operation))
+    # What all operations share stands once.
+    facts -= (len(OPERATIONS) - 1) * sum(line.startswith("- every operation, ") for line in LINES)
     for schema in SCHEMAS.values():
         facts += 1 + len(schema.get("properties", ())) + len(schema.get("enum", ()))
         facts += len(schema.get("allOf", ())) + ("if" in schema)
@@ -190,8 +205,8 @@ def edited(old: str, new: str) -> dict[str, Any]:
             "        code:\n          type: string\n          format: password\n",
             "        code:\n          type: string\n",
             [
-                "-  - `TokenRequest.code: str`: optional, secret, minLength `1`",
-                "+  - `TokenRequest.code: str`: optional, minLength `1`",
+                "-  - `TokenRequest.code: str`: optional, secret, length `1..`",
+                "+  - `TokenRequest.code: str`: optional, length `1..`",
             ],
             id="no longer a secret",
         ),
@@ -224,10 +239,13 @@ def edited(old: str, new: str) -> dict[str, Any]:
             "        application/json:\n",
             [
                 (
-                    "-  - `request_token(body: TokenRequest)`: body"
+                    "-  - `request_token` argument `body: TokenRequest`: body"
                     " `application/x-www-form-urlencoded`, required"
                 ),
-                "+  - `request_token(body: TokenRequest)`: body `application/json`, required",
+                (
+                    "+  - `request_token` argument `body: TokenRequest`: body `application/json`,"
+                    " required"
+                ),
             ],
             id="media type",
         ),
@@ -236,7 +254,7 @@ def edited(old: str, new: str) -> dict[str, Any]:
             "    ContentLanguage:\n      type: string\n      maxLength: 2\n",
             [
                 "-- `ContentLanguage`: `str`, pattern `^[Ee][Nn]$`",
-                "+- `ContentLanguage`: `str`, maxLength `2`, pattern `^[Ee][Nn]$`",
+                "+- `ContentLanguage`: `str`, length `0..2`, pattern `^[Ee][Nn]$`",
             ],
             id="limit of a response header",
         ),
@@ -248,6 +266,34 @@ def edited(old: str, new: str) -> dict[str, Any]:
                 "+- `ContentLanguage`: `str`, pattern ``^`+$``",
             ],
             id="code with a backtick",
+        ),
+        pytest.param(
+            'pattern: "^[Ee][Nn]$"',
+            'pattern: "``|\\n"\n      description: "a `|` \\n\\n- b"',
+            [
+                "-- `ContentLanguage`: `str`, pattern `^[Ee][Nn]$`",
+                '+- `ContentLanguage`: `str`, pattern ```"``|\\n"```',
+            ],
+            id="code with backticks and a line end",
+        ),
+        pytest.param(
+            '        - $ref: "#/components/parameters/TargetId"\n',
+            "        - {name: X-CorAPI-Target-ID, in: header, schema: {type: string}}\n",
+            [
+                (
+                    "+  - `request_token` argument `x_cor_api_target_id: str`: header"
+                    " `X-CorAPI-Target-ID`, optional"
+                ),
+                (
+                    "+  - `revoke_token` argument `x_cor_api_target_id: str`: header"
+                    " `X-CorAPI-Target-ID`, required, `TargetId`"
+                ),
+                (
+                    "-- every operation, argument `x_cor_api_target_id: str`: header"
+                    " `X-CorAPI-Target-ID`, required, `TargetId`"
+                ),
+            ],
+            id="fact that is no longer shared",
         ),
         pytest.param(
             "valid for 30 seconds.\n          minLength: 1\n          x-blink-evidence: stated\n",
