@@ -13,11 +13,15 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from difflib import unified_diff
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from generation import main
 
 PROJECT = Path(__file__).parents[2]
 PACKAGES = ("generated", "wrapper", "keeper", "cli", "testing")
@@ -107,7 +111,12 @@ def run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *command],
         cwd=root,
-        env={"PATH": os.defpath, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={
+            "PATH": os.defpath,
+            "PYTHONPATH": paths,
+            # No test that runs in a copy needs a plugin, and some take a second to load.
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -122,9 +131,9 @@ def run_tests(root: Path, *tests: str) -> subprocess.CompletedProcess[str]:
 
 def generate(root: Path) -> str:
     """Generate the code of a copy, and return what the generation prints."""
-    result = run(root, str(PROJECT / "tools/generation.py"), "generate", "--root", str(root))
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    with redirect_stdout(StringIO()) as output:
+        assert main(["generate", "--root", str(root)]) == 0
+    return output.getvalue()
 
 
 def apply(root: Path, *files: str) -> None:
