@@ -16,13 +16,6 @@ class GenerationError(Exception):
     """Nothing was generated and nothing was written; the message says what to do."""
 
 
-def with_text_keys(value: Any) -> Any:
-    """Return a value with all keys as texts: YAML reads a status without quotes as a number."""
-    if isinstance(value, dict):
-        return {str(key): with_text_keys(one) for key, one in value.items()}
-    return [with_text_keys(one) for one in value] if isinstance(value, list) else value
-
-
 def operations(contract: Node) -> Iterator[tuple[str, str, Node]]:
     """Yield the path, the method and the operation of every operation."""
     for path, item in contract["paths"].items():

@@ -66,7 +66,8 @@ def read_endpoint(package: Path, name: str, method: str, path: str) -> Endpoint:
     else:
         raise missing(f"module {name} for {method.upper()} {path} (two operations of this name?)")
     declared = functions["sync_detailed"].args
-    arguments = {
+    arguments = {one.arg: declaration(one.arg, one.annotation, None) for one in declared.args}
+    arguments |= {
         one.arg: declaration(one.arg, one.annotation, default)
         for one, default in zip(declared.kwonlyargs, declared.kw_defaults, strict=True)
     }

@@ -30,7 +30,7 @@ from attrs import evolve
 from openapi_python_client import generate as generate_client
 from openapi_python_client.config import Config, ConfigFile, MetaType
 from openapi_python_client.parser.errors import GeneratorError, ParseError
-from openapi_python_client.strings import pascal_case, snake_case
+from openapi_python_client.strings import PythonIdentifier
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -43,9 +43,8 @@ from contract_document import (
     operations,
     parameters,
     response_headers,
-    with_text_keys,
 )
-from surface import surface
+from surface import PREFIX, class_name, surface
 
 SETTINGS = "generator-config.yml"
 GENERATED = "generated"
@@ -180,7 +179,7 @@ def fresh_generation(root: Path) -> Iterator[Path]:
         )
         run_generator(config)
         # The generator runs first: its messages about a broken contract are clearer.
-        contract = with_text_keys(YAML(typ="safe").load(root / SPEC))
+        contract: Node = YAML(typ="safe").load(root / SPEC)
         write(package / CONTRACT_TYPES, contract_types(contract))
         for hook in config.post_hooks:
             run_hook(hook, package)
@@ -273,12 +272,12 @@ def operation_types(contract: Node, path: str, method: str, operation: Node) -> 
         GenerationError: If the operation has no operationId, or a status is not a number.
     """
     place = f"{method.upper()} {path}"
-    name = pascal_case(require(operation, "operationId", place))
+    name = class_name(require(operation, "operationId", place))
     sent = {
         one["name"]: one for one in parameters(contract, path, operation) if one["in"] == "header"
     }
     received = list(response_headers(contract, operation).values())
-    yield f"\n{snake_case(name).upper()}_PATH: Final = {path!r}"
+    yield f"\n{constant(name)}_PATH: Final = {path!r}"
     yield f"{name}Status = Literal[{', '.join(statuses(operation, place))}]"
     yield typed_dict(contract, f"{name}RequestHeaders", [sent])
     yield typed_dict(contract, f"{name}ResponseHeaders", received)
@@ -304,16 +303,21 @@ def members(contract: Node, name: str, schema: Node) -> str:
         field: {"schema": value, "required": field in required}
         for field, value in schema["properties"].items()
     }
-    return typed_dict(contract, f"{pascal_case(name)}Members", [fields])
+    return typed_dict(contract, f"{class_name(name)}Members", [fields])
 
 
 def limits(name: str, schema: Node) -> Iterator[str]:
     """Yield the length limits of a schema and its properties."""
     for limit in ("minLength", "maxLength"):
         if limit in schema:
-            yield f"{snake_case(f'{name}_{limit}').upper()}: Final = {schema[limit]}"
+            yield f"{constant(f'{name}_{limit}')}: Final = {schema[limit]}"
     for field, value in schema.get("properties", {}).items():
         yield from limits(f"{name}_{field}", value)
+
+
+def constant(name: str) -> str:
+    """Return the name of a constant."""
+    return PythonIdentifier(name, PREFIX).upper()
 
 
 def typed_dict(contract: Node, name: str, variants: list[Node]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openapi_python_client.strings import pascal_case, snake_case
+from openapi_python_client.strings import ClassName, snake_case
 
 from contract_document import (
     JSON_TYPES,
@@ -29,7 +29,7 @@ HEAD = f"""\
 # The generated surface
 
 Generated from `{SPEC}` by `tools/surface.py`; do not edit. Each line is one fact and names
-what it is about, so that a diff can be read without its context. A fact that all operations share
+what it is about, so that a diff can be read without its context. A fact that operations share
 stands once. The order is that of the contract. A `secret` has `format: password`; a length is in
 characters.
 
@@ -37,6 +37,7 @@ characters.
 """
 # Keywords that are not shown: texts, marks, and what is shown in another way.
 NOT_SHOWN = ("$ref", "type", "title", "description", "example", "examples", "properties")
+PREFIX = "field_"  # of a name that begins with no letter; the generator's default
 CONDITIONS = ("if", "then", "else", "not", "allOf", "anyOf", "oneOf")
 
 
@@ -49,9 +50,9 @@ def surface(contract: Node, package: Path) -> str:
     models = read_models(package)
     schemas: dict[str, Node] = contract.get("components", {}).get("schemas", {})
     objects = {
-        class_name(name, schema): schema
+        class_name(schema.get("title", name)): schema
         for name, schema in schemas.items()
-        if "properties" in schema or class_name(name, schema) in models
+        if "properties" in schema or class_name(schema.get("title", name)) in models
     }
     # Those that the generator made of schemas without a name of their own come last.
     objects |= {name: {} for name in models if name not in objects}
@@ -59,7 +60,7 @@ def surface(contract: Node, package: Path) -> str:
     values = {
         name: schema
         for name, schema in schemas.items()
-        if name not in enums and class_name(name, schema) not in objects
+        if name not in enums and class_name(schema.get("title", name)) not in objects
     }
     sections = {
         "Operations": list(operation_lines(contract, package)),
@@ -75,24 +76,24 @@ def surface(contract: Node, package: Path) -> str:
 
 
 def operation_lines(contract: Node, package: Path) -> Iterator[str]:
-    """Yield the facts of each operation, then those that all operations share.
+    """Yield the facts of each operation, then those that several share.
 
     Raises:
         GenerationError: If the generated functions lack an operation or a part of one.
     """
-    facts: dict[str, list[str]] = {}
-    shared: list[str] = []
+    heads: dict[str, str] = {}
+    owners: dict[str, list[str]] = {}  # the operations with each fact
     for path, method, operation in operations(contract):
-        name = f"`{operation['operationId']}`"
-        endpoint = read_endpoint(package, operation["operationId"], method, path)
-        own = list(operation_facts(contract, path, operation, endpoint))
-        shared = [one for one in shared if one in own] if facts else own
-        facts[name] = [f"`{method.upper()} {path}`, returns `{endpoint.returns}`", *own]
-    shared = shared if len(facts) > 1 else []
-    for name, (first, *own) in facts.items():
-        yield f"- {name}: {first}"
-        yield from (f"  - {name} {one}" for one in own if one not in shared)
-    yield from (f"- every operation, {one}" for one in shared)
+        name = operation["operationId"]
+        endpoint = read_endpoint(package, name, method, path)
+        heads[f"`{name}`"] = f"`{method.upper()} {path}`, returns `{endpoint.returns}`"
+        for fact in operation_facts(contract, path, operation, endpoint):
+            owners.setdefault(fact, []).append(f"`{name}`")
+    for name, head in heads.items():
+        yield f"- {name}: {head}"
+        yield from (f"  - {name} {fact}" for fact, names in owners.items() if names == [name])
+    shared = {fact: names for fact, names in owners.items() if len(names) > 1}
+    yield from (f"- {' and '.join(names)} {fact}" for fact, names in shared.items())
 
 
 def operation_facts(
@@ -184,13 +185,14 @@ def model_lines(contract: Node, models: dict[str, Model], name: str, schema: Nod
 
 def enum_lines(name: str, schema: Node) -> Iterator[str]:
     """Yield the values of an enumeration, each on its own line."""
-    name = class_name(name, schema)
+    name = class_name(schema.get("title", name))
     yield f"- `{name}`: `{JSON_TYPES.get(str(schema.get('type')), 'object')}`"
     yield from (f"  - `{name}` value {code(value)}" for value in schema["enum"])
 
 
 def value_lines(contract: Node, name: str, schema: Node) -> Iterator[str]:
     """Yield the facts of a schema that is neither a model nor an enumeration."""
+    name = class_name(schema.get("title", name))
     yield f"- `{name}`: {', '.join(limits(contract, schema))}"
     yield from condition_lines(contract, name, schema)
 
@@ -284,13 +286,13 @@ def type_name(contract: Node, schema: Node) -> str:
     """Return the name of a schema, or the Python type if it has no name."""
     if "$ref" in schema:
         name = str(schema["$ref"]).rpartition("/")[2]
-        return class_name(name, resolve(contract, schema))
+        return class_name(resolve(contract, schema).get("title", name))
     return JSON_TYPES.get(str(schema.get("type")), "object")
 
 
-def class_name(name: str, schema: Node) -> str:
-    """Return the name that the generator gives the class of a schema."""
-    return pascal_case(schema.get("title", name))
+def class_name(name: str) -> str:
+    """Return the name that the generator gives a class."""
+    return str(ClassName(name, PREFIX))
 
 
 def code(value: Any) -> str:

@@ -327,6 +327,8 @@ def test_settings_that_the_generator_would_ignore_or_misread_are_refused(
         # The generator would leave out the operation, print a warning and succeed.
         ("spec/openapi.yaml", "TargetId:\n      type: string", "TargetId:", "TargetId"),
         ("spec/openapi.yaml", 'openapi: "3.1.0"', 'openapi: "4.0.0"', "4.0.0"),
+        ("spec/openapi.yaml", "      operationId:", "\toperationId:", "found character '\\t'"),
+        ("spec/openapi.yaml", '        "504":\n', "        504:\n", "should be a valid string"),
         # The generator would skip a hook that it cannot find.
         ("generator-config.yml", '"ruff check', '"rough check', "rough is not in PATH"),
         ("generator-config.yml", "--select F,I,UP", "--select NONE", "ruff failed"),
@@ -413,6 +415,57 @@ def test_a_contract_without_components_gets_contract_types(tree: Path) -> None:
     ]
 
 
+ODD_SCHEMAS = """\
+    3d-thing:
+      type: object
+      properties: {a-b: {type: string, maxLength: 3}, 2x: {type: integer}}
+    4-text: {type: string, maxLength: 4}
+    5-values: {type: string, enum: [a]}
+"""
+ODD_PATH = """\
+  /oauth/{kind}:
+    parameters:
+      - {name: kind, in: path, required: true, schema: {type: string, maxLength: 5}}
+      - {name: X-Trace, in: header, schema: {type: string}}
+    get:
+      operationId: look
+      tags: [oauth]
+      parameters:
+        - {name: X-Trace, in: header, required: true, schema: {type: string, maxLength: 6}}
+      responses: {"204": {description: "a `b` | c \\n\\n- d"}}
+    delete:
+      operationId: forget
+      tags: [oauth]
+      responses: {"204": {description: Nothing.}}
+"""
+
+
+def test_odd_names_paths_and_bytes_of_a_contract_are_generated(tree: Path) -> None:
+    spec = tree / "spec/openapi.yaml"
+    before = snapshot(tree)
+    edit(spec, "    TokenRequest:\n", f"{ODD_SCHEMAS}    TokenRequest:\n")
+    edit(spec, "  /oauth/token:\n", f"{ODD_PATH}  /oauth/token:\n")
+    # As an editor on Windows may write it.
+    spec.write_bytes(b"\xef\xbb\xbf" + spec.read_bytes().replace(b"\n", b"\r\n"))
+    result = run("generate", tree)
+    assert (result.returncode, result.stderr) == (0, "")
+    added = difference(SURFACE, before, snapshot(tree), context=0).splitlines()[2:]
+    assert [line for line in added if not line.startswith("@@")] == [
+        "+- `look`: `GET /oauth/{kind}`, returns `Response[Any]`",
+        "+  - `look` argument `x_trace: str`: header `X-Trace`, required, length `0..6`",
+        "+- `forget`: `DELETE /oauth/{kind}`, returns `Response[Any]`",
+        "+  - `forget` argument `x_trace: str`: header `X-Trace`, optional",
+        "+- `look` and `forget` argument `kind: str`: path `kind`, required, length `0..5`",
+        "+- `look` and `forget` status `204`: no body",
+        "+- `Field3DThing`: keeps other members",
+        "+  - `Field3DThing.a_b: str`: member `a-b`, optional, length `0..3`",
+        "+  - `Field3DThing.field_2x: int`: member `2x`, optional",
+        "+- `Field5Values`: `str`",
+        "+  - `Field5Values` value `a`",
+        "+- `Field4Text`: `str`, length `0..4`",
+    ]
+
+
 def test_a_missing_contract_is_reported(tree: Path) -> None:
     (tree / "spec/openapi.yaml").unlink()
     result = run("drift", tree)
@@ -491,12 +544,12 @@ def test_nothing_is_generated_inside_the_tree(tree: Path, monkeypatch: pytest.Mo
             2 * ['        "X-CorAPI-Bank-ID": str,'],
             [
                 (
-                    "-- every operation, argument `x_cor_api_target_id: str`: header"
-                    " `X-CorAPI-Target-ID`, required, `TargetId`"
+                    "-- `request_token` and `revoke_token` argument `x_cor_api_target_id: str`:"
+                    " header `X-CorAPI-Target-ID`, required, `TargetId`"
                 ),
                 (
-                    "+- every operation, argument `x_cor_api_bank_id: str`: header"
-                    " `X-CorAPI-Bank-ID`, required, `TargetId`"
+                    "+- `request_token` and `revoke_token` argument `x_cor_api_bank_id: str`:"
+                    " header `X-CorAPI-Bank-ID`, required, `TargetId`"
                 ),
             ],
             id="request header of both operations",
@@ -529,16 +582,16 @@ def test_nothing_is_generated_inside_the_tree(tree: Path, monkeypatch: pytest.Mo
             2 * ['        "Content-Language": NotRequired[int | str],'],
             [
                 (
-                    "-- every operation, response header `Content-Language`: required,"
-                    " `ContentLanguage`, on every status but `200`"
+                    "-- `request_token` and `revoke_token` response header `Content-Language`:"
+                    " required, `ContentLanguage`, on every status but `200`"
                 ),
                 (
-                    "+- every operation, response header `Content-Language`: optional, `int`, on"
-                    " `400`"
+                    "+- `request_token` and `revoke_token` response header `Content-Language`:"
+                    " optional, `int`, on `400`"
                 ),
                 (
-                    "+- every operation, response header `Content-Language`: required,"
-                    " `ContentLanguage`, on every status but `200`, `400`"
+                    "+- `request_token` and `revoke_token` response header `Content-Language`:"
+                    " required, `ContentLanguage`, on every status but `200`, `400`"
                 ),
             ],
             id="response header that has another type for one status",
@@ -550,12 +603,12 @@ def test_nothing_is_generated_inside_the_tree(tree: Path, monkeypatch: pytest.Mo
             2 * ['        "X-Correlation-ID": NotRequired[str],'],
             [
                 (
-                    "-- every operation, response header `X-Correlation-ID`: required,"
-                    " `CorrelationId`, on every status"
+                    "-- `request_token` and `revoke_token` response header `X-Correlation-ID`:"
+                    " required, `CorrelationId`, on every status"
                 ),
                 (
-                    "+- every operation, response header `X-Correlation-ID`: optional,"
-                    " `CorrelationId`, on every status"
+                    "+- `request_token` and `revoke_token` response header `X-Correlation-ID`:"
+                    " optional, `CorrelationId`, on every status"
                 ),
             ],
             id="response header no longer required",
