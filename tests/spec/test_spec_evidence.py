@@ -10,6 +10,7 @@ import ast
 import copy
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,15 @@ def faults_of_texts(contract: dict[str, Any], readme: str) -> Iterator[str]:
     for place in restated:
         element = place.removesuffix("/summary")
         if marks.get(element) != "stated" or f"| `{element}` |" not in readme:
-            yield f"{place}: is not marked as stated, with its page in a row"
+            yield f"{place}: is not marked as stated, with its page in a row of Line by line"
     listed = [*quoted, *restated, *ours, *marked]
     for place in sorted(found.keys() ^ set(listed)):
-        yield f"{place}: " + ("has no origin" if place in found else "is not in the contract")
+        if place in found:
+            yield f"{place}: has no origin; add it to Texts of the pages or Texts of our own"
+        else:
+            yield f"{place}: is not in the contract, or has no text there; remove it"
     for place in sorted({place for place in listed if listed.count(place) > 1}):
-        yield f"{place}: has two origins"
+        yield f"{place}: has two origins; list it once"
 
 
 def changed(place: str, value: str) -> dict[str, Any]:
@@ -159,7 +163,7 @@ def is_defined(code: str) -> bool:
     """Return whether the code in a row, such as `package.module:Class.method`, exists."""
     module, _, names = code.partition(":")
     files = list(PROJECT.glob(f"*/{module.replace('.', '/')}.py"))
-    found: list[ast.stmt] = ast.parse(files[0].read_text("utf-8")).body if files else []
+    found: list[ast.stmt] = parsed(files[0]).body if files else []
     for name in names.split("."):
         defined = [node for node in found if name in names_of(node)]
         if not defined:
@@ -176,12 +180,17 @@ def names_of(node: ast.stmt) -> set[str]:
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
+@cache
 def constants(files: tuple[str, ...]) -> set[object]:
     """Return the constants in the code of some files."""
-    trees = (ast.parse((PROJECT / file).read_text("utf-8")) for file in files)
-    return {
-        node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)
-    }
+    nodes = (node for file in files for node in ast.walk(parsed(PROJECT / file)))
+    return {node.value for node in nodes if isinstance(node, ast.Constant)}
+
+
+@cache
+def parsed(file: Path) -> ast.Module:
+    """Return the code of a file."""
+    return ast.parse(file.read_text("utf-8"))
 
 
 def faults_of_additions(readme: str) -> Iterator[str]:
@@ -195,19 +204,19 @@ def faults_of_additions(readme: str) -> Iterator[str]:
     additions = {*STATUS.findall(what)}, {*HEADER.findall(what)}
     for row in table:
         if not quoted_in(row[1]):
-            yield f"{row[0]}: names no code"
+            yield f"{row[0]}: names no code; add the place that does it, as `module:name`"
         for code in quoted_in(row[1]):
             if not is_defined(code):
-                yield f"{row[0]}: {code} does not exist"
+                yield f"{row[0]}: {code} does not exist; name the place that does it now"
     for one in (additions[0] & statuses) | (additions[1] & headers):
-        yield f"{one}: is in the contract"
+        yield f"{one}: is in the contract; it is not beyond it"
     used = {str(value) for value in constants(OF_STATUSES) if type(value) is int}
     for status in {one for one in used if STATUS.fullmatch(one)} - statuses - additions[0]:
-        yield f"{status}: is neither in the contract nor an addition"
+        yield f"{status}: is neither in the contract nor an addition; add a row"
     used = {value for value in constants(OF_HEADERS) if isinstance(value, str)}
     names = {one for one in used if HEADER.fullmatch(one)}
     for name in names - headers - additions[1] - OF_HTTP:
-        yield f"{name}: is neither in the contract nor an addition"
+        yield f"{name}: is neither in the contract nor an addition; add a row"
 
 
 def test_each_addition_to_the_contract_names_code_and_is_no_part_of_the_contract() -> None:
