@@ -67,6 +67,7 @@ from typing import Final, Literal, NotRequired, TypedDict
 '''
 
 Files = dict[str, bytes]
+Difference = tuple[str, str, str]  # path, kind (missing, extra or changed), unified diff
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,26 +79,15 @@ def main(arguments: list[str] | None = None) -> int:
     root: Path = options.root.resolve()
     try:
         with fresh_generation(root) as fresh:
-            return generate(root, fresh) if options.command == "generate" else drift(root, fresh)
+            committed, made = read_files(root / GENERATED), read_files(fresh)
+            differences = list(compare(committed, made))
+            reason = reasons(committed.get(PROVENANCE), made[PROVENANCE])
+            if options.command == "drift":
+                return drift(differences, reason)
+            generate(root / GENERATED, fresh)
     except GenerationError as error:
         print(f"Nothing was generated. {error}", file=sys.stderr)
         return EXIT_FAILED
-
-
-def generate(root: Path, fresh: Path) -> int:
-    """Replace generated/ by the new generation, except the file written by hand."""
-    committed, made = read_files(root / GENERATED), read_files(fresh)
-    differences = list(compare(committed, made))
-    reason = reasons(committed.get(PROVENANCE), made[PROVENANCE])
-    target = root / GENERATED
-    target.mkdir(exist_ok=True)
-    # Delete everything first, so that no file remains that the contract no longer generates.
-    for entry in target.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name != BY_HAND:
-            entry.unlink()
-    shutil.copytree(fresh, target, dirs_exist_ok=True)
     if TWO_COMMITS in reason:
         print(reason, file=sys.stderr)
     for path, kind, _ in differences:
@@ -106,10 +96,20 @@ def generate(root: Path, fresh: Path) -> int:
     return EXIT_DONE
 
 
-def drift(root: Path, fresh: Path) -> int:
+def generate(target: Path, fresh: Path) -> None:
+    """Replace generated/ by the new generation, except the file written by hand."""
+    target.mkdir(exist_ok=True)
+    # Delete everything first, so that no file remains that the contract no longer generates.
+    for entry in target.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != BY_HAND:
+            entry.unlink()
+    shutil.copytree(fresh, target, dirs_exist_ok=True)
+
+
+def drift(differences: list[Difference], reason: str) -> int:
     """Print every difference between generated/ and the new generation."""
-    committed, made = read_files(root / GENERATED), read_files(fresh)
-    differences = list(compare(committed, made))
     for path, kind, diff in differences:
         show(f"{kind:8} {GENERATED}/{path}\n{diff}")
     if not differences:
@@ -117,7 +117,7 @@ def drift(root: Path, fresh: Path) -> int:
         return EXIT_DONE
     print(
         f"Drift: {len(differences)} file(s) under {GENERATED}/ are not what the generator makes of"
-        f" {SPEC} with {SETTINGS}.\n{reasons(committed.get(PROVENANCE), made[PROVENANCE])}\n"
+        f" {SPEC} with {SETTINGS}.\n{reason}\n"
         "Never edit them. Change the contract if need be, run `nox -s generate`, review the diff"
         " and commit both together.",
         file=sys.stderr,
@@ -383,8 +383,8 @@ def read_files(folder: Path) -> Files:
     }
 
 
-def compare(committed: Files, fresh: Files) -> Iterator[tuple[str, str, str]]:
-    """Yield the path, kind (missing, extra or changed) and unified diff of every difference."""
+def compare(committed: Files, fresh: Files) -> Iterator[Difference]:
+    """Yield every difference."""
     for path in sorted(committed.keys() | fresh.keys()):
         before, after = committed.get(path), fresh.get(path)
         if before == after:
