@@ -259,7 +259,12 @@ def interop(session: nox.Session) -> None:
     folder = Path(session.create_tmp()) / "interop"
     shutil.copytree("tools/interop", folder, dirs_exist_ok=True)
     session.run("npm", "ci", "--prefix", str(folder), external=True, silent=True)
-    session.run("python", "-m", "tools.interop", str(folder))
+    # After Ctrl-C it ends Prism, for which nox would not wait.
+    session.run(
+        *("python", "-m", "tools.interop", str(folder)),
+        interrupt_timeout=5.0,
+        terminate_timeout=15.0,
+    )
 
 
 @nox.session

@@ -3,19 +3,51 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Sequence
 from subprocess import CompletedProcess
 from typing import Any
 
-from .node import Report, Tools
+from .node import Report, Tools, readable
 
 
-def reports(tools: Tools) -> Iterator[Report]:
-    """Run each tool once over the contract."""
-    yield _redocly(tools)
-    yield _swagger_parser(tools)
-    yield _spectral(tools)
-    yield from _typescript(tools)
+def redocly(tools: Tools) -> Report:
+    """Lint the contract with Redocly."""
+    lint = ("lint", "--extends=recommended", "--format=json", "--max-problems=1000")
+    ran = tools.run("redocly", *lint, str(tools.contract))
+    problems = [
+        f"{each['ruleId']} at {each['location'][0].get('pointer', '')}: {each['message']}"
+        for each in _json(ran)["problems"]
+    ]
+    return _report("lint, recommended", ran, problems)
+
+
+def swagger_parser(tools: Tools) -> Report:
+    """Validate the contract with swagger-parser."""
+    return _report("validate", tools.run("node", "validate.mjs", str(tools.contract)))
+
+
+def spectral(tools: Tools) -> Report:
+    """Lint the contract with Spectral."""
+    lint = ("lint", "--ruleset", "spectral.yaml", "--format", "json", "--quiet")
+    ran = tools.run("spectral", *lint, str(tools.contract))
+    problems = [
+        f"{each['code']} at {'/'.join(map(str, each['path']))}: {each['message']}"
+        for each in _json(ran)
+    ]
+    return _report("lint, spectral:oas", ran, problems)
+
+
+def types(tools: Tools) -> Report:
+    """Write the types of the contract with openapi-typescript."""
+    (tools.folder / "contract.ts").unlink(missing_ok=True)  # of a run before
+    ran = tools.run("openapi-typescript", str(tools.contract), "--output", "contract.ts")
+    return _report("types of the contract", ran)
+
+
+def client(tools: Tools) -> Report:
+    """Compile a client that uses those types."""
+    return _report("tsc --strict, a client", tools.run("tsc", "--strict", "--noEmit", "client.ts"))
 
 
 def _json(ran: CompletedProcess[str]) -> Any:
@@ -27,47 +59,13 @@ def _json(ran: CompletedProcess[str]) -> Any:
     try:
         return json.loads(ran.stdout)
     except ValueError:
-        raise RuntimeError(f"{ran.args[0]} cannot run: {ran.stderr}") from None
+        raise RuntimeError(" ".join(readable(ran.stdout + ran.stderr))) from None
 
 
-def _lines(ran: CompletedProcess[str]) -> list[str]:
-    """Return what a tool says that prints text; nothing if it succeeded."""
-    if ran.returncode == 0:
-        return []
-    lines = [line for line in (ran.stdout + ran.stderr).splitlines() if line.strip()]
-    return lines or [f"exit status {ran.returncode}"]
-
-
-def _redocly(tools: Tools) -> Report:
-    lint = ("lint", "--extends=recommended", "--format=json", "--max-problems=1000")
-    ran = tools.run("redocly", *lint, str(tools.contract))
-    complaints = [
-        f"{each['ruleId']} at {each['location'][0].get('pointer', '')}: {each['message']}"
-        for each in _json(ran)["problems"]
-    ]
-    return Report("@redocly/cli", tools.version("@redocly/cli"), "lint, recommended", complaints)
-
-
-def _swagger_parser(tools: Tools) -> Report:
-    complaints = _lines(tools.run("node", "validate.mjs", str(tools.contract)))
-    package = "@apidevtools/swagger-parser"
-    return Report(package, tools.version(package), "validate", complaints)
-
-
-def _spectral(tools: Tools) -> Report:
-    lint = ("lint", "--ruleset", "spectral.yaml", "--format", "json", "--quiet")
-    ran = tools.run("spectral", *lint, str(tools.contract))
-    complaints = [
-        f"{each['code']} at {'/'.join(map(str, each['path']))}: {each['message']}"
-        for each in _json(ran)
-    ]
-    package = "@stoplight/spectral-cli"
-    return Report(package, tools.version(package), "lint, spectral:oas", complaints)
-
-
-def _typescript(tools: Tools) -> Iterator[Report]:
-    package = "openapi-typescript"
-    complaints = _lines(tools.run(package, str(tools.contract), "--output", "contract.ts"))
-    yield Report(package, tools.version(package), "types of the contract", complaints)
-    complaints = _lines(tools.run("tsc", "--strict", "--noEmit", "client.ts"))
-    yield Report("typescript", tools.version("typescript"), "tsc --strict, a client", complaints)
+def _report(done: str, ran: CompletedProcess[str], problems: Sequence[str] = ()) -> Report:
+    """Return the problems, or what a tool printed that failed without naming one."""
+    if ran.returncode and not problems:
+        lines = readable(ran.stdout + ran.stderr) or [f"exit status {ran.returncode}"]
+        # Node.js prints much around an error that is not caught.
+        problems = [line for line in lines if re.match(r"\w*Error: ", line)] or lines
+    return Report(done, problems)

@@ -20,51 +20,51 @@ FORMS = {
 }
 
 Asked = tuple[str, str, str, str]
-"""Path, status, media type and name of an example; the last two are empty without a body."""
+"""Path, status, media type and name of an example."""
 
 
-def report(tools: Tools) -> Report:
+def check(tools: Tools) -> Report:
     """Ask for each example by its status and name, then call with the client."""
     examples = tools.contract.parent / "examples"
-    contract = yaml.safe_load(tools.contract.read_text("utf-8"))
+    responses = list(_responses(yaml.safe_load(tools.contract.read_text("utf-8"))))
     complaints: list[str] = []
     with tools.prism("mock") as url, httpx.Client(base_url=url, trust_env=False) as client:
-        asked = list(_responses(contract))
-        for each in asked:
-            complaints += _answer(client, examples, each)
+        for each in responses:
+            complaints += (
+                f"{' '.join(each)}: {wrong}" for wrong in _answer(client, examples, each)
+            )
         complaints += _first_answer(url, examples)
-    done = (
-        f"mock: {len(asked)} answers asked for by Prefer, and one by the client, as in the examples"
-    )
-    package = "@stoplight/prism-cli"
-    return Report(package, tools.version(package), done, complaints)
+    done = f"mock: {len(responses)} answers by Prefer and one to the client, as in the examples"
+    return Report(done, complaints)
 
 
 def _responses(contract: dict[str, Any]) -> Iterator[Asked]:
+    """Yield each example, each media type without one, and each response without a body."""
     components = contract["components"]["responses"]
     for path, item in contract["paths"].items():
         for status, reference in item["post"]["responses"].items():
             response = components[reference["$ref"].rpartition("/")[2]]
-            for content_type, media in response.get(
-                "content", {"": {"examples": {"": {}}}}
-            ).items():
-                for name in media.get("examples", {}):
+            for content_type, media in response.get("content", {"*/*": {}}).items():
+                for name in media.get("examples", [""]):
                     yield path, status, content_type, name
 
 
 def _answer(client: httpx.Client, examples: Path, asked: Asked) -> Iterator[str]:
+    """Yield what is wrong with the answer that is asked for."""
     path, status, content_type, name = asked
-    request = json.loads((examples / "headers.json").read_text("utf-8"))["request_interactive"]
+    headers = json.loads((examples / "headers.json").read_text("utf-8"))["request_interactive"]
     prefer = f"code={status}, example={name}" if name else f"code={status}"
-    preferred = {"Accept": content_type or "*/*", "Prefer": prefer}
     form = json.loads((examples / f"{FORMS[path]}.json").read_text("utf-8"))
-    response = client.post(path, headers=request | preferred, data=form)
+    headers |= {"Accept": content_type, "Prefer": prefer}
+    response = client.post(path, headers=headers, data=form)
     if str(response.status_code) != status:
-        yield f"{' '.join(asked)}: answered {response.status_code}"
+        yield f"answered {response.status_code}"
+    if content_type not in ("*/*", response.headers.get("Content-Type")):
+        yield f"answered in {response.headers.get('Content-Type')}"
     if name and response.json() != json.loads((examples / f"{name}.json").read_text("utf-8")):
-        yield f"{' '.join(asked)}: another body than the example"
-    if response.headers.get("sl-violations"):
-        yield f"{' '.join(asked)}: {response.headers['sl-violations']}"
+        yield "another body than the example"
+    if violations := response.headers.get("sl-violations"):
+        yield violations
 
 
 def _first_answer(url: str, examples: Path) -> Iterator[str]:

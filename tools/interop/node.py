@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,19 +17,24 @@ from attrs import frozen
 
 SECONDS_TO_RUN = 120.0
 SECONDS_TO_START = 60.0
+SHOWN_OF_PRISM = 3  # lines; its help follows
 # A tool must contact nothing but loopback: Redocly would report its use and ask for updates.
-QUIET = {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true", "NO_COLOR": "1"}
+QUIET = {"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_NOTIFICATIONS": "true", "NO_COLOR": "1"}
+NOISE = re.compile(r"\s*($|at |[╔║╚])")  # an empty line, a frame of a stack, Redocly's box
 
 
 @frozen
 class Report:
-    """What a tool did, its complaints in plain words, and notes."""
+    """What a check did, the complaints of its tool, and notes."""
 
-    tool: str
-    version: str
     done: str
     complaints: Sequence[str]
     notes: Sequence[str] = ()
+
+
+def readable(output: str) -> list[str]:
+    """Return the lines of a tool's output that a person reads."""
+    return [line.strip() for line in output.splitlines() if not NOISE.match(line)]
 
 
 @frozen
@@ -47,12 +54,12 @@ class Tools:
         manifest = self.folder / "node_modules" / package / "package.json"
         return str(json.loads(manifest.read_text("utf-8"))["version"])
 
-    def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program to its end, at most two minutes."""
         return subprocess.run(
-            [self._path(program), *arguments],
+            command,
             cwd=self.folder,
-            env=os.environ | QUIET,
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
@@ -69,32 +76,39 @@ class Tools:
         """
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        listen = ("--host", "127.0.0.1", "--port", str(port))
-        process = subprocess.Popen(
-            [self._path("prism"), command, str(self.contract), *arguments, *listen],
-            cwd=self.folder,
-            env=os.environ | QUIET,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            _wait_for(port, process)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
+        # Prism would serve from a second process if NODE_ENV were production.
+        served = ("--host=127.0.0.1", f"--port={port}", "--multiprocess=false")
+        prism = ("prism", command, str(self.contract), *arguments, *served)
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                prism,
+                cwd=self.folder,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
             try:
-                process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                if not _listens(port, process):
+                    output.seek(0)
+                    said = " ".join(readable(output.read())[:SHOWN_OF_PRISM])
+                    raise RuntimeError(f"Prism does not start: {said}")
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                process.terminate()
+                try:
+                    process.wait(10.0)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
 
-    def _path(self, program: str) -> str:
-        local = self.folder / "node_modules" / ".bin" / program
-        return str(local) if local.exists() else program
+    def _environment(self) -> dict[str, str]:
+        programs = self.folder / "node_modules" / ".bin"
+        return os.environ | QUIET | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def _listens(port: int, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until the process listens; return whether it does."""
     give_up = time.monotonic() + SECONDS_TO_START
     while process.poll() is None and time.monotonic() < give_up:
         try:
@@ -102,5 +116,5 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
         except OSError:
             time.sleep(0.02)
         else:
-            return
-    raise RuntimeError("Prism does not start.")
+            return True
+    return False

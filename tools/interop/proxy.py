@@ -8,17 +8,19 @@ Exchanges that conform must pass without a complaint, and each planted fault mus
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from itertools import product
+from itertools import chain, combinations, cycle, product
 from typing import Any, get_args
+from urllib.parse import parse_qsl
 
 import httpx
 import yaml
 from attrs import evolve, frozen
 
 from blink_oauth import BlinkError, BlinkOAuth, Grant, Psu, Secret, Token
+from blink_oauth.settings import REVOCATION_FIELDS
 from blink_oauth.tls import ClientCertificate, ssl_context
 from blink_oauth_testing.sandbox import FAULTS, Delivery, Fault, Sandbox
 from blink_oauth_testing.sandbox.messages import Response, Source, oauth_error, problem
@@ -29,14 +31,14 @@ from .relay import Exchange, Message, Relay, serving, unchanged
 
 SOURCES: tuple[Source, ...] = ("PLATFORM", "PROVIDER")
 FORMS = ("application/json", "application/problem+json")
+ADDRESSES = ("203.0.113.7", "2001:db8::7", "::ffff:203.0.113.7", "::1")
 DEVICES = (
-    Psu(ip="203.0.113.7", user_agent="Mozilla/5.0 (X11; Linux x86_64)"),
-    Psu(ip="2001:db8::7", user_agent="Mozilla/5.0 (X11; Linux x86_64)"),
+    *(Psu(ip=each, user_agent="Mozilla/5.0 (X11; Linux x86_64)") for each in ADDRESSES),
     Psu.AUTO,
 )
 USERNAMES = (
     *("u-4711", "zoe@books.example", "Zoë & Söhne+1=%", "山田太郎 😀", '"quoted" \\ <b>'),
-    *("a=b&c=d;e", "100%25%zz", " blanks around ", "u" * 64),
+    *("a=b&c=d;e", "100%25%zz", " blanks around ", "two\r\nlines", "0", "u" * 64, "😀" * 64),
 )
 # FetchError: Prism could not read the response.
 TYPES_OF_PRISM = ("https://stoplight.io/prism/errors", "FetchError")
@@ -48,6 +50,7 @@ class Line:
     """The client and the sandbox, with Prism and two relays between them."""
 
     sandbox: Sandbox
+    url: str
     client: BlinkOAuth
     before: Relay
     behind: Relay
@@ -74,10 +77,10 @@ def connected(tools: Tools) -> Iterator[Line]:
             serving(before := Relay(to_prism)) as url,
             BlinkOAuth(sandbox.settings(base_url=url, allow_plain_http=True)) as client,
         ):
-            yield Line(sandbox, client, before, behind)
+            yield Line(sandbox, url, client, before, behind)
 
 
-def report(tools: Tools) -> Report:
+def check(tools: Tools) -> Report:
     """Run every exchange and every fault."""
     contract = yaml.safe_load(tools.contract.read_text("utf-8"))
     with connected(tools) as line:
@@ -86,29 +89,47 @@ def report(tools: Tools) -> Report:
         complaints += [*violations(line), *not_covered(line, contract)]
         exchanges = len(line.before.exchanges)
         outcomes = list(plant(line))
-    complaints += [each.wrong for each in outcomes if each.wrong]
-    faults, caught = (sum(each.breaks for each in outcomes), sum(each.caught for each in outcomes))
-    done = f"proxy --errors: {exchanges} exchanges; caught {caught} of {faults} planted faults"
-    notes = [f"not caught: {fault}. {reason}." for fault, reason in NOT_CAUGHT.items()]
-    conforming = [each.fault for each in outcomes if not each.breaks]
-    notes.append(f"permitted by the contract, and by Prism: {', '.join(conforming)}")
-    left_out = sorted(FAULTS.keys() - {each.fault for each in outcomes})
-    notes.append(f"not planted, since Prism reads whole responses: {', '.join(left_out)}")
-    package = "@stoplight/prism-cli"
-    return Report(package, tools.version(package), done, complaints, notes)
+    faults = {each.fault for each in outcomes if each.breaks}
+    missed = {each.fault for each in outcomes if each.breaks and not each.said}
+    conforming = {each.fault: each.said for each in outcomes if not each.breaks}
+    complaints += [f"not caught: {fault}" for fault in sorted(missed - NOT_CAUGHT.keys())]
+    complaints += [
+        f"caught, although faults.py says it cannot be: {fault}"
+        for fault in sorted(NOT_CAUGHT.keys() - missed)
+    ]
+    complaints += [f"{fault} conforms, but: {said}" for fault, said in conforming.items() if said]
+    caught = f"caught {len(faults - missed)} of {len(faults)} planted faults"
+    left_out = sorted(FAULTS.keys() - faults - conforming.keys())
+    notes = [
+        *(f"not caught: {fault}. {reason}." for fault, reason in NOT_CAUGHT.items()),
+        f"permitted by the contract, and by Prism: {', '.join(conforming)}",
+        "not planted, since Prism follows redirects and reads whole responses: "
+        + ", ".join(left_out),
+    ]
+    return Report(f"proxy --errors: {exchanges} exchanges; {caught}", complaints, notes)
 
 
 def succeed(line: Line) -> Iterator[str]:
-    """Exchange, refresh and revoke: each device, name and source; yield what failed."""
-    for device, name, source in product(DEVICES, USERNAMES, SOURCES):
+    """Exchange, refresh and revoke: each source, device, name and form; yield what failed."""
+    calls = zip(product(SOURCES, DEVICES, USERNAMES), cycle(subsets(REVOCATION_FIELDS)))
+    for (source, device, name), fields in calls:
         line.sandbox.fail(Fault("from-a-source", executes=True, change=_from(source)), times=4)
         grant = line.sandbox.grant(username=name)
+        settings = line.sandbox.settings(
+            base_url=line.url, allow_plain_http=True, revocation_fields=fields
+        )
         try:
             token = line.issue(grant, device)
             newer = line.client.refresh(grant, token.refresh_token or "", psu=device)
-            line.client.revoke(grant, newer, psu=device)
+            with BlinkOAuth(settings) as client:
+                client.revoke(grant, newer, psu=device)
         except BlinkError as error:
             yield f"a call for {device} that should succeed: {error}"
+
+
+def subsets(names: Collection[str]) -> Iterator[tuple[str, ...]]:
+    """Yield each choice of some, all or none of the names."""
+    return chain.from_iterable(combinations(names, count) for count in range(len(names) + 1))
 
 
 def fail(line: Line, responses: Iterable[Response]) -> None:
@@ -196,6 +217,18 @@ def not_covered(line: Line, contract: dict[str, Any]) -> Iterator[str]:
     wanted |= {*product(["/oauth/token"], [200], SOURCES, [FORMS[0]])}
     wanted |= {*product(["/oauth/revoke"], [200], SOURCES, [""])}
     yield from (f"no exchange was {each}" for each in sorted(wanted - seen))
+    form = contract["components"]["schemas"]["RevokeRequest"]
+    optional = form["properties"].keys() - {*form["required"]}
+    revoked = {
+        frozenset(_fields(each)) for each in line.behind.exchanges if each.response.status == 200
+    }
+    for chosen in subsets(optional):
+        if {*form["required"], *chosen} not in revoked:
+            yield f"no revocation had the optional fields {sorted(chosen)}"
+
+
+def _fields(exchange: Exchange) -> dict[str, str]:
+    return dict(parse_qsl(exchange.request.body.decode()))
 
 
 def _form(exchange: Exchange) -> str:
@@ -215,20 +248,6 @@ class Outcome:
     fault: str
     breaks: bool
     said: str
-
-    @property
-    def caught(self) -> bool:
-        """Whether Prism complained, with reason."""
-        return self.breaks and bool(self.said)
-
-    @property
-    def wrong(self) -> str:
-        """What is wrong with Prism's opinion, or an empty text."""
-        if self.breaks and not self.said:
-            return "" if self.fault in NOT_CAUGHT else f"not caught: {self.fault}"
-        if self.fault in NOT_CAUGHT:
-            return f"caught, although faults.py says it cannot be: {self.fault}"
-        return f"{self.fault} conforms, but: {self.said}" if self.said and not self.breaks else ""
 
 
 def plant(line: Line) -> Iterator[Outcome]:
