@@ -32,6 +32,8 @@ IN_SDIST = (
     "tests/test_architecture.py",
     "tests/spec/test_spec_rules.py",
     "tools/generation.py",
+    "tools/interop/.npmrc",
+    "tools/interop/package-lock.json",
     "tools/surface.py",
 )
 
