@@ -24,7 +24,7 @@ from blink_oauth.errors import (
     normalized_code,
 )
 from blink_oauth.headers import ResponseMeta, Source
-from blink_oauth.settings import RevocationField, Settings
+from blink_oauth.settings import NO_REVOCATION_FIELD, RevocationField, Settings
 from blink_oauth.tokens import Token, TokenKind
 
 from .check import Check, failed, passed, warning
@@ -164,7 +164,7 @@ def revocation_check(first: Trial, others: Sequence[Trial], response: str) -> Ch
         return failed(
             REVOCATION,
             f"{refused} Accepted is one with {forms}. {UNPROVED}",
-            SET_FIELDS.format(listed=listed, joined=",".join(accepted[0])),
+            SET_FIELDS.format(listed=listed, joined=",".join(accepted[0]) or NO_REVOCATION_FIELD),
         )
     if any(tried.state is FormState.UNKNOWN for tried in others):
         return warning(

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from attrs import evolve, field, frozen
 
 from blink_oauth.context import Grant
-from blink_oauth.settings import Settings, is_http_url, is_loopback
+from blink_oauth.settings import NO_REVOCATION_FIELD, Settings, is_http_url, is_loopback
 from blink_oauth.texts import decoded, trimmed
 
 from .errors import CommandError, ExitCode
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from blink_oauth_keeper import TargetProfile
 
 __all__ = [
-    "MAY_BE_EMPTY",
     "SECRETS",
     "SETTING_NAMES",
     "SQLITE",
@@ -89,8 +88,6 @@ SETTING_NAMES = frozenset(
         *("store", "lease", "authorize_url", "redirect_uri", "target", "username", "psu_ip"),
     }
 )
-MAY_BE_EMPTY = frozenset({"revocation_fields"})
-"""The settings whose value is a list; an empty one differs from one that is not set."""
 SQLITE = "sqlite:///"
 FILE_NAME = "blink-oauth.toml"
 SECRETS = frozenset({"key_passphrase", "store_keys"})
@@ -177,10 +174,10 @@ def _text(path: Path, profile: str, key: str, value: object) -> str:
         raise _unusable(path, f"[profiles.{profile}] holds the unknown key {key}")
     if isinstance(value, bool):
         return "1" if value else "0"
-    if key in MAY_BE_EMPTY and isinstance(value, list):
-        if not all(isinstance(name, str) for name in value):
+    if key == "revocation_fields" and isinstance(value, list):
+        if not all(isinstance(name, str) and name for name in value):
             raise _unusable(path, f"{key} must be a list of names")
-        return ",".join(value)
+        return ",".join(value) or NO_REVOCATION_FIELD
     if isinstance(value, (str, int, float)) and "\0" not in str(value):
         return _absolute(path.parent, key, trimmed(str(value)))
     raise _unusable(path, f"{key} must be text or a number")
@@ -224,8 +221,7 @@ class Configuration:
 
     Attributes:
         profile: The chosen profile; without a file, it has no values.
-        given: The values of flags and variables, by the names of the settings; none is empty,
-            except those of `MAY_BE_EMPTY`.
+        given: The values of flags and variables, by the names of the settings; none is empty.
     """
 
     profile: Profile
@@ -379,8 +375,7 @@ def configure(
     """Merge flags and variables with the file.
 
     Args:
-        given: The values of flags and variables, by the names of the settings; none is empty,
-            except those of `MAY_BE_EMPTY`.
+        given: The values of flags and variables, by the names of the settings; none is empty.
         folder: The working folder, which is searched first; None if it was deleted.
         user_folder: The user's folder for configuration, which is searched second, or None.
         variables: The names in `given` whose value is that of a variable.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ from click.core import ParameterSource
 from blink_oauth.texts import trimmed
 
 from .app import App
-from .configuration import MAY_BE_EMPTY, SECRETS, SETTING_NAMES, variable
+from .configuration import SECRETS, SETTING_NAMES, variable
 from .output import Screen
 
 __all__ = [
@@ -60,13 +59,8 @@ class Setting(click.Option):
             super().add_to_parser(parser, ctx)
 
     def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> Any:
-        """Ignore an empty flag, as click ignores an empty variable, except if it means a list."""
-        given = {name: value for name, value in opts.items() if value}
-        value, source = super().consume_value(ctx, given)
-        is_unset = source is ParameterSource.DEFAULT
-        if is_unset and self.name in MAY_BE_EMPTY and str(self.envvar) in os.environ:
-            return "", ParameterSource.ENVIRONMENT
-        return value, source
+        """Ignore an empty flag, as click ignores an empty variable."""
+        return super().consume_value(ctx, {name: value for name, value in opts.items() if value})
 
 
 setting = partial(click.option, cls=Setting)
@@ -75,8 +69,8 @@ setting = partial(click.option, cls=Setting)
 def given_values(ctx: click.Context) -> dict[str, str]:
     """Return the values of flags and variables by setting name; flags take precedence."""
     values = {name: ctx.params.get(name) for name in _CONFIGURATION_NAMES}
-    texts = {name: trimmed(value) for name, value in values.items() if value is not None}
-    return {name: text for name, text in texts.items() if text or name in MAY_BE_EMPTY}
+    texts = {name: trimmed(value) for name, value in values.items() if value}
+    return {name: text for name, text in texts.items() if text}
 
 
 def names_of_variables(ctx: click.Context) -> frozenset[str]:

@@ -117,14 +117,15 @@ COMPLETE = (
     [
         ("", None, REVOCATION_FIELDS),
         ("revocation_fields = []", None, ()),
-        ('revocation_fields = ""', None, ()),
+        ('revocation_fields = "none"', None, ()),
+        ('revocation_fields = ""', None, REVOCATION_FIELDS),
         ('revocation_fields = ["username", "client_id"]', None, ("client_id", "username")),
         ('revocation_fields = "username, client_id"', None, ("client_id", "username")),
         ('revocation_fields = ["username"]', "client_id", ("client_id",)),
-        # An empty variable is a value, as for `Settings.from_env`.
-        ('revocation_fields = ["username"]', "", ()),
-        ('revocation_fields = ["username"]', " \n", ()),
-        ("", "", ()),
+        ('revocation_fields = ["username"]', "none", ()),
+        ('revocation_fields = ["username"]', "", ("username",)),
+        ('revocation_fields = ["username"]', "\n", ("username",)),
+        ("", "", REVOCATION_FIELDS),
     ],
 )
 def test_the_revocation_fields_are_a_list_that_a_variable_replaces(
@@ -134,7 +135,7 @@ def test_the_revocation_fields_are_a_list_that_a_variable_replaces(
     assert load(COMPLETE + line, **environ).settings().revocation_fields == fields
 
 
-@pytest.mark.parametrize("value", ["[1]", '[["username"]]', "{ username = true }"])
+@pytest.mark.parametrize("value", ["[1]", '[""]', '[["username"]]', "{ username = true }"])
 def test_revocation_fields_that_are_no_names_are_refused(load: Configure, value: str) -> None:
     require_refused(lambda: load(f"{COMPLETE}revocation_fields = {value}"), "revocation_fields")
 

@@ -421,7 +421,7 @@ def test_the_process_environment_is_read_by_default(monkeypatch: pytest.MonkeyPa
 def test_empty_variables_count_as_not_set() -> None:
     optional = ["CERTIFICATE", "KEY", "KEY_PASSPHRASE", "KEY_PASSPHRASE_FILE", "CA", "PROXY"]
     optional += ["TRUST_ENV", "ALLOW_PLAIN_HTTP", "TIMEOUT_READ", "TIMEOUT_TOTAL"]
-    optional += ["ACCEPT_FOREIGN_CORRELATION_ID"]
+    optional += ["ACCEPT_FOREIGN_CORRELATION_ID", "REVOCATION_FIELDS"]
     empty = {f"BLINK_{name}": "" for name in optional}
     assert Settings.from_env(REQUIRED | empty) == Settings.from_env(REQUIRED)
 
@@ -430,16 +430,17 @@ def test_empty_variables_count_as_not_set() -> None:
     ("text", "fields"),
     [
         (None, REVOCATION_FIELDS),
-        ("", ()),
-        (" ", ()),
-        (",", ()),
+        ("", REVOCATION_FIELDS),
+        ("\n", REVOCATION_FIELDS),
+        ("none", ()),
+        (" none \n", ()),
         ("username", ("username",)),
-        ("username,client_id,", ("client_id", "username")),
+        ("username,client_id", ("client_id", "username")),
         (" username ,\ttoken_type_hint\n", ("token_type_hint", "username")),
         ("username,username", ("username",)),
     ],
 )
-def test_the_variable_of_the_revocation_fields_is_a_list_and_may_be_empty(
+def test_the_variable_of_the_revocation_fields_is_a_list_or_the_word_none(
     text: str | None, fields: tuple[str, ...]
 ) -> None:
     variables = {} if text is None else {"BLINK_REVOCATION_FIELDS": text}
@@ -466,6 +467,8 @@ def test_revocation_fields_are_kept_in_the_order_of_the_contract(fields: Any) ->
         ["user"],
         ["Username"],
         ["username", ""],
+        ["none"],
+        "none",
         "username",
         "",
         None,
@@ -523,10 +526,11 @@ def test_a_flag_accepts_these_texts(text: str, flag: bool) -> None:
         ({"BLINK_USER_AGENT": "acme\n/1"}, "BLINK_USER_AGENT"),
         ({"BLINK_CERTIFICATE": "c\0"}, "BLINK_CERTIFICATE"),
         ({"BLINK_PROXY": "socks5://u:fake-proxy-password@x"}, r"Settings\.proxy"),
-        (
-            {"BLINK_REVOCATION_FIELDS": "username;client_id"},
-            r"Settings\.revocation_fields",
-        ),
+        ({"BLINK_REVOCATION_FIELDS": "username;client_id"}, r"Settings\.revocation_fields"),
+        *[
+            ({"BLINK_REVOCATION_FIELDS": fields}, "without any, the variable is none")
+            for fields in ("username,none", "None", "username,", ",", " ")
+        ],
     ],
 )
 def test_the_refusal_of_a_variable_names_it_and_contains_no_secret(

@@ -7,7 +7,7 @@ import os
 import ssl
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from attrs import Attribute, field, frozen
@@ -19,12 +19,20 @@ from .texts import decoded, trimmed
 from .tls import ClientCertificate
 from .tokens import Secret, hide, require_secret
 
-__all__ = ["REVOCATION_FIELDS", "RevocationField", "Settings", "Timeouts"]
+__all__ = [
+    "NO_REVOCATION_FIELD",
+    "REVOCATION_FIELDS",
+    "RevocationField",
+    "Settings",
+    "Timeouts",
+]
 
 RevocationField = Literal["token_type_hint", "client_id", "username"]
 """A field of the revocation form that a platform may not know."""
 REVOCATION_FIELDS: tuple[RevocationField, ...] = get_args(RevocationField)
 """All of them. Of the form, only `token` is certain (RFC 7009 section 2.1)."""
+NO_REVOCATION_FIELD: Final = "none"
+"""The variable of a form with the token alone; an empty variable counts as not set."""
 
 REQUIRED = ("base_url", "client_id", "user_agent")
 TIMEOUTS = ("connect", "read", "write", "pool", "total")
@@ -62,10 +70,9 @@ def _read(variables: Mapping[str, str]) -> dict[str, Any]:
         if environ.get(variable := _variable(f"timeout_{name}"))
     }
     values |= {name: _flag(environ, _variable(name)) for name in FLAGS}
-    # Unlike other variables, an empty one has a meaning: no field but the token.
-    if (fields := environ.get("BLINK_REVOCATION_FIELDS")) is not None:
+    if fields := environ.get("BLINK_REVOCATION_FIELDS"):
         names = [name.strip() for name in fields.split(",")]
-        values["revocation_fields"] = [name for name in names if name]
+        values["revocation_fields"] = [] if names == [NO_REVOCATION_FIELD] else names
     if environ.get("BLINK_PROXY"):
         values["proxy"] = Secret(environ["BLINK_PROXY"])
     return values | {"certificate": _certificate_files(environ)}
@@ -199,7 +206,8 @@ def _in_order(value: Collection[RevocationField]) -> tuple[RevocationField, ...]
     if not is_list or any(name not in REVOCATION_FIELDS for name in value):
         raise InvalidInputError(
             "Settings.revocation_fields (BLINK_REVOCATION_FIELDS) may have the names "
-            f"{', '.join(REVOCATION_FIELDS)}, or none of them. The token itself is always sent."
+            f"{', '.join(REVOCATION_FIELDS)}; without any, the variable is {NO_REVOCATION_FIELD}. "
+            "The token itself is always sent."
         )
     return tuple(name for name in REVOCATION_FIELDS if name in value)
 
