@@ -22,14 +22,19 @@ def contexts() -> dict[str, ssl.SSLContext]:
 
 
 @pytest.fixture
-def harness(
+def harness_without_store(
     blink_sandbox: Sandbox, tmp_path: Path, contexts: dict[str, ssl.SSLContext]
 ) -> Iterator[Harness]:
-    """Yield a setup without faults, with a token in its store."""
+    """Yield a setup without faults, for checks that do not read the store."""
     url = blink_sandbox.base_url
     if url not in contexts:
         contexts[url] = ssl_context(blink_sandbox.client_certificate(), now=datetime.now(UTC))
     with ExitStack() as stack:
-        harness = Harness(blink_sandbox, tmp_path, contexts[url], stack)
-        harness.fill_store()
-        yield harness
+        yield Harness(blink_sandbox, tmp_path, contexts[url], stack)
+
+
+@pytest.fixture
+def harness(harness_without_store: Harness) -> Harness:
+    """Return a setup without faults, with a token in its store."""
+    harness_without_store.fill_store()
+    return harness_without_store

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import sqlite3
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from attrs import evolve, field, frozen
 from sqlalchemy import Engine, create_engine
 
 from blink_oauth import ClientCertificate, Grant, Settings, Timeouts, Token
+from blink_oauth.tokens import utc_now
 from blink_oauth_cli.check import Check
+from blink_oauth_cli.checks_network import call_checks
 from blink_oauth_cli.doctor import run_checks
 from blink_oauth_keeper import GrantKey, Note, SqlTokenStore
 from blink_oauth_testing.sandbox import Credentials, Sandbox
@@ -97,10 +100,21 @@ class Harness:
             "free_bytes": lambda folder: 10**9,
         } | changes
         settings = arguments.pop("settings") or self.settings()
-        found = list(run_checks(settings, **arguments))
-        assert len({check.name for check in found}) == len(found)
-        assert_no_secret(found, settings)
-        return {check.name: check for check in found}
+        return by_name(run_checks(settings, **arguments), settings)
+
+    def checks_of_call(self, **changes: Any) -> dict[str, Check]:
+        """Run the checks of the call alone, with changed settings, and return them by name."""
+        settings = self.settings(**changes)
+        found = call_checks(settings, TARGET, "u-4711", utc_now, token_hex, reached=True)
+        return by_name(found, settings)
+
+
+def by_name(checks: Iterable[Check], settings: Settings) -> dict[str, Check]:
+    """Return checks by their names, which differ; no check shows a secret."""
+    found = list(checks)
+    assert len({check.name for check in found}) == len(found)
+    assert_no_secret(found, settings)
+    return {check.name: check for check in found}
 
 
 def assert_no_secret(checks: list[Check], settings: Settings) -> None:

@@ -21,6 +21,12 @@ SUBSETS: list[Fields] = list(
 )
 
 
+@pytest.fixture
+def harness(harness_without_store: Harness) -> Harness:
+    """Return a setup without a store, which these checks do not read."""
+    return harness_without_store
+
+
 def refuse(harness: Harness, *fields: RevocationField) -> None:
     """Make the bank refuse these fields of a revocation."""
     bank = harness.sandbox.banks[TARGET]
@@ -62,7 +68,7 @@ def test_the_advised_fields_are_all_that_a_closed_form_accepts(
     harness: Harness, refused: Fields
 ) -> None:
     refuse(harness, *refused)
-    checks = harness.checks()
+    checks = harness.checks_of_call()
     accepted = tuple(name for name in REVOCATION_FIELDS if name not in refused)
     assert not_ok(checks) == {"revocation": Level.FAIL}
     assert advised(checks["revocation"]) == (",".join(accepted) or "none")
@@ -78,7 +84,7 @@ def test_the_advised_fields_are_all_that_a_closed_form_accepts(
     environ = harness.sandbox.environment()
     environ["BLINK_REVOCATION_FIELDS"] = advised(checks["revocation"])
     fields = Settings.from_env(environ).revocation_fields
-    checks = harness.checks(settings=harness.settings(revocation_fields=fields))
+    checks = harness.checks_of_call(revocation_fields=fields)
     assert not_ok(checks) == {}
     assert sent(harness)[8:] == [set(accepted)]
     assert "Only a real token can prove" in checks["revocation"].finding
@@ -87,7 +93,7 @@ def test_the_advised_fields_are_all_that_a_closed_form_accepts(
 @pytest.mark.parametrize("configured", [("username",), ("client_id", "username")])
 def test_a_field_that_is_left_out_is_tried_too(harness: Harness, configured: Fields) -> None:
     refuse(harness, "username")
-    checks = harness.checks(settings=harness.settings(revocation_fields=configured))
+    checks = harness.checks_of_call(revocation_fields=configured)
     assert sent(harness)[:2] == [set(configured), set(REVOCATION_FIELDS)]
     assert len(revocations(harness)) == 8
     assert advised(checks["revocation"]) == "token_type_hint,client_id"
@@ -95,7 +101,7 @@ def test_a_field_that_is_left_out_is_tried_too(harness: Harness, configured: Fie
 
 def test_no_trial_sends_a_real_token_or_one_twice(harness: Harness) -> None:
     refuse(harness, *REVOCATION_FIELDS)
-    harness.checks()
+    harness.checks_of_call()
     tokens = [dict(each.form)["token"] for each in revocations(harness)]
     assert len(tokens) == len(set(tokens)) == 8
     assert not {harness.sandbox.fingerprint(real) for real in (ACCESS, REFRESH)} & set(tokens)
@@ -113,7 +119,7 @@ REFUSED_ONCE: dict[str, Response] = {
 @pytest.mark.parametrize("name", REFUSED_ONCE)
 def test_a_form_is_refused_by_either_source_in_either_form(harness: Harness, name: str) -> None:
     respond_once(harness, REFUSED_ONCE[name])
-    checks = harness.checks()
+    checks = harness.checks_of_call()
     assert not_ok(checks) == {"revocation": Level.FAIL}
     assert advised(checks["revocation"]) == "token_type_hint,client_id"
     assert len(revocations(harness)) == 8
@@ -138,7 +144,7 @@ NOT_THE_FORM: dict[str, tuple[Response, dict[str, Level]]] = {
 def test_another_refusal_starts_no_trial(harness: Harness, name: str) -> None:
     response, expected = NOT_THE_FORM[name]
     respond_once(harness, response)
-    checks = harness.checks()
+    checks = harness.checks_of_call()
     assert not_ok(checks) == expected
     assert len(revocations(harness)) == 1
     assert ("revocation" in checks) is (name == "refused token")
@@ -164,7 +170,7 @@ def test_the_trial_ends_with_a_response_that_says_nothing_about_the_form(
 ) -> None:
     for response in (REFUSED_ONCE["problem of the platform"], second):
         respond_once(harness, response)
-    checks = harness.checks()
+    checks = harness.checks_of_call()
     assert not_ok(checks) == expected
     assert phrase in checks["call"].finding
     assert "ended early" in checks["revocation"].finding
@@ -175,7 +181,7 @@ def test_what_was_accepted_before_the_end_of_the_trial_is_advised(harness: Harne
     respond_once(harness, REFUSED_ONCE["problem of the platform"])
     harness.sandbox.fail(Fault("none", executes=True), operation="revoke_token")
     respond_once(harness, problem(503, "TECHNICAL_ERROR", "Service Unavailable", "Later."))
-    checks = harness.checks()
+    checks = harness.checks_of_call()
     assert not_ok(checks) == {"revocation": Level.FAIL}
     assert advised(checks["revocation"]) == "token_type_hint,client_id"
     assert len(revocations(harness)) == 3
@@ -183,7 +189,7 @@ def test_what_was_accepted_before_the_end_of_the_trial_is_advised(harness: Harne
 
 def test_a_client_that_is_not_named_may_be_unknown_for_that_reason(harness: Harness) -> None:
     respond_once(harness, problem(401, "INVALID_CLIENT", "Unauthorized", "No client id."))
-    checks = harness.checks(settings=harness.settings(revocation_fields=[]))
+    checks = harness.checks_of_call(revocation_fields=[])
     assert not_ok(checks) == {"revocation": Level.FAIL}
     assert advised(checks["revocation"]) == "token_type_hint,client_id,username"
 
@@ -208,6 +214,6 @@ def test_a_form_that_is_refused_with_any_fields_is_reported(
         body=b'{"error": "invalid_request"}',
     )
     with optional_mtls_server(harness.sandbox.authority, harness.folder, behaviour) as url:
-        checks = harness.checks(settings=harness.settings(base_url=url))
+        checks = harness.checks_of_call(base_url=url)
     assert not_ok(checks) == expected
     assert "So is every other choice" in checks["revocation"].finding
