@@ -182,5 +182,6 @@ def revocation_check(first: Trial, others: Sequence[Trial], response: str) -> Ch
 
 
 def _named(fields: Sequence[RevocationField]) -> str:
-    names = ["token", *fields]
-    return " and ".join([*([", ".join(names[:-1])] if fields else []), names[-1]])
+    if not fields:
+        return "the token alone"
+    return f"{', '.join(('token', *fields[:-1]))} and {fields[-1]}"

@@ -16,6 +16,7 @@ from blink_oauth import (
     Token,
     TokenKind,
 )
+from blink_oauth.errors import STATUS_PAGE
 from wrapper.harness import (
     ACCESS_TOKEN,
     GRANT,
@@ -143,6 +144,14 @@ def test_the_text_of_a_refused_form_names_the_setting_and_the_doctor_once(
         revoke_pair(connect(Platform(response)))
     text = str(caught.value)
     assert text.count(ADVICE) == text.count("doctor") == is_about_the_form
+
+
+def test_the_text_names_the_status_page_once_if_both_calls_failed(connect: Connect) -> None:
+    failure, foreign = reply(502, b"", {}), reply(502, b"", {"X-Correlation-ID": "another"})
+    for answers, count in [((failure, failure), 1), ((foreign, failure), 1), ((foreign,), 0)]:
+        with pytest.raises(RevocationError) as caught:
+            revoke_pair(connect(Platform(*answers)))
+        assert str(caught.value).count(STATUS_PAGE) == count
 
 
 @pytest.mark.parametrize("refused", [REFRESH, ACCESS])

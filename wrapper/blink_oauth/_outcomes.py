@@ -101,6 +101,8 @@ FOREIGN_TOKEN = (
     "it is in the attribute `token`."
 )
 
+OUTAGES = f"Outages of banks: <{STATUS_PAGE}>."
+
 ADVICE_IF_FORM_REFUSED = (
     "The server may not know a field of the form. Settings.revocation_fields "
     "(BLINK_REVOCATION_FIELDS) says which are sent, and `blink-oauth doctor --target …` tries "
@@ -196,10 +198,12 @@ def response_error(
     )
     what = ", ".join([_status(status, meta.source), *_server_texts(facts, others, body, redact)])
     advice = _advice(call, outcome, retryable, needs_consent, meta.retry_after)
-    if _may_be_an_outage(status, meta.source):
-        advice += f" Outages of banks: <{STATUS_PAGE}>."
+    text = _message(call, what, outcome, advice, token)
+    # The error of a revocation, which may be two calls, names the page once.
+    if call.operation is not Operation.REVOKE and _may_be_an_outage(meta):
+        text = f"{text} {OUTAGES}"
     return error(
-        _message(call, what, outcome, advice, token),
+        text,
         outcome=outcome,
         retryable=retryable,
         needs_consent=needs_consent,
@@ -254,8 +258,16 @@ def revocation_error(
         (not_revoked, "was not revoked"),
         (unknown, "may be revoked or not"),
     ]
+    own_responses = [
+        error.meta
+        for error in errors.values()
+        if error.meta and not isinstance(error, ForeignResponseError)
+    ]
     texts = [f"The {kind.label} {state}." for kinds, state in states for kind in sorted(kinds)]
-    advice = [ADVICE_IF_FORM_REFUSED] if any(map(_refuses_form, errors.values())) else []
+    advice = [
+        *([ADVICE_IF_FORM_REFUSED] if any(map(_refuses_form, errors.values())) else []),
+        *([OUTAGES] if any(map(_may_be_an_outage, own_responses)) else []),
+    ]
     # The facts of the whole are those of the worst failure: an uncertain one comes first.
     worst = next(
         (error for error in errors.values() if error.outcome is Outcome.UNCERTAIN),
@@ -325,10 +337,10 @@ def _server_texts(
     return [", ".join(unique)[:MAX_TEXTS] or body.description]
 
 
-def _may_be_an_outage(status: int, source: Source) -> bool:
+def _may_be_an_outage(meta: ResponseMeta) -> bool:
     """Decide whether the bank may be unavailable, which the platform's status page reports."""
-    is_failure_of_bank = source is Source.PROVIDER and 500 <= status < 600
-    return is_failure_of_bank or status in FAILURES_BEHIND_A_GATEWAY
+    is_failure_of_bank = meta.source is Source.PROVIDER and 500 <= meta.status < 600
+    return is_failure_of_bank or meta.status in FAILURES_BEHIND_A_GATEWAY
 
 
 def _advice(
