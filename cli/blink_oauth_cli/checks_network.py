@@ -36,7 +36,7 @@ from blink_oauth.settings import Settings
 
 from .check import Check, failed, passed, warning
 from .checks_local import settings_without_certificate
-from .checks_revocation import FormState, Trial, other_trials, revocation_check, trial
+from .checks_revocation import FormState, other_trials, revocation_check, trial
 
 __all__ = [
     "FailureCause",
@@ -288,19 +288,17 @@ def call_checks(
         finding = "Client id and headers were not tried at the platform."
         yield warning(CALL, finding, "Make the server reachable with the certificate first.")
         return
-    others: list[Trial] = []
     try:
         grant = Grant(target_id, username or "blink-oauth-doctor")
         first = trial(settings, grant, clock, new_name)
-        if first.state is FormState.REFUSED:
-            others += other_trials(settings, grant, clock, new_name)
+        is_refused = first.state is FormState.REFUSED
+        others = list(other_trials(settings, grant, clock, new_name)) if is_refused else []
     except InvalidInputError as error:
         yield failed(CALL, str(error), "Correct the target or the username that were given.")
         return
     # A refused form says nothing about the rest of the call; an accepted one says most.
-    telling = [each for each in others if each.state is not FormState.REFUSED]
-    best = next((each for each in telling if each.state is FormState.ACCEPTED), None)
-    best = best or next(iter(telling), first)
+    order = (FormState.ACCEPTED, FormState.UNKNOWN, FormState.REFUSED)
+    best = min([first, *others], key=lambda each: order.index(each.state))
     if best.error is not None:
         yield from _refusal_checks(target_id, best.error)
     elif best.meta is not None:

@@ -204,7 +204,7 @@ def status(app: App, json_: bool) -> None:
     for (target_id, names), number in sorted(odd.items()):
         app.screen.note(
             f"{target_id}: odd responses to {number} {'grant' if number == 1 else 'grants'}: "
-            f"{', '.join(names)}. Look for the cause with blink-oauth doctor --target {target_id}."
+            f"{', '.join(names)}. docs/operations.md says what to do about each."
         )
     if unreadable and (missing := missing_key_ids(app.store_location)):
         app.screen.note(

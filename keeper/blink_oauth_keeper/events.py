@@ -55,10 +55,10 @@ class EventName(StrEnum):
     """The response to a call had the correlation id of another request. It was not believed; a pair
     in it is in the journal, and is neither served nor presented."""
     ODD_RESPONSE = "response.odd"
-    """A pair came in a response that departs from the contract, in a way that this process has not
+    """A pair came in a response that departs from the contract, in a way that this manager has not
     reported of its target before."""
     ODD_RESPONSE_AGAIN = "response.odd_again"
-    """A pair came in a response that departs from the contract, in ways that this process has
+    """A pair came in a response that departs from the contract, in ways that this manager has
     reported of its target before."""
     UNSETTLED = "store.unsettled"
     """A result could not be stored: it is in memory only, and is tried again."""

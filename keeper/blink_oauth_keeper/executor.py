@@ -71,7 +71,7 @@ def harmless(message: str, *args: object) -> Iterator[None]:
 
 @define(eq=False)
 class ReportedOddities:
-    """The oddities that this process has reported of each target.
+    """The oddities that the manager has reported of each target.
 
     A bank that sends one in each response would otherwise warn at each refresh of each grant.
     """

@@ -55,8 +55,8 @@ from .store.protocol import (
     Settlement,
     State,
     is_revoked,
+    notable_oddities,
     odd_detail,
-    reported_oddities,
     state_before,
 )
 
@@ -217,7 +217,7 @@ def report_oddities(
         record: The record, or None.
         correlation_id: The correlation id of the call.
     """
-    if oddities := reported_oddities(token):
+    if oddities := notable_oddities(token):
         yield Emit(EventName.ODD_RESPONSE, record, correlation_id=correlation_id, oddities=oddities)
 
 

@@ -14,7 +14,7 @@ from .errors import SealError
 from .policy import attempt_limit, needs_attention, seconds_to_last_attempt, windows
 from .profile import TargetProfile
 from .store.moving import is_moved
-from .store.protocol import Record, State, TokenStore, is_revoked, reported_oddities
+from .store.protocol import Record, State, TokenStore, is_revoked, notable_oddities
 
 __all__ = ["GrantStatus", "status_of", "statuses_of"]
 
@@ -100,7 +100,7 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
         error=record.error,
         correlation_id=record.correlation_id,
         updated_at=record.updated_at,
-        oddities=reported_oddities(record.token) if record.token else record.oddities,
+        oddities=notable_oddities(record.token) if record.token else record.oddities,
     )
 
 

@@ -179,8 +179,8 @@ def test_status_and_history_name_what_was_odd_in_the_last_response(
     code, out, errors = run_with_grant("status")
     assert (code, len(out.splitlines())) == (0, 2)
     assert errors == (
-        "IIDX00001: odd responses to 1 grant: expires_in_missing. Look for the cause with "
-        "blink-oauth doctor --target IIDX00001.\n"
+        "IIDX00001: odd responses to 1 grant: expires_in_missing. docs/operations.md says what to "
+        "do about each.\n"
     )
     (grant,) = json.loads(run_with_grant("status", "--json")[1])
     assert grant["oddities"] == ["expires_in_missing"]

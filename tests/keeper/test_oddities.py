@@ -231,7 +231,7 @@ def test_an_oddity_warns_once_for_each_target(
     assert records[2].getMessage().endswith(" oddities=expires_in_missing,scope_unusable")
 
 
-def test_each_process_warns_for_itself(harness: Harness) -> None:
+def test_each_manager_warns_for_itself(harness: Harness) -> None:
     for manager in (harness.make_manager(), harness.make_manager()):
         harness.authorize(manager=manager, responder=cacheable)
     assert [name for name, _ in odd_events(harness)] == [ODD, ODD]

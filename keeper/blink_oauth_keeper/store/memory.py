@@ -32,7 +32,7 @@ from .protocol import (
     State,
     TokenStore,
     is_revoked,
-    reported_oddities,
+    notable_oddities,
 )
 from .rules import (
     claimed,
@@ -522,7 +522,7 @@ class MemoryTokenStore(TokenStore):
 
 def _listed(record: Record) -> Record:
     """Return a record without its pair."""
-    oddities = frozenset() if record.token is None else reported_oddities(record.token)
+    oddities = frozenset() if record.token is None else notable_oddities(record.token)
     return evolve(record, token=None, oddities=oddities)
 
 

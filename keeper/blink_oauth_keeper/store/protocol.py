@@ -31,9 +31,9 @@ __all__ = [
     "State",
     "TokenStore",
     "is_revoked",
+    "notable_oddities",
     "odd_detail",
     "oddities_in",
-    "reported_oddities",
     "state_before",
 ]
 
@@ -220,22 +220,21 @@ class Note:
 
 
 ODD = "odd: "
-ODDITIES = frozenset(Oddity)
 
 
 def odd_detail(token: Token | None) -> str | None:
     """Return the `detail` of a note about a stored pair: its oddities, or None without any."""
-    oddities = frozenset() if token is None else reported_oddities(token)
+    oddities = frozenset() if token is None else notable_oddities(token)
     return f"{ODD}{', '.join(sorted(oddities))}" if oddities else None
 
 
 def oddities_in(detail: str | None) -> frozenset[Oddity]:
     """Return the oddities that `odd_detail` wrote; those of a newer version are ignored."""
     names = detail.removeprefix(ODD).split(", ") if detail and detail.startswith(ODD) else ()
-    return frozenset(map(Oddity, ODDITIES.intersection(names)))
+    return frozenset(oddity for oddity in Oddity if oddity in names)
 
 
-def reported_oddities(token: Token) -> frozenset[Oddity]:
+def notable_oddities(token: Token) -> frozenset[Oddity]:
     """Return the oddities of a pair that people should know of.
 
     A bank need not return a new refresh token (RFC 6749 section 6): the pair has the presented one.
@@ -500,8 +499,9 @@ class TokenStore(Protocol):
         """Return the records of a client without their pairs, sorted by target and username.
 
         A pair that certainly cannot be opened gives its record the error `SealError`. `oddities` of
-        a record are the `reported_oddities` of its pair. A store that would have to open the pair
-        takes them from the history with `oddities_in`: a note of this generation has them.
+        a record are the `notable_oddities` of its pair. A store that would have to open the pair
+        takes them from the history with `oddities_in`: a note of this generation has them,
+        unless the pair was salvaged.
 
         Args:
             client_id: The client of the records.
