@@ -299,14 +299,14 @@ def call_checks(
     # A refused form says nothing about the rest of the call; an accepted one says most.
     order = (FormState.ACCEPTED, FormState.UNKNOWN, FormState.REFUSED)
     best = min([first, *others], key=lambda each: order.index(each.state))
-    if best.error is not None:
-        yield from _refusal_checks(target_id, best.error)
-    elif best.meta is not None:
+    if isinstance(best.result, BlinkError):
+        yield from _refusal_checks(target_id, best.result)
+    else:
         finding = f"The call to {target_id} was let through. {MADE_UP_TOKEN}"
         yield passed(CALL, finding)
-        yield _headers_check(best.meta)
+        yield _headers_check(best.result)
     if first.state is not FormState.UNKNOWN:
-        response = _response_summary(first.error) if first.error is not None else ""
+        response = _response_summary(first.result) if isinstance(first.result, BlinkError) else ""
         yield revocation_check(first, others, response)
 
 

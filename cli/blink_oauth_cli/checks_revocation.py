@@ -15,13 +15,12 @@ from attrs import evolve, frozen
 from blink_oauth.client import BlinkOAuth
 from blink_oauth.context import Grant
 from blink_oauth.errors import (
-    REFUSALS_OF_FORM,
     BlinkError,
     ForeignResponseError,
     InvalidClientError,
     ResponseError,
     RevocationError,
-    normalized_code,
+    is_about_form,
 )
 from blink_oauth.headers import ResponseMeta, Source
 from blink_oauth.settings import NO_REVOCATION_FIELD, RevocationField, Settings
@@ -72,18 +71,18 @@ class Trial:
 
     Attributes:
         fields: The fields that were sent beside the token.
-        error: The error, or None for a success.
-        meta: The values of the response headers, or None without a response.
+        result: The values of the response headers of a success, or the error.
     """
 
     fields: tuple[RevocationField, ...]
-    error: BlinkError | None
-    meta: ResponseMeta | None
+    result: ResponseMeta | BlinkError
 
     @property
     def state(self) -> FormState:
         """What the response says about the form."""
-        return FormState.ACCEPTED if self.error is None else _state(self.error, self.fields)
+        if isinstance(self.result, BlinkError):
+            return _state(self.result, self.fields)
+        return FormState.ACCEPTED
 
 
 def _state(error: BlinkError, fields: Sequence[RevocationField]) -> FormState:
@@ -93,8 +92,7 @@ def _state(error: BlinkError, fields: Sequence[RevocationField]) -> FormState:
     if isinstance(error, InvalidClientError) or (error.status == 401 and not by_bank):
         # Without its id, the client itself may be what the server does not find.
         return FormState.UNKNOWN if "client_id" in fields else FormState.REFUSED
-    is_about_form = not REFUSALS_OF_FORM.isdisjoint(map(normalized_code, error.codes))
-    if error.status in {400, 422} and (is_about_form or not by_bank):
+    if error.status in {400, 422} and (is_about_form(error) or not by_bank):
         return FormState.REFUSED
     # A bank that names another code has read the form.
     is_about_token = by_bank and error.status in {400, 401} and error.codes
@@ -118,11 +116,10 @@ def trial(
     made_up = Token(access_token=f"not-a-token-{new_name()}")
     try:
         with BlinkOAuth(settings, clock=clock) as blink:
-            metas = blink.revoke(grant, made_up)
+            result: ResponseMeta | BlinkError = blink.revoke(grant, made_up)[TokenKind.ACCESS_TOKEN]
     except RevocationError as error:
-        cause = error.errors[TokenKind.ACCESS_TOKEN]
-        return Trial(settings.revocation_fields, cause, cause.meta)
-    return Trial(settings.revocation_fields, None, metas[TokenKind.ACCESS_TOKEN])
+        result = error.errors[TokenKind.ACCESS_TOKEN]
+    return Trial(settings.revocation_fields, result)
 
 
 def other_trials(

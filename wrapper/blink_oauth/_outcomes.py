@@ -14,7 +14,6 @@ from ._error_bodies import ServerError, read_errors
 from ._redaction import Redactor
 from ._reply import Body, ErrorMember, NoResponse, RawResponse
 from .errors import (
-    REFUSALS_OF_FORM,
     REFUSED_GRANT,
     STATUS_PAGE,
     BlinkError,
@@ -29,6 +28,7 @@ from .errors import (
     RevocationError,
     StatusError,
     UnreadableResponseError,
+    is_about_form,
     normalized_code,
 )
 from .headers import CORRELATION_ID, ResponseMeta, Source, foreign_uuid
@@ -288,9 +288,7 @@ def revocation_error(
 
 
 def _refuses_form(error: BlinkError) -> bool:
-    codes = error.codes if isinstance(error, ResponseError) else ()
-    is_about_form = not REFUSALS_OF_FORM.isdisjoint(map(normalized_code, codes))
-    return is_about_form and error.outcome is Outcome.REJECTED
+    return error.outcome is Outcome.REJECTED and is_about_form(error)
 
 
 def _error_class(

@@ -337,6 +337,12 @@ def normalized_code(code: str) -> str:
     return re.sub("(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", segment).strip("_").upper()
 
 
+def is_about_form(error: BlinkError) -> bool:
+    """Return whether the codes of an error say that the form of the request is refused."""
+    codes = error.codes if isinstance(error, ResponseError) else ()
+    return not REFUSALS_OF_FORM.isdisjoint(map(normalized_code, codes))
+
+
 class ProblemError(ResponseError):
     """The response is a problem (RFC 9457), the error format of bLink's other modules.
 
