@@ -66,7 +66,7 @@ _WITHOUT_VALID_STATE = {
 
 @frozen
 class AuthorizationCode:
-    """The authorization code of a callback. It is valid for 30 seconds, and for one exchange.
+    """The authorization code of a callback, valid for 30 seconds: exchange it at once, and once.
 
     Attributes:
         code: The code.
