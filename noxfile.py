@@ -112,10 +112,11 @@ def drift(session: nox.Session) -> None:
 def contract_diff(session: nox.Session) -> None:
     """Tell what a change of the contract means, and prove that version and changelog fit it."""
     install(session, "generate")
-    # Without the history nothing is compared (3). In CI, that would look as if it had been proved.
-    passing = [0] if os.environ.get("CI") == "true" else [0, 3]
+    # Without the history, which is fetched for `--each` alone, nothing is compared (3).
+    passing = [0] if "--each" in session.posargs else [0, 3]
     session.run(
-        *("python", "tools/contract_diff.py", *session.posargs),
+        *("python", "-m", "contract_diff", *session.posargs),
+        env={"PYTHONPATH": "tools"},
         success_codes=passing,
     )
 

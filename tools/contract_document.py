@@ -10,6 +10,8 @@ METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 JSON_TYPES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool"}
 
 Node = dict[str, Any]
+Place = tuple[str, ...]
+"""The keys that lead to a part of the document; an index of a list is a key too."""
 
 
 class GenerationError(Exception):
@@ -18,7 +20,7 @@ class GenerationError(Exception):
 
 def operations(contract: Node) -> Iterator[tuple[str, str, Node]]:
     """Yield the path, the method and the operation of every operation."""
-    for path, item in contract["paths"].items():
+    for path, item in contract.get("paths", {}).items():
         for method in METHODS:
             if method in item:
                 yield path, method, item[method]
@@ -61,19 +63,30 @@ def json_type(contract: Node, schema: Node) -> str:
 
 
 def resolve(contract: Node, node: Node) -> Node:
-    """Return the node that a reference within the contract leads to, or the node itself.
+    """Return the node that a reference leads to, with the keys beside it, or the node itself.
 
     Raises:
         GenerationError: If a reference does not resolve.
     """
-    followed: set[str] = set()
-    while "$ref" in node:
-        reference = node["$ref"]
-        found: Any = contract if reference not in followed else None
-        for step in reference.removeprefix("#/").split("/"):
-            found = found.get(step) if isinstance(found, dict) else None
+    for place, found in steps(contract, node):
         if not isinstance(found, dict):
+            reference = "/".join(("#", *place))
             raise GenerationError(f"Correct {SPEC}: {reference} does not resolve.")
-        followed.add(reference)
-        node = found
+        node = found | {key: value for key, value in node.items() if key != "$ref"}
     return node
+
+
+def steps(contract: Node, node: Any) -> Iterator[tuple[Place, Any]]:
+    """Yield the place that each reference leads to, until one leads to no further reference.
+
+    With each comes what is there; None if there is nothing, or if the references form a circle.
+    """
+    seen = set()
+    while isinstance(node, dict) and "$ref" in node:
+        keys = node["$ref"].removeprefix("#/").split("/")
+        place = tuple(key.replace("~1", "/").replace("~0", "~") for key in keys)
+        node = contract if place not in seen else None
+        for key in place:
+            node = node.get(key) if isinstance(node, dict) else None
+        seen.add(place)
+        yield place, node

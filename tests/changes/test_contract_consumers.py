@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from contract_consumers import Code
-from contract_symbols import made_names
+from contract_diff.consumers import Code
+from contract_diff.symbols import made_names
 
 PROJECT = Path(__file__).parents[2]
 REFERENCE = "#/components/schemas/"
@@ -196,9 +196,15 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
         {
             "wrapper/shop/_api.py": """
                 from blink_oauth_api.models.bill import Bill
+                from blink_oauth_api.types import UNSET
                 Bill(kind="card")
                 Bill(note="text")  # direct
                 Bill(*fields)
+                def bill(is_known: bool):
+                    return Bill(
+                        kind="card" if is_known else UNSET,  # direct
+                        note=UNSET,
+                    )
                 """,
         },
     ),
@@ -524,18 +530,6 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
                 """,
         },
     ),
-    "code that reads the contract": (
-        (*OPERATION, "responses", "200"),
-        {
-            "testing/kit/read.py": """
-                import yaml
-                FILE = "openapi.yaml"
-                def read(folder):
-                    path = folder / "openapi.yaml"  # via openapi.yaml
-                    return yaml.safe_load(path.read_text())
-                """,
-        },
-    ),
 }
 
 
@@ -567,6 +561,18 @@ def test_exactly_the_marked_lines_are_consumers(
     found = Code(tmp_path).consumers(CONTRACT, place)
     assert {(one.file, one.line, one.via) for one in found} == marked(sources)
     assert found == sorted(found, key=lambda one: bool(one.via))
+
+
+def test_the_code_that_reads_the_contract_from_its_file_is_found(tmp_path: Path) -> None:
+    (tmp_path / "testing/kit").mkdir(parents=True)
+    (tmp_path / "testing/kit/read.py").write_text(
+        'FILE = "openapi.yaml"\n'
+        "def read(folder):\n"
+        '    path = folder / "openapi.yaml"\n'
+        "    return path.read_text()\n"
+    )
+    (found,) = Code(tmp_path).readers()
+    assert (found.file, found.line, found.scope) == ("testing/kit/read.py", 3, "read")
 
 
 def symbols_of(place: tuple[str, ...]) -> set[str]:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import yaml
 
-import contract_diff
 from changes.edits import (
     CONFLICT,
     HEADERS,
@@ -31,10 +30,13 @@ from changes.edits import (
     rename,
 )
 from changes.edits import Change as Edit
-from contract_changes import compare
-from contract_consumers import Code
-from contract_report import Comparison, Leaf, as_json, as_markdown, as_text, words_of
-from contract_rules import RULES, Change, Consequence
+from contract_diff import __main__ as command
+from contract_diff import release
+from contract_diff.changes import compare
+from contract_diff.consumers import Code
+from contract_diff.report import Comparison, Leaf, as_json, as_markdown, as_text, words_of
+from contract_diff.rules import RULES, Change, Consequence
+from contract_diff.symbols import Symbol
 
 PROJECT = Path(__file__).parents[2]
 CONTRACT: Node = yaml.safe_load((PROJECT / "spec/openapi.yaml").read_text("utf-8"))
@@ -48,6 +50,11 @@ FIELDS = f"{FORM}.properties"
 TOKENS = f"{SCHEMAS}.TokenResponse"
 PARAMETERS = "components.parameters"
 ADDED = {"type": "string", "x-blink-evidence": "inferred"}
+WITHOUT_CODE = (
+    '{"if": {"required": ["grant_type"], "properties": {"grant_type": {"const": '
+    '"authorization_code"}}}, "then": {"required": ["code", "redirect_uri"], "not": {"required": '
+    '["refresh_token"]}}}'
+)
 SERVER = "https://{host}/consent-flow/v3"
 
 
@@ -156,7 +163,7 @@ ROWS: dict[str, Row] = {
     ),
     "condition of the form added": (
         append(f"{FORM}.allOf", {"required": ["code"]}),
-        [("request tightened", BREAKS, 'allOf none -> {"required": ["code"]}')],
+        [("request tightened", BREAKS, 'allOf {"required": ["code"]} added')],
         MINOR,
     ),
     "condition of the form changed": (
@@ -168,7 +175,7 @@ ROWS: dict[str, Row] = {
             (
                 "request value changed",
                 BREAKS,
-                'allOf {"if": {"properties": {"grant_type":… -> {"required": ["code"]}',
+                f'allOf {WITHOUT_CODE} -> {{"required": ["code"]}}',
             )
         ],
         MINOR,
@@ -236,7 +243,7 @@ ROWS: dict[str, Row] = {
     ),
     "pattern of a form field added": (
         put(f"{FIELDS}.username.pattern", "^[a-z]+$"),
-        [("request tightened", BREAKS, "pattern none -> ^[a-z]+$")],
+        [("request tightened", BREAKS, "pattern ^[a-z]+$ added")],
         MINOR,
     ),
     "pattern of a form field changed": (
@@ -246,7 +253,7 @@ ROWS: dict[str, Row] = {
     ),
     "format of a form field removed": (
         remove(f"{FIELDS}.code.format"),
-        [("request loosened", USABLE, "format password -> none")],
+        [("request loosened", USABLE, "format password removed")],
         PATCH,
     ),
     "source added": (
@@ -407,7 +414,7 @@ ROWS: dict[str, Row] = {
         [
             (
                 *("server removed or changed", BREAKS),
-                "url …ps://{host}/api/bankingservices/{env… -> …ps://{host}/consent-flow/v3",
+                f"url {CONTRACT['servers'][0]['url']} -> {SERVER}",
             )
         ],
         MINOR,
@@ -437,14 +444,160 @@ ROWS: dict[str, Row] = {
         [
             (
                 *("evidence raised", CONFIRMED),
-                "x-blink-inferred-parameters TargetId inferred -> none",
+                "x-blink-inferred-parameters TargetId inferred removed",
             )
         ],
         PATCH,
     ),
+    "condition of the form that names a member without a demand": (
+        at(f"{FORM}.allOf.0.then.not", lambda schema: schema.pop("properties")),
+        [
+            (
+                *("default written", WORDS),
+                'allOf > 0 > then > not > properties {"refresh_token": {}} -> none',
+            )
+        ],
+        NONE,
+    ),
+    "condition of the form that says it is open": (
+        at(f"{FORM}.allOf.0.if", lambda schema: schema.update(additionalProperties=True)),
+        [("default written", WORDS, "allOf > 0 > if > additionalProperties none -> true")],
+        NONE,
+    ),
+    "property of a condition that matters, as others are forbidden": (
+        combined(
+            put(f"{FORM}.unevaluatedProperties", value=False),
+            at(f"{FORM}.allOf.0.then.not", lambda schema: schema.pop("properties")),
+        ),
+        [
+            (
+                *("request value changed", BREAKS),
+                'allOf > then > not > properties {"refresh_token": {}} removed',
+            ),
+            ("request tightened", BREAKS, "unevaluatedProperties false added"),
+        ],
+        MINOR,
+    ),
+    "text in a condition of the form": (
+        at(f"{FORM}.allOf.0.then", lambda then: then.update({"$comment": "Both."})),
+        [("default written", WORDS, "allOf > 0 > then > $comment none -> Both.")],
+        NONE,
+    ),
+    "part of a condition of the form": (
+        append(f"{FORM}.allOf.0.then.required", "x"),
+        [
+            (
+                *("request value changed", BREAKS),
+                'allOf > then > required ["code", "redirect_uri"] -> ["code", "redirect_uri", "x"]',
+            )
+        ],
+        MINOR,
+    ),
+    "header in another place": (
+        put(f"{PARAMETERS}.TargetId.in", "query"),
+        [("input removed or renamed", BREAKS, "in header -> query")],
+        MINOR,
+    ),
+    "query parameter added": (
+        append(f"{TOKEN}.parameters", {"name": "v", "in": "query", "schema": {"type": "string"}}),
+        [("input optional", USABLE, "query parameter v added")],
+        PATCH,
+    ),
+    "header of all operations of a path added": (
+        put(f"{PATHS}./oauth/token.parameters", [{"name": "X-A", "in": "header"}]),
+        [("input optional", USABLE, "request header X-A added")],
+        PATCH,
+    ),
+    "tag renamed": (
+        put(f"{TOKEN}.tags", ["tokens"]),
+        [("operation renamed", BREAKS, 'tags ["oauth"] renamed to ["tokens"]')],
+        MINOR,
+    ),
+    "variable of a base URL added": (
+        at("servers.0.variables", lambda variables: variables.update(region={"default": "eu"})),
+        [("server added", USABLE, "server variable region added")],
+        PATCH,
+    ),
+    "value of a variable of a base URL added": (
+        at("servers.0.variables.environment", lambda variable: variable.update(enum=["qa"])),
+        [("server added", USABLE, 'enum ["qa"] added')],
+        PATCH,
+    ),
+    "range of statuses added": (
+        put(f"{TOKEN}.responses.4XX", CONFLICT),
+        [("status added", HANDLE, "status 4XX added")],
+        MINOR,
+    ),
+    "response of all other statuses added": (
+        put(f"{TOKEN}.responses.default", CONFLICT),
+        [("status added", HANDLE, "status default added")],
+        MINOR,
+    ),
+    "least length of a member raised": (
+        put(f"{TOKENS}.properties.access_token.minLength", 20),
+        [("response tightened", USABLE, "minLength 1 -> 20")],
+        PATCH,
+    ),
+    "format of a member added": (
+        put(f"{TOKENS}.properties.expires_in.format", "int64"),
+        [("response tightened", USABLE, "format int64 added")],
+        PATCH,
+    ),
+    "responses newly closed by another keyword": (
+        put(f"{TOKENS}.unevaluatedProperties", value=False),
+        [("response tightened", USABLE, "unevaluatedProperties false added")],
+        PATCH,
+    ),
+    "items of a list described": (
+        put(f"{TOKENS}.properties.scope.items", {"description": "One.", "type": "string"}),
+        [
+            ("text", WORDS, "description One. added"),
+            ("response tightened", USABLE, "type string added"),
+        ],
+        PATCH,
+    ),
+    "default of a form field": (
+        put(f"{FIELDS}.redirect_uri.default", "https://a.example"),
+        [("default", HANDLE, "default https://a.example added")],
+        MINOR,
+    ),
+    "operation deprecated": (
+        put(f"{REVOKE}.deprecated", value=True),
+        [("deprecated", HANDLE, "deprecated true added")],
+        MINOR,
+    ),
+    "operation said to be not deprecated": (
+        put(f"{REVOKE}.deprecated", value=False),
+        [("default written", WORDS, "deprecated none -> false")],
+        NONE,
+    ),
+    "schema extracted to a component": (
+        combined(
+            put(
+                f"{SCHEMAS}.Code",
+                CONTRACT["components"]["schemas"]["TokenRequest"]["properties"]["code"],
+            ),
+            put(f"{FIELDS}.code", {"$ref": "#/components/schemas/Code"}),
+        ),
+        [
+            ("reference", WORDS, "reference: none -> #/components/schemas/Code"),
+            ("component", WORDS, "component added"),
+        ],
+        NONE,
+    ),
+    "component copied in place of a reference": (
+        put("components.headers.Source.schema", CONTRACT["components"]["schemas"]["Source"]),
+        [("reference", WORDS, "reference: #/components/schemas/Source -> none")],
+        NONE,
+    ),
+    "description written beside a reference": (
+        put(f"{FIELDS}.grant_type.description", "Text."),
+        [("text", WORDS, "description Text. added")],
+        NONE,
+    ),
     "element that had no mark is marked": (
         put(f"{TOKENS}.x-blink-evidence", "inferred"),
-        [("evidence first marked", WORDS, "x-blink-evidence none -> inferred")],
+        [("evidence first marked", WORDS, "x-blink-evidence inferred added")],
         NONE,
     ),
     "description only": (
@@ -516,8 +669,8 @@ ROWS: dict[str, Row] = {
     ),
     "order of the keys only": (reorder, [], NONE),
     "key that is not known": (
-        put("components.headers.Source.deprecated", value=True),
-        [("", LOOK, "deprecated none -> true")],
+        put("components.headers.Source.x-unknown", value=True),
+        [("", LOOK, "x-unknown true added")],
         MINOR,
     ),
     "key that no rule knows": (
@@ -536,7 +689,13 @@ def with_version(contract: Node, version: str) -> Node:
 def reported(old: Node, new: Node, changes: list[Change]) -> list[tuple[str, str, str]]:
     """Return the rule, the consequence and the words of each change."""
     comparison = Comparison("old", "new", old, new, tuple(map(Leaf, changes)))
-    return [(one.rule, one.consequence.value, words_of(one, comparison)) for one in changes]
+    return [(one.rule, one.consequence.value, sentence(one, comparison)) for one in changes]
+
+
+def sentence(change: Change, comparison: Comparison) -> str:
+    """Return what changed, in words."""
+    words, before, after = words_of(change, comparison)
+    return f"{words} {before} -> {after}" if before else words
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -548,14 +707,14 @@ def test_a_change_has_a_consequence_and_demands_a_version(name: str) -> None:
     changes = compare(old, new)
     assert reported(old, new, changes) == expected
     entry = "## [Unreleased]\n\n### Contract\n\n- The change.\n"
-    judged = contract_diff.judge(old, new, changes, ("", entry))
-    assert judged.needed == demanded
+    checked = release.check(old, new, changes, ("", entry))
+    assert checked.needed == demanded
     unchanged = new["info"]["version"] == "0.7.3"
-    assert contract_diff.exit_status(judged) == (demanded != NONE and unchanged)
+    assert bool(checked.problems) == (demanded != NONE and unchanged)
     raised = with_version(new, demanded)
-    assert contract_diff.exit_status(contract_diff.judge(old, raised, changes, ("", entry))) == 0
-    untold = contract_diff.judge(old, raised, changes, (entry, entry))
-    assert contract_diff.exit_status(untold) == (demanded != NONE)
+    assert release.check(old, raised, changes, ("", entry)).problems == ()
+    untold = release.check(old, raised, changes, (entry, entry))
+    assert bool(untold.problems) == (demanded != NONE)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=[rule.name for rule in RULES])
@@ -592,23 +751,28 @@ def test_what_uses_a_changed_field_header_status_value_or_limit_is_named(code: C
     for name, (edit, _, _) in ROWS.items():
         new = edited(edit)
         changes = [one for one in compare(CONTRACT, new) if one.kind in NAMED]
-        for leaf in contract_diff.traced(CONTRACT, new, changes, code):
+        for leaf in command.traced(CONTRACT, new, changes, code):
             if leaf.change.consequence is not Consequence.WORDS:
                 seen.add(leaf.change.kind)
                 assert leaf.symbols, (name, leaf.change)
-                assert leaf.consumers, (name, leaf.change)
+                # No code depends on what is new and optional.
+                is_new = leaf.change.consequence is Consequence.USABLE and (
+                    leaf.change.how == "added" or leaf.change.kind == "enum value"
+                )
+                assert bool(leaf.consumers) != is_new, (name, leaf.change)
     assert seen == NAMED
 
 
 def test_the_consumers_of_a_limit_are_named_with_what_they_depend_through(code: Code) -> None:
     new = edited(put(f"{FIELDS}.username.maxLength", 36))
-    (leaf,) = contract_diff.traced(CONTRACT, new, compare(CONTRACT, new), code)
+    (leaf,) = command.traced(CONTRACT, new, compare(CONTRACT, new), code)
     assert [one.name for one in leaf.symbols] == ["TOKEN_REQUEST_USERNAME_MAX_LENGTH"]
     assert leaf.consumers[0].file == "wrapper/blink_oauth/_api.py"
     text = as_text(Comparison("a", "b", CONTRACT, new, (leaf,)))
     assert "generated  generated/blink_oauth_api/contract.py:" in text
     assert "used by    wrapper/blink_oauth/_api.py: " in text
-    assert "through    MAX_USERNAME: wrapper/blink_oauth/context.py: " in text
+    assert "through    MAX_USERNAME\n" in text
+    assert "\n                 wrapper/blink_oauth/context.py: " in text
 
 
 def places(node: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -738,7 +902,7 @@ def test_a_required_member_of_a_nested_object_is_not_mistaken_for_one_with_the_s
 def test_a_consequence_demands_a_version(
     before: str, worst: Consequence | None, needed: str
 ) -> None:
-    assert contract_diff.needed_version(before, worst) == needed
+    assert release.needed_version(before, worst) == needed
 
 
 @pytest.mark.parametrize(
@@ -759,7 +923,7 @@ def test_a_version_may_be_higher_than_demanded_and_never_lower_than_before(
     before: str, after: str, problems: tuple[str, ...]
 ) -> None:
     old, new = (with_version(CONTRACT, version) for version in (before, after))
-    assert contract_diff.judge(old, new, compare(old, new), ("", "")).problems == problems
+    assert release.check(old, new, compare(old, new), ("", "")).problems == problems
 
 
 CHANGELOG = """\
@@ -793,10 +957,10 @@ CHANGELOG = """\
 
 def test_the_changelog_counts_what_is_unreleased_and_in_the_newest_version() -> None:
     entries = ["Newest, on two lines.", "Newer.", "With a star."]
-    assert contract_diff.contract_entries(CHANGELOG, newest=True) == entries
-    assert contract_diff.contract_entries(CHANGELOG, newest=False) == [*entries, "Oldest."]
+    assert release.contract_entries(CHANGELOG, newest=True) == entries
+    assert release.contract_entries(CHANGELOG, newest=False) == [*entries, "Oldest."]
     released = CHANGELOG.replace("## [Unreleased]", "## [0.3.0]")
-    assert contract_diff.contract_entries(released, newest=True) == entries[:1]
+    assert release.contract_entries(released, newest=True) == entries[:1]
 
 
 # ---- reports
@@ -811,60 +975,89 @@ SEVERAL = combined(
 
 
 def several() -> Comparison:
-    """Return a comparison with several changes that are not judged."""
+    """Return a comparison with several changes that are not checked."""
     new = edited(SEVERAL)
     leaves = tuple(map(Leaf, compare(CONTRACT, new)))
     return Comparison("before", "after", CONTRACT, new, leaves)
 
 
-def test_the_tree_has_operation_or_component_then_place_then_leaf() -> None:
+def test_the_tree_has_the_worst_consequence_first_then_operation_or_component_then_change() -> None:
     text = as_text(several())
     assert text.startswith("before -> after\n2 BREAKS CALLS, 2 CAN BE USED, 1 WORDS\n")
     assert (
-        "TokenRequest (schema, requests)\n"
-        "    WORDS            description Form of the token request. -> Form.\n"
-        "    CAN BE USED      form field device added\n"
-        "                     We need not send it.\n"
-        "  client_id\n"
-        "    BREAKS CALLS     pattern ^[!-~]+$ -> ^a|<b>$\n"
-        "                     What we may send today can be refused.\n"
-        "  username\n"
-        "    BREAKS CALLS     maxLength 64 -> 36\n"
+        "\nBREAKS CALLS\n"
+        "  TokenRequest (schema, requests)\n"
+        "    client_id > pattern ^[!-~]+$ -> ^a|<b>$\n"
+        "      What we may send today can be refused.\n"
+        "    username > maxLength 64 -> 36\n"
+        "      What we may send today can be refused.\n"
+        "\nCAN BE USED\n"
     ) in text
+    assert "\nWORDS\n  TokenRequest (schema, requests): description\n\nWorst: " in text
     assert "also in    TokenRevoked, BadRequest, Unauthorized," in text
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_many_texts_of_one_component_are_listed_on_one_line() -> None:
-    new = edited(put(f"{FIELDS}.*.description", "Text."))
-    texts = compare(CONTRACT, new)
-    shown = as_text(Comparison("a", "b", CONTRACT, new, tuple(map(Leaf, texts)))).splitlines()
-    assert shown[3] == "TokenRequest (schema, requests)"
-    assert shown[4].startswith(
-        f"    WORDS            {len(texts)} texts: grant_type > description,"
-    )
-    assert " ".join(" ".join(shown).split()).count("> description") == len(texts)
-    assert shown[-2:] == ["", "Worst: WORDS."]
+def test_texts_are_one_line_for_each_component_and_said_only_if_asked_for() -> None:
+    new = edited(combined(put(f"{FIELDS}.*.description", "Text."), put(f"{FORM}.example", {})))
+    leaves = tuple(map(Leaf, compare(CONTRACT, new)))
+    comparison = Comparison("a", "b", CONTRACT, new, leaves)
+    shown = " ".join(as_text(comparison).split())
+    names = ", ".join(CONTRACT["components"]["schemas"]["TokenRequest"]["properties"])
+    assert f"WORDS TokenRequest (schema, requests): description of {names}; 1 example" in shown
+    assert "Text." not in shown + as_markdown(comparison)
+    for text in (as_text(comparison, words=True), as_markdown(comparison, words=True)):
+        assert text.count("Text.") == len(leaves) - 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("Short.", "Other.", ("Short.", "Other.")),
+        (
+            f"{'a ' * 40}old words {'b ' * 40}",
+            f"{'a ' * 40}new {'b ' * 40}",
+            ("… a a a old words b b b …", "… a a a new b b b …"),
+        ),
+        ("a " * 40, "a " * 40 + "b", ("… a a a", "… a a a b")),
+        ("b " + "a " * 40, "a " * 40, ("b a a a …", "a a a …")),
+        ("a" * 40, "b" * 999, ("a" * 40, "b" * 400 + " …")),
+    ],
+)
+def test_of_long_texts_what_differs_is_shown(old: str, new: str, words: tuple[str, str]) -> None:
+    before, after = (edited(put(f"{FORM}.description", one)) for one in (old, new))
+    (change,) = compare(before, after)
+    comparison = Comparison("a", "b", before, after, (Leaf(change),))
+    assert words_of(change, comparison) == ("description", *words)
+
+
+def markdown_of_a_flag() -> str:
+    """Return a report with the code that a name with an underscore concerns."""
+    new = edited(delete(f"{FORM}.required", "client_id"))
+    (change,) = compare(CONTRACT, new)
+    leaf = Leaf(change, [Symbol("a.py", "A")])
+    return as_markdown(Comparison("a", "b", CONTRACT, new, (leaf,)))
 
 
 def test_markdown_has_a_table_and_escapes_what_the_contract_holds() -> None:
     text = as_markdown(several())
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    form = "| BREAKS CALLS | TokenRequest (schema, requests) &gt; "
+    form = r"| BREAKS CALLS | TokenRequest (schema, requests) \> "
     header = "| CAN BE USED | TokenIssued (response, responses) and 9 more"
     assert rows[2:5] == [
-        form + r"client\_id | pattern ^\[!-~\]+$ → ^a\|&lt;b&gt;$ |",
-        form + "username | maxLength 64 → 36 |",
+        form + r"client\_id | pattern `^[!-~]+$` → `^a\|<b>$` |",
+        form + "username | maxLength `64` → `36` |",
         f"{header} | response header X-New added |",
     ]
     assert text.count("<details>") == text.count("</details>")
-    assert "<summary>Only words</summary>" in text
+    assert "<summary>1 change of words</summary>" in text
+    assert "<summary>TokenRequest (schema, requests), form field client_id" in markdown_of_a_flag()
 
 
 def test_json_has_the_documented_keys() -> None:
     report = json.loads(json.dumps(as_json(several())))
-    assert report.keys() == {"from", "to", "error", "worst", "judgement", "changes"}
-    documented = set(contract_diff.__doc__.replace("`", " ").replace(",", " ").split())
+    assert report.keys() == {"from", "to", "error", "worst", "release", "readers", "changes"}
+    documented = set((command.__doc__ or "").replace("`", " ").replace(",", " ").split())
     assert report.keys() <= documented
     for change in report["changes"]:
         assert change.keys() <= documented
@@ -920,7 +1113,7 @@ class Repository:
 
     def diff(self, *arguments: str) -> int:
         """Run the command and return its exit status."""
-        return contract_diff.main(["--root", str(self.root), *arguments])
+        return command.main(["--root", str(self.root), *arguments])
 
 
 @pytest.fixture
@@ -937,7 +1130,7 @@ def test_the_working_tree_is_compared_with_the_first_commit_if_there_is_no_tag(
     repository.edit(put(STATUS, {"description": "No."}))
     assert repository.diff() == 1
     shown = capsys.readouterr().out
-    assert "MUST BE HANDLED  status 409 added" in shown
+    assert "MUST BE HANDLED\n  POST /a\n    status 409 added\n" in shown
     assert "info.version is 0.1.0; raise it to 0.2.0 or higher." in shown
     assert "CHANGELOG.md does not tell the change: add it under *Contract*." in shown
     repository.edit(put("info.version", "0.2.0"))
@@ -963,7 +1156,7 @@ def test_the_last_tag_is_preferred_and_a_commit_can_be_named(
     assert capsys.readouterr().out.startswith("other~1 -> working tree\n1 MUST BE HANDLED, 1 WORDS")
 
 
-def test_each_commit_since_the_tag_is_shown_and_only_the_whole_is_judged(
+def test_each_commit_since_the_tag_is_shown_and_only_the_whole_is_checked(
     repository: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository.git("tag", "v0.1.0")
@@ -978,13 +1171,13 @@ def test_each_commit_since_the_tag_is_shown_and_only_the_whole_is_judged(
     subjects = [one["to"].partition(" ")[2] for one in report["commits"]]
     assert subjects == ["Add a status", "Remove it"]
     assert [one["worst"] for one in report["commits"]] == [HANDLE, HANDLE]
-    assert [one["judgement"] for one in report["commits"]] == [None, None]
+    assert [one["release"] for one in report["commits"]] == [None, None]
     assert (report["worst"], report["changes"]) == (None, [])
     assert repository.diff("--each", "--markdown") == 0
     assert capsys.readouterr().out.count("### Contract: ") == 3
 
 
-def test_a_past_commit_that_cannot_be_read_is_shown_and_not_judged(
+def test_a_past_commit_that_cannot_be_read_is_shown_and_not_checked(
     repository: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = repository.root / "spec/openapi.yaml"
@@ -1016,12 +1209,12 @@ def test_two_files_are_compared_without_a_repository_and_a_changelog(
     put(STATUS, {"description": "No."})(contract)
     files = ["--root", str(tmp_path), str(old), str(new)]
     new.write_text(yaml.safe_dump(contract), "utf-8")
-    assert contract_diff.main(files) == 1
+    assert command.main(files) == 1
     put("info.version", "0.2.0")(contract)
     new.write_text(yaml.safe_dump(contract), "utf-8")
     capsys.readouterr()
-    assert contract_diff.main([*files, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["judgement"]["new_changelog_entries"] is None
+    assert command.main([*files, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["release"]["new_changelog_entries"] is None
 
 
 def test_a_missing_history_is_said_with_an_exit_status_of_its_own(
@@ -1032,14 +1225,14 @@ def test_a_missing_history_is_said_with_an_exit_status_of_its_own(
     shallow = tmp_path / "shallow"
     repository.git("clone", "--quiet", "--depth=1", f"file://{repository.root}", str(shallow))
     for arguments in ([], ["--against", "HEAD~1"]):
-        assert contract_diff.main(["--root", str(shallow), *arguments]) == 3
+        assert command.main(["--root", str(shallow), *arguments]) == 3
         message = capsys.readouterr().err
         assert message.startswith("Nothing was compared. This ")
         assert "git fetch --unshallow --tags" in message
-    assert contract_diff.main(["--root", str(shallow), "--against", "HEAD"]) == 0
+    assert command.main(["--root", str(shallow), "--against", "HEAD"]) == 0
     shutil.rmtree(shallow / ".git")
     capsys.readouterr()
-    assert contract_diff.main(["--root", str(shallow)]) == 3
+    assert command.main(["--root", str(shallow)]) == 3
     assert "no checkout of git" in capsys.readouterr().err
 
 

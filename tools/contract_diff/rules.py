@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from attrs import evolve, field, frozen
 
-Place = tuple[str, ...]
-"""The keys that lead to a part of the document; an index of a list is a key too."""
+from contract_document import Place
 
 
 class Absent(Enum):
@@ -109,8 +108,10 @@ class Change:
 
 INPUTS = {"request header", "member", "request body"}
 OUTPUTS = {"response header", "member"}
+SERVERS = {"server", "server variable"}
 # What limits the values that may occur.
 CONSTRAINTS = {"limit", "constraint", "type", "closed", "condition"}
+WRITTEN = {*CONSTRAINTS, *INPUTS, *OUTPUTS, "authentication", "deprecated"}
 ANY = {"added", "removed", "changed", "renamed"}
 _B, _H, _U = Consequence.BREAKS, Consequence.HANDLE, Consequence.USABLE
 _WORDS = Consequence.WORDS
@@ -126,10 +127,10 @@ RULES: tuple[Rule, ...] = (
         "The generated function has another name or module; on the wire nothing changes.",
     ),
     Rule(
-        *("server removed or changed", {"server"}, {"removed", "changed", "renamed"}, _B),
+        *("server removed or changed", SERVERS, {"removed", "changed", "renamed"}, _B),
         "The base URL that users have set was made from it; they must set another one.",
     ),
-    Rule("server added", {"server"}, {"added"}, _U, "Calls can go to another base URL."),
+    Rule("server added", SERVERS, {"added"}, _U, "Calls can go to another base URL."),
     Rule(
         *("client authentication", {"authentication"}, ANY, _B),
         "The server may not accept how we authenticate ourselves.",
@@ -173,7 +174,7 @@ RULES: tuple[Rule, ...] = (
     Rule("status added", {"status"}, {"added"}, _H, "A response that we do not know yet."),
     Rule(
         *("status removed", {"status"}, {"removed"}, _H),
-        "Nothing breaks; the types and texts for it are of no use.",
+        "It no longer comes: the types and texts for it can go.",
     ),
     Rule(
         *("response value added", {"enum value"}, {"loosened"}, _H),
@@ -182,7 +183,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         *("response value removed", {"enum value"}, {"tightened"}, _H),
-        "Nothing breaks; the types for it are of no use.",
+        "It no longer comes: the types and code for it can go.",
         RESPONSE,
     ),
     Rule(
@@ -210,6 +211,8 @@ RULES: tuple[Rule, ...] = (
         "A body comes in another form.",
         RESPONSE,
     ),
+    Rule("deprecated", {"deprecated"}, {"added"}, _H, "It still works and will be removed."),
+    Rule("default", {"default"}, ANY, _H, "The generated code fills it in where we say nothing."),
     Rule(
         *("evidence raised", {"evidence"}, {"raised"}, Consequence.CONFIRMED),
         "A better source was found.",
@@ -225,7 +228,7 @@ RULES: tuple[Rule, ...] = (
     Rule("text", {"text"}, ANY, _WORDS, "What may be sent and what can come is the same."),
     Rule("contract version", {"version"}, ANY, _WORDS, "Whether it fits is said at the end."),
     Rule(
-        *("default written", {*CONSTRAINTS, *INPUTS, *OUTPUTS, "authentication"}, {"written"}),
+        *("default written", WRITTEN, {"written"}),
         *(_WORDS, "The same is true without it."),
     ),
     Rule("order", {"order"}, {"changed"}, _WORDS, "Only the order differs, or something empty."),

@@ -13,17 +13,15 @@ import builtins
 import keyword
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from attrs import frozen
 
+from contract_document import Node, Place, operations, steps
+
 PACKAGE = "generated/blink_oauth_api"
 FUNCTIONS = ("sync_detailed", "asyncio_detailed", "sync", "asyncio")
-METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 RESERVED = (set(dir(builtins)) | {"self", "true", "false", "datetime"}) - {"id"}
 
-Node = dict[str, Any]
-Place = tuple[str, ...]
 Key = tuple[str, ...]
 """A generated name: the module in the package, the name in it, and a member of that.
 
@@ -89,14 +87,9 @@ def made_names(contract: Node) -> dict[Key, Made]:
     """Return everything that is generated from a contract, by key."""
     made: dict[Key, Made] = {}
     schemas = contract.get("components", {}).get("schemas", {})
-    operations = (
-        _operation(contract, path, method, item)
-        for path, item in contract.get("paths", {}).items()
-        for method in METHODS
-        if method in item
-    )
+    calls = (_operation(contract, *one) for one in operations(contract))
     models = (_schema(contract, name, schema) for name, schema in schemas.items())
-    for source in (*operations, *models):
+    for source in (*calls, *models):
         for one in source:
             known = made.get(one.key)
             variants = (*known.variants, *one.variants) if known else one.variants
@@ -127,9 +120,9 @@ def names_of(made: dict[Key, Made], place: Place) -> frozenset[Key]:
     return frozenset(exact or element)
 
 
-def _operation(contract: Node, path: str, method: str, item: Node) -> Iterator[Made]:
-    operation, at = item[method], ("paths", path, method)
-    operation_id = operation["operationId"]
+def _operation(contract: Node, path: str, method: str, operation: Node) -> Iterator[Made]:
+    at = ("paths", path, method)
+    operation_id = operation.get("operationId", "")
     module, prefix = snake(operation_id), pascal(operation_id)
     package = f"api.{snake(operation.get('tags', ['default'])[0])}"
     own = {at, (*at, "operationId")}
@@ -141,7 +134,7 @@ def _operation(contract: Node, path: str, method: str, item: Node) -> Iterator[M
         yield _contract((name,), name, own)
     path_name = f"{module.upper()}_PATH"
     yield _contract((path_name, f"={path}"), path_name, {("paths", path)})
-    for place, parameter in _parameters(contract, path, method, item):
+    for place, parameter in _parameters(contract, path, method, operation):
         yield from _parameter(contract, (package, module), prefix, place, parameter)
     for status, node in operation.get("responses", {}).items():
         at_status: Place = (*at, "responses", status)
@@ -157,25 +150,30 @@ def _operation(contract: Node, path: str, method: str, item: Node) -> Iterator[M
 
 
 def _parameters(
-    contract: Node, path: str, method: str, item: Node
+    contract: Node, path: str, method: str, operation: Node
 ) -> Iterator[tuple[set[Place], Node]]:
-    for holder, at in ((item, ("paths", path)), (item[method], ("paths", path, method))):
+    holders = (contract["paths"][path], ("paths", path)), (operation, ("paths", path, method))
+    for holder, at in holders:
         for position, node in enumerate(holder.get("parameters", ())):
             places, parameter = _resolve(contract, node)
-            names = {str(position), parameter["name"], node.get("$ref", "").rpartition("/")[2]}
+            names = {
+                str(position),
+                parameter.get("name", ""),
+                node.get("$ref", "").rpartition("/")[2],
+            }
             yield places | {(*at, "parameters", name) for name in names if name}, parameter
 
 
 def _parameter(
     contract: Node, module: Key, prefix: str, places: set[Place], parameter: Node
 ) -> Iterator[Made]:
-    if parameter["in"] != "header":
-        return
-    header, name = parameter["name"], identifier(parameter["name"])
+    header = parameter.get("name", "")
+    name = identifier(header)
     schema = parameter.get("schema", {})
     type_places, type_, values = _type(contract, schema, *((*p, "schema") for p in places))
     key = f"{prefix}RequestHeaders"
-    yield _contract((key, header), f'{key}["{header}"]', places | type_places)
+    if parameter.get("in") == "header":
+        yield _contract((key, header), f'{key}["{header}"]', places | type_places)
     for function in FUNCTIONS:
         at = (*module, function, name)
         file = f"{module[0].replace('.', '/')}/{module[1]}.py"
@@ -240,14 +238,9 @@ def _under(places: Iterable[Place], key: str) -> set[Place]:
 def _resolve(contract: Node, node: Node, *at: Place) -> tuple[set[Place], Node]:
     """Return the node that a reference leads to, and all places on the way."""
     places = set(at)
-    while "$ref" in node:
-        place = tuple(node["$ref"].removeprefix("#/").split("/"))
-        if place in places:
-            break
+    for place, found in steps(contract, node):
         places.add(place)
-        node = contract
-        for step in place:
-            node = node[step]
+        node = found or {}
     return places, node
 
 

@@ -2,15 +2,68 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from typing import Any
 
-from contract_parts import items, text_of, without
-from contract_rules import ABSENT
+from .grammar import TEXTS
+from .rules import ABSENT
 
+EVERYTHING: tuple[Any, ...] = (True, {})
+OTHERS = ("additionalProperties", "unevaluatedProperties")
 MARKS = ("inferred", "provisional", "stated")
 Difference = tuple[str, Any, Any]
+"""How a value changed, the older value and the newer one."""
+
+
+def items(value: Any) -> list[Any]:
+    """Return the items of a list; of another value, the value itself; of none, none."""
+    return [] if value is ABSENT else value if isinstance(value, list) else [value]
+
+
+def without(these: list[Any], those: list[Any]) -> list[Any]:
+    """Return the items of one list that another lacks."""
+    texts = {text_of(one) for one in those}
+    return [one for one in these if text_of(one) not in texts]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two values are equal; the order of keys is no difference."""
+    if one is other or type(one) is not type(other):  # in Python, `True == 1`
+        return one is other
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def text_of(value: object) -> str:
+    """Return a text that two values share only if they are the same."""
+    return repr(value) if value is ABSENT else json.dumps(value, sort_keys=True, default=str)
+
+
+def said(schema: Any) -> Any:
+    """Return what a schema demands, without texts and without keywords that allow everything.
+
+    Where a schema says `unevaluatedProperties: false`, it matters which properties others name.
+    """
+    if isinstance(schema, list):
+        return [said(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {}
+    for key, value in schema.items():
+        if key in ("const", "enum", "default"):
+            found[key] = value
+        elif key == "properties" and isinstance(value, dict):
+            named = {name: said(one) for name, one in value.items()}
+            found[key] = {name: one for name, one in named.items() if one not in EVERYTHING}
+        elif key not in {*TEXTS, "title", "$comment"}:
+            found[key] = said(value)
+    nothing: dict[str, tuple[Any, ...]] = {"properties": ({},)} | dict.fromkeys(OTHERS, EVERYTHING)
+    return {key: one for key, one in found.items() if one not in nothing.get(key, ())}
 
 
 def plain(_: str, old: Any, new: Any) -> Iterator[Difference]:
@@ -81,6 +134,12 @@ def required_flag(_: str, old: Any, new: Any) -> Iterator[Difference]:
     yield "written" if before == after else ("no longer required", "now required")[after], old, new
 
 
+def deprecated(_: str, old: Any, new: Any) -> Iterator[Difference]:
+    """Compare whether something is deprecated, as nothing is unless it says so."""
+    before, after = (one is True for one in (old, new))
+    yield "added" if after and not before else "written", old, new
+
+
 def members_required(_: str, old: Any, new: Any) -> Iterator[Difference]:
     """Compare the names of the required members."""
     yield from (("no longer required", one, "") for one in without(items(old), items(new)))
@@ -125,6 +184,7 @@ VALUES: dict[str, Callable[[str, Any, Any], Iterator[Difference]]] = {
     "response header required": required_flag,
     "request body required": required_flag,
     "members required": members_required,
+    "deprecated": deprecated,
     "request header name": renamed,
     "operationId": renamed,
     "authentication": security,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from contract_document import METHODS
+
 
 @frozen
 class Element:
@@ -30,8 +32,7 @@ TEXTS = {"description": TEXT, "summary": TEXT, "externalDocs": TEXT, "x-blink-ev
 EXAMPLES = {"example": TEXT, "examples": Element("text", "example", each=True)}
 PARAMETERS = Element("request header", "parameter", each=True)
 SERVERS = Element("server", "server", each=True)
-METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
-SECURITY = Element("authentication")
+SECURITY, DEPRECATED = Element("authentication"), Element("deprecated")
 
 # The key `*` stands for every other key.
 GRAMMAR: dict[str, dict[str, Element]] = {
@@ -47,8 +48,12 @@ GRAMMAR: dict[str, dict[str, Element]] = {
     },
     "info": {"*": TEXT, "version": Element("version")},
     "authentication": {**TEXTS, "method": Element("authentication")},
-    "server": {**TEXTS, "*": Element("server"), "variables": Element("server", "variable", True)},
-    "variable": {**TEXTS, "default": Element("server"), "enum": Element("server")},
+    "server": {
+        **TEXTS,
+        "*": Element("server"),
+        "variables": Element("server variable", "server variable", True),
+    },
+    "server variable": {**TEXTS, "default": Element("server"), "enum": Element("server")},
     "components": {
         "schemas": Element("component", "schema", each=True),
         "parameters": Element("component", "parameter", each=True),
@@ -65,6 +70,7 @@ GRAMMAR: dict[str, dict[str, Element]] = {
     },
     "operation": {
         **TEXTS,
+        "deprecated": DEPRECATED,
         "operationId": Element("operationId"),
         "tags": Element("operationId"),
         "parameters": PARAMETERS,
@@ -76,6 +82,7 @@ GRAMMAR: dict[str, dict[str, Element]] = {
     },
     "parameter": {
         **TEXTS,
+        "deprecated": DEPRECATED,
         **EXAMPLES,
         "name": Element("request header name"),
         "in": Element("request header name"),
@@ -84,6 +91,7 @@ GRAMMAR: dict[str, dict[str, Element]] = {
     },
     "header": {
         **TEXTS,
+        "deprecated": DEPRECATED,
         **EXAMPLES,
         "required": Element("response header required"),
         "schema": SCHEMA,
@@ -102,6 +110,7 @@ GRAMMAR: dict[str, dict[str, Element]] = {
     "example": {"*": TEXT},
     "schema": {
         **TEXTS,
+        "deprecated": DEPRECATED,
         **EXAMPLES,
         **dict.fromkeys(("title", "$comment", "examples"), TEXT),
         "type": Element("type"),
@@ -109,13 +118,16 @@ GRAMMAR: dict[str, dict[str, Element]] = {
         "properties": Element("member", "schema", each=True),
         "required": Element("members required"),
         "additionalProperties": Element("closed"),
+        "unevaluatedProperties": Element("closed"),
+        "items": SCHEMA,
+        "default": Element("default"),
         **dict.fromkeys(("format", "pattern", "const", "multipleOf"), Element("constraint")),
         **{
             f"{end}{of}": Element("limit")
             for end in ("min", "max")
             for of in ("Length", "Items", "Properties", "imum")
         },
-        **dict.fromkeys(("if", "then", "else", "not", "items"), Element("condition")),
+        **dict.fromkeys(("if", "then", "else", "not"), Element("condition")),
         **dict.fromkeys(("allOf", "anyOf", "oneOf"), Element("condition")),
     },
 }

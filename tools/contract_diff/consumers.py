@@ -13,7 +13,9 @@ The other consumers depend on the place through a name of ours:
   name: the value is followed through expressions, local variables and returned values;
 * a property that returns such an attribute;
 * the member of an enumeration of ours, if the type of such an attribute has the value;
-* the code that reads the whole contract from its file, and what it looks up by constant keys.
+* what is looked up in the parsed contract by constant keys.
+
+The code that reads the contract from its file depends on all of it; no place names it.
 
 Limits. An attribute counts only if the class of its object is known, see `source_types`. A value is
 followed until it fills an attribute: what is computed from an attribute is not a consumer, nor is
@@ -32,14 +34,17 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from contract_symbols import Key, Made, Node, Place, Symbol, made_names, names_of, snake
-from source_types import Scope, Sources, Type, flat, is_property
+from contract_document import Node, Place
+
+from .source_types import Scope, Sources, Type, flat, is_property
+from .symbols import Key, Made, Symbol, made_names, names_of, snake
 
 __all__ = ["Code", "Consumer", "Symbol"]
 
 GENERATED = "blink_oauth_api"
 FOLDERS = ("wrapper", "keeper", "testing", "cli")
 CONTRACT = "openapi.yaml"
+UNSET = f"{GENERATED}.types.UNSET"  # the value of an argument that is left out
 
 Attribute = tuple[str, str]
 """The full name of a class and the name of an attribute; of a module and one of its constants."""
@@ -155,9 +160,16 @@ class Code:
             if (name, member, values) not in self._found:
                 self._found[name, member, values] = list(self._through(name, member, values))
             others.update(self._found[name, member, values])
-        others.update(self._readers_of_the_file)
         others.update(at for keys, at in self._lookups_in_the_file if keys[: len(place)] == place)
         return sorted(direct) + sorted(one for one in others if (one.file, one.line) not in lines)
+
+    def readers(self) -> list[Consumer]:
+        """Return the functions that name the file of the contract: they depend on all of it."""
+        found: dict[Scope, ast.AST] = {}
+        for node, scope in self._sources.scopes.items():
+            if isinstance(node, ast.Constant) and node.value == CONTRACT and scope.parent:
+                found.setdefault(scope, node)
+        return [self._at(node, CONTRACT) for node in found.values()]
 
     def _made(self, contract: Node) -> dict[Key, Made]:
         """Return the names of a contract, computed once for each."""
@@ -226,7 +238,9 @@ class Code:
             names = [keyword.arg] if keyword.arg else self._keys_of(keyword.value)
             types = self._sources.types(keyword.value) if keyword.arg else ()
             values = {(*owner, name): types for name in names}
-            yield Use(self._at(keyword.value if keyword.arg else node), values=values)
+            is_optional = any(one.name == UNSET for one in types)
+            needs = {(*owner, name, "required"): "" for name in names if is_optional}
+            yield Use(self._at(keyword.value if keyword.arg else node), needs, values)
             given.update(names)
         yield Use(self._at(node), {(*owner, name): "" for name in given})
         if not node.args:
@@ -369,15 +383,6 @@ class Code:
         while isinstance(node, ast.expr):
             node = self._sources.parents[node]
         return isinstance(node, ast.Return)
-
-    @cached_property
-    def _readers_of_the_file(self) -> list[Consumer]:
-        """The functions that name the file of the contract, which the sandbox enforces."""
-        found: dict[Scope, ast.AST] = {}
-        for node, scope in self._sources.scopes.items():
-            if isinstance(node, ast.Constant) and node.value == CONTRACT and scope.parent:
-                found.setdefault(scope, node)
-        return [self._at(node, CONTRACT) for node in found.values()]
 
     @cached_property
     def _lookups_in_the_file(self) -> list[tuple[Place, Consumer]]:

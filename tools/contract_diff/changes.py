@@ -8,9 +8,10 @@ from typing import Any
 
 from attrs import evolve
 
-from contract_grammar import GRAMMAR, UNKNOWN, Element
-from contract_parts import Node, expand, items, node, resolve, same, text_of, uses
-from contract_rules import (
+from contract_document import GenerationError, Node, Place, operations, resolve, steps
+
+from .grammar import GRAMMAR, UNKNOWN, Element
+from .rules import (
     ABSENT,
     BOTH,
     INPUTS,
@@ -19,11 +20,10 @@ from contract_rules import (
     RESPONSE,
     RULES,
     Change,
-    Place,
     Rule,
     consequence,
 )
-from contract_values import VALUES, plain
+from .values import EVERYTHING, VALUES, items, plain, said, same, text_of
 
 Item = tuple[str, Any]
 ItemKey = Callable[[Node, Item], object]
@@ -53,6 +53,62 @@ def _merged(changes: Iterator[Change]) -> list[Change]:
     return list(merged.values())
 
 
+# ---- parts of a contract
+
+
+def node(value: Any) -> Node:
+    """Return a node, empty if there is none."""
+    return value if isinstance(value, dict) else {}
+
+
+def nodes(value: Any) -> Iterator[Node]:
+    """Yield every node in a value."""
+    if isinstance(value, dict):
+        yield value
+    for one in value.values() if isinstance(value, dict) else value:
+        if isinstance(one, (dict, list)):
+            yield from nodes(one)
+
+
+def target(contract: Node, value: Any) -> Node:
+    """Return the node that a reference leads to; if it leads nowhere, the node with it."""
+    try:
+        return resolve(contract, node(value))
+    except GenerationError:
+        return node(value)
+
+
+def expand(contract: Node, value: Any, within: tuple[str, ...] = ()) -> Any:
+    """Return a value with all references replaced by what they lead to."""
+    if isinstance(value, list):
+        return [expand(contract, one, within) for one in value]
+    if not isinstance(value, dict):
+        return value
+    reference = str(value.get("$ref", ""))
+    if reference in within:
+        return value
+    found = target(contract, value)
+    return {key: expand(contract, one, (*within, reference)) for key, one in found.items()}
+
+
+def uses(contract: Node) -> Iterator[tuple[Place, str]]:
+    """Yield each component that an operation refers to, directly or not, with the side."""
+    paths = node(contract.get("paths")).values()
+    pending = [(node(path).get("parameters"), REQUEST) for path in paths]
+    for _, _, operation in operations(contract):
+        pending += [(operation.get(key), REQUEST) for key in ("parameters", "requestBody")]
+        pending.append((operation.get("responses"), RESPONSE))
+    seen = set()
+    while pending:
+        value, side = pending.pop()
+        for one in nodes(value) if isinstance(value, (dict, list)) else ():
+            for place, found in steps(contract, one):
+                if (place, side) not in seen:
+                    seen.add((place, side))
+                    pending.append((found, side))
+                    yield place, side
+
+
 class _Comparison:
     """The comparison of two contracts."""
 
@@ -63,6 +119,10 @@ class _Comparison:
         for place, side in (*uses(old), *uses(new)):
             self._sides[place].add(side)
         self._followed: set[tuple[str, str]] = set()
+        keywords = [
+            one.get("unevaluatedProperties", True) for each in (old, new) for one in nodes(each)
+        ]
+        self._names_matter = any(one not in EVERYTHING for one in keywords)
 
     def changes(self) -> Iterator[Change]:
         """Yield the changes."""
@@ -108,7 +168,7 @@ class _Comparison:
         """Compare an element with nothing."""
         how = "removed" if new is ABSENT else "added"
         if how == "added" and kind in INPUTS | OUTPUTS:
-            is_required = resolve(self._new, new).get("required") is True
+            is_required = target(self._new, new).get("required") is True
             how = "added as required" if is_required else how
         if how == "removed" and kind == "component" and place in self._used:
             how = "removed, and still referred to"
@@ -121,12 +181,13 @@ class _Comparison:
             old, new = ({**one, "$ref": None} for one in (old, new))
             return self._keys(type_, old, new, place)
         self._followed.add(refs)
-        targets = resolve(self._old, old), resolve(self._new, new)
+        targets = target(self._old, old), target(self._new, new)
         changes = list(self._keys(type_, *targets, place))
         self._followed.discard(refs)
-        if any("$ref" in target for target in targets):
+        if any("$ref" in one for one in targets):
             changes = [self._change(place, "reference", "dangling", *refs)]
-        return iter(changes or [self._change(place, "reference", "changed", *refs)])
+        shown = (one or ABSENT for one in refs)
+        return iter(changes or [self._change(place, "reference", "changed", *shown)])
 
     def _mapping(self, element: Element, old: Node, new: Node, place: Place) -> Iterator[Change]:
         """Compare the elements of a mapping by their names; equal ones may have been renamed."""
@@ -184,6 +245,11 @@ class _Comparison:
 
     def _value(self, kind: str, old: Any, new: Any, place: Place) -> Iterator[Change]:
         """Compare two plain values."""
+        if kind == "condition" and not self._names_matter:
+            if same(said(old), said(new)):
+                yield self._change(place, kind, "written", old, new)
+                return
+            old, new = said(old), said(new)
         for how, before, after in VALUES.get(kind, plain)(place[-1], old, new):
             if kind == "members required":
                 member = (*place, str(before or after))
@@ -228,7 +294,7 @@ def _reference_or_name(contract: Node, item: Item) -> object:
 
 
 def _name(contract: Node, item: Item) -> object:
-    parameter = resolve(contract, item[1])
+    parameter = target(contract, item[1])
     return text_of([parameter.get("in"), parameter.get("name")])
 
 

@@ -1,0 +1,1 @@
+"""What a change of the contract means for the caller: run it with `python -m contract_diff`."""
