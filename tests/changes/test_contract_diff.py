@@ -163,7 +163,7 @@ ROWS: dict[str, Row] = {
     ),
     "condition of the form added": (
         append(f"{FORM}.allOf", {"required": ["code"]}),
-        [("request tightened", BREAKS, 'allOf {"required": ["code"]} added')],
+        [("request tightened", BREAKS, 'allOf added: {"required": ["code"]}')],
         MINOR,
     ),
     "condition of the form changed": (
@@ -243,7 +243,7 @@ ROWS: dict[str, Row] = {
     ),
     "pattern of a form field added": (
         put(f"{FIELDS}.username.pattern", "^[a-z]+$"),
-        [("request tightened", BREAKS, "pattern ^[a-z]+$ added")],
+        [("request tightened", BREAKS, "pattern added: ^[a-z]+$")],
         MINOR,
     ),
     "pattern of a form field changed": (
@@ -253,7 +253,7 @@ ROWS: dict[str, Row] = {
     ),
     "format of a form field removed": (
         remove(f"{FIELDS}.code.format"),
-        [("request loosened", USABLE, "format password removed")],
+        [("request loosened", USABLE, "format removed: password")],
         PATCH,
     ),
     "source added": (
@@ -444,7 +444,7 @@ ROWS: dict[str, Row] = {
         [
             (
                 *("evidence raised", CONFIRMED),
-                "x-blink-inferred-parameters TargetId inferred removed",
+                "x-blink-inferred-parameters removed: TargetId inferred",
             )
         ],
         PATCH,
@@ -472,9 +472,9 @@ ROWS: dict[str, Row] = {
         [
             (
                 *("request value changed", BREAKS),
-                'allOf > then > not > properties {"refresh_token": {}} removed',
+                'allOf > then > not > properties removed: {"refresh_token": {}}',
             ),
-            ("request tightened", BREAKS, "unevaluatedProperties false added"),
+            ("request tightened", BREAKS, "unevaluatedProperties added: false"),
         ],
         MINOR,
     ),
@@ -520,7 +520,7 @@ ROWS: dict[str, Row] = {
     ),
     "value of a variable of a base URL added": (
         at("servers.0.variables.environment", lambda variable: variable.update(enum=["qa"])),
-        [("server added", USABLE, 'enum ["qa"] added')],
+        [("server added", USABLE, 'enum added: ["qa"]')],
         PATCH,
     ),
     "range of statuses added": (
@@ -540,30 +540,30 @@ ROWS: dict[str, Row] = {
     ),
     "format of a member added": (
         put(f"{TOKENS}.properties.expires_in.format", "int64"),
-        [("response tightened", USABLE, "format int64 added")],
+        [("response tightened", USABLE, "format added: int64")],
         PATCH,
     ),
     "responses newly closed by another keyword": (
         put(f"{TOKENS}.unevaluatedProperties", value=False),
-        [("response tightened", USABLE, "unevaluatedProperties false added")],
+        [("response tightened", USABLE, "unevaluatedProperties added: false")],
         PATCH,
     ),
     "items of a list described": (
         put(f"{TOKENS}.properties.scope.items", {"description": "One.", "type": "string"}),
         [
-            ("text", WORDS, "description One. added"),
-            ("response tightened", USABLE, "type string added"),
+            ("text", WORDS, "description added: One."),
+            ("response tightened", USABLE, "type added: string"),
         ],
         PATCH,
     ),
     "default of a form field": (
         put(f"{FIELDS}.redirect_uri.default", "https://a.example"),
-        [("default", HANDLE, "default https://a.example added")],
+        [("default", HANDLE, "default added: https://a.example")],
         MINOR,
     ),
     "operation deprecated": (
         put(f"{REVOKE}.deprecated", value=True),
-        [("deprecated", HANDLE, "deprecated true added")],
+        [("deprecated", HANDLE, "deprecated added: true")],
         MINOR,
     ),
     "operation said to be not deprecated": (
@@ -592,12 +592,12 @@ ROWS: dict[str, Row] = {
     ),
     "description written beside a reference": (
         put(f"{FIELDS}.grant_type.description", "Text."),
-        [("text", WORDS, "description Text. added")],
+        [("text", WORDS, "description added: Text.")],
         NONE,
     ),
     "element that had no mark is marked": (
         put(f"{TOKENS}.x-blink-evidence", "inferred"),
-        [("evidence first marked", WORDS, "x-blink-evidence inferred added")],
+        [("evidence first marked", WORDS, "x-blink-evidence added: inferred")],
         NONE,
     ),
     "description only": (
@@ -670,7 +670,7 @@ ROWS: dict[str, Row] = {
     "order of the keys only": (reorder, [], NONE),
     "key that is not known": (
         put("components.headers.Source.x-unknown", value=True),
-        [("", LOOK, "x-unknown true added")],
+        [("", LOOK, "x-unknown added: true")],
         MINOR,
     ),
     "key that no rule knows": (
@@ -737,7 +737,16 @@ def test_at_most_one_rule_matches_a_change_on_one_side() -> None:
                 assert len(found) <= 1, (name, found)
 
 
-NAMED = {"member", "request header", "response header", "status", "enum value", "limit"}
+NAMED = {
+    "type",
+    "constraint",
+    "member",
+    "request header",
+    "response header",
+    "status",
+    "enum value",
+    "limit",
+}
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,7 @@ def words_of(change: Change, comparison: Comparison) -> tuple[str, str, str]:
         words = "reference leads nowhere:" if change.how == "dangling" else "reference:"
     elif ABSENT in (before, after) and change.how != "written":
         how, value = ("removed", values[0]) if after is ABSENT else ("added", values[1])
-        return f"{words} {value} {how}", "", ""
+        return f"{words} {how}: {value}", "", ""
     return words, *values
 
 
