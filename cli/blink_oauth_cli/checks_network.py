@@ -355,7 +355,7 @@ def _refusal_checks(target_id: str, error: BlinkError) -> Iterator[Check]:
     else:
         yield warning(
             CALL,
-            f"Platform or bank are in trouble: {response}",
+            f"The platform or the bank fails: {response}",
             f"Look again later; if it stays, {SUPPORT}. The platform's status page: {STATUS_PAGE}",
         )
     yield _headers_check(error.meta)

@@ -255,7 +255,7 @@ class TokenManager:
 
         Args:
             grant: The grant that the customer has just consented to.
-            code: The authorization code from the callback. It is valid for 30 s and one call.
+            code: The authorization code from the callback. It is valid for 30 s and one exchange.
             redirect_uri: The redirect URI of the authorization request, unchanged.
             psu: The customer's device, taken from the request to the redirect URI.
 
@@ -264,7 +264,7 @@ class TokenManager:
             StoreError: The store cannot be used; the code is not spent.
             BlinkError: The exchange failed; `outcome` says whether the code may be spent.
 
-        Source: RFC 6749 section 4.1.3; bLink token management.
+        Source: RFC 6749 sections 4.1.2 (once) and 4.1.3; bLink token management (30 s).
         """
         secret = hide(code, "authorization code")
         del code
@@ -283,7 +283,7 @@ class TokenManager:
 
         Args:
             grant: The grant that the customer has just consented to.
-            code: The authorization code from the callback. It is valid for 30 s and one call.
+            code: The authorization code from the callback. It is valid for 30 s and one exchange.
             redirect_uri: The redirect URI of the authorization request, unchanged.
             psu: The customer's device, taken from the request to the redirect URI.
 
@@ -292,7 +292,7 @@ class TokenManager:
             StoreError: The store cannot be used; the code is not spent.
             BlinkError: The exchange failed; `outcome` says whether the code may be spent.
 
-        Source: RFC 6749 section 4.1.3; bLink token management.
+        Source: RFC 6749 sections 4.1.2 (once) and 4.1.3; bLink token management (30 s).
         """
         secret = hide(code, "authorization code")
         del code

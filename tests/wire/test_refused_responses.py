@@ -262,14 +262,20 @@ def test_the_outcome_is_uncertain_without_a_success_status_and_a_token(
 
 
 @pytest.mark.parametrize(
-    ("start", "cacheable"),
-    # Without a status no cache keeps it.
-    [(b"HTTP/1.1 500 Oops", True), (b"HTTP/1.1 Oops", False)],
+    ("start", "directive", "cacheable"),
+    [
+        (b"HTTP/1.1 500 Oops", b"private", True),
+        # Without a status no cache keeps it.
+        (b"HTTP/1.1 Oops", b"private", False),
+        # Only blanks and tabs may surround a value (RFC 9110 section 5.6.3).
+        (b"HTTP/1.1 500 Oops", b"\tno-store ", False),
+        (b"HTTP/1.1 500 Oops", b"no-store\x0c", True),
+    ],
 )
-def test_a_malformed_response_counts_as_cacheable_only_if_it_has_a_status(
-    connect: Connect, start: bytes, cacheable: bool
+def test_a_malformed_response_with_a_status_counts_as_cacheable_unless_it_forbids_it(
+    connect: Connect, start: bytes, directive: bytes, cacheable: bool
 ) -> None:
-    raw = response(NO_COLON, start=start).replace(b"no-store", b"private")
+    raw = response(NO_COLON, start=start).replace(b"no-store", directive)
     error = refreshed(connect, raw)
     assert isinstance(error, BlinkError)
     assert error.token is not None

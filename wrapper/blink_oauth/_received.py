@@ -36,6 +36,8 @@ Field = tuple[bytes, bytes]
 STATUS_LINE = re.compile(rb"[A-Za-z]+(?:/[\d.]*)?[ \t]+([1-9]\d\d)(?!\d)")
 NEXT_RESPONSE = re.compile(rb"HTTP/\d(?:\.\d)?[ \t]+[1-5]\d\d")
 HEAD_END = re.compile(rb"\r?\n\r?\n")
+BLANK = b" \t\r"
+"""What may surround a value (RFC 9110 section 5.6.3), and the end of a line."""
 LENGTH = re.compile(rb'\+?"?(\d{1,15})"?')
 
 _CHUNK_SIZE = rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n"
@@ -180,10 +182,10 @@ def _fields(head: bytes) -> list[Field]:
     for line in head.split(b"\n" if b"\n" in head else b"\r")[1:]:
         if line[:1] in {b" ", b"\t"} and fields:
             name, value = fields[-1]
-            fields[-1] = (name, value + b" " + line.strip())
+            fields[-1] = (name, value + b" " + line.strip(BLANK))
         else:
             name, _, value = line.partition(b":")
-            fields.append((name.strip(), value.strip()))
+            fields.append((name.strip(BLANK), value.strip(BLANK)))
     return fields
 
 

@@ -156,7 +156,7 @@ def test_another_refusal_starts_no_trial(harness: Harness, name: str) -> None:
         (
             problem(503, "TECHNICAL_ERROR", "Service Unavailable", "Later."),
             {"call": Level.WARN, "revocation": Level.WARN},
-            "Platform or bank are in trouble",
+            "The platform or the bank fails",
         ),
         (
             problem(401, "INVALID_CLIENT", "Unauthorized", "Unknown."),
