@@ -64,6 +64,20 @@ def rename(path: str, new: str) -> Change:
     return change
 
 
+def rename_component(folder: str, old: str, new: str) -> Change:
+    """Rename a component, and all references to it."""
+    references = [f"#/components/{folder}/{name}" for name in (old, new)]
+
+    def follow(node: Any) -> None:
+        for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
+            if value == references[0]:
+                node[key] = references[1]
+            elif isinstance(value, (dict, list)):
+                follow(value)
+
+    return combined(rename(f"components.{folder}.{old}", new), follow)
+
+
 def add_request_header(name: str, *, required: bool) -> Change:
     """Add a header to the token request."""
     header = {"name": name, "in": "header", "required": required, "schema": {"type": "string"}}

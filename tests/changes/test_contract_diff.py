@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from changes.edits import (
     put,
     remove,
     rename,
+    rename_component,
 )
 from changes.edits import Change as Edit
 from contract_diff import __main__ as command
@@ -36,6 +39,7 @@ from contract_diff.changes import compare
 from contract_diff.consumers import Code
 from contract_diff.report import Comparison, Leaf, as_json, as_markdown, as_text, words_of
 from contract_diff.rules import RULES, Change, Consequence
+from contract_diff.shape import complaints
 from contract_diff.symbols import Symbol
 
 PROJECT = Path(__file__).parents[2]
@@ -363,7 +367,7 @@ ROWS: dict[str, Row] = {
     ),
     "response header no longer required": (
         put("components.headers.Source.required", value=False),
-        [("output removed", HANDLE, "response header Source no longer required")],
+        [("output removed", HANDLE, "response header X-CorAPI-Source no longer required")],
         MINOR,
     ),
     "media type of the form changed": (
@@ -662,6 +666,74 @@ ROWS: dict[str, Row] = {
         ],
         MINOR,
     ),
+    "schema of a form renamed": (
+        rename_component("schemas", "TokenRequest", "TokenForm"),
+        [
+            (
+                *("reference", WORDS),
+                "reference: #/components/schemas/TokenRequest -> #/components/schemas/TokenForm",
+            ),
+            (
+                *("schema removed or renamed", BREAKS),
+                "schema TokenRequest renamed to TokenForm",
+            ),
+        ],
+        MINOR,
+    ),
+    "schema with a limit renamed": (
+        rename_component("schemas", "TargetId", "BankId"),
+        [
+            (
+                *("reference", WORDS),
+                "reference: #/components/schemas/TargetId -> #/components/schemas/BankId",
+            ),
+            ("schema removed or renamed", BREAKS, "schema TargetId renamed to BankId"),
+        ],
+        MINOR,
+    ),
+    "enumeration written in place of its component": (
+        combined(
+            put("components.headers.Source.schema", CONTRACT["components"]["schemas"]["Source"]),
+            remove(f"{SCHEMAS}.Source"),
+        ),
+        [
+            ("reference", WORDS, "reference: #/components/schemas/Source -> none"),
+            ("schema removed or renamed", BREAKS, "schema removed"),
+        ],
+        MINOR,
+    ),
+    "schema of which nothing is generated renamed": (
+        rename_component("schemas", "Pragma", "NoCache"),
+        [
+            (
+                *("reference", WORDS),
+                "reference: #/components/schemas/Pragma -> #/components/schemas/NoCache",
+            ),
+            ("component", WORDS, "component Pragma renamed to NoCache"),
+        ],
+        NONE,
+    ),
+    "component of a request header renamed": (
+        rename_component("parameters", "TargetId", "BankId"),
+        [
+            (
+                *("reference", WORDS),
+                "reference: #/components/parameters/TargetId -> #/components/parameters/BankId",
+            ),
+            ("component", WORDS, "component TargetId renamed to BankId"),
+        ],
+        NONE,
+    ),
+    "server of one operation added": (
+        put(f"{TOKEN}.servers", [{"url": "https://other.example"}]),
+        [("server of its own", BREAKS, "server https://other.example added")],
+        MINOR,
+    ),
+    "server of one path added": (
+        put(f"{PATHS}./oauth/token.servers", [{"url": "https://other.example"}]),
+        [("server of its own", BREAKS, "server https://other.example added")],
+        MINOR,
+    ),
     "order of a list only": (
         at(f"{SCHEMAS}.Source.enum", lambda listed: listed.reverse()),
         [("order", WORDS, 'enum ["PLATFORM", "PROVIDER"] -> ["PROVIDER", "PLATFORM"]')],
@@ -772,6 +844,46 @@ def test_what_uses_a_changed_field_header_status_value_or_limit_is_named(code: C
     assert seen == NAMED
 
 
+@pytest.mark.parametrize(
+    ("edit", "symbol", "lines"),
+    [
+        (
+            delete(f"{TOKENS}.required", "token_type"),
+            "TokenResponse.token_type",
+            ["return token[token_member], error[error_member]"],
+        ),
+        (
+            append(f"{TOKENS}.required", "expires_in"),
+            "TokenResponse.expires_in",
+            ["return token[token_member], error[error_member]"],
+        ),
+        (append(f"{FORM}.required", "code"), "TokenRequest.code", ["return TokenRequest("]),
+        (
+            delete(f"{FORM}.required", "client_id"),
+            "TokenRequest.client_id",
+            2 * ["return TokenRequest("],
+        ),
+        (
+            rename_component("schemas", "Source", "Origin"),
+            "Source",
+            ["from blink_oauth_api.models.source import Source as DocumentedSource"],
+        ),
+        (rename_component("schemas", "TargetId", "BankId"), "TARGET_ID_MIN_LENGTH", []),
+    ],
+)
+def test_the_lines_that_a_changed_name_or_requirement_concerns_are_named(
+    code: Code, edit: Edit, symbol: str, lines: list[str]
+) -> None:
+    new = edited(edit)
+    leaves = command.traced(CONTRACT, new, compare(CONTRACT, new), code)
+    (leaf,) = (one for one in leaves if one.change.consequence is not Consequence.WORDS)
+    assert symbol in {one.name for one in leaf.symbols}
+    text = (PROJECT / "wrapper/blink_oauth/_api.py").read_text("utf-8").splitlines()
+    direct = [one for one in leaf.consumers if not one.via]
+    assert {one.file for one in direct} <= {"wrapper/blink_oauth/_api.py"}
+    assert [text[one.line - 1].strip() for one in direct] == lines
+
+
 def test_the_consumers_of_a_limit_are_named_with_what_they_depend_through(code: Code) -> None:
     new = edited(put(f"{FIELDS}.username.maxLength", 36))
     (leaf,) = command.traced(CONTRACT, new, compare(CONTRACT, new), code)
@@ -837,6 +949,26 @@ def test_no_changed_value_of_the_contract_is_invisible() -> None:
     for place in scalars:
         new = replaced(CONTRACT, place, other(value_at(place)))
         assert compare(CONTRACT, new), place
+
+
+def test_no_malformed_node_of_the_contract_is_a_traceback(code: Code) -> None:
+    # A node is replaced by 7, null, [] or {}, or deleted, in turn; every second one, for the time.
+    values: list[tuple[Any, ...]] = [(7,), (None,), ([],), ({},), ()]
+    read = 0
+    tried = EVERY_PLACE[::2]
+    for number, place in enumerate(tried):
+        new = replaced(CONTRACT, place, *values[number % len(values)])
+        if any(complaints(new)):
+            continue
+        read += 1
+        changes = compare(CONTRACT, new)
+        leaves = tuple(command.traced(CONTRACT, new, changes, code))
+        comparison = Comparison("old", "new", CONTRACT, new, leaves)
+        assert as_text(comparison)
+        assert as_markdown(comparison)
+        assert as_json(comparison)
+        release.check(CONTRACT, new, changes, ("", ""))
+    assert len(tried) // 4 < read < len(tried)
 
 
 def test_the_change_of_one_component_is_one_change_wherever_it_is_used() -> None:
@@ -1007,6 +1139,23 @@ def test_the_tree_has_the_worst_consequence_first_then_operation_or_component_th
     assert max(map(len, text.splitlines())) <= 100
 
 
+HEADINGS = list(product(("", "POST "), ("token", "revoke")))
+
+
+def test_what_belongs_to_a_whole_path_is_headed_by_the_path() -> None:
+    reference = {"$ref": "#/components/parameters/TargetId"}
+    old = edited(put(f"{PATHS}.*.parameters", [reference]))
+    new = copy.deepcopy(old)
+    rename_component("parameters", "TargetId", "BankId")(new)
+    put(f"{PATHS}./oauth/token.servers", [{"url": "https://other.example"}])(new)
+    leaves = tuple(map(Leaf, compare(old, new)))
+    text = " ".join(as_text(Comparison("a", "b", old, new, leaves)).split())
+    assert " /oauth/token server https://other.example added " in text
+    (also,) = re.findall(r"\(also in (.*?)\)", text)
+    assert set(also.split(", ")) <= {f"{method}/oauth/{name}" for method, name in HEADINGS}
+    assert "/oauth/revoke" in also.split(", ")
+
+
 def test_texts_are_one_line_for_each_component_and_said_only_if_asked_for() -> None:
     new = edited(combined(put(f"{FIELDS}.*.description", "Text."), put(f"{FORM}.example", {})))
     leaves = tuple(map(Leaf, compare(CONTRACT, new)))
@@ -1175,6 +1324,9 @@ def test_each_commit_since_the_tag_is_shown_and_only_the_whole_is_checked(
     repository.commit("Remove it")
     (repository.root / "README.md").write_text("No contract.", "utf-8")
     repository.commit("Leave the contract alone")
+    with (repository.root / "spec/openapi.yaml").open("a", encoding="utf-8") as spec:
+        spec.write("# A comment.\n")
+    repository.commit("Change a comment of the contract")
     assert repository.diff("--each", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     subjects = [one["to"].partition(" ")[2] for one in report["commits"]]
@@ -1261,6 +1413,7 @@ def test_without_git_the_history_is_missing(
         ("a: 1\na: 2\n", "is not YAML"),
         ("- a\n", "is not an OpenAPI document"),
         ("openapi: 3.1.0\n", "is not an OpenAPI document"),
+        ("info: {version: 2026-02-31}\n", "is not YAML"),
     ],
 )
 def test_a_contract_that_cannot_be_read_is_no_equal_contract(
@@ -1272,6 +1425,62 @@ def test_a_contract_that_cannot_be_read_is_no_equal_contract(
         spec.write_text(content, "utf-8")
     assert repository.diff() == 2
     assert message in capsys.readouterr().err
+
+
+ITSELF: Node = {}
+ITSELF["a"] = ITSELF
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda contract: contract.update(paths=None), "paths must be a mapping"),
+        (put("paths./a.parameters", None), "paths > /a > parameters must be a list"),
+        (put("paths./a.parameters", [7]), "paths > /a > parameters > 0 must be a mapping"),
+        (put("paths./a.parameters", [{"in": "header"}]), "paths > /a > parameters > 0 has no name"),
+        (
+            lambda contract: contract.update(components={"parameters": {"A": 7}}),
+            "components > parameters > A must be a mapping",
+        ),
+        (
+            combined(put("info.A", 7), put("paths./a.parameters", [{"$ref": "#/info/A"}])),
+            "info > A must be a mapping",
+        ),
+        (remove("paths./a.post.operationId"), "paths > /a > post has no operationId"),
+        (put("paths./a.post.tags", "a"), "paths > /a > post > tags must be a list of texts"),
+        (put("paths./a.post.responses", []), "paths > /a > post > responses must be a mapping"),
+        (put("paths./a.post.responses.200", None), "paths > /a > post > responses > 200 must be a"),
+        (lambda contract: contract.update(servers={}), "servers must be a list"),
+        (put("info.x", {"$ref": 7}), "info > x > $ref must be a text"),
+        (put("info.x", ITSELF), "info > x > a contains itself"),
+    ],
+)
+def test_a_malformed_contract_is_not_compared_and_the_place_is_named(
+    tmp_path: Path, edit: Edit, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    contract = copy.deepcopy(SMALL)
+    good.write_text(yaml.safe_dump(contract), "utf-8")
+    edit(contract)
+    bad.write_text(yaml.safe_dump(contract), "utf-8")
+    for files in ((good, bad), (bad, good)):
+        assert command.main(["--root", str(tmp_path), *map(str, files)]) == 2
+        assert capsys.readouterr().err.startswith(f"Nothing was compared. {bad}: {complaint}")
+
+
+@pytest.mark.parametrize(
+    "reference", ["#/components/no", "other.yaml#/a", "#/paths/~1a/post/responses/200"]
+)
+def test_a_reference_that_leads_nowhere_is_reported(
+    tmp_path: Path, reference: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    contract = copy.deepcopy(SMALL)
+    old.write_text(yaml.safe_dump(contract), "utf-8")
+    put("paths./a.post.responses.200", {"$ref": reference})(contract)
+    new.write_text(yaml.safe_dump(contract), "utf-8")
+    assert command.main(["--root", str(tmp_path), str(old), str(new)]) == 1
+    assert LOOK in capsys.readouterr().out
 
 
 def test_an_unknown_commit_and_wrong_arguments_have_the_status_2(

@@ -17,8 +17,8 @@ compared), `worst` (null: nothing changed), `release` (`version_before`, `versio
 `commits` holds such objects too, with the release null.
 
 Needs an environment with requirements/generate.txt, and `tools` on the path. Exit status: 0 version
-and changelog fit, 1 they do not, 2 wrong usage or a contract that cannot be read, 3 the history is
-missing.
+and changelog fit, 1 they do not, 2 wrong usage or a contract that cannot be read or is
+malformed, 3 the history is missing.
 """
 
 from __future__ import annotations
@@ -55,11 +55,17 @@ def traced(old: Node, new: Node, changes: Sequence[Change], code: Code) -> Itera
             yield Leaf(change)
             continue
         contract, other = (old, new) if change.is_of_the_old else (new, old)
+        if change.kind == "generated name":
+            # The values stay, so that only the lines with the name itself have to change.
+            used = code.consumers(contract, change.place, other)
+            direct = [one for one in used if not one.via]
+            yield Leaf(change, code.symbols(contract, change.place, other), direct)
+            continue
         symbols: dict[Symbol, None] = {}
         consumers: dict[Consumer, None] = {}
         for place in (change.place, *change.others):
             # If nothing is made of a value, or no code depends on it, what it belongs to counts.
-            in_list = place[-2] == "required"
+            in_list = place[-2:-1] == ("required",)
             around = (*place[:-2], "properties", *place[:-3:-1]) if in_list else (*place[:-1], "")
             exact = [] if change.how == "no longer required" else [place]
             places = exact if change.how.startswith("added") else [*exact, around]
@@ -77,14 +83,16 @@ def first(found: Iterable[list[T]]) -> list[T]:
 
 
 def each_commit(root: Path, since: str) -> Iterator[Comparison]:
-    """Yield what each commit since another has changed, oldest first."""
+    """Yield what each commit since another has changed, oldest first, if it changed anything."""
     listed = git(root, "log", "--reverse", "--format=%h %s", f"{since}..HEAD", "--", SPEC) or ""
     for line in listed.splitlines():
         commit, _, subject = line.partition(" ")
         names = (f"{commit}^", f"{commit} {subject}")
         try:
             old, new = at(root, f"{commit}^"), at(root, commit)
-            yield Comparison(*names, old, new, tuple(map(Leaf, compare(old, new))))
+            changes = compare(old, new)
+            if changes:
+                yield Comparison(*names, old, new, tuple(map(Leaf, changes)))
         except UnreadableError as error:
             # It is past: nobody can correct it any more.
             yield Comparison(*names, {}, {}, (), error=f"not compared: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from attrs import evolve
@@ -23,6 +24,7 @@ from .rules import (
     Rule,
     consequence,
 )
+from .symbols import Key, Made, made_names, names_of
 from .values import EVERYTHING, VALUES, items, plain, said, same, text_of
 
 Item = tuple[str, Any]
@@ -128,7 +130,18 @@ class _Comparison:
         """Yield the changes."""
         yield from self._keys("document", self._old, self._new, ())
 
+    @cached_property
+    def _made(self) -> tuple[dict[Key, Made], dict[Key, Made]]:
+        return made_names(self._old), made_names(self._new)
+
+    def _loses_names(self, place: Place) -> bool:
+        """Return whether the generator makes names of a schema that it no longer makes."""
+        old, new = self._made
+        return place[1] == "schemas" and not names_of(old, place) <= new.keys()
+
     def _change(self, place: Place, kind: str, how: str, before: Any, after: Any) -> Change:
+        if kind == "component" and how in ("removed", "renamed") and self._loses_names(place):
+            kind = "generated name"
         return Change(place, kind, how, before, after, self._sides_of(place))
 
     def _sides_of(self, place: Place) -> frozenset[str]:
@@ -302,8 +315,10 @@ def _all_but_name(contract: Node, item: Item) -> object:
     return text_of({**expand(contract, item[1]), "name": ""})
 
 
+# One server whose URL changes is the same server.
+SERVER_KEYS: tuple[ItemKey, ...] = (lambda _, item: item[1].get("url"), lambda _, item: "")
 LIST_KEYS: dict[str, tuple[ItemKey, ...]] = {
     "parameter": (_reference_or_name, _name, _all_but_name),
-    # One server whose URL changes is the same server.
-    "server": (lambda _, item: node(item[1]).get("url"), lambda _, item: ""),
+    "server": SERVER_KEYS,
+    "own server": SERVER_KEYS,
 }

@@ -39,8 +39,6 @@ from contract_document import Node, Place
 from .source_types import Scope, Sources, Type, flat, is_property
 from .symbols import Key, Made, Symbol, made_names, names_of, snake
 
-__all__ = ["Code", "Consumer", "Symbol"]
-
 GENERATED = "blink_oauth_api"
 FOLDERS = ("wrapper", "keeper", "testing", "cli")
 CONTRACT = "openapi.yaml"
@@ -125,10 +123,17 @@ class Code:
         self._contracts: list[tuple[Node, dict[Key, Made]]] = []
         self._found: dict[tuple[str, str, frozenset[str]], list[Consumer]] = {}
 
-    def symbols(self, contract: Node, place: Place) -> list[Symbol]:
-        """Return the names that the generator makes of a place of a contract."""
+    def symbols(self, contract: Node, place: Place, other: Node | None = None) -> list[Symbol]:
+        """Return the names that the generator makes of a place of a contract.
+
+        Args:
+            contract: The contract in which the place exists.
+            place: The place.
+            other: The other version of the contract, if only the names count that it lacks.
+        """
         made = self._made(contract)
-        symbols = {made[key].symbol for key in names_of(made, place)}
+        keys = names_of(made, place) - (self._made(other).keys() if other else set())
+        symbols = {made[key].symbol for key in keys}
         return sorted(filter(None, symbols), key=lambda symbol: (symbol.file, symbol.name))
 
     def consumers(self, contract: Node, place: Place, other: Node | None = None) -> list[Consumer]:

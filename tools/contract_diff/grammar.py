@@ -32,6 +32,9 @@ TEXTS = {"description": TEXT, "summary": TEXT, "externalDocs": TEXT, "x-blink-ev
 EXAMPLES = {"example": TEXT, "examples": Element("text", "example", each=True)}
 PARAMETERS = Element("request header", "parameter", each=True)
 SERVERS = Element("server", "server", each=True)
+# We send every call to the base URL of the document, so these are another matter.
+OWN_SERVERS = Element("own server", "own server", each=True)
+LISTS = {"parameter", "server", "own server"}  # Of these types, several stand in a list.
 SECURITY, DEPRECATED = Element("authentication"), Element("deprecated")
 
 # The key `*` stands for every other key.
@@ -53,6 +56,7 @@ GRAMMAR: dict[str, dict[str, Element]] = {
         "*": Element("server"),
         "variables": Element("server variable", "server variable", True),
     },
+    "own server": {**TEXTS, "*": Element("own server")},
     "server variable": {**TEXTS, "default": Element("server"), "enum": Element("server")},
     "components": {
         "schemas": Element("component", "schema", each=True),
@@ -66,7 +70,7 @@ GRAMMAR: dict[str, dict[str, Element]] = {
         **TEXTS,
         **dict.fromkeys(METHODS, Element("operation", "operation")),
         "parameters": PARAMETERS,
-        "servers": SERVERS,
+        "servers": OWN_SERVERS,
     },
     "operation": {
         **TEXTS,
@@ -77,7 +81,7 @@ GRAMMAR: dict[str, dict[str, Element]] = {
         "requestBody": Element("request body", "request body"),
         "responses": Element("status", "response", each=True),
         "security": SECURITY,
-        "servers": SERVERS,
+        "servers": OWN_SERVERS,
         "x-blink-inferred-parameters": Element("inferred parameters"),
     },
     "parameter": {

@@ -13,9 +13,9 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from contract_document import METHODS, Node, Place
+from contract_document import METHODS, Node, Place, steps
 
-from .changes import target
+from .changes import node, nodes, target
 from .consumers import Consumer
 from .release import Release, worst_of
 from .rules import ABSENT, RESPONSE, Change, Consequence
@@ -94,13 +94,34 @@ def top_of(change: Change, comparison: Comparison) -> str:
     """Return the operation or the component that a change is in, in words."""
     place = change.place
     if place[0] == "components" and len(place) > 2:
-        reference = {"$ref": "/".join(("#", *place[:3]))}
-        name = target(comparison.contract_of(change), reference).get("name")
+        name = wire_name(comparison.contract_of(change), place[:3])
+        name = name if name != place[2] else ""
         facts = (name, COMPONENTS.get(place[1], place[1]), " and ".join(_sides(change)))
         return f"{place[2]} ({', '.join(filter(None, facts))})"
     if place[0] == "paths":
-        return " ".join((*(one.upper() for one in place[2:3] if one in METHODS), place[1]))
+        return operation_of(place)
     return place[0]
+
+
+def operation_of(place: Place) -> str:
+    """Return the operation or the path that a place is in."""
+    return " ".join((*(one.upper() for one in place[2:3] if one in METHODS), place[1]))
+
+
+def wire_name(contract: Node, component: Place) -> str:
+    """Return the name on the wire of a component that is a header or parameter; empty if none."""
+    if component[1] == "parameters":
+        return str(
+            target(contract, contract["components"]["parameters"][component[2]]).get("name", "")
+        )
+    holders = [contract.get("paths", {}), contract["components"].get("responses", {})]
+    names = (
+        name
+        for holder in nodes(holders)
+        for name, header in node(holder.get("headers")).items()
+        if any(place == component for place, _ in steps(contract, header))
+    )
+    return ", ".join(dict.fromkeys(names))
 
 
 def _sides(change: Change) -> list[str]:
@@ -121,6 +142,8 @@ def name_of(change: Change, kind: str, contract: Node) -> str:
     """Return the kind and the name of the element that a change is about."""
     is_flag = change.kind != "member" and change.place[-1] == "required"
     place = change.place[:-1] if is_flag else change.place
+    if change.kind == "response header" and place[0] == "components" and len(place) == 3:
+        return f"{kind} {wire_name(contract, place) or place[-1]}"
     if change.kind != "request header":
         return f"{kind} {place[-1]}"
     found: Any = contract
@@ -154,14 +177,15 @@ def _by_name(change: Change, comparison: Comparison) -> str:
         kind = "form field"
     if change.how == "renamed" and key != "in":
         before, after = shown(change.before, change.after)
-        found = f"{key if kind == 'operationId' else kind} {before} renamed to {after}"
+        noun = {"operationId": key, "generated name": "schema"}.get(kind, kind)
+        found = f"{noun} {before} renamed to {after}"
     elif kind == "enum value" and key != "enum":
         found = f"value {key} {'removed' if change.after is ABSENT else 'added'}"
     elif change.place[-2:-1] == ("servers",) and change.how in ("added", "removed"):
         server = change.before if change.after is ABSENT else change.after
         found = f"server {server['url'] if isinstance(server, dict) else server} {change.how}"
-    elif kind in ("component", "operation"):
-        found = f"{kind} {change.how}"
+    elif kind in ("component", "operation", "generated name"):
+        found = f"{'schema' if kind == 'generated name' else kind} {change.how}"
     elif kind in ELEMENTS and change.how not in ("written", "renamed"):
         found = f"{name_of(change, kind, comparison.contract_of(change))} {change.how}"
     return found
@@ -244,8 +268,7 @@ def also_in(change: Change) -> str:
     """Return the operations and components of the other places of a change."""
     return ", ".join(
         dict.fromkeys(
-            one[2] if one[0] == "components" else " ".join((*map(str.upper, one[2:3]), one[1]))
-            for one in change.others
+            one[2] if one[0] == "components" else operation_of(one) for one in change.others
         )
     )
 

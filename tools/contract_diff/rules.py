@@ -127,8 +127,16 @@ RULES: tuple[Rule, ...] = (
         "The generated function has another name or module; on the wire nothing changes.",
     ),
     Rule(
+        *("schema removed or renamed", {"generated name"}, {"removed", "renamed"}, _B),
+        "Generated names are gone or have changed; on the wire nothing changes.",
+    ),
+    Rule(
         *("server removed or changed", SERVERS, {"removed", "changed", "renamed"}, _B),
         "The base URL that users have set was made from it; they must set another one.",
+    ),
+    Rule(
+        *("server of its own", {"own server"}, ANY, _B),
+        "Our calls go to the base URL that users have set, and not there.",
     ),
     Rule("server added", SERVERS, {"added"}, _U, "Calls can go to another base URL."),
     Rule(
@@ -234,7 +242,7 @@ RULES: tuple[Rule, ...] = (
     Rule("order", {"order"}, {"changed"}, _WORDS, "Only the order differs, or something empty."),
     Rule(
         *("reference", {"reference"}, {"changed"}, _WORDS),
-        "The components are equal but for their names; generated classes can get other names.",
+        "The components are equal but for their names.",
     ),
     Rule(
         *("component", {"component"}, {"added", "removed", "renamed"}, _WORDS),

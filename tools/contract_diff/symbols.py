@@ -124,7 +124,7 @@ def _operation(contract: Node, path: str, method: str, operation: Node) -> Itera
     at = ("paths", path, method)
     operation_id = operation.get("operationId", "")
     module, prefix = snake(operation_id), pascal(operation_id)
-    package = f"api.{snake(operation.get('tags', ['default'])[0])}"
+    package = f"api.{snake((operation.get('tags') or ['default'])[0])}"
     own = {at, (*at, "operationId")}
     tag = {(*at, "tags"), *((*at, "tags", t) for t in operation.get("tags", ())[:1])}
     yield _made((package, module), f"{package.replace('.', '/')}/{module}.py", module, own | tag)
@@ -240,7 +240,7 @@ def _resolve(contract: Node, node: Node, *at: Place) -> tuple[set[Place], Node]:
     places = set(at)
     for place, found in steps(contract, node):
         places.add(place)
-        node = found or {}
+        node = found if isinstance(found, dict) else {}
     return places, node
 
 

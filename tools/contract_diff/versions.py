@@ -9,7 +9,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from contract_document import SPEC, Node
+from contract_document import SPEC, Node, Place
+
+from .shape import complaints
 
 
 class UnreadableError(Exception):
@@ -24,23 +26,38 @@ def load(text: str, name: str) -> Node:
     """Return a contract.
 
     Raises:
-        UnreadableError: If the text is not YAML or no OpenAPI document.
+        UnreadableError: If the text is not YAML or not a contract.
     """
     try:
         found = YAML(typ="safe").load(text)
-    except YAMLError as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # a date such as 2026-02-31, or depth
         raise UnreadableError(f"{name} is not YAML: {error}") from error
     if not isinstance(found, dict) or not isinstance(found.get("info"), dict):
         raise UnreadableError(f"{name} is not an OpenAPI document: it has no info.")
-    contract: Node = _with_text_keys(found)
+    contract: Node = _with_text_keys(found, name)
+    for complaint in complaints(contract):
+        raise UnreadableError(f"{name}: {complaint}.")
     return contract
 
 
-def _with_text_keys(value: Any) -> Any:
-    """Return a value with all keys as texts: a status can be written as a number."""
-    if isinstance(value, dict):
-        return {str(key): _with_text_keys(one) for key, one in value.items()}
-    return [_with_text_keys(one) for one in value] if isinstance(value, list) else value
+def _with_text_keys(
+    value: Any, name: str, place: Place = (), around: tuple[object, ...] = ()
+) -> Any:
+    """Return a value with all keys as texts: a status can be written as a number.
+
+    Raises:
+        UnreadableError: If the value contains itself, as an alias in YAML can make it.
+    """
+    if not isinstance(value, (dict, list)):
+        return value
+    if any(one is value for one in around):
+        raise UnreadableError(f"{name}: {' > '.join(place)} contains itself.")
+    inner = (*around, value)
+    if isinstance(value, list):
+        pairs = [(str(index), one) for index, one in enumerate(value)]
+        return [_with_text_keys(one, name, (*place, key), inner) for key, one in pairs]
+    pairs = [(str(key), one) for key, one in value.items()]
+    return {key: _with_text_keys(one, name, (*place, key), inner) for key, one in pairs}
 
 
 def read(path: Path) -> str:
