@@ -340,7 +340,7 @@ def pins(session: nox.Session) -> None:
         *("--universal", "--python-version=3.11"),
         *("--no-header", "--no-emit-index-url", "--no-emit-find-links", "--generate-hashes"),
     )
-    for group in ("audit", "generate", "lint", "build"):
+    for group in ("audit", "generate", "lint", "build", "release"):
         session.run(*compile_, "--group", group, "--output-file", f"requirements/{group}.txt")
     extras = [f"--extra={name}" for name in ("cli", "otel", "postgresql", "sql", "testing")]
     for group in ("test", "bench", "types"):

@@ -7,6 +7,8 @@ Exit status: 0 no faults, 1 a file is missing or unexpected, or metadata are inv
 
 from __future__ import annotations
 
+import email
+import re
 import subprocess
 import sys
 import tarfile
@@ -44,12 +46,20 @@ def files(folder: Path) -> set[Path]:
     return {path for path in found if "__pycache__" not in path.parts}
 
 
+def dead_links(description: str) -> list[str]:
+    """Return the links of a text in Markdown that need other files of the repository."""
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", description, flags=re.DOTALL)
+    return re.findall(r"\]\((?!https://)([^)\s]*)\)", prose)
+
+
 def main(folder: Path) -> int:
     """Check both archives and print every fault; return the exit status."""
     (wheel,) = folder.glob("*.whl")
     (sdist,) = folder.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive, tarfile.open(sdist) as tarball:
         in_wheel = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        page = str(email.message_from_bytes(archive.read(metadata)).get_payload())
         in_sdist = {name.partition("/")[2] for name in tarball.getnames()}
     modules = {path for package in PACKAGES for path in files(ROOT / package)}
     contract = {ROOT / "spec/openapi.yaml", *files(ROOT / "spec/examples")}
@@ -60,6 +70,7 @@ def main(folder: Path) -> int:
         *(f"wheel lacks {name}" for name in sorted(installed - in_wheel)),
         *(f"wheel should not have {name}" for name in sorted(in_wheel - installed)),
         *(f"sdist lacks {name}" for name in sorted((sources | set(IN_SDIST)) - in_sdist)),
+        *(f"the page of the index would have a dead link to {link}" for link in dead_links(page)),
     ]
     for path in (wheel, sdist):
         check = [sys.executable, "-m", "twine", "check", "--strict", str(path)]
