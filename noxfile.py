@@ -19,7 +19,7 @@ nox.options.error_on_missing_interpreters = True
 
 TESTS = (
     "tests/test_architecture.py",
-    "tests/test_requirements.py",
+    *("tests/test_release.py", "tests/test_requirements.py"),
     *(f"tests/{name}" for name in ("wrapper", "wire", "keeper", "cli", "testing")),
 )
 PROOFS = ("tests/simulation", "tests/storm", "tests/crash")
@@ -41,6 +41,7 @@ PARALLEL_IN_FILE = ("--numprocesses=2", "--dist=worksteal")
 # uv verifies the hashes in it also for the environment in which it builds the wheel.
 BUILD = {"UV_BUILD_CONSTRAINT": "requirements/build.txt"}
 PACKAGES = ("wrapper", "keeper", "cli", "testing")
+EXTRAS = ("cli", "otel", "postgresql", "sql", "testing")
 HAND_WRITTEN = (*PACKAGES, "tests", "tools", "demo", "benchmarks", "noxfile.py")
 
 
@@ -283,10 +284,62 @@ def build(session: nox.Session) -> None:
     out = Path(session.create_tmp()) / "archives"
     shutil.rmtree(out, ignore_errors=True)
     session.run("python", "-m", "build", "--no-isolation", "--outdir", str(out), silent=True)
-    session.run("python", "tools/check_archives.py", str(out))
-    (wheel,) = map(str, out.glob("*.whl"))
+    check_archives(session, out)
+
+
+def check_archives(session: nox.Session, folder: Path) -> None:
+    """Check the archives of a folder, and an installation of the wheel without extras."""
+    session.run("python", "tools/check_archives.py", str(folder))
+    (wheel,) = map(str, folder.glob("*.whl"))
     programs = fresh(session, wheel, "pytest")
     session.run(str(programs / "python"), "tools/check_bare.py", external=True)
+
+
+@nox.session(default=False)
+def release(session: nox.Session) -> None:
+    """With `--dry-run`, prove that this commit can be released; publish nothing.
+
+    It builds the commit twice, and leaves archives, SBOM and notes in dist/. A tag after
+    `--dry-run` must be that of the version. The workflow Release publishes a pushed tag.
+    """
+    if session.posargs[:1] != ["--dry-run"] or len(session.posargs) > 2:
+        session.error("The workflow Release publishes. Here is: nox -s release -- --dry-run [TAG]")
+    install(session, "release")
+    listed = ("git", "tag", "--list", "v*", "--merged", "HEAD^", "--sort=-version:refname")
+    before = str(session.run(*listed, external=True, silent=True) or "").split()
+    against = ("--against", before[0]) if before else ()
+    session.run("python", "-m", "contract_diff", *against, env={"PYTHONPATH": "tools"})
+    folder = Path(session.create_tmp())
+    seconds = session.run(
+        *("git", "log", "-1", "--format=%ct"), external=True, silent=True, log=False
+    )
+    time = {"SOURCE_DATE_EPOCH": str(seconds).strip()}
+    # Neither the folder nor the time zone may have an effect.
+    for name, zone in (("first", "UTC"), ("second", "Asia/Tokyo")):
+        build_commit(session, folder / name, {**time, "TZ": zone})
+    check_archives(session, folder / "first" / "archives")
+    (wheel,) = (folder / "first" / "archives").glob("*.whl")
+    programs = fresh(session, f"{wheel}[{','.join(EXTRAS)}]")
+    session.run(
+        *("cyclonedx-py", "environment", "--pyproject", "pyproject.toml", "--mc-type", "library"),
+        *("--output-reproducible", "--output-file", str(folder / "sbom.json")),
+        str(programs / "python"),
+        env=time,
+    )
+    tag = [f"--tag={each}" for each in session.posargs[1:]]
+    session.run("python", "tools/release.py", str(folder), *tag)
+
+
+def build_commit(session: nox.Session, folder: Path, environment: dict[str, str]) -> None:
+    """Build both archives of the checked-out commit, in a new folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "source").mkdir(parents=True)
+    sources = str(folder / "sources.tar")
+    session.run("git", "archive", f"--output={sources}", "HEAD", external=True)
+    shutil.unpack_archive(sources, folder / "source", filter="data")
+    outdir = f"--outdir={folder / 'archives'}"
+    build_it = ("python", "-m", "build", "--no-isolation", outdir, str(folder / "source"))
+    session.run(*build_it, silent=True, env=environment)
 
 
 @nox.session(default=False)
@@ -342,7 +395,7 @@ def pins(session: nox.Session) -> None:
     )
     for group in ("audit", "generate", "lint", "build", "release"):
         session.run(*compile_, "--group", group, "--output-file", f"requirements/{group}.txt")
-    extras = [f"--extra={name}" for name in ("cli", "otel", "postgresql", "sql", "testing")]
+    extras = [f"--extra={name}" for name in EXTRAS]
     for group in ("test", "bench", "types"):
         session.run(
             *(*compile_, "pyproject.toml", *extras, "--group", group),
