@@ -146,9 +146,12 @@ def test_the_sbom_names_the_version_of_its_subject() -> None:
     }
 
 
-def test_the_report_tells_the_commands_only_if_there_is_no_fault() -> None:
+def test_the_report_tells_the_commands_only_if_nothing_is_wrong_or_tagged() -> None:
     command = f"git tag --annotate v1.2.0 --message v1.2.0 {RIGHT.head}"
     assert command in report(RIGHT, [])
+    tagged = report(evolve(RIGHT, tags={"v1.2.0": RIGHT.head}), [])
+    assert tagged.endswith("It can be released.")
+    assert command not in tagged
     refused = report(RIGHT, ["It rains."])
     assert refused.endswith("It cannot be released:\n- It rains.")
     assert command not in refused

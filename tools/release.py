@@ -213,8 +213,10 @@ def report(candidate: Candidate, found: Collection[str]) -> str:
     ]
     if found:
         return "\n".join([*lines, "It cannot be released:", *(f"- {each}" for each in found)])
+    if candidate.tag in candidate.tags:
+        return "\n".join([*lines, "It can be released."])
     steps = [
-        "Nothing is tagged or published. These commands do it:",
+        "It can be released. Nothing is tagged or published; these commands do it:",
         f"  git tag --annotate {candidate.tag} --message {candidate.tag} {candidate.head}",
         f"  git push origin {candidate.tag}",
         "Then the workflow Release builds the tag anew, attests the archives, uploads them to the",
