@@ -20,7 +20,7 @@ nox.options.error_on_missing_interpreters = True
 TESTS = (
     "tests/test_architecture.py",
     *("tests/test_release.py", "tests/test_requirements.py"),
-    *(f"tests/{name}" for name in ("wrapper", "wire", "keeper", "cli", "testing")),
+    *(f"tests/{name}" for name in ("wrapper", "wire", "keeper", "cli", "testing", "documents")),
 )
 PROOFS = ("tests/simulation", "tests/storm", "tests/crash")
 WITHOUT_SERVER = (

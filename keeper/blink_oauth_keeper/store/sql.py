@@ -176,7 +176,11 @@ class SqlBase:
 
     @staticmethod
     def new_key() -> Secret:
-        """Return a new random key. Store what its `reveal()` returns like a password."""
+        """Return a new random key. Make one once, and store what its `reveal()` returns.
+
+        It is printed as `Secret(***)`. A store opens only with the keys that sealed its pairs, so
+        a program that makes a new key at each start cannot open what it stored before.
+        """
         return new_key()
 
     @operation
@@ -348,8 +352,8 @@ class SqlTokenStore(SqlBase, TokenStore):
     """Stores sealed tokens in an SQLite file or in PostgreSQL, for any number of processes.
 
     ```python
-    SqlTokenStore("sqlite:///tokens.db", keys=[key])
-    SqlTokenStore("postgresql+psycopg://app@db.example/app", keys=[key])
+    SqlTokenStore("sqlite:///tokens.db", keys=KeyFile("tokens.keys"))
+    SqlTokenStore("postgresql+psycopg://app@db.example/app", keys=KeyFile("tokens.keys"))
     ```
 
     With a URL the store makes its own engine (5 connections), and creates missing tables and

@@ -1,0 +1,209 @@
+"""The code blocks of the pages, as Sybil finds them, and how each language is executed."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import tomllib
+from collections.abc import Mapping
+from configparser import ConfigParser
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import click
+from attrs import frozen
+from sybil import Document, Example, Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.evaluators.skip import Skipper
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
+from sybil.typing import Evaluator
+
+from blink_oauth_cli.configuration import Configuration, read_profile
+from blink_oauth_cli.main import command, run
+from blink_oauth_keeper import State
+
+__all__ = [
+    "ELSEWHERE",
+    "FENCE",
+    "PAGES",
+    "PROJECT",
+    "Count",
+    "count",
+    "executed_by",
+    "is_marked",
+    "languages_of",
+    "parsed",
+]
+
+PROJECT = Path(__file__).parents[2]
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{path.name}" for path in (PROJECT / "docs").glob("*.md")),
+)
+FENCE = re.compile(r"^ *```(.*)\n(?:.*\n)*? *```$", re.MULTILINE)
+"""A block in a fence, with its language; a picture has none."""
+
+FIRST_DAY = "tests/terminal/test_first_day.py"
+GENERATION = "tests/generation/test_generation.py and tests/changes/test_contributing.py"
+ELSEWHERE = {
+    ("docs/cli.md", "$ blink-oauth sandbox\n"): FIRST_DAY,
+    ("docs/cli.md", '$ eval "$(blink-oauth sandbox --env)"\n'): FIRST_DAY,
+    ("CONTRIBUTING.md", "--- a/"): GENERATION,
+    ("CONTRIBUTING.md", "changed  generated/"): GENERATION,
+}
+"""The page and the beginning of each block that other tests execute, and those tests."""
+
+
+def executed_by(example: Example) -> str | None:
+    """Return the other test that executes a block, or None."""
+    for (page, beginning), test in ELSEWHERE.items():
+        if Path(example.path).match(page) and example.parsed.startswith(beginning):
+            return test
+    return None
+
+
+def python(example: Example) -> str | None:
+    """Execute Python code; it must print exactly the comment at its end."""
+    with redirect_stdout(io.StringIO()) as output:
+        PythonEvaluator()(example)
+    comment = re.search(r"(?:^# .*\n)*\Z", example.parsed, re.MULTILINE)
+    assert comment is not None
+    return difference(re.sub("^# ", "", comment[0], flags=re.MULTILINE), output.getvalue())
+
+
+def difference(documented: str, seen: str) -> str | None:
+    """Return what to tell about two outputs, or None if they are equal."""
+    return None if documented == seen else f"Documented:\n{documented}\nPrinted:\n{seen}"
+
+
+@frozen
+class Console:
+    """Runs the lines `$ blink-oauth …` in this process, and compares what they print.
+
+    Args:
+        places: Texts of the page that stand for something of this run, each with the real text.
+    """
+
+    places: Mapping[str, str]
+
+    def __call__(self, example: Example) -> str | None:
+        """Run the commands of a block."""
+        if executed_by(example) is not None:
+            return None
+        seen = ""
+        for line in re.findall(r"^\$ .*\n", example.parsed, re.MULTILINE):
+            program, *words = shlex.split(line.removeprefix("$ "), comments=True)
+            assert program == "blink-oauth", f"{program} is not our command"
+            with redirect_stdout(io.StringIO()) as output, redirect_stderr(output):
+                run([self.places.get(word, word) for word in words])
+            seen += line + output.getvalue()
+        return difference(example.parsed, seen)
+
+
+def configuration_file(example: Example) -> None:
+    """Read each profile of a `blink-oauth.toml`, as the command does."""
+    # Not in the working folder, where the command would find it.
+    folder = Path("configuration").absolute()
+    folder.mkdir()
+    file = folder / "blink-oauth.toml"
+    file.write_text(example.parsed, "utf-8")
+    read_profile(file, None)
+    for name in tomllib.loads(example.parsed)["profiles"]:
+        configuration = Configuration(profile=read_profile(file, name), given={})
+        if passphrase := configuration.get("key_passphrase_file"):
+            Path(passphrase).parent.mkdir(exist_ok=True)
+            Path(passphrase).write_text("fake-passphrase", "ascii")
+        assert configuration.settings().client_id == configuration.client_id
+        assert configuration.target_profiles().keys() == configuration.profile.targets.keys()
+
+
+def unit_file(example: Example) -> None:
+    """Parse the command line of a unit of systemd, as the command does."""
+    unit = ConfigParser(interpolation=None)
+    unit.read_string(example.parsed)
+    program, *words = shlex.split(unit["Service"]["ExecStart"])
+    assert Path(program).name == "blink-oauth"
+    name, subcommand, rest = command.resolve_command(click.Context(command), words)
+    assert subcommand is not None
+    subcommand.make_context(name, rest)
+
+
+def state_diagram(example: Example) -> str | None:
+    """Compare the states of a diagram with those of the keeper."""
+    transitions = re.findall(r"^ +(\S+) --> (\w+)", example.parsed, re.MULTILINE)
+    states = {state for each in transitions for state in each} - {"[*]"}
+    # The two others are in a status only.
+    stored = {*State} - {State.NEEDS_ATTENTION, State.UNREADABLE}
+    return difference(" ".join(sorted(states)), " ".join(sorted(stored)))
+
+
+def executed_elsewhere(example: Example) -> str | None:
+    """Require that another test executes a block."""
+    return None if executed_by(example) else "No test executes this block."
+
+
+def languages_of(page: Path) -> list[str]:
+    """Return the language of each code block of a page, in order."""
+    text = page.read_text("utf-8")
+    return [language for language in FENCE.findall(text) if language]
+
+
+def parsed(page: Path, places: Mapping[str, str] | None = None) -> Document:
+    """Return a page with its blocks; a language that nothing here executes is an error."""
+    languages: dict[str, Evaluator] = {
+        "python": python,
+        "console": Console(places or {}),
+        "toml": configuration_file,
+        "ini": unit_file,
+        "mermaid": state_diagram,
+        "diff": executed_elsewhere,
+    }
+    found = set(languages_of(page))
+    assert found <= languages.keys(), f"{page.name}: nothing executes {found - languages.keys()}"
+    parsers = [CodeBlockParser(name, evaluator) for name, evaluator in languages.items()]
+    return Sybil([*parsers, SkipParser()]).parse(page)
+
+
+def is_marked(example: Example) -> bool:
+    """Return whether an example is no block, but marks the next one as not executed."""
+    return isinstance(example.region.evaluator, Skipper)
+
+
+@frozen
+class Count:
+    """The numbers of code blocks.
+
+    Attributes:
+        here: Blocks that the tests of this folder execute.
+        elsewhere: Blocks that other tests execute.
+        reasons: Why each other block is not executed, with the page and its line.
+        pictures: Blocks without a language, which are drawings and no code.
+    """
+
+    here: int
+    elsewhere: int
+    reasons: tuple[str, ...]
+    pictures: int
+
+    def __str__(self) -> str:
+        executed = f"{self.here + self.elsewhere} executed ({self.elsewhere} by other tests)"
+        first = f"{executed}, {len(self.reasons)} not; {self.pictures} pictures."
+        return "\n  ".join((first, *self.reasons))
+
+
+def count() -> Count:
+    """Count the code blocks of all pages."""
+    here, elsewhere, reasons, pictures = 0, 0, [], 0
+    for page in PAGES:
+        pictures += FENCE.findall((PROJECT / page).read_text("utf-8")).count("")
+        marked = False
+        for example in parsed(PROJECT / page):
+            if is_marked(example):
+                reasons.append(f"{page}:{example.line}: {example.parsed[1]}")
+            elif not marked:
+                elsewhere += executed_by(example) is not None
+                here += executed_by(example) is None
+            marked = is_marked(example)
+    return Count(here, elsewhere, tuple(reasons), pictures)

@@ -1,0 +1,125 @@
+"""Every code block of the pages works, or says why nothing executes it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from blink_oauth import AuthorizationCode
+from blink_oauth_testing import Sandbox
+from documents.conftest import Reader
+from documents.examples import (
+    ELSEWHERE,
+    FENCE,
+    PAGES,
+    PROJECT,
+    count,
+    executed_by,
+    is_marked,
+    languages_of,
+    parsed,
+)
+from storm.databases import empty_database
+
+README = PROJECT / "README.md"
+COMMAND, LIFECYCLE, OPERATIONS = (
+    PROJECT / "docs" / name for name in ("cli.md", "lifecycle.md", "operations.md")
+)
+DATABASE = "postgresql+psycopg://app@db.example/app"
+"""The database that the pages name."""
+MOST_MARKS = 5
+OTHERS = [page for page in PAGES if PROJECT / page not in {README, COMMAND, LIFECYCLE, OPERATIONS}]
+
+
+def test_the_code_blocks_of_the_readme_work(reader: Reader, blink_sandbox: Sandbox) -> None:
+    reader.work_through(README)
+    names = reader.names
+    assert names["location"].startswith("https://bank.example/authorize?response_type=code&")
+    assert isinstance(names["result"], AuthorizationCode)
+    assert names["accounts"].json()["accounts"][0]["currency"] == "CHF"
+    assert names["test_a_gateway_timeout_may_have_spent_the_code"]
+    assert blink_sandbox.exchanges[-1].executed is True
+
+
+def test_the_code_blocks_of_the_operations_work_after_the_readme(
+    reader: Reader, tmp_path: Path
+) -> None:
+    reader.work_through(README)
+    reader.work_through(OPERATIONS)
+    assert (tmp_path / "new.keys").stat().st_mode & 0o777 == 0o600
+    # The documented way makes a key that a store takes.
+    assert reader.names["shared"].count_older_seals() == 0
+
+
+def test_the_code_blocks_of_the_lifecycle_work_after_the_readme(reader: Reader) -> None:
+    reader.work_through(README)
+    reader.work_through(LIFECYCLE)
+
+
+def test_the_code_blocks_of_the_command_work_after_the_readme(
+    reader: Reader, tmp_path: Path
+) -> None:
+    reader.work_through(README)
+    with empty_database("postgresql", tmp_path) as url:
+        reader.work_through(COMMAND, {DATABASE: url})
+
+
+@pytest.mark.parametrize("page", OTHERS)
+def test_the_code_blocks_of_another_page_work_alone(page: str, reader: Reader) -> None:
+    reader.work_through(PROJECT / page)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_code_of_a_page_is_hidden_or_overlooked(page: str) -> None:
+    blocks = [example for example in parsed(PROJECT / page) if not is_marked(example)]
+    assert [example.region.lexemes["arguments"] for example in blocks] == languages_of(
+        PROJECT / page
+    )
+
+
+def test_few_blocks_are_not_executed_and_each_says_why() -> None:
+    marks = [mark for page in PAGES for mark in parsed(PROJECT / page) if is_marked(mark)]
+    assert all(action == "next" and reason for action, reason in (each.parsed for each in marks))
+    assert len(count().reasons) == len(marks) <= MOST_MARKS
+
+
+def test_each_block_that_other_tests_execute_is_on_its_page() -> None:
+    blocks = [each for page in PAGES for each in parsed(PROJECT / page) if not is_marked(each)]
+    assert {executed_by(block) for block in blocks} - {None} == {*ELSEWHERE.values()}
+    files = {file for tests in ELSEWHERE.values() for file in re.findall(r"tests/\S+\.py", tests)}
+    assert [file for file in files if not (PROJECT / file).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "right", "wrong"),
+    [
+        (README, "A new key: tokens.keys.", "A key: tokens.keys."),
+        (README, "key=app_key\n)", "key='another'\n)"),
+        (README, "364 days left", "365 days left"),
+        (README, "Outcome.UNCERTAIN", "Outcome.REJECTED"),
+        (OPERATIONS, "rotates=False", "rotating=False"),
+        (COMMAND, 'user_agent = "acme-books/3.2"', 'agent = "acme-books/3.2"'),
+        (COMMAND, "--every 24h", "--every daily"),
+        (LIFECYCLE, "refreshing --> uncertain", "refreshing --> unsure"),
+        (PROJECT / "CONTRIBUTING.md", "--- a/spec/openapi.yaml", "--- spec/openapi.yaml"),
+    ],
+)
+def test_a_block_that_is_wrong_fails(
+    page: Path, right: str, wrong: str, reader: Reader, tmp_path: Path
+) -> None:
+    text = page.read_text("utf-8")
+    if page == OPERATIONS:
+        reader.work_through(README)
+    if page != README:
+        # Its blocks do not need each other.
+        text = next(block[0] for block in FENCE.finditer(text) if right in block[0]) + "\n"
+    (tmp_path / "pages").mkdir()
+    changed = tmp_path / "pages" / page.name
+    before, _, rest = text.partition(right)
+    assert rest
+    changed.write_text(before + wrong + rest, "utf-8")
+    with pytest.raises(Exception):  # noqa: B017, PT011 - each block fails in its own way
+        reader.work_through(changed)
+    assert wrong in reader.block
