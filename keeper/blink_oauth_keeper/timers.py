@@ -67,6 +67,11 @@ class ThreadTimers:
                 return
         call()
 
+    def wake(self) -> None:
+        """Look at the clock now: a test has advanced it."""
+        with self._changed:
+            self._changed.notify()
+
     def close(self) -> None:
         """Make all waiting calls at once; from now on `after` calls at once too."""
         with self._changed:

@@ -1,6 +1,6 @@
-"""The pytest fixture `blink_sandbox`, for every project that has this package installed.
+"""The pytest fixtures `blink_sandbox` and `blink_manager`, for every project with this package.
 
-The plugin imports the sandbox only when a test uses the fixture, so other tests do not load it.
+The plugin imports the sandbox only when a test uses a fixture, so other tests do not load it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from blink_oauth_keeper import TokenManager
+
     from .sandbox import Sandbox
 
 
@@ -39,3 +41,23 @@ def blink_sandbox(_blink_sandbox_server: Sandbox) -> Iterator[Sandbox]:
     _blink_sandbox_server.reset()
     yield _blink_sandbox_server
     _blink_sandbox_server.require_no_violations()
+
+
+@pytest.fixture
+def blink_manager(blink_sandbox: Sandbox) -> Iterator[TokenManager]:
+    """Provide a token manager on the sandbox, with an empty store in memory.
+
+    Client, manager and store run on `blink_sandbox.clock`. Use `get` in a test, or `await aget` in
+    a coroutine: one manager serves both.
+    """
+    from blink_oauth import BlinkOAuth
+    from blink_oauth_keeper import MemoryTokenStore, TokenManager
+
+    clock = blink_sandbox.clock
+    with (
+        BlinkOAuth(blink_sandbox.settings(), clock=clock.now) as blink,
+        TokenManager(
+            blink, MemoryTokenStore(clock=clock.now), **clock.manager_options()
+        ) as manager,
+    ):
+        yield manager

@@ -1,8 +1,14 @@
-"""The fixture `blink_sandbox`, used as in a project that has the package installed."""
+"""The fixtures of the plugin, used as in a project that has the package installed."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+
+GUIDE = Path(__file__).parents[2] / "docs/testing.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 pytest_plugins = ["pytester"]
 
@@ -13,11 +19,13 @@ def without_installed_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
+OPTIONS = ("-W", "error", "-p", "no:cacheprovider", "-p", "blink_oauth_testing.pytest_plugin")
+
+
 def run(pytester: pytest.Pytester, test: str) -> pytest.RunResult:
     """Run a test module in a new process, with warnings as errors."""
     pytester.makepyfile(test)
-    options = ("-W", "error", "-p", "no:cacheprovider", "-p", "blink_oauth_testing.pytest_plugin")
-    return pytester.runpytest_subprocess(*options)
+    return pytester.runpytest_subprocess(*OPTIONS)
 
 
 def test_the_fixture_resets_one_running_sandbox_for_each_test(pytester: pytest.Pytester) -> None:
@@ -62,9 +70,36 @@ def test_a_violation_without_a_fault_is_an_error_at_teardown(
 
 def test_without_the_extra_the_fixture_names_it(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(aiohttp="raise ImportError('missing', name='aiohttp')")
-    result = run(pytester, "def test_one(blink_sandbox): pass")
-    result.assert_outcomes(errors=1)
+    tests = """
+        def test_one(blink_sandbox): pass
+        def test_two(blink_manager): pass
+        """
+    result = run(pytester, tests)
+    result.assert_outcomes(errors=2)
     result.stdout.fnmatch_lines(["*needs the extra blink-oauth[[]testing[]]*"])
+
+
+def test_the_guide_runs_with_both_managers(pytester: pytest.Pytester) -> None:
+    test, conftest = BLOCK.findall(GUIDE.read_text("utf-8"))
+    database = pytester.mkdir("database")
+    (database / "conftest.py").write_text(conftest, "utf-8")
+    (database / "test_database.py").write_text(test, "utf-8")
+    again = """
+
+def test_the_manager_and_its_clock_are_new(blink_sandbox, blink_manager):
+    assert list(blink_manager.statuses()) == []
+    assert blink_sandbox.clock.ahead == 0
+    code = blink_sandbox.issue_code(grant := blink_sandbox.grant())
+    uri = blink_sandbox.redirect_uri
+    blink_manager.authorize(grant, code=code, redirect_uri=uri, psu=Psu.AUTO)
+    blink_sandbox.clock.advance(days=20)
+    assert blink_manager.refresh_due(within=timedelta(days=9)).due == 0
+    assert blink_manager.refresh_due(within=timedelta(days=11)).refreshed == 1
+"""
+    pytester.makepyfile(f"from datetime import timedelta\n{test}{again}")
+    # In this process, which has loaded the platform already: a new one takes seconds.
+    result = pytester.runpytest_inprocess(*OPTIONS)
+    result.assert_outcomes(passed=3)
 
 
 def test_the_plugin_loads_no_extra_until_a_test_uses_the_fixture(pytester: pytest.Pytester) -> None:

@@ -16,8 +16,9 @@ except ImportError as error:
         f"The sandbox needs {error.name}: pip install 'blink-oauth[testing]'."
     ) from error
 
-from .banks import DEFAULT_BANKS, Bank, BankPolicy, Clock
+from .banks import DEFAULT_BANKS, Bank, BankPolicy
 from .certificates import CertificateAuthority, Credentials
+from .clock import Clock, ManagerOptions
 from .exchanges import ContractViolationError, Exchange
 from .faults import FAULTS, SILENT_FAULTS, Fault
 from .messages import Delivery
@@ -36,5 +37,6 @@ __all__ = [
     "Delivery",
     "Exchange",
     "Fault",
+    "ManagerOptions",
     "Sandbox",
 ]

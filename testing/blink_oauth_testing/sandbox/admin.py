@@ -15,6 +15,7 @@ has no client certificate.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from urllib.parse import parse_qsl
@@ -22,7 +23,8 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 from attrs import asdict, evolve, frozen
 
-from .banks import Bank, Clock, revocation_fields
+from .banks import Bank, revocation_fields
+from .clock import Clock
 from .consent import ConsentSessions, authorize
 from .faults import FaultPlan, fault_named
 from .http import send_response
@@ -162,7 +164,8 @@ async def _with_json_body(
     if request.content_type != JSON:
         return await send_response(request, _json(415, {"error": f"Send {JSON}."}))
     try:
-        response = act(json.loads(await request.text()))
+        # In a thread: an advance waits for refreshes, whose requests this event loop serves.
+        response = await asyncio.to_thread(act, json.loads(await request.text()))
     except ValueError as error:
         response = _json(400, {"error": str(error)})
     return await send_response(request, response)

@@ -1,4 +1,4 @@
-"""The banks behind the platform: their policies, a state machine for codes and tokens, and a clock.
+"""The banks behind the platform: their policies, and a state machine for codes and tokens.
 
 The state machine does no I/O; the time and new secrets come from arguments. The rules are those of
 RFC 6749 sections 4.1.3 and 6, RFC 7009 and, for the reuse of refresh tokens, RFC 9700 section
@@ -10,7 +10,6 @@ refresh token.
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from typing import Literal
@@ -341,39 +340,3 @@ class Bank:
 
 def _is_revoked(token: _Token) -> bool:
     return token.revoked or token.family.revoked
-
-
-# About 3,000 years. After a much longer, mistyped jump, a float could no longer count seconds.
-_MAX_ADVANCE_SECONDS = 1e11
-
-
-@define
-class Clock:
-    """A clock that can be advanced. Threads may share it.
-
-    Args:
-        source: Returns the unadvanced time, in seconds since the epoch.
-        ahead: Seconds added to the time of the source.
-    """
-
-    source: Callable[[], float] = time.time
-    ahead: float = 0.0
-    _lock: threading.Lock = field(init=False, factory=threading.Lock, repr=False, eq=False)
-
-    def __call__(self) -> float:
-        """Return the time in seconds since the epoch."""
-        return self.source() + self.ahead
-
-    def advance(self, *, seconds: float) -> None:
-        """Advance the time, and with it the age of codes and tokens.
-
-        Args:
-            seconds: Seconds to add, from 0 to 1e11.
-
-        Raises:
-            ValueError: The seconds are out of range.
-        """
-        if not 0 <= seconds <= _MAX_ADVANCE_SECONDS:
-            raise ValueError("The clock cannot go backwards, or forward by more than 1e11 seconds.")
-        with self._lock:
-            self.ahead += seconds

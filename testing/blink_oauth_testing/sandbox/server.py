@@ -16,7 +16,7 @@ from blink_oauth.settings import Settings
 from blink_oauth.tls import ClientCertificate
 
 from .admin import AUTHORIZE, ControlInterface
-from .banks import DEFAULT_BANKS, Bank, BankPolicy, Clock
+from .banks import DEFAULT_BANKS, Bank, BankPolicy
 from .certificates import (
     CertificateAuthority,
     CredentialFiles,
@@ -24,6 +24,7 @@ from .certificates import (
     fake_secret,
     shared_authority,
 )
+from .clock import Clock
 from .consent import ConsentSessions, authorize_query, is_registered
 from .contract import LIST_ACCOUNTS, shipped_contract
 from .exchanges import ContractViolationError, Exchange
@@ -169,7 +170,7 @@ class Sandbox:
         http_port: Port for plain http, or 0 for any free port.
         authority: The authority of all certificates; by default one for the whole process.
         server_credentials: The server certificate and its key; by default a valid one.
-        clock: The clock of codes and tokens.
+        clock: The clock of codes and tokens. Two sandboxes may share one.
         validate: Whether to validate requests and responses against the OpenAPI document. This
             takes most of the sandbox's time: switch it off to measure a client under load.
     """
