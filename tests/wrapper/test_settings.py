@@ -617,3 +617,36 @@ def test_a_number_of_connections_that_is_not_a_positive_integer_is_refused(numbe
 def test_timeouts_of_another_type_are_refused(timeouts: object) -> None:
     with pytest.raises(InvalidInputError, match="timeouts"):
         settings(timeouts=timeouts)
+
+
+def test_the_proxy_of_the_settings_is_that_of_every_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://other.invalid:3128")
+    monkeypatch.setenv("NO_PROXY", "bank.invalid")
+    for value in (settings(proxy=PROXY), settings(proxy=PROXY, trust_env=True)):
+        assert value.proxy_for("https://bank.invalid/accounts") == Secret(PROXY)
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        ("https://bank.invalid/accounts?a=1", Secret(PROXY)),
+        ("https://direct.invalid/accounts", None),
+        ("http://localhost:8000/", None),
+    ],
+)
+def test_the_proxy_of_the_environment_is_that_of_the_url_of_the_request(
+    monkeypatch: pytest.MonkeyPatch, url: str, proxy: Secret | None
+) -> None:
+    for name in ("http_proxy", "all_proxy", "https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", PROXY)
+    monkeypatch.setenv("NO_PROXY", "direct.invalid")
+    assert settings(trust_env=True).proxy_for(url) == proxy
+    assert settings().proxy_for(url) is None
+
+
+@pytest.mark.parametrize("url", ["ftp://bank.invalid/", "bank.invalid", ""])
+def test_there_is_no_proxy_of_the_environment_for_another_scheme(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="https://"):
+        settings(trust_env=True).proxy_for(url)

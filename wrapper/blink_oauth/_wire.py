@@ -40,7 +40,7 @@ import httpcore
 import httpx
 from attrs import define, evolve, field
 
-from ._proxy import environment_proxy, parse_proxy
+from ._proxy import parse_proxy
 from ._received import (
     MAX_BODY,
     body_of_refused,
@@ -52,7 +52,7 @@ from ._received import (
 from ._reply import NoResponse, RawResponse, Reply, no_response_from
 from .errors import InvalidInputError
 from .settings import Settings
-from .tls import ClientCertificate, require_verifying, ssl_context, trusting_context
+from .tls import trusting_context
 
 __all__ = [
     "AsyncHttpClient",
@@ -882,7 +882,7 @@ def _base_url(settings: Settings) -> httpx.URL:
 def _pool_options(settings: Settings, now: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
     options = {"ssl_context": _context(settings, now), "max_connections": 1, "retries": 0}
     # Settings have checked the environment, but it may have changed since.
-    url = settings.proxy or (environment_proxy(settings.base_url) if settings.trust_env else None)
+    url = settings.proxy_for(settings.base_url)
     proxy = parse_proxy(url.reveal()) if url else None
     if proxy is None:
         return options, {}
@@ -904,13 +904,6 @@ def _handshakes(settings: Settings, proxy: Mapping[str, Any]) -> int:
 
 
 def _context(settings: Settings, now: datetime) -> ssl.SSLContext | None:
-    certificate = settings.certificate
-    if isinstance(certificate, ClientCertificate):
-        return ssl_context(certificate, now=now)
-    if certificate is not None:
-        require_verifying(certificate)
-    elif settings.base_url.startswith("https://"):
-        raise InvalidInputError(
-            "Settings.certificate is not set, but bLink demands mutual TLS. Nothing was sent."
-        )
-    return certificate
+    if settings.certificate is None and settings.base_url.startswith("http://"):
+        return None
+    return settings.ssl_context(now=now)

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
@@ -16,8 +17,8 @@ from ._checks import require_header_value, sendable
 from ._proxy import environment_proxy, proxy_problem
 from .errors import InvalidInputError
 from .texts import decoded, trimmed
-from .tls import ClientCertificate
-from .tokens import Secret, hide, require_secret
+from .tls import ClientCertificate, require_verifying, ssl_context
+from .tokens import Secret, hide, require_secret, utc_now
 
 __all__ = [
     "NO_REVOCATION_FIELD",
@@ -341,3 +342,47 @@ class Settings:
             raise InvalidInputError(values)
         timeouts = Timeouts(**values.pop("timeouts"))
         return cls(timeouts=timeouts, **values)
+
+    def ssl_context(self, *, now: datetime | None = None) -> ssl.SSLContext:
+        """Return the TLS context of the client, for an HTTP client of your own.
+
+        It has the client certificate, trusts the authorities of the settings, and demands a valid
+        server name and TLS 1.2 or later. Each call reads and checks the files and returns a new
+        context, because HTTP libraries change the one that they are given, and the files may have
+        been renewed. That is slow: call it once for each HTTP client and not for each request. If
+        `certificate` is an `ssl.SSLContext`, it is checked and returned itself.
+
+        Args:
+            now: The current time, timezone-aware; that of the system if None.
+
+        Raises:
+            InvalidInputError: There is no certificate, or the given context is not strict enough.
+            CertificateError: The client certificate cannot be used.
+
+        Source: bLink TLS certificates; RFC 8705 section 2.
+        """
+        certificate = self.certificate
+        if isinstance(certificate, ClientCertificate):
+            return ssl_context(certificate, now=now or utc_now())
+        if certificate is None:
+            raise InvalidInputError(
+                "Settings.certificate is not set, but bLink demands mutual TLS. Nothing was sent."
+            )
+        require_verifying(certificate)
+        return certificate
+
+    def proxy_for(self, url: str) -> Secret | None:
+        """Return the URL of the proxy for a request: that of `proxy`, or of the environment.
+
+        Args:
+            url: The `http://` or `https://` URL of the request.
+
+        Raises:
+            InvalidInputError: The URL has another scheme, or the environment's proxy cannot be
+                used.
+        """
+        if self.proxy is not None or not self.trust_env:
+            return self.proxy
+        if not is_http_url(url):
+            raise InvalidInputError("A request needs an https:// URL. Nothing was sent.")
+        return environment_proxy(url)
