@@ -1,10 +1,10 @@
-"""The bearer token and the platform's headers on each request of httpx."""
+"""The bearer token and the platform's headers, on each request of httpx or as a mapping."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Callable, Generator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import httpx
 from attrs import frozen
@@ -20,7 +20,7 @@ from .errors import NoTokenError
 if TYPE_CHECKING:
     from blink_oauth import BlinkOAuth
 
-__all__ = ["GrantAuth", "HeaderWriter", "TokenSource"]
+__all__ = ["GrantAuth", "HeaderWriter", "TokenSource", "headers_with", "require_addressed"]
 
 AUTHORIZATION = "Authorization"
 OUR_HEADERS = frozenset(name.lower().encode() for name in {AUTHORIZATION, *REQUEST_HEADERS})
@@ -95,6 +95,63 @@ def bearer(access_token: Secret) -> str:
     return "Bearer " + access_token.reveal()
 
 
+class HiddenText(str):
+    """A text that its `repr` hides, and with it the `repr` of every mapping that contains it.
+
+    It cannot be pickled. HTTP libraries use it like any other text.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+    def __copy__(self) -> HiddenText:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HiddenText:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("A header with a token is never pickled.")
+
+
+def headers_with(
+    access_token: Secret, grant: Grant, psu: Psu, *, user_agent: str, correlation_id: str
+) -> dict[str, str]:
+    """Return the headers of one request: the bearer token, which no `repr` shows, and the five.
+
+    Args:
+        access_token: The access token of the grant.
+        grant: The grant that the request concerns.
+        psu: The customer's device, or `Psu.AUTO`.
+        user_agent: Name and version of the service user's software.
+        correlation_id: A new id for this request.
+
+    Raises:
+        NoTokenError: No header can carry the token.
+
+    Source: RFC 6750 section 2.1; bLink custom headers.
+    """
+    five = request_headers(grant, psu, user_agent=user_agent, correlation_id=correlation_id)
+    return {AUTHORIZATION: HiddenText(bearer(access_token)), **five}
+
+
+def require_addressed(name: str, grant: object, psu: object) -> None:
+    """Require a grant and a device.
+
+    Args:
+        name: The name of the method that was called.
+        grant: Its grant.
+        psu: Its device.
+
+    Raises:
+        InvalidInputError: The grant is not a `Grant`, or the psu is not a `Psu`.
+    """
+    if not isinstance(grant, Grant) or not isinstance(psu, Psu):
+        raise InvalidInputError(f"{name} needs a Grant and a Psu. Nothing was sent.")
+
+
 UNAUTHORIZED, FORBIDDEN = 401, 403
 REFUSALS = (UNAUTHORIZED, FORBIDDEN)
 REFUSED_NOTE = (
@@ -149,8 +206,7 @@ class GrantAuth(httpx.Auth):
     """
 
     def __init__(self, manager: TokenSource, blink: BlinkOAuth, grant: Grant, psu: Psu) -> None:
-        if not isinstance(grant, Grant) or not isinstance(psu, Psu):
-            raise InvalidInputError("auth needs a Grant and a Psu. Nothing was sent.")
+        require_addressed("auth", grant, psu)
         self._manager, self._grant, self._psu = manager, grant, psu
         self._writer = HeaderWriter(
             grant,

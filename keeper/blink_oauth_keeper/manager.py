@@ -38,8 +38,11 @@ from .store.protocol import LONGEST_LEASE, HistoryEntry, TokenStore
 from .timers import ThreadTimers, Timers
 
 if TYPE_CHECKING:
+    import httpx
+
     from blink_oauth import BlinkOAuth
 
+    from .api_clients import ApiClients
     from .auth import GrantAuth
 
 __all__ = ["TokenManager"]
@@ -104,6 +107,7 @@ class TokenManager:
         self._now, self._sleep, self._monotonic = clock, sleep, monotonic
         # A number costs a fresh token less than a datetime does.
         self._wall = time.time if clock is utc_now else lambda: clock().timestamp()
+        self._clients = _api_clients(blink, clock)
         self._breakers = Breakers(monotonic, random)
         self._cache = Cache(clock, monotonic)
         self._tokens = self._cache.tokens
@@ -143,6 +147,11 @@ class TokenManager:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def client_id(self) -> str:
+        """The client id of the settings, such as `CIDX0000000002`."""
+        return self._blink.settings.client_id
 
     def get(
         self,
@@ -382,6 +391,103 @@ class TokenManager:
 
         return GrantAuth(self, self._blink, grant, psu)
 
+    def client(self) -> httpx.Client:
+        """Return the `httpx.Client` of all requests to the banks' APIs.
+
+        It has the client certificate, authorities, timeouts, `max_connections` and proxy of the
+        settings, and no base URL. All calls return the same client, which threads may share: its
+        connections are reused for all grants. Pass `auth=manager.auth(grant, psu=…)` with each
+        request.
+
+        It keeps no cookies, since one of a customer's session must not reach another customer's
+        request, and it follows no redirects unless asked. The total timeout of the settings does
+        not apply.
+
+        Do not use it in a `with` block, which would close it. `close` closes it; requests in
+        progress then fail. After a renewal of the certificate close it yourself: the next call
+        returns a new one. After a fork the child can use it, too: it opens new connections, and the
+        parent keeps the existing ones.
+
+        Raises:
+            InvalidInputError: The manager is closed, or the settings have no certificate.
+            CertificateError: The client certificate cannot be used.
+        """
+        return self._clients.client()
+
+    def async_client(self) -> httpx.AsyncClient:
+        """Return the `httpx.AsyncClient` of all requests to the banks' APIs.
+
+        The same as `client`, for coroutines of any asyncio event loop. Each loop has connections of
+        its own, at most `max_connections`. They close at the end of the loop if it ends as that of
+        `asyncio.run` does. `close` closes them, too, as soon as their loop runs.
+
+        The first call reads the files of the certificate, which blocks the event loop; make it at
+        the start of your application.
+
+        Raises:
+            InvalidInputError: The manager is closed, or the settings have no certificate.
+            CertificateError: The client certificate cannot be used.
+        """
+        return self._clients.async_client()
+
+    def headers(self, grant: Grant, *, psu: Psu) -> dict[str, str]:
+        """Return the headers of one request to a bank's API, for an HTTP library other than httpx.
+
+        They are `Authorization` with a token as `get` returns it, and the platform's five, with a
+        new correlation id. Call it for each request, and send them over https only. The `repr` of
+        the mapping and of its copies hides the token; the value itself is the plain text. After a
+        401 call `invalidate(grant, get(grant))`, then this again.
+
+        Args:
+            grant: The grant.
+            psu: The customer's device, or `Psu.AUTO`.
+
+        Raises:
+            InvalidInputError: An argument cannot be used.
+            NoTokenError: There is no usable token; the subclass says why and what to do.
+            StoreError: The store cannot be used.
+            BlinkError: The refresh failed; `outcome` says whether anything may be spent.
+
+        Source: RFC 6750 section 2.1; bLink custom headers.
+        """
+        from .auth import require_addressed
+
+        require_addressed("headers", grant, psu)
+        return self._headers(grant, psu, self.get(grant, psu=psu))
+
+    async def aheaders(self, grant: Grant, *, psu: Psu) -> dict[str, str]:
+        """Return the headers of one request to a bank's API, for an HTTP library other than httpx.
+
+        The same as `headers`, for a coroutine of any asyncio event loop.
+
+        Args:
+            grant: The grant.
+            psu: The customer's device, or `Psu.AUTO`.
+
+        Raises:
+            InvalidInputError: An argument cannot be used.
+            NoTokenError: There is no usable token; the subclass says why and what to do.
+            StoreError: The store cannot be used.
+            BlinkError: The refresh failed; `outcome` says whether anything may be spent.
+
+        Source: RFC 6750 section 2.1; bLink custom headers.
+        """
+        from .auth import require_addressed
+
+        require_addressed("aheaders", grant, psu)
+        return self._headers(grant, psu, await self.aget(grant, psu=psu))
+
+    def _headers(self, grant: Grant, psu: Psu, token: Token) -> dict[str, str]:
+        from .auth import headers_with
+
+        return headers_with(
+            token.access_token,
+            grant,
+            psu,
+            user_agent=self._blink.settings.user_agent,
+            correlation_id=self._blink.correlation_id(),
+        )
+
     def refresh_due(
         self,
         *,
@@ -453,8 +559,7 @@ class TokenManager:
         Raises:
             StoreError: The store cannot be used.
         """
-        client_id = self._blink.settings.client_id
-        return statuses_of(self._store, client_id, self._single_flight.profile_of, self._now)
+        return statuses_of(self._store, self.client_id, self._single_flight.profile_of, self._now)
 
     def history(self, grant: Grant, *, limit: int = 100) -> Sequence[HistoryEntry]:
         """Return the history of a grant, the newest entry first.
@@ -469,13 +574,20 @@ class TokenManager:
         return self._store.history(self._single_flight.key(grant), limit=limit)
 
     def close(self, timeout: float = CLOSING_SECONDS) -> None:
-        """Let the flights in progress end, then close the store.
+        """Let the flights in progress end, then close the store and the clients of `client`.
 
         Args:
             timeout: Seconds after which a flight stops trying to store a result.
         """
         self._flights.close(timeout)
         self._store.close()
+        self._clients.close()
+
+
+def _api_clients(blink: BlinkOAuth, now: Callable[[], datetime]) -> ApiClients:
+    from .api_clients import ApiClients  # It loads the HTTP stack.
+
+    return ApiClients(blink.settings, now)
 
 
 def _check(blink: BlinkOAuth, lease: float) -> None:

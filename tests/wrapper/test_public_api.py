@@ -180,7 +180,10 @@ def test_no_type_of_httpx_or_of_the_generated_code_is_in_a_public_signature() ->
         for place, annotation in signatures()
         if re.search("httpx|httpcore|blink_oauth_api|Unset", annotation)
     ]
-    assert places == ["AsyncBlinkOAuth.__init__(transport)", "BlinkOAuth.__init__(transport)"]
+    assert places == [
+        *("AsyncBlinkOAuth.__init__(transport)", "BlinkOAuth.__init__(transport)"),
+        *("TokenManager.client(return)", "TokenManager.async_client(return)"),
+    ]
 
 
 def test_no_public_class_is_or_inherits_from_a_class_of_another_library() -> None:
