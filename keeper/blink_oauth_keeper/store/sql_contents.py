@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from blink_oauth_keeper.processes import fork_gate
 from .sql_engine import engine_for, store_error_for
 from .sql_tables import grants, journal
 
-__all__ = ["has_store", "pairs_by_key"]
+__all__ = ["grant_names", "has_store", "pairs_by_key"]
 
 R = TypeVar("R")
 
@@ -58,6 +58,37 @@ def pairs_by_key(database: str | URL | Path) -> Mapping[str, int]:
 
 def _pairs_by_key(connection: Connection) -> Mapping[str, int]:
     return {row[0]: row[1] for row in connection.execute(PAIRS_BY_KEY)}
+
+
+def grant_names(
+    database: str | URL | Path, client_id: str, *, beginning: str, limit: int
+) -> Sequence[str]:
+    """Return the names `TARGET/USERNAME` of a client's grants, sorted by target and username.
+
+    Args:
+        database: The URL of a database, or the path of an SQLite file that exists.
+        client_id: The client's id.
+        beginning: What the names begin with.
+        limit: Number of names at most.
+
+    Raises:
+        InvalidInputError: The database is not supported.
+        StoreError: The database cannot be read, or has no tables of a token store.
+    """
+    name = grants.c.target_id + "/" + grants.c.username
+    query = (
+        select(name)
+        .where(
+            grants.c.client_id == client_id,
+            # LIKE of SQLite would ignore the case of letters.
+            func.substr(name, 1, len(beginning)) == beginning,
+        )
+        .order_by(grants.c.target_id, grants.c.username)
+        .limit(limit)
+    )
+    engine = engine_for(database, create=False)
+    del database
+    return _read("grant_names", engine, lambda connection: connection.scalars(query).all())
 
 
 def _read(operation: str, engine: Engine | InvalidInputError, read: Callable[[Connection], R]) -> R:
