@@ -75,6 +75,8 @@ def _no_home(do: str) -> CommandError:
     )
 
 
+MAX_NAMES = 1_000
+"""How many grants a shell is offered; what is typed further narrows them."""
 POLL_INTERVAL = 0.2
 """Seconds between two checks; a longer wait may miss a second Ctrl-C."""
 # The first line ends that of the terminal, which has shown ^C.
@@ -182,6 +184,21 @@ class App:
             CommandError: It cannot be used, or it is not known.
         """
         return store_location(self.configuration, _data_folder())
+
+    def grant_names(self, beginning: str) -> list[str]:
+        """Return the names of stored grants of the client, in order; no key is needed.
+
+        Args:
+            beginning: What the names begin with.
+
+        Raises:
+            CommandError: The configuration cannot be used.
+            BlinkError: The database cannot be used, or has no store.
+        """
+        from blink_oauth_keeper.store.sql_contents import grant_names
+
+        client_id, database = self.configuration.client_id, self.store_location.database
+        return list(grant_names(database, client_id, beginning=beginning, limit=MAX_NAMES))
 
     def open_store(
         self, location: StoreLocation | None = None, *, create: bool = False

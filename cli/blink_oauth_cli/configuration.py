@@ -14,6 +14,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -38,6 +39,7 @@ __all__ = [
     "configure",
     "environment_of",
     "environment_of_url",
+    "misspelt",
     "variable",
 ]
 
@@ -213,6 +215,30 @@ OWNED = {
 def variable(name: str) -> str:
     """Return the environment variable of a setting."""
     return f"BLINK_{name.upper()}"
+
+
+KNOWN_VARIABLES = frozenset(
+    {
+        *map(variable, SETTING_NAMES | SECRETS | {"config", "profile"}),
+        *("BLINK_COPY_TO", "BLINK_COPY_TO_KEYS_FILE", "BLINK_ACCOUNTS_URL"),
+    }
+)
+"""The variables of the command, and the one that only the sandbox prints."""
+
+
+def misspelt(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that nothing reads but whose name is like a known one, with that one.
+
+    A variable whose name is like none belongs to another program.
+    """
+    known = [name.removeprefix("BLINK_") for name in sorted(KNOWN_VARIABLES)]
+    found = {}
+    for name in sorted(environ.keys() - KNOWN_VARIABLES):
+        if name.startswith("BLINK_") and environ[name]:
+            near = get_close_matches(name.removeprefix("BLINK_").upper(), known, n=1)
+            if near:
+                found[name] = variable(near[0])
+    return found
 
 
 @frozen(kw_only=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,7 +104,7 @@ def doctor(ctx: click.Context, json_: bool) -> None:
     It looks at the certificate, asks the platform with and without it, compares clocks, and tries
     the store. No code and no token can be spent by it.
 
-    The exit code is 1 if a check failed.
+    The last line counts the checks. The exit code is 1 if one failed.
     """
     app: App = ctx.obj
     failed = False
@@ -115,6 +116,8 @@ def doctor(ctx: click.Context, json_: bool) -> None:
             _print(app, check)
     if json_:
         app.screen.json([asdict(check) for check in checks])
+    else:
+        app.screen.line(_summary(checks))
     if failed:
         ctx.exit(ExitCode.FAILED)
 
@@ -140,6 +143,15 @@ def _all_checks(app: App) -> Iterator[Check]:
         open_store=app.open_store,
         store_path=location.file,
         keys_file=None if location.keys else location.keys_file,
+    )
+
+
+def _summary(checks: Sequence[Check]) -> str:
+    counts = Counter(check.level for check in checks)
+    warnings = counts[Level.WARN]
+    return (
+        f"{len(checks)} {'check' if len(checks) == 1 else 'checks'}: {counts[Level.OK]} OK, "
+        f"{warnings} {'warning' if warnings == 1 else 'warnings'}, {counts[Level.FAIL]} failed."
     )
 
 

@@ -29,7 +29,13 @@ from blink_oauth_keeper.errors import (
     UnknownGrantError,
 )
 
-__all__ = ["CommandError", "ExitCode", "missing_extra_error", "to_command_error"]
+__all__ = [
+    "CommandError",
+    "ExitCode",
+    "missing_extra_error",
+    "not_stored_error",
+    "to_command_error",
+]
 
 
 class ExitCode(IntEnum):
@@ -44,6 +50,8 @@ class ExitCode(IntEnum):
     """The grant needs a new consent of its customer."""
     UNCERTAIN = 4
     """A code or a refresh token may be spent."""
+    NOT_STORED = 5
+    """The store has no such grant; nothing was sent."""
     INTERRUPTED = 130
 
 
@@ -86,7 +94,22 @@ def missing_extra_error(module: str | None) -> CommandError | None:
     )
 
 
+def not_stored_error(grant: str, client_id: str) -> CommandError:
+    """Return the error that names a grant which is not stored.
+
+    Args:
+        grant: The name of the grant.
+        client_id: The client's id; a grant is stored for one client.
+    """
+    return CommandError(
+        f"The store has no grant {grant} of {client_id}. Nothing was sent.",
+        UNKNOWN_GRANT,
+        ExitCode.NOT_STORED,
+    )
+
+
 CHECK_IDENTITY = "Check the client id and its certificate: blink-oauth doctor."
+UNKNOWN_GRANT = "Log in first: blink-oauth login. blink-oauth status lists the grants."
 LOG_IN = "Ask the customer for a new consent: blink-oauth login."
 _REMEDIES: tuple[tuple[type[BlinkError], str], ...] = (
     (CertificateError, "Run blink-oauth doctor: it looks at the certificate rule by rule."),
@@ -95,7 +118,7 @@ _REMEDIES: tuple[tuple[type[BlinkError], str], ...] = (
     (NotConnectedError, "Nothing is spent. Check network and base URL: blink-oauth doctor."),
     (InvalidClientError, CHECK_IDENTITY),
     (InvalidGrantError, LOG_IN),
-    (UnknownGrantError, "Log in first: blink-oauth login. blink-oauth status lists the grants."),
+    (UnknownGrantError, UNKNOWN_GRANT),
     (ConsentNeededError, LOG_IN),
     (GrantMovedError, "Name the store that has the grant now (BLINK_STORE, --store)."),
     (RefreshPausedError, "Wait, then run the command again; nothing was spent."),
@@ -135,6 +158,8 @@ def _remedy(error: BlinkError) -> str:
 def _exit_code(error: BlinkError) -> ExitCode:
     if isinstance(error, InvalidInputError):
         return ExitCode.USAGE
+    if isinstance(error, UnknownGrantError):
+        return ExitCode.NOT_STORED
     if error.needs_consent:
         return ExitCode.CONSENT_NEEDED
     return ExitCode.UNCERTAIN if error.outcome is Outcome.UNCERTAIN else ExitCode.FAILED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Collection
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,8 @@ from attrs import asdict, evolve
 from blink_oauth.headers import is_visible_ascii
 
 from .app import App
-from .errors import CommandError, ExitCode
-from .options import configured, takes_grant
+from .errors import CommandError, ExitCode, not_stored_error
+from .options import LISTING_FLAGS, configured, takes_grant
 from .output import expiry_phrase, grant_name, time_left, visible
 from .store_opening import missing_key_ids
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from blink_oauth.tokens import Secret, Token
     from blink_oauth_keeper import GrantStatus
 
-__all__ = ["refresh", "revoke", "token"]
+__all__ = ["refresh", "refresh_sentence", "revoke", "token"]
 
 
 @configured(
@@ -93,29 +94,56 @@ def refresh(app: App, *, grant: Grant, json_: bool) -> None:
     The new pair is stored before anything else. If another process refreshes the grant at this
     moment, its result is taken.
     """
-    with app.manager() as manager:
+    events: set[str] = set()
+    with app.manager(lambda event: events.add(event.name.value)) as manager:
         found = manager.refresh(grant)
-    _print_token(app, grant, found, json_)
+    _print_token(app, grant, found, json_, events)
 
 
-def _print_token(app: App, grant: Grant, token: Token, json_: bool) -> None:
+def _print_token(
+    app: App,
+    grant: Grant,
+    token: Token,
+    json_: bool,
+    refresh_events: Collection[str] | None = None,
+) -> None:
     from blink_oauth.tokens import utc_now
 
     has_refresh_token = token.refresh_token is not None
     if json_:
-        app.screen.json(
-            {
-                "target_id": grant.target_id,
-                "username": grant.username,
-                "expires_at": token.expires_at.isoformat() if token.expires_at else None,
-                "has_refresh_token": has_refresh_token,
-            }
-        )
+        content = {
+            "target_id": grant.target_id,
+            "username": grant.username,
+            "expires_at": token.expires_at.isoformat() if token.expires_at else None,
+            "has_refresh_token": has_refresh_token,
+        }
+        if refresh_events is not None:
+            content["refreshed"] = REFRESHED in refresh_events
+        app.screen.json(content)
         return
-    phrase = expiry_phrase(token.expires_at, utc_now())
-    app.screen.line(f"{grant_name(grant)}: the access token {phrase}.")
+    done = "" if refresh_events is None else f"{refresh_sentence(refresh_events)} "
+    phrase = f"{'The' if done else 'the'} access token {expiry_phrase(token.expires_at, utc_now())}"
+    app.screen.line(f"{grant_name(grant)}: {done}{phrase}.")
     if not has_refresh_token:
         app.screen.line("The bank gave no refresh token: the customer is needed again after that.")
+
+
+REFRESHED = "refresh.succeeded"
+
+
+def refresh_sentence(events: Collection[str]) -> str:
+    """Return the sentence that says what a refresh did.
+
+    Args:
+        events: The names of the events of this process.
+    """
+    if REFRESHED not in events:
+        return "another process refreshed it at this moment; this is its result."
+    if "refresh.salvaged" in events:
+        return "refreshed, with an earlier refresh token, since the bank refused the last one."
+    if "refresh.replayed" in events:
+        return "refreshed, with a refresh token that had been presented before."
+    return "refreshed; the new pair is stored."
 
 
 @configured(
@@ -158,7 +186,8 @@ COLUMNS = ("Target", "Username", "State", "Expires", "Idle days", "Outcome", "Co
     """
 blink-oauth status
 blink-oauth status --json | jq '.[] | select(.needs_consent)'
-"""
+""",
+    flags=LISTING_FLAGS,
 )
 @click.option("--json", "json_", is_flag=True, help="Print a JSON array of all grants.")
 @click.pass_obj
@@ -259,7 +288,8 @@ def _as_json(status: GrantStatus) -> dict[str, object]:
     """
 blink-oauth history IIDX99999/u-4711
 blink-oauth history IIDX99999/u-4711 --limit 1000 --json
-"""
+""",
+    flags=LISTING_FLAGS,
 )
 @takes_grant
 @click.option(
@@ -289,7 +319,9 @@ def history(app: App, *, grant: Grant, limit: int, json_: bool) -> None:
                 for entry in entries
             ]
         )
-    elif entries:
+    if not entries:
+        raise not_stored_error(grant_name(grant), key.client_id)
+    if not json_:
         rows = [
             (
                 f"{entry.at:%Y-%m-%d %H:%M:%S}",
@@ -301,5 +333,3 @@ def history(app: App, *, grant: Grant, limit: int, json_: bool) -> None:
             for entry in entries
         ]
         app.screen.table(("At (UTC)", "Event", "Outcome", "Actor", "Correlation id"), rows)
-    else:
-        app.screen.note(f"Nothing is known of {grant_name(grant)}. blink-oauth status lists all.")

@@ -9,8 +9,9 @@ import click
 
 from .app import App
 from .errors import CommandError, ExitCode
+from .groups import Group
 from .key_files import read_keys, write_keys
-from .options import Command
+from .options import STORE_FLAGS, Command
 
 if TYPE_CHECKING:
     from blink_oauth.tokens import Secret
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["keys"]
 
 
-@click.group()
-def keys() -> None:
+@click.group(cls=Group)
+def keys(**_: object) -> None:
     """Make, add, use and drop the keys that seal the stored tokens.
 
     Keep them where you keep the key of the client certificate, and not in the database. Without
@@ -33,6 +34,8 @@ def keys() -> None:
 blink-oauth keys generate --output tokens.keys
 blink-oauth keys generate --reveal | vault kv put secret/blink keys=-
 """,
+    flags=(),
+    short_help="Make a new random key.",
 )
 @click.option(
     "--output",
@@ -76,6 +79,8 @@ WRITABLE = "Let this user write to the file and its folder"
     examples="""
 blink-oauth keys add
 """,
+    flags=STORE_FLAGS,
+    short_help="Add a new key to the file: the first step of a rotation.",
 )
 @click.pass_obj
 def add(app: App) -> None:
@@ -106,6 +111,8 @@ def add(app: App) -> None:
 blink-oauth keys seal 0123456789abcdef
 blink-oauth keys seal
 """,
+    flags=STORE_FLAGS,
+    short_help="Seal every stored pair with a key: the second step.",
 )
 @click.argument("key_id", metavar="[KEY-ID]", required=False)
 @click.pass_obj
@@ -166,6 +173,8 @@ def _with_first(file: Path, wanted: str | None) -> list[Secret]:
     examples="""
 blink-oauth keys drop
 """,
+    flags=STORE_FLAGS,
+    short_help="Remove the keys that seal nothing: the last step.",
 )
 @click.pass_obj
 def drop(app: App) -> None:

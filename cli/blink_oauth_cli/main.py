@@ -13,6 +13,7 @@ import click
 
 from blink_oauth import __version__
 
+from .groups import Group
 from .output import Screen, visible
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ COMMANDS = {
     "keys": ("keys", "Make, add, use and drop the keys that seal the stored tokens."),
     "store": ("store", "Make a store, move the grants to another, or finish an upgrade."),
     "sandbox": ("sandbox", "Start a local platform with banks behind it."),
-    "completion": ("main", "Print the completion script for your shell."),
+    "completion": ("completion", "Print the completion script for your shell."),
 }
 EPILOG = """\b
 Begin without an agreement with SIX, on this machine alone:
@@ -45,7 +46,8 @@ Begin without an agreement with SIX, on this machine alone:
 
 \b
 Exit codes: 0 done; 1 failed, try again; 2 wrong usage or configuration, nothing was sent;
-3 a customer's consent is needed; 4 a token may be spent; 130 interrupted.
+3 a customer's consent is needed; 4 a token may be spent; 5 the grant is not stored;
+130 interrupted.
 """
 
 
@@ -83,11 +85,13 @@ def _imported(name: str) -> ModuleType:
 
             module = sandbox
         case _:
-            module = sys.modules[__name__]
+            from . import completion
+
+            module = completion
     return module
 
 
-class Commands(click.Group):
+class Commands(Group):
     """A group that imports a subcommand when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -114,10 +118,11 @@ class Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, "-V", "--version", prog_name=NAME)
-def command() -> None:
+def command(**_: object) -> None:
     """Manage OAuth tokens of SIX bLink from the terminal.
 
-    Settings come from flags, then from BLINK_* variables, then from blink-oauth.toml.
+    Settings come from flags, then from BLINK_* variables, then from blink-oauth.toml. The flags of
+    the configuration, --no-color and --debug may stand before or after the command.
     """
 
 
@@ -129,12 +134,18 @@ def main() -> NoReturn:
         # An output encoding that lacks “→” must not make a command fail.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    _log_visibly()
-    sys.exit(run(sys.argv[1:]))
+    arguments = sys.argv[1:]
+    _log_visibly(every_record="--debug" in arguments or "keep-alive" in arguments)
+    sys.exit(run(arguments))
 
 
-def _log_visibly() -> None:
-    """Let the records that no handler of the process takes be printed like everything else."""
+def _log_visibly(*, every_record: bool) -> None:
+    """Let the records that no handler of the process takes be printed like everything else.
+
+    Args:
+        every_record: Whether to print those of the library, too: an error says in two lines what
+            they say, but a daemon reports no error while it runs.
+    """
     import logging
     from traceback import format_exception
 
@@ -145,8 +156,13 @@ def _log_visibly() -> None:
                 lines += "".join(format_exception(record.exc_info[1])).splitlines()
             return "\n".join(map(visible, lines))
 
+    def is_of_another(record: logging.LogRecord) -> bool:
+        return record.name.partition(".")[0] not in {"blink_oauth", "blink_oauth_keeper"}
+
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(VisibleFormatter())
+        if not every_record:
+            logging.lastResort.addFilter(is_of_another)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -157,6 +173,9 @@ def run(arguments: Sequence[str]) -> int:
     """
     try:
         code = command.main(list(arguments), prog_name=NAME, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
     except Exception as error:  # noqa: BLE001 - every error is reported here
         return _report(error, debug="--debug" in arguments)
     except KeyboardInterrupt as error:
@@ -203,24 +222,3 @@ def _command_error(error: BaseException) -> CommandError:
         f"Something unexpected: {type(error).__name__}.",
         "Run it again with --debug, and report what it prints; no secret is in it.",
     )
-
-
-COMPLETION_VARIABLE = "_BLINK_OAUTH_COMPLETE"
-COMPLETION_EPILOG = """\b
-Examples:
-  $ eval "$(blink-oauth completion bash)"                  # in ~/.bashrc
-  $ eval "$(blink-oauth completion zsh)"                   # in ~/.zshrc
-  $ blink-oauth completion fish > ~/.config/fish/completions/blink-oauth.fish
-"""
-
-
-@click.command(epilog=COMPLETION_EPILOG)
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(ctx: click.Context, shell: str) -> None:
-    """Print the completion script for your shell."""
-    from click.shell_completion import get_completion_class
-
-    shell_class = get_completion_class(shell)
-    assert shell_class is not None
-    click.echo(shell_class(ctx.find_root().command, {}, NAME, COMPLETION_VARIABLE).source())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import shlex
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -10,12 +13,17 @@ import click
 from click.core import ParameterSource
 
 from blink_oauth.texts import trimmed
+from blink_oauth_keeper.errors import UnknownGrantError
 
 from .app import App
-from .configuration import SECRETS, SETTING_NAMES, variable
-from .output import Screen
+from .configuration import SECRETS, SETTING_NAMES, misspelt, variable
+from .errors import not_stored_error
+from .groups import FLAGS, SWITCHES, flag_of, switches, value_before_command
+from .output import Screen, grant_name
 
 __all__ = [
+    "LISTING_FLAGS",
+    "STORE_FLAGS",
     "Command",
     "Setting",
     "configured",
@@ -25,21 +33,12 @@ __all__ = [
     "takes_grant",
 ]
 
-_FLAGS = {
-    "profile": ("NAME", "The profile of blink-oauth.toml, such as test or production."),
-    "config": ("FILE", "The file to read instead of blink-oauth.toml here or in your settings."),
-    "base_url": ("URL", "Where the consent-flow module of the platform is."),
-    "client_id": ("ID", "Your id in bLink's directory, such as CIDX0000000002."),
-    "user_agent": ("TEXT", "Name and version of your software, such as acme-books/3.2."),
-    "certificate": ("FILE", "PEM of your certificate, then its intermediates."),
-    "key": ("FILE", "PEM of its key."),
-    "key_passphrase_file": ("FILE", "The file that holds the passphrase of the key."),
-    "ca": ("FILE", "PEM of the authorities that may issue the server's certificate."),
-    "store": ("URL", "Database of the tokens: a file, sqlite:///… or postgresql+psycopg://…"),
-    "store_keys_file": ("FILE", "The keys that seal the tokens, one to a line."),
-}
-_CONFIGURATION_NAMES = _FLAGS.keys() | SETTING_NAMES | SECRETS
-_COMMON = _FLAGS.keys() | {"no_color", "debug"}
+LISTING_FLAGS = ("profile", "config", "client_id", "store", "store_keys_file")
+"""The flags that matter to a command that reads the grants of the client."""
+STORE_FLAGS = ("profile", "config", "store", "store_keys_file")
+"""The flags that matter to a command that opens the store."""
+_CONFIGURATION_NAMES = FLAGS.keys() | SETTING_NAMES | SECRETS
+_COMMON = FLAGS.keys() | SWITCHES.keys()
 
 
 class Setting(click.Option):
@@ -48,18 +47,20 @@ class Setting(click.Option):
     def __init__(self, declarations: list[str], **attributes: Any) -> None:
         super().__init__(declarations, **attributes)
         assert self.name is not None
-        self.envvar, self.hidden = variable(self.name), self.help is None
+        self.envvar, self.hidden = variable(self.name), self.hidden or self.help is None
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         """Add a flag only for a setting with a help text.
 
         Secrets have none, because a list of processes shows flags.
         """
-        if not self.hidden:
+        if self.help is not None:
             super().add_to_parser(parser, ctx)
 
     def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> Any:
-        """Ignore an empty flag, as click ignores an empty variable."""
+        """Return the flag after the command, then the one before it, and ignore an empty one."""
+        if not opts.get(self.name or "") and (before := value_before_command(ctx, self.name)):
+            return before, ParameterSource.COMMANDLINE
         return super().consume_value(ctx, {name: value for name, value in opts.items() if value})
 
 
@@ -80,59 +81,76 @@ def names_of_variables(ctx: click.Context) -> frozenset[str]:
 
 
 class Command(click.Command):
-    """A command with the flags of the configuration, and with examples."""
+    """A command with the flags of the configuration, and with examples.
 
-    def __init__(self, *arguments: Any, examples: str = "", **options: Any) -> None:
+    It takes every flag, since a flag may stand before the command. Its help shows those of `flags`.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        examples: str = "",
+        flags: Collection[str] = tuple(FLAGS),
+        **options: Any,
+    ) -> None:
         lines = "\n".join(f"  $ {line}" for line in examples.strip().splitlines())
         options.setdefault("epilog", f"\b\nExamples:\n{lines}" if lines else None)
         super().__init__(*arguments, **options)
-        hidden = _CONFIGURATION_NAMES - _FLAGS.keys() - {each.name for each in self.params}
-        for name in [*_FLAGS, *sorted(hidden)]:
-            metavar, text = _FLAGS.get(name, (None, None))
-            flag = f"--{name.replace('_', '-')}"
-            self.params.append(Setting([flag], metavar=metavar, help=text))
         self.params += [
-            click.Option(["--no-color"], is_flag=True, help="Print no colours (NO_COLOR)."),
-            click.Option(["--debug"], is_flag=True, help="Show where in the code an error arose."),
+            Setting([flag_of(name)], metavar=metavar, help=text, hidden=name not in flags)
+            for name, (metavar, text) in FLAGS.items()
         ]
+        own = {each.name for each in self.params}
+        self.params += [Setting([flag_of(name)]) for name in sorted(_CONFIGURATION_NAMES - own)]
+        self.params += switches()
 
     def invoke(self, ctx: click.Context) -> Any:
         """Replace the configuration's flags by an `App` and the grant, then run the command."""
-        ctx.obj = App(
+        app = App(
             given=given_values(ctx),
             variables=names_of_variables(ctx),
             screen=Screen(colour=not ctx.params["no_color"]),
             debug=ctx.params["debug"],
         )
+        ctx.obj = app
+        for name, near in misspelt(os.environ).items():
+            app.screen.note(f"Warning: {name} is not read. Did you mean {near}?")
         for name in _CONFIGURATION_NAMES | _COMMON:
             ctx.params.pop(name)
-        if "grant" in ctx.params:
-            ctx.params["grant"] = ctx.obj.configuration.grant(ctx.params["grant"])
-        return super().invoke(ctx)
+        if "grant" not in ctx.params:
+            return super().invoke(ctx)
+        grant = app.configuration.grant(ctx.params["grant"])
+        ctx.params["grant"] = grant
+        try:
+            return super().invoke(ctx)
+        except UnknownGrantError:
+            raise not_stored_error(grant_name(grant), app.configuration.client_id) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's own options first, then those of all commands."""
-        records = [(p, p.get_help_record(ctx)) for p in self.get_params(ctx)]
-        own = [record for p, record in records if record and p.name not in _COMMON]
-        common = [record for p, record in records if record and p.name in _COMMON]
+        """Write the command's own options first, then the flags of the configuration."""
+        records = [(p.name, p.get_help_record(ctx)) for p in self.get_params(ctx)]
+        own = [record for name, record in records if record and name not in FLAGS]
+        flags = [record for name, record in records if record and name in FLAGS]
         with formatter.section("Options"):
             formatter.write_dl(own)
-        with formatter.section(
-            "Configuration (flags override BLINK_* variables and blink-oauth.toml)"
-        ):
-            formatter.write_dl(common)
+        if flags:
+            with formatter.section(
+                "Configuration (flags override BLINK_* variables and blink-oauth.toml)"
+            ):
+                formatter.write_dl(flags)
 
 
 def configured(
-    examples: str, name: str | None = None
+    examples: str, name: str | None = None, flags: Collection[str] = tuple(FLAGS)
 ) -> Callable[[Callable[..., Any]], click.Command]:
     """Return a decorator that makes a function a command with the configuration's flags.
 
     Args:
         examples: Command lines for its help, one per line.
         name: The command's name; None for that of the function.
+        flags: The flags of the configuration that its help shows.
     """
-    return click.command(name, cls=Command, examples=examples)
+    return click.command(name, cls=Command, examples=examples, flags=flags)
 
 
 def takes_grant(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -140,7 +158,24 @@ def takes_grant(function: Callable[..., Any]) -> Callable[..., Any]:
     for decorate in (
         setting("--username", metavar="NAME", help="The customer's username."),
         setting("--target", metavar="ID", help="The id of the bank, such as IIDX99999."),
-        click.argument("grant", required=False, metavar="[TARGET/USERNAME]"),
+        click.argument(
+            "grant", required=False, metavar="[TARGET/USERNAME]", shell_complete=stored_grants
+        ),
     ):
         function = decorate(function)
     return function
+
+
+def stored_grants(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Return the stored grants whose name begins with what was typed; none if anything fails.
+
+    It reads the names alone, so that no key is needed. A name that a shell would not take literally
+    is left out.
+    """
+    with suppress(Exception):
+        app = App(
+            given=given_values(ctx), variables=names_of_variables(ctx), screen=Screen(colour=False)
+        )
+        names = app.grant_names(beginning=incomplete)
+        return [name for name in names if shlex.quote(name) == name]
+    return []

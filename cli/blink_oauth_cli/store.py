@@ -10,8 +10,9 @@ import click
 
 from .app import App
 from .errors import CommandError, ExitCode
+from .groups import Group
 from .keep_alive import duration_option
-from .options import Command
+from .options import STORE_FLAGS, Command
 from .store_opening import StoreLocation, location_of, open_store
 
 __all__ = ["store"]
@@ -19,8 +20,8 @@ __all__ = ["store"]
 AGAIN = "run blink-oauth store copy again: it goes on where it stopped"
 
 
-@click.group()
-def store() -> None:
+@click.group(cls=Group)
+def store(**_: object) -> None:
     """Make a store, move the grants to another one, or finish an upgrade of the tables."""
 
 
@@ -30,6 +31,8 @@ def store() -> None:
 blink-oauth store init
 blink-oauth store init --store /var/lib/acme/tokens.db --store-keys-file /etc/acme/tokens.keys
 """,
+    flags=STORE_FLAGS,
+    short_help="Make the configured store, and its key.",
 )
 @click.pass_obj
 def init(app: App) -> None:
@@ -50,6 +53,8 @@ blink-oauth store copy postgresql+psycopg://app@db.example/app --to-keys-file ne
 blink-oauth store copy postgresql+psycopg://app@db.example/app --to-keys-file new.keys
 BLINK_COPY_TO=postgresql+psycopg://app:…@db.example/app blink-oauth store copy
 """,
+    flags=STORE_FLAGS,
+    short_help="Move all grants to another store.",
 )
 @click.argument("to", envvar="BLINK_COPY_TO", metavar="STORE")
 @click.option(
@@ -136,6 +141,8 @@ def _require_different(source: StoreLocation, target: StoreLocation) -> None:
 blink-oauth store upgrade --check
 blink-oauth store upgrade --yes
 """,
+    flags=STORE_FLAGS,
+    short_help="Finish an upgrade of the tables.",
 )
 @click.option("--check", is_flag=True, help="Only say whether it is needed: exit code 1 if it is.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

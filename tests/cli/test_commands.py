@@ -13,9 +13,10 @@ import pytest
 
 from blink_oauth import BlinkOAuth, Psu
 from blink_oauth_cli.errors import ExitCode
+from blink_oauth_cli.grants import refresh_sentence
 from blink_oauth_cli.main import COMMANDS, run
 from blink_oauth_cli.sandbox import environment
-from blink_oauth_keeper import SqlTokenStore, TargetProfile, TokenManager
+from blink_oauth_keeper import EventName, SqlTokenStore, TargetProfile, TokenManager
 from blink_oauth_testing.sandbox import Sandbox
 
 GRANT = "IIDX00001/u-4711"
@@ -153,6 +154,36 @@ def test_refresh_replaces_a_fresh_token(run_with_grant: Run, sandbox: Sandbox) -
     assert sandbox.banks["IIDX00001"].refreshes == 1
 
 
+def test_refresh_says_what_it_did(run_with_grant: Run, sandbox: Sandbox) -> None:
+    assert ": refreshed; the new pair is stored. The access token" in run_with_grant("refresh")[1]
+    assert json.loads(run_with_grant("refresh", "--json")[1])["refreshed"] is True
+    assert sandbox.banks["IIDX00001"].refreshes == 2
+
+
+@pytest.mark.parametrize(
+    ("events", "phrase"),
+    [
+        ({EventName.REFRESHED}, "refreshed; the new pair is stored"),
+        ({EventName.REPLAYED, EventName.REFRESHED}, "that had been presented before"),
+        ({EventName.FAILED, EventName.SALVAGED, EventName.REFRESHED}, "an earlier refresh token"),
+        ({EventName.SUPERSEDED}, "another process refreshed it"),
+        (set(), "another process refreshed it"),
+    ],
+)
+def test_the_events_of_a_refresh_say_what_it_did(events: set[EventName], phrase: str) -> None:
+    assert phrase in refresh_sentence({each.value for each in events})
+
+
+def test_refresh_says_that_another_process_did_it(
+    run_with_grant: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A result of another process comes without an event of this one.
+    monkeypatch.setattr(TokenManager, "refresh", TokenManager.get)
+    out = run_with_grant("refresh")[1]
+    assert ": another process refreshed it at this moment; this is its result. The acc" in out
+    assert json.loads(run_with_grant("refresh", "--json")[1])["refreshed"] is False
+
+
 def test_status_and_history_show_a_stored_grant(run_with_grant: Run) -> None:
     code, out, _ = run_with_grant("status")
     assert code == 0
@@ -166,7 +197,7 @@ def test_status_and_history_show_a_stored_grant(run_with_grant: Run) -> None:
     assert before["event"] == "grant.authorizing"
     assert entry["event"] == "grant.authorized"
     assert grant["oddities"] == []
-    assert "Nothing is known" in run_with_grant("history", "IIDX00001/nobody")[2]
+    assert "no grant IIDX00001/nobody" in run_with_grant("history", "IIDX00001/nobody")[2]
 
 
 def test_status_and_history_name_what_was_odd_in_the_last_response(
@@ -282,7 +313,25 @@ def test_login_exchanges_a_code_that_was_received_elsewhere(
 def test_doctor_finds_no_fault_in_the_sandbox(run_with_grant: Run) -> None:
     code, out, _ = run_with_grant("doctor")
     assert code == 0, out
-    assert all(line.startswith("OK ") for line in out.splitlines())
+    *lines, last = out.splitlines()
+    assert all(line.startswith("OK ") for line in lines)
+    assert last == f"{len(lines)} checks: {len(lines)} OK, 0 warnings, 0 failed."
+
+
+def test_the_last_line_of_doctor_counts_what_it_found(run_configured: Run) -> None:
+    code, out, _ = run_configured("doctor", "--base-url", "https://localhost:1/consent-flow/v2")
+    assert code == ExitCode.FAILED
+    *lines, last = out.splitlines()
+    counts = [sum(line.startswith(level) for line in lines) for level in ("OK ", "WARN", "FAIL")]
+    assert min(counts) > 0
+    ok, warned, failed = counts
+    warnings = "1 warning" if warned == 1 else f"{warned} warnings"
+    assert last == f"{sum(counts)} checks: {ok} OK, {warnings}, {failed} failed."
+
+
+def test_a_configuration_that_is_missing_counts_as_one_check(command: Run) -> None:
+    _, out, _ = command("doctor")
+    assert out.splitlines()[-1] == "1 check: 0 OK, 0 warnings, 1 failed."
 
 
 def test_an_id_of_the_other_environment_is_refused(

@@ -114,6 +114,19 @@ def test_words_are_completed(harness: Harness, words: str, index: str, expected:
     assert offered == expected
 
 
+def test_no_log_line_precedes_the_two_lines_of_an_error(stored: Harness) -> None:
+    stored.configure(base_url="https://localhost:1/consent-flow/v2")
+    done = subprocess.run(
+        [sys.executable, "-m", "blink_oauth_cli", "refresh"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == ExitCode.FAILED
+    what, do = done.stderr.splitlines()
+    assert (what[:7], do[:2]) == ("Error: ", "→ ")
+
+
 def test_ascii_output_does_not_fail_the_command(harness: Harness) -> None:
     harness.clear()
     done = subprocess.run(
@@ -130,7 +143,7 @@ def test_ascii_output_does_not_fail_the_command(harness: Harness) -> None:
 
 def test_the_remedy_for_an_unknown_grant_is_a_login() -> None:
     error = to_command_error(UnknownGrantError("Nothing is stored."))
-    assert error.code is ExitCode.CONSENT_NEEDED
+    assert error.code is ExitCode.NOT_STORED
     assert error.do.startswith("Log in first")
 
 

@@ -159,6 +159,36 @@ def test_a_log_record_is_escaped(
 
 
 @pytest.mark.parametrize(
+    ("words", "logger", "is_printed"),
+    [
+        ("completion bash", "blink_oauth_keeper.events", False),
+        ("completion bash", "blink_oauth", False),
+        ("completion bash", "blink_oauth_testing.sandbox", True),
+        ("completion bash", "asyncio", True),
+        ("completion bash --debug", "blink_oauth_keeper.events", True),
+        ("--debug completion bash", "blink_oauth", True),
+        ("keep-alive --help", "blink_oauth_keeper.events", True),
+    ],
+)
+def test_the_log_of_the_library_is_printed_by_a_daemon_and_to_debug(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    logger: str,
+    is_printed: bool,
+) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    monkeypatch.setattr(logging, "lastResort", handler)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["blink-oauth", *words.split()])
+    with pytest.raises(SystemExit):
+        main()
+    capsys.readouterr()
+    handler.handle(logging.LogRecord(logger, logging.WARNING, "p", 1, "a warning", (), None))
+    assert capsys.readouterr().err == "a warning\n" * is_printed
+
+
+@pytest.mark.parametrize(
     "token", ["fake\r\nX-Forged: 1", "fake token", "fake\x1b[31m", "fäke", "fake\0"]
 )
 def test_a_token_that_no_header_can_carry_is_not_printed_as_one(

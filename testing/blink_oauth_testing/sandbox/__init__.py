@@ -1,9 +1,9 @@
 """A strict local bLink platform with banks behind it, over mutual TLS on loopback.
 
 Use it in code with `with Sandbox() as sandbox:`, in tests through the pytest fixture
-`blink_sandbox`, or from a shell with `python -m blink_oauth_testing.sandbox`. Other processes
-connect with the variables of `Sandbox.environment()`, and control it at `Sandbox.control_url`. It
-needs the extra `blink-oauth[testing]`.
+`blink_sandbox`, or from a shell with `blink-oauth sandbox`. Other processes connect with the
+variables of `Sandbox.environment()`, and control it at `Sandbox.control_url`. It needs the extra
+`blink-oauth[testing]`, and the command `blink-oauth[cli]`, too.
 """
 
 from __future__ import annotations
