@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random as random_numbers
+import threading
 import time
-from asyncio import wrap_future
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from asyncio import to_thread, wrap_future
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -33,7 +34,7 @@ from .flights import (
 from .keepalive import KeepAlive, Progress, Report
 from .policy import Need
 from .profile import TargetProfile
-from .status import GrantStatus, status_of, statuses_of
+from .status import GrantStatus, record_pages, status_of, statuses_of
 from .store.protocol import LONGEST_LEASE, HistoryEntry, TokenStore
 from .timers import ThreadTimers, Timers
 
@@ -56,6 +57,9 @@ class TokenManager:
     lease in the store refreshes. The store is written before a refresh token is sent, and again
     before callers get the new pair. If that second write fails, it is retried until it succeeds;
     callers get the pair from memory meanwhile.
+
+    Each method that waits has a twin for coroutines, with an `a` before its name, and the same
+    arguments. No twin blocks the event loop, and `async with` closes the manager with `aclose`.
 
     After a fork the child keeps the cached tokens and starts threads of its own.
 
@@ -147,6 +151,17 @@ class TokenManager:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
 
     @property
     def client_id(self) -> str:
@@ -502,7 +517,7 @@ class TokenManager:
 
         Run it once a day, on one node or on all: each run claims small batches of its own. Unless
         it is stopped, it also finishes revocations that failed or were killed, and deletes the
-        journal and history entries past their retention.
+        journal and history entries past their retention. It runs in the calling thread.
 
         Args:
             within: A refresh token is due if it would expire unused within this time.
@@ -510,9 +525,9 @@ class TokenManager:
             concurrency: Number of refreshes at one target at once; `threads` is the upper limit.
                 All targets share twice as many.
             dry_run: Only count the due grants.
-            on_progress: Receives the report so far after each grant, in the calling thread.
-            stop: Returns whether to end the run early; called before each claim, in the calling
-                thread. Refreshes in progress finish and are counted.
+            on_progress: Receives the report so far after each grant, in the thread of the run.
+            stop: Returns whether to end the run early; called before each claim, in the thread of
+                the run. Refreshes in progress finish and are counted.
 
         Raises:
             StoreError: The store cannot be used. Refreshes in progress finish by themselves.
@@ -538,6 +553,53 @@ class TokenManager:
             self._store.purge()
         return report
 
+    async def arefresh_due(
+        self,
+        *,
+        within: timedelta = timedelta(days=10),
+        limit: int = 10_000,
+        concurrency: int = 32,
+        dry_run: bool = False,
+        on_progress: Progress | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Report:
+        """Refresh idle grants before their refresh tokens expire.
+
+        The same as `refresh_due`, for a coroutine. It runs in a thread of the event loop's default
+        executor, where `on_progress` and `stop` are called too. If it is cancelled, the run starts
+        no more refreshes; those in progress finish, and their pairs are stored.
+
+        Args:
+            within: A refresh token is due if it would expire unused within this time.
+            limit: Number of grants at most, and of revocations.
+            concurrency: Number of refreshes at one target at once; `threads` is the upper limit.
+                All targets share twice as many.
+            dry_run: Only count the due grants.
+            on_progress: Receives the report so far after each grant, in the thread of the run.
+            stop: Returns whether to end the run early; called before each claim, in the thread of
+                the run. Refreshes in progress finish and are counted.
+
+        Raises:
+            StoreError: The store cannot be used. Refreshes in progress finish by themselves.
+            InvalidInputError: The manager is closed.
+
+        Source: bLink token management (a refresh token is valid for 30 days or more, extended with
+            every refresh).
+        """
+        cancelled = threading.Event()
+        try:
+            return await to_thread(
+                self.refresh_due,
+                within=within,
+                limit=limit,
+                concurrency=concurrency,
+                dry_run=dry_run,
+                on_progress=on_progress,
+                stop=lambda: cancelled.is_set() or (stop is not None and stop()),
+            )
+        finally:
+            cancelled.set()
+
     def status(self, grant: Grant) -> GrantStatus:
         """Return the status of a grant, read from the store.
 
@@ -553,6 +615,20 @@ class TokenManager:
             raise UnknownGrantError("No token is stored for this grant. Authorize it first.")
         return status_of(record, self._single_flight.profile_of(grant.target_id), self._now())
 
+    async def astatus(self, grant: Grant) -> GrantStatus:
+        """Return the status of a grant, read from the store.
+
+        The same as `status`, for a coroutine; a thread of the event loop's default executor reads.
+
+        Args:
+            grant: The grant.
+
+        Raises:
+            UnknownGrantError: No token was ever stored for the grant.
+            StoreError: The store cannot be used.
+        """
+        return await to_thread(self.status, grant)
+
     def statuses(self) -> Iterator[GrantStatus]:
         """Return the status of every grant of the client, sorted by target and username.
 
@@ -560,6 +636,21 @@ class TokenManager:
             StoreError: The store cannot be used.
         """
         return statuses_of(self._store, self.client_id, self._single_flight.profile_of, self._now)
+
+    async def astatuses(self) -> AsyncIterator[GrantStatus]:
+        """Return the status of every grant of the client, sorted by target and username.
+
+        The same as `statuses`, for `async for`; a thread of the event loop's default executor reads
+        the grants, some hundred at a time.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
+        pages = record_pages(self._store, self._blink.settings.client_id)
+        while page := await to_thread(next, pages, ()):
+            for record in page:
+                profile = self._single_flight.profile_of(record.key.grant.target_id)
+                yield status_of(record, profile, self._now())
 
     def history(self, grant: Grant, *, limit: int = 100) -> Sequence[HistoryEntry]:
         """Return the history of a grant, the newest entry first.
@@ -573,6 +664,20 @@ class TokenManager:
         """
         return self._store.history(self._single_flight.key(grant), limit=limit)
 
+    async def ahistory(self, grant: Grant, *, limit: int = 100) -> Sequence[HistoryEntry]:
+        """Return the history of a grant, the newest entry first.
+
+        The same as `history`, for a coroutine; a thread of the event loop's default executor reads.
+
+        Args:
+            grant: The grant.
+            limit: Number of entries at most.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
+        return await to_thread(self.history, grant, limit=limit)
+
     def close(self, timeout: float = CLOSING_SECONDS) -> None:
         """Let the flights in progress end, then close the store and the clients of `client`.
 
@@ -582,6 +687,17 @@ class TokenManager:
         self._flights.close(timeout)
         self._store.close()
         self._clients.close()
+
+    async def aclose(self, timeout: float = CLOSING_SECONDS) -> None:
+        """Let the flights in progress end, then close the store and the clients of `client`.
+
+        The same as `close`, for a coroutine; a thread of the event loop's default executor waits.
+        If it is cancelled, closing goes on.
+
+        Args:
+            timeout: Seconds after which a flight stops trying to store a result.
+        """
+        await to_thread(self.close, timeout)
 
 
 def _api_clients(blink: BlinkOAuth, now: Callable[[], datetime]) -> ApiClients:

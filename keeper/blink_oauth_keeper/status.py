@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
 from attrs import frozen
@@ -16,7 +16,7 @@ from .profile import TargetProfile
 from .store.moving import is_moved
 from .store.protocol import Record, State, TokenStore, is_revoked, notable_oddities
 
-__all__ = ["GrantStatus", "status_of", "statuses_of"]
+__all__ = ["GrantStatus", "record_pages", "status_of", "statuses_of"]
 
 PAGE = 500
 
@@ -126,11 +126,25 @@ def statuses_of(
     Raises:
         StoreError: The store cannot be used.
     """
+    for page in record_pages(store, client_id):
+        for record in page:
+            yield status_of(record, profile_of(record.key.grant.target_id), now())
+
+
+def record_pages(store: TokenStore, client_id: str) -> Iterator[Sequence[Record]]:
+    """Yield the records of a client, sorted by target and username, some hundred at a time.
+
+    Args:
+        store: The store.
+        client_id: The client.
+
+    Raises:
+        StoreError: The store cannot be used.
+    """
     last = None
     while True:
         page = store.records(client_id, after=last, limit=PAGE)
-        for record in page:
-            yield status_of(record, profile_of(record.key.grant.target_id), now())
+        yield page
         if len(page) < PAGE:
             return
         last = page[-1].key
