@@ -24,9 +24,18 @@ from threading import Barrier
 import httpx
 from attrs import frozen
 
-from blink_oauth import BlinkError, BlinkOAuth, Grant, Outcome, Psu, Secret, Token
+from blink_oauth import (
+    BlinkError,
+    BlinkOAuth,
+    Grant,
+    Outcome,
+    Psu,
+    Secret,
+    Token,
+    check_certificate,
+    ssl_context,
+)
 from blink_oauth.context import request_headers
-from blink_oauth.tls import check_certificate, ssl_context
 from blink_oauth_keeper import (
     AfterUncertainty,
     Event,

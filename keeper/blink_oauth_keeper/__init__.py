@@ -1,7 +1,8 @@
 """Stored tokens, refreshed before they expire: one refresh for all callers and processes.
 
 `SqlTokenStore` and `metadata` need the extra `blink-oauth[sql]`, `otel_listener` needs
-`blink-oauth[otel]`. They are imported on first access, so they are not in `__all__`.
+`blink-oauth[otel]`, and `GrantAuth` loads httpx. They are imported on first access, so they are not
+in `__all__`.
 """
 
 from typing import TYPE_CHECKING
@@ -18,12 +19,12 @@ from .errors import (
     StoreError,
     UnknownGrantError,
 )
-from .events import Event, EventName
-from .keepalive import Report
+from .events import Event, EventName, Listener
+from .keepalive import Progress, Report
 from .manager import TokenManager
 from .profile import AfterUncertainty, TargetProfile
 from .status import GrantStatus
-from .store.keys import EnvironmentKeys, KeyFile, KeyProvider, LiteralKeys
+from .store.keys import EnvironmentKeys, Key, KeyFile, KeyProvider, LiteralKeys
 from .store.memory import MemoryTokenStore
 from .store.protocol import (
     DueQuery,
@@ -37,8 +38,10 @@ from .store.protocol import (
     State,
     TokenStore,
 )
+from .timers import Timers
 
 if TYPE_CHECKING:
+    from .auth import GrantAuth as GrantAuth
     from .otel import otel_listener as otel_listener
     from .store.sql import SqlTokenStore as SqlTokenStore
     from .store.sql_tables import metadata as metadata
@@ -55,13 +58,16 @@ __all__ = [
     "GrantStatus",
     "HistoryEntry",
     "JournalEntry",
+    "Key",
     "KeyFile",
     "KeyProvider",
+    "Listener",
     "LiteralKeys",
     "MemoryTokenStore",
     "NoTokenError",
     "Note",
     "Origin",
+    "Progress",
     "Record",
     "RefreshPausedError",
     "RefreshPendingError",
@@ -73,6 +79,7 @@ __all__ = [
     "State",
     "StoreError",
     "TargetProfile",
+    "Timers",
     "TokenManager",
     "TokenStore",
     "UnknownGrantError",
@@ -92,6 +99,8 @@ if not TYPE_CHECKING:  # pragma: no branch
             elif name == "otel_listener":
                 extra = "otel"
                 from . import otel as module
+            elif name == "GrantAuth":
+                from . import auth as module
             else:
                 raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         except ImportError as error:
@@ -100,4 +109,5 @@ if not TYPE_CHECKING:  # pragma: no branch
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    on_first_access = {"GrantAuth", "SqlTokenStore", "metadata", "otel_listener"}
+    return sorted({*globals(), *__all__, *on_first_access})

@@ -29,7 +29,12 @@ class Timers(Protocol):
         """Start; called once, before the first call of `after`."""
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call a function once after some seconds, or at once if the timers are closed."""
+        """Call a function once after some seconds, or at once if the timers are closed.
+
+        Args:
+            seconds: Seconds to wait.
+            call: The function; it returns quickly.
+        """
 
     def close(self) -> None:
         """Make all waiting calls at once; from now on `after` calls at once too."""

@@ -71,6 +71,19 @@ def test_the_code_blocks_of_another_page_work_alone(page: str, reader: Reader) -
     reader.work_through(PROJECT / page)
 
 
+IMPORT_OF_A_MODULE = re.compile(r"(?m)^\s*(?:from|import) (?:blink_oauth|blink_oauth_keeper)\..*")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_imports_from_a_module_of_client_or_keeper(page: str) -> None:
+    assert IMPORT_OF_A_MODULE.findall((PROJECT / page).read_text(encoding="utf-8")) == []
+
+
+def test_an_import_from_a_module_is_found() -> None:
+    assert IMPORT_OF_A_MODULE.findall("x\nfrom blink_oauth.tls import Rule\n") != []
+    assert IMPORT_OF_A_MODULE.findall("from blink_oauth import Rule\n") == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_no_code_of_a_page_is_hidden_or_overlooked(page: str) -> None:
     blocks = [example for example in parsed(PROJECT / page) if not is_marked(example)]

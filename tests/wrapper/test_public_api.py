@@ -6,8 +6,9 @@ import copy
 import importlib
 import inspect
 import pickle
+import pkgutil
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from types import ModuleType
 from typing import Any
@@ -97,6 +98,40 @@ def test_all_is_sorted_complete_and_without_duplicates(package: ModuleType) -> N
 def test_all_contains_the_documented_names() -> None:
     assert set(blink_oauth.__all__) >= DOCUMENTED
     assert set(blink_oauth_keeper.__all__) >= DOCUMENTED_KEEPER
+
+
+def test_the_names_that_load_a_library_are_listed_and_are_those_of_their_modules() -> None:
+    from blink_oauth_keeper import GrantAuth, SqlTokenStore, metadata, otel_listener
+
+    names = {"GrantAuth", "SqlTokenStore", "metadata", "otel_listener"}
+    assert names <= set(dir(blink_oauth_keeper))
+    assert names.isdisjoint(blink_oauth_keeper.__all__)
+    assert (GrantAuth.__name__, SqlTokenStore.__name__) == ("GrantAuth", "SqlTokenStore")
+    assert "blink_oauth_grants" in metadata.tables
+    assert inspect.isfunction(otel_listener)
+
+
+def words(annotations: Iterable[str]) -> set[str]:
+    """Return the names in the texts of annotations, without their modules."""
+    return {word for text in annotations for word in re.findall(r"\b[A-Z]\w+", text)}
+
+
+def defined(package: ModuleType) -> set[str]:
+    """Return the names of the classes and types that the modules of a package define."""
+    found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    modules = [importlib.import_module(module.name) for module in found]
+    return {name for module in modules for name in getattr(module, "__all__", ())}
+
+
+FOR_TESTS_ONLY = {"StoredGrant"}
+
+
+def test_every_type_in_a_public_signature_is_imported_from_the_top_of_a_package() -> None:
+    public = [annotation for place, annotation in signatures() if not re.search(r"\._[a-z]", place)]
+    used = words(public)
+    assert {"Grant", "Listener", "GrantAuth", "Progress", "RevocationField"} <= used
+    ours = used & set().union(*map(defined, PACKAGES)) - FOR_TESTS_ONLY
+    assert [name for name in ours if not any(hasattr(each, name) for each in PACKAGES)] == []
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -261,6 +296,15 @@ def test_a_value_cannot_be_changed(value: attrs.AttrsInstance) -> None:
 def test_these_public_classes_are_enumerations_of_texts() -> None:
     names = [name for name, cls in CLASSES.items() if issubclass(cls, StrEnum)]
     assert names == [
-        *("FailureReason", "NetworkFault", "Oddity", "Outcome", "Source", "TlsFault", "TokenKind"),
+        *(
+            "FailureReason",
+            "NetworkFault",
+            "Oddity",
+            "Outcome",
+            "Rule",
+            "Source",
+            "TlsFault",
+            "TokenKind",
+        ),
         *("AfterUncertainty", "EventName", "Origin", "State"),
     ]

@@ -39,8 +39,15 @@ from .errors import (
     UnreadableResponseError,
 )
 from .headers import Probe, ResponseMeta, Source
-from .settings import Settings, Timeouts
-from .tls import ClientCertificate
+from .settings import RevocationField, Settings, Timeouts
+from .tls import (
+    CertificateReport,
+    ClientCertificate,
+    Finding,
+    Rule,
+    check_certificate,
+    ssl_context,
+)
 from .tokens import Oddity, Secret, Token, TokenKind
 
 if TYPE_CHECKING:
@@ -53,10 +60,12 @@ __all__ = [
     "BlinkError",
     "BlinkOAuth",
     "CertificateError",
+    "CertificateReport",
     "ClientCertificate",
     "ConnectionLostError",
     "FailedCallback",
     "FailureReason",
+    "Finding",
     "ForeignResponseError",
     "Grant",
     "InvalidClientError",
@@ -74,6 +83,8 @@ __all__ = [
     "ResponseError",
     "ResponseMeta",
     "RevocationError",
+    "RevocationField",
+    "Rule",
     "Secret",
     "Settings",
     "Source",
@@ -86,6 +97,8 @@ __all__ = [
     "TokenKind",
     "UnreadableResponseError",
     "__version__",
+    "check_certificate",
+    "ssl_context",
 ]
 
 # Hidden from type checkers, so that they report a misspelt name.

@@ -214,7 +214,7 @@ class CertificateError(InvalidInputError):
     """The client certificate or its key cannot be used.
 
     Attributes:
-        rules: The names of the broken rules, see `blink_oauth.tls.Rule`.
+        rules: The names of the broken rules, see `blink_oauth.Rule`.
     """
 
     rules: tuple[str, ...] = ()
