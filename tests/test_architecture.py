@@ -209,10 +209,11 @@ def imports_an_extra_outside_its_package(module: str, imported: str) -> bool:
 
 
 def imports_a_client_in_a_store(module: str, imported: str) -> bool:
-    """Return whether a store imports HTTP, or of the wrapper more than its value modules."""
+    """Return whether a store imports HTTP, or of the wrapper more than values and checks."""
     if not within(module, "blink_oauth_keeper.store"):
         return False
-    values = [f"blink_oauth.{name}" for name in ("context", "errors", "headers", "texts", "tokens")]
+    names = ("arguments", "context", "errors", "headers", "texts", "tokens")
+    values = [f"blink_oauth.{name}" for name in names]
     is_ours = within(imported, "blink_oauth")
     is_value = any(within(imported, value) for value in values)
     return top(imported) in {"httpx", "httpcore", "http"} or (is_ours and not is_value)

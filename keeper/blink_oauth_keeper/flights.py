@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from attrs import define, evolve, field
 
+from blink_oauth.arguments import GRANT, PSU, require_type
 from blink_oauth.context import Grant, Psu
 from blink_oauth.errors import BlinkError, InvalidInputError
 from blink_oauth.tokens import Secret, Token
@@ -455,10 +456,7 @@ class SingleFlight:
         Raises:
             InvalidInputError: It is not a `Grant`.
         """
-        if not isinstance(grant, Grant):
-            raise InvalidInputError(
-                f"The grant must be a Grant, but it is a {type(grant).__name__}. Nothing was sent."
-            )
+        require_type("grant", grant, Grant, GRANT)
         return GrantKey(self.client_id, grant)
 
     def profile_of(self, target_id: str) -> TargetProfile:
@@ -547,6 +545,7 @@ class SingleFlight:
 
     def _search(self, grant: Grant, wanted: Need, psu: Psu) -> Search[Token]:
         """Yield the flights that a caller waits for, and return its token."""
+        self.key(grant)
         token = yield from self._cached_token(grant, wanted, psu)
         if token is not None:
             return token
@@ -628,6 +627,7 @@ class SingleFlight:
 
     def _job(self, grant: Grant, psu: Psu, wanted: Need | None = None) -> Job:
         key = self.key(grant)
+        require_type("psu", psu, Psu, PSU)
         return Job(
             key=key,
             profile=self.profile_of(grant.target_id),

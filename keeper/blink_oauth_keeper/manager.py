@@ -12,6 +12,13 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from blink_oauth.arguments import (
+    require_count,
+    require_function,
+    require_seconds,
+    require_type,
+    wrong_argument,
+)
 from blink_oauth.context import Grant, Psu
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret, Token, hide, require_secret
@@ -84,8 +91,8 @@ class TokenManager:
             bank; again in a forked child.
 
     Raises:
-        InvalidInputError: The lease does not fit the client's timeouts, or the client is not a
-            `BlinkOAuth`.
+        InvalidInputError: The lease does not fit the client's timeouts, or an argument has another
+            type.
     """
 
     def __init__(
@@ -105,7 +112,9 @@ class TokenManager:
         new_timers: Callable[[], Timers] = ThreadTimers,
         new_thread_pool: Callable[[int], Executor] = thread_pool,
     ) -> None:
-        _check(blink, lease)
+        _check(blink, store, lease, threads)
+        _check_profiles(profiles, profile)
+        require_function("on_event", on_event, "print")
         self._blink, self._store = blink, store
         self._threads = max(1, min(threads, blink.settings.max_connections // 2))
         self._now, self._sleep, self._monotonic = clock, sleep, monotonic
@@ -194,12 +203,12 @@ class TokenManager:
             StoreError: The store cannot be used.
             BlinkError: The refresh failed; `outcome` says whether anything may be spent.
         """
-        cached = self._tokens.get(grant)
-        if cached is not None and not min_validity:
+        cached = self._tokens.get(grant) if isinstance(grant, Grant) else None
+        if cached is not None and min_validity == 0:
             until = cached.fresh_until
             if self._monotonic() < until.monotonic and self._wall() < until.wall:
                 return cached.token
-        return self._single_flight.get(grant, Need(min_validity), psu, timeout)
+        return self._single_flight.get(grant, _need(min_validity, timeout), psu, timeout)
 
     async def aget(
         self,
@@ -225,12 +234,12 @@ class TokenManager:
             StoreError: The store cannot be used.
             BlinkError: The refresh failed; `outcome` says whether anything may be spent.
         """
-        cached = self._tokens.get(grant)
-        if cached is not None and not min_validity:
+        cached = self._tokens.get(grant) if isinstance(grant, Grant) else None
+        if cached is not None and min_validity == 0:
             until = cached.fresh_until
             if self._monotonic() < until.monotonic and self._wall() < until.wall:
                 return cached.token
-        return await self._single_flight.aget(grant, Need(min_validity), psu, timeout)
+        return await self._single_flight.aget(grant, _need(min_validity, timeout), psu, timeout)
 
     def refresh(self, grant: Grant, *, psu: Psu = Psu.AUTO, timeout: float | None = None) -> Token:
         """Refresh a token now, even if the stored one is fresh.
@@ -250,6 +259,7 @@ class TokenManager:
 
         Source: RFC 6749 section 6; bLink token management.
         """
+        require_seconds("timeout", timeout, optional=True)
         return self._single_flight.get(grant, Need(forced=True), psu, timeout)
 
     async def arefresh(
@@ -272,6 +282,7 @@ class TokenManager:
 
         Source: RFC 6749 section 6; bLink token management.
         """
+        require_seconds("timeout", timeout, optional=True)
         return await self._single_flight.aget(grant, Need(forced=True), psu, timeout)
 
     def authorize(self, grant: Grant, *, code: str | Secret, redirect_uri: str, psu: Psu) -> Token:
@@ -383,8 +394,13 @@ class TokenManager:
             than a minute old. With `refresh=False`, whether the next `get` reads the store. True if
             the token is not the cached one.
 
+        Raises:
+            InvalidInputError: An argument has another type.
+
         Source: RFC 6750 section 3.1.
         """
+        self._single_flight.key(grant)
+        require_type("token", token, Token, "manager.get(grant)")
         cached = self._tokens.get(grant)
         if not refresh and cached is not None:
             profile = self._single_flight.profile_of(grant.target_id)
@@ -531,11 +547,16 @@ class TokenManager:
 
         Raises:
             StoreError: The store cannot be used. Refreshes in progress finish by themselves.
-            InvalidInputError: The manager is closed.
+            InvalidInputError: The manager is closed, or an argument has another type.
 
         Source: bLink token management (a refresh token is valid for 30 days or more, extended with
             every refresh).
         """
+        require_type("within", within, timedelta, "timedelta(days=10)")
+        require_count("limit", limit, least=0, example="10_000")
+        require_count("concurrency", concurrency, least=1, example="32")
+        require_function("on_progress", on_progress, "print")
+        require_function("stop", stop, "stopping.is_set")
         run = KeepAlive(
             store=self._store,
             breakers=self._breakers,
@@ -581,7 +602,7 @@ class TokenManager:
 
         Raises:
             StoreError: The store cannot be used. Refreshes in progress finish by themselves.
-            InvalidInputError: The manager is closed.
+            InvalidInputError: The manager is closed, or an argument has another type.
 
         Source: bLink token management (a refresh token is valid for 30 days or more, extended with
             every refresh).
@@ -662,6 +683,7 @@ class TokenManager:
         Raises:
             StoreError: The store cannot be used.
         """
+        require_count("limit", limit, least=0, example="100")
         return self._store.history(self._single_flight.key(grant), limit=limit)
 
     async def ahistory(self, grant: Grant, *, limit: int = 100) -> Sequence[HistoryEntry]:
@@ -684,6 +706,7 @@ class TokenManager:
         Args:
             timeout: Seconds after which a flight stops trying to store a result.
         """
+        require_seconds("timeout", timeout)
         self._flights.close(timeout)
         self._store.close()
         self._clients.close()
@@ -706,13 +729,39 @@ def _api_clients(blink: BlinkOAuth, now: Callable[[], datetime]) -> ApiClients:
     return ApiClients(blink.settings, now)
 
 
-def _check(blink: BlinkOAuth, lease: float) -> None:
+def _need(min_validity: float, timeout: float | None) -> Need:
+    # Not for a fresh token from the cache, which should cost as little as possible.
+    require_seconds("min_validity", min_validity)
+    if min_validity < 0:
+        raise InvalidInputError("The argument min_validity must not be below 0. Nothing was sent.")
+    require_seconds("timeout", timeout, optional=True)
+    return Need(min_validity)
+
+
+def _check_profiles(profiles: object, profile: object) -> None:
+    example = "TargetProfile(rotates=False)"
+    if profile is not None:
+        require_type("profile", profile, TargetProfile, example)
+    if profiles is None:
+        return
+    if not isinstance(profiles, Mapping):
+        example = f'{{"IIDX99999": {example}}}'
+        raise wrong_argument("profiles", profiles, "a mapping", example)
+    for target_id, each in profiles.items():
+        require_type(f"profiles[{target_id!r}]", each, TargetProfile, example)
+
+
+def _check(blink: BlinkOAuth, store: object, lease: float, threads: int) -> None:
     from blink_oauth import BlinkOAuth
 
     if not isinstance(blink, BlinkOAuth):
         raise InvalidInputError(
             "TokenManager takes a BlinkOAuth. It serves coroutines too: await manager.aget(…)."
         )
+    if not callable(getattr(store, "claim_due", None)):
+        raise wrong_argument("store", store, "a TokenStore", "SqlTokenStore(url, keys=[key])")
+    require_seconds("lease", lease)
+    require_count("threads", threads, least=1, example="100")
     total = blink.settings.timeouts.total
     if not total < lease <= LONGEST_LEASE:
         raise InvalidInputError(

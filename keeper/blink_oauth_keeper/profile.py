@@ -30,17 +30,40 @@ class AfterUncertainty(StrEnum):
     """
 
 
-def _seconds(instance: object, attribute: Attribute[float], value: float) -> None:
+def _is_positive(value: object) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
+    return number and math.isfinite(value) and value > 0  # type: ignore[arg-type,operator]
+
+
+def _seconds(instance: object, attribute: Attribute[float], value: float) -> None:
+    if not _is_positive(value):
         raise InvalidInputError(
-            f"TargetProfile.{attribute.name} must be a finite number above zero."
+            f"TargetProfile.{attribute.name} must be a number of seconds, finite and above zero, "
+            "such as 3_600.0."
         )
 
 
 def _rate(instance: object, attribute: Attribute[float | None], value: float | None) -> None:
-    if value is not None:
-        _seconds(instance, attribute, value)  # type: ignore[arg-type]
+    if value is not None and not _is_positive(value):
+        raise InvalidInputError(
+            "TargetProfile.rate must be a number of refreshes per second, finite and above zero, "
+            "such as 5.0, or None for no limit."
+        )
+
+
+def _boolean(instance: object, attribute: Attribute[bool], value: bool) -> None:
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"TargetProfile.{attribute.name} must be True or False.")
+
+
+def _after_uncertainty(value: object) -> AfterUncertainty:
+    try:
+        return AfterUncertainty(str(value))
+    except ValueError:
+        names = " or ".join(f'"{name}"' for name in AfterUncertainty)
+        raise InvalidInputError(
+            f"TargetProfile.after_uncertainty must be {names}, but it is {str(value)!r}."
+        ) from None
 
 
 @frozen(kw_only=True)
@@ -67,16 +90,16 @@ class TargetProfile:
         rate: Refreshes per second that one process sends to the target at most; None for no limit.
 
     Raises:
-        InvalidInputError: A number is not finite or not above zero.
+        InvalidInputError: A number is not finite or not above zero, or a value has another type.
 
     Source: bLink token management (24 hours recommended, 30 days extended with every refresh).
     """
 
-    rotates: bool = True
+    rotates: bool = field(default=True, validator=_boolean)
     after_uncertainty: AfterUncertainty = field(
-        default=AfterUncertainty.REPLAY_ONCE, converter=AfterUncertainty
+        default=AfterUncertainty.REPLAY_ONCE, converter=_after_uncertainty
     )
-    last_attempt: bool = True
+    last_attempt: bool = field(default=True, validator=_boolean)
     advisory: float = field(default=4 * HOUR, validator=_seconds)
     mandatory: float = field(default=60.0, validator=_seconds)
     default_lifetime: float = field(default=HOUR, validator=_seconds)

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import urlsplit
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 
 from blink_oauth_api import contract
 from blink_oauth_api.api.oauth import request_token, revoke_token
@@ -30,6 +30,7 @@ from blink_oauth_api.types import UNSET
 from . import _wire
 from ._checks import require_header_value
 from ._reply import Reply
+from .arguments import GRANT, PSU, require_type
 from .context import Grant, Psu, request_headers
 from .errors import InvalidInputError
 from .headers import (
@@ -101,11 +102,15 @@ class Call:
     form: Callable[[], TokenRequest | RevokeRequest] = field(repr=False)
 
 
+def _settings(instance: object, attribute: Attribute[Settings], value: Settings) -> None:
+    require_type("settings", value, Settings, "Settings.from_env()")
+
+
 @frozen(eq=False)
 class CallBuilder:
     """Builds the calls of one client, and checks their arguments."""
 
-    settings: Settings
+    settings: Settings = field(validator=_settings)
     clock: Callable[[], datetime]
     new_correlation_id: Callable[[], str]
 
@@ -143,8 +148,7 @@ class CallBuilder:
         Each call revokes one token (bLink oauth/revoke). The refresh token is first, so that it
         cannot be used while the access token is being revoked.
         """
-        if not isinstance(token, Token):
-            raise InvalidInputError("Give revoke a Token(access_token=…, refresh_token=…).")
+        require_type("token", token, Token, "Token(access_token=…, refresh_token=…)")
         if token.refresh_token is not None:
             yield self._revoke(grant, TokenKind.REFRESH_TOKEN, token.refresh_token, psu)
         yield self._revoke(grant, TokenKind.ACCESS_TOKEN, token.access_token, psu)
@@ -183,8 +187,8 @@ class CallBuilder:
         *,
         kind: TokenKind | None = None,
     ) -> Call:
-        if not isinstance(grant, Grant) or not isinstance(psu, Psu):
-            raise InvalidInputError("A call needs a Grant and a Psu. Nothing was sent.")
+        require_type("grant", grant, Grant, GRANT)
+        require_type("psu", psu, Psu, PSU)
         correlation_id = self.correlation_id()
         headers = request_headers(
             grant, psu, user_agent=self.settings.user_agent, correlation_id=correlation_id

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from attrs import frozen
 
+from .arguments import GRANT, require_type
 from .context import Grant
 from .errors import InvalidInputError
 from .headers import is_visible_ascii
@@ -144,12 +145,13 @@ class AuthorizationRequest:
             random: Returns the given number of random bytes.
 
         Raises:
-            InvalidInputError: The key is no text, or empty.
+            InvalidInputError: An argument has another type, or the key is empty.
 
         Source: RFC 6749 section 10.12; RFC 9700 sections 2.1 and 4.7.
         """
         hidden = hide(key, "key of the state")
         del key
+        _require_values(client_id, grant, redirect_uri)
         values = (client_id, grant, redirect_uri)
         return cls(*values, _bound_state(random(_NONCE_BYTES), require_secret(hidden), *values))
 
@@ -173,11 +175,12 @@ class AuthorizationRequest:
             key: The key that `new` was given.
 
         Raises:
-            InvalidInputError: The state is missing, or was made for other values or with another
-                key.
+            InvalidInputError: An argument has another type, or the state is missing, or was made
+                for other values or with another key.
         """
         hidden, hidden_key = hide(state, "state"), hide(key, "key of the state")
         del state, key
+        _require_values(client_id, grant, redirect_uri)
         values, given = (client_id, grant, redirect_uri), require_secret(hidden)
         if not _is_bound(given, require_secret(hidden_key), *values):
             raise InvalidInputError(
@@ -200,6 +203,7 @@ class AuthorizationRequest:
         Source: RFC 6749 sections 3.1 and 4.1.1. The parameter `username` is inferred: code of a
         third party sends it.
         """
+        require_type("template", template, str, '"https://bank.example/authorize"')
         extra = extra or {}
         url = template.replace("{target_id}", quote(self.grant.target_id, safe=""))
         url = url.replace("{client_id}", quote(self.client_id, safe=""))
@@ -221,8 +225,12 @@ class AuthorizationRequest:
         Args:
             query: The query of the request to the redirect URI, as it was received.
 
+        Raises:
+            InvalidInputError: The query is no text.
+
         Source: RFC 6749 sections 3.1, 4.1.2 and 4.1.2.1; RFC 9207; RFC 9700 section 4.7.
         """
+        require_type("query", query, str, '"code=…&state=…"')
         try:
             pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
         except ValueError:
@@ -245,6 +253,12 @@ class AuthorizationRequest:
             return None
         is_a_state = _STATE.fullmatch(states[0])
         return FailureReason.OTHER_LOGIN if is_a_state else FailureReason.WRONG_STATE
+
+
+def _require_values(client_id: str, grant: Grant, redirect_uri: str) -> None:
+    require_type("client_id", client_id, str, '"CIDX0000000002"')
+    require_type("grant", grant, Grant, GRANT)
+    require_type("redirect_uri", redirect_uri, str, '"https://app.example/callback"')
 
 
 def _bound_state(

@@ -175,6 +175,14 @@ def _user_agent(instance: object, attribute: Attribute[str], value: str) -> None
     require_header_value("Settings.user_agent (BLINK_USER_AGENT)", value, blanks=True)
 
 
+def _boolean(instance: object, attribute: Attribute[bool], value: bool) -> None:
+    # A text such as "false" would count as true.
+    if not isinstance(value, bool):
+        raise InvalidInputError(
+            f"Settings.{attribute.name} must be True or False, but it is a {type(value).__name__}."
+        )
+
+
 def _timeouts(instance: object, attribute: Attribute[Timeouts], value: Timeouts) -> None:
     if not isinstance(value, Timeouts):
         raise InvalidInputError("Settings.timeouts must be Timeouts(…), in seconds.")
@@ -266,9 +274,9 @@ class Settings:
     timeouts: Timeouts = field(validator=_timeouts)
     max_connections: int = field(validator=_max_connections)
     proxy: Secret | None = field(validator=_proxy_url)
-    trust_env: bool = field()
-    allow_plain_http: bool
-    accept_foreign_correlation_id: bool
+    trust_env: bool = field(validator=_boolean)
+    allow_plain_http: bool = field(validator=_boolean)
+    accept_foreign_correlation_id: bool = field(validator=_boolean)
     revocation_fields: tuple[RevocationField, ...] = field(converter=_in_order)
 
     def __init__(

@@ -12,6 +12,7 @@ from attrs import field, frozen
 from attrs.converters import optional
 
 from ._loading import load_authorities, load_key, read_chain
+from .arguments import require_type
 from .certificate import (
     Finding,
     Rule,
@@ -113,6 +114,9 @@ def check_certificate(certificate: ClientCertificate, *, now: datetime) -> Certi
         certificate: The files to check. Nothing is sent.
         now: The current time, timezone-aware.
 
+    Raises:
+        InvalidInputError: An argument has another type.
+
     Source: bLink TLS certificates.
     """
     return _load(certificate, now)[0]
@@ -180,6 +184,8 @@ def _load(
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.x509 import DuplicateExtension
 
+    require_type("certificate", certificate, ClientCertificate, 'ClientCertificate("client.pem")')
+    require_type("now", now, datetime, "datetime.now(UTC)")
     context = _new_context()
     problem = load_authorities(context, certificate.ca)
     authorities = () if problem is None else (problem,)

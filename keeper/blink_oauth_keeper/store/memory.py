@@ -49,6 +49,7 @@ from .rules import (
     late_origin,
     newest_salvageable,
     renewed,
+    require_retentions,
     revoked,
     to_second,
     utc,
@@ -247,6 +248,7 @@ class MemoryTokenStore(TokenStore):
         return monotonic if self._clock is utc_now else never_back(self._clock)
 
     def __attrs_post_init__(self) -> None:
+        require_retentions(self._journal_retention, self._history_retention)
         now = self._monotonic()
         for grant in self._grants.values():
             if grant.record is not None:

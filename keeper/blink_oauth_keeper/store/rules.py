@@ -8,12 +8,13 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TypeVar, cast
 
 from attrs import evolve
 
+from blink_oauth.arguments import require_type
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Token
 
@@ -37,6 +38,7 @@ __all__ = [
     "late_origin",
     "newest_salvageable",
     "renewed",
+    "require_retentions",
     "revoked",
     "selects",
     "stored_extra",
@@ -287,3 +289,13 @@ def fingerprint(key: bytes, text: str) -> str:
 def _is_claimable(record: Record) -> bool:
     is_free = record.lease_left <= 0 and record.pause_left <= 0
     return is_free and record.state in CLAIMABLE
+
+
+def require_retentions(journal: timedelta, history: timedelta) -> None:
+    """Require that the retentions of a store are of the right type.
+
+    Raises:
+        InvalidInputError: One is no timedelta.
+    """
+    require_type("journal_retention", journal, timedelta, "timedelta(days=7)")
+    require_type("history_retention", history, timedelta, "timedelta(days=400)")

@@ -50,6 +50,7 @@ from .rules import (
     late_origin,
     newest_salvageable,
     renewed,
+    require_retentions,
     revoked,
     written_back,
 )
@@ -157,6 +158,7 @@ class SqlBase:
             raise engine
         if isinstance(sealer, InvalidInputError):
             raise sealer
+        require_retentions(journal_retention, history_retention)
         self._shown_url = shown_url(engine)
         prepare_for_forks(engine)
         operation = partial(operation_on, engine)

@@ -1,0 +1,220 @@
+"""An argument of another type is refused before anything happens, with its name and an example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from blink_oauth import (
+    AsyncBlinkOAuth,
+    AuthorizationRequest,
+    BlinkOAuth,
+    Grant,
+    InvalidInputError,
+    Settings,
+    check_certificate,
+    ssl_context,
+)
+from blink_oauth_keeper import (
+    MemoryTokenStore,
+    SqlTokenStore,
+    TargetProfile,
+    TokenManager,
+)
+from keeper.harness import Harness
+
+WRONG = cast("Any", "fake-secret-in-the-wrong-place")
+SEVEN = cast("Any", 7)
+GRANT = Grant("IIDX99999", "u-4711")
+SETTINGS = Settings(
+    base_url="https://blink.invalid/v2", client_id="CIDX0000000002", user_agent="acme-books/3.2"
+)
+URI = "https://app.example/callback"
+KEY = "fake-key-of-the-application"
+NOW = datetime(2026, 3, 4, tzinfo=UTC)
+
+
+def no_request(request: httpx.Request) -> httpx.Response:
+    raise AssertionError("a request was sent")
+
+
+BLINK = BlinkOAuth(SETTINGS, transport=httpx.MockTransport(no_request))
+REQUEST = AuthorizationRequest.new("CIDX0000000002", GRANT, URI, key=KEY)
+
+
+def new(**changes: Any) -> AuthorizationRequest:
+    values: dict[str, Any] = {"client_id": "C", "grant": GRANT, "redirect_uri": URI, "key": KEY}
+    return AuthorizationRequest.new(**(values | changes))
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings(base_url="https://a.example", client_id="C", user_agent="a/1", **changes)
+
+
+CLIENT: dict[str, tuple[str, str, Callable[[], object]]] = {
+    "settings": ("settings", "Settings.from_env()", lambda: BlinkOAuth(WRONG)),
+    "settings of the async client": (
+        *("settings", "Settings.from_env()"),
+        lambda: AsyncBlinkOAuth(WRONG),
+    ),
+    "grant": ("grant", "Grant(", lambda: BLINK.refresh(WRONG, "fake-refresh-token")),
+    "psu": ("psu", "Psu.AUTO", lambda: BLINK.refresh(GRANT, "fake-refresh-token", psu=WRONG)),
+    "token": ("token", "Token(", lambda: BLINK.revoke(GRANT, WRONG)),
+    "client_id": ("client_id", '"CIDX', lambda: new(client_id=7)),
+    "grant of a request": ("grant", "Grant(", lambda: new(grant=WRONG)),
+    "redirect_uri": ("redirect_uri", '"https://', lambda: new(redirect_uri=7)),
+    "restored grant": (
+        *("grant", "Grant("),
+        lambda: AuthorizationRequest.restore("C", WRONG, URI, state="s", key=KEY),
+    ),
+    "template": ("template", '"https://', lambda: REQUEST.url(SEVEN)),
+    "query": ("query", '"code=', lambda: REQUEST.read_callback(cast("Any", b"code=c"))),
+    "certificate": (
+        *("certificate", "ClientCertificate("),
+        lambda: check_certificate(WRONG, now=NOW),
+    ),
+    "certificate of a context": (
+        *("certificate", "ClientCertificate("),
+        lambda: ssl_context(WRONG, now=NOW),
+    ),
+    "trust_env": ("trust_env", "True or False", lambda: settings(trust_env="false")),
+    "allow_plain_http": ("allow_plain_http", "True", lambda: settings(allow_plain_http="0")),
+    "accept_foreign_correlation_id": (
+        *("accept_foreign_correlation_id", "True"),
+        lambda: settings(accept_foreign_correlation_id="no"),
+    ),
+}
+
+
+def refused(call: Callable[[], object], name: str, example: str) -> None:
+    """Require that a call is refused with the name of the argument and an example."""
+    with pytest.raises(InvalidInputError) as caught:
+        call()
+    text = str(caught.value)
+    assert name in text
+    assert example in text
+    assert "fake-secret" not in text
+
+
+@pytest.mark.parametrize("case", CLIENT)
+def test_the_client_refuses_an_argument_of_another_type(case: str) -> None:
+    name, example, call = CLIENT[case]
+    refused(call, name, example)
+
+
+@pytest.mark.parametrize("value", ["3600", True, timedelta(hours=1), 0, -1, float("nan")])
+@pytest.mark.parametrize(
+    "name", ["advisory", "mandatory", "default_lifetime", "idle_lifetime", "rate"]
+)
+def test_a_profile_refuses_what_is_no_number_above_zero(name: str, value: Any) -> None:
+    example = "5.0" if name == "rate" else "3_600.0"
+    refused(lambda: TargetProfile(**{name: value}), f"TargetProfile.{name}", example)
+
+
+@pytest.mark.parametrize("name", ["rotates", "last_attempt"])
+@pytest.mark.parametrize("value", ["no", 0, None])
+def test_a_profile_refuses_what_is_no_bool(name: str, value: Any) -> None:
+    refused(lambda: TargetProfile(**{name: value}), f"TargetProfile.{name}", "True or False")
+
+
+@pytest.mark.parametrize("value", ["once", None, 7])
+def test_a_profile_names_the_ways_after_uncertainty(value: Any) -> None:
+    names = '"replay_once" or "hold"'
+    refused(lambda: TargetProfile(after_uncertainty=value), "after_uncertainty", names)
+
+
+@pytest.mark.parametrize("name", ["journal_retention", "history_retention"])
+def test_a_store_refuses_a_retention_that_is_no_timedelta(name: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {name: 7}
+    refused(lambda: MemoryTokenStore(**options), name, "timedelta(days=")
+    keys = [SqlTokenStore.new_key()]
+    refused(lambda: SqlTokenStore(tmp_path / "t.db", keys=keys, **options), name, "timedelta(days=")
+
+
+MANAGER: dict[str, tuple[str, str, Callable[[TokenManager], object]]] = {
+    "within": ("within", "timedelta(days=10)", lambda m: m.refresh_due(within=SEVEN)),
+    "limit": ("limit", "10_000", lambda m: m.refresh_due(limit=WRONG)),
+    "limit, a bool": ("limit", "10_000", lambda m: m.refresh_due(limit=True)),
+    "limit, negative": ("limit", "0 or more", lambda m: m.refresh_due(limit=-1)),
+    "concurrency": ("concurrency", "32", lambda m: m.refresh_due(concurrency=WRONG)),
+    "concurrency, 0": ("concurrency", "1 or more", lambda m: m.refresh_due(concurrency=0)),
+    "on_progress": ("on_progress", "print", lambda m: m.refresh_due(on_progress=WRONG)),
+    "stop": ("stop", "stopping.is_set", lambda m: m.refresh_due(stop=cast("Any", False))),
+    "min_validity": (
+        *("min_validity", "number of seconds"),
+        lambda m: m.get(GRANT, min_validity=cast("Any", timedelta(minutes=5))),
+    ),
+    "min_validity, None": (
+        *("min_validity", "30.0"),
+        lambda m: m.get(GRANT, min_validity=cast("Any", None)),
+    ),
+    "min_validity, negative": (
+        *("min_validity", "below 0"),
+        lambda m: m.get(GRANT, min_validity=-1.0),
+    ),
+    "min_validity, nan": (
+        *("min_validity", "finite"),
+        lambda m: m.get(GRANT, min_validity=float("nan")),
+    ),
+    "timeout of get": (
+        *("timeout", "number of seconds or None"),
+        lambda m: m.get(Grant("IIDX1", "u"), timeout=WRONG),
+    ),
+    "timeout of refresh": ("timeout", "30.0", lambda m: m.refresh(GRANT, timeout=WRONG)),
+    "timeout, infinite": (
+        *("timeout", "finite"),
+        lambda m: m.refresh(GRANT, timeout=float("inf")),
+    ),
+    "timeout of close": ("timeout", "30.0", lambda m: m.close(WRONG)),
+    "limit of history": ("limit", "100", lambda m: m.history(GRANT, limit=WRONG)),
+    "limit of history, negative": ("limit", "0 or", lambda m: m.history(GRANT, limit=-1)),
+    "psu of get": ("psu", "Psu.AUTO", lambda m: m.refresh(GRANT, psu=WRONG)),
+    "psu of revoke": ("psu", "Psu.AUTO", lambda m: m.revoke(GRANT, psu=WRONG)),
+    "psu of authorize": (
+        *("psu", "Psu.AUTO"),
+        lambda m: m.authorize(GRANT, code="fake-code", redirect_uri=URI, psu=WRONG),
+    ),
+    "grant of get": ("grant", "Grant(", lambda m: m.get(cast("Any", {}))),
+    "grant of status": ("grant", "Grant(", lambda m: m.status(WRONG)),
+    "grant of invalidate": ("grant", "Grant(", lambda m: m.invalidate(WRONG, WRONG)),
+    "token of invalidate": ("token", "manager.get", lambda m: m.invalidate(GRANT, WRONG)),
+}
+
+
+@pytest.mark.parametrize("case", MANAGER)
+def test_the_manager_refuses_an_argument_of_another_type_and_changes_nothing(case: str) -> None:
+    name, example, call = MANAGER[case]
+    with Harness() as harness:
+        harness.authorize(GRANT.username, GRANT.target_id)
+        harness.faulty.calls.clear()
+        requests = len(harness.banks.requests)
+        refused(lambda: call(harness.manager), name, example)
+        assert (harness.faulty.calls, len(harness.banks.requests)) == ([], requests)
+
+
+def test_a_deadline_that_has_passed_is_a_timeout(harness: Harness) -> None:
+    harness.manager.close(timeout=-1.0)
+    assert harness.is_closed()
+
+
+OPTIONS: dict[str, tuple[str, Any]] = {
+    "lease": ("30.0", "25"),
+    "threads": ("100", "5"),
+    "profile": ("TargetProfile(", {}),
+    "profiles": ("TargetProfile(", [TargetProfile()]),
+    "profiles['IIDX99999']": ("TargetProfile(", {"IIDX99999": {}}),
+    "on_event": ("print", 7),
+    "store": ("SqlTokenStore(", "sqlite:///tokens.db"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_manager_is_not_made_with_an_argument_of_another_type(name: str) -> None:
+    example, value = OPTIONS[name]
+    options = {"store": MemoryTokenStore()} | {name.partition("[")[0]: value}
+    refused(lambda: TokenManager(BLINK, **options), name, example)
