@@ -23,7 +23,7 @@ from blink_oauth.authorization import (
     FailureReason,
 )
 from blink_oauth.context import Grant, Psu
-from blink_oauth.errors import BlinkError, InvalidInputError
+from blink_oauth.errors import BlinkError
 from blink_oauth.tokens import Secret
 
 from .login_callback import (
@@ -48,7 +48,6 @@ POLL_INTERVAL = 0.2
 """Seconds between two checks; not every system lets Ctrl-C interrupt a longer wait."""
 START_PAGE_LIFETIME = 60.0
 """Seconds in which the browser must have started and opened its first page."""
-MAX_USER_AGENT = 500
 OPENING = "Opening the bank's page in the browser. If none opens, open this one:"
 
 
@@ -119,7 +118,10 @@ def log_in(
         callback, code = _wait_for_code(server, requests, notify, began + timeout, monotonic)
         try:
             token = manager.authorize(
-                grant, code=code, redirect_uri=server.redirect_uri, psu=_psu_of(callback, psu)
+                grant,
+                code=code,
+                redirect_uri=server.redirect_uri,
+                psu=Psu(psu.ip, callback.user_agent),
             )
         except BlinkError as error:
             callback.respond(failed_exchange_page(error), 502)
@@ -214,16 +216,6 @@ def _ended(server: CallbackServer, callback: Callback | None, message: Message) 
     if callback is not None:
         callback.respond(page, 400)
     return LoginFailedError(message.what, message.do)
-
-
-def _psu_of(callback: Callback, psu: Psu) -> Psu:
-    """Return the customer with the browser's user agent, if that can be sent to the bank."""
-    if len(callback.user_agent) > MAX_USER_AGENT:
-        return psu
-    try:
-        return Psu(psu.ip, callback.user_agent)
-    except InvalidInputError:
-        return psu
 
 
 OPENERS: Mapping[str, tuple[str, ...]] = {

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import re
+
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blink_oauth import Grant, InvalidInputError, Outcome, Psu
 
@@ -32,10 +38,73 @@ def test_a_target_that_is_invalid_in_a_header_is_refused(value: str) -> None:
         Grant(target_id=value, username="u")
 
 
+HEADER_TEXT = re.compile("[!-~]([ -~]*[!-~])?")
+"""The pattern of `X-PSU-User-Agent` in the contract."""
+
+
 @BAD_VALUES
-def test_a_user_agent_that_is_invalid_in_a_header_is_refused(value: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"Psu\.user_agent"):
-        Psu(ip="203.0.113.7", user_agent=value)
+def test_a_user_agent_that_is_invalid_in_a_header_is_changed_so_that_it_can_be_sent(
+    value: str,
+) -> None:
+    psu = Psu(ip="203.0.113.7", user_agent=value)
+    assert HEADER_TEXT.fullmatch(psu.user_agent)
+    assert psu.user_agent_changed
+
+
+@pytest.mark.parametrize(
+    ("received", "sent"),
+    [
+        ("Zürich", "Z%C3%BCrich"),
+        ("銀行/1.0 (X)", "%E9%8A%80%E8%A1%8C/1.0 (X)"),
+        ("a\r\nX-Evil: 1", "a  X-Evil: 1"),
+        ("a\tb\0c\x7fd\x85e", "a b c d e"),
+        ("  Mozilla/5.0 \n", "Mozilla/5.0"),
+        ("a\ud800b", "a%3Fb"),
+        ("", "unknown"),
+        (" \t\r\n ", "unknown"),
+        (None, "unknown"),
+        ("x" * 1_025, "x" * 1_024),
+        ("x" * 1_023 + "ü", "x" * 1_023),
+        ("x" * 1_023 + " y", "x" * 1_023),
+        ("50%25 100%", "50%25 100%"),
+    ],
+)
+def test_a_user_agent_is_changed_as_documented(received: str | None, sent: str) -> None:
+    psu = Psu("203.0.113.7", received)
+    assert psu.user_agent == sent
+    assert psu.user_agent_changed is (sent != received)
+
+
+ODD_CHARACTERS = "\t\r\n \x00\x7f\x85\xa0\u2028é😀\ud800%"
+
+
+@given(st.text() | st.text(ODD_CHARACTERS) | st.text("aé ", min_size=900, max_size=1_100))
+def test_every_text_is_a_user_agent_that_a_header_can_carry(received: str) -> None:
+    psu = Psu("203.0.113.7", received)
+    assert HEADER_TEXT.fullmatch(psu.user_agent)
+    assert len(psu.user_agent) <= 1_024
+    assert psu.user_agent != Psu.AUTOMATIC or received.strip() == Psu.AUTOMATIC
+    assert psu.user_agent_changed is (psu.user_agent != received)
+    again = Psu("203.0.113.7", psu.user_agent)
+    assert (again, again.user_agent_changed) == (psu, False)
+
+
+@given(st.from_regex(HEADER_TEXT, fullmatch=True).filter(lambda text: len(text) <= 1_024))
+def test_a_user_agent_that_a_header_can_carry_is_sent_unchanged(received: str) -> None:
+    psu = Psu("203.0.113.7", received)
+    assert (psu.user_agent, psu.user_agent_changed) == (received, False)
+
+
+@pytest.mark.parametrize("value", [7, b"Mozilla/5.0", ["Mozilla/5.0"]])
+def test_a_user_agent_of_another_type_is_refused(value: object) -> None:
+    with pytest.raises(InvalidInputError, match=rf"Psu\.user_agent.*{type(value).__name__}"):
+        Psu("203.0.113.7", value)  # type: ignore[arg-type]
+
+
+def test_a_changed_user_agent_does_not_make_another_customer() -> None:
+    assert Psu("203.0.113.7", "Z\u00fcrich") == Psu("203.0.113.7", "Z%C3%BCrich")
+    assert copy.copy(Psu("203.0.113.7", " a")).user_agent_changed
+    assert pickle.loads(pickle.dumps(Psu("203.0.113.7", " a"))).user_agent_changed
 
 
 @pytest.mark.parametrize("value", [None, 7, b"IIDX1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from typing import ClassVar, Final
+from urllib.parse import quote
 
 from attrs import Attribute, field, frozen
 
@@ -14,6 +15,8 @@ from .headers import CORRELATION_ID, PSU_IP_ADDRESS, PSU_USER_AGENT, TARGET_ID, 
 __all__ = ["Grant", "Psu", "request_headers"]
 
 MAX_USERNAME: Final = 64
+MAX_USER_AGENT: Final = 1_024
+"""Characters of a user agent that are sent at most: servers limit the size of a header."""
 
 
 def _header_value(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -66,7 +69,21 @@ def _ip_address(instance: Psu, attribute: Attribute[str], value: str) -> None:
         raise InvalidInputError("Psu.ip must be an IPv4 or IPv6 address, without a zone.")
 
 
-@frozen
+def _sendable_user_agent(value: str | None) -> str:
+    """Return a user agent as a header can carry it, the same text if it can already."""
+    if value is not None and not isinstance(value, str):
+        return value
+    blank = "".join(char if char.isprintable() or ord(char) > 0x9F else " " for char in value or "")
+    sent = ""
+    for char in blank.strip(" "):
+        piece = char if char.isascii() else quote(char, safe="", errors="replace")
+        if len(sent) + len(piece) > MAX_USER_AGENT:
+            break
+        sent += piece
+    return sent.rstrip(" ") or Psu.UNKNOWN
+
+
+@frozen(init=False)
 class Psu:
     """The payment service user (PSU): the customer's device, if the customer triggered the call.
 
@@ -74,20 +91,34 @@ class Psu:
 
     Args:
         ip: The IP address of the customer's device.
-        user_agent: The user agent of the customer's device or browser.
+        user_agent: The user agent as the customer's browser sent it, or None if it sent none. What
+            a header cannot carry is changed and never refused, because the code that came with it
+            is valid for 30 s: control characters become blanks, other characters are
+            percent-encoded as UTF-8, blanks at the ends are removed, and 1,024 characters are sent
+            at most. If nothing is left, `unknown` is sent: `AUTO` would say that no customer
+            triggered the call.
+
+    Attributes:
+        user_agent_changed: Whether `user_agent` is not what was given.
 
     Raises:
-        InvalidInputError: A value cannot be sent.
+        InvalidInputError: The address is none, or an argument has another type.
 
     Source: bLink custom headers `X-PSU-IP-Address` and `X-PSU-User-Agent`, both with the special
     value `AUTO`.
     """
 
     AUTOMATIC: ClassVar[str] = "AUTO"
+    UNKNOWN: ClassVar[str] = "unknown"
     AUTO: ClassVar[Psu]
 
     ip: str = field(validator=_ip_address)
     user_agent: str = field(validator=_header_text)
+    user_agent_changed: bool = field(eq=False, repr=False)
+
+    def __init__(self, ip: str, user_agent: str | None) -> None:
+        sent = _sendable_user_agent(user_agent)
+        self.__attrs_init__(ip, sent, sent != user_agent)
 
 
 Psu.AUTO = Psu(Psu.AUTOMATIC, Psu.AUTOMATIC)

@@ -121,12 +121,15 @@ def test_the_exchange_names_the_browsers_user_agent(harness: LoginHarness) -> No
     assert psu_of_exchange(harness) == Psu(USER_IP, USER_AGENT)
 
 
-@pytest.mark.parametrize("user_agent", ["Caf\xe9 1.0", "x" * 501, ""])
-def test_a_user_agent_that_cannot_be_sent_is_replaced_by_auto(
-    harness: LoginHarness, user_agent: str
+@pytest.mark.parametrize(
+    ("user_agent", "sent"),
+    [("Caf\xe9 1.0", "Caf%C3%A9 1.0"), ("x" * 1_500, "x" * 1_024), ("", "unknown")],
+)
+def test_a_user_agent_that_cannot_be_sent_is_changed_so_that_it_can(
+    harness: LoginHarness, user_agent: str, sent: str
 ) -> None:
     harness.browser.user_agent = user_agent
-    assert psu_of_exchange(harness) == Psu(USER_IP, Psu.AUTOMATIC)
+    assert psu_of_exchange(harness) == Psu(USER_IP, sent)
 
 
 def psu_of_exchange(harness: LoginHarness) -> Psu:
