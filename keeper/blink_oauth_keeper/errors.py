@@ -37,13 +37,7 @@ __all__ = [
 
 
 class NoTokenError(BlinkError):
-    """No token that meets the caller's need can be returned now.
-
-    Attributes:
-        retry_after: Seconds after which to try again, or None.
-    """
-
-    retry_after: float | None = None
+    """No token that meets the caller's need can be returned now."""
 
 
 class UnknownGrantError(NoTokenError):

@@ -12,7 +12,13 @@ from datetime import datetime, timedelta
 
 from attrs import evolve, frozen
 
-from blink_oauth.errors import BlinkError, ForeignResponseError, Outcome, RevocationError
+from blink_oauth.errors import (
+    ADVICE_ON_REPLAY,
+    BlinkError,
+    ForeignResponseError,
+    Outcome,
+    RevocationError,
+)
 from blink_oauth.tokens import LONGEST_LIFETIME, Token
 
 from .errors import (
@@ -41,6 +47,7 @@ __all__ = [
     "attempt_limit",
     "backoff",
     "decide",
+    "error_for_callers",
     "foreign_responses",
     "idle_until",
     "is_behind",
@@ -261,7 +268,7 @@ def decide(
     if record.lease_left > 0:
         return AwaitLease() if due or need.forced else Serve()
     last_attempt_in = seconds_to_last_attempt(record, profile, now, responded_ago)
-    error = _attempt_error(record, profile, hold_off, last_attempt_in, due=due)
+    error = _attempt_error(record, profile, hold_off, last_attempt_in, now, due=due)
     if error is None:
         return Attempt()
     return Serve() if usable and not need.forced else Refuse(error)
@@ -325,6 +332,7 @@ def _attempt_error(
     profile: TargetProfile,
     hold_off: float,
     last_attempt_in: float,
+    now: datetime,
     *,
     due: bool,
 ) -> NoTokenError | None:
@@ -343,7 +351,8 @@ def _attempt_error(
             "The grant has no refresh token. Start a new authorization. Nothing was sent.",
             **facts,
         )
-    uncertainty = _uncertainty_error(record, profile, last_attempt_in, due=due)
+    held_for = (windows(record, profile).mandatory_at - now).total_seconds()
+    uncertainty = _uncertainty_error(record, profile, last_attempt_in, held_for, due=due)
     if uncertainty is not None:
         return uncertainty
     pause = max(record.pause_left, hold_off)
@@ -358,10 +367,9 @@ def _attempt_error(
 
 
 def _uncertainty_error(
-    record: Record, profile: TargetProfile, last_attempt_in: float, *, due: bool
+    record: Record, profile: TargetProfile, last_attempt_in: float, held_for: float, *, due: bool
 ) -> RefreshUncertainError | None:
     """Return why a refresh token that may be spent must not be presented now, or None."""
-    hold = profile.rotates and profile.after_uncertainty is AfterUncertainty.HOLD
     what, wait, final = "", None, record.attempts >= attempt_limit(profile)
     if final:
         what = (
@@ -375,10 +383,11 @@ def _uncertainty_error(
             f"token has expired and the bank responds again, at the latest in {wait:.0f} s. "
             "Nothing was sent."
         )
-    elif hold and record.attempts == 1 and not due:
+    elif _is_held(record, profile) and not due:
+        wait = max(held_for, record.pause_left)
         what = (
             "was presented and may be spent. It is held back until the access token is about to "
-            "expire."
+            f"expire, in {wait:.0f} s."
         )
     if not what:
         return None
@@ -388,6 +397,44 @@ def _uncertainty_error(
         retry_after=wait,
         correlation_id=record.correlation_id,
     )
+
+
+def _is_held(record: Record, profile: TargetProfile) -> bool:
+    """Return whether the refresh token is presented again only when the access token expires."""
+    hold = profile.rotates and profile.after_uncertainty is AfterUncertainty.HOLD
+    return hold and record.attempts == 1
+
+
+def error_for_callers(
+    error: BlinkError, record: Record, profile: TargetProfile, now: datetime
+) -> BlinkError:
+    """Return the error of a failed refresh with what the manager does next, and when.
+
+    The advice of the client is for callers that present refresh tokens themselves.
+
+    Args:
+        error: The failure.
+        record: The record after it, with its pair.
+        profile: The profile of the target.
+        now: The current time, timezone-aware.
+    """
+    if error.needs_consent:
+        return error
+    if error.outcome is not Outcome.UNCERTAIN:
+        return error.replaced(str(error), retry_after=record.pause_left)
+    if record.attempts >= attempt_limit(profile):
+        wait = None
+        plan = "The manager does not present it again: ask the customer for a new consent."
+    else:
+        held = (windows(record, profile).mandatory_at - now).total_seconds()
+        held_for = held if _is_held(record, profile) else 0.0
+        last_attempt_in = seconds_to_last_attempt(record, profile, now)
+        wait = max(record.pause_left, held_for, last_attempt_in)
+        plan = (
+            f"The manager presents it once more after {wait:.0f} s. Call the manager again then, "
+            "and do not present the refresh token yourself."
+        )
+    return error.replaced(str(error).replace(ADVICE_ON_REPLAY, plan), retry_after=wait)
 
 
 def _cause_of_pause(record: Record, hold_off: float) -> str:

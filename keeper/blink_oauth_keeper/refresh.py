@@ -297,7 +297,8 @@ def store_failure(
         release.attempts < 2 or not job.profile.rotates
     )
     shared_for = min(pause, policy.LONGEST_SHARED)
-    result = Result(released, error, shared_for=shared_for, refresh_in=pause if replay else None)
+    told = policy.error_for_callers(error, released, job.profile, job.now())
+    result = Result(released, told, shared_for=shared_for, refresh_in=pause if replay else None)
     # Until it is stored, this state is not certain: another owner may have taken the lease over.
     held_lease = yield from retry_until_stored(release, evolve(result, record=claim))
     yield Emit(EventName(note.event), released, error, seconds=seconds)

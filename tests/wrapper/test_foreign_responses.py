@@ -106,6 +106,7 @@ def error_of(call: Call, connect: Connect, platform: Platform) -> ForeignRespons
 def check(error: ForeignResponseError, case: Case) -> None:
     """Check what holds for every foreign response."""
     assert error.outcome is Outcome.UNCERTAIN
+    assert error.retry_after is None
     assert not error.needs_consent
     assert (error.status, error.correlation_id) == (case.status, FIRST_ID)
     assert error.foreign_correlation_id == OTHER_ID

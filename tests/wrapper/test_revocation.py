@@ -189,3 +189,20 @@ def test_the_revocation_of_an_access_token_alone_makes_one_call(connect: Connect
 def test_a_repeated_revocation_succeeds(connect: Connect) -> None:
     blink = connect(Platform())
     assert revoke_pair(blink).keys() == revoke_pair(blink).keys() == {REFRESH, ACCESS}
+
+
+def test_the_error_has_the_longest_time_to_wait(connect: Connect) -> None:
+    busy = [reply(429, b"", {"Retry-After": seconds}) for seconds in ("7", "3")]
+    with pytest.raises(RevocationError) as caught:
+        revoke_pair(connect(Platform(*busy)))
+    assert caught.value.retry_after == 7
+    assert sorted(error.retry_after or 0 for error in caught.value.errors.values()) == [3, 7]
+
+
+@pytest.mark.parametrize(("headers", "seconds"), [({"Retry-After": "7.2"}, 7.2), ({}, None)])
+def test_the_error_of_a_response_has_its_time_to_wait(
+    connect: Connect, headers: dict[str, str], seconds: float | None
+) -> None:
+    with pytest.raises(StatusError) as caught:
+        refresh(connect(Platform(reply(503, b"", headers))))
+    assert caught.value.retry_after == seconds

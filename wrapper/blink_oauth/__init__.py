@@ -9,6 +9,7 @@ handles only tokens and errors starts faster.
 from typing import TYPE_CHECKING
 
 from ._version import __version__
+from .answers import Answer, answer_to
 from .authorization import (
     AuthorizationCode,
     AuthorizationRequest,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from .client import AsyncBlinkOAuth, BlinkOAuth
 
 __all__ = [
+    "Answer",
     "AsyncBlinkOAuth",
     "AuthorizationCode",
     "AuthorizationRequest",
@@ -97,6 +99,7 @@ __all__ = [
     "TokenKind",
     "UnreadableResponseError",
     "__version__",
+    "answer_to",
     "check_certificate",
     "ssl_context",
 ]

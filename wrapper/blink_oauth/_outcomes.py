@@ -14,6 +14,7 @@ from ._error_bodies import ServerError, read_errors
 from ._redaction import Redactor
 from ._reply import Body, ErrorMember, NoResponse, RawResponse
 from .errors import (
+    ADVICE_ON_REPLAY,
     REFUSED_GRANT,
     STATUS_PAGE,
     BlinkError,
@@ -111,11 +112,7 @@ ADVICE_IF_FORM_REFUSED = (
 
 ADVICE_IF_UNCERTAIN = {
     Operation.EXCHANGE_CODE: "Never send the code again: start a new authorization.",
-    Operation.REFRESH: (
-        "Keep the stored refresh token: the bank may not have replaced it. Present it at most once "
-        "more: a bank with reuse detection may revoke the consent if a spent token is presented "
-        "again."
-    ),
+    Operation.REFRESH: ADVICE_ON_REPLAY,
 }
 
 
@@ -207,6 +204,7 @@ def response_error(
         outcome=outcome,
         retryable=retryable,
         needs_consent=needs_consent,
+        retry_after=meta.retry_after,
         status=status,
         meta=meta,
         correlation_id=call.correlation_id,
@@ -281,6 +279,10 @@ def revocation_error(
         errors=errors,
         outcome=worst.outcome,
         retryable=all(error.retryable for error in errors.values()),
+        retry_after=max(
+            (error.retry_after for error in errors.values() if error.retry_after is not None),
+            default=None,
+        ),
         status=worst.status,
         meta=worst.meta,
         correlation_id=worst.correlation_id,

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .tokens import Token, TokenKind
 
 __all__ = [
+    "ADVICE_ON_REPLAY",
     "STATUS_PAGE",
     "BlinkError",
     "CertificateError",
@@ -61,6 +62,13 @@ __all__ = [
 
 STATUS_PAGE: Final = "https://status.blink.six-group.com/#/service-providers"
 """Where the platform reports outages, by bank and interface (inferred: spec/README.md)."""
+
+
+ADVICE_ON_REPLAY: Final = (
+    "Keep the stored refresh token: the bank may not have replaced it. Present it at most once "
+    "more: a bank with reuse detection may revoke the consent if a spent token is presented again."
+)
+"""The advice of an uncertain refresh to callers that keep their tokens themselves."""
 
 
 class Outcome(StrEnum):
@@ -158,6 +166,7 @@ class BlinkError(Exception):
         outcome: Whether the call was executed, as far as is known.
         retryable: Whether the same call may be sent again: it spends nothing twice and may succeed.
         needs_consent: Whether only a new consent of the customer at the bank helps.
+        retry_after: Seconds after the failure from which to try again, or None if no time is known.
         status: The HTTP status, or None without a response.
         meta: The values of the response headers, or None without a response.
         correlation_id: The `X-Correlation-ID` of the request; give it to the bLink support. None
@@ -169,6 +178,7 @@ class BlinkError(Exception):
     outcome: Outcome = Outcome.NOT_EXECUTED
     retryable: bool = False
     needs_consent: bool = False
+    retry_after: float | None = None
     status: int | None = None
     meta: ResponseMeta | None = None
     correlation_id: str | None = None
@@ -186,11 +196,20 @@ class BlinkError(Exception):
         """The origin of the response, or None without a response."""
         return self.meta.source if self.meta else None
 
-    def __copy__(self) -> BlinkError:
-        duplicate = _rebuild(type(self), str(self), self._facts())
+    def replaced(self, message: str, **facts: Any) -> Self:
+        """Return a copy with another text and other attributes.
+
+        Args:
+            message: The text of the copy.
+            facts: The attributes that differ.
+        """
+        duplicate = type(self)(message, **(self._facts() | facts))
         for note in getattr(self, "__notes__", ()):
             duplicate.add_note(note)
         return duplicate
+
+    def __copy__(self) -> Self:
+        return self.replaced(str(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Without the token: a pickle never contains a secret.
