@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
+from blink_oauth.answers import answer_to
 from blink_oauth.errors import (
     BlinkError,
     CertificateError,
@@ -156,10 +157,6 @@ def _remedy(error: BlinkError) -> str:
 
 
 def _exit_code(error: BlinkError) -> ExitCode:
-    if isinstance(error, InvalidInputError):
-        return ExitCode.USAGE
     if isinstance(error, UnknownGrantError):
         return ExitCode.NOT_STORED
-    if error.needs_consent:
-        return ExitCode.CONSENT_NEEDED
-    return ExitCode.UNCERTAIN if error.outcome is Outcome.UNCERTAIN else ExitCode.FAILED
+    return ExitCode(answer_to(error).exit_code)

@@ -24,9 +24,9 @@ class Answer:
         status: The HTTP status. 403: the customer must consent again. 503: try again later. 502 and
             504: the bank or the platform failed. 500: the application must be corrected.
         headers: The header `Retry-After` in whole seconds, if a time is known.
-        exit_code: The exit code of a job, as of the command `blink-oauth`. 1: failed, run it again.
-            2: correct the input or the settings. 3: the customer must consent again. 4: a code or a
-            refresh token may be spent.
+        exit_code: The exit code of a job, as of the command `blink-oauth`, which has one more: for
+            a grant that is not stored. 1: failed, run it again. 2: correct the input or the
+            settings. 3: the customer must consent again. 4: a code or a refresh token may be spent.
     """
 
     status: int
