@@ -17,7 +17,6 @@ import argparse
 import hashlib
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from io import BytesIO
@@ -26,6 +25,7 @@ from pathlib import Path
 from attrs import frozen
 
 from contract_document import SPEC
+from repository import NoHistoryError, last_tag, run_git
 
 SETTINGS = "generator-config.yml"
 PINS = "requirements/generate.txt"
@@ -40,10 +40,6 @@ KINDS = ("contract", "settings", "generator", "tools", "generated code")
 RULE = "tools/check_commits.py"
 READ = (SPEC, SETTINGS, PINS, PROVENANCE, RULE)  # the files of a commit that are read
 EXIT_RIGHT, EXIT_WRONG, EXIT_NO_HISTORY = 0, 1, 3
-
-
-class NoHistoryError(Exception):
-    """The commits cannot be read; the message says why."""
 
 
 @frozen
@@ -177,7 +173,7 @@ def provenance(content: bytes) -> tuple[dict[str, str], dict[str, str]]:
         return {}, {}
 
 
-# ---- what git tells
+# ---- what git prints
 
 
 def git(root: Path, *arguments: str, input_: str = "") -> bytes:
@@ -186,11 +182,7 @@ def git(root: Path, *arguments: str, input_: str = "") -> bytes:
     Raises:
         NoHistoryError: If git is not installed or fails.
     """
-    command = ["git", "-C", str(root), *arguments]
-    try:
-        result = subprocess.run(command, input=input_.encode(), capture_output=True, check=False)
-    except FileNotFoundError as error:
-        raise NoHistoryError("git is not installed.") from error
+    result = run_git(root, *arguments, input_=input_)
     if result.returncode:
         raise NoHistoryError(f"git says: {result.stderr.decode(errors='replace').strip()}")
     return result.stdout
@@ -206,17 +198,6 @@ def need_history(root: Path) -> None:
         raise NoHistoryError(f"{root} is not the top of a repository.")
     if git(root, "rev-parse", "--is-shallow-repository").strip() == b"true":
         raise NoHistoryError("The checkout is shallow. Run `git fetch --unshallow --tags` first.")
-
-
-def last_tag(root: Path) -> str | None:
-    """Return the tag of the last version before HEAD; None before the first.
-
-    Raises:
-        NoHistoryError: If there is no commit.
-    """
-    # A candidate such as v1.0.0-rc.1 is older than v1.0.0.
-    listed = ("tag", "--list", "v*", "--merged", "HEAD", "--sort=-version:refname")
-    return next(iter(git(root, "-c", "versionsort.suffix=-", *listed).decode().split()), None)
 
 
 def read_commits(root: Path, revisions: str) -> list[Commit]:

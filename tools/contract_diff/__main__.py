@@ -35,6 +35,7 @@ from typing import TypeVar
 from attrs import evolve
 
 from contract_document import SPEC, Node
+from repository import NoHistoryError
 
 from .changes import compare
 from .consumers import Code, Consumer
@@ -42,7 +43,7 @@ from .release import CHANGELOG, check
 from .report import Comparison, Leaf, as_json, as_markdown, as_text
 from .rules import Change, Consequence
 from .symbols import Symbol
-from .versions import NoHistoryError, UnreadableError, at, base, git, load, read
+from .versions import UnreadableError, at, base, git, load, read
 
 T = TypeVar("T")
 EXIT_FITS, EXIT_UNFIT, EXIT_USAGE, EXIT_NO_HISTORY = 0, 1, 2, 3
@@ -94,7 +95,7 @@ def each_commit(root: Path, since: str) -> Iterator[Comparison]:
             if changes:
                 yield Comparison(*names, old, new, tuple(map(Leaf, changes)))
         except UnreadableError as error:
-            # It is past: nobody can correct it any more.
+            # A past commit cannot be corrected.
             yield Comparison(*names, {}, {}, (), error=f"not compared: {error}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from contract_document import SPEC, Node, Place
+from repository import NoHistoryError, last_tag, run_git
 
 from .shape import complaints
 
 
 class UnreadableError(Exception):
     """A contract cannot be read; the message says which and why."""
-
-
-class NoHistoryError(Exception):
-    """The commit to compare with is not in this checkout."""
 
 
 def load(text: str, name: str) -> Node:
@@ -90,11 +86,7 @@ def git(root: Path, *arguments: str) -> str | None:
     Raises:
         NoHistoryError: If git is not installed.
     """
-    try:
-        command = ["git", "-C", str(root), *arguments]
-        result = subprocess.run(command, capture_output=True, check=False)
-    except FileNotFoundError as error:
-        raise NoHistoryError("git is not installed.") from error
+    result = run_git(root, *arguments)
     return None if result.returncode else result.stdout.decode("utf-8", "replace")
 
 
@@ -115,9 +107,8 @@ def base(root: Path, revision: str | None) -> str:
         if is_shallow == "true":
             raise NoHistoryError(f"This shallow checkout has no {revision}.")
         raise UnreadableError(f"There is no commit {revision}.")
-    tag = git(root, "describe", "--tags", "--abbrev=0", "--match", "v*")
-    if tag is not None:
-        return tag.strip()
+    if (tag := last_tag(root)) is not None:
+        return tag
     first = git(root, "log", "--diff-filter=A", "--format=%h", "--", SPEC)
     if is_shallow == "true" or not first:
         raise NoHistoryError("This checkout has neither a tag nor the first commit.")
