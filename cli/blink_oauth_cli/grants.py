@@ -12,6 +12,7 @@ import click
 from attrs import asdict, evolve
 
 from blink_oauth.headers import is_visible_ascii
+from blink_oauth_keeper.events import EventName
 
 from .app import App
 from .errors import CommandError, ExitCode, not_stored_error
@@ -94,8 +95,8 @@ def refresh(app: App, *, grant: Grant, json_: bool) -> None:
     The new pair is stored before anything else. If another process refreshes the grant at this
     moment, its result is taken.
     """
-    events: set[str] = set()
-    with app.manager(lambda event: events.add(event.name.value)) as manager:
+    events: set[EventName] = set()
+    with app.manager(lambda event: events.add(event.name)) as manager:
         found = manager.refresh(grant)
     _print_token(app, grant, found, json_, events)
 
@@ -105,7 +106,7 @@ def _print_token(
     grant: Grant,
     token: Token,
     json_: bool,
-    refresh_events: Collection[str] | None = None,
+    refresh_events: Collection[EventName] | None = None,
 ) -> None:
     from blink_oauth.tokens import utc_now
 
@@ -118,7 +119,7 @@ def _print_token(
             "has_refresh_token": has_refresh_token,
         }
         if refresh_events is not None:
-            content["refreshed"] = REFRESHED in refresh_events
+            content["refreshed"] = EventName.REFRESHED in refresh_events
         app.screen.json(content)
         return
     done = "" if refresh_events is None else f"{refresh_sentence(refresh_events)} "
@@ -128,20 +129,17 @@ def _print_token(
         app.screen.line("The bank gave no refresh token: the customer is needed again after that.")
 
 
-REFRESHED = "refresh.succeeded"
-
-
-def refresh_sentence(events: Collection[str]) -> str:
+def refresh_sentence(events: Collection[EventName]) -> str:
     """Return the sentence that says what a refresh did.
 
     Args:
-        events: The names of the events of this process.
+        events: The events of this process.
     """
-    if REFRESHED not in events:
+    if EventName.REFRESHED not in events:
         return "another process refreshed it at this moment; this is its result."
-    if "refresh.salvaged" in events:
+    if EventName.SALVAGED in events:
         return "refreshed, with an earlier refresh token, since the bank refused the last one."
-    if "refresh.replayed" in events:
+    if EventName.REPLAYED in events:
         return "refreshed, with a refresh token that had been presented before."
     return "refreshed; the new pair is stored."
 

@@ -667,7 +667,7 @@ class TokenManager:
         Raises:
             StoreError: The store cannot be used.
         """
-        pages = record_pages(self._store, self._blink.settings.client_id)
+        pages = record_pages(self._store, self.client_id)
         while page := await to_thread(next, pages, ()):
             for record in page:
                 profile = self._single_flight.profile_of(record.key.grant.target_id)

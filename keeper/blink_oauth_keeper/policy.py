@@ -351,8 +351,7 @@ def _attempt_error(
             "The grant has no refresh token. Start a new authorization. Nothing was sent.",
             **facts,
         )
-    held_for = (windows(record, profile).mandatory_at - now).total_seconds()
-    uncertainty = _uncertainty_error(record, profile, last_attempt_in, held_for, due=due)
+    uncertainty = _uncertainty_error(record, profile, last_attempt_in, now, due=due)
     if uncertainty is not None:
         return uncertainty
     pause = max(record.pause_left, hold_off)
@@ -367,7 +366,7 @@ def _attempt_error(
 
 
 def _uncertainty_error(
-    record: Record, profile: TargetProfile, last_attempt_in: float, held_for: float, *, due: bool
+    record: Record, profile: TargetProfile, last_attempt_in: float, now: datetime, *, due: bool
 ) -> RefreshUncertainError | None:
     """Return why a refresh token that may be spent must not be presented now, or None."""
     what, wait, final = "", None, record.attempts >= attempt_limit(profile)
@@ -383,7 +382,7 @@ def _uncertainty_error(
             f"token has expired and the bank responds again, at the latest in {wait:.0f} s. "
             "Nothing was sent."
         )
-    elif _is_held(record, profile) and not due:
+    elif not due and (held_for := _held_for(record, profile, now)) is not None:
         wait = max(held_for, record.pause_left)
         what = (
             "was presented and may be spent. It is held back until the access token is about to "
@@ -399,10 +398,12 @@ def _uncertainty_error(
     )
 
 
-def _is_held(record: Record, profile: TargetProfile) -> bool:
-    """Return whether the refresh token is presented again only when the access token expires."""
+def _held_for(record: Record, profile: TargetProfile, now: datetime) -> float | None:
+    """Return the seconds until the access token is about to expire, if the replay waits for it."""
     hold = profile.rotates and profile.after_uncertainty is AfterUncertainty.HOLD
-    return hold and record.attempts == 1
+    if not hold or record.attempts != 1:
+        return None
+    return (windows(record, profile).mandatory_at - now).total_seconds()
 
 
 def error_for_callers(
@@ -426,10 +427,9 @@ def error_for_callers(
         wait = None
         plan = "The manager does not present it again: ask the customer for a new consent."
     else:
-        held = (windows(record, profile).mandatory_at - now).total_seconds()
-        held_for = held if _is_held(record, profile) else 0.0
         last_attempt_in = seconds_to_last_attempt(record, profile, now)
-        wait = max(record.pause_left, held_for, last_attempt_in)
+        held_for = _held_for(record, profile, now)
+        wait = max(record.pause_left, held_for or 0.0, last_attempt_in)
         plan = (
             f"The manager presents it once more after {wait:.0f} s. Call the manager again then, "
             "and do not present the refresh token yourself."
