@@ -1,6 +1,6 @@
 """What a change of the contract means for the caller: the rules, as data.
 
-A change that no rule matches is `UNKNOWN`, so that nobody overlooks it.
+A change that no rule matches is `UNKNOWN`, so that it is not overlooked.
 """
 
 from __future__ import annotations
