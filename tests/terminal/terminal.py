@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import pexpect
@@ -111,32 +110,3 @@ def rendered(text: str) -> list[str]:
     while lines and not lines[0]:
         lines.pop(0)
     return lines
-
-
-_VARIABLE = (
-    (r"localhost:\d+", "localhost:8443"),
-    (r"127\.0\.0\.1:\d+", "127.0.0.1:8080"),
-    # The rest of the URL has a new state each time, and is wrapped by the terminal.
-    (r"(/authorize\?response_type=code&)[^ ]+(?=\nWaiting)", r"\1…"),
-    (r"[^ =']*/blink-sandbox-\w+", "/tmp/blink-sandbox"),
-    (r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", None),
-    (r"\d{4}-\d\d-\d\d", "2026-01-01"),
-    (r"\d\d:\d\d:\d\d", "12:00:00"),
-    (r"to \d s\.", "to 0 s."),
-)
-
-
-def normalized(lines: list[str]) -> str:
-    """Return a transcript as text, with values that change from run to run replaced."""
-    text = "\n".join(lines)
-    seen: dict[str, str] = {}
-    for pattern, replacement in _VARIABLE:
-        text = re.sub(
-            pattern,
-            lambda found, new=replacement: (  # type: ignore[misc]
-                (new and found.expand(new))
-                or seen.setdefault(found[0], f"00000000-0000-4000-8000-{len(seen) + 1:012}")
-            ),
-            text,
-        )
-    return text

@@ -12,7 +12,8 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from browser.chromium import launched
-from terminal.terminal import Terminal, normalized
+from terminal.terminal import Terminal
+from transcripts import normalized
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cli.md"
 CURL = """blink-oauth token --header | curl --silent --header @- --user-agent "$BLINK_USER_AGENT" \\
@@ -88,7 +89,7 @@ def test_the_first_commands_print_the_documented_transcript(
     assert "deleted" in platform.interrupt()
 
     for name, terminal in (("platform", platform), ("shell", shell)):
-        seen = normalized(terminal.transcript)
+        seen = normalized("\n".join(terminal.transcript))
         assert not re.search(r"fake-(access|refresh)|Bearer ", seen)
         require_documented(name, seen, write=pytestconfig.getoption("--write"))
 
