@@ -19,7 +19,7 @@ nox.options.error_on_missing_interpreters = True
 
 TESTS = (
     "tests/test_architecture.py",
-    *("tests/test_release.py", "tests/test_requirements.py"),
+    *(f"tests/test_{name}.py" for name in ("newcomer", "release", "requirements")),
     *(f"tests/{name}" for name in ("wrapper", "wire", "keeper", "cli", "testing", "documents")),
 )
 PROOFS = ("tests/simulation", "tests/storm", "tests/crash")
@@ -293,6 +293,31 @@ def check_archives(session: nox.Session, folder: Path) -> None:
     session.run(str(programs / "python"), "tools/check_bare.py", external=True)
 
 
+@nox.session
+def newcomer(session: nox.Session) -> None:
+    """Prove that the built wheel and the tutorial lead a newcomer to the account list.
+
+    With `--write` it writes what is printed into the tutorial.
+    """
+    install(session, "build")
+    out = Path(session.create_tmp()) / "archives"
+    shutil.rmtree(out, ignore_errors=True)
+    build_it = ("python", "-m", "build", "--no-isolation", "--wheel", "--outdir", str(out))
+    session.run(*build_it, silent=True)
+    work_through_the_tutorial(session, out, *session.posargs)
+
+
+def work_through_the_tutorial(session: nox.Session, folder: Path, *options: str) -> None:
+    """Execute the blocks of the tutorial in a new environment with the wheel of a folder."""
+    (wheel,) = map(str, folder.glob("*.whl"))
+    uv = (f"--uv={nox.virtualenv.UV}",) if session.venv_backend == "uv" else ()
+    session.run(
+        *("python", "tools/newcomer.py", wheel, *uv, "--pins=requirements/test.txt", *options),
+        # After Ctrl-C it stops the sandbox, for which nox would not wait.
+        interrupt_timeout=15.0,
+    )
+
+
 @nox.session(default=False)
 def release(session: nox.Session) -> None:
     """With `--dry-run`, prove that this commit can be released; publish nothing.
@@ -315,6 +340,7 @@ def release(session: nox.Session) -> None:
     for name, zone in (("first", "UTC"), ("second", "Asia/Tokyo")):
         build_commit(session, folder / name, {**time, "TZ": zone})
     check_archives(session, folder / "first" / "archives")
+    work_through_the_tutorial(session, folder / "first" / "archives")
     (wheel,) = (folder / "first" / "archives").glob("*.whl")
     programs = fresh(session, f"{wheel}[{','.join(EXTRAS)}]")
     session.run(

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 NAME = "blink-oauth"
 VERSION_FILE = "wrapper/blink_oauth/_version.py"
 CHANGELOG = "CHANGELOG.md"
-PAGES = ("README.md", "SECURITY.md")
+PAGES = ("README.md", "SECURITY.md", "docs/tutorial.md")
 BEFORE_THE_FIRST = re.compile(
     r"\b(?:(?:not|nothing is) released yet|not taken yet|(?:until|after) the first release)\b",
     re.IGNORECASE,

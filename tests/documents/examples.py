@@ -47,17 +47,19 @@ FENCE = re.compile(r"^ *```(.*)\n(?:.*\n)*? *```$", re.MULTILINE)
 
 FIRST_DAY = "tests/terminal/test_first_day.py"
 GENERATION = "tests/generation/test_generation.py and tests/changes/test_contributing.py"
+NEWCOMER = "tools/newcomer.py"
 ELSEWHERE = {
+    ("docs/tutorial.md", ""): NEWCOMER,
     ("docs/cli.md", "$ blink-oauth sandbox\n"): FIRST_DAY,
     ("docs/cli.md", '$ eval "$(blink-oauth sandbox --env)"\n'): FIRST_DAY,
     ("CONTRIBUTING.md", "--- a/"): GENERATION,
     ("CONTRIBUTING.md", "changed  generated/"): GENERATION,
 }
-"""The page and the beginning of each block that other tests execute, and those tests."""
+"""The page and the beginning of each block that another test or tool executes, and its name."""
 
 
 def executed_by(example: Example) -> str | None:
-    """Return the other test that executes a block, or None."""
+    """Return the other test or tool that executes a block, or None."""
     for (page, beginning), test in ELSEWHERE.items():
         if Path(example.path).match(page) and example.parsed.startswith(beginning):
             return test
@@ -66,6 +68,8 @@ def executed_by(example: Example) -> str | None:
 
 def python(example: Example) -> str | None:
     """Execute Python code; it must print exactly the comment at its end."""
+    if executed_by(example) is not None:
+        return None
     with redirect_stdout(io.StringIO()) as output:
         PythonEvaluator()(example)
     comment = re.search(r"(?:^# .*\n)*\Z", example.parsed, re.MULTILINE)

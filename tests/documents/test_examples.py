@@ -101,7 +101,7 @@ def test_few_blocks_are_not_executed_and_each_says_why() -> None:
 def test_each_block_that_other_tests_execute_is_on_its_page() -> None:
     blocks = [each for page in PAGES for each in parsed(PROJECT / page) if not is_marked(each)]
     assert {executed_by(block) for block in blocks} - {None} == {*ELSEWHERE.values()}
-    files = {file for tests in ELSEWHERE.values() for file in re.findall(r"tests/\S+\.py", tests)}
+    files = {file for tests in ELSEWHERE.values() for file in re.findall(r"\S+/\S+\.py", tests)}
     assert [file for file in files if not (PROJECT / file).is_file()] == []
 
 
