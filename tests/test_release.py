@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from attrs import evolve
 
 import release
 from check_archives import dead_links
-from release import Candidate, faults, notes, report, with_version
+from release import Candidate, faults, installed_in, notes, report, required_by, with_version
 
 CHANGELOG = """# Changelog
 
@@ -110,7 +111,7 @@ def test_a_commit_without_a_fault_can_be_released_before_and_after_it_has_its_ta
         ({"builds": ({}, {})}, "A build makes a wheel and a source archive, and not []."),
         (
             {"required": ["httpx", "PyYAML", "sqlalchemy"]},
-            "The SBOM lacks sqlalchemy, which the project declares.",
+            "The SBOM lacks sqlalchemy, which the wheel requires.",
         ),
         ({"installed": {"h11": "0.16"}}, "The SBOM has h11 None; 0.16 is installed."),
         ({"installed": {"httpx": "1.1"}}, "The SBOM has httpx 1.0; 1.1 is installed."),
@@ -133,6 +134,33 @@ def test_the_notes_are_the_section_of_the_version_alone() -> None:
     assert notes(CHANGELOG, "1.1.9") == "- An old thing."
 
 
+def test_a_library_of_an_extra_that_is_not_installed_is_missed_in_the_sbom(tmp_path: Path) -> None:
+    wheel = tmp_path / "blink_oauth-1.2.0-py3-none-any.whl"
+    requirements = ("httpx<2,>=1.0", "Psycopg[binary]>=3.2; extra == 'postgresql'")
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(
+            "blink_oauth-1.2.0.dist-info/METADATA", metadata("blink-oauth", "1.2.0", *requirements)
+        )
+    libraries = tmp_path / "fresh/lib/python3.11/site-packages"
+    for name, version in (("httpx", "1.0"), ("h11", "0.16")):
+        (libraries / f"{name}-{version}.dist-info").mkdir(parents=True)
+        file = libraries / f"{name}-{version}.dist-info/METADATA"
+        file.write_text(metadata(name, version), "utf-8")
+    required, installed = required_by(wheel), installed_in(tmp_path / "fresh")
+    assert required == ["httpx", "Psycopg"]
+    assert installed == {"httpx": "1.0", "h11": "0.16"}
+    assert faults(evolve(RIGHT, required=required, installed=installed)) == [
+        "The SBOM lacks psycopg, which the wheel requires.",
+        "The SBOM has h11 None; 0.16 is installed.",
+    ]
+
+
+def metadata(name: str, version: str, *requirements: str) -> str:
+    """Return the metadata of a distribution."""
+    lines = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}"]
+    return "\n".join([*lines, *(f"Requires-Dist: {each}" for each in requirements), ""])
+
+
 def test_the_sbom_names_the_version_of_its_subject() -> None:
     assert with_version(RIGHT.sbom, "1.2.0") == {
         **RIGHT.sbom,
@@ -144,6 +172,14 @@ def test_the_sbom_names_the_version_of_its_subject() -> None:
             }
         },
     }
+
+
+def test_the_report_tells_the_hash_of_each_archive_and_whether_both_builds_have_it() -> None:
+    other = BUILD | {"blink_oauth-1.2.0.tar.gz": "cc"}
+    assert report(evolve(RIGHT, builds=(BUILD, other)), ["They differ."]).splitlines()[1:3] == [
+        "  blink_oauth-1.2.0-py3-none-any.whl, SHA-256 aa in both builds",
+        "  blink_oauth-1.2.0.tar.gz, SHA-256 bb",
+    ]
 
 
 def test_the_report_tells_the_commands_only_if_nothing_is_wrong_or_tagged() -> None:

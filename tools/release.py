@@ -53,7 +53,7 @@ class Candidate:
         urls: The addresses of the project, by their titles.
         builds: The SHA-256 of each archive, by its name, of two builds.
         sbom: The bill of materials, in CycloneDX's JSON.
-        required: The names of the libraries that the project declares, those of extras too.
+        required: The names of the libraries that the wheel requires, those of extras too.
         installed: The version of each library in an environment with all extras.
     """
 
@@ -178,12 +178,12 @@ def faults_of_sbom(
 
     Args:
         sbom: The bill.
-        required: The names of the libraries that the project declares.
+        required: The names of the libraries that the wheel requires.
         installed: The version of each library that is installed with it.
     """
     listed = {normal(each["name"]): each.get("version") for each in sbom["components"]}
     for name in sorted(set(map(normal, required)) - listed.keys()):
-        yield f"The SBOM lacks {name}, which the project declares."
+        yield f"The SBOM lacks {name}, which the wheel requires."
     for name, version in sorted((normal(name), each) for name, each in installed.items()):
         if listed.get(name) != version and name != NAME:
             yield f"The SBOM has {name} {listed.get(name)}; {version} is installed."
@@ -203,12 +203,16 @@ def with_version(sbom: Mapping[str, Any], version: str) -> dict[str, Any]:
 
 def report(candidate: Candidate, found: Collection[str]) -> str:
     """Return what would be released, and why it cannot be or how it is done."""
-    first, _ = candidate.builds
+    first, second = candidate.builds
     told = notes(candidate.changelog, candidate.version) or ""
+    needed = len(set(map(normal, candidate.required)))
     lines = [
         f"{NAME} {candidate.version}, commit {candidate.head[:12]}, tag {candidate.tag}:",
-        *(f"  {name}, SHA-256 {digest}" for name, digest in sorted(first.items())),
-        f"  an SBOM of {len(candidate.sbom['components'])} libraries",
+        *(
+            f"  {name}, SHA-256 {digest}{' in both builds' * (second.get(name) == digest)}"
+            for name, digest in sorted(first.items())
+        ),
+        f"  an SBOM of {len(candidate.sbom['components'])} libraries; the wheel requires {needed}",
         f"  notes of {len(told.splitlines())} lines",
     ]
     if found:
@@ -248,6 +252,18 @@ def archives_in(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
+def required_by(wheel: Path) -> list[str]:
+    """Return the names of the libraries that a wheel requires, those of extras too."""
+    (metadata,) = distributions(path=[str(wheel)])
+    return [re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in metadata.requires or ()]
+
+
+def installed_in(environment: Path) -> dict[str, str]:
+    """Return the version of each library of an environment, by its name."""
+    libraries = [str(path) for path in environment.glob("lib/python*/site-packages")]
+    return {each.name: each.version for each in distributions(path=libraries)}
+
+
 def read(folder: Path, tag: str | None) -> Candidate:
     """Read what a release would be made of.
 
@@ -256,9 +272,8 @@ def read(folder: Path, tag: str | None) -> Candidate:
         tag: The tag of the release, or None for that of the version.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    declared = chain(project["dependencies"], *project["optional-dependencies"].values())
     (version,) = re.findall(r'__version__ = "(.*)"', (ROOT / VERSION_FILE).read_text("utf-8"))
-    libraries = [str(path) for path in folder.glob("fresh/lib/python*/site-packages")]
+    wheels = folder.glob("first/archives/*.whl")
     return Candidate(
         tag=tag or f"v{version}",
         version=version,
@@ -270,8 +285,8 @@ def read(folder: Path, tag: str | None) -> Candidate:
         urls=project.get("urls", {}),
         builds=(archives_in(folder / "first/archives"), archives_in(folder / "second/archives")),
         sbom=with_version(json.loads((folder / "sbom.json").read_text("utf-8")), version),
-        required=[re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in declared],
-        installed={each.name: each.version for each in distributions(path=libraries)},
+        required=list(chain.from_iterable(map(required_by, wheels))),
+        installed=installed_in(folder / "fresh"),
     )
 
 
