@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Collection
 from itertools import chain
@@ -15,7 +14,8 @@ from blink_oauth.headers import is_visible_ascii
 from blink_oauth_keeper.events import EventName
 
 from .app import App
-from .errors import CommandError, ExitCode, not_stored_error
+from .confirmation import require_confirmation
+from .errors import CommandError, not_stored_error
 from .options import LISTING_FLAGS, configured, takes_grant
 from .output import expiry_phrase, grant_name, time_left, visible
 from .store_opening import missing_key_ids
@@ -158,23 +158,14 @@ def revoke(app: App, *, grant: Grant, yes: bool) -> None:
 
     This is for good: to use the bank again, its customer must log in there again.
     """
+    name = grant_name(grant)
     if not yes:
-        _require_confirmation(grant)
+        require_confirmation(
+            f"Revoke {name} for good?", refusal=f"{name} is not revoked", advice="Nothing was sent."
+        )
     with app.manager() as manager:
         manager.revoke(grant)
-    app.screen.line(f"{grant_name(grant)}: revoked. The bank has confirmed it for every token.")
-
-
-def _require_confirmation(grant: Grant) -> None:
-    name = visible(grant_name(grant))
-    if not sys.stdin.isatty():
-        raise CommandError(
-            f"{name} is not revoked: without a terminal, it cannot be confirmed.",
-            "Add --yes to do it without a question.",
-            ExitCode.USAGE,
-        )
-    if not click.confirm(f"Revoke {name} for good?", err=True):
-        raise CommandError(f"{name} is not revoked.", "Nothing was sent.", ExitCode.USAGE)
+    app.screen.line(f"{name}: revoked. The bank has confirmed it for every token.")
 
 
 COLUMNS = ("Target", "Username", "State", "Expires", "Idle days", "Outcome", "Correlation id")

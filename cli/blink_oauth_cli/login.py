@@ -11,6 +11,7 @@ from blink_oauth.texts import trimmed
 from blink_oauth.tokens import Secret
 
 from .app import App
+from .confirmation import require_confirmation
 from .errors import CommandError, ExitCode
 from .options import configured, setting, takes_grant
 from .output import expiry_phrase, grant_name
@@ -32,6 +33,7 @@ NO_ADDRESS = (
 blink-oauth login IIDX99999/u-4711
 blink-oauth login --target IIDX99999 --username u-4711 --no-browser
 blink-oauth login IIDX99999/u-4711 --redirect-uri http://127.0.0.1:8765/callback
+blink-oauth login IIDX99999/u-4711 --yes
 blink-oauth login IIDX99999/u-4711 --redirect-uri https://app.example/callback --code -
 """
 )
@@ -64,12 +66,17 @@ blink-oauth login IIDX99999/u-4711 --redirect-uri https://app.example/callback -
     metavar="SECONDS",
     help="How long to wait for the customer.",
 )
+@click.option("--yes", is_flag=True, help="Do not ask, although the consent may end another one.")
 @click.pass_obj
 def login(app: App, /, *, grant: Grant, code: str | None, **options: Any) -> None:
     """Log a customer in at the bank, and store the token.
 
     The bank's page opens in your browser. This command receives the redirect on this machine,
     exchanges the code immediately (it is valid for 30 s) and stores the pair.
+
+    At some banks a second consent ends the first. So it asks before it opens the page if the store
+    has a grant at that bank which needs no consent. With --code it does not: the customer has
+    consented by then.
 
     A code is a secret until it is spent: with --code - it is asked for and not kept in the history
     of your shell.
@@ -87,18 +94,34 @@ def login(app: App, /, *, grant: Grant, code: str | None, **options: Any) -> Non
 
 
 def _with_browser(
-    app: App, grant: Grant, *, parameters: tuple[str, ...], no_browser: bool, timeout: float
+    app: App,
+    grant: Grant,
+    *,
+    parameters: tuple[str, ...],
+    no_browser: bool,
+    timeout: float,
+    yes: bool,
 ) -> Token:
+    from blink_oauth.tokens import utc_now
     from blink_oauth_keeper.store.protocol import GrantKey
 
     from .login_flow import log_in, open_in_browser, own_address
+    from .stored_consents import consents_at_risk
 
     configuration = app.configuration
     settings = configuration.settings()
     template = configuration.authorize_url(grant.target_id)
+    profiles = configuration.target_profiles()
     with app.store(create=True) as store:
         # Do not ask the customer for a consent that could not be stored.
-        store.load(GrantKey(settings.client_id, grant))
+        at_risk = consents_at_risk(store, GrantKey(settings.client_id, grant), profiles, utc_now())
+    if at_risk and not yes:
+        require_confirmation(
+            "Log in at the bank all the same?",
+            refusal="Nothing was opened or sent",
+            advice="blink-oauth token uses the stored grant; blink-oauth status lists all.",
+            reason=at_risk,
+        )
     psu_ip = configuration.get("psu_ip") or own_address(settings.base_url)
     if psu_ip == Psu.AUTOMATIC and not configuration.get("psu_ip"):
         app.screen.note(NO_ADDRESS)

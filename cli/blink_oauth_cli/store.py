@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from datetime import timedelta
 
 import click
 
 from .app import App
+from .confirmation import require_confirmation
 from .errors import CommandError, ExitCode
 from .groups import Group
 from .keep_alive import duration_option
@@ -166,24 +166,13 @@ def upgrade(ctx: click.Context, *, check: bool, yes: bool) -> None:
             )
             ctx.exit(ExitCode.FAILED)
         if not yes:
-            _require_confirmation()
+            require_confirmation(
+                "Has the last process of an older version stopped?",
+                refusal="The upgrade is not finished",
+                advice="Stop those processes first; nothing was changed.",
+            )
         opened.finish_upgrade()
     app.screen.line(
         "Every row is sealed and authenticated by this version. An older version refuses to start "
         "on this store from now on."
     )
-
-
-def _require_confirmation() -> None:
-    if not sys.stdin.isatty():
-        raise CommandError(
-            "The upgrade is not finished: without a terminal, it cannot be confirmed.",
-            "Add --yes to do it without a question.",
-            ExitCode.USAGE,
-        )
-    if not click.confirm("Has the last process of an older version stopped?", err=True):
-        raise CommandError(
-            "The upgrade is not finished; nothing was changed.",
-            "Stop those processes first.",
-            ExitCode.USAGE,
-        )

@@ -29,7 +29,7 @@ DONE, FAILED, USAGE = ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE
 CONSENT, UNCERTAIN = ExitCode.CONSENT_NEEDED, ExitCode.UNCERTAIN
 
 COMMANDS = {
-    "login": ("login", "--no-browser", "--timeout", "1"),
+    "login": ("login", "--yes", "--no-browser", "--timeout", "1"),
     "login --code": ("login", "--code", CODE, "--redirect-uri", "http://127.0.0.1/callback"),
     "token": ("token",),
     "refresh": ("refresh",),

@@ -75,6 +75,7 @@ MISTAKES = [
     Mistake("keys generate", USAGE, "Say where the key goes", "keys generate --help"),
     Mistake("keys seal 0123", USAGE, "has no key 0123", "Its keys are"),
     Mistake("revoke", USAGE, "without a terminal, it cannot be confirmed", "--yes"),
+    Mistake("login", USAGE, "a second consent ends the first", "--yes"),
     Mistake("sandbox --env", USAGE, "No sandbox runs", "Start one there: blink-oauth sandbox."),
     Mistake("sandbox --lifetime 0", USAGE, "--lifetime", "sandbox --help"),
     Mistake("sandbox --refuse-revocation-field token", USAGE, "token_type_hint", "sandbox --help"),

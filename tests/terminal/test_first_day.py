@@ -82,6 +82,8 @@ def test_the_first_commands_print_the_documented_transcript(
     assert "1 refreshed" in shell.run("blink-oauth keep-alive --within 30d")
     assert shell.exit_code() == 0
     assert "refresh.succeeded" in shell.run("blink-oauth history")
+    assert "second consent" in shell.run("blink-oauth login", ("[y/N]: ", "n"))
+    assert shell.exit_code() == 2
     assert "revoked" in shell.run("blink-oauth revoke", ("[y/N]: ", "y"))
     assert "revoked" in shell.run("blink-oauth status")
     assert "Error:" in shell.run("blink-oauth token")
