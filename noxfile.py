@@ -21,6 +21,7 @@ TESTS = (
     "tests/test_architecture.py",
     *(f"tests/test_{name}.py" for name in ("newcomer", "release", "requirements")),
     *(f"tests/{name}" for name in ("wrapper", "wire", "keeper", "cli", "testing", "documents")),
+    "tests/examples",
 )
 PROOFS = ("tests/simulation", "tests/storm", "tests/crash")
 WITHOUT_SERVER = (
@@ -45,7 +46,7 @@ BUILD = {"UV_BUILD_CONSTRAINT": "requirements/build.txt"}
 DONE_WITHOUT_HISTORY = [0] if os.environ.get("GITHUB_ACTIONS") == "true" else [0, 3]
 PACKAGES = ("wrapper", "keeper", "cli", "testing")
 EXTRAS = ("cli", "otel", "postgresql", "sql", "testing")
-HAND_WRITTEN = (*PACKAGES, "tests", "tools", "demo", "benchmarks", "noxfile.py")
+HAND_WRITTEN = (*PACKAGES, "tests", "tools", "demo", "examples", "benchmarks", "noxfile.py")
 
 
 def install(session: nox.Session, tools: str, *, project: bool = False) -> None:

@@ -583,7 +583,7 @@ SIZE = re.compile(r"^\| [\w ]+ \| `(\w+)` \| .* \| ([\d,]+) \|$", re.MULTILINE)
 def sources() -> list[Path]:
     """Return all Python files of the project, except those of environments."""
     packages = ("generated", "wrapper", "keeper", "cli", "testing")
-    folders = (*packages, "tests", "tools", "demo", "benchmarks")
+    folders = (*packages, "tests", "tools", "demo", "examples", "benchmarks")
     return [path for folder in folders for path in (PROJECT / folder).rglob("*.py")]
 
 
