@@ -40,7 +40,7 @@ PROJECT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
     "CONTRIBUTING.md",
-    *sorted(f"docs/{path.name}" for path in (PROJECT / "docs").glob("*.md")),
+    *sorted(path.relative_to(PROJECT).as_posix() for path in (PROJECT / "docs").rglob("*.md")),
 )
 FENCE = re.compile(r"^ *```(.*)\n(?:.*\n)*? *```$", re.MULTILINE)
 """A block in a fence, with its language; a picture has none."""
@@ -124,9 +124,12 @@ def configuration_file(example: Example) -> None:
 
 
 def unit_file(example: Example) -> None:
-    """Parse the command line of a unit of systemd, as the command does."""
+    """Parse the command line of a unit of systemd, as the command does; a timer needs a time."""
     unit = ConfigParser(interpolation=None)
     unit.read_string(example.parsed)
+    if "Timer" in unit:
+        assert unit["Timer"].keys() & {"oncalendar", "onbootsec"}
+        return
     program, *words = shlex.split(unit["Service"]["ExecStart"])
     assert Path(program).name == "blink-oauth"
     name, subcommand, rest = command.resolve_command(click.Context(command), words)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from blink_oauth import AuthorizationCode
+from blink_oauth_keeper import State
 from blink_oauth_testing import Sandbox
 from documents.conftest import Reader
 from documents.examples import (
@@ -30,7 +31,12 @@ COMMAND, LIFECYCLE, OPERATIONS = (
 DATABASE = "postgresql+psycopg://app@db.example/app"
 """The database that the pages name."""
 MOST_MARKS = 5
-OTHERS = [page for page in PAGES if PROJECT / page not in {README, COMMAND, LIFECYCLE, OPERATIONS}]
+WORKERS, KEEP_ALIVE, CONSENTS = GUIDES = [
+    PROJECT / "docs" / "how-to" / name for name in ("workers.md", "keep_alive.md", "consents.md")
+]
+"""They use the manager of the README. The last one revokes its grant."""
+AFTER_README = {COMMAND, LIFECYCLE, OPERATIONS, *GUIDES}
+OTHERS = [page for page in PAGES if PROJECT / page not in {README, *AFTER_README}]
 
 
 def test_the_code_blocks_of_the_readme_work(reader: Reader, blink_sandbox: Sandbox) -> None:
@@ -56,6 +62,15 @@ def test_the_code_blocks_of_the_operations_work_after_the_readme(
 def test_the_code_blocks_of_the_lifecycle_work_after_the_readme(reader: Reader) -> None:
     reader.work_through(README)
     reader.work_through(LIFECYCLE)
+
+
+def test_the_code_blocks_of_the_guides_work_after_the_readme(
+    reader: Reader, blink_sandbox: Sandbox
+) -> None:
+    reader.work_through(README)
+    for guide in GUIDES:
+        reader.work_through(guide)
+    assert reader.names["manager"].status(blink_sandbox.grant()).state is State.REVOKED
 
 
 def test_the_code_blocks_of_the_command_work_after_the_readme(
@@ -116,6 +131,8 @@ def test_each_block_that_other_tests_execute_is_on_its_page() -> None:
         (COMMAND, 'user_agent = "acme-books/3.2"', 'agent = "acme-books/3.2"'),
         (COMMAND, "--every 24h", "--every daily"),
         (LIFECYCLE, "refreshing --> uncertain", "refreshing --> unsure"),
+        (KEEP_ALIVE, "OnCalendar=daily", "Daily=1"),
+        (CONSENTS, "# False True", "# True True"),
         (PROJECT / "CONTRIBUTING.md", "--- a/spec/openapi.yaml", "--- spec/openapi.yaml"),
     ],
 )
@@ -123,7 +140,7 @@ def test_a_block_that_is_wrong_fails(
     page: Path, right: str, wrong: str, reader: Reader, tmp_path: Path
 ) -> None:
     text = page.read_text("utf-8")
-    if page == OPERATIONS:
+    if page in {OPERATIONS, CONSENTS}:
         reader.work_through(README)
     if page != README:
         # Its blocks do not need each other.
