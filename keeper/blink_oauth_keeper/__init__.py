@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .errors import (
     ConsentNeededError,
+    GrantExistsError,
     GrantMovedError,
     NoTokenError,
     RefreshPausedError,
@@ -53,6 +54,7 @@ __all__ = [
     "EnvironmentKeys",
     "Event",
     "EventName",
+    "GrantExistsError",
     "GrantKey",
     "GrantMovedError",
     "GrantStatus",

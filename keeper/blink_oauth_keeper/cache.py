@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from attrs import define, evolve, field, frozen
 
 from blink_oauth.context import Grant
+from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Token
 
 from .errors import NoTokenError, StoreError
@@ -154,7 +155,7 @@ class Cache:
                 self.failures.pop(grant, None)
         else:
             # Only failed calls make the pauses grow, not flights that sent nothing.
-            if not isinstance(result.error, NoTokenError | StoreError):
+            if not isinstance(result.error, NoTokenError | StoreError | InvalidInputError):
                 self.failures[grant] = self.failures.get(grant, 0) + 1
             self._failed[grant] = _Failure(result, self.monotonic() + result.shared_for)
         if result.record is not None:

@@ -1,18 +1,21 @@
-"""Authorization and revocation of a grant, as protocols like the refresh."""
+"""Authorization, adoption and revocation of a grant, as protocols like the refresh."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from attrs import evolve
 
-from blink_oauth.errors import BlinkError
+from blink_oauth.arguments import require_time
+from blink_oauth.errors import BlinkError, InvalidInputError
+from blink_oauth.tokens import NO_ACCESS_TOKEN, Secret, Token
 
 from . import policy
 from .errors import ConsentNeededError, SealError, StoreError, UnknownGrantError
 from .events import EventName
-from .policy import moved_error
+from .policy import NEVER_VALID, moved_error
 from .refresh import (
     load,
     report_foreign,
@@ -25,6 +28,8 @@ from .steps import (
     Emit,
     Erase,
     ExchangeCode,
+    Fingerprint,
+    History,
     Job,
     Journal,
     JournalEntries,
@@ -35,12 +40,16 @@ from .steps import (
     Revoke,
     Step,
     Steps,
+    WriteBack,
 )
 from .store.moving import is_moved
-from .store.protocol import Note, Origin, Record, State, is_revoked, odd_detail
-from .store.rules import empty_record
+from .store.protocol import HistoryEntry, Note, Origin, Record, State, is_revoked, odd_detail
+from .store.rules import empty_record, renewed
 
-__all__ = ["authorize", "finish_revocation", "revoke"]
+__all__ = ["adopt", "adopted_pair", "authorize", "finish_revocation", "revoke"]
+
+ADOPTION_TRIES = 5
+"""Number of tries to adopt a pair while other processes change the record."""
 
 
 def authorize(job: Job) -> Steps:
@@ -128,6 +137,77 @@ def _store(expected: Record, put: Put, result: Result) -> Generator[Step, Any, R
         # It is stored, but sealed anew meanwhile with a key that this process does not have.
         return expected
     return record
+
+
+def adopted_pair(refresh: Secret, access: Secret, expires_at: datetime | None) -> Token:
+    """Return the pair to adopt; without an access token, one that was never valid."""
+    if (access == NO_ACCESS_TOKEN) is not (expires_at is None):
+        raise InvalidInputError(
+            "access_token and expires_at belong together: give both, or neither to refresh the "
+            "grant at once. Nothing was sent."
+        )
+    if expires_at is not None:
+        require_time("expires_at", expires_at)
+    return Token(
+        access_token=access,
+        refresh_token=refresh,
+        expires_at=NEVER_VALID if expires_at is None else expires_at.astimezone(UTC),
+    )
+
+
+def adopt(job: Job) -> Steps:
+    """Store a refresh token of an existing consent. Nothing is presented: a refresh follows.
+
+    The history shows whether the same refresh token was adopted before. Then it may be spent, and
+    the stored pair stays.
+    """
+    try:
+        return (yield from _adopt(job))
+    except StoreError as error:
+        return Result(
+            None,
+            type(error)(
+                f"{error} The refresh token was not presented. Adopt it again.",
+                retryable=error.retryable,
+            ),
+        )
+
+
+def _adopt(job: Job) -> Steps:
+    pair = job.adopted
+    assert pair is not None
+    assert pair.refresh_token is not None
+    fingerprint: str = yield Fingerprint(pair.refresh_token)
+    detail = f"refresh token {fingerprint}"
+    for _ in range(ADOPTION_TRIES):
+        record = yield from load(job)
+        if record is not None:
+            if (yield from _was_adopted(record, pair, detail)):
+                return Result(record)
+            error = policy.adoption_error(record)
+            if error is not None:
+                return Result(record, error)
+        now = job.now()
+        before = record or empty_record(job.key, now)
+        # It is unknown how long the refresh token was not used: `refresh_due` finds it due.
+        adopted = renewed(before, pair, issued_at=now, idle_until=now)
+        note = Note(event=EventName.ADOPTED, detail=detail, actor=job.actor)
+        # Not `put`, which would also replace a pair that was stored since the record was read.
+        stored: Record | None = yield WriteBack(
+            evolve(adopted, consent=before.consent + 1), record, note
+        )
+        if stored is not None:
+            yield Emit(EventName.ADOPTED, stored)
+            return Result(stored)
+    raise StoreError("The record changed with each try to store the pair.")
+
+
+def _was_adopted(record: Record, pair: Token, detail: str) -> Generator[Step, Any, bool]:
+    if record.token is not None and record.token.refresh_token == pair.refresh_token:
+        return True
+    entries: Sequence[HistoryEntry] = yield History()
+    notes = [entry.note for entry in entries]
+    return any(n.event == EventName.ADOPTED and n.detail == detail for n in notes)
 
 
 def revoke(job: Job) -> Steps:

@@ -8,6 +8,8 @@
     + RefreshUncertainError      the refresh token may be spent and is not presented now
     + RefreshPausedError         a refresh failed, and the pause before the next is not over
     + RefreshPendingError        the refresh took longer than the caller or the flight waits
+  x InvalidInputError            an argument is invalid, nothing was sent (of the client)
+    + GrantExistsError           the store has another pair of the grant to adopt
   x StoreError                   the token store cannot be used
     + SealError                  a stored pair cannot be opened with the configured keys
     + SchemaError                the tables are missing or of another version
@@ -17,13 +19,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blink_oauth.errors import BlinkError, Outcome
+from blink_oauth.errors import BlinkError, InvalidInputError, Outcome
 
 if TYPE_CHECKING:
     from .store.protocol import Record
 
 __all__ = [
     "ConsentNeededError",
+    "GrantExistsError",
     "GrantMovedError",
     "NoTokenError",
     "RefreshPausedError",
@@ -54,6 +57,10 @@ class ConsentNeededError(NoTokenError):
 
 class GrantMovedError(NoTokenError):
     """The grant was moved to another store, or is being moved: use that store. Nothing was sent."""
+
+
+class GrantExistsError(InvalidInputError):
+    """The grant to adopt has a usable pair in the store. Nothing was sent, and nothing stored."""
 
 
 class RefreshUncertainError(NoTokenError):

@@ -22,6 +22,9 @@ class EventName(StrEnum):
     """A code was exchanged and the pair is stored."""
     AUTHORIZATION_FAILED = "grant.authorization_failed"
     """The exchange of a code failed."""
+    ADOPTED = "grant.adopted"
+    """A refresh token of an existing consent was stored by `TokenManager.adopt`. It has not been
+    presented yet. The `detail` in the history is its keyed fingerprint."""
     REFRESHED = "refresh.succeeded"
     """A new pair is stored."""
     FAILED = "refresh.failed"
@@ -79,6 +82,7 @@ LEVELS: dict[EventName, int] = {
     EventName.AUTHORIZING: logging.INFO,
     EventName.AUTHORIZED: logging.INFO,
     EventName.AUTHORIZATION_FAILED: logging.WARNING,
+    EventName.ADOPTED: logging.INFO,
     EventName.REFRESHED: logging.INFO,
     EventName.FAILED: logging.WARNING,
     EventName.UNCERTAIN: logging.ERROR,

@@ -24,6 +24,8 @@ from .steps import (
     Emit,
     Erase,
     ExchangeCode,
+    Fingerprint,
+    History,
     Job,
     Journal,
     JournalEntries,
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ReportedOddities", "StepExecutor", "harmless", "log_event"]
 
+HISTORY_LIMIT = 10_000
+"""Entries of a history that are searched for an adoption."""
 UNSTORED_POLL = 0.5
 """Seconds to wait before a grant with an unstored result in this process is tried again."""
 
@@ -132,6 +136,10 @@ class StepExecutor:
                     return self._call(job, step)
                 case AddNote():
                     return store.add_note(key, note=step.note)
+                case Fingerprint():
+                    return store.fingerprint(f"adopted {step.refresh_token.reveal()}")
+                case History():
+                    return store.history(key, limit=HISTORY_LIMIT)
                 case Settle():
                     return store.settle(
                         step.claim,

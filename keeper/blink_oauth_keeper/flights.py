@@ -475,8 +475,32 @@ class SingleFlight:
         Raises:
             BlinkError: There is no such token, or not in time.
         """
+        return self._wait(self._search(grant, wanted, psu), timeout)
+
+    async def aget(self, grant: Grant, wanted: Need, psu: Psu, timeout: float | None) -> Token:
+        """Do what `get` does; the coroutine waits for it."""
+        return await self._await(self._search(grant, wanted, psu), timeout)
+
+    def adopt(self, grant: Grant, pair: Token, psu: Psu, timeout: float | None) -> Token:
+        """Store a pair of an existing consent, and return a usable token; the thread waits for it.
+
+        Args:
+            grant: The grant.
+            pair: The pair.
+            psu: The customer's device, or `Psu.AUTO`.
+            timeout: Seconds to wait at most.
+
+        Raises:
+            BlinkError: The pair cannot be adopted or refreshed, or not in time.
+        """
+        return self._wait(self._adopt(grant, pair, psu), timeout)
+
+    async def aadopt(self, grant: Grant, pair: Token, psu: Psu, timeout: float | None) -> Token:
+        """Do what `adopt` does; the coroutine waits for it."""
+        return await self._await(self._adopt(grant, pair, psu), timeout)
+
+    def _wait(self, search: Search[Token], timeout: float | None) -> Token:
         left = remaining(timeout, self.monotonic)
-        search = self._search(grant, wanted, psu)
         result: Result | None = None
         try:
             while True:
@@ -489,10 +513,8 @@ class SingleFlight:
             token: Token = found.value
             return token
 
-    async def aget(self, grant: Grant, wanted: Need, psu: Psu, timeout: float | None) -> Token:
-        """Do what `get` does; the coroutine waits for it."""
+    async def _await(self, search: Search[Token], timeout: float | None) -> Token:
         left = remaining(timeout, self.monotonic)
-        search = self._search(grant, wanted, psu)
         result: Result | None = None
         try:
             while True:
@@ -560,6 +582,22 @@ class SingleFlight:
             if token is not None:
                 return token
             result = yield self._share(job), None
+
+    def _adopt(self, grant: Grant, pair: Token, psu: Psu) -> Search[Token]:
+        """Yield the flight that stores a pair, then those of a caller of `get`."""
+        job = evolve(self._job(grant, psu), adopted=pair)
+        if self.flights.has_unstored_result(grant):
+            # The store does not show that this process has a pair of the grant.
+            raise RefreshPendingError(
+                "A pair of this grant is still to be stored by this process. The refresh token was "
+                "neither stored nor presented: try again."
+            )
+        flight = self._flight(job, consent.adopt(job))
+        result = yield self.flights.start(flight, joinable=False), None
+        if result is None:
+            raise timeout_error()
+        require_no_error(result)
+        return (yield from self._search(grant, Need(), psu))
 
     def _cached_token(self, grant: Grant, wanted: Need, psu: Psu) -> Search[Token | None]:
         """Return the cached token, or None; unless it is fresh, the store is read before."""

@@ -21,12 +21,13 @@ from blink_oauth.arguments import (
 )
 from blink_oauth.context import Grant, Psu
 from blink_oauth.errors import InvalidInputError
-from blink_oauth.tokens import Secret, Token, hide, require_secret
+from blink_oauth.tokens import NO_ACCESS_TOKEN, Secret, Token, hide, require_secret
 
 from .breaker import Breakers
 from .cache import Cache
 from .clocks import monotonic as monotonic_clock
 from .clocks import utc_now
+from .consent import adopted_pair
 from .errors import UnknownGrantError
 from .events import Listener
 from .executor import StepExecutor
@@ -335,6 +336,90 @@ class TokenManager:
             grant, require_secret(secret), redirect_uri, psu
         )
         return authorized_token(await wrap_future(flight))
+
+    def adopt(
+        self,
+        grant: Grant,
+        *,
+        refresh_token: str | Secret,
+        access_token: str | Secret | None = None,
+        expires_at: datetime | None = None,
+        psu: Psu = Psu.AUTO,
+        timeout: float | None = None,
+    ) -> Token:
+        """Take over a consent whose tokens the application has kept so far.
+
+        The refresh token is stored first, then presented as in any refresh, unless there is an
+        access token that can still be served. From the call on only the manager may present it. If
+        the refresh fails, the refresh token stays stored, and `get` goes on.
+
+        It is safe to call again with the same refresh token, as a migration does that is repeated:
+        as long as the history has its first adoption, this does what `get` does.
+
+        Args:
+            grant: The grant that the customer has consented to.
+            refresh_token: The refresh token that the bank issued last.
+            access_token: The access token of the same response, or None to refresh now.
+            expires_at: When the access token expires, timezone-aware; only with one.
+            psu: The customer's device, or `Psu.AUTO`.
+            timeout: The most seconds to wait. After that the adoption continues without the caller.
+
+        Raises:
+            InvalidInputError: An argument cannot be used.
+            GrantExistsError: The store has another pair of the grant. Nothing was sent or stored.
+            NoTokenError: There is no usable token; the subclass says why, such as
+                `ConsentNeededError` for a grant that was revoked.
+            StoreError: The store cannot be used; the refresh token was not presented.
+            BlinkError: The refresh failed; `outcome` says whether anything may be spent.
+
+        Source: RFC 6749 section 6.
+        """
+        refresh = hide(refresh_token, "refresh token")
+        access = hide(NO_ACCESS_TOKEN if access_token is None else access_token, "access token")
+        del refresh_token, access_token
+        pair = adopted_pair(require_secret(refresh), require_secret(access), expires_at)
+        require_seconds("timeout", timeout, optional=True)
+        return self._single_flight.adopt(grant, pair, psu, timeout)
+
+    async def aadopt(
+        self,
+        grant: Grant,
+        *,
+        refresh_token: str | Secret,
+        access_token: str | Secret | None = None,
+        expires_at: datetime | None = None,
+        psu: Psu = Psu.AUTO,
+        timeout: float | None = None,
+    ) -> Token:
+        """Take over a consent whose tokens the application has kept so far.
+
+        The same as `adopt`, for a coroutine of any asyncio event loop. If it is cancelled, the
+        adoption goes on.
+
+        Args:
+            grant: The grant that the customer has consented to.
+            refresh_token: The refresh token that the bank issued last.
+            access_token: The access token of the same response, or None to refresh now.
+            expires_at: When the access token expires, timezone-aware; only with one.
+            psu: The customer's device, or `Psu.AUTO`.
+            timeout: The most seconds to wait. After that the adoption continues without the caller.
+
+        Raises:
+            InvalidInputError: An argument cannot be used.
+            GrantExistsError: The store has another pair of the grant. Nothing was sent or stored.
+            NoTokenError: There is no usable token; the subclass says why, such as
+                `ConsentNeededError` for a grant that was revoked.
+            StoreError: The store cannot be used; the refresh token was not presented.
+            BlinkError: The refresh failed; `outcome` says whether anything may be spent.
+
+        Source: RFC 6749 section 6.
+        """
+        refresh = hide(refresh_token, "refresh token")
+        access = hide(NO_ACCESS_TOKEN if access_token is None else access_token, "access token")
+        del refresh_token, access_token
+        pair = adopted_pair(require_secret(refresh), require_secret(access), expires_at)
+        require_seconds("timeout", timeout, optional=True)
+        return await self._single_flight.aadopt(grant, pair, psu, timeout)
 
     def revoke(self, grant: Grant, *, psu: Psu = Psu.AUTO) -> None:
         """Stop using a grant, and revoke every token of it at the bank.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from attrs import evolve, frozen
 
@@ -23,6 +23,7 @@ from blink_oauth.tokens import LONGEST_LIFETIME, Token
 
 from .errors import (
     ConsentNeededError,
+    GrantExistsError,
     GrantMovedError,
     NoTokenError,
     RefreshPausedError,
@@ -36,6 +37,7 @@ from .store.protocol import GrantKey, Record, State, is_revoked
 from .store.rules import is_same_pair
 
 __all__ = [
+    "NEVER_VALID",
     "UNLIMITED",
     "Attempt",
     "AwaitLease",
@@ -44,6 +46,7 @@ __all__ = [
     "Refuse",
     "Serve",
     "Windows",
+    "adoption_error",
     "attempt_limit",
     "backoff",
     "decide",
@@ -126,6 +129,9 @@ def windows(record: Record, profile: TargetProfile) -> Windows:
     advisory_at = min(expires_at - timedelta(seconds=advisory), mandatory_at)
     return Windows(advisory_at, mandatory_at, expires_at)
 
+
+NEVER_VALID = datetime(1970, 1, 1, tzinfo=UTC)
+"""When an access token expired that never was: before the time of any clock."""
 
 LIFETIME_MEMBERS = ("refresh_token_expires_in", "refresh_expires_in")
 """Members of a token response with the lifetime of the refresh token in seconds; no standard."""
@@ -278,6 +284,24 @@ def _revoked_error(record: Record) -> NoTokenError:
     if is_moved(record):
         return moved_error(record)
     return ConsentNeededError("The grant was revoked. Authorize it anew.")
+
+
+def adoption_error(record: Record) -> BlinkError | None:
+    """Return why a pair must not be adopted in place of a record's, or None if it may be.
+
+    A revocation stays final: a refresh token of the time before it must not come back. After a
+    refusal another refresh token may be of a newer consent, or correct a mistake.
+    """
+    if is_revoked(record) or is_moved(record):
+        return _revoked_error(record)
+    if record.state is State.NEEDS_CONSENT:
+        return None
+    return GrantExistsError(
+        f"The store has another pair of this grant (state {record.state.value}). The refresh token "
+        "was neither stored nor presented. Use the stored pair with get; a pair of a newer consent "
+        "comes into the store by a new authorization.",
+        correlation_id=record.correlation_id,
+    )
 
 
 def may_be_replaced(record: Record | None, need: Need) -> bool:

@@ -11,7 +11,7 @@ from blink_oauth.context import Grant
 from blink_oauth.tokens import Oddity
 
 from .errors import SealError
-from .policy import attempt_limit, needs_attention, seconds_to_last_attempt, windows
+from .policy import NEVER_VALID, attempt_limit, needs_attention, seconds_to_last_attempt, windows
 from .profile import TargetProfile
 from .store.moving import is_moved
 from .store.protocol import Record, State, TokenStore, is_revoked, notable_oddities
@@ -31,8 +31,8 @@ class GrantStatus:
             for a reason other than the refresh token, `unreadable` if no key opens its pair.
         usable: Whether the stored access token can still be used.
         needs_consent: Whether a new consent is needed, now or once the access token expires.
-        expires_at: When the access token expires, aware UTC; None if the grant is revoked, or if
-            its pair cannot be opened.
+        expires_at: When the access token expires, aware UTC; None if the grant is revoked, if its
+            pair cannot be opened, or if it was adopted without an access token.
         refresh_at: When the access token becomes stale, aware UTC; None as `expires_at` is.
         idle_until: When the refresh token expires unless it is used, aware UTC; None without one.
         generation: The generation of the record.
@@ -76,7 +76,8 @@ def status_of(record: Record, profile: TargetProfile, now: datetime) -> GrantSta
     # A listing opens no pair; the error says of which it is known that they cannot be opened.
     unreadable = record.token is None and record.error == SealError.__name__
     has_pair = not unreadable and not is_revoked(record)
-    times = windows(record, profile) if has_pair else None
+    has_access_token = has_pair and record.expires_at != NEVER_VALID
+    times = windows(record, profile) if has_access_token else None
     # Once the lease is over, its call is no longer in progress: the process was killed.
     in_progress = record.state is State.REFRESHING and record.lease_left > 0
     given_up = record.attempts >= attempt_limit(profile) and not in_progress

@@ -30,6 +30,8 @@ __all__ = [
     "Emit",
     "Erase",
     "ExchangeCode",
+    "Fingerprint",
+    "History",
     "Job",
     "Journal",
     "JournalEntries",
@@ -125,6 +127,18 @@ class ExchangeCode:
 
 
 @frozen
+class Fingerprint:
+    """Return a keyed fingerprint of a refresh token for the history."""
+
+    refresh_token: Secret
+
+
+@frozen
+class History:
+    """Read the history. Returns its entries, the newest first."""
+
+
+@frozen
 class Settle:
     """Store the pair that was received under a claim. Returns a Settlement."""
 
@@ -205,7 +219,7 @@ class Erase:
 
 @frozen
 class WriteBack:
-    """Replace the record of a store that went backwards. Returns the record, or None."""
+    """Replace a record by a newer one, if it is still as it was read. Returns it, or None."""
 
     known: Record
     seen: Record | None
@@ -257,6 +271,8 @@ Step = (
     | Send
     | AddNote
     | ExchangeCode
+    | Fingerprint
+    | History
     | Settle
     | Put
     | Release
@@ -289,6 +305,7 @@ class Job:
         actor: `psu` if the customer is present, otherwise `auto`; for the history.
         code: The authorization code, where one is to be exchanged.
         redirect_uri: The redirect URI of the code.
+        adopted: The pair to adopt, where one is to be adopted.
         lease: Seconds that a lease lasts.
         call_timeout: Seconds that one call to the bank takes at most.
         max_wait: Seconds to wait at most for a lease or a permit.
@@ -309,6 +326,7 @@ class Job:
     actor: str = "auto"
     code: Secret | None = None
     redirect_uri: str = ""
+    adopted: Token | None = None
     lease: float
     call_timeout: float
     max_wait: float

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import SkipTest
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ import httpx
 import pytest
 from attrs import define, field
 
-from blink_oauth import BlinkOAuth
+from blink_oauth import BlinkOAuth, Grant, Psu
 from blink_oauth_cli.sandbox import environment
 from blink_oauth_keeper import SqlTokenStore, TokenManager
 from blink_oauth_testing import Sandbox
@@ -95,6 +96,20 @@ class Reader:
             opened.close()
 
 
+def kept_by_the_application(sandbox: Sandbox) -> SimpleNamespace:
+    """Return a row of an application's own table: a customer and the refresh token."""
+    target_id, username = "IIDX00001", "u-4712"
+    code = sandbox.issue_code(Grant(target_id, username))
+    with BlinkOAuth(sandbox.settings()) as blink:
+        pair = blink.exchange_code(
+            Grant(target_id, username),
+            code=code,
+            redirect_uri=sandbox.redirect_uri,
+            psu=Psu.AUTO,
+        )
+    return SimpleNamespace(target_id=target_id, username=username, refresh_token=pair.refresh_token)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Sandbox]:
     """Run one platform for all pages."""
@@ -120,6 +135,7 @@ def reader(
         "app_key": "fake-session-key",
         "session": {},
         "accounts_url": server.accounts_url,
+        "row": kept_by_the_application(server),
     }
     reader = Reader(server, request, names)
     yield reader

@@ -179,6 +179,28 @@ MANAGER: dict[str, tuple[str, str, Callable[[TokenManager], object]]] = {
         *("psu", "Psu.AUTO"),
         lambda m: m.authorize(GRANT, code="fake-code", redirect_uri=URI, psu=WRONG),
     ),
+    "grant of adopt": (
+        *("grant", "Grant("),
+        lambda m: m.adopt(WRONG, refresh_token="fake-secret-refresh"),
+    ),
+    "refresh_token of adopt": (
+        *("refresh token", "str or Secret"),
+        lambda m: m.adopt(GRANT, refresh_token=SEVEN),
+    ),
+    "expires_at of adopt": (
+        *("expires_at", "datetime.now(UTC)"),
+        lambda m: m.adopt(
+            GRANT, refresh_token="fake-secret-a", access_token="fake-secret-b", expires_at=WRONG
+        ),
+    ),
+    "timeout of adopt": (
+        *("timeout", "30.0"),
+        lambda m: m.adopt(GRANT, refresh_token="fake-secret-refresh", timeout=WRONG),
+    ),
+    "psu of adopt": (
+        *("psu", "Psu.AUTO"),
+        lambda m: m.adopt(GRANT, refresh_token="fake-secret-refresh", psu=WRONG),
+    ),
     "grant of get": ("grant", "Grant(", lambda m: m.get(cast("Any", {}))),
     "grant of status": ("grant", "Grant(", lambda m: m.status(WRONG)),
     "grant of invalidate": ("grant", "Grant(", lambda m: m.invalidate(WRONG, WRONG)),

@@ -32,6 +32,7 @@ from keeper.harness import (
 from wrapper.leaks import found, texts_of
 
 NAMES = {
+    "grant.adopted": "INFO",
     "grant.attention_needed": "ERROR",
     "grant.authorization_failed": "WARNING",
     "grant.authorizing": "INFO",

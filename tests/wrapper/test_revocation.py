@@ -17,6 +17,7 @@ from blink_oauth import (
     TokenKind,
 )
 from blink_oauth.errors import STATUS_PAGE
+from blink_oauth.tokens import NO_ACCESS_TOKEN
 from wrapper.harness import (
     ACCESS_TOKEN,
     GRANT,
@@ -76,6 +77,13 @@ def test_the_state_of_each_token_follows_from_its_own_call(
         assert (error.outcome is Outcome.UNCERTAIN) is uncertain
         assert not error.needs_consent
     assert [form["token_type_hint"] for form in platform.forms] == ["refresh_token", "access_token"]
+
+
+def test_a_pair_without_an_access_token_is_revoked_by_its_refresh_token(connect: Connect) -> None:
+    platform = Platform(reply(200, b"", {}))
+    pair = Token(access_token=NO_ACCESS_TOKEN, refresh_token="fake-refresh")
+    assert list(connect(platform).revoke(GRANT, pair)) == [REFRESH]
+    assert [form["token"] for form in platform.forms] == ["fake-refresh"]
 
 
 def test_each_call_of_a_revocation_has_its_own_correlation_id(connect: Connect) -> None:

@@ -42,7 +42,7 @@ from .headers import (
     USER_AGENT,
 )
 from .settings import Settings
-from .tokens import Secret, Token, TokenKind
+from .tokens import NO_ACCESS_TOKEN, Secret, Token, TokenKind
 
 if TYPE_CHECKING:
     import httpx
@@ -151,7 +151,8 @@ class CallBuilder:
         require_type("token", token, Token, "Token(access_token=…, refresh_token=…)")
         if token.refresh_token is not None:
             yield self._revoke(grant, TokenKind.REFRESH_TOKEN, token.refresh_token, psu)
-        yield self._revoke(grant, TokenKind.ACCESS_TOKEN, token.access_token, psu)
+        if token.access_token != NO_ACCESS_TOKEN:
+            yield self._revoke(grant, TokenKind.ACCESS_TOKEN, token.access_token, psu)
 
     def correlation_id(self) -> str:
         """Return the id of one call.

@@ -6,6 +6,7 @@ An error repeats no value, which could be a secret in the wrong place.
 from __future__ import annotations
 
 import math
+from datetime import datetime
 from typing import Final
 
 from .errors import InvalidInputError
@@ -16,11 +17,13 @@ __all__ = [
     "require_count",
     "require_function",
     "require_seconds",
+    "require_time",
     "require_type",
     "wrong_argument",
 ]
 
 GRANT: Final = 'Grant("IIDX99999", "u-4711")'
+TIME: Final = "datetime.now(UTC)"
 PSU: Final = "Psu(ip=ip, user_agent=agent) or Psu.AUTO"
 
 
@@ -76,6 +79,24 @@ def require_seconds(name: str, value: object, *, optional: bool = False) -> None
         raise wrong_argument(name, value, accepted, "30.0")
     if not math.isfinite(value):
         raise InvalidInputError(f"The argument {name} must be finite. Nothing was sent.")
+
+
+def require_time(name: str, value: object) -> None:
+    """Require a timezone-aware datetime.
+
+    Args:
+        name: The name of the argument.
+        value: The argument.
+
+    Raises:
+        InvalidInputError: It is no datetime, or has no time zone.
+    """
+    if not isinstance(value, datetime):
+        raise wrong_argument(name, value, "a timezone-aware datetime", TIME)
+    if value.utcoffset() is None:
+        raise InvalidInputError(
+            f"The argument {name} must have a time zone, such as {TIME}. Nothing was sent."
+        )
 
 
 def require_count(name: str, value: object, *, least: int, example: str) -> None:

@@ -187,6 +187,14 @@ def _unusable(value: object) -> str | None:
     return None if value.isascii() or sendable(value) else "is no valid Unicode text"
 
 
+NO_ACCESS_TOKEN = Secret("(no access token)")
+"""The access token of a pair of which only the refresh token is known.
+
+It is never sent: `revoke` skips it, and no header can carry it, because it has blanks (RFC 6750
+section 2.1).
+"""
+
+
 class TokenKind(StrEnum):
     """The two kinds of token; the values are RFC 7009's token type hints."""
 

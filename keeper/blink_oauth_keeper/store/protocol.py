@@ -208,7 +208,7 @@ class Note:
         correlation_id: The correlation id of the call, or None.
         outcome: `done`, or the outcome of the error.
         detail: The class name of the error, `odd: ` and the oddities of the pair that was stored,
-            or another keyword, or None.
+            the keyed fingerprint of an adopted refresh token, or another keyword, or None.
         actor: `psu` if the customer triggered the change, otherwise `auto`.
     """
 
@@ -408,7 +408,7 @@ class TokenStore(Protocol):
         """
 
     def write_back(self, known: Record, *, seen: Record | None, note: Note) -> Record | None:
-        """Replace a record by a newer one, after the store went backwards.
+        """Replace a record by a newer one: after the store went backwards, or by an adopted pair.
 
         It succeeds only if generation and attempts are still those of `seen`, or, without `seen`,
         if the grant has no record. The record gets generation, consent, state, attempts, pair and
@@ -416,7 +416,7 @@ class TokenStore(Protocol):
         `replaced`, unless it is the same pair.
 
         Args:
-            known: The newest record of the grant that the process knows.
+            known: The newest record of the grant that the process knows, or has made.
             seen: The record as it was read, or None if there was none.
             note: For the history.
 
