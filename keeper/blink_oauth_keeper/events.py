@@ -7,7 +7,9 @@ from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 
-from attrs import frozen
+from attrs import field, frozen
+
+from blink_oauth.context import Grant
 
 __all__ = ["LEVELS", "Event", "EventName", "Listener"]
 
@@ -115,7 +117,10 @@ class Event:
     Attributes:
         name: The name of the event.
         at: The time of the event, aware UTC.
-        grant: The keyed fingerprint of client, target and username. Empty if `count` is set.
+        grant: The grant, or None if `count` is set. Its username is personal data: no `repr` of an
+            event shows it, and no log record has it.
+        fingerprint: The keyed fingerprint of client, target and username, which names the grant in
+            logs. Empty if `count` is set.
         target_id: The target. Empty if `count` is set.
         generation: The generation of the record, or None if the event has no record.
         state: The state of the record, or None.
@@ -131,7 +136,8 @@ class Event:
 
     name: EventName
     at: datetime
-    grant: str
+    grant: Grant | None = field(repr=False)
+    fingerprint: str
     target_id: str
     generation: int | None = None
     state: str | None = None

@@ -228,7 +228,10 @@ class StepExecutor:
             return Event(
                 name=name,
                 at=self.now(),
-                grant=self.store.fingerprint(f"{key.client_id} {grant.target_id} {grant.username}"),
+                grant=grant,
+                fingerprint=self.store.fingerprint(
+                    f"{key.client_id} {grant.target_id} {grant.username}"
+                ),
                 target_id=grant.target_id,
                 generation=record.generation if record else None,
                 state=record.state if record else None,
@@ -251,7 +254,8 @@ class StepExecutor:
             lambda: Event(
                 name=name,
                 at=self.now(),
-                grant="",
+                grant=None,
+                fingerprint="",
                 target_id="",
                 outcome=SealError.outcome,
                 error=SealError.__name__,
@@ -275,13 +279,18 @@ BANK_STEPS = (Send, ExchangeCode, Revoke)
 
 
 def log_event(event: Event) -> None:
-    """Log an event with the logger `blink_oauth_keeper`; its fields are in `extra` too."""
-    fields = {f"blink_{name}": value for name, value in asdict(event).items()}
+    """Log an event with the logger `blink_oauth_keeper`; its fields are in `extra` too.
+
+    In a log `grant` is the fingerprint: no username is logged.
+    """
+    values = asdict(event, recurse=False)
+    values["grant"] = values.pop("fingerprint")
+    fields = {f"blink_{name}": value for name, value in values.items()}
     logger.log(
         LEVELS[event.name],
         "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s%s%s%s",
         event.name,
-        event.grant,
+        event.fingerprint,
         event.target_id,
         event.generation,
         event.correlation_id,

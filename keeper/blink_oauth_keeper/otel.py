@@ -86,7 +86,7 @@ def _record_span(
     tracer: trace.Tracer, event: Event, seconds: float, attributes: Mapping[str, str]
 ) -> None:
     details = {
-        "blink.grant": event.grant,
+        "blink.grant": event.fingerprint,
         "blink.generation": event.generation,
         "blink.state": None if event.state is None else str(event.state),
         "blink.correlation_id": event.correlation_id,

@@ -157,7 +157,7 @@ def test_event_history_and_status_name_what_was_odd(stored: Harness, way: str) -
     (entry, *_) = [each for each in entries if each.note.detail == DETAIL]
     assert (event.target_id, event.generation) == (TARGET, generation)
     assert (event.correlation_id, entry.generation) == (entry.note.correlation_id, generation)
-    assert {each.grant for each in stored.events} == {event.grant}
+    assert {each.grant for each in stored.events} == {event.grant} == {grant}
     assert (event.outcome, event.error) == ("done", None)
     assert statuses(stored.manager, grant) == [CACHEABLE, CACHEABLE]
 

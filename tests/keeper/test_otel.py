@@ -229,7 +229,9 @@ def test_the_span_of_a_failed_refresh_names_the_error_and_the_status(
 
 def test_an_event_without_a_duration_is_counted_and_makes_no_span(telemetry: Telemetry) -> None:
     for name in EventName:
-        telemetry.listener(Event(name=name, at=START, grant="fake-print", target_id=TARGET))
+        telemetry.listener(
+            Event(name=name, at=START, grant=None, fingerprint="fake-print", target_id=TARGET)
+        )
     assert telemetry.counts() == {(name.value, TARGET, "done", None): 1 for name in EventName}
     assert telemetry.spans() == ()
     assert telemetry.points("blink_oauth.call.duration") == []
@@ -238,7 +240,14 @@ def test_an_event_without_a_duration_is_counted_and_makes_no_span(telemetry: Tel
 def test_times_of_spans_are_exact_to_the_microsecond(telemetry: Telemetry) -> None:
     time = START + timedelta(microseconds=123_457)
     telemetry.listener(
-        Event(name=EventName.REFRESHED, at=time, grant="f", target_id=TARGET, seconds=0.25)
+        Event(
+            name=EventName.REFRESHED,
+            at=time,
+            grant=None,
+            fingerprint="f",
+            target_id=TARGET,
+            seconds=0.25,
+        )
     )
     (span,) = telemetry.spans()
     assert span.end_time is not None
