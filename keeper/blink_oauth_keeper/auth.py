@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import httpx
 from attrs import frozen
 
+from blink_oauth.arguments import GRANT, PSU, require_type
 from blink_oauth.context import Grant, Psu, request_headers
 from blink_oauth.errors import REFUSED_CREDENTIAL, BlinkError, InvalidInputError, problem_code
 from blink_oauth.headers import CORRELATION_ID, REQUEST_HEADERS, is_visible_ascii
@@ -137,19 +138,18 @@ def headers_with(
     return {AUTHORIZATION: HiddenText(bearer(access_token)), **five}
 
 
-def require_addressed(name: str, grant: object, psu: object) -> None:
+def require_addressed(grant: object, psu: object) -> None:
     """Require a grant and a device.
 
     Args:
-        name: The name of the method that was called.
-        grant: Its grant.
-        psu: Its device.
+        grant: The grant.
+        psu: The device.
 
     Raises:
         InvalidInputError: The grant is not a `Grant`, or the psu is not a `Psu`.
     """
-    if not isinstance(grant, Grant) or not isinstance(psu, Psu):
-        raise InvalidInputError(f"{name} needs a Grant and a Psu. Nothing was sent.")
+    require_type("grant", grant, Grant, GRANT)
+    require_type("psu", psu, Psu, PSU)
 
 
 UNAUTHORIZED, FORBIDDEN = 401, 403
@@ -206,7 +206,7 @@ class GrantAuth(httpx.Auth):
     """
 
     def __init__(self, manager: TokenSource, blink: BlinkOAuth, grant: Grant, psu: Psu) -> None:
-        require_addressed("auth", grant, psu)
+        require_addressed(grant, psu)
         self._manager, self._grant, self._psu = manager, grant, psu
         self._writer = HeaderWriter(
             grant,

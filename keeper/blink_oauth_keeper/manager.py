@@ -568,7 +568,7 @@ class TokenManager:
         """
         from .auth import require_addressed
 
-        require_addressed("headers", grant, psu)
+        require_addressed(grant, psu)
         return self._headers(grant, psu, self.get(grant, psu=psu))
 
     async def aheaders(self, grant: Grant, *, psu: Psu) -> dict[str, str]:
@@ -590,7 +590,7 @@ class TokenManager:
         """
         from .auth import require_addressed
 
-        require_addressed("aheaders", grant, psu)
+        require_addressed(grant, psu)
         return self._headers(grant, psu, await self.aget(grant, psu=psu))
 
     def _headers(self, grant: Grant, psu: Psu, token: Token) -> dict[str, str]:

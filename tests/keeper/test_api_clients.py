@@ -493,7 +493,7 @@ def test_the_headers_of_a_grant_without_a_token_are_an_error(
 
 
 def test_the_headers_need_a_grant_and_a_device(flavour: Flavour, open_manager: Open) -> None:
-    with pytest.raises(InvalidInputError, match="headers needs a Grant and a Psu"):
+    with pytest.raises(InvalidInputError, match="argument grant must be a Grant"):
         HEADERS_OF[flavour](open_manager(), "u-4711")  # type: ignore[arg-type]
 
 

@@ -16,17 +16,23 @@ from blink_oauth import (
     BlinkOAuth,
     Grant,
     InvalidInputError,
+    Psu,
     Settings,
+    Token,
     check_certificate,
     ssl_context,
 )
 from blink_oauth_keeper import (
+    GrantKey,
+    KeyFile,
+    LiteralKeys,
     MemoryTokenStore,
     SqlTokenStore,
     TargetProfile,
     TokenManager,
 )
 from keeper.harness import Harness
+from wrapper.leaks import found, texts_of_error
 
 WRONG = cast("Any", "fake-secret-in-the-wrong-place")
 SEVEN = cast("Any", 7)
@@ -82,6 +88,15 @@ CLIENT: dict[str, tuple[str, str, Callable[[], object]]] = {
         *("certificate", "ClientCertificate("),
         lambda: ssl_context(WRONG, now=NOW),
     ),
+    "expires_at": (
+        *("expires_at", "timezone-aware datetime, such as datetime.now(UTC)"),
+        lambda: Token(access_token="fake-secret-access", expires_at=WRONG),
+    ),
+    "expires_at, naive": (
+        *("expires_at", "must have a time zone, such as datetime.now(UTC)"),
+        lambda: Token(access_token="fake-secret-access", expires_at=NOW.replace(tzinfo=None)),
+    ),
+    "environ": ("environ", "a Mapping, such as os.environ", lambda: Settings.from_env(WRONG)),
     "trust_env": ("trust_env", "True or False", lambda: settings(trust_env="false")),
     "allow_plain_http": ("allow_plain_http", "True", lambda: settings(allow_plain_http="0")),
     "accept_foreign_correlation_id": (
@@ -134,6 +149,32 @@ def test_a_store_refuses_a_retention_that_is_no_timedelta(name: str, tmp_path: P
     refused(lambda: MemoryTokenStore(**options), name, "timedelta(days=")
     keys = [SqlTokenStore.new_key()]
     refused(lambda: SqlTokenStore(tmp_path / "t.db", keys=keys, **options), name, "timedelta(days=")
+
+
+VALUES: dict[str, tuple[str, str, Callable[[], object]]] = {
+    "client_id of a key": ("client_id", '"CIDX', lambda: GrantKey(SEVEN, GRANT)),
+    "grant of a key": ("grant", "Grant(", lambda: GrantKey("CIDX0000000002", WRONG)),
+    "path": ("path", 'a path, such as KeyFile("', lambda: KeyFile(SEVEN)),
+    "one key": ("keys", "a list of keys, such as LiteralKeys([", lambda: LiteralKeys(WRONG)),
+    "one key as a Secret": (
+        *("keys", "a Secret"),
+        lambda: LiteralKeys(cast("Any", SqlTokenStore.new_key())),
+    ),
+    "no list of keys": ("keys", "a list of keys", lambda: LiteralKeys(SEVEN)),
+}
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_a_value_of_the_store_is_not_made_of_another_type(case: str) -> None:
+    name, example, make = VALUES[case]
+    refused(make, name, example)
+
+
+def test_no_traceback_of_a_refused_key_contains_it() -> None:
+    key = SqlTokenStore.new_key().reveal()
+    with pytest.raises(InvalidInputError) as caught:
+        LiteralKeys(key)
+    assert found({key}, texts_of_error(caught.value)) == []
 
 
 MANAGER: dict[str, tuple[str, str, Callable[[TokenManager], object]]] = {
@@ -203,6 +244,9 @@ MANAGER: dict[str, tuple[str, str, Callable[[TokenManager], object]]] = {
     ),
     "grant of get": ("grant", "Grant(", lambda m: m.get(cast("Any", {}))),
     "grant of status": ("grant", "Grant(", lambda m: m.status(WRONG)),
+    "grant of auth": ("grant", "Grant(", lambda m: m.auth(WRONG, psu=Psu.AUTO)),
+    "psu of auth": ("psu", "Psu.AUTO", lambda m: m.auth(GRANT, psu=WRONG)),
+    "psu of headers": ("psu", "Psu.AUTO", lambda m: m.headers(GRANT, psu=WRONG)),
     "grant of invalidate": ("grant", "Grant(", lambda m: m.invalidate(WRONG, WRONG)),
     "token of invalidate": ("token", "manager.get", lambda m: m.invalidate(GRANT, WRONG)),
 }

@@ -15,6 +15,7 @@ from attrs import Attribute, field, frozen
 
 from ._checks import require_header_value, sendable
 from ._proxy import environment_proxy, proxy_problem
+from .arguments import require_type
 from .errors import InvalidInputError
 from .texts import decoded, trimmed
 from .tls import ClientCertificate, require_verifying, ssl_context
@@ -341,8 +342,10 @@ class Settings:
             environ: The variables; the environment of the process if None.
 
         Raises:
-            InvalidInputError: A variable is missing or cannot be used.
+            InvalidInputError: A variable is missing or cannot be used, or `environ` is no mapping.
         """
+        if environ is not None:
+            require_type("environ", environ, Mapping, "os.environ")
         values = read_environment(os.environ if environ is None else environ)
         # A traceback must not include the variables, because they may contain a passphrase.
         del environ

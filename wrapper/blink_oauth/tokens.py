@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from attrs import field, frozen
 
 from ._checks import sendable
+from .arguments import require_time
 from .errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -251,7 +252,8 @@ class Token:
         meta: The values of the response headers; None on a token that you make yourself.
 
     Raises:
-        InvalidInputError: A token is not a text, is empty, or cannot be encoded.
+        InvalidInputError: A token is not a text, is empty, or cannot be encoded, or `expires_at` is
+            no timezone-aware datetime.
     """
 
     access_token: Secret
@@ -278,6 +280,8 @@ class Token:
         access = hide(access_token, "access token")
         refresh = None if refresh_token is None else hide(refresh_token, "refresh token")
         del access_token, refresh_token
+        if expires_at is not None:
+            require_time("expires_at", expires_at)
         self.__attrs_init__(
             access_token=require_secret(access),
             refresh_token=None if refresh is None else require_secret(refresh),

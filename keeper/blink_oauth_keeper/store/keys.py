@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from blink_oauth.arguments import wrong_argument
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.texts import decoded
 from blink_oauth.tokens import Secret
@@ -51,9 +52,17 @@ class LiteralKeys(KeyProvider):
 
     Args:
         keys: Fernet keys.
+
+    Raises:
+        InvalidInputError: It is no list of keys, but one key for example.
     """
 
     def __init__(self, keys: Sequence[Key]) -> None:
+        if isinstance(keys, (str, bytes, Secret)) or not isinstance(keys, Sequence):
+            error = wrong_argument("keys", keys, "a list of keys", "LiteralKeys([key])")
+            # No traceback contains a key.
+            del keys
+            raise error
         self._keys = tuple(keys)
 
     def current(self) -> Key:
@@ -73,9 +82,14 @@ class KeyFile(KeyProvider):
 
     Args:
         path: The file. The methods raise `InvalidInputError` if it cannot be read or has no key.
+
+    Raises:
+        InvalidInputError: The path has another type.
     """
 
     def __init__(self, path: Path | str) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise wrong_argument("path", path, "a path", 'KeyFile("tokens.keys")')
         self._path = Path(path)
         self._read: tuple[tuple[int, ...], Sequence[Key]] | None = None
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from attrs import field, frozen
 
+from blink_oauth.arguments import GRANT, require_type
 from blink_oauth.context import Grant
 from blink_oauth.tokens import Oddity, Token
 
@@ -50,10 +51,17 @@ class GrantKey:
     Args:
         client_id: The service user's id in bLink's directory, such as `CIDX0000000002`.
         grant: The grant.
+
+    Raises:
+        InvalidInputError: A value has another type.
     """
 
     client_id: str
     grant: Grant
+
+    def __attrs_post_init__(self) -> None:
+        require_type("client_id", self.client_id, str, '"CIDX0000000002"')
+        require_type("grant", self.grant, Grant, GRANT)
 
 
 class State(StrEnum):
