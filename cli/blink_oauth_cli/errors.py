@@ -20,6 +20,7 @@ from blink_oauth.errors import (
 )
 from blink_oauth_keeper.errors import (
     ConsentNeededError,
+    GrantExistsError,
     GrantMovedError,
     RefreshPausedError,
     RefreshPendingError,
@@ -114,6 +115,7 @@ UNKNOWN_GRANT = "Log in first: blink-oauth login. blink-oauth status lists the g
 LOG_IN = "Ask the customer for a new consent: blink-oauth login."
 _REMEDIES: tuple[tuple[type[BlinkError], str], ...] = (
     (CertificateError, "Run blink-oauth doctor: it looks at the certificate rule by rule."),
+    (GrantExistsError, "See blink-oauth status. A newer consent needs blink-oauth login."),
     (InvalidInputError, "Correct it and run the command again; nothing was sent."),
     (TlsError, "Run blink-oauth doctor: it tries the platform with and without the certificate."),
     (NotConnectedError, "Nothing is spent. Check network and base URL: blink-oauth doctor."),

@@ -1,7 +1,8 @@
-"""`token`, `refresh` and `revoke` use one grant; `status` and `history` only read the store."""
+"""`token`, `refresh`, `adopt` and `revoke` use one grant; `status` and `history` read the store."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Collection
 from itertools import chain
@@ -15,7 +16,7 @@ from blink_oauth_keeper.events import EventName
 
 from .app import App
 from .confirmation import require_confirmation
-from .errors import CommandError, not_stored_error
+from .errors import CommandError, ExitCode, not_stored_error
 from .options import LISTING_FLAGS, configured, takes_grant
 from .output import expiry_phrase, grant_name, time_left, visible
 from .store_opening import missing_key_ids
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from blink_oauth.tokens import Secret, Token
     from blink_oauth_keeper import GrantStatus
 
-__all__ = ["refresh", "refresh_sentence", "revoke", "token"]
+__all__ = ["adopt", "refresh", "refresh_sentence", "revoke", "token"]
 
 
 @configured(
@@ -65,7 +66,7 @@ def token(
         _require_printable(grant, found.access_token, in_header=header)
         app.screen.line(f"{'Authorization: Bearer ' * header}{found.access_token.reveal()}")
     else:
-        _print_token(app, grant, found, json_)
+        _print_token(app, grant, found, json_=json_)
 
 
 def _require_printable(grant: Grant, token: Secret, *, in_header: bool) -> None:
@@ -98,15 +99,18 @@ def refresh(app: App, *, grant: Grant, json_: bool) -> None:
     events: set[EventName] = set()
     with app.manager(lambda event: events.add(event.name)) as manager:
         found = manager.refresh(grant)
-    _print_token(app, grant, found, json_, events)
+    refreshed = EventName.REFRESHED in events
+    _print_token(app, grant, found, refresh_sentence(events), json_=json_, refreshed=refreshed)
 
 
 def _print_token(
     app: App,
     grant: Grant,
     token: Token,
+    done: str = "",
+    *,
     json_: bool,
-    refresh_events: Collection[EventName] | None = None,
+    **facts: bool,
 ) -> None:
     from blink_oauth.tokens import utc_now
 
@@ -118,13 +122,11 @@ def _print_token(
             "expires_at": token.expires_at.isoformat() if token.expires_at else None,
             "has_refresh_token": has_refresh_token,
         }
-        if refresh_events is not None:
-            content["refreshed"] = EventName.REFRESHED in refresh_events
-        app.screen.json(content)
+        app.screen.json(content | facts)
         return
-    done = "" if refresh_events is None else f"{refresh_sentence(refresh_events)} "
-    phrase = f"{'The' if done else 'the'} access token {expiry_phrase(token.expires_at, utc_now())}"
-    app.screen.line(f"{grant_name(grant)}: {done}{phrase}.")
+    phrase = f"access token {expiry_phrase(token.expires_at, utc_now())}."
+    phrase = f"{done} The {phrase}" if done else f"the {phrase}"
+    app.screen.line(f"{grant_name(grant)}: {phrase}")
     if not has_refresh_token:
         app.screen.line("The bank gave no refresh token: the customer is needed again after that.")
 
@@ -142,6 +144,52 @@ def refresh_sentence(events: Collection[EventName]) -> str:
     if EventName.REPLAYED in events:
         return "refreshed, with a refresh token that had been presented before."
     return "refreshed; the new pair is stored."
+
+
+@configured(
+    """
+blink-oauth adopt IIDX99999/u-4711 < refresh-token.txt
+"""
+)
+@takes_grant
+@click.option("--json", "json_", is_flag=True, help="Print one JSON object, without the token.")
+@click.pass_obj
+def adopt(app: App, *, grant: Grant, json_: bool) -> None:
+    """Take over a consent whose tokens another program has kept so far.
+
+    The refresh token is read from standard input, stored, and then presented. From then on no other
+    program may present it. A second run with the same refresh token presents nothing.
+    """
+    events: set[EventName] = set()
+    with app.manager(lambda event: events.add(event.name)) as manager:
+        found = manager.adopt(grant, refresh_token=_read_refresh_token())
+    adopted = EventName.ADOPTED in events
+    if adopted:
+        done = "adopted; a new pair is stored."
+    elif EventName.REFRESHED in events:
+        # An earlier run has stored the refresh token, and its refresh failed.
+        done = refresh_sentence(events)
+    else:
+        done = "the store has it already; nothing was sent."
+    _print_token(app, grant, found, done, json_=json_, adopted=adopted)
+
+
+def _read_refresh_token() -> Secret:
+    from blink_oauth.texts import decoded, trimmed
+    from blink_oauth.tokens import Secret
+
+    if sys.stdin.isatty():
+        text = click.prompt("Refresh token", hide_input=True, err=True)
+    else:
+        text = decoded(sys.stdin.buffer.read()) or ""
+    lines = trimmed(text).splitlines()
+    if len(lines) == 1:
+        return Secret(lines[0])
+    raise CommandError(
+        f"Standard input has {'several lines' if lines else 'no refresh token'}. Nothing was sent.",
+        "Write the refresh token to it, and nothing else: blink-oauth adopt … < file.",
+        ExitCode.USAGE,
+    )
 
 
 @configured(

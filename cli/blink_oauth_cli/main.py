@@ -26,6 +26,7 @@ COMMANDS = {
     "login": ("login", "Log a customer in at the bank, and store the token."),
     "token": ("grants", "Show when a token expires, or print it for another program."),
     "refresh": ("grants", "Refresh a token now."),
+    "adopt": ("grants", "Take over a consent from another program, by its refresh token."),
     "revoke": ("grants", "Revoke every token of a grant, for good."),
     "status": ("grants", "List the grants: which are active, which need their customer."),
     "history": ("grants", "Show what happened to a grant, the newest first."),

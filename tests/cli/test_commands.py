@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
+import click
 import pytest
 
 from blink_oauth import BlinkOAuth, Psu
@@ -106,6 +109,7 @@ def test_the_help_of_every_command_but_keys_names_the_program(command: Run, name
         ("login", GRANT),
         ("token", GRANT),
         ("refresh", GRANT),
+        ("adopt", GRANT),
         ("revoke", GRANT, "--yes"),
         ("status",),
         ("history", GRANT),
@@ -182,6 +186,101 @@ def test_refresh_says_that_another_process_did_it(
     out = run_with_grant("refresh")[1]
     assert ": another process refreshed it at this moment; this is its result. The acc" in out
     assert json.loads(run_with_grant("refresh", "--json")[1])["refreshed"] is False
+
+
+@pytest.fixture
+def kept(run_configured: Run, sandbox: Sandbox) -> str:
+    """Make an empty store, and return the refresh token that another program has kept."""
+    assert run_configured("store", "init")[0] == 0
+    with BlinkOAuth(sandbox.settings()) as blink:
+        pair = blink.exchange_code(
+            sandbox.grant(),
+            code=sandbox.issue_code(sandbox.grant()),
+            redirect_uri=sandbox.redirect_uri,
+            psu=Psu.AUTO,
+        )
+    assert pair.refresh_token is not None
+    return pair.refresh_token.reveal()
+
+
+def adopt(
+    monkeypatch: pytest.MonkeyPatch, run: Run, text: bytes, *words: str
+) -> tuple[int, str, str]:
+    """Run `adopt` with a text on standard input."""
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(text)))
+    code, out, errors = run("adopt", GRANT, *words)
+    assert text.strip() == b"" or text.strip().decode("latin-1") not in out + errors
+    return code, out, errors
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_adopt_stores_the_refresh_token_of_standard_input_and_presents_it_once(
+    run_configured: Run, kept: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, coding: str
+) -> None:
+    text = f"{kept}\r\n".encode(coding)
+    code, out, _ = adopt(monkeypatch, run_configured, text)
+    assert code == 0
+    assert out.startswith(f"{GRANT}: adopted; a new pair is stored. The access token expires in 23")
+    _, again, _ = adopt(monkeypatch, run_configured, text)
+    assert again.startswith(f"{GRANT}: the store has it already; nothing was sent. The access tok")
+    content = json.loads(adopt(monkeypatch, run_configured, text, "--json")[1])
+    assert (content["adopted"], content["has_refresh_token"]) == (False, True)
+    assert sandbox.banks["IIDX00001"].refreshes == 1
+    entries = json.loads(run_configured("history", GRANT, "--json")[1])
+    assert [each["event"] for each in entries] == ["refresh.succeeded", "grant.adopted"]
+    assert entries[1]["detail"].startswith("refresh token ")
+    assert kept not in json.dumps(entries)
+
+
+def test_adopt_says_that_it_refreshed_what_an_earlier_run_has_stored(
+    run_with_grant: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The adoption of another run comes without its event.
+    monkeypatch.setattr(TokenManager, "adopt", lambda manager, grant, **_: manager.refresh(grant))
+    code, out, _ = adopt(monkeypatch, run_with_grant, b"fake-refresh-token")
+    assert code == 0
+    assert out.startswith(f"{GRANT}: refreshed; the new pair is stored. The access token")
+
+
+def test_adopt_asks_a_terminal_without_an_echo(
+    run_configured: Run, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def prompt(text: str, **options: object) -> str:
+        asked.append((text, options))
+        return kept
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(click, "prompt", prompt)
+    assert run_configured("adopt", GRANT)[0] == 0
+    assert asked == [("Refresh token", {"hide_input": True, "err": True})]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b"", "no refresh token"),
+        (b"\n", "no refresh token"),
+        (b"fake-a\nfake-b\n", "several lines"),
+    ],
+)
+def test_adopt_refuses_what_is_not_one_line(
+    run_configured: Run, kept: str, monkeypatch: pytest.MonkeyPatch, text: bytes, problem: str
+) -> None:
+    code, out, errors = adopt(monkeypatch, run_configured, text)
+    assert (code, out) == (ExitCode.USAGE, "")
+    require_two_lines(errors, problem)
+
+
+def test_adopt_does_not_replace_a_stored_grant(
+    run_with_grant: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, errors = adopt(monkeypatch, run_with_grant, b"fake-refresh-token-of-another")
+    assert (code, out) == (ExitCode.USAGE, "")
+    require_two_lines(errors, "neither stored nor presented")
+    assert "blink-oauth login" in errors
+    assert sandbox.banks["IIDX00001"].refreshes == 0
 
 
 def test_status_and_history_show_a_stored_grant(run_with_grant: Run) -> None:
