@@ -1,7 +1,8 @@
 """Every task of the project. `nox -l` lists them, `nox` runs the default sessions.
 
 CI runs these, `demo`, `coverage`, `lowest` and `audit`, most of the default ones and `demo` on
-Python 3.11 to 3.13, and `portable` on Windows and macOS; once a week `interop`.
+Python 3.11 to 3.13, and `portable` on Windows and macOS; once a week `interop`, and `docs` for the
+links to other hosts.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ BUILD = {"UV_BUILD_CONSTRAINT": "requirements/build.txt"}
 DONE_WITHOUT_HISTORY = [0] if os.environ.get("GITHUB_ACTIONS") == "true" else [0, 3]
 PACKAGES = ("wrapper", "keeper", "cli", "testing")
 EXTRAS = ("cli", "otel", "postgresql", "sql", "testing")
-HAND_WRITTEN = (*PACKAGES, "tests", "tools", "demo", "examples", "benchmarks", "noxfile.py")
+HAND_WRITTEN = (
+    *PACKAGES,
+    *("docs", "tests", "tools", "demo", "examples", "benchmarks", "noxfile.py"),
+)
 
 
 def install(session: nox.Session, tools: str, *, project: bool = False) -> None:
@@ -319,6 +323,23 @@ def work_through_the_tutorial(session: nox.Session, folder: Path, *options: str)
     )
 
 
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site, and prove that it is complete and has no dead link.
+
+    With `--external` it follows the links to other hosts instead, for which it needs a network.
+    """
+    install(session, "docs", project=True)
+    external = session.posargs == ["--external"]
+    builder, site = ("linkcheck" if external else "html"), Path(session.create_tmp()) / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    strict = ("--fail-on-warning", "--keep-going", "--quiet")
+    session.run("sphinx-build", *strict, "-b", builder, "-c", "docs", ".", str(site))
+    if not external:
+        session.run("python", "tools/check_site.py", str(site))
+        session.log(f"The site: {site / 'index.html'}")
+
+
 @nox.session(default=False)
 def release(session: nox.Session) -> None:
     """With `--dry-run`, prove that this commit can be released; publish nothing.
@@ -431,7 +452,7 @@ def pins(session: nox.Session) -> None:
     for group in ("audit", "generate", "lint", "build", "release"):
         session.run(*compile_, "--group", group, "--output-file", f"requirements/{group}.txt")
     extras = [f"--extra={name}" for name in EXTRAS]
-    for group in ("test", "bench", "types"):
+    for group in ("test", "bench", "docs", "types"):
         session.run(
             *(*compile_, "pyproject.toml", *extras, "--group", group),
             *("--output-file", f"requirements/{group}.txt"),

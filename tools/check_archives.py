@@ -26,6 +26,10 @@ PACKAGES = (
 # The sandbox validates against the contract, so the wheel has a copy of it in this folder.
 CONTRACT = "blink_oauth_testing/sandbox"
 IN_SDIST = (
+    "docs/conf.py",
+    "docs/_static/site.css",
+    "docs/how-to/stores.md",
+    "docs/reference/manager.md",
     "generated/API.md",
     "generated/provenance.json",
     "generator-config.yml",

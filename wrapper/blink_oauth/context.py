@@ -109,8 +109,11 @@ class Psu:
     """
 
     AUTOMATIC: ClassVar[str] = "AUTO"
+    """The value of both headers if no customer triggered the call."""
     UNKNOWN: ClassVar[str] = "unknown"
+    """The user agent of a customer whose browser sent none that a header can carry."""
     AUTO: ClassVar[Psu]
+    """The device of a call that no customer triggered."""
 
     ip: str = field(validator=_ip_address)
     user_agent: str = field(validator=_header_text)

@@ -267,6 +267,7 @@ class TlsError(NotConnectedError):
 
     retryable = False
     fault: TlsFault = TlsFault.HANDSHAKE_FAILED
+    """The part of the authentication that failed."""
 
 
 class TimedOutError(NoResponseError):
