@@ -57,6 +57,8 @@ def test_the_urls_are_on_loopback(sandbox: Sandbox) -> None:
 def test_a_code_for_an_unregistered_redirect_uri_is_refused(sandbox: Sandbox) -> None:
     with pytest.raises(ValueError, match="not registered"):
         sandbox.issue_code(sandbox.grant(), redirect_uri="https://evil.invalid/")
+    with pytest.raises(ValueError, match=r"no bank IIDX99999. The banks are: IIDX00001, "):
+        sandbox.issue_code(sandbox.grant("IIDX99999"))
 
 
 def test_a_reset_restores_everything_but_ports_and_authority(

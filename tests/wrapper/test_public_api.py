@@ -18,6 +18,7 @@ import pytest
 
 import blink_oauth
 import blink_oauth_keeper
+import blink_oauth_testing
 from blink_oauth import (
     AsyncBlinkOAuth,
     BlinkError,
@@ -43,6 +44,7 @@ from blink_oauth import (
     Token,
     TokenKind,
 )
+from blink_oauth_testing import sandbox, store_contract
 
 PACKAGES = (blink_oauth, blink_oauth_keeper)
 PUBLIC: dict[str, Any] = {
@@ -109,6 +111,15 @@ def test_the_names_that_load_a_library_are_listed_and_are_those_of_their_modules
     assert (GrantAuth.__name__, SqlTokenStore.__name__) == ("GrantAuth", "SqlTokenStore")
     assert "blink_oauth_grants" in metadata.tables
     assert inspect.isfunction(otel_listener)
+
+
+def test_the_names_for_tests_are_importable_from_the_top() -> None:
+    for module in (sandbox, store_contract):
+        for name in module.__all__:
+            assert getattr(blink_oauth_testing, name) is getattr(module, name)
+            assert name in dir(blink_oauth_testing)
+    with pytest.raises(AttributeError):
+        _ = blink_oauth_testing.misspelt  # type: ignore[attr-defined]
 
 
 def words(annotations: Iterable[str]) -> set[str]:

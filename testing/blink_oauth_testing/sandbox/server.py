@@ -342,8 +342,11 @@ class Sandbox:
             client_id: A registered client.
 
         Raises:
-            ValueError: The redirect URI is not registered.
+            ValueError: The redirect URI is not registered, or there is no such bank.
         """
+        if grant.target_id not in self.banks:
+            known = ", ".join(self.banks)
+            raise ValueError(f"There is no bank {grant.target_id}. The banks are: {known}.")
         redirect_uri = redirect_uri or self.redirect_uri
         if not is_registered(redirect_uri, self.redirect_uris):
             raise ValueError("The redirect URI is not registered with this sandbox.")
