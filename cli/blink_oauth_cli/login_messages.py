@@ -56,6 +56,7 @@ START_PAGE_TAKEN: Final = Message(
 
 _MESSAGES: Mapping[FailureReason, Message] = {
     FailureReason.UNREADABLE: Message("An answer came that cannot be read.", STILL_WAITING),
+    FailureReason.WHOLE_URL: Message("An answer came that is no query.", STILL_WAITING),
     FailureReason.NO_STATE: Message("An answer came without a state.", STILL_WAITING),
     FailureReason.REPEATED_STATE: Message(
         "An answer came with more than one state.", STILL_WAITING

@@ -17,6 +17,7 @@ from blink_oauth.arguments import (
     require_function,
     require_seconds,
     require_type,
+    type_of,
     wrong_argument,
 )
 from blink_oauth.context import Grant, Psu
@@ -638,6 +639,8 @@ class TokenManager:
             every refresh).
         """
         require_type("within", within, timedelta, "timedelta(days=10)")
+        if within < timedelta(0):
+            raise InvalidInputError("The argument within must not be below 0. Nothing was sent.")
         require_count("limit", limit, least=0, example="10_000")
         require_count("concurrency", concurrency, least=1, example="32")
         require_function("on_progress", on_progress, "print")
@@ -833,6 +836,7 @@ def _check_profiles(profiles: object, profile: object) -> None:
         example = f'{{"IIDX99999": {example}}}'
         raise wrong_argument("profiles", profiles, "a mapping", example)
     for target_id, each in profiles.items():
+        require_type("profiles", target_id, str, f'{{"IIDX99999": {example}}}, by target id')
         require_type(f"profiles[{target_id!r}]", each, TargetProfile, example)
 
 
@@ -841,9 +845,10 @@ def _check(blink: BlinkOAuth, store: object, lease: float, threads: int) -> None
 
     if not isinstance(blink, BlinkOAuth):
         raise InvalidInputError(
-            "TokenManager takes a BlinkOAuth. It serves coroutines too: await manager.aget(…)."
+            f"The argument blink must be a BlinkOAuth, but it is {type_of(blink)}. The manager "
+            "serves coroutines too: await manager.aget(…). Nothing was sent."
         )
-    if not callable(getattr(store, "claim_due", None)):
+    if isinstance(store, type) or not callable(getattr(store, "claim_due", None)):
         raise wrong_argument("store", store, "a TokenStore", "SqlTokenStore(url, keys=[key])")
     require_seconds("lease", lease)
     require_count("threads", threads, least=1, example="100")

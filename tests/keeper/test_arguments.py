@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,15 +15,18 @@ from blink_oauth import (
     AsyncBlinkOAuth,
     AuthorizationRequest,
     BlinkOAuth,
+    ClientCertificate,
     Grant,
     InvalidInputError,
     Psu,
     Settings,
     Token,
+    answer_to,
     check_certificate,
     ssl_context,
 )
 from blink_oauth_keeper import (
+    EnvironmentKeys,
     GrantKey,
     KeyFile,
     LiteralKeys,
@@ -43,6 +47,10 @@ SETTINGS = Settings(
 URI = "https://app.example/callback"
 KEY = "fake-key-of-the-application"
 NOW = datetime(2026, 3, 4, tzinfo=UTC)
+NAIVE = NOW.replace(tzinfo=None)
+BANK = "https://bank.example/authorize"
+CERTIFICATE = ClientCertificate("client.pem")
+WRONG_MAPPING = cast("Any", {"BLINK_STORE_KEYS": WRONG})
 
 
 def no_request(request: httpx.Request) -> httpx.Response:
@@ -79,6 +87,36 @@ CLIENT: dict[str, tuple[str, str, Callable[[], object]]] = {
         lambda: AuthorizationRequest.restore("C", WRONG, URI, state="s", key=KEY),
     ),
     "template": ("template", '"https://', lambda: REQUEST.url(SEVEN)),
+    "extra": ("extra", '{"scope"', lambda: REQUEST.url(BANK, cast("Any", [("scope", "ais")]))),
+    "extra, a list in it": (
+        *("extra['scope']", '{"scope"'),
+        lambda: REQUEST.url(BANK, cast("Any", {"scope": ["ais"]})),
+    ),
+    "redirect_uri, relative": ("redirect_uri", '"https://', lambda: new(redirect_uri="/callback")),
+    "redirect_uri, empty": ("redirect_uri", '"https://', lambda: new(redirect_uri="")),
+    "state": (
+        "state",
+        "AuthorizationRequest.new(",
+        lambda: AuthorizationRequest("C", GRANT, URI, WRONG),
+    ),
+    "now": ("now", "datetime.now(UTC)", lambda: ssl_context(CERTIFICATE, now=WRONG)),
+    "now, naive": ("now", "datetime.now(UTC)", lambda: ssl_context(CERTIFICATE, now=NAIVE)),
+    "clock": ("clock", "datetime.now(UTC)", lambda: BlinkOAuth(SETTINGS, clock=cast("Any", NOW))),
+    "clock, naive": (
+        "clock",
+        "datetime.now(UTC)",
+        lambda: BlinkOAuth(SETTINGS, clock=lambda: NAIVE),
+    ),
+    "clock of the async client": (
+        *("clock", "datetime.now(UTC)"),
+        lambda: AsyncBlinkOAuth(SETTINGS, clock=lambda: NAIVE),
+    ),
+    "error": ("error", "BlinkError", lambda: answer_to(WRONG)),
+    "name of a variable with keys": (
+        "name",
+        '"BLINK_STORE_KEYS"',
+        lambda: EnvironmentKeys(WRONG_MAPPING),
+    ),
     "query": ("query", '"code=', lambda: REQUEST.read_callback(cast("Any", b"code=c"))),
     "certificate": (
         *("certificate", "ClientCertificate("),
@@ -179,6 +217,10 @@ def test_no_traceback_of_a_refused_key_contains_it() -> None:
 
 MANAGER: dict[str, tuple[str, str, Callable[[TokenManager], object]]] = {
     "within": ("within", "timedelta(days=10)", lambda m: m.refresh_due(within=SEVEN)),
+    "within, negative": (
+        *("within", "below 0"),
+        lambda m: m.refresh_due(within=timedelta(days=-10)),
+    ),
     "limit": ("limit", "10_000", lambda m: m.refresh_due(limit=WRONG)),
     "limit, a bool": ("limit", "10_000", lambda m: m.refresh_due(limit=True)),
     "limit, negative": ("limit", "0 or more", lambda m: m.refresh_due(limit=-1)),
@@ -186,6 +228,10 @@ MANAGER: dict[str, tuple[str, str, Callable[[TokenManager], object]]] = {
     "concurrency, 0": ("concurrency", "1 or more", lambda m: m.refresh_due(concurrency=0)),
     "on_progress": ("on_progress", "print", lambda m: m.refresh_due(on_progress=WRONG)),
     "stop": ("stop", "stopping.is_set", lambda m: m.refresh_due(stop=cast("Any", False))),
+    "stop, a coroutine function": (
+        *("stop", "without async"),
+        lambda m: m.refresh_due(stop=cast("Any", m.aclose)),
+    ),
     "min_validity": (
         *("min_validity", "number of seconds"),
         lambda m: m.get(GRANT, min_validity=cast("Any", timedelta(minutes=5))),
@@ -274,6 +320,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "profile": ("TargetProfile(", {}),
     "profiles": ("TargetProfile(", [TargetProfile()]),
     "profiles['IIDX99999']": ("TargetProfile(", {"IIDX99999": {}}),
+    "profiles by grant": ("IIDX99999", {GRANT: TargetProfile()}),
     "on_event": ("print", 7),
     "store": ("SqlTokenStore(", "sqlite:///tokens.db"),
 }
@@ -282,5 +329,6 @@ OPTIONS: dict[str, tuple[str, Any]] = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_manager_is_not_made_with_an_argument_of_another_type(name: str) -> None:
     example, value = OPTIONS[name]
-    options = {"store": MemoryTokenStore()} | {name.partition("[")[0]: value}
-    refused(lambda: TokenManager(BLINK, **options), name, example)
+    argument = re.split(r"[ \[]", name)[0]
+    options = {"store": MemoryTokenStore()} | {argument: value}
+    refused(lambda: TokenManager(BLINK, **options), name.partition(" ")[0], example)

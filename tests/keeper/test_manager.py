@@ -70,7 +70,7 @@ def tokens_of(results: list[Any]) -> set[Token]:
 
 def test_a_manager_requires_a_blocking_client(harness: Harness) -> None:
     client: Any = AsyncBlinkOAuth(LOOPBACK)
-    with pytest.raises(InvalidInputError, match="takes a BlinkOAuth"):
+    with pytest.raises(InvalidInputError, match="must be a BlinkOAuth, but it is an Async"):
         TokenManager(client, harness.store)
     asyncio.run(client.close())
 

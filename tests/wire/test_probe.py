@@ -90,6 +90,7 @@ def test_an_untrusted_authority_of_the_server_is_reported(
     assert caught.value.fault is TlsFault.SERVER_AUTHORITY_UNKNOWN
     assert caught.value.fault.finding in str(caught.value)
     assert caught.value.fault.remedy in str(caught.value)
+    assert not caught.value.retryable
 
 
 def test_a_closed_client_makes_no_probe(connect: Connect, settings: Settings) -> None:

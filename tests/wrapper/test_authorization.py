@@ -89,6 +89,9 @@ def test_a_repr_shows_neither_state_nor_code() -> None:
 FAILED: list[tuple[str, FailureReason, bool]] = [
     ("", FailureReason.NO_STATE, False),
     (f"code={CODE}", FailureReason.NO_STATE, False),
+    (f"https://app.example/callback?code={CODE}&state={STATE}", FailureReason.WHOLE_URL, False),
+    (f"/callback?state={STATE}&code={CODE}", FailureReason.WHOLE_URL, False),
+    (f"?code={CODE}&state={STATE}", FailureReason.WHOLE_URL, False),
     ("error=access_denied", FailureReason.NO_STATE, False),
     (f"code={CODE}&state=", FailureReason.WRONG_STATE, False),
     (f"code={CODE}&state=guess", FailureReason.WRONG_STATE, False),

@@ -249,8 +249,19 @@ def test_any_other_redirect_uri_is_refused_before_the_code_is_sent(
     assert platform.requests == []
 
 
+def exchange_text(blink: Any, code: str) -> Any:
+    """Exchange a code."""
+    return blink.exchange_code(GRANT, code=code, redirect_uri=REDIRECT_URI, psu=PSU)
+
+
 BAD: dict[str, Call] = {
     "empty code": lambda b: b.exchange_code(GRANT, code="", redirect_uri=REDIRECT_URI, psu=PSU),
+    "a code with the state": lambda b: exchange_text(b, f"{CODE}&state=fake"),
+    "a code with its name": lambda b: exchange_text(b, f"code={CODE}"),
+    "a URL in place of a code": lambda b: exchange_text(b, f"{REDIRECT_URI}?code={CODE}"),
+    "a code with a line end": lambda b: exchange_text(b, f"{CODE}\n"),
+    "a printed secret in place of a code": lambda b: exchange_text(b, str(Secret(CODE))),
+    "a printed secret in place of a refresh token": lambda b: b.refresh(GRANT, str(Secret("fake"))),
     "no psu": lambda b: b.exchange_code(
         GRANT,
         code=CODE,

@@ -650,3 +650,28 @@ def test_the_proxy_of_the_environment_is_that_of_the_url_of_the_request(
 def test_there_is_no_proxy_of_the_environment_for_another_scheme(url: str) -> None:
     with pytest.raises(InvalidInputError, match="https://"):
         settings(trust_env=True).proxy_for(url)
+
+
+PEM = "-----BEGIN PRIVATE KEY-----\nfake-private-key\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize("name", ["BLINK_CERTIFICATE", "BLINK_KEY", "BLINK_CA"])
+def test_a_variable_that_holds_a_key_and_no_path_is_named_and_not_shown(name: str) -> None:
+    environ = {**REQUIRED, "BLINK_CERTIFICATE": "c.pem", name: PEM}
+    with pytest.raises(InvalidInputError, match=f"The variable {name} must be the path") as caught:
+        Settings.from_env(environ)
+    assert found(["fake-private-key"], texts_of_error(caught.value)) == []
+
+
+@pytest.mark.parametrize("name", ["chain", "key", "ca"])
+def test_a_certificate_of_contents_and_not_of_paths_is_refused_and_not_shown(name: str) -> None:
+    with pytest.raises(InvalidInputError, match="takes the paths of PEM files") as caught:
+        ClientCertificate(**({"chain": "c.pem"} | {name: PEM}))
+    assert found(["fake-private-key"], texts_of_error(caught.value)) == []
+
+
+def test_a_missing_variable_names_one_that_may_be_meant() -> None:
+    environ = {**REQUIRED, "BLINK_CLIENTID": "C"}
+    del environ["BLINK_CLIENT_ID"]
+    with pytest.raises(InvalidInputError, match="BLINK_CLIENTID is set, but not read: was it"):
+        Settings.from_env(environ)

@@ -10,11 +10,11 @@ recorded the response before, and `_reading` finds the tokens in its bytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, TypedDict
-from urllib.parse import urlsplit
 
 from attrs import Attribute, field, frozen
 
@@ -31,7 +31,7 @@ from . import _wire
 from ._checks import require_header_value
 from ._reply import Reply
 from .arguments import GRANT, PSU, require_type
-from .context import Grant, Psu, request_headers
+from .context import Grant, Psu, request_headers, require_redirect_uri
 from .errors import InvalidInputError
 from .headers import (
     CORRELATION_ID,
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from .settings import RevocationField
 
 __all__ = ["Api", "AsyncApi", "Call", "CallBuilder", "Operation"]
+
+PARAMETER = re.compile(r"(?:^|[?&])(?:code|state)=.")
+"""A parameter of a callback, which is no part of a code."""
 
 
 class Operation(Enum):
@@ -116,7 +119,13 @@ class CallBuilder:
 
     def exchange_code(self, grant: Grant, code: Secret, redirect_uri: str, psu: Psu) -> Call:
         """Return the call that exchanges an authorization code (RFC 6749 section 4.1.3)."""
-        _require_redirect_uri(redirect_uri)
+        require_redirect_uri(redirect_uri)
+        if problem := _problem_of_code(code):
+            raise InvalidInputError(
+                f"The authorization code {problem}. Pass the code alone: the attribute code of "
+                "what read_callback returned. Nothing was sent: the code is not spent, and is "
+                "valid for 30 s."
+            )
 
         def form() -> TokenRequest:
             return TokenRequest(
@@ -161,7 +170,7 @@ class CallBuilder:
             InvalidInputError: `new_correlation_id` returned an id that cannot be sent.
         """
         correlation_id = self.new_correlation_id()
-        require_header_value("correlation id", correlation_id)
+        require_header_value("The correlation id", correlation_id)
         if len(correlation_id) > MAX_CORRELATION_ID:
             raise InvalidInputError(f"The correlation id is longer than {MAX_CORRELATION_ID}.")
         return correlation_id
@@ -213,18 +222,12 @@ class CallBuilder:
         )
 
 
-def _require_redirect_uri(value: object) -> None:
-    require_header_value("redirect_uri", value)
-    try:
-        parts = urlsplit(str(value))
-        absolute = parts.scheme and not parts.fragment and (parts.netloc or parts.path)
-    except ValueError:
-        absolute = False
-    if not absolute:
-        raise InvalidInputError(
-            "The redirect_uri must be an absolute URI without a fragment, the same as in the "
-            "authorization request (RFC 6749 section 3.1.2). The code was not sent."
-        )
+def _problem_of_code(code: Secret) -> str | None:
+    # The problem is returned and not raised: the traceback would include the plain code.
+    text = code.reveal()
+    if PARAMETER.search(text):
+        return "is a part of the callback's URL, with the name of a parameter in it"
+    return None if text.isprintable() else "contains a line break or another control character"
 
 
 class Api:

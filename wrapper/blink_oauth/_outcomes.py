@@ -152,7 +152,7 @@ def probe_error(reply: NoResponse) -> NoResponseError:
     """Build the error for a probe without a response."""
     what, facts = _describe(reply)
     # A probe contains no code or token that could be spent.
-    facts |= {"outcome": Outcome.NOT_EXECUTED, "retryable": True}
+    facts |= {"outcome": Outcome.NOT_EXECUTED, "retryable": reply.fault is None}
     return reply.error(f"The probe failed: {what}. Nothing was spent.", **facts)
 
 

@@ -38,6 +38,7 @@ from weakref import WeakSet
 import anyio
 import httpcore
 import httpx
+from anyio.lowlevel import RunVar
 from attrs import define, evolve, field
 
 from ._proxy import parse_proxy
@@ -465,11 +466,13 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         _transports.add(self)
 
     def _reset(self) -> None:
+        self._loop: object = None
         self._idle: IdleConnections[httpcore.AsyncConnectionPool] = IdleConnections(self._monotonic)
         self._slots = anyio.Semaphore(self._limit)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a connection, and return the status and body of the response."""
+        self._require_own_loop()
         with _as_httpx_errors():
             async with AsyncExitStack() as cleanup:
                 await self._acquire_slot(_pool_timeout(request))
@@ -499,6 +502,22 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         _pools_of_parent.extend(self._idle.take_all())
         self._reset()
 
+    def _require_own_loop(self) -> None:
+        """Require that all calls come from one event loop.
+
+        Raises:
+            InvalidInputError: This one does not. A connection of the other loop might fail only
+                after the request was sent.
+        """
+        running = _running_loop.get(None) or object()
+        _running_loop.set(running)
+        self._loop = self._loop or running
+        if self._loop is not running:
+            raise InvalidInputError(
+                "The client belongs to the event loop of its first call, and this is another one: "
+                "make one AsyncBlinkOAuth for each loop. Nothing was sent."
+            )
+
     async def _acquire_slot(self, timeout: float | None) -> None:
         try:
             with anyio.fail_after(timeout):
@@ -517,6 +536,8 @@ class AsyncConnections(httpx.AsyncBaseTransport):
             await _aclose(pool)
 
 
+_running_loop: RunVar[object] = RunVar("blink_oauth_running_loop")
+"""An object for each event loop, of asyncio or trio."""
 _transports: WeakSet[Connections | AsyncConnections] = WeakSet()
 _pools_of_parent: list[httpcore.AsyncConnectionPool] = []
 

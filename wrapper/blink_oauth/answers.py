@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
+from .arguments import require_type
 from .errors import BlinkError, InvalidInputError, Outcome, ResponseError, TimedOutError
 
 __all__ = ["Answer", "answer_to"]
@@ -42,8 +43,12 @@ def answer_to(error: BlinkError) -> Answer:
     Args:
         error: The error.
 
+    Raises:
+        InvalidInputError: The error is none of this library.
+
     Source: RFC 9110 sections 15.5.4, 15.6 and 10.2.3.
     """
+    require_type("error", error, BlinkError, "that of `except BlinkError as error`")
     status = _status(error)
     # Only with a status that says that a later request may succeed.
     seconds = error.retry_after if status == UNAVAILABLE else None

@@ -5,7 +5,9 @@ An error repeats no value, which could be a secret in the wrong place.
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
@@ -14,11 +16,13 @@ from .errors import InvalidInputError
 __all__ = [
     "GRANT",
     "PSU",
+    "require_clock",
     "require_count",
     "require_function",
     "require_seconds",
     "require_time",
     "require_type",
+    "type_of",
     "wrong_argument",
 ]
 
@@ -36,11 +40,15 @@ def wrong_argument(name: str, value: object, accepted: str, example: str) -> Inv
         accepted: What the argument must be, with its article.
         example: An example, as code.
     """
-    kind = type(value).__name__
     return InvalidInputError(
-        f"The argument {name} must be {accepted}, such as {example}, but it is "
-        f"{'None' if value is None else _with_article(kind)}. Nothing was sent."
+        f"The argument {name} must be {accepted}, such as {example}, but it is {type_of(value)}. "
+        "Nothing was sent."
     )
+
+
+def type_of(value: object) -> str:
+    """Return the type of an argument for an error, with its article, or `None`."""
+    return "None" if value is None else _with_article(type(value).__name__)
 
 
 def require_type(name: str, value: object, kind: type, example: str) -> None:
@@ -119,8 +127,30 @@ def require_count(name: str, value: object, *, least: int, example: str) -> None
         )
 
 
+def require_clock(clock: Callable[[], object]) -> datetime:
+    """Return the time of a clock, and require it to have a timezone.
+
+    Args:
+        clock: The argument `clock`.
+
+    Raises:
+        InvalidInputError: It cannot be called, or returns no time with a timezone.
+    """
+    if not callable(clock):
+        raise wrong_argument("clock", clock, "a function", f"lambda: {TIME}")
+    now = clock()
+    if not isinstance(now, datetime) or now.utcoffset() is None:
+        raise InvalidInputError(
+            f"The argument clock must return a time with its timezone, such as {TIME}. Nothing was "
+            "sent."
+        )
+    return now
+
+
 def require_function(name: str, value: object, example: str) -> None:
     """Require a function or None.
+
+    A coroutine function is refused: its coroutine would be thrown away.
 
     Args:
         name: The name of the argument.
@@ -128,10 +158,15 @@ def require_function(name: str, value: object, example: str) -> None:
         example: An example, as code.
 
     Raises:
-        InvalidInputError: It cannot be called.
+        InvalidInputError: It cannot be called, or only with `await`.
     """
     if value is not None and not callable(value):
         raise wrong_argument(name, value, "a function or None", example)
+    if inspect.iscoroutinefunction(value):
+        raise InvalidInputError(
+            f"The argument {name} must be a function without async, such as {example}: nothing "
+            "awaits it. Nothing was sent."
+        )
 
 
 def _with_article(kind: str) -> str:

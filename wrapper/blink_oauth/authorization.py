@@ -15,10 +15,10 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from attrs import frozen
+from attrs import Attribute, field, frozen
 
-from .arguments import GRANT, require_type
-from .context import Grant
+from .arguments import GRANT, require_type, wrong_argument
+from .context import Grant, require_redirect_uri
 from .errors import InvalidInputError
 from .headers import is_visible_ascii
 from .tokens import Secret, hide, require_secret
@@ -46,6 +46,8 @@ class FailureReason(StrEnum):
     """The reason why a callback contains no usable code."""
 
     UNREADABLE = "unreadable"
+    WHOLE_URL = "whole_url"
+    """What `read_callback` got is a URL, or begins with a question mark: pass the query alone."""
     NO_STATE = "no_state"
     REPEATED_STATE = "repeated_state"
     WRONG_STATE = "wrong_state"
@@ -58,6 +60,7 @@ class FailureReason(StrEnum):
 
 _WITHOUT_VALID_STATE = {
     FailureReason.UNREADABLE,
+    FailureReason.WHOLE_URL,
     FailureReason.NO_STATE,
     FailureReason.REPEATED_STATE,
     FailureReason.WRONG_STATE,
@@ -106,6 +109,10 @@ class FailedCallback:
         return self.reason not in _WITHOUT_VALID_STATE
 
 
+def _state(instance: object, attribute: Attribute[Secret], value: Secret) -> None:
+    require_type("state", value, Secret, "that of AuthorizationRequest.new(…)")
+
+
 @frozen
 class AuthorizationRequest:
     """A request for a customer's consent, made by `new`; `restore` makes the same one again.
@@ -123,7 +130,7 @@ class AuthorizationRequest:
     client_id: str
     grant: Grant
     redirect_uri: str
-    state: Secret
+    state: Secret = field(validator=_state)
 
     @classmethod
     def new(
@@ -204,7 +211,8 @@ class AuthorizationRequest:
         third party sends it.
         """
         require_type("template", template, str, '"https://bank.example/authorize"')
-        extra = extra or {}
+        extra = {} if extra is None else extra
+        _require_texts("extra", extra)
         url = template.replace("{target_id}", quote(self.grant.target_id, safe=""))
         url = url.replace("{client_id}", quote(self.client_id, safe=""))
         problem = _url_problem(url)
@@ -223,7 +231,8 @@ class AuthorizationRequest:
         """Return the code of a callback, or why it contains none for this request.
 
         Args:
-            query: The query of the request to the redirect URI, as it was received.
+            query: The query of the request to the redirect URI, as it was received: what follows
+                the question mark.
 
         Raises:
             InvalidInputError: The query is no text.
@@ -231,6 +240,8 @@ class AuthorizationRequest:
         Source: RFC 6749 sections 3.1, 4.1.2 and 4.1.2.1; RFC 9207; RFC 9700 section 4.7.
         """
         require_type("query", query, str, '"code=…&state=…"')
+        if "?" in query.partition("=")[0]:
+            return FailedCallback(FailureReason.WHOLE_URL)
         try:
             pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
         except ValueError:
@@ -258,7 +269,7 @@ class AuthorizationRequest:
 def _require_values(client_id: str, grant: Grant, redirect_uri: str) -> None:
     require_type("client_id", client_id, str, '"CIDX0000000002"')
     require_type("grant", grant, Grant, GRANT)
-    require_type("redirect_uri", redirect_uri, str, '"https://app.example/callback"')
+    require_redirect_uri(redirect_uri)
 
 
 def _bound_state(
@@ -296,6 +307,19 @@ def _result_of(parameters: Mapping[str, str]) -> AuthorizationCode | FailedCallb
     if not _CODE.fullmatch(parameters.get("code", "")):
         return FailedCallback(FailureReason.NO_CODE, issuer=issuer)
     return AuthorizationCode(Secret(parameters["code"], what="authorization code"), issuer)
+
+
+def _require_texts(name: str, texts: object) -> None:
+    """Require a mapping of texts.
+
+    Raises:
+        InvalidInputError: It is none.
+    """
+    example = '{"scope": "ais"}'
+    if not isinstance(texts, Mapping):
+        raise wrong_argument(name, texts, "a mapping", example)
+    for key, text in texts.items():
+        require_type(f"{name}[{printable(str(key), 40)!r}]", text, str, example)
 
 
 def _require_distinct(given: Sequence[str], extra: Mapping[str, str]) -> None:

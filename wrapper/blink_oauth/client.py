@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from ._api import Api, AsyncApi, CallBuilder
 from ._reading import probe_from, revocation_from, token_from
+from .arguments import require_clock
 from .context import Grant, Psu
 from .headers import Probe, ResponseMeta
 from .settings import Settings
@@ -65,7 +66,7 @@ class BlinkOAuth:
         self.settings = settings
         self._clock = clock
         self._calls = CallBuilder(settings, clock, new_correlation_id)
-        self._api = Api(settings, clock(), monotonic, transport)
+        self._api = Api(settings, require_clock(clock), monotonic, transport)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
@@ -225,7 +226,7 @@ class AsyncBlinkOAuth:
         self.settings = settings
         self._clock = clock
         self._calls = CallBuilder(settings, clock, new_correlation_id)
-        self._api = AsyncApi(settings, clock(), monotonic, transport)
+        self._api = AsyncApi(settings, require_clock(clock), monotonic, transport)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"

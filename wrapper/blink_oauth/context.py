@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from typing import ClassVar, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from attrs import Attribute, field, frozen
 
@@ -12,15 +12,19 @@ from ._checks import require_header_value, sendable
 from .errors import InvalidInputError
 from .headers import CORRELATION_ID, PSU_IP_ADDRESS, PSU_USER_AGENT, TARGET_ID, USER_AGENT
 
-__all__ = ["Grant", "Psu", "request_headers"]
+__all__ = ["Grant", "Psu", "request_headers", "require_redirect_uri"]
 
 MAX_USERNAME: Final = 64
 MAX_USER_AGENT: Final = 1_024
 """Characters of a user agent that are sent at most: servers limit the size of a header."""
+TARGET: Final = '"IIDX99999"'
+ADDRESS: Final = '"203.0.113.7"'
+REDIRECT_URI: Final = '"https://app.example/callback"'
 
 
 def _header_value(instance: object, attribute: Attribute[str], value: str) -> None:
-    require_header_value(f"{type(instance).__name__}.{attribute.name}", value)
+    example = TARGET if attribute.name == "target_id" else ADDRESS
+    require_header_value(f"{type(instance).__name__}.{attribute.name}", value, example=example)
 
 
 def _header_text(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -29,10 +33,13 @@ def _header_text(instance: object, attribute: Attribute[str], value: str) -> Non
 
 def _username(instance: object, attribute: Attribute[str], value: str) -> None:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_USERNAME or not sendable(value):
-        raise InvalidInputError(f"Grant.username must be a str of 1 to {MAX_USERNAME} characters.")
+        raise InvalidInputError(
+            f'Grant.username must be a str of 1 to {MAX_USERNAME} characters, such as "u-4711". '
+            "Nothing was sent."
+        )
     if "\0" in value:
         # PostgreSQL cannot store it in a text, and SQLite may end the text at it.
-        raise InvalidInputError("Grant.username must not hold the character NUL.")
+        raise InvalidInputError("Grant.username must not hold the character NUL. Nothing was sent.")
 
 
 @frozen(weakref_slot=False)
@@ -56,7 +63,8 @@ class Grant:
 
 
 def _ip_address(instance: Psu, attribute: Attribute[str], value: str) -> None:
-    _header_value(instance, attribute, value)
+    if not isinstance(value, str):
+        _header_value(instance, attribute, value)
     if value == Psu.AUTOMATIC:
         return
     try:
@@ -66,7 +74,10 @@ def _ip_address(instance: Psu, attribute: Attribute[str], value: str) -> None:
     else:
         usable = "%" not in value
     if not usable:
-        raise InvalidInputError("Psu.ip must be an IPv4 or IPv6 address, without a zone.")
+        raise InvalidInputError(
+            f"Psu.ip must be one IPv4 or IPv6 address, such as {ADDRESS}, without port and zone. "
+            "Behind a proxy, it is the customer's in X-Forwarded-For. Nothing was sent."
+        )
 
 
 def _sendable_user_agent(value: str | None) -> str:
@@ -125,6 +136,29 @@ class Psu:
 
 
 Psu.AUTO = Psu(Psu.AUTOMATIC, Psu.AUTOMATIC)
+
+
+def require_redirect_uri(value: object) -> None:
+    """Require a redirect URI as RFC 6749 section 3.1.2 has it.
+
+    Args:
+        value: The argument `redirect_uri`.
+
+    Raises:
+        InvalidInputError: It is no absolute URI, or has a fragment.
+    """
+    require_header_value("The argument redirect_uri", value, example=REDIRECT_URI)
+    try:
+        parts = urlsplit(str(value))
+        absolute = parts.scheme and not parts.fragment and (parts.netloc or parts.path)
+    except ValueError:
+        absolute = False
+    if not absolute:
+        raise InvalidInputError(
+            f"The argument redirect_uri must be an absolute URI without a fragment, such as "
+            f"{REDIRECT_URI}, and the same in the authorization request and the exchange (RFC 6749 "
+            "section 3.1.2). Nothing was sent."
+        )
 
 
 def request_headers(

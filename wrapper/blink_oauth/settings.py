@@ -7,6 +7,7 @@ import os
 import ssl
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal, Self, get_args
 from urllib.parse import urlsplit
@@ -15,10 +16,10 @@ from attrs import Attribute, field, frozen
 
 from ._checks import require_header_value, sendable
 from ._proxy import environment_proxy, proxy_problem
-from .arguments import require_type
+from .arguments import require_type, type_of
 from .errors import InvalidInputError
 from .texts import decoded, trimmed
-from .tls import ClientCertificate, require_verifying, ssl_context
+from .tls import ClientCertificate, is_content, require_verifying, ssl_context
 from .tokens import Secret, hide, require_secret, utc_now
 
 __all__ = [
@@ -41,6 +42,7 @@ TIMEOUTS = ("connect", "read", "write", "pool", "total")
 FLAGS = ("trust_env", "allow_plain_http", "accept_foreign_correlation_id")
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
+ENDPOINTS = ("/oauth/token", "/oauth/revoke")
 LONGEST_TIMEOUT = 86_400.0
 """Seconds; the functions of the operating system refuse much longer ones."""
 
@@ -87,7 +89,11 @@ def _variable(name: str) -> str:
 def _required(environ: Mapping[str, str], variable: str) -> str:
     value = environ.get(variable, "")
     if not value:
-        raise _UnusableError(f"The variable {variable} is not set: the README says what it holds.")
+        near = get_close_matches(variable, [name for name in environ if environ[name]], n=1)
+        meant = f" {near[0]} is set, but not read: was it meant?" if near else ""
+        raise _UnusableError(
+            f"The variable {variable} is not set: the README says what it holds.{meant}"
+        )
     return value
 
 
@@ -109,6 +115,12 @@ def _certificate_files(environ: Mapping[str, str]) -> ClientCertificate | None:
     chain = environ.get("BLINK_CERTIFICATE")
     if not chain:
         return None
+    for variable in ("BLINK_CERTIFICATE", "BLINK_KEY", "BLINK_CA"):
+        if is_content(environ.get(variable)):
+            raise _UnusableError(
+                f"The variable {variable} must be the path of a PEM file, but it is the content of "
+                "one. Write it into a file."
+            )
     return ClientCertificate(
         chain=chain,
         key=environ.get("BLINK_KEY") or None,
@@ -180,13 +192,16 @@ def _boolean(instance: object, attribute: Attribute[bool], value: bool) -> None:
     # A text such as "false" would count as true.
     if not isinstance(value, bool):
         raise InvalidInputError(
-            f"Settings.{attribute.name} must be True or False, but it is a {type(value).__name__}."
+            f"Settings.{attribute.name} must be True or False, but it is {type_of(value)}."
         )
 
 
 def _timeouts(instance: object, attribute: Attribute[Timeouts], value: Timeouts) -> None:
     if not isinstance(value, Timeouts):
-        raise InvalidInputError("Settings.timeouts must be Timeouts(…), in seconds.")
+        raise InvalidInputError(
+            "Settings.timeouts must be Timeouts, such as Timeouts(total=20.0), but it is "
+            f"{type_of(value)}."
+        )
 
 
 def _max_connections(instance: object, attribute: Attribute[int], value: int) -> None:
@@ -206,7 +221,10 @@ def _certificate(
     value: ClientCertificate | ssl.SSLContext | None,
 ) -> None:
     if not isinstance(value, (ClientCertificate, ssl.SSLContext, type(None))):
-        raise InvalidInputError("Settings.certificate must be a ClientCertificate or SSLContext.")
+        raise InvalidInputError(
+            "Settings.certificate must be a ClientCertificate or SSLContext, such as "
+            f'ClientCertificate("client.pem", "client.key"), but it is {type_of(value)}.'
+        )
 
 
 def _in_order(value: Collection[RevocationField]) -> tuple[RevocationField, ...]:
@@ -320,6 +338,11 @@ class Settings:
                 "Settings.base_url (BLINK_BASE_URL) must be a plain https URL: host and path, "
                 "without user, query and fragment."
             )
+        if url.path.endswith(ENDPOINTS):
+            raise InvalidInputError(
+                "Settings.base_url (BLINK_BASE_URL) must be the URL of the module, "
+                "https://…/consent-flow/v2: the client appends /oauth/token and /oauth/revoke."
+            )
         if url.scheme == "https":
             return
         if not (self.allow_plain_http and is_loopback(url.hostname or "")):
@@ -377,7 +400,8 @@ class Settings:
             return ssl_context(certificate, now=now or utc_now())
         if certificate is None:
             raise InvalidInputError(
-                "Settings.certificate is not set, but bLink demands mutual TLS. Nothing was sent."
+                "Settings.certificate is not set (BLINK_CERTIFICATE), but bLink demands mutual "
+                "TLS. Nothing was sent."
             )
         require_verifying(certificate)
         return certificate

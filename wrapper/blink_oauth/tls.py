@@ -12,7 +12,7 @@ from attrs import field, frozen
 from attrs.converters import optional
 
 from ._loading import load_authorities, load_key, read_chain
-from .arguments import require_type
+from .arguments import require_time, require_type, type_of
 from .certificate import (
     Finding,
     Rule,
@@ -30,6 +30,7 @@ __all__ = [
     "Finding",
     "Rule",
     "check_certificate",
+    "is_content",
     "ssl_context",
     "trusting_context",
 ]
@@ -37,9 +38,15 @@ __all__ = [
 
 def _path(value: object) -> Path:
     if not isinstance(value, (str, os.PathLike)):
-        kind = type(value).__name__
-        raise InvalidInputError(f"A path of the client certificate must not be a {kind}.")
+        raise InvalidInputError(
+            f"A path of the client certificate must not be {type_of(value)}. Nothing was sent."
+        )
     return Path(value)
+
+
+def is_content(path: object) -> bool:
+    """Return whether what should be a path is the content of a PEM file."""
+    return isinstance(path, str) and "-----BEGIN " in path
 
 
 @frozen(init=False)
@@ -74,6 +81,13 @@ class ClientCertificate:
         secret = None if passphrase is None else hide(passphrase, "key passphrase")
         del passphrase
         secret = None if secret is None else require_secret(secret)
+        if is_content(chain) or is_content(key) or is_content(ca):
+            # No error and no traceback may show a key.
+            chain = key = ca = ""
+            raise InvalidInputError(
+                "ClientCertificate takes the paths of PEM files, but it was given the content of "
+                "one. Write it into a file. Nothing was sent."
+            )
         self.__attrs_init__(chain, key, secret, ca)
 
 
@@ -185,7 +199,7 @@ def _load(
     from cryptography.x509 import DuplicateExtension
 
     require_type("certificate", certificate, ClientCertificate, 'ClientCertificate("client.pem")')
-    require_type("now", now, datetime, "datetime.now(UTC)")
+    require_time("now", now)
     context = _new_context()
     problem = load_authorities(context, certificate.ca)
     authorities = () if problem is None else (problem,)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from attrs import field, frozen
 
 from ._checks import sendable
-from .arguments import require_time
+from .arguments import require_time, type_of
 from .errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -27,6 +27,10 @@ LONGEST_LIFETIME = 31 * 86_400.0
 It was probably meant in milliseconds, or as a time since 1970. The platform recommends 24 hours,
 and promises only 30 days for an unused refresh token.
 """
+
+
+SHOWN = "Secret(***)"
+"""What a secret shows."""
 
 
 def utc_now() -> datetime:
@@ -78,7 +82,7 @@ class Secret:
         return text
 
     def __repr__(self) -> str:
-        return "Secret(***)"
+        return SHOWN
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
@@ -182,9 +186,11 @@ def _unusable(value: object) -> str | None:
     if value is None:
         return "is missing"
     if not isinstance(value, str):
-        return f"must be a str or Secret, but it is a {type(value).__name__}"
+        return f"must be a str or Secret, but it is {type_of(value)}"
     if not value:
         return "must not be empty"
+    if value == SHOWN:
+        return f"must be the text of the Secret, and not what str() shows, {SHOWN}: keep reveal()"
     return None if value.isascii() or sendable(value) else "is no valid Unicode text"
 
 

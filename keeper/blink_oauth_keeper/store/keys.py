@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from blink_oauth.arguments import wrong_argument
+from blink_oauth.arguments import require_type, wrong_argument
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.texts import decoded
 from blink_oauth.tokens import Secret
@@ -90,7 +90,14 @@ class KeyFile(KeyProvider):
     def __init__(self, path: Path | str) -> None:
         if not isinstance(path, (str, os.PathLike)):
             raise wrong_argument("path", path, "a path", 'KeyFile("tokens.keys")')
-        self._path = Path(path)
+        is_key = isinstance(path, str) and normalized(path) is not None
+        self._path = Path() if is_key else Path(path)
+        if is_key:
+            path = ""  # No traceback shows it.
+            raise InvalidInputError(
+                "KeyFile takes the path of a file, but it was given a key: pass keys=[key] to the "
+                "store instead. Nothing was stored."
+            )
         self._read: tuple[tuple[int, ...], Sequence[Key]] | None = None
 
     def __repr__(self) -> str:
@@ -141,6 +148,7 @@ class EnvironmentKeys(KeyProvider):
     def __init__(
         self, name: str = "BLINK_STORE_KEYS", environ: Mapping[str, str] | None = None
     ) -> None:
+        require_type("name", name, str, '"BLINK_STORE_KEYS"')
         self._name, self._environ = name, os.environ if environ is None else environ
 
     def __repr__(self) -> str:

@@ -23,6 +23,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from blink_oauth.arguments import type_of
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Oddity, Secret, Token
 from blink_oauth_keeper.errors import SealError
@@ -349,8 +350,12 @@ def sealer_for(
             id, whatever the order of the keys is.
         monotonic: Returns seconds of a clock that never goes back.
     """
-    if isinstance(keys, (str, bytes, Secret)) or not isinstance(keys, (Sequence, KeyProvider)):
-        return InvalidInputError("keys must be a list of keys or a KeyProvider.")
+    no_keys = (str, bytes, Secret, type)
+    if isinstance(keys, no_keys) or not isinstance(keys, (Sequence, KeyProvider)):
+        return InvalidInputError(
+            "The argument keys must be a list of keys or a KeyProvider, such as [key] or "
+            f'KeyFile("tokens.keys"), but it is {type_of(keys)}. Nothing was stored.'
+        )
     provider = keys if isinstance(keys, KeyProvider) else LiteralKeys(keys)
     named = _asked(provider.keys)
     if isinstance(named, InvalidInputError):

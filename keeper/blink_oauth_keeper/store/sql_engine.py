@@ -111,7 +111,7 @@ def engine_for(
         return _unsupported(database.url, database.dialect) or database
     try:
         url = _url_of(database)
-        if url.drivername == "postgresql":
+        if url.drivername in {"postgresql", "postgres"}:
             url = url.set(drivername="postgresql+psycopg")
         kind = url.get_dialect()
         error = _unsupported(url, kind) or _with_query(database, url) or _unescaped(url)
@@ -473,6 +473,7 @@ HINTS = {
     "SQLITE_BUSY": "Another connection kept the file locked for too long.",
     "SQLITE_CANTOPEN": "The file, or one beside it, cannot be opened.",
     "SQLITE_FULL": "The disk is full.",
+    "SQLITE_NOTADB": "The file is no SQLite database.",
     "SQLITE_READONLY": "The file or its folder is read-only.",
 }
 
@@ -516,6 +517,8 @@ def store_error_for(operation: str, error: Exception) -> StoreError:
 def _hint(error: Exception, code: str | None) -> str:
     if isinstance(error, PoolTimeoutError):
         return "No connection of the pool became free in time."
+    if isinstance(error, FileNotFoundError):
+        return f"The folder {Path(error.filename).parent} does not exist: make it."
     if isinstance(error, OSError):
         return f"The file cannot be created: {error.strerror}."
     if isinstance(error, OperationalError) and code is None:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import OperationalError
 
 from blink_oauth.errors import InvalidInputError
-from blink_oauth_keeper import Origin, Record, SqlTokenStore, State
+from blink_oauth_keeper import KeyFile, Origin, Record, SqlTokenStore, State
 from blink_oauth_keeper.errors import StoreError
 from blink_oauth_keeper.store.sql_tables import Database
 from blink_oauth_testing.store_contract.harness import ISSUED, KEY, entry_values, note, pair
@@ -207,7 +207,9 @@ def test_a_failure_shows_neither_parameters_nor_the_statement(
 def test_a_file_that_is_no_database_raises_a_permanent_error(tmp_path: Path) -> None:
     path = tmp_path / "tokens.db"
     path.write_text("nonsense " * 1000)
-    with pytest.raises(StoreError, match="SQLITE_NOTADB") as caught:
+    with pytest.raises(
+        StoreError, match=r"SQLITE_NOTADB\). The file is no SQLite database"
+    ) as caught:
         SqlTokenStore(f"sqlite:///{path}", keys=[FERNET_KEY]).load(KEY)
     assert not caught.value.retryable
 
@@ -277,6 +279,12 @@ def test_invalid_keys_are_refused_and_not_shown() -> None:
         assert_hidden(caught.value, "fake-key")
 
 
+def test_a_key_in_place_of_the_path_of_its_file_is_refused_and_not_shown() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        KeyFile(FERNET_KEY.reveal())
+    assert_hidden(caught.value, FERNET_KEY.reveal())
+
+
 def assert_hidden(error: BaseException, *secrets: str) -> None:
     """Check that an error, and the frames outside this file, contain none of the secrets."""
     assert error.__context__ is None
@@ -297,8 +305,9 @@ def test_a_store_shows_neither_password_nor_key() -> None:
     assert PASSWORD not in repr(others)
 
 
-def test_a_postgresql_url_without_a_driver_uses_psycopg() -> None:
-    store = SqlTokenStore("postgresql://user@db.example/app", keys=[FERNET_KEY])
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_a_postgresql_url_without_a_driver_uses_psycopg(scheme: str) -> None:
+    store = SqlTokenStore(f"{scheme}://user@db.example/app", keys=[FERNET_KEY])
     assert repr(store) == "SqlTokenStore('postgresql+psycopg://user@db.example/app')"
 
 
