@@ -13,6 +13,9 @@ from pathlib import Path
 
 import nox
 
+# Some containers set it. Then every process would compile every library that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_external_run = True
