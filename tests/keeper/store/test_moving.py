@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
 from attrs import define, evolve, field
@@ -26,6 +26,7 @@ from blink_oauth_testing.store_contract.harness import (
     pair,
     untimed,
 )
+from postgresql import PostgreSQL
 
 OLD_KEY, NEW_KEY, OTHER = (SqlTokenStore.new_key() for _ in range(3))
 A, B, C = (grant_key(name) for name in "abc")
@@ -101,22 +102,36 @@ class Stores:
         return rows
 
 
-@pytest.fixture(params=["sqlite to sqlite", "sqlite to postgresql", "postgresql to sqlite"])
-def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stores]:
+@pytest.fixture(
+    scope="module", params=["sqlite to sqlite", "sqlite to postgresql", "postgresql to sqlite"]
+)
+def engines(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Engine]]:
+    """Return two databases with the tables: to create them anew for each test is slow."""
+    folder = tmp_path_factory.mktemp("stores")
+    with ExitStack() as stack:
+        made = []
+        for number, kind in enumerate(request.param.split(" to ")):
+            url = f"sqlite:///{folder / f'{number}.db'}"
+            if kind == "postgresql":
+                server: PostgreSQL = request.getfixturevalue("postgres")
+                name = server.create()
+                stack.callback(server.drop, name)
+                url = server.url(name)
+            made.append(create_engine(url))
+            stack.callback(made[-1].dispose)
+            SqlTokenStore(made[-1], keys=[OLD_KEY]).create_schema()
+        yield made
+
+
+@pytest.fixture
+def stores(engines: list[Engine]) -> Stores:
     """Return the two empty stores."""
-    urls = [
-        f"sqlite:///{tmp_path / f'{number}.db'}"
-        if kind == "sqlite"
-        else request.getfixturevalue("postgres_url")
-        for number, kind in enumerate(request.param.split(" to "))
-    ]
-    source, target = map(create_engine, urls)
+    source, target = engines
     made = Stores(source, target)
-    made.source().create_schema()
-    made.target().create_schema()
-    yield made
-    made.source_engine.dispose()
-    made.target_engine.dispose()
+    made.empty()
+    return made
 
 
 def put(store: SqlTokenStore, key: GrantKey, name: str) -> Record:
@@ -259,7 +274,7 @@ def test_the_source_has_no_pair_afterwards_and_says_where_it_went(stores: Stores
 
 def test_grants_of_all_clients_are_read_in_pages(stores: Stores) -> None:
     source, target = stores.source(), stores.target()
-    keys = [grant_key(f"customer-{number:03}") for number in range(230)]
+    keys = [grant_key(f"customer-{number:03}") for number in range(200)]
     keys.append(grant_key(client="CIDX0000000009"))
     for key in keys:
         put(source, key, key.grant.username)
