@@ -14,7 +14,7 @@ from blink_oauth_keeper import GrantKey, Origin, Record, SqlTokenStore, State
 from blink_oauth_keeper.errors import SealError, StoreError
 from blink_oauth_keeper.store.moving import CopyReport, copy_grants
 from blink_oauth_keeper.store.rules import CLAIMABLE
-from blink_oauth_keeper.store.sql_tables import grants, history, journal
+from blink_oauth_keeper.store.sql_tables import clock, grants, history, journal
 from blink_oauth_testing.store_contract.harness import (
     CLIENT,
     ISSUED,
@@ -86,7 +86,7 @@ class Stores:
         """Delete all rows of both stores."""
         for engine in (self.source_engine, self.target_engine):
             with engine.begin() as connection:
-                for table in (grants, journal, history):
+                for table in (grants, journal, history, clock):
                     connection.execute(delete(table))
 
     def contents(self) -> list[object]:
