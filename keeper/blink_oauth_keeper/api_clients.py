@@ -185,6 +185,12 @@ class AsyncApiTransport(httpx.AsyncBaseTransport):
         if own is not None:
             await own[1].aclose()
 
+    async def wait_closed(self) -> None:
+        """Wait until the connections of this event loop are closed, after `close`."""
+        loop = asyncio.get_running_loop()
+        if own := [task for task in self._closing if task.get_loop() is loop]:
+            await asyncio.wait(own)
+
     def reset(self) -> None:
         """Start without connections in a child process."""
         _pools_of_parent.append(self._loops)
@@ -212,6 +218,7 @@ class ApiClients:
         self._settings, self._now = settings, now
         self._client: tuple[httpx.Client, ApiTransport] | None = None
         self._async_client: tuple[httpx.AsyncClient, AsyncApiTransport] | None = None
+        self._closing: AsyncApiTransport | None = None
         self._lock, self._closed = Lock(), False
         reset_after_fork(self, ApiClients.reset)
 
@@ -252,9 +259,16 @@ class ApiClients:
         with self._lock:
             self._closed = True
             opened = [each[1] for each in (self._client, self._async_client) if each is not None]
+            if self._async_client is not None:
+                self._closing = self._async_client[1]
             self._client = self._async_client = None
         for transport in opened:
             transport.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until the connections of this event loop are closed, after `close`."""
+        if self._closing is not None:
+            await self._closing.wait_closed()
 
     def reset(self) -> None:
         """Replace the lock in a child process, which may use a manager that its parent closed."""

@@ -803,12 +803,14 @@ class TokenManager:
         """Let the flights in progress end, then close the store and the clients of `client`.
 
         The same as `close`, for a coroutine; a thread of the event loop's default executor waits.
-        If it is cancelled, closing goes on.
+        The connections of this event loop are closed when it returns. If it is cancelled, closing
+        goes on.
 
         Args:
             timeout: Seconds after which a flight stops trying to store a result.
         """
         await to_thread(self.close, timeout)
+        await self._clients.wait_closed()
 
 
 def _api_clients(blink: BlinkOAuth, now: Callable[[], datetime]) -> ApiClients:

@@ -249,6 +249,22 @@ def test_a_manager_that_is_closed_in_a_coroutine_leaves_no_connection_open(
     assert stream.get_extra_info("socket").fileno() == -1
 
 
+def test_when_aclose_returns_the_connections_of_its_event_loop_are_closed(
+    blink_sandbox: Sandbox, open_manager: Open
+) -> None:
+    manager = open_manager()
+    auth = manager.auth(authorize(blink_sandbox, manager), psu=PSU)
+
+    async def run() -> list[int]:
+        client, url = manager.async_client(), blink_sandbox.accounts_url
+        responses = await asyncio.gather(*(client.get(url, auth=auth) for _ in range(5)))
+        await manager.aclose()
+        streams = [response.extensions["network_stream"] for response in responses]
+        return [stream.get_extra_info("socket").fileno() for stream in streams]
+
+    assert asyncio.run(run()) == [-1] * 5
+
+
 def test_after_the_application_has_closed_the_client_there_is_a_new_one(
     flavour: Flavour, blink_sandbox: Sandbox, open_manager: Open, runner: asyncio.Runner
 ) -> None:
