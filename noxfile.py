@@ -27,6 +27,8 @@ TESTS = (
     *(f"tests/{name}" for name in ("wrapper", "wire", "keeper", "cli", "testing", "documents")),
     "tests/examples",
 )
+# They need web frameworks, which `lowest` has not.
+WEB_EXAMPLES = "tests/web_examples"
 PROOFS = ("tests/simulation", "tests/storm", "tests/crash")
 WITHOUT_SERVER = (
     *(
@@ -160,7 +162,7 @@ def tests(session: nox.Session) -> None:
     """Prove that the installed wheel passes its tests."""
     # Without coverage, which would make them half as fast.
     install(session, "test", project=True)
-    session.run("pytest", *PARALLEL, *(session.posargs or TESTS))
+    session.run("pytest", *PARALLEL, *(session.posargs or (*TESTS, WEB_EXAMPLES)))
 
 
 @nox.session(default=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -97,6 +98,31 @@ def test_no_page_imports_from_a_module_of_client_or_keeper(page: str) -> None:
 def test_an_import_from_a_module_is_found() -> None:
     assert IMPORT_OF_A_MODULE.findall("x\nfrom blink_oauth.tls import Rule\n") != []
     assert IMPORT_OF_A_MODULE.findall("from blink_oauth import Rule\n") == []
+
+
+QUOTE = re.compile(r"^```\{literalinclude\} (\S+)\n:pyobject: ([\w.]+)\n```$", re.MULTILINE)
+
+
+def defined_in(file: Path) -> set[str]:
+    """Return the names of the functions and classes of a file, and of their methods."""
+    names = set()
+    for node in ast.parse(file.read_text("utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+            inner = node.body if isinstance(node, ast.ClassDef) else []
+            names |= {f"{node.name}.{each.name}" for each in inner if hasattr(each, "name")}
+    return names
+
+
+def test_what_a_page_quotes_is_in_the_file_that_it_names() -> None:
+    quotes = 0
+    for page in (PROJECT / name for name in PAGES):
+        text = page.read_text("utf-8")
+        for file, name in QUOTE.findall(text):
+            assert name in defined_in(page.parent / file), f"{page.name} quotes {name}"
+            quotes += 1
+        assert len(QUOTE.findall(text)) == text.count("{literalinclude}")
+    assert quotes > 10
 
 
 @pytest.mark.parametrize("page", PAGES)
