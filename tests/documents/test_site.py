@@ -10,6 +10,7 @@ import pytest
 import blink_oauth
 import blink_oauth_keeper
 import check_site
+from blink_oauth_testing import sandbox, store_contract
 from check_site import Page, inventory, public_members, public_names, undocumented
 
 NAMES = public_names()
@@ -30,8 +31,7 @@ def test_the_public_names_are_those_that_users_import_also_on_first_access() -> 
     expected |= {
         *("blink_oauth_keeper.GrantAuth", "blink_oauth_keeper.SqlTokenStore"),
         *("blink_oauth_keeper.metadata", "blink_oauth_keeper.otel_listener"),
-        *("blink_oauth_testing.BankPolicy", "blink_oauth_testing.Sandbox"),
-        "blink_oauth_testing.TokenStoreContract",
+        *(f"blink_oauth_testing.{name}" for name in (*sandbox.__all__, *store_contract.__all__)),
     }
     assert NAMES.keys() == expected
 

@@ -151,12 +151,10 @@ class _Token:
 class Bank:
     """A bank with the state of the codes and tokens it issued. Threads may share it.
 
-    Args:
+    Attributes:
         policy: The policy; may be replaced while the sandbox runs.
         now: Returns the time in seconds.
         new_secret: Returns a new secret of a kind, for example `access-token`.
-
-    Attributes:
         refreshes: Number of executed refreshes, replays included.
         reuses: Number of presentations of a spent refresh token outside its replay window.
     """

@@ -56,7 +56,14 @@ class CredentialFiles:
 
 @frozen
 class Credentials:
-    """A certificate, its intermediates, and its private key."""
+    """A certificate, its intermediates, and its private key.
+
+    Attributes:
+        certificate: The certificate.
+        issuers: Its intermediates, the issuer first.
+        key: The private key.
+        passphrase: The passphrase with which `save` encrypts the key.
+    """
 
     certificate: x509.Certificate
     issuers: tuple[x509.Certificate, ...]
@@ -121,7 +128,13 @@ _VALID_FOR = timedelta(days=365)
 
 @frozen
 class CertificateAuthority:
-    """A root certificate, and an intermediate that issues the leaf certificates."""
+    """A root certificate, and an intermediate that issues the leaf certificates.
+
+    Attributes:
+        root: The certificate of the root.
+        intermediate: The certificate of the intermediate.
+        intermediate_key: The private key of the intermediate.
+    """
 
     root: x509.Certificate
     intermediate: x509.Certificate

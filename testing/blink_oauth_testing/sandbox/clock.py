@@ -31,7 +31,15 @@ _MOST_STOPS = 1_000
 
 
 class ManagerOptions(TypedDict):
-    """The arguments by which a `TokenManager` runs on a clock."""
+    """The arguments by which a `TokenManager` runs on a clock.
+
+    Attributes:
+        clock: Returns the current time, aware UTC.
+        monotonic: Returns seconds that never go back.
+        sleep: Advances the clock instead of waiting.
+        new_timers: Makes timers that run when the clock is advanced.
+        new_thread_pool: Makes executors whose calls an advance waits for.
+    """
 
     clock: Callable[[], datetime]
     monotonic: Callable[[], float]
@@ -162,7 +170,7 @@ class Clock:
     manager = TokenManager(blink, store, **clock.manager_options())
     ```
 
-    Args:
+    Attributes:
         source: Returns the unadvanced time, in seconds since the epoch.
         ahead: Seconds added to the time of the source.
         patience: Real seconds that an advance waits for the refreshes begun, longer than any call
