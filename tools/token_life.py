@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from functools import partial
 
 from blink_oauth import Grant, Token
-from blink_oauth_keeper import GrantKey, MemoryTokenStore, Note, Record, State
-from blink_oauth_keeper.store.protocol import state_before
+from blink_oauth_keeper import GrantKey, MemoryTokenStore, Note, Origin, Record, State
+from blink_oauth_keeper.store.protocol import is_revoked, state_before
 
 __all__ = ["picture", "transitions"]
 
@@ -63,6 +63,21 @@ def erase(store: MemoryTokenStore, record: Record | None) -> None:
         store.erase(record, journaled=(), note=NOTE)
 
 
+def forget(store: MemoryTokenStore, record: Record | None) -> None:
+    """Delete the pairs of a revoked grant, and all that names the customer."""
+    if record and is_revoked(record):
+        store.mark_revoked(KEY, note=NOTE, forget=True)
+        journaled = [entry.token for entry in store.journal_entries(KEY)]
+        store.erase(record, journaled=journaled, note=NOTE)
+
+
+def receive_late(store: MemoryTokenStore, record: Record | None) -> None:
+    """Store a pair that arrives after the grant was forgotten."""
+    if record and record.state is State.FORGOTTEN:
+        pair = Token(access_token=f"fake-late-{record.generation}")
+        store.journal(record, pair, origin=Origin.ERROR)
+
+
 OPERATIONS: Mapping[str, Operation] = {
     "authorize": authorize,
     "claim": claim,
@@ -73,6 +88,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "token refused": partial(release, state=State.NEEDS_CONSENT),
     "revoke": revoke,
     "confirmed": erase,
+    "forget": forget,
+    "late pair": receive_late,
 }
 
 
@@ -111,6 +128,7 @@ CENTERS = {
     State.NEEDS_CONSENT: (715, 250),
     State.REVOKING: (405, 365),
     State.REVOKED: (715, 365),
+    State.FORGOTTEN: (715, 460),
 }
 """The centers of the boxes; each is 150 wide and 44 high."""
 ARROWS = {
@@ -120,6 +138,9 @@ ARROWS = {
     (State.UNCERTAIN, State.REFRESHING): ("M640 138 L488 196", (590, 180)),
     (State.REFRESHING, State.NEEDS_CONSENT): ("M480 206 L633 248", (530, 250)),
     (State.REVOKING, State.REVOKED): ("M480 365 H633", (560, 355)),
+    (State.REVOKING, State.FORGOTTEN): ("M440 387 L633 455", (515, 440)),
+    (State.REVOKED, State.FORGOTTEN): ("M695 387 V430", (665, 416)),
+    (State.FORGOTTEN, State.REVOKED): ("M735 438 V395", (775, 420)),
 }
 """The path of each arrow between two states, and the middle of its first line of text."""
 FRAME = frozenset({State.ACTIVE, State.REFRESHING, State.UNCERTAIN, State.NEEDS_CONSENT})
@@ -174,7 +195,7 @@ def picture() -> str:
     words = "; ".join(
         f"{name}: {a or 'nothing'} to {b}" for name, a, b in sorted(transitions(), key=str)
     )
-    return f"""<div style="overflow-x: auto"><svg class="life" role="img" viewBox="0 0 820 400"
+    return f"""<div style="overflow-x: auto"><svg class="life" role="img" viewBox="0 0 820 500"
  aria-labelledby="life-title life-words"><title id="life-title">The states of a grant</title>
 <desc id="life-words">{words}.</desc><style>{STYLE}</style>
 <defs><marker id="life-tip" viewBox="0 0 8 8" refX="1" refY="4" markerWidth="8" markerHeight="8"

@@ -33,6 +33,7 @@ from .steps import (
     Job,
     Journal,
     JournalEntries,
+    Load,
     MarkRevoked,
     Publish,
     Put,
@@ -133,7 +134,7 @@ def _store(expected: Record, put: Put, result: Result) -> Generator[Step, Any, R
     if record.token is None or record.token.access_token != put.token.access_token:
         before = evolve(expected, generation=expected.generation - 1)
         yield from retry_until_stored(Journal(before, put.token, Origin.REPLACED), result)
-    if record.token is None and record.state is not State.REVOKED:
+    if record.token is None and record.state not in {State.REVOKED, State.FORGOTTEN}:
         # It is stored, but sealed anew meanwhile with a key that this process does not have.
         return expected
     return record
@@ -210,16 +211,24 @@ def _was_adopted(record: Record, pair: Token, detail: str) -> Generator[Step, An
     return any(n.event == EventName.ADOPTED and n.detail == detail for n in notes)
 
 
-def revoke(job: Job) -> Steps:
-    """Mark a grant as revoked, revoke every pair of it at the bank, then erase the pairs."""
+def revoke(job: Job, *, forget: bool = False) -> Steps:
+    """Mark a grant as revoked, revoke every pair of it at the bank, then erase the pairs.
+
+    Args:
+        job: What the flight is about.
+        forget: Whether to erase everything that names the customer, too.
+    """
     try:
         # If the store went backwards, the newer pair is written back, to be revoked too.
         yield from load(job, overrides_lease=True)
-        record: Record | None = yield MarkRevoked(Note(event=EventName.REVOKING, actor=job.actor))
+        note = Note(event=EventName.REVOKING, actor=job.actor)
+        record: Record | None = yield MarkRevoked(note, forget)
         if record is None:
             return Result(None, UnknownGrantError("No token is stored for this grant."))
         if is_moved(record):
             return Result(record, moved_error(record))
+        if record.state is State.FORGOTTEN:
+            return Result(record)
         # The cache must stop serving the grant before the bank is asked.
         yield Publish(Result(record), to_callers=False)
         yield Emit(EventName.REVOKING, record)
@@ -234,12 +243,46 @@ def finish_revocation(job: Job) -> Steps:
         record = yield from load(job, overrides_lease=True)
         if record is None or not is_revoked(record) or is_moved(record):
             return Result(record)
+        if record.state is State.FORGOTTEN:
+            return Result(record)
         return (yield from _revoke_at_bank(job, record))
     except StoreError as error:
         return Result(None, error)
 
 
+MOST_ROUNDS = 3
+"""Number of times that a grant is revoked and erased, because pairs arrived meanwhile."""
+
+
 def _revoke_at_bank(job: Job, record: Record) -> Steps:
+    result = yield from _revoke_and_erase(job, record)
+    if result.error is not None:
+        return result
+    if not record.forgetting:
+        yield Emit(EventName.REVOKED, result.record)
+        return result
+    for _ in range(MOST_ROUNDS):
+        after: Record | None = yield Load()
+        if after is None or not after.forgetting:
+            if after is not None and after.state is State.FORGOTTEN:
+                yield Emit(EventName.FORGOTTEN, after)
+            # Otherwise the customer has consented again.
+            return Result(after)
+        result = yield from _revoke_and_erase(job, after)
+        if result.error is not None:
+            return result
+    return Result(record, _not_forgotten())
+
+
+def _not_forgotten() -> StoreError:
+    return StoreError(
+        "The grant is revoked, but not forgotten: the journal still has a pair of it that cannot "
+        "be opened or has just arrived. If a key of the store is missing, give it back. Then call "
+        "forget again, or let refresh_due do it."
+    )
+
+
+def _revoke_and_erase(job: Job, record: Record) -> Steps:
     entries = yield JournalEntries()
     # To revoke a foreign pair would present it: it may be another customer's.
     own = [entry for entry in entries if entry.origin is not Origin.FOREIGN]
@@ -260,6 +303,7 @@ def _revoke_at_bank(job: Job, record: Record) -> Steps:
     note = Note(event=EventName.REVOKED, actor=job.actor)
     result = Result(erased)
     # Only what was revoked is erased: a refresh in progress may have journaled a pair since.
-    yield from retry_until_stored(Erase(record, journaled, note), result)
-    yield Emit(EventName.REVOKED, erased)
+    # Callers of `forget` get no result before everything is deleted.
+    interim = None if record.forgetting else result
+    yield from retry_until_stored(Erase(record, journaled, note), interim)
     return result

@@ -52,6 +52,9 @@ class EventName(StrEnum):
     """The grant was marked as revoked; the bank has not confirmed it yet."""
     REVOKED = "grant.revoked"
     """The bank confirmed the revocation, and the pairs were deleted."""
+    FORGOTTEN = "grant.forgotten"
+    """The grant was revoked, and everything that names the customer was deleted. It takes the place
+    of `grant.revoked`, and is in no history."""
     REVOCATION_FAILED = "grant.revocation_failed"
     """A revocation failed at the bank: a token of the revoked grant may still be valid there."""
     MOVED = "grant.moved"
@@ -96,6 +99,7 @@ LEVELS: dict[EventName, int] = {
     EventName.ATTENTION_NEEDED: logging.ERROR,
     EventName.REVOKING: logging.INFO,
     EventName.REVOKED: logging.INFO,
+    EventName.FORGOTTEN: logging.INFO,
     EventName.REVOCATION_FAILED: logging.ERROR,
     EventName.MOVED: logging.INFO,
     EventName.FOREIGN_RESPONSE: logging.CRITICAL,

@@ -173,7 +173,7 @@ class StepExecutor:
                 case Salvage():
                     return store.salvage(step.claim, note=step.note)
                 case MarkRevoked():
-                    return store.mark_revoked(key, note=step.note)
+                    return store.mark_revoked(key, note=step.note, forget=step.forget)
                 case Revoke():
                     return self.blink.revoke(key.grant, step.token, psu=job.psu)
                 case Erase():

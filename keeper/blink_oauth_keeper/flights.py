@@ -534,10 +534,11 @@ class SingleFlight:
         job = evolve(self._job(grant, psu), code=code, redirect_uri=redirect_uri)
         return self.flights.start(self._flight(job, consent.authorize(job)), joinable=False)
 
-    def start_revocation(self, grant: Grant, psu: Psu) -> Future[Result]:
-        """Start a revocation."""
+    def start_revocation(self, grant: Grant, psu: Psu, *, forget: bool = False) -> Future[Result]:
+        """Start a revocation, after which the grant is perhaps forgotten."""
         job = self._job(grant, psu)
-        return self.flights.start(self._flight(job, consent.revoke(job)), joinable=False)
+        steps = consent.revoke(job, forget=forget)
+        return self.flights.start(self._flight(job, steps), joinable=False)
 
     def moment(self) -> Moment:
         """Return the current moment by both clocks."""

@@ -461,6 +461,49 @@ class TokenManager:
         """
         require_no_error(await wrap_future(self._single_flight.start_revocation(grant, psu)))
 
+    def forget(self, grant: Grant, *, psu: Psu = Psu.AUTO) -> None:
+        """Revoke every token of a grant at the bank, then delete all that names the customer.
+
+        First the grant is revoked as by `revoke`. Then record, journal and history are deleted.
+        What stays is a tombstone without the username, so that no process writes back what it
+        knows. A new consent replaces it. A pair that arrives later is revoked, and the grant
+        forgotten again, by `refresh_due` at the latest. If this raises, call it again, or let
+        `refresh_due` finish it. To forget a grant twice does no harm.
+
+        Args:
+            grant: The grant.
+            psu: The customer's device, or `Psu.AUTO`.
+
+        Raises:
+            UnknownGrantError: No token was ever stored for the grant. Its history is deleted.
+            GrantMovedError: Another store has the grant, or is about to have it: forget it there.
+            StoreError: The store cannot be used, or lacks the key of a pair or of the tombstones.
+            RevocationError: A token may still be valid at the bank; nothing was deleted.
+
+        Source: RFC 7009 section 2; bLink oauth/revoke.
+        """
+        require_no_error(self._single_flight.start_revocation(grant, psu, forget=True).result())
+
+    async def aforget(self, grant: Grant, *, psu: Psu = Psu.AUTO) -> None:
+        """Revoke every token of a grant at the bank, then delete all that names the customer.
+
+        The same as `forget`, for a coroutine. If it is cancelled, the forgetting goes on.
+
+        Args:
+            grant: The grant.
+            psu: The customer's device, or `Psu.AUTO`.
+
+        Raises:
+            UnknownGrantError: No token was ever stored for the grant. Its history is deleted.
+            GrantMovedError: Another store has the grant, or is about to have it: forget it there.
+            StoreError: The store cannot be used, or lacks the key of a pair or of the tombstones.
+            RevocationError: A token may still be valid at the bank; nothing was deleted.
+
+        Source: RFC 7009 section 2; bLink oauth/revoke.
+        """
+        flight = self._single_flight.start_revocation(grant, psu, forget=True)
+        require_no_error(await wrap_future(flight))
+
     def invalidate(self, grant: Grant, token: Token, *, refresh: bool = True) -> bool:
         """Report that a bank's API refused an access token.
 

@@ -65,6 +65,7 @@ __all__ = [
     "retry_after",
     "seconds_to_last_attempt",
     "should_replay",
+    "stays_forgotten",
     "windows",
     "with_refusal",
     "without_foreign_pairs",
@@ -201,9 +202,23 @@ def is_behind(stored: Record | None, known: Record) -> bool:
         return known.token is not None
     if is_newer(stored, known):
         return False
+    if stored.state is State.FORGOTTEN and known.token is None:
+        # Nothing is left to be revoked.
+        return False
     if (stored.consent, stored.generation) != (known.consent, known.generation):
         return True
     return not is_revoked(stored) and (is_revoked(known) or _has_fewer_attempts(stored, known))
+
+
+def stays_forgotten(stored: Record, known: Record) -> bool:
+    """Return whether a newer record is of the consent that was forgotten, and not of a later one.
+
+    Args:
+        stored: The record as it was just read.
+        known: A newer record of the grant that the process knows.
+    """
+    is_forgotten = stored.forgetting or stored.state is State.FORGOTTEN
+    return is_forgotten and known.consent <= stored.consent
 
 
 def _has_fewer_attempts(stored: Record, known: Record) -> bool:
@@ -283,7 +298,8 @@ def decide(
 def _revoked_error(record: Record) -> NoTokenError:
     if is_moved(record):
         return moved_error(record)
-    return ConsentNeededError("The grant was revoked. Authorize it anew.")
+    done = "forgotten" if record.state is State.FORGOTTEN else "revoked"
+    return ConsentNeededError(f"The grant was {done}. Authorize it anew.")
 
 
 def adoption_error(record: Record) -> BlinkError | None:

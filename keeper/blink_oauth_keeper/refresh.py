@@ -31,6 +31,7 @@ from .steps import (
     AddNote,
     Claim,
     Emit,
+    Erase,
     Job,
     Journal,
     Load,
@@ -126,9 +127,15 @@ def _write_back(
         detail=odd_detail(known.token),
         actor=job.actor,
     )
+    stays_forgotten = seen is not None and policy.stays_forgotten(seen, known)
     if known.token is None and seen is not None:
         # The revocation was confirmed for the pair that was known then: it begins anew.
-        known = evolve(known, state=State.REVOKING, token=seen.token)
+        forgetting = stays_forgotten or known.forgetting or known.state is State.FORGOTTEN
+        known = evolve(known, state=State.REVOKING, token=seen.token, forgetting=forgetting)
+    elif seen is not None and stays_forgotten:
+        # What the store forgot is not used again: the newer pair is stored to be revoked.
+        generation = max(known.generation, seen.generation) + 1
+        known = evolve(known, generation=generation, state=State.REVOKING, forgetting=True)
     try:
         # What the process knows is stored again before anything older is presented.
         written: Record | None = yield WriteBack(known, seen, note)
@@ -185,6 +192,11 @@ def settle(
         except BlinkError as failure:
             error = yield from report_foreign(job, claim, failure)
             yield Emit(EventName.REVOCATION_FAILED, record, error)
+        else:
+            # A pair of the record itself is still to be revoked, by the flight that marked it.
+            if record is not None and record.forgetting and record.token is None:
+                note = Note(event=EventName.REVOKED, actor=job.actor)
+                yield from retry_until_stored(Erase(record, [token], note))
     return None
 
 

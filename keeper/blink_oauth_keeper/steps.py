@@ -196,9 +196,10 @@ class Salvage:
 
 @frozen
 class MarkRevoked:
-    """Mark the grant as revoked. Returns a Record or None."""
+    """Mark the grant as revoked, perhaps as to be forgotten. Returns a Record or None."""
 
     note: Note
+    forget: bool = False
 
 
 @frozen
@@ -210,7 +211,10 @@ class Revoke:
 
 @frozen
 class Erase:
-    """Delete the pairs of a revoked grant: that of its record, and some of its journal."""
+    """Delete the pairs of a revoked grant: that of its record, and some of its journal.
+
+    A grant that is to be forgotten becomes a tombstone. Returns whether the record had not changed.
+    """
 
     record: Record
     journaled: Sequence[Token]

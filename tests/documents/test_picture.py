@@ -28,7 +28,7 @@ def test_a_claim_leads_to_refreshing_alone_and_only_from_two_states() -> None:
 
 
 def test_a_revoked_grant_becomes_usable_by_a_new_consent_alone() -> None:
-    revoked = {State.REVOKING, State.REVOKED}
+    revoked = {State.REVOKING, State.REVOKED, State.FORGOTTEN}
     leaving = {
         name for name, before, after in transitions() if before in revoked and after not in revoked
     }

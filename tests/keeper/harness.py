@@ -738,7 +738,10 @@ class Harness:
 
     def _new_store(self) -> MemoryTokenStore:
         return MemoryTokenStore(
-            clock=self.clock.now, monotonic=self._store_clock, grants=self.stored
+            clock=self.clock.now,
+            monotonic=self._store_clock,
+            grants=self.stored,
+            pseudonym_key=b"fake-pseudonym-key",
         )
 
     def _new_timers(self) -> ManualTimers:

@@ -38,6 +38,7 @@ NAMES = {
     "grant.authorizing": "INFO",
     "grant.authorized": "INFO",
     "grant.consent_needed": "ERROR",
+    "grant.forgotten": "INFO",
     "grant.moved": "INFO",
     "grant.revocation_failed": "ERROR",
     "grant.revoked": "INFO",

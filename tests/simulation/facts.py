@@ -33,7 +33,7 @@ class Flight:
 
     Attributes:
         name: The worker's name with a number.
-        kind: `refresh`, `authorize`, `revoke` or `finish`.
+        kind: `refresh`, `authorize`, `revoke`, `forget` or `finish`.
         leases: The committed claims, including those whose result was lost.
         ended_by: What ended the flight without a result: `crashed` or `closed`.
         store_failed: Whether a call to the store has failed.
@@ -157,6 +157,7 @@ class Facts:
         forgotten: Names of running workers that know at the end a newer record than the store.
         unrevoked: Access tokens of stored pairs of a revoked grant that the bank would accept at
             the end.
+        remembered: Whether at the end the store names the customer of a grant that was forgotten.
     """
 
     presentations: list[Presentation] = field(factory=list)
@@ -176,3 +177,4 @@ class Facts:
     valid_consents: set[int] = field(factory=set)
     forgotten: list[str] = field(factory=list)
     unrevoked: set[str] = field(factory=set)
+    remembered: bool = False

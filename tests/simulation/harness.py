@@ -47,7 +47,7 @@ class Code:
 
     refresh: Callable[[Job], Steps]
     authorize: Callable[[Job], Steps]
-    revoke: Callable[[Job], Steps]
+    revoke: Callable[..., Steps]
     finish_revocation: Callable[[Job], Steps]
     store: type[MemoryTokenStore]
 

@@ -27,7 +27,7 @@ __all__ = ["INVARIANTS", "Invariant", "violations"]
 Invariant = Callable[[Facts, BankKind], str | None]
 EPSILON = 1e-6
 RESTORES = frozenset({"restored", "forgotten"})
-REVOCATIONS = frozenset({"revoke", "finish"})
+REVOCATIONS = frozenset({"revoke", "forget", "finish"})
 LAST_ATTEMPT_WAIT = 3_600.0
 CLOCK_DIFFERENCE = 61.0
 """Seconds by which a worker's clock and the store's may differ, and the store's rounding."""
@@ -119,6 +119,9 @@ def a_valid_pair_is_never_replaced_by_an_invalid_one(facts: Facts, kind: BankKin
 def every_received_pair_is_stored(facts: Facts, kind: BankKind) -> str | None:
     """It is or was in the record or the journal, unless its flight crashed or was closed."""
     for received in facts.received:
+        # A pair of another grant is not kept for one that is forgotten.
+        if received.pair.endswith(OF_ANOTHER_GRANT) and _was_forgotten(facts):
+            continue
         if received.pair not in facts.ever_stored and received.flight.ended_by is None:
             return f"{received.pair} was received by {received.flight.name} and never stored"
     return None
@@ -315,6 +318,27 @@ def a_revocation_is_finished_in_the_end(facts: Facts, kind: BankKind) -> str | N
     return None
 
 
+def _was_forgotten(facts: Facts) -> bool:
+    return any(change.after.state is State.FORGOTTEN for change in facts.written)
+
+
+def a_forgotten_grant_is_kept_only_to_be_revoked(facts: Facts, kind: BankKind) -> str | None:
+    """After a forgetting, only a new consent stores the grant again as it was before."""
+    for change in facts.written:
+        before, after = change.before, change.after
+        if before is None or before.state is not State.FORGOTTEN or "forgotten" in facts.faults:
+            continue
+        is_kept = after.state is State.FORGOTTEN or (is_revoked(after) and after.forgetting)
+        if after.consent == before.consent and not is_kept:
+            return f"{change.how} made a forgotten grant {after.state}"
+    return None
+
+
+def a_forgotten_grant_is_named_nowhere_at_the_end(facts: Facts, kind: BankKind) -> str | None:
+    """At the end neither record nor journal nor history names the customer, unless they consent."""
+    return "the store names the customer at the end" if facts.remembered else None
+
+
 def a_grant_is_revoking_until_the_bank_has_revoked_it(facts: Facts, kind: BankKind) -> str | None:
     """The state becomes `revoked` once the bank accepts no stored pair any more."""
     for change in facts.written:
@@ -375,6 +399,8 @@ INVARIANTS: tuple[Invariant, ...] = (
     what_a_running_process_knows_is_stored_at_the_end,
     an_attempt_that_certainly_failed_is_not_counted,
     a_revocation_is_finished_in_the_end,
+    a_forgotten_grant_is_kept_only_to_be_revoked,
+    a_forgotten_grant_is_named_nowhere_at_the_end,
     a_grant_is_revoking_until_the_bank_has_revoked_it,
     without_a_harmful_fault_no_consent_is_demanded,
     one_lost_response_is_recovered_by_an_allowed_replay,

@@ -51,6 +51,7 @@ NOT_FORWARDED = SCENARIOS["not-forwarded"]
 SWAPPED = SCENARIOS["swapped-responses"]
 CLOCK_STEPS = SCENARIOS["clock-steps"]
 KILLED_REVOCATIONS = SCENARIOS["killed-revocations"]
+FORGOTTEN = SCENARIOS["forgotten-grants"]
 MISSING_KEYS = SCENARIOS["missing-keys"]
 RESTORES = SCENARIOS["restores"]
 FEW_LEARN_KEYS = evolve(
@@ -331,7 +332,7 @@ MUTANTS = (
     Mutant(
         name="settle: compares generation and owner",
         module=MEMORY,
-        old="            if record and record.generation == claim.generation:\n",
+        old="            if record and not tombstone and record.generation == claim.generation:\n",
         new="            if record and is_latest_claim(record, claim):\n",
         breaks="no_consent_is_required_while_a_valid_pair_is_stored",
         scenario=LATE_PAIRS,
@@ -339,7 +340,7 @@ MUTANTS = (
     Mutant(
         name="settle: compares nothing",
         module=MEMORY,
-        old="            if record and record.generation == claim.generation:\n",
+        old="            if record and not tombstone and record.generation == claim.generation:\n",
         new="            if record:\n",
         breaks="no_pair_of_an_older_consent_is_stored",
         scenario=SCENARIOS["consents"],
@@ -444,7 +445,7 @@ MUTANTS = (
     Mutant(
         name="write_back: compares nothing",
         module=MEMORY,
-        old="            if not is_unchanged(record, seen):\n",
+        old="            if not is_unchanged(before, seen):\n",
         new="            if False:\n",
         breaks="a_valid_pair_is_never_replaced_by_an_invalid_one",
         scenario=evolve(RESTORES, workers=(3, 5), delay=0.4),
@@ -522,6 +523,38 @@ MUTANTS = (
         new="    if False:\n",
         breaks="a_grant_is_revoking_until_the_bank_has_revoked_it",
         scenario=KILLED_REVOCATIONS,
+    ),
+    Mutant(
+        name="erase: forgets a grant although a pair has arrived meanwhile",
+        module=MEMORY,
+        old="            if stored.forgetting and not grant.has_own_pair_in_journal():\n",
+        new="            if stored.forgetting:\n",
+        breaks="a_grant_is_revoking_until_the_bank_has_revoked_it",
+        scenario=FORGOTTEN,
+    ),
+    Mutant(
+        name="revoking: leaves out a grant without a pair that is to be forgotten",
+        module=MEMORY,
+        old="grant.record.token or grant.record.forgetting or grant.has_own_pair_in_journal()",
+        new="grant.record.token or grant.has_own_pair_in_journal()",
+        breaks="a_forgotten_grant_is_named_nowhere_at_the_end",
+        scenario=FORGOTTEN,
+    ),
+    Mutant(
+        name="settle: a late pair of a forgotten grant is not forgotten again",
+        module=MEMORY,
+        old="            grant.record = evolve(tombstone, state=State.REVOKED, forgetting=True)\n",
+        new="            grant.record = evolve(tombstone, state=State.REVOKED)\n",
+        breaks="a_forgotten_grant_is_kept_only_to_be_revoked",
+        scenario=FORGOTTEN,
+    ),
+    Mutant(
+        name="settle: a late pair erases the pair of a grant that is being revoked",
+        module=REFRESH,
+        old="            if record is not None and record.forgetting and record.token is None:\n",
+        new="            if record is not None and record.forgetting:\n",
+        breaks="a_grant_is_revoking_until_the_bank_has_revoked_it",
+        scenario=FORGOTTEN,
     ),
     Mutant(
         name="retry_until_stored: a result is tried again until its record can be opened",

@@ -161,6 +161,16 @@ SCENARIOS: dict[str, Scenario] = {
         request_fault=0.1,
         store_fault=0.03,
     ),
+    "forgotten-grants": Scenario(
+        kinds=(*MOSTLY_REFRESH, "authorize", "forget", "forget", "revoke", "finish"),
+        tasks=3,
+        faults=(RequestFault.FOREIGN, *LOSSES),
+        request_fault=0.1,
+        store_fault=0.03,
+        crash=0.02,
+        jump=0.03,
+        delay=0.3,
+    ),
     "missing-keys": Scenario(
         kinds=(*MOSTLY_REFRESH, "authorize"),
         lacks_key=0.5,

@@ -42,11 +42,14 @@ from .network import RequestFault, foreign_response
 if TYPE_CHECKING:
     from .worker import Worker
 
+ERASED = frozenset({State.REVOKED, State.FORGOTTEN})
+
 __all__ = ["CALL_TIMEOUT", "LEASE", "MAX_WAIT", "Scheduler", "Simulation", "StoreFault"]
 
 LEASE, CALL_TIMEOUT, MAX_WAIT = 25.0, 20.0, 30.0
 """Seconds, as in production."""
 REDIRECT_URI = "https://app.example/callback"
+PSEUDONYM_KEY = b"fake-pseudonym-key"
 
 
 class StoreFault(Enum):
@@ -153,7 +156,9 @@ class Simulation:
 
     def _open_store(self, grants: dict[GrantKey, StoredGrant]) -> None:
         self.grants = grants
-        self.store = self.code.store(clock=self.now, monotonic=lambda: self.time, grants=grants)
+        self.store = self.code.store(
+            clock=self.now, monotonic=lambda: self.time, grants=grants, pseudonym_key=PSEUDONYM_KEY
+        )
 
     def now(self) -> datetime:
         """Return the time of the store's wall clock."""
@@ -401,11 +406,15 @@ class Simulation:
             not same_pair and self.is_valid(before.token if before else None),
             self.is_valid(after.token),
             self._has_valid_entry(after),
-            self._unrevoked(after) - self._journaled() if after.state is State.REVOKED else set(),
+            self._unrevoked(after) - self._journaled() if after.state in ERASED else set(),
             consent,
             self.newest_consent,
         )
         self.facts.written.append(written)
+
+    def _names_the_customer(self) -> bool:
+        stored = [(key, grant.record, grant.extras.journal) for key, grant in self.grants.items()]
+        return USERNAME in repr(stored) or len(self.store.history(KEY)) > 0
 
     def _has_valid_entry(self, record: Record, ahead: int = 0) -> bool:
         if record.state is not State.NEEDS_CONSENT:
@@ -443,6 +452,9 @@ class Simulation:
         ]
         if is_revoked(record):
             self.facts.unrevoked = self._unrevoked(record)
+        self.facts.remembered = record.forgetting or (
+            record.state is State.FORGOTTEN and self._names_the_customer()
+        )
         self.facts.valid_pair_abandoned = self._has_valid_entry(record, ahead=1)
         usable = not is_revoked(record) and record.state is not State.NEEDS_CONSENT
         self.facts.refresh_token_valid = usable and self.is_valid(record.token)
@@ -505,7 +517,10 @@ _STORE_CALLS: dict[type[steps.Step], tuple[_StoreCall, bool]] = {
     ),
     steps.JournalEntries: (lambda store, _: store.journal_entries(KEY), False),
     steps.Salvage: (lambda store, step: store.salvage(step.claim, note=step.note), True),
-    steps.MarkRevoked: (lambda store, step: store.mark_revoked(KEY, note=step.note), True),
+    steps.MarkRevoked: (
+        lambda store, step: store.mark_revoked(KEY, note=step.note, forget=step.forget),
+        True,
+    ),
     steps.WriteBack: (
         lambda store, step: store.write_back(step.known, seen=step.seen, note=step.note),
         True,

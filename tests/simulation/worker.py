@@ -39,7 +39,7 @@ class Task:
     """A flight that a worker is to run.
 
     Attributes:
-        kind: `refresh`, `authorize`, `revoke`, or `finish` for the rest of a revocation.
+        kind: `refresh`, `authorize`, `revoke`, `forget`, or `finish` for the rest of a revocation.
         newer: Whether the token must be newer than the one that the worker has seen.
         early: Whether to refresh before the token is stale, if it is due.
         at: Earliest start, in seconds.
@@ -96,7 +96,7 @@ class Worker:
         stored: The stored record after its last write in this flight.
         record: The last record that the store has returned in this flight.
         lost: Whether the flight has emitted `store.lost`.
-        erased: Whether the flight has erased the revoked pairs.
+        erased: The consent whose revoked pairs the flight has erased, or None.
         log: Each move and fault with the number of effects so far and the time. The log determines
             the worker's state.
     """
@@ -130,7 +130,7 @@ class Worker:
     sent_at: float = 0.0
     presentation: Presentation | None = None
     lost: bool = False
-    erased: bool = False
+    erased: int | None = None
     log: list[tuple[Enum, int, float]] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -215,7 +215,8 @@ class Worker:
         self.flights += 1
         self.flight = Flight(f"{self.name}{self.flights}", task.kind)
         self.stored = self.record = self.presentation = None
-        self.lost = self.erased = self.has_published_result = False
+        self.lost = self.has_published_result = False
+        self.erased = None
         job = self._job(task)
         code = simulation.code
         if task.kind == "refresh":
@@ -223,8 +224,8 @@ class Worker:
         elif task.kind == "authorize":
             self.protocol = code.authorize(job)
             simulation.authorizing = self
-        elif task.kind == "revoke":
-            self.protocol = code.revoke(job)
+        elif task.kind in {"revoke", "forget"}:
+            self.protocol = code.revoke(job, forget=task.kind == "forget")
         else:
             self.protocol = code.finish_revocation(job)
         simulation.add_to_trace(f"{self.flight.name} begins to {task.kind}")
@@ -360,7 +361,8 @@ class Worker:
             self.seen = result if is_newer(result, self.seen) else self.seen
         if isinstance(step, steps.Settle):
             self._check_lease()
-        self.erased = self.erased or (isinstance(step, steps.Erase) and result is True)
+        if isinstance(step, steps.Erase) and result is True:
+            self.erased = step.record.consent
 
     def _check_lease(self) -> None:
         presentation = self.presentation
@@ -441,8 +443,8 @@ class Worker:
             )
         if self.lost:
             self.flight.ended_by = "closed"
-        if self.erased and self.record is not None:
-            simulation.facts.revocations.append(self.record.consent)
+        if self.erased is not None:
+            simulation.facts.revocations.append(self.erased)
         if result.error is not None:
             self.failures += 1
         elif result.obtained:

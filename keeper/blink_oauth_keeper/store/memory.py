@@ -10,11 +10,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from heapq import nsmallest
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NoReturn
 
 from attrs import Factory, define, evolve, field, frozen
 
+from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
 from blink_oauth_keeper.clocks import Moment, monotonic, never_back, utc_now
 from blink_oauth_keeper.errors import StoreError
@@ -39,6 +40,7 @@ from .rules import (
     empty_record,
     erased,
     fingerprint,
+    forgotten,
     interned,
     is_among,
     is_due,
@@ -48,6 +50,7 @@ from .rules import (
     is_unchanged,
     late_origin,
     newest_salvageable,
+    pseudonym,
     renewed,
     require_retentions,
     revoked,
@@ -165,6 +168,10 @@ class StoredGrant:
         """Return whether the journal has a pair that is not foreign."""
         return any(entry.origin is not Origin.FOREIGN for entry in self.extras.journal)
 
+    def is_tombstone(self) -> bool:
+        """Return whether the grant was forgotten."""
+        return self.record is not None and self.record.state is State.FORGOTTEN
+
     def add_note(self, note: Note, now: Moment) -> None:
         """Add an entry to the history."""
         generation = self.record.generation if self.record else 0
@@ -224,6 +231,7 @@ class MemoryTokenStore(TokenStore):
         journal_retention: The age at which `purge` deletes journal entries.
         history_retention: The age at which `purge` deletes history entries.
         grants: The dictionary that contains the grants. Only for tests, which read and change it.
+        pseudonym_key: The key of the names in tombstones. Only for tests that use `grants` again.
         sleep: Sleeps some seconds, between two batches of `purge`.
     """
 
@@ -235,8 +243,11 @@ class MemoryTokenStore(TokenStore):
     _sleep: Callable[[float], None] = time.sleep
     _due: DueIndex = field(init=False)
     _sorted_keys: list[GrantKey] = field(init=False, factory=list)
+    _sorted_of: tuple[int, int] = field(init=False, default=(0, 0))
+    _removals: int = field(init=False, default=0)
     _lock: threading.Lock = field(init=False, factory=threading.Lock)
     _key: bytes = field(init=False, default=Factory(lambda: secrets.token_bytes(32)))
+    _pseudonym_key: bytes = field(default=Factory(lambda: secrets.token_bytes(32)))
     _process: int = field(init=False, factory=os.getpid)
 
     @_due.default
@@ -262,6 +273,9 @@ class MemoryTokenStore(TokenStore):
 
     def load(self, key: GrantKey) -> Record | None:
         with self._access():
+            tombstone = self._tombstone(key)
+            if tombstone is not None:
+                return tombstone
             return self._grants.get(key, StoredGrant()).read(self._now())
 
     def claim(self, seen: Record, *, owner: str, ttl: float) -> Record | None:
@@ -288,9 +302,10 @@ class MemoryTokenStore(TokenStore):
         state: State = State.ACTIVE,
     ) -> Settlement:
         with self._access():
-            grant, now = self._grants.setdefault(claim.key, StoredGrant()), self._now()
+            tombstone, now = self._tombstone(claim.key), self._now()
+            grant = self._revived(claim.key)
             record = grant.read(now)
-            if record and record.generation == claim.generation:
+            if record and not tombstone and record.generation == claim.generation:
                 pair = renewed(
                     record, token, issued_at=issued_at, idle_until=idle_until, state=state
                 )
@@ -337,7 +352,7 @@ class MemoryTokenStore(TokenStore):
         note: Note,
     ) -> Record:
         with self._access():
-            grant, now = self._grants.setdefault(key, StoredGrant()), self._now()
+            grant, now = self._revived(key), self._now()
             record = grant.read(now) or empty_record(key, now.now)
             if is_same_pair(record.token, token):
                 return record
@@ -348,33 +363,46 @@ class MemoryTokenStore(TokenStore):
 
     def write_back(self, known: Record, *, seen: Record | None, note: Note) -> Record | None:
         with self._access():
-            grant, now = self._grants.setdefault(known.key, StoredGrant()), self._now()
-            record = grant.record
-            if not is_unchanged(record, seen):
+            now = self._now()
+            before = self._tombstone(known.key) or self._grants.get(known.key, StoredGrant()).record
+            if not is_unchanged(before, seen):
                 return None
+            grant = self._revived(known.key)
+            record = grant.record
             if record and record.token and not is_same_pair(known.token, record.token):
                 grant.add_to_journal(record, record.token, Origin.REPLACED, now)
             return self._write(grant, written_back(known), now, note=note)
 
-    def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
+    def mark_revoked(self, key: GrantKey, *, note: Note, forget: bool = False) -> Record | None:
         with self._access():
             grant, now = self._grants.get(key, StoredGrant()), self._now()
-            if grant.record is None or is_revoked(grant.record):
-                return grant.record
-            return self._write(grant, revoked(grant.record), now, note=note)
+            record = grant.record
+            if record is None:
+                if forget and not grant.has_own_pair_in_journal():
+                    self._remove(key)
+                return self._tombstone(key)
+            if not is_revoked(record):
+                return self._write(grant, revoked(record, forget=forget), now, note=note)
+            if forget and not record.forgetting:
+                return self._write(grant, evolve(record, forgetting=True), now)
+            return record
 
     def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
         with self._access():
             grant = self._grants.get(record.key, StoredGrant())
-            stored = grant.record
+            stored = self._tombstone(record.key) or grant.record
             if stored is None or not is_revoked(stored):
                 return False
             if stored.generation != record.generation:
                 return False
+            if stored.state is State.FORGOTTEN:
+                return True
             left = tuple(e for e in grant.extras.journal if not is_among(e.token, journaled))
             grant.extras = evolve(grant.extras, journal=left)
             if stored.token is not None:
                 self._write(grant, erased(stored), self._now(), note=note)
+            if stored.forgetting and not grant.has_own_pair_in_journal():
+                self._bury(stored)
             return True
 
     def revoking(self, client_id: str, *, limit: int) -> Sequence[Record]:
@@ -385,13 +413,17 @@ class MemoryTokenStore(TokenStore):
                 if grant.record
                 and grant.record.key.client_id == client_id
                 and is_revoked(grant.record)
-                and (grant.record.token or grant.has_own_pair_in_journal())
+                and (
+                    grant.record.token or grant.record.forgetting or grant.has_own_pair_in_journal()
+                )
             ]
         return nsmallest(limit, found, key=lambda record: _order(record.key))
 
     def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
         with self._access():
-            grant = self._grants.setdefault(record.key, StoredGrant())
+            if origin is Origin.FOREIGN and self._tombstone(record.key):
+                return
+            grant = self._revived(record.key)
             if not is_journaled(token, origin, grant.extras.journal):
                 grant.add_to_journal(record, token, origin, self._now(), ahead=1)
 
@@ -431,15 +463,21 @@ class MemoryTokenStore(TokenStore):
         keys = self._keys_in_order()
         start = (client_id, "", "") if after is None else (client_id, *_order(after)[1:])
         first = bisect_right(keys, start, key=_order)
-        page = [key for key in keys[first : first + limit] if key.client_id == client_id]
+        own = takewhile(
+            lambda key: key.client_id == client_id,
+            map(keys.__getitem__, range(first, len(keys))),
+        )
         with self._access():
             now = self._now()
-            records = [grant.read(now) for key in page if (grant := self._grants.get(key))]
-        return [_listed(record) for record in records if record]
+            # Without those that were forgotten since, so that only the last page is not full.
+            stored = (self._grants[key].read(now) for key in own if key in self._grants)
+            records = list(islice((record for record in stored if record), limit))
+        return [_listed(record) for record in records]
 
     def add_note(self, key: GrantKey, *, note: Note) -> None:
         with self._access():
-            self._grants.setdefault(key, StoredGrant()).add_note(note, self._now())
+            if self._tombstone(key) is None:
+                self._grants.setdefault(key, StoredGrant()).add_note(note, self._now())
 
     def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
         with self._access():
@@ -497,6 +535,37 @@ class MemoryTokenStore(TokenStore):
         )
         return written
 
+    def _tombstone_key(self, key: GrantKey) -> GrantKey:
+        target_id = key.grant.target_id
+        return GrantKey(key.client_id, Grant(target_id, pseudonym(self._pseudonym_key, key)))
+
+    def _tombstone(self, key: GrantKey) -> Record | None:
+        """Return the record of a forgotten grant, or None."""
+        if key in self._grants:
+            return None
+        grant = self._grants.get(self._tombstone_key(key))
+        return evolve(grant.record, key=key) if grant and grant.record else None
+
+    def _revived(self, key: GrantKey) -> StoredGrant:
+        """Return what is stored of a grant. A tombstone becomes a record to be forgotten again."""
+        tombstone = self._tombstone(key)
+        grant = self._grants.setdefault(key, StoredGrant())
+        if tombstone is not None:
+            self._remove(self._tombstone_key(key))
+            grant.record = evolve(tombstone, state=State.REVOKED, forgetting=True)
+        return grant
+
+    def _bury(self, record: Record) -> None:
+        """Replace all that is stored of a grant by a tombstone."""
+        self._remove(record.key)
+        key = self._tombstone_key(record.key)
+        tombstone = evolve(forgotten(record), key=key, updated_at=to_second(self._now().now))
+        self._grants[key] = StoredGrant(tombstone)
+
+    def _remove(self, key: GrantKey) -> None:
+        self._grants.pop(key, None)
+        self._removals += 1
+
     def _claim(self, seen: Record, owner: str, ttl: float, now: Moment) -> Record | None:
         grant = self._grants.get(seen.key, StoredGrant())
         record = grant.read(now)
@@ -509,16 +578,17 @@ class MemoryTokenStore(TokenStore):
         return list(islice((r for r in indexed if r is not None and is_due(r, query)), limit))
 
     def _record_after(self, key: GrantKey, end: float) -> Record | None:
-        grant = self._grants[key]
+        grant = self._grants.get(key, StoredGrant())
         return grant.record if grant.extras.until == end else None
 
     def _keys_in_order(self) -> list[GrantKey]:
-        # A grant is never removed, so the number of keys says whether a new one is missing.
         with self._access():
-            keys = self._sorted_keys
-            new = list(self._grants) if len(keys) != len(self._grants) else None
+            keys, new, state = self._sorted_keys, None, (len(self._grants), self._removals)
+            if self._sorted_of != state:
+                new = [key for key, grant in self._grants.items() if not grant.is_tombstone()]
         if new is not None:
             self._sorted_keys = keys = sorted(new, key=_order)
+            self._sorted_of = state
         return keys
 
 

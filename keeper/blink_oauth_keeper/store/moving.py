@@ -136,6 +136,8 @@ def replaces(record: Record, stored: Record | None) -> bool:
     if stored is None:
         return True
     numbers, others = (record.consent, record.generation), (stored.consent, stored.generation)
+    if stored.state is State.FORGOTTEN:
+        return record.consent > stored.consent
     if is_moved(stored) and stored.token is None:
         # It was moved away, and comes back.
         return numbers >= others

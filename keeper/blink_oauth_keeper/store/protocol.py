@@ -79,6 +79,8 @@ class State(StrEnum):
     """We revoked the grant, and a token of it may still be valid at the bank."""
     REVOKED = "revoked"
     """We revoked the grant, and the bank has confirmed it."""
+    FORGOTTEN = "forgotten"
+    """We forgot the grant: the store has a tombstone of it, which does not name the customer."""
     NEEDS_ATTENTION = "needs_attention"
     """The bank keeps refusing to refresh, for a reason other than the refresh token: a person must
     look. Only in a status: the stored state is active or uncertain."""
@@ -115,6 +117,7 @@ class Record:
         refusals: Number of refreshes in a row that the bank refused for a reason other than the
             refresh token, as `policy.with_refusal` counts them.
         refused_since: When the first of them was made, aware UTC, or None.
+        forgetting: Whether the grant is revoked and to be forgotten, as `erase` does.
         correlation_id: The correlation id of the last call for this grant, or None.
         oddities: In the records of a listing, the oddities of the pair as far as they are known
             without opening it. Empty elsewhere: the token has them.
@@ -136,6 +139,7 @@ class Record:
     error: str | None = None
     refusals: int = 0
     refused_since: datetime | None = None
+    forgetting: bool = False
     correlation_id: str | None = None
     oddities: frozenset[Oddity] = frozenset()
     updated_at: datetime
@@ -147,7 +151,7 @@ class Record:
 
 def is_revoked(record: Record) -> bool:
     """Return whether a grant was revoked, whether or not the bank has confirmed it."""
-    return record.state in {State.REVOKING, State.REVOKED}
+    return record.state in {State.REVOKING, State.REVOKED, State.FORGOTTEN}
 
 
 def state_before(claim: Record) -> State:
@@ -297,6 +301,11 @@ class TokenStore(Protocol):
     `erase` and `write_back` must be safe to call again with the same arguments. Before `put` is
     repeated, the record must be read.
 
+    A grant that was forgotten is a tombstone: client, target, generation, consent and two times,
+    under a keyed pseudonym of the username, from which nobody learns the name without the key. No
+    method writes the name again, except for a new consent, or for a pair that arrives late and must
+    be revoked: then the grant is revoked and to be forgotten, until `erase` forgets it again.
+
     Leases and pauses run by the store's own clock, which all processes share. If that clock is set
     back, a lease lasts at most once more as long. Between two calls a store holds no lock and no
     transaction, and occupies no connection.
@@ -306,7 +315,11 @@ class TokenStore(Protocol):
     """
 
     def load(self, key: GrantKey) -> Record | None:
-        """Return the record of a grant, or None."""
+        """Return the record of a grant, or None.
+
+        The record of a tombstone has the given key, generation and consent, and the state
+        `forgotten`.
+        """
 
     def claim(self, seen: Record, *, owner: str, ttl: float) -> Record | None:
         """Take the lease on a grant, and record that its refresh token may be spent.
@@ -353,7 +366,7 @@ class TokenStore(Protocol):
         the pair, the next generation, no attempts, no lease, no pause, no error and no refusals,
         even if another claim has the lease by now. If the generation has changed, the pair goes to
         the journal as `superseded`, or as `replaced` with the state `uncertain`, unless the record
-        or the journal has it already.
+        or the journal has it already. A tombstone becomes a revoked record that is to be forgotten.
 
         Args:
             claim: What `claim`, `claim_due` or `salvage` returned.
@@ -432,12 +445,20 @@ class TokenStore(Protocol):
             The record as it is now, or None if it has changed since it was read.
         """
 
-    def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
+    def mark_revoked(self, key: GrantKey, *, note: Note, forget: bool = False) -> Record | None:
         """Mark a grant as revoked: its state becomes `revoking`. Its pair stays until `erase`.
 
         The generation goes up by one, so that a refresh in progress cannot change the record;
         lease, pause, attempts, error and refusals are cleared. If the grant is revoked already,
         nothing changes.
+
+        With `forget` the grant is also marked as to be forgotten, even if it is revoked already. Of
+        a grant without a record, or with a tombstone, the history and foreign pairs are deleted.
+
+        Args:
+            key: The client and the grant.
+            note: For the history.
+            forget: Whether `erase` is to forget the grant.
 
         Returns:
             The record as it is now, or None if the grant has none.
@@ -450,6 +471,9 @@ class TokenStore(Protocol):
         or `revoked`. The state becomes `revoked`; the record itself and its history stay. A pair
         that came to the journal meanwhile stays, so that `revoking` returns the record.
 
+        If the grant is to be forgotten, and no own pair stays, the same transaction deletes the
+        history and the foreign pairs, and replaces the record by a tombstone.
+
         Args:
             record: What `mark_revoked` or `revoking` returned.
             journaled: The pairs of the journal to delete.
@@ -460,9 +484,10 @@ class TokenStore(Protocol):
         """
 
     def revoking(self, client_id: str, *, limit: int) -> Sequence[Record]:
-        """Return revoked records that still have a pair, in the record or in the journal.
+        """Return revoked records that still have a pair, or that are to be forgotten.
 
-        Pairs of origin `foreign` do not count. The records are sorted by target and username.
+        The pair may be in the record or in the journal. Pairs of origin `foreign` do not count. The
+        records are sorted by target and username.
 
         Args:
             client_id: The client of the records.
@@ -470,7 +495,11 @@ class TokenStore(Protocol):
         """
 
     def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
-        """Add a pair to the journal under the record's next generation, unless it is there."""
+        """Add a pair to the journal under the record's next generation, unless it is there.
+
+        A tombstone becomes a revoked record that is to be forgotten; but a foreign pair of a
+        forgotten grant is not stored.
+        """
 
     def journal_entries(self, key: GrantKey) -> Sequence[JournalEntry]:
         """Return the journal entries of a grant, the newest first."""
@@ -506,9 +535,10 @@ class TokenStore(Protocol):
     ) -> Sequence[Record]:
         """Return the records of a client without their pairs, sorted by target and username.
 
-        A pair that certainly cannot be opened gives its record the error `SealError`. `oddities` of
-        a record are the `notable_oddities` of its pair. A store that would have to open the pair
-        takes them from the history with `oddities_in`: a note of this generation has them,
+        There are no tombstones among them. A pair that certainly cannot be opened gives its record
+        the error `SealError`. `oddities` of a record are the `notable_oddities` of its pair. A
+        store that would have to open the pair takes them from the history with `oddities_in`: a
+        note of this generation has them,
         unless the pair was salvaged.
 
         Args:
@@ -520,7 +550,8 @@ class TokenStore(Protocol):
     def add_note(self, key: GrantKey, *, note: Note) -> None:
         """Add an entry to the history of a grant, known or not, and change nothing else.
 
-        A lease is not needed, and none is in the way. Success proves that the store can keep the
+        A lease is not needed, and none is in the way. A tombstone gets no history: another change
+        of it takes the place of the entry. Success proves that the store can keep the
         pair of a new consent, as far as a store can know.
         """
 
@@ -537,7 +568,10 @@ class TokenStore(Protocol):
         """
 
     def fingerprint(self, text: str) -> str:
-        """Return a keyed fingerprint of a text for logs: short, and the same for the same text."""
+        """Return a keyed fingerprint of a text for logs: short, and the same for the same text.
+
+        It is the same in all processes that use the store, and stays the same when its keys change.
+        """
 
     def close(self) -> None:
         """Close what the store itself has opened."""

@@ -5,6 +5,7 @@ The SQL store repeats `claimed`, `is_due` and `is_latest_claim` as conditions in
 
 from __future__ import annotations
 
+import base64
 import hmac
 import json
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
@@ -22,12 +23,14 @@ from .protocol import DueQuery, GrantKey, JournalEntry, Origin, Record, State
 
 __all__ = [
     "CLAIMABLE",
+    "PSEUDONYM",
     "SALVAGEABLE",
     "claimed",
     "due_order",
     "empty_record",
     "erased",
     "fingerprint",
+    "forgotten",
     "interned",
     "is_among",
     "is_due",
@@ -37,6 +40,7 @@ __all__ = [
     "is_unchanged",
     "late_origin",
     "newest_salvageable",
+    "pseudonym",
     "renewed",
     "require_retentions",
     "revoked",
@@ -126,12 +130,18 @@ def renewed(
         error=None,
         refusals=0,
         refused_since=None,
+        forgetting=False,
         token=without_metadata(token),
     )
 
 
-def revoked(record: Record) -> Record:
-    """Return the record as revoked, with its pair."""
+def revoked(record: Record, *, forget: bool = False) -> Record:
+    """Return the record as revoked, with its pair.
+
+    Args:
+        record: The record.
+        forget: Whether the grant is to be forgotten.
+    """
     generation = record.generation + 1
     return evolve(
         record,
@@ -142,12 +152,27 @@ def revoked(record: Record) -> Record:
         error=None,
         refusals=0,
         refused_since=None,
+        forgetting=forget,
     )
 
 
 def erased(record: Record) -> Record:
     """Return the revoked record without its pair."""
     return evolve(record, state=State.REVOKED, token=None, expires_at=None)
+
+
+def forgotten(record: Record) -> Record:
+    """Return the record as the tombstone of its grant shows it: what is left, and no more."""
+    return Record(
+        key=record.key,
+        generation=record.generation,
+        consent=record.consent,
+        state=State.FORGOTTEN,
+        token=None,
+        issued_at=record.issued_at,
+        idle_until=None,
+        updated_at=record.updated_at,
+    )
 
 
 def written_back(known: Record) -> Record:
@@ -279,6 +304,23 @@ def stored_extra(extra: Mapping[str, object]) -> Mapping[str, object]:
             left -= len(text)
             kept |= json.loads(text)
     return kept or NO_EXTRA
+
+
+PSEUDONYM = "forgotten:"
+"""Before the pseudonym, for people who read the tables."""
+
+
+def pseudonym(secret: bytes, key: GrantKey) -> str:
+    """Return the username of a tombstone: a keyed hash of client, target and username.
+
+    Args:
+        secret: A random key that is used for nothing else.
+        key: The client and the grant.
+    """
+    text = json.dumps([key.client_id, key.grant.target_id, key.grant.username])
+    # Not in hex: processes of the version before refuse usernames of more than 64 characters.
+    digest = base64.urlsafe_b64encode(hmac.digest(secret, text.encode(), "sha256"))
+    return PSEUDONYM + digest.decode().rstrip("=")
 
 
 def fingerprint(key: bytes, text: str) -> str:

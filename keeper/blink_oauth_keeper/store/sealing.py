@@ -40,6 +40,7 @@ __all__ = [
     "Sealed",
     "Sealer",
     "Status",
+    "StoreKey",
     "altered",
     "key_id",
     "new_key",
@@ -52,6 +53,7 @@ ASK_INTERVAL = 3.0
 ODDITIES = frozenset(Oddity)
 
 RECORD_PLACE = "grants"
+KEY_PLACE = "store key"
 MOVED_UNOPENED = frozenset({Origin.REPLACED})
 MOVED_BY_VERSION_BEFORE = frozenset({Origin.REPLACED, Origin.REFUSED})
 
@@ -134,6 +136,19 @@ class Status:
 
 
 @frozen
+class StoreKey:
+    """The keys that are derived from the random key of a store.
+
+    Attributes:
+        fingerprints: Makes the fingerprints in logs.
+        pseudonyms: Makes the usernames of tombstones.
+    """
+
+    fingerprints: bytes = field(repr=False)
+    pseudonyms: bytes = field(repr=False)
+
+
+@frozen
 class NamedKey:
     """A key, and the ids that a pair sealed with it may have.
 
@@ -161,7 +176,7 @@ class Sealer:
     Args:
         provider: Gives the keys.
         keys: The provider's keys, the current one first.
-        fingerprint_key: The key of the fingerprints.
+        fingerprint_key: The key of the fingerprints, unless `fingerprint` is given another one.
         monotonic: Returns seconds of a clock that never goes back.
     """
 
@@ -330,9 +345,49 @@ class Sealer:
             )
         return key
 
-    def fingerprint(self, text: str) -> str:
-        """Return the keyed fingerprint of a text."""
-        return fingerprint(self._fingerprint_key, text)
+    def fingerprint(self, text: str, key: StoreKey | None = None) -> str:
+        """Return the keyed fingerprint of a text.
+
+        Args:
+            text: The text.
+            key: The key of the store; None for the key that was given or derived.
+        """
+        return fingerprint(key.fingerprints if key else self._fingerprint_key, text)
+
+    def seal_key(self, secret: Secret) -> Sealed:
+        """Return the random key of a store, sealed."""
+        members = {"place": KEY_PLACE, "key": secret.reveal()}
+        key = self.current()
+        return Sealed(key.fernet.encrypt(json.dumps(members).encode()).decode(), key.id)
+
+    def open_key(self, sealed: Sealed) -> StoreKey:
+        """Return the keys that are derived from the sealed key of a store.
+
+        Raises:
+            SealError: The key that sealed it is missing, or it was altered.
+        """
+        secret = self._opened_key(sealed)
+        return StoreKey(_derive(secret, "fingerprint"), _derive(secret, "pseudonym"))
+
+    def resealed_key(self, sealed: Sealed) -> Sealed:
+        """Return the key of a store sealed with the current key.
+
+        Raises:
+            SealError: The key that sealed it is missing, or it was altered.
+        """
+        return self.seal_key(self._opened_key(sealed))
+
+    def _opened_key(self, sealed: Sealed) -> Secret:
+        key = self.key(sealed.key_id)
+        secret = _open_key(key.fernet, sealed.text) if key else None
+        if secret is None:
+            missing = "was altered" if key else f"is sealed with the key {sealed.key_id}, not given"
+            raise SealError(
+                "The key of the store's fingerprints and of its forgotten grants "
+                f"{missing}. Nothing was changed. Add that key to keys, or restore the table "
+                "blink_oauth_store_key."
+            )
+        return secret
 
 
 def sealer_for(
@@ -453,6 +508,15 @@ def _open(
             extra=members.get("extra") or NO_EXTRA,
         )
         return token, is_mac_required
+    except (InvalidToken, ValueError, KeyError, TypeError):
+        return None
+
+
+def _open_key(fernet: Fernet, text: str) -> Secret | None:
+    # Returns None instead of raising: a traceback from here would contain the key.
+    try:
+        members = json.loads(fernet.decrypt(text))
+        return Secret(members["key"]) if members["place"] == KEY_PLACE else None
     except (InvalidToken, ValueError, KeyError, TypeError):
         return None
 

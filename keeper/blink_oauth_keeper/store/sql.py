@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import partial, wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from attrs import evolve
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from blink_oauth.errors import InvalidInputError
@@ -22,7 +22,7 @@ from blink_oauth_keeper.processes import fork_gate
 
 from . import sql_statements
 from .keys import Key, KeyProvider
-from .moving import MovingGrant
+from .moving import MovingGrant, is_moved
 from .protocol import (
     DueQuery,
     GrantKey,
@@ -68,9 +68,11 @@ from .sql_engine import (
     shown_url,
     store_error_for,
 )
+from .sql_forgetting import Tombstones, is_tombstone
 from .sql_keys import count_older, count_unknown, finish_upgrade, reseal_older
 from .sql_moving import begin_move, client_ids, finish_move, receive
 from .sql_schema import create_schema, is_upgraded, prepare_schema
+from .sql_store_key import KeyRing
 from .sql_tables import (
     Change,
     Database,
@@ -152,6 +154,7 @@ class SqlBase:
     ) -> None:
         engine, sealer = engine_for(database), sealer_for(keys, fingerprint_key, monotonic)
         self._owns_engine = not isinstance(database, Engine)
+        has_fingerprint_key = fingerprint_key is not None
         # No later traceback contains a password or a key.
         del database, keys, fingerprint_key
         if isinstance(engine, InvalidInputError):
@@ -170,6 +173,8 @@ class SqlBase:
         self._engine = engine
         self._database = Database(engine, clock, boot_clock or machine_boot_clock(), operation)
         self._sealer, self._reader = sealer, Reader(sealer, self._database)
+        self._has_fingerprint_key, self._keys = has_fingerprint_key, KeyRing(sealer, monotonic)
+        self._tombstones = Tombstones(self._keys)
         self._retention, self._sleep = (journal_retention, history_retention), sleep
         self._is_prepared = self._is_writable = False
 
@@ -275,7 +280,7 @@ class SqlBase:
             SealError: The stored pair cannot be opened. Nothing was changed.
             StoreError: The database cannot be used, or the stored record is itself being moved.
         """
-        receive(self._writable(), self._reader, self._sealer, moving)
+        receive(self._writable(), self._reader, self._sealer, self._tombstones, moving)
 
     @operation
     def finish_move(self, moving: MovingGrant) -> bool:
@@ -321,8 +326,13 @@ class SqlBase:
         finish_upgrade(self._prepared(), self._sealer, batch)
 
     def fingerprint(self, text: str) -> str:
-        """Return a keyed fingerprint of a text for logs: short, and the same for the same text."""
-        return self._sealer.fingerprint(text)
+        """Return a keyed fingerprint of a text for logs: short, and the same for the same text.
+
+        Its key is that of the store, which is made at the first call. If it can neither be read nor
+        made, the key is derived from one of `keys`; nothing is raised.
+        """
+        key = None if self._has_fingerprint_key else self._keys.for_logs(self._prepared)
+        return self._sealer.fingerprint(text, key)
 
     def close(self) -> None:
         """Close the connections, unless the application made the engine."""
@@ -335,6 +345,7 @@ class SqlBase:
         if not self._is_prepared:
             check_settings(self._database)
             prepare_schema(self._database, may_add=self._owns_engine)
+            self._keys.read_ahead(self._database)
             self._is_prepared = start_clock(self._database)
         return self._database
 
@@ -384,9 +395,9 @@ class SqlTokenStore(SqlBase, TokenStore):
             or an engine for one of them.
         keys: Fernet keys, as `new_key` makes them: the first key seals, all keys open. Or a
             `KeyProvider`, such as `KeyFile`, which a running store asks for keys that are new.
-        fingerprint_key: The key of the fingerprints in logs. By default it is derived from one of
-            `keys`, whatever their order, so that fingerprints change at most once in a rotation;
-            pass a key to keep them comparable over years.
+        fingerprint_key: The key of the fingerprints in logs. By default it is a random key that the
+            store makes once and keeps sealed, so that the fingerprints of all its processes are the
+            same and do not change with `keys`; pass a key to compare those of several stores.
         journal_retention: The age at which `purge` deletes journal entries.
         history_retention: The age at which `purge` deletes history entries.
         clock: Returns the current time, timezone-aware, in place of the database. Only for tests.
@@ -403,7 +414,7 @@ class SqlTokenStore(SqlBase, TokenStore):
     @operation
     def load(self, key: GrantKey) -> Record | None:
         with self._prepared().session() as session:
-            row = session.row(sql_statements.LOAD, grant_params(key))
+            row = self._tombstones.load(session, key)
             if row:
                 bound_ends(session, row)
         return row and self._reader.record(key, row)
@@ -485,7 +496,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             if written is not None:
                 return Settlement(stored=True, record=written)
         with database.transaction() as session:
-            row = session.row(sql_statements.LOCK, grant_params(claim.key))
+            row = self._locked(session, claim.key)
             record = self._reader.record_if_opened(claim.key, row) if row else None
             stored = record is not None and is_same_pair(record.token, token)
             if not stored:
@@ -530,7 +541,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         note: Note,
     ) -> Record:
         with self._prepared().transaction() as session:
-            row = session.row(sql_statements.LOCK, grant_params(key))
+            row = self._locked(session, key)
             # A pair that cannot be opened goes to the journal as it is; the consent replaces it.
             current = empty_record(key, issued_at)
             if row:
@@ -552,13 +563,14 @@ class SqlTokenStore(SqlBase, TokenStore):
     @operation
     def write_back(self, known: Record, *, seen: Record | None, note: Note) -> Record | None:
         with self._prepared().transaction() as session:
-            row = session.row(sql_statements.LOCK, grant_params(known.key))
+            row = self._tombstones.lock(session, known.key)
             # Its pair need not be opened: it is that of `seen`.
             current = row and record_of(known.key, row, None)
             if not is_unchanged(current, seen):
                 return None
             if row is None or current is None:
                 return self._write(session, sql_statements.INSERT, known, written_back(known), note)
+            row = self._tombstones.revive(session, known.key, row)
             replaced, token = sealed_in(row), seen and seen.token
             if replaced and not (token and is_same_pair(known.token, token)):
                 binding = binding_of(known.key, row, Origin.REPLACED)
@@ -569,33 +581,45 @@ class SqlTokenStore(SqlBase, TokenStore):
             return self._write(session, change, current, written_back(known), note)
 
     @operation
-    def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
-        with self._prepared().transaction() as session:
-            row = session.row(sql_statements.LOCK, grant_params(key))
+    def mark_revoked(self, key: GrantKey, *, note: Note, forget: bool = False) -> Record | None:
+        database = self._prepared()
+        if forget:
+            self._keys.make(database)
+        with database.transaction() as session:
+            row = self._tombstones.lock(session, key)
+            if forget and (row is None or is_tombstone(row)):
+                self._tombstones.delete_traces(session, key)
             if row is None:
                 return None
             current = self._reader.record(key, row)
             if is_revoked(current):
+                if forget and not (is_tombstone(row) or is_moved(current)):
+                    self._tombstones.mark(session, key)
+                    return evolve(current, forgetting=True)
                 return current
-            written = self._write(session, sql_statements.WRITE, current, revoked(current), note)
+            new = revoked(current, forget=forget)
+            written = self._write(session, sql_statements.WRITE, current, new, note)
             assert written is not None
             return written
 
     @operation
     def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
-        parameters = grant_params(record.key)
         with self._prepared().transaction() as session:
-            row = session.row(sql_statements.LOCK, parameters)
+            row = self._tombstones.lock(session, record.key)
             current = row and record_of(record.key, row, None)
             if current is None or not is_revoked(current):
                 return False
             if current.generation != record.generation:
                 return False
+            if current.state is State.FORGOTTEN:
+                return True
             if current.state is State.REVOKING:
                 self._write(session, sql_statements.WRITE, current, erased(current), note)
             for number, entry in self._entries(session, record.key):
                 if is_among(entry.token, journaled):
                     session.count(sql_statements.DELETE_ENTRY, {"entry": number})
+            if current.forgetting:
+                self._tombstones.bury(session, record.key)
         return True
 
     @operation
@@ -609,7 +633,11 @@ class SqlTokenStore(SqlBase, TokenStore):
     @operation
     def journal(self, record: Record, token: Token, *, origin: Origin) -> None:
         with self._prepared().transaction() as session:
-            session.row(sql_statements.LOCK, grant_params(record.key))
+            row = self._tombstones.lock(session, record.key)
+            if row is not None and is_tombstone(row):
+                if origin is Origin.FOREIGN:
+                    return
+                self._tombstones.revive(session, record.key, row)
             self._add_to_journal(session, record, token, origin)
 
     @operation
@@ -674,8 +702,12 @@ class SqlTokenStore(SqlBase, TokenStore):
 
     @operation
     def add_note(self, key: GrantKey, *, note: Note) -> None:
-        with self._writable().session() as session:
-            session.count(sql_statements.INSERT_NOTE, grant_params(key) | note_params(note))
+        with self._writable().transaction() as session:
+            row = self._tombstones.lock(session, key)
+            if row is not None and is_tombstone(row):
+                self._tombstones.touch(session, key, row)
+            else:
+                session.count(sql_statements.INSERT_NOTE, grant_params(key) | note_params(note))
 
     @operation
     def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
@@ -698,6 +730,11 @@ class SqlTokenStore(SqlBase, TokenStore):
                     break
                 self._sleep(PURGE_PAUSE)
         return deleted
+
+    def _locked(self, session: Session, key: GrantKey) -> Row[Any] | None:
+        """Return the row of a grant, locked; a tombstone becomes a row to be forgotten again."""
+        row = self._tombstones.lock(session, key)
+        return row and self._tombstones.revive(session, key, row)
 
     def _write(
         self, session: Session, change: Change, seen: Record, new: Record, note: Note

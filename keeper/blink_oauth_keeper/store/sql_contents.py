@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,8 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from blink_oauth.errors import InvalidInputError
 from blink_oauth_keeper.processes import fork_gate
 
+from .rules import PSEUDONYM
 from .sql_engine import engine_for, store_error_for
-from .sql_tables import grants, journal
+from .sql_tables import grants, journal, store_key
 
 __all__ = ["grant_names", "has_store", "pairs_by_key"]
 
@@ -43,6 +45,8 @@ def has_store(database: str | URL | Path) -> bool:
 def pairs_by_key(database: str | URL | Path) -> Mapping[str, int]:
     """Return the number of stored pairs by the id of the key that sealed them; it reads all rows.
 
+    The store's own key counts as a pair.
+
     Args:
         database: The URL of a database, or the path of an SQLite file that exists.
 
@@ -57,7 +61,11 @@ def pairs_by_key(database: str | URL | Path) -> Mapping[str, int]:
 
 
 def _pairs_by_key(connection: Connection) -> Mapping[str, int]:
-    return {row[0]: row[1] for row in connection.execute(PAIRS_BY_KEY)}
+    pairs = Counter({row[0]: row[1] for row in connection.execute(PAIRS_BY_KEY)})
+    # Tables of an older version lack it.
+    if inspect(connection).has_table(store_key.name):
+        pairs.update(connection.scalars(select(store_key.c.key_id)))
+    return dict(sorted(pairs.items()))
 
 
 def grant_names(
@@ -82,6 +90,8 @@ def grant_names(
             grants.c.client_id == client_id,
             # LIKE of SQLite would ignore the case of letters.
             func.substr(name, 1, len(beginning)) == beginning,
+            # Not the column: tables of an older version lack it.
+            func.substr(grants.c.username, 1, len(PSEUDONYM)) != PSEUDONYM,
         )
         .order_by(grants.c.target_id, grants.c.username)
         .limit(limit)

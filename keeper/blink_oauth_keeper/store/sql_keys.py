@@ -25,6 +25,7 @@ from blink_oauth_keeper.errors import SealError
 from .sealing import Sealer, Status
 from .sql_schema import drop_obsolete_index, is_upgraded, store_version
 from .sql_statements import mac_key_id
+from .sql_store_key import count_older_key, count_unknown_key, reseal_key
 from .sql_tables import (
     VERSION,
     Database,
@@ -111,25 +112,30 @@ def count_older(database: Database, sealer: Sealer) -> int:
     """Return the number of rows that need another key than the first."""
     first = {"first_key": sealer.current().id}
     with database.session() as session:
-        return sum(
+        rows: int = sum(
             row[0] for statement in COUNT_OLDER.values() for row in session.rows(statement, first)
         )
+        return rows + count_older_key(session, sealer)
 
 
 def count_unknown(database: Database, sealer: Sealer) -> int:
     """Return the number of rows that are sealed with an unknown key."""
     known = {"known_keys": sealer.key_ids}
     with database.session() as session:
-        return sum(row[0] for statement in COUNT_UNKNOWN for row in session.rows(statement, known))
+        rows: int = sum(
+            row[0] for statement in COUNT_UNKNOWN for row in session.rows(statement, known)
+        )
+        return rows + count_unknown_key(session, sealer)
 
 
 def reseal_older(database: Database, sealer: Sealer, batch: int) -> int:
-    """Seal with the first key the rows of the other keys, and return their number.
+    """Seal with the first key the rows of the other keys, and return the number of pairs.
 
     A row that cannot be opened is skipped, and so is one that changes meanwhile.
     """
     reader = Reader(sealer, database)
     count = 0
+    reseal_key(database, sealer)
     for table, start in START.items():
         after = start
         while rows := _page(database, table, after, sealer.key_ids[1:], batch):

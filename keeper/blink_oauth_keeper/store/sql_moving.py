@@ -23,6 +23,7 @@ from .protocol import (
 )
 from .rules import is_journaled, is_same_pair
 from .sealing import Binding, Sealer, Status
+from .sql_forgetting import Tombstones
 from .sql_statements import (
     DELETE_ROWS,
     ENTRY_VALUES,
@@ -141,11 +142,18 @@ def begin_move(
         )
 
 
-def receive(database: Database, reader: Reader, sealer: Sealer, moving: MovingGrant) -> None:
+def receive(
+    database: Database,
+    reader: Reader,
+    sealer: Sealer,
+    tombstones: Tombstones,
+    moving: MovingGrant,
+) -> None:
     """Store a grant of another store, unless the stored pair is as new.
 
     The older of two different pairs goes to the journal as replaced, so that nothing is lost. The
-    generation stays, unless the stored one is higher.
+    generation stays, unless the stored one is higher. If the target has forgotten the grant, only a
+    later consent is stored; other pairs go to the journal, to be revoked.
 
     Raises:
         SealError: The stored pair cannot be opened.
@@ -153,8 +161,10 @@ def receive(database: Database, reader: Reader, sealer: Sealer, moving: MovingGr
     """
     record, key = moving.record, moving.record.key
     with database.transaction() as session:
-        row = session.row(LOCK, grant_params(key))
+        row = tombstones.lock(session, key)
         stored = None if row is None else reader.record(key, row)
+        if row is not None:
+            tombstones.revive(session, key, row)
         if stored is not None and is_moved(stored) and stored.token is not None:
             raise StoreError(
                 "A grant of the target is itself being moved to another store. Nothing was lost. "
@@ -169,7 +179,8 @@ def receive(database: Database, reader: Reader, sealer: Sealer, moving: MovingGr
         rows = session.rows(JOURNAL_ENTRIES, grant_params(key))
         existing = [each for row in rows if (each := reader.entry_if_opened(key, row))]
         _add_entries(database, sealer, session, existing, entries)
-        _add_history(session, key, moving.history)
+        if replaced or not (stored and stored.state is State.FORGOTTEN):
+            _add_history(session, key, moving.history)
         if replaced:
             if stored is not None and stored.generation > record.generation:
                 # A newer consent with a lower generation: for caches, the generation only goes up.

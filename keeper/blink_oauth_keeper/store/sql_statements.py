@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Boolean,
     ColumnElement,
     Executable,
@@ -54,6 +55,7 @@ from .protocol import LONGEST_LEASE, LONGEST_PAUSE, Origin, State
 from .sealing import ID_LENGTH
 from .sql_tables import (
     HAS_CLAIMABLE_STATE,
+    TOMBSTONE,
     Change,
     Claims,
     UtcDateTime,
@@ -61,6 +63,7 @@ from .sql_tables import (
     grants,
     history,
     is_revoking,
+    is_to_be_forgotten,
     journal,
 )
 
@@ -319,6 +322,7 @@ PAIR_VALUES: dict[str, object] = {
     "refusals": null(),
     "refused_since": null(),
     "mac": bindparam("new_mac"),
+    "forget_generation": bindparam("new_forget_generation", type_=BigInteger),
 }
 RELEASE_VALUES: dict[str, object] = {
     "state": bindparam("new_state"),
@@ -457,20 +461,27 @@ RESTART_LEASES = (
     .where(grants.c.lease_until.is_not(None))
     .values(lease_until=seconds_from(LEASE_NOW, "ttl"))
 )
-# Every revocation that is not finished has a pair: in the row, or in the journal.
-_WITH_A_PAIR = (
+# Every revocation that is not finished has a pair, in the row or in the journal, or is to be
+# forgotten.
+_UNFINISHED = (
     select(*_key_of(grants))
     .where(grants.c.client_id == bindparam("client"), is_revoking)
     .union(
+        # A process of an older version erases the pair, and does not forget.
+        select(*_key_of(grants)).where(
+            grants.c.client_id == bindparam("client"),
+            is_to_be_forgotten,
+            grants.c.forget_generation == grants.c.generation,
+        ),
         select(*_key_of(journal)).where(
             journal.c.client_id == bindparam("client"), journal.c.origin != Origin.FOREIGN.value
-        )
+        ),
     )
     .subquery()
 )
 REVOKING = (
     select(*RECORD_COLUMNS)
-    .join(_WITH_A_PAIR, and_(*map(eq, _key_of(grants), _WITH_A_PAIR.c)))
+    .join(_UNFINISHED, and_(*map(eq, _key_of(grants), _UNFINISHED.c)))
     .where(
         grants.c.state == State.REVOKED.value,
         # The store that has the grant now revokes its pairs.
@@ -509,6 +520,7 @@ RECORDS = (
         grants.c.client_id == bindparam("client"),
         tuple_(grants.c.target_id, grants.c.username)
         > tuple_(bindparam("target", type_=String), bindparam("user", type_=String)),
+        grants.c.forget_generation.is_distinct_from(TOMBSTONE),
     )
     .order_by(grants.c.target_id, grants.c.username)
     .limit(bindparam("limit"))

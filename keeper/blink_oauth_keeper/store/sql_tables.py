@@ -69,6 +69,7 @@ from .sealing import Binding, Sealed, Sealer, Status, altered
 __all__ = [
     "HAS_CLAIMABLE_STATE",
     "SHARED_VERSION",
+    "TOMBSTONE",
     "VERSION",
     "Change",
     "Claims",
@@ -87,6 +88,7 @@ __all__ = [
     "history",
     "history_entry",
     "is_revoking",
+    "is_to_be_forgotten",
     "journal",
     "key_of",
     "metadata",
@@ -98,11 +100,14 @@ __all__ = [
     "schema",
     "sealed_in",
     "seconds_left",
+    "store_key",
     "written_record",
 ]
 
 VERSION = 2
 """The version of tables that only processes with all the columns below write to."""
+TOMBSTONE = 0
+"""The `forget_generation` of a forgotten grant."""
 SHARED_VERSION = 1
 """The version of tables that processes of the version before may write to as well."""
 
@@ -175,6 +180,9 @@ grants = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     # A column that is added later is nullable: the version before writes rows without it.
     Column("mac", String),
+    # The generation under which the grant is revoked and to be forgotten: a process of an older
+    # version that stores a new consent changes the generation only. `TOMBSTONE` once forgotten.
+    Column("forget_generation", BigInteger),
     PrimaryKeyConstraint("client_id", "target_id", "username", name="blink_oauth_grants_key"),
 )
 HAS_CLAIMABLE_STATE = grants.c.state.in_(
@@ -197,6 +205,15 @@ Index(
     grants.c.client_id,
     postgresql_where=is_revoking,
     sqlite_where=is_revoking,
+)
+
+is_to_be_forgotten = grants.c.forget_generation > literal_column(f"{TOMBSTONE}")
+"""The condition that a grant may have to be forgotten."""
+Index(
+    "blink_oauth_grants_forgetting",
+    grants.c.client_id,
+    postgresql_where=is_to_be_forgotten,
+    sqlite_where=is_to_be_forgotten,
 )
 
 journal = Table(
@@ -235,6 +252,15 @@ schema = Table(
     metadata,
     Column("version", Integer, primary_key=True, autoincrement=False),
 )
+
+store_key = Table(
+    "blink_oauth_store_key",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("sealed", Text, nullable=False),
+    Column("key_id", String, nullable=False),
+)
+"""The random key of the store, sealed with its keys: one row with the id 1."""
 
 clock = Table(
     "blink_oauth_clock",
@@ -453,6 +479,7 @@ def pair_params(record: Record, sealed: Sealed | None) -> Parameters:
         "new_attempts": record.attempts,
         "new_owner": record.owner,
         "new_error": record.error,
+        "new_forget_generation": record.generation if record.forgetting else None,
     }
 
 
@@ -535,6 +562,8 @@ def entry_binding_of(key: GrantKey, row: Row[Any]) -> Binding:
 
 
 def _state_of(row: Row[Any]) -> State:
+    if row.forget_generation == TOMBSTONE:
+        return State.FORGOTTEN
     state = State(row.state) if row.state in STATES else State.UNCERTAIN
     return State.REVOKING if state is State.REVOKED and row.key_id is not None else state
 
@@ -558,6 +587,7 @@ def record_of(key: GrantKey, row: Row[Any], token: Token | None) -> Record:
         error=row.error,
         refusals=row.refusals or 0,
         refused_since=row.refused_since,
+        forgetting=row.forget_generation == row.generation and row.state == State.REVOKED,
         correlation_id=row.correlation_id,
         updated_at=row.updated_at,
     )

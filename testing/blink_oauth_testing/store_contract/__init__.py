@@ -13,6 +13,7 @@ Run it with pytest: each test checks one promise of `TokenStore`, on a new store
 
 from .claims import Claims, Settling
 from .consents import Consents, Salvaging
+from .forgetting import Forgetting
 from .harness import ManualClock
 from .queries import DueRecords, Listing
 from .values import Values
@@ -22,7 +23,7 @@ __all__ = ["ManualClock", "TokenStoreContract"]
 
 
 class TokenStoreContract(
-    Claims, Settling, Consents, Salvaging, WritingBack, DueRecords, Listing, Values
+    Claims, Settling, Consents, Salvaging, Forgetting, WritingBack, DueRecords, Listing, Values
 ):
     """Test that a store does what `TokenStore` promises.
 

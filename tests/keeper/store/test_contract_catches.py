@@ -381,9 +381,9 @@ class PutStoresEverything(ChangeableStore):
 
 @caught_by("a_refresh_in_progress_cannot_overwrite_a_revocation")
 class RevokeKeepsTheGeneration(ChangeableStore):
-    def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
+    def mark_revoked(self, key: GrantKey, *, note: Note, forget: bool = False) -> Record | None:
         old = self.load(key)
-        if old is None or super().mark_revoked(key, note=note) is None:
+        if old is None or super().mark_revoked(key, note=note, forget=forget) is None:
             return None
         self.change(key, generation=old.generation)
         return self.load(key)
@@ -406,19 +406,92 @@ class NotesNeedARecord(ChangeableStore):
 
 @caught_by("a_revoked_grant_keeps_its_pair_until_it_is_erased")
 class RevokeErases(ChangeableStore):
-    def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
-        revoked = super().mark_revoked(key, note=note)
+    def mark_revoked(self, key: GrantKey, *, note: Note, forget: bool = False) -> Record | None:
+        revoked = super().mark_revoked(key, note=note, forget=forget)
         return revoked and (self.erase(revoked, journaled=[], note=note) or True) and self.load(key)
 
 
 @caught_by("a_revocation_clears_lease_pause_attempts_and_error")
 class RevokeKeepsTheAttempts(ChangeableStore):
-    def mark_revoked(self, key: GrantKey, *, note: Note) -> Record | None:
+    def mark_revoked(self, key: GrantKey, *, note: Note, forget: bool = False) -> Record | None:
         old = self.load(key)
-        if old is None or super().mark_revoked(key, note=note) is None:
+        if old is None or super().mark_revoked(key, note=note, forget=forget) is None:
             return None
         self.change(key, attempts=old.attempts)
         return self.load(key)
+
+
+@caught_by("a_grant_that_is_to_be_forgotten_is_revoked_first")
+class RevokeDoesNotForget(ChangeableStore):
+    def mark_revoked(self, key: GrantKey, *, note: Note, forget: bool = False) -> Record | None:
+        return super().mark_revoked(key, note=note)
+
+
+@caught_by("a_forgotten_grant_keeps_numbers_and_times_only")
+class EraseDoesNotForget(ChangeableStore):
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
+        if record.key in self.grants:
+            self.change(record.key, forgetting=False)
+        return super().erase(record, journaled=journaled, note=note)
+
+
+@caught_by("a_new_consent_replaces_a_tombstone")
+class ForgettingLeavesNothing(ChangeableStore):
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
+        before = set(self.grants)
+        erased = super().erase(record, journaled=journaled, note=note)
+        for key in self.grants.keys() - before:
+            del self.grants[key]
+        return erased
+
+
+@caught_by("a_pair_that_was_journaled_meanwhile_keeps_the_grant_from_being_forgotten")
+class ForgettingDeletesEveryPair(ChangeableStore):
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
+        everything = [entry.token for entry in self.journal_entries(record.key)]
+        return super().erase(record, journaled=everything, note=note)
+
+
+@caught_by("a_late_pair_of_a_forgotten_grant_is_kept_to_be_revoked")
+class LatePairsAreLost(ChangeableStore):
+    def settle(self, claim: Record, token: Token, **values: Any) -> Settlement:
+        now = self.load(claim.key)
+        if now is not None and now.state is State.FORGOTTEN:
+            return Settlement(stored=False, record=now)
+        return super().settle(claim, token, **values)
+
+
+@caught_by("a_note_brings_no_history_of_a_forgotten_grant_back")
+class NotesAreAlwaysKept(ChangeableStore):
+    def add_note(self, key: GrantKey, *, note: Note) -> None:
+        now = self.load(key)
+        if now is not None and now.state is State.FORGOTTEN:
+            self.store_consent(key, note)
+        super().add_note(key, note=note)
+
+    def store_consent(self, key: GrantKey, note: Note) -> None:
+        token = Token(access_token="fake-access-token")
+        self.put(key, token, issued_at=self.clock(), idle_until=None, note=note)
+
+
+@caught_by("no_listing_has_a_forgotten_grant")
+class TombstonesAreListed(ChangeableStore):
+    def records(
+        self, client_id: str, *, after: GrantKey | None = None, limit: int = 100
+    ) -> Sequence[Record]:
+        found = [g.record for g in self.grants.values() if g.record]
+        return sorted(found, key=lambda record: record.key.grant.username)[:limit]
+
+
+@caught_by("a_new_consent_ends_the_wish_to_forget")
+class PutKeepsTheWishToForget(ChangeableStore):
+    def put(self, key: GrantKey, token: Token, **values: Any) -> Record:
+        before = self.load(key)
+        record = super().put(key, token, **values)
+        if before is not None and before.forgetting:
+            self.change(key, forgetting=True)
+            return evolve(record, forgetting=True)
+        return record
 
 
 @caught_by("only_a_revoked_grant_is_erased")

@@ -42,6 +42,7 @@ NAMES = [
     "blink_oauth_history",
     "blink_oauth_journal",
     "blink_oauth_schema",
+    "blink_oauth_store_key",
 ]
 
 
@@ -194,6 +195,7 @@ def test_the_tables_have_their_indices(engine: Engine) -> None:
     indices = {index["name"] for table in NAMES for index in inspect(engine).get_indexes(table)}
     assert indices == {
         "blink_oauth_grants_claimable",
+        "blink_oauth_grants_forgetting",
         "blink_oauth_grants_revoking",
         "blink_oauth_history_at",
         "blink_oauth_history_grant",

@@ -1,0 +1,168 @@
+"""Tombstones in the tables: the rows of forgotten grants, whose usernames are keyed pseudonyms.
+
+A row is renamed and not deleted, so that whoever waits for its lock finds the tombstone afterwards,
+and so that a role needs no other permission.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any
+
+from attrs import frozen
+from sqlalchemy import Executable, Row, bindparam, delete, func, null, select, update
+
+from blink_oauth_keeper.errors import SealError
+
+from .protocol import GrantKey, Origin, State
+from .rules import PSEUDONYM, pseudonym
+from .sql_statements import LOAD, LOCK, NOW, is_of_grant
+from .sql_store_key import KeyRing
+from .sql_tables import TOMBSTONE, Parameters, Session, grant_params, grants, history, journal
+
+__all__ = ["Tombstones", "is_tombstone"]
+
+logger = logging.getLogger("blink_oauth_keeper.store")
+
+ANY_TOMBSTONE = (
+    select(grants.c.username)
+    .where(
+        grants.c.client_id == bindparam("client"),
+        grants.c.target_id == bindparam("target"),
+        grants.c.forget_generation == TOMBSTONE,
+    )
+    .limit(1)
+)
+RENAME = update(grants).where(is_of_grant(grants)).values(username=bindparam("new_user"))
+REVIVE = RENAME.values(forget_generation=grants.c.generation)
+BURY = RENAME.values(
+    state=State.REVOKED.value,
+    sealed=None,
+    key_id=None,
+    mac=None,
+    idle_until=None,
+    expires_at=None,
+    expires_generation=None,
+    attempts=0,
+    owner=None,
+    lease_until=null(),
+    pause_until=null(),
+    error=None,
+    refusals=None,
+    refused_since=None,
+    correlation_id=None,
+    forget_generation=TOMBSTONE,
+    updated_at=NOW,
+)
+TOUCH = update(grants).where(is_of_grant(grants)).values(updated_at=NOW)
+MARK = update(grants).where(is_of_grant(grants)).values(forget_generation=grants.c.generation)
+COUNT_OWN = (
+    select(func.count())
+    .select_from(journal)
+    .where(is_of_grant(journal), journal.c.origin != Origin.FOREIGN.value)
+)
+DELETE_FOREIGN = delete(journal).where(
+    is_of_grant(journal), journal.c.origin == Origin.FOREIGN.value
+)
+DELETE_HISTORY = delete(history).where(is_of_grant(history))
+
+
+@frozen(eq=False)
+class Tombstones:
+    """Finds, makes and ends the tombstones of a store.
+
+    Args:
+        keys: The key of the pseudonyms.
+    """
+
+    keys: KeyRing
+
+    def load(self, session: Session, key: GrantKey) -> Row[Any] | None:
+        """Return the row of a grant, which may be a tombstone, or None.
+
+        Raises:
+            SealError: There is no row, and the key of the tombstones is missing.
+        """
+        return self._find(session, key, LOAD)
+
+    def lock(self, session: Session, key: GrantKey) -> Row[Any] | None:
+        """Return the row of a grant as `load` does, and lock it."""
+        return self._find(session, key, LOCK)
+
+    def _find(self, session: Session, key: GrantKey, statement: Executable) -> Row[Any] | None:
+        row = session.row(statement, grant_params(key))
+        if row is not None or (tombstone := self._params(session, key)) is None:
+            return row
+        # A new consent may have ended the tombstone in between.
+        return session.row(statement, tombstone) or session.row(statement, grant_params(key))
+
+    def _params(self, session: Session, key: GrantKey) -> Parameters | None:
+        """Return the parameters that select the tombstone of a grant, None if there is none."""
+        try:
+            store_key = self.keys.read(session)
+        except SealError:
+            if session.row(ANY_TOMBSTONE, grant_params(key)) is None:
+                return None
+            raise
+        if store_key is None:
+            return None
+        return grant_params(key) | {"user": pseudonym(store_key.pseudonyms, key)}
+
+    def mark(self, session: Session, key: GrantKey) -> None:
+        """Mark the row of a revoked grant, so that it is forgotten once it is erased."""
+        session.count(MARK, grant_params(key))
+
+    def revive(self, session: Session, key: GrantKey, row: Row[Any]) -> Row[Any]:
+        """Return the row of a grant, as one to be forgotten again if it is a tombstone.
+
+        Args:
+            session: The session of a transaction.
+            key: The client and the grant.
+            row: What `lock` returned.
+        """
+        if not is_tombstone(row):
+            return row
+        tombstone = grant_params(key) | {"user": row.username}
+        session.count(REVIVE, tombstone | {"new_user": key.grant.username})
+        revived = session.row(LOCK, grant_params(key))
+        assert revived is not None
+        return revived
+
+    def bury(self, session: Session, key: GrantKey) -> bool:
+        """Replace all that is stored of a grant by a tombstone.
+
+        Returns:
+            Whether it was done; it is not if the journal still has a pair of the grant, or if the
+            key of the pseudonyms is missing.
+        """
+        self.delete_traces(session, key)
+        if session.row(COUNT_OWN, grant_params(key))[0]:  # type: ignore[index]
+            return False
+        try:
+            store_key = self.keys.read(session)
+        except SealError as error:
+            logger.warning("%s", error)
+            return False
+        if store_key is None:
+            return False
+        tombstone = grant_params(key) | {"user": pseudonym(store_key.pseudonyms, key)}
+        # A process of the version before stores a new consent beside the tombstone.
+        spare = PSEUDONYM + secrets.token_urlsafe(32)
+        session.count(RENAME, tombstone | {"new_user": spare})
+        session.count(BURY, grant_params(key) | {"new_user": tombstone["user"]})
+        return True
+
+    def delete_traces(self, session: Session, key: GrantKey) -> None:
+        """Delete the history of a grant, and the foreign pairs in its journal."""
+        session.count(DELETE_FOREIGN, grant_params(key))
+        session.count(DELETE_HISTORY, grant_params(key))
+
+    def touch(self, session: Session, key: GrantKey, row: Row[Any]) -> None:
+        """Change the time of a tombstone only, which proves that the store takes changes."""
+        session.count(TOUCH, grant_params(key) | {"user": row.username})
+
+
+def is_tombstone(row: Row[Any]) -> bool:
+    """Return whether a row is a tombstone."""
+    return bool(row.forget_generation == TOMBSTONE)
