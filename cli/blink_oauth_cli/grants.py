@@ -1,4 +1,4 @@
-"""`token`, `refresh`, `adopt` and `revoke` use one grant; `status` and `history` read the store."""
+"""Commands that use one grant; `status` and `history` only read the store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from blink_oauth.tokens import Secret, Token
     from blink_oauth_keeper import GrantStatus
 
-__all__ = ["adopt", "refresh", "refresh_sentence", "revoke", "token"]
+__all__ = ["adopt", "forget", "refresh", "refresh_sentence", "revoke", "token"]
 
 
 @configured(
@@ -214,6 +214,33 @@ def revoke(app: App, *, grant: Grant, yes: bool) -> None:
     with app.manager() as manager:
         manager.revoke(grant)
     app.screen.line(f"{name}: revoked. The bank has confirmed it for every token.")
+
+
+@configured(
+    """
+blink-oauth forget IIDX99999/u-4711
+blink-oauth forget IIDX99999/u-4711 --yes
+"""
+)
+@takes_grant
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def forget(app: App, *, grant: Grant, yes: bool) -> None:
+    """Revoke a grant as revoke does, then delete all that names the customer from the store.
+
+    For a customer who asks that their data be deleted. Backups, logs and other stores are not
+    changed. To use the bank again, the customer must log in there again.
+    """
+    name = grant_name(grant)
+    if not yes:
+        require_confirmation(
+            f"Revoke {name} for good, and delete its history too?",
+            refusal=f"{name} is not forgotten",
+            advice="Nothing was sent.",
+        )
+    with app.manager() as manager:
+        manager.forget(grant)
+    app.screen.line(f"{name}: revoked and forgotten. The store does not name it.")
 
 
 COLUMNS = ("Target", "Username", "State", "Expires", "Idle days", "Outcome", "Correlation id")

@@ -28,6 +28,7 @@ COMMANDS = {
     "refresh": ("grants", "Refresh a token now."),
     "adopt": ("grants", "Take over a consent from another program, by its refresh token."),
     "revoke": ("grants", "Revoke every token of a grant, for good."),
+    "forget": ("grants", "Revoke a grant, and delete all that names its customer."),
     "status": ("grants", "List the grants: which are active, which need their customer."),
     "history": ("grants", "Show what happened to a grant, the newest first."),
     "keep-alive": ("keep_alive", "Refresh idle grants before their refresh tokens expire."),

@@ -204,6 +204,7 @@ _STYLES = {
     "FAIL": "bold red",
     "revoking": "yellow",
     "revoked": "dim",
+    "forgotten": "dim",
 }
 
 

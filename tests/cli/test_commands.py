@@ -111,6 +111,7 @@ def test_the_help_of_every_command_but_keys_names_the_program(command: Run, name
         ("refresh", GRANT),
         ("adopt", GRANT),
         ("revoke", GRANT, "--yes"),
+        ("forget", GRANT, "--yes"),
         ("status",),
         ("history", GRANT),
         ("keep-alive",),
@@ -327,6 +328,39 @@ def test_revoke_requires_a_confirmation(run_with_grant: Run) -> None:
     code, _, errors = run_with_grant("token")
     assert code == ExitCode.CONSENT_NEEDED
     require_two_lines(errors, "revoked")
+
+
+def test_forget_requires_a_confirmation_and_leaves_nothing_to_list(run_with_grant: Run) -> None:
+    code, _, errors = run_with_grant("forget")
+    assert code == ExitCode.USAGE
+    require_two_lines(errors, "is not forgotten: without a terminal, it cannot be confirmed")
+    code, _, errors = run_with_grant("forget", "IIDX00001/nobody", "--yes")
+    assert code == ExitCode.NOT_STORED
+    require_two_lines(errors, "The store has no grant IIDX00001/nobody")
+    assert len(run_with_grant("history")[1].splitlines()) > 1
+    for _ in range(2):
+        code, out, _ = run_with_grant("forget", "--yes")
+        assert (code, out) == (
+            0,
+            f"{GRANT}: revoked and forgotten. The store does not name it.\n",
+        )
+    assert json.loads(run_with_grant("status", "--json")[1]) == []
+    code, _, errors = run_with_grant("token")
+    assert code == ExitCode.CONSENT_NEEDED
+    require_two_lines(errors, "The grant was forgotten. Authorize it anew.")
+
+
+def test_a_forgetting_that_fails_at_the_bank_is_finished_by_keep_alive(
+    run_with_grant: Run, sandbox: Sandbox
+) -> None:
+    sandbox.fail("reset-after", operation="revoke_token", times=2)
+    code, _, errors = run_with_grant("forget", "--yes")
+    assert code != 0
+    require_two_lines(errors, "The grant is not used any more.")
+    (grant,) = json.loads(run_with_grant("status", "--json")[1])
+    assert grant["state"] == "revoking"
+    assert run_with_grant("keep-alive")[0] == 0
+    assert json.loads(run_with_grant("status", "--json")[1]) == []
 
 
 def test_keep_alive_prints_events_and_exits_with_3_when_a_customer_is_needed(

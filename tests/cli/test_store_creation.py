@@ -25,6 +25,7 @@ USING: list[tuple[str, ...]] = [
     ("token", GRANT),
     ("refresh", GRANT),
     ("revoke", GRANT, "--yes"),
+    ("forget", GRANT, "--yes"),
     ("keep-alive",),
     ("keep-alive", "--dry-run"),
     ("keys", "add"),

@@ -584,7 +584,11 @@ class SqlTokenStore(SqlBase, TokenStore):
     def mark_revoked(self, key: GrantKey, *, note: Note, forget: bool = False) -> Record | None:
         database = self._prepared()
         if forget:
-            self._keys.make(database)
+            # Before the mark: without the key, nothing could be forgotten.
+            with database.session() as session:
+                is_stored = self._tombstones.load(session, key) is not None
+            if is_stored:
+                self._keys.make(database)
         with database.transaction() as session:
             row = self._tombstones.lock(session, key)
             if forget and (row is None or is_tombstone(row)):
