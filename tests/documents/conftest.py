@@ -143,11 +143,13 @@ def reader(
     monkeypatch.setenv("BLINK_STORE", "tokens.db")
     monkeypatch.setenv("BLINK_STORE_KEYS_FILE", "tokens.keys")
     monkeypatch.chdir(tmp_path)
+    row = kept_by_the_application(server)
     names = {
         "app_key": "fake-session-key",
         "session": {},
         "accounts_url": server.accounts_url,
-        "row": kept_by_the_application(server),
+        "row": row,
+        "rows": [row],
     }
     reader = Reader(server, request, names)
     yield reader

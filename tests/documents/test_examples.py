@@ -26,8 +26,8 @@ from documents.examples import (
 from storm.databases import empty_database
 
 README = PROJECT / "README.md"
-COMMAND, LIFECYCLE, OPERATIONS = (
-    PROJECT / "docs" / name for name in ("cli.md", "lifecycle.md", "operations.md")
+COMMAND, LIFECYCLE, OPERATIONS, TESTING = (
+    PROJECT / "docs" / name for name in ("cli.md", "lifecycle.md", "operations.md", "testing.md")
 )
 DATABASE = "postgresql+psycopg://app@db.example/app"
 """The database that the pages name."""
@@ -36,18 +36,16 @@ WORKERS, KEEP_ALIVE, CONSENTS = GUIDES = [
     PROJECT / "docs" / "how-to" / name for name in ("workers.md", "keep_alive.md", "consents.md")
 ]
 """They use the manager of the README. The last one revokes its grant."""
+CERTIFICATES = PROJECT / "docs" / "how-to" / "certificates.md"
 AFTER_README = {COMMAND, LIFECYCLE, OPERATIONS, *GUIDES}
-OTHERS = [page for page in PAGES if PROJECT / page not in {README, *AFTER_README}]
+OTHERS = [page for page in PAGES if PROJECT / page not in {README, TESTING, *AFTER_README}]
 
 
-def test_the_code_blocks_of_the_readme_work(reader: Reader, blink_sandbox: Sandbox) -> None:
+def test_the_code_blocks_of_the_readme_work(reader: Reader) -> None:
     reader.work_through(README)
     names = reader.names
-    assert names["location"].startswith("https://bank.example/authorize?response_type=code&")
-    assert isinstance(names["result"], AuthorizationCode)
+    assert names["manager"].status(names["grant"]).usable
     assert names["accounts"].json()["accounts"][0]["currency"] == "CHF"
-    assert names["test_a_gateway_timeout_may_have_spent_the_code"]
-    assert blink_sandbox.exchanges[-1].executed is True
 
 
 def test_the_code_blocks_of_the_operations_work_after_the_readme(
@@ -71,7 +69,16 @@ def test_the_code_blocks_of_the_guides_work_after_the_readme(
     reader.work_through(README)
     for guide in GUIDES:
         reader.work_through(guide)
-    assert reader.names["manager"].status(blink_sandbox.grant()).state is State.REVOKED
+    names = reader.names
+    assert names["location"].startswith("https://bank.example/authorize?response_type=code&")
+    assert isinstance(names["result"], AuthorizationCode)
+    assert names["manager"].status(blink_sandbox.grant()).state is State.REVOKED
+
+
+def test_the_tests_of_the_guide_for_tests_run(reader: Reader, blink_sandbox: Sandbox) -> None:
+    reader.work_through(TESTING)
+    assert reader.names["test_a_gateway_timeout_may_have_spent_the_code"]
+    assert blink_sandbox.exchanges[-1].executed is True
 
 
 def test_the_code_blocks_of_the_command_work_after_the_readme(
@@ -150,9 +157,10 @@ def test_each_block_that_other_tests_execute_is_on_its_page() -> None:
     ("page", "right", "wrong"),
     [
         (README, "A new key: tokens.keys.", "A key: tokens.keys."),
-        (README, "key=app_key\n)", "key='another'\n)"),
-        (README, "364 days left", "365 days left"),
-        (README, "Outcome.UNCERTAIN", "Outcome.REJECTED"),
+        (README, "manager.authorize(grant, code=code", "manager.authorize(grant, code='fake'"),
+        (CERTIFICATES, "# True 364 False", "# True 365 False"),
+        (TESTING, "Outcome.UNCERTAIN", "Outcome.REJECTED"),
+        (CONSENTS, "key=app_key\n)", "key='another'\n)"),
         (OPERATIONS, "rotates=False", "rotating=False"),
         (COMMAND, 'user_agent = "acme-books/3.2"', 'agent = "acme-books/3.2"'),
         (COMMAND, "--every 24h", "--every daily"),
@@ -168,7 +176,7 @@ def test_a_block_that_is_wrong_fails(
     text = page.read_text("utf-8")
     if page in {OPERATIONS, CONSENTS}:
         reader.work_through(README)
-    if page != README:
+    if page not in {README, CONSENTS}:
         # Its blocks do not need each other.
         text = next(block[0] for block in FENCE.finditer(text) if right in block[0]) + "\n"
     (tmp_path / "pages").mkdir()

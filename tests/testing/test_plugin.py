@@ -80,10 +80,11 @@ def test_without_the_extra_the_fixture_names_it(pytester: pytest.Pytester) -> No
 
 
 def test_the_guide_runs_with_both_managers(pytester: pytest.Pytester) -> None:
-    test, conftest = BLOCK.findall(GUIDE.read_text("utf-8"))
+    test, failure, conftest = BLOCK.findall(GUIDE.read_text("utf-8"))
+    tests = f"{test}\n\n{failure}"
     database = pytester.mkdir("database")
     (database / "conftest.py").write_text(conftest, "utf-8")
-    (database / "test_database.py").write_text(test, "utf-8")
+    (database / "test_database.py").write_text(tests, "utf-8")
     again = """
 
 def test_the_manager_and_its_clock_are_new(blink_sandbox, blink_manager):
@@ -96,10 +97,10 @@ def test_the_manager_and_its_clock_are_new(blink_sandbox, blink_manager):
     assert blink_manager.refresh_due(within=timedelta(days=9)).due == 0
     assert blink_manager.refresh_due(within=timedelta(days=11)).refreshed == 1
 """
-    pytester.makepyfile(f"from datetime import timedelta\n{test}{again}")
+    pytester.makepyfile(f"from datetime import timedelta\n{tests}{again}")
     # In this process, which has loaded the platform already: a new one takes seconds.
     result = pytester.runpytest_inprocess(*OPTIONS)
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=5)
 
 
 def test_the_plugin_loads_no_extra_until_a_test_uses_the_fixture(pytester: pytest.Pytester) -> None:
