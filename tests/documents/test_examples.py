@@ -35,7 +35,7 @@ MOST_MARKS = 5
 WORKERS, KEEP_ALIVE, CONSENTS = GUIDES = [
     PROJECT / "docs" / "how-to" / name for name in ("workers.md", "keep_alive.md", "consents.md")
 ]
-"""They use the manager of the README. The last one revokes its grant."""
+"""They use the manager of the README. The last one revokes its grant, and forgets another one."""
 CERTIFICATES = PROJECT / "docs" / "how-to" / "certificates.md"
 AFTER_README = {COMMAND, LIFECYCLE, OPERATIONS, *GUIDES}
 OTHERS = [page for page in PAGES if PROJECT / page not in {README, TESTING, *AFTER_README}]
@@ -73,6 +73,7 @@ def test_the_code_blocks_of_the_guides_work_after_the_readme(
     assert names["location"].startswith("https://bank.example/authorize?response_type=code&")
     assert isinstance(names["result"], AuthorizationCode)
     assert names["manager"].status(blink_sandbox.grant()).state is State.REVOKED
+    assert names["manager"].status(names["leaving"]).state is State.FORGOTTEN
 
 
 def test_the_tests_of_the_guide_for_tests_run(reader: Reader, blink_sandbox: Sandbox) -> None:

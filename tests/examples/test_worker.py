@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import logging
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -34,7 +35,9 @@ from blink_oauth_keeper import (
 )
 from blink_oauth_testing import Sandbox
 
-PROGRAM = Path(__file__).parents[2] / "examples" / "worker" / "worker.py"
+PROJECT = Path(__file__).parents[2]
+PROGRAM = PROJECT / "examples" / "worker" / "worker.py"
+GUIDE = PROJECT / "docs" / "how-to" / "workers.md"
 STRICT, MILD = "IIDX00001", "IIDX00002"
 GRANTS = [Grant(target_id, f"u-{number}") for target_id in (STRICT, MILD) for number in range(10)]
 LONGEST = 30.0
@@ -174,6 +177,31 @@ def test_two_workers_at_once_refresh_each_grant_once(harness: Harness) -> None:
     assert harness.refreshes() == len(GRANTS)
     assert {record.generation for record in harness.records()} == {2}
     assert harness.sandbox.banks[STRICT].reuses == 0
+
+
+def test_the_commands_of_the_guide_fetch_the_accounts(harness: Harness) -> None:
+    harness.authorize(GRANTS[:1])
+    (harness.folder / "tokens.keys").rename(harness.folder / "tokens.db.keys")
+    evaluate, *commands = re.findall(r"(?m)^\$ (.*)$", GUIDE.read_text("utf-8"))
+    assert evaluate == 'eval "$(blink-oauth sandbox --env)"'
+    done = subprocess.run(
+        ["bash", "-e", "-c", "\n".join(commands)],
+        cwd=PROJECT,
+        env=os.environ
+        | harness.sandbox.environment()
+        | {
+            # What the sandbox prints beside the variables of the client.
+            "BLINK_STORE": str(harness.folder / "tokens.db"),
+            "BLINK_ACCOUNTS_URL": harness.sandbox.accounts_url,
+            "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
+        },
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "target=IIDX00001 accounts=2" in done.stderr
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
