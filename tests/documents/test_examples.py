@@ -72,6 +72,7 @@ def test_the_code_blocks_of_the_guides_work_after_the_readme(
     names = reader.names
     assert names["location"].startswith("https://bank.example/authorize?response_type=code&")
     assert isinstance(names["result"], AuthorizationCode)
+    assert names["session"] == {}
     assert names["manager"].status(blink_sandbox.grant()).state is State.REVOKED
     assert names["manager"].status(names["leaving"]).state is State.FORGOTTEN
 
