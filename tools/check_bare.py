@@ -33,10 +33,10 @@ with BlinkOAuth(settings) as blink, TokenManager(blink, MemoryTokenStore()) as m
 OTHER_TEST = "def test_sum():\n    assert 1 + 1 == 2\n"
 FIXTURE_TEST = "def test_platform(blink_sandbox):\n    pass\n"
 NEEDS = {
-    "from blink_oauth_keeper import SqlTokenStore": "blink-oauth[sql]",
-    "from blink_oauth_keeper import metadata": "blink-oauth[sql]",
-    "from blink_oauth_keeper import otel_listener": "blink-oauth[otel]",
-    "from blink_oauth_testing import Sandbox": "blink-oauth[testing]",
+    "from blink_oauth_keeper import SqlTokenStore": "pip install 'blink-oauth[sql]'",
+    "from blink_oauth_keeper import metadata": "pip install 'blink-oauth[sql]'",
+    "from blink_oauth_keeper import otel_listener": "pip install 'blink-oauth[otel]'",
+    "from blink_oauth_testing import Sandbox": "pip install 'blink-oauth[testing]'",
 }
 
 

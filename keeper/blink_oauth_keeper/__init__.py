@@ -106,7 +106,9 @@ if not TYPE_CHECKING:  # pragma: no branch
             else:
                 raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         except ImportError as error:
-            raise ImportError(f"{name} needs blink-oauth[{extra}]: {error}") from error
+            raise ImportError(
+                f"{name} needs an extra: pip install 'blink-oauth[{extra}]' ({error})."
+            ) from error
         return getattr(module, name)
 
 
