@@ -148,6 +148,13 @@ def test_few_blocks_are_not_executed_and_each_says_why() -> None:
     assert len(count().reasons) == len(marks) <= MOST_MARKS
 
 
+def test_the_readme_has_the_command_that_ci_runs_and_that_of_the_demo_in_one_line_each() -> None:
+    *_, tests = (PROJECT / ".ci" / "run").read_text("utf-8").splitlines()
+    lines = README.read_text("utf-8").splitlines()
+    assert f"$ {tests}" in lines
+    assert f"$ {tests} -s demo" in lines
+
+
 def test_each_block_that_other_tests_execute_is_on_its_page() -> None:
     blocks = [each for page in PAGES for each in parsed(PROJECT / page) if not is_marked(each)]
     assert {executed_by(block) for block in blocks} - {None} == {*ELSEWHERE.values()}
