@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 from attrs import frozen
 from sybil import Document, Example, Sybil
+from sybil.document import PythonDocStringDocument
 from sybil.evaluators.python import PythonEvaluator
 from sybil.evaluators.skip import Skipper
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
@@ -24,6 +25,7 @@ from blink_oauth_cli.main import command, run
 from token_life import transitions
 
 __all__ = [
+    "DOCSTRINGS",
     "ELSEWHERE",
     "FENCE",
     "PAGES",
@@ -44,6 +46,13 @@ PAGES = (
 )
 FENCE = re.compile(r"^ *```(.*)\n(?:.*\n)*? *```$", re.MULTILINE)
 """A block in a fence, with its language; a picture has none, a directive of Sphinx has braces."""
+DOCSTRINGS = sorted(
+    path.relative_to(PROJECT).as_posix()
+    for folder in ("wrapper", "keeper", "cli", "testing")
+    for path in (PROJECT / folder).rglob("*.py")
+    if FENCE.search(path.read_text("utf-8"))
+)
+"""The modules whose docstrings have code blocks."""
 
 FIRST_DAY = "tests/terminal/test_first_day.py"
 GENERATION = "tests/generation/test_generation.py and tests/changes/test_contributing.py"
@@ -161,7 +170,10 @@ def languages_of(page: Path) -> list[str]:
 
 
 def parsed(page: Path, places: Mapping[str, str] | None = None) -> Document:
-    """Return a page with its blocks; a language that nothing here executes is an error."""
+    """Return a page, or the docstrings of a module, with the blocks.
+
+    A language that nothing here executes is an error.
+    """
     languages: dict[str, Evaluator] = {
         "python": python,
         "console": Console(places or {}),
@@ -173,7 +185,8 @@ def parsed(page: Path, places: Mapping[str, str] | None = None) -> Document:
     found = set(languages_of(page))
     assert found <= languages.keys(), f"{page.name}: nothing executes {found - languages.keys()}"
     parsers = [CodeBlockParser(name, evaluator) for name, evaluator in languages.items()]
-    return Sybil([*parsers, SkipParser()]).parse(page)
+    types: dict[str | None, type[Document]] = {".py": PythonDocStringDocument}
+    return Sybil([*parsers, SkipParser()], document_types=types).parse(page)
 
 
 def is_marked(example: Example) -> bool:
@@ -187,24 +200,29 @@ class Count:
 
     Attributes:
         here: Blocks that the tests of this folder execute.
+        docstrings: Those of them that are in docstrings.
         elsewhere: Blocks that other tests execute.
         reasons: Why each other block is not executed, with the page and its line.
         pictures: Blocks without a language, which are drawings and no code.
     """
 
     here: int
+    docstrings: int
     elsewhere: int
     reasons: tuple[str, ...]
     pictures: int
 
     def __str__(self) -> str:
-        executed = f"{self.here + self.elsewhere} executed ({self.elsewhere} by other tests)"
+        executed = (
+            f"{self.here + self.elsewhere} executed "
+            f"({self.docstrings} of docstrings, {self.elsewhere} by other tests)"
+        )
         first = f"{executed}, {len(self.reasons)} not; {self.pictures} pictures."
         return "\n  ".join((first, *self.reasons))
 
 
 def count() -> Count:
-    """Count the code blocks of all pages."""
+    """Count the code blocks of all pages and docstrings."""
     here, elsewhere, reasons, pictures = 0, 0, [], 0
     for page in PAGES:
         pictures += FENCE.findall((PROJECT / page).read_text("utf-8")).count("")
@@ -216,4 +234,5 @@ def count() -> Count:
                 elsewhere += executed_by(example) is not None
                 here += executed_by(example) is None
             marked = is_marked(example)
-    return Count(here, elsewhere, tuple(reasons), pictures)
+    docstrings = sum(len(list(parsed(PROJECT / module))) for module in DOCSTRINGS)
+    return Count(here + docstrings, docstrings, elsewhere, tuple(reasons), pictures)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import MetaData
 
 from blink_oauth import AuthorizationCode
-from blink_oauth_keeper import State
+from blink_oauth_keeper import MemoryTokenStore, State, metadata
 from blink_oauth_testing import Sandbox
+from check_site import public_names
 from documents.conftest import Reader
 from documents.examples import (
+    DOCSTRINGS,
     ELSEWHERE,
     FENCE,
     PAGES,
@@ -94,6 +98,23 @@ def test_the_code_blocks_of_the_command_work_after_the_readme(
 @pytest.mark.parametrize("page", OTHERS)
 def test_the_code_blocks_of_another_page_work_alone(page: str, reader: Reader) -> None:
     reader.work_through(PROJECT / page)
+
+
+class MyStore(MemoryTokenStore):
+    """A store of another project, for the docstring that tests it."""
+
+
+def test_the_code_blocks_of_the_docstrings_work_after_the_readme(
+    reader: Reader, blink_sandbox: Sandbox
+) -> None:
+    reader.work_through(README)
+    base = SimpleNamespace(metadata=MetaData())
+    reader.names |= {path.rpartition(".")[2]: value for path, value in public_names().items()}
+    reader.names |= {"sandbox": blink_sandbox, "MyStore": MyStore, "Base": base}
+    for module in DOCSTRINGS:
+        reader.work_through(PROJECT / module)
+    assert reader.names["target_metadata"] == [base.metadata, metadata]
+    assert reader.names["clock"] is blink_sandbox.clock
 
 
 IMPORT_OF_A_MODULE = re.compile(r"(?m)^\s*(?:from|import) (?:blink_oauth|blink_oauth_keeper)\..*")
