@@ -2,8 +2,8 @@
 
     python tools/check_site.py FOLDER   the folder with the pages and objects.inv
 
-Exit status: 0 no faults, 1 a public name has no page, a link is dead, or a page loads a file from
-another host.
+Exit status: 0 no faults, 1 a public name has no page, a link is dead, a page has not one heading of
+the first level, an image has no text in place of it, or a page loads a file from another host.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def inventory(file: Path) -> set[str]:
 
 
 class Page(HTMLParser):
-    """What a page links to, what it loads, and where it can be linked to.
+    """What a page links to, what it loads, where it can be linked to, and its headings and images.
 
     Args:
         text: The page in HTML.
@@ -94,22 +94,32 @@ class Page(HTMLParser):
         self.links: set[str] = set()
         self.loaded: set[str] = set(IN_STYLES.findall(text))
         self.anchors = {""}
+        self.titles = 0
+        self.unnamed: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note the addresses and the id of an element."""
+        """Note the addresses and the id of an element, and what a screen reader needs."""
         values = dict(attrs)
+        self.titles += tag == "h1"
+        if (tag == "img" and "alt" not in values) or (
+            values.get("role") == "img" and not values.keys() & {"aria-label", "aria-labelledby"}
+        ):
+            self.unnamed.append(self.get_starttag_text() or tag)
         self.anchors |= {values.get("id") or "", (tag == "a" and values.get("name")) or ""}
         address = values.get("href") or values.get("src")
         if address is not None:
             (self.loaded if tag in LOADING else self.links).add(address)
 
 
-def faulty_links(folder: Path) -> Iterator[str]:
-    """Yield the dead links between the pages of a folder, and what they load from other hosts."""
+def faults_of(folder: Path) -> Iterator[str]:
+    """Yield dead links between pages, files of other hosts, and faults of headings and images."""
     pages = {path: Page(path.read_text("utf-8")) for path in folder.rglob("*.html")}
     for path, page in pages.items():
         name = path.relative_to(folder)
+        if page.titles != 1:
+            yield f"{name} has {page.titles} headings of the first level"
+        yield from (f"{name} has an image without a text: {image}" for image in page.unnamed)
         for address in sorted(page.links | page.loaded):
             parts = urlsplit(address)
             if parts.netloc and address in page.loaded:
@@ -130,7 +140,7 @@ def main(folder: Path) -> int:
     names, documented = public_names(), inventory(folder / "objects.inv")
     faults = [
         *(f"{name} has no page" for name in undocumented(names, documented)),
-        *faulty_links(folder.resolve()),
+        *faults_of(folder.resolve()),
     ]
     pages = len(list(folder.rglob("*.html")))
     print(

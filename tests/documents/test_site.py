@@ -63,6 +63,9 @@ def test_a_method_of_a_store_is_documented_once_at_the_protocol() -> None:
     assert len(list(undocumented(NAMES, without))) == 3
 
 
+HEADING = "<h1>B</h1>"
+
+
 def built(folder: Path, page: str, style: str = "") -> Path:
     """Write a site of two pages and return its folder."""
     listed = "\n".join(f"{name} py:class 1 a.html#$ -" for name in DOCUMENTED)
@@ -76,7 +79,7 @@ def built(folder: Path, page: str, style: str = "") -> Path:
 
 def test_a_site_without_faults_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = '<a href="a.html#here">a</a> <a href="https://example.org/x">x</a><link href="site.css">'
-    assert check_site.main(built(tmp_path, page)) == 0
+    assert check_site.main(built(tmp_path, HEADING + page)) == 0
     assert "2 pages" in capsys.readouterr().out
     assert inventory(tmp_path / "objects.inv") == DOCUMENTED
 
@@ -87,7 +90,10 @@ def test_a_site_without_faults_passes(tmp_path: Path, capsys: pytest.CaptureFixt
         ('<a href="c.html">c</a>', "", "b.html has a dead link to c.html"),
         ('<a href="a.html#there">a</a>', "", "b.html has a dead link to a.html#there"),
         ('<a href="#there">b</a>', "", "b.html has a dead link to #there"),
-        ('<img src="c.png">', "", "b.html has a dead link to c.png"),
+        ('<img src="c.png" alt="">', "", "b.html has a dead link to c.png"),
+        ('<img src="a.html">', "", 'b.html has an image without a text: <img src="a.html">'),
+        ('<svg role="img"></svg>', "", 'b.html has an image without a text: <svg role="img">'),
+        ("<h1>C</h1>", "", "b.html has 2 headings of the first level"),
         (
             '<script src="https://cdn.example/x.js"></script>',
             "",
@@ -101,10 +107,10 @@ def test_a_site_without_faults_passes(tmp_path: Path, capsys: pytest.CaptureFixt
         ),
     ],
 )
-def test_a_dead_link_and_a_file_of_another_host_are_found(
+def test_a_fault_of_a_page_is_found(
     page: str, style: str, fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert check_site.main(built(tmp_path, page, style)) == 1
+    assert check_site.main(built(tmp_path, HEADING + page, style)) == 1
     assert capsys.readouterr().out == f"{fault}\n"
 
 
