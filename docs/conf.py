@@ -62,6 +62,8 @@ napoleon_numpy_docstring = False
 python_maximum_signature_line_length = 72
 python_use_unqualified_type_names = True
 
+smartquotes = False  # a table quotes messages and options, such as --help
+
 html_theme = "furo"
 html_title = f"blink-oauth {version}"
 html_static_path = ["_static"]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from inspect import cleandoc, isclass
+from enum import Enum
+from inspect import cleandoc, getdoc, isclass, isfunction
 from operator import itemgetter
+from typing import Protocol
 
 import attrs
 import click
@@ -32,6 +34,10 @@ TYPE_OF_ATTRIBUTE = "   :type: "
 CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 PROSE = (nodes.paragraph, nodes.strong, nodes.emphasis)
 """Where a name becomes a link: not in a heading, nor in another link."""
+HEADERS = {"Origin"}
+"""Public names that the pages mean as headers of HTTP."""
+SHORT = 22
+"""The most characters of code that stays in one line; a table scrolls if it must."""
 ONE_TRANSITION = re.compile(r"^\s*(\S+) --> (\w+): (.*)$", re.MULTILINE)
 
 
@@ -61,7 +67,7 @@ def link_names(app: Sphinx, doctree: nodes.document) -> None:
     """Make a link of each public name that a page has as code."""
     for literal in list(doctree.findall(nodes.literal)):
         target = literal.astext().removesuffix("()")
-        is_name = target.partition(".")[0] in app.env.docs_site_paths  # type: ignore[attr-defined]
+        is_name = target.partition(".")[0] in app.env.docs_site_paths.keys() - HEADERS  # type: ignore[attr-defined]
         if is_name and re.fullmatch(r"[\w.]+", target) and type(literal.parent) in PROSE:
             reference = pending_xref(
                 refdomain="py", reftype="obj", reftarget=target, refdoc=app.env.docname
@@ -70,25 +76,41 @@ def link_names(app: Sphinx, doctree: nodes.document) -> None:
             reference += literal
 
 
+def adjust_typography(_app: Sphinx, doctree: nodes.document) -> None:
+    """Keep an option, and short code in a table, in one line; write a dash after a parameter."""
+    cells = {id(node) for cell in doctree.findall(nodes.entry) for node in cell.findall()}
+    for literal in doctree.findall(nodes.literal):
+        code = literal.astext()
+        if len(code) <= SHORT and (id(literal) in cells or code.startswith("-")):
+            literal["classes"].append("short")
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" \N{EN DASH} "))
+
+
 def prepare(
     _app: Sphinx, what: str, _name: str, value: object, _options: object, lines: list[str]
 ) -> None:
     """Prepare a docstring for napoleon.
 
     The arguments of a value are its attributes, if it has all of them. In the text of an attribute
-    a colon follows no type.
+    or of a returned value a colon follows no type.
     """
     if what in {"attribute", "property"}:
         lines[:] = [line.replace(":", COLON) for line in lines]
         return
+    if "Returns:" in lines:
+        begin = lines.index("Returns:") + 1
+        end = lines.index("", begin) if "" in lines[begin:] else len(lines)
+        lines[begin:end] = [line.replace(":", COLON) for line in lines[begin:end]]
     if not (isclass(value) and attrs.has(value) and "Args:" in lines):
         return
     if not any(field.name.startswith("_") for field in attrs.fields(value)):
         lines[lines.index("Args:")] = "Attributes:"
 
 
-def write_defaults(
-    _app: Sphinx,
+def write_signature(
+    app: Sphinx,
     _what: str,
     _name: str,
     value: object,
@@ -96,18 +118,30 @@ def write_defaults(
     signature: str | None,
     returned: str | None,
 ) -> tuple[str, str | None] | None:
-    """Write the default values of the fields of attrs, which its code does not show."""
-    if signature is None or not (isclass(value) and attrs.has(value)):
+    """Write the default values of a signature that users can read.
+
+    The code of attrs does not show them. A name that is not public becomes an ellipsis. Users make
+    no errors and call neither an enumeration nor a protocol, so these have no signature.
+    """
+    if signature is None:
         return None
-    fields = attrs.fields_dict(value)
+    if isclass(value) and (issubclass(value, (BaseException, Enum)) or Protocol in value.__bases__):
+        return "", None
+    if isclass(value) and attrs.has(value):
+        fields = attrs.fields_dict(value)
 
-    def default(found: re.Match[str]) -> str:
-        field = next(each for each in fields.values() if found[1] in (each.name, each.alias))
-        given = field.default
-        return str(getattr(given, "__name__", None) or repr(given))
+        def default(found: re.Match[str]) -> str:
+            field = next(each for each in fields.values() if found[1] in (each.name, each.alias))
+            given = field.default
+            return str(getattr(given, "__name__", None) or repr(given))
 
-    written = re.sub(r"attr_dict\['(\w+)'\]\.default", default, signature)
-    return written.replace("= NOTHING", "= ..."), returned
+        signature = re.sub(r"attr_dict\['(\w+)'\]\.default", default, signature)
+
+    def public(found: re.Match[str]) -> str:
+        is_known = found[1] in {"None", "True", "False", *app.env.docs_site_paths}  # type: ignore[attr-defined]
+        return found[0] if is_known else "= ..."
+
+    return re.sub(r"= ([A-Za-z_]\w*)[\w.]*(?![\w.(])", public, signature), returned
 
 
 def code_or_name(found: re.Match[str]) -> str:
@@ -152,6 +186,42 @@ class Transitions(SphinxDirective):
         rows = "\n".join(f"| {' | '.join(row)} |" for row in explained)
         table = f"| State | Next | When |\n| --- | --- | --- |\n{rows}".replace("[*]", "(none)")
         return [nodes.raw("", picture(), format="html"), *self.parse_text_to_nodes(table)]
+
+
+class Names(SphinxDirective):
+    """List the public names of a package, each with a link and what it is.
+
+    A class or function has that in its docstring. The content of the directive has it for the
+    others, as lines `name: text`.
+    """
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table."""
+        given = dict(line.split(": ", 1) for line in self.content)
+        names = {
+            name: value
+            for path, value in public_names().items()
+            for package, _, name in [path.rpartition(".")]
+            if package == self.arguments[0]
+        }
+        others = {
+            name for name, value in names.items() if not (isclass(value) or isfunction(value))
+        }
+        if given.keys() != others:
+            raise self.error(f"These have no docstring, and need a line: {sorted(others)}")
+        rows = (
+            f"| `{name}` | {given.get(name) or summary_of(names[name])} |"
+            for name in sorted(names, key=str.lower)
+        )
+        return self.parse_text_to_nodes("\n".join(("| Name | Meaning |", "| --- | --- |", *rows)))
+
+
+def summary_of(value: object) -> str:
+    """Return the first paragraph of a docstring in one line."""
+    return (getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
 
 
 class Commands(SphinxDirective):
@@ -216,11 +286,13 @@ def plain(text: str) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Add the hooks and the directive to Sphinx."""
     app.add_directive("mermaid", Transitions)
+    app.add_directive("names", Names)
     app.add_directive("commands", Commands)
     app.connect("builder-inited", remember_paths)
-    app.connect("autodoc-process-signature", write_defaults)
+    app.connect("autodoc-process-signature", write_signature)
     app.connect("autodoc-process-docstring", prepare, priority=400)
     app.connect("autodoc-process-docstring", translate_markup, priority=600)
+    app.connect("doctree-read", adjust_typography)
     app.connect("doctree-read", link_names)
     app.connect("missing-reference", find_public_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

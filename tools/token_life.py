@@ -122,43 +122,46 @@ def transitions() -> set[tuple[str, State | None, State]]:
 
 
 CENTERS = {
-    State.ACTIVE: (115, 190),
-    State.REFRESHING: (405, 190),
-    State.UNCERTAIN: (715, 130),
-    State.NEEDS_CONSENT: (715, 250),
-    State.REVOKING: (405, 365),
-    State.REVOKED: (715, 365),
-    State.FORGOTTEN: (715, 460),
+    State.ACTIVE: (100, 116),
+    State.REFRESHING: (100, 252),
+    State.NEEDS_CONSENT: (392, 252),
+    State.UNCERTAIN: (100, 400),
+    State.REVOKING: (100, 520),
+    State.REVOKED: (392, 520),
+    State.FORGOTTEN: (392, 640),
 }
-"""The centers of the boxes; each is 150 wide and 44 high."""
+"""The centers of the boxes; each is 140 wide and 44 high."""
 ARROWS = {
-    (State.ACTIVE, State.REFRESHING): ("M190 182 H322", (260, 172)),
-    (State.REFRESHING, State.ACTIVE): ("M330 200 H198", (260, 220)),
-    (State.REFRESHING, State.UNCERTAIN): ("M480 176 L633 118", (512, 86)),
-    (State.UNCERTAIN, State.REFRESHING): ("M640 138 L488 196", (590, 180)),
-    (State.REFRESHING, State.NEEDS_CONSENT): ("M480 206 L633 248", (530, 250)),
-    (State.REVOKING, State.REVOKED): ("M480 365 H633", (560, 355)),
-    (State.REVOKING, State.FORGOTTEN): ("M440 387 L633 455", (515, 440)),
-    (State.REVOKED, State.FORGOTTEN): ("M695 387 V430", (665, 416)),
-    (State.FORGOTTEN, State.REVOKED): ("M735 438 V395", (775, 420)),
+    (State.ACTIVE, State.REFRESHING): ("M80 138 V222", (72, 184, "end")),
+    (State.REFRESHING, State.ACTIVE): ("M120 230 V146", (130, 178, "start")),
+    (State.REFRESHING, State.NEEDS_CONSENT): ("M170 252 H314", (242, 244, "middle")),
+    (State.REFRESHING, State.UNCERTAIN): ("M120 274 V370", (130, 306, "start")),
+    (State.UNCERTAIN, State.REFRESHING): ("M80 378 V282", (72, 332, "end")),
+    (State.REVOKING, State.REVOKED): ("M170 520 H314", (242, 512, "middle")),
+    (State.REVOKING, State.FORGOTTEN): ("M100 542 V640 H314", (242, 632, "middle")),
+    (State.REVOKED, State.FORGOTTEN): ("M372 542 V610", (364, 586, "end")),
+    (State.FORGOTTEN, State.REVOKED): ("M412 618 V550", (420, 586, "start")),
 }
-"""The path of each arrow between two states, and the middle of its first line of text."""
+"""The path of each arrow between two states; the place of its first line of text, and its side."""
 FRAME = frozenset({State.ACTIVE, State.REFRESHING, State.UNCERTAIN, State.NEEDS_CONSENT})
 STYLE = """
-.life { width: 100%; min-width: 640px; height: auto; font: 14px var(--font-stack, sans-serif); }
+.life { width: 100%; max-width: 500px; height: auto; font: 15px var(--font-stack, sans-serif); }
 .life rect, .life path { fill: none; stroke: var(--color-foreground-secondary, #555); }
 .life .state { fill: var(--color-background-secondary, #eee); }
 .life .frame { stroke-dasharray: 4 4; }
-.life text { fill: var(--color-foreground-primary, #000); text-anchor: middle; }
+.life text { fill: var(--color-foreground-primary, #000); }
 .life .name { font-family: var(--font-stack--monospace, monospace); font-weight: 600; }
 .life .tip { fill: var(--color-foreground-secondary, #555); stroke: none; }
 """
 
 
-def arrow(path: str, middle: tuple[int, int], *lines: str) -> str:
+def arrow(path: str, place: tuple[int, int, str], *lines: str) -> str:
     """Return an arrow, and lines of text beside it."""
-    x, y = middle
-    texts = (f'<text x="{x}" y="{y + 17 * row}">{line}</text>' for row, line in enumerate(lines))
+    x, y, side = place
+    texts = (
+        f'<text x="{x}" y="{y + 18 * row}" text-anchor="{side}">{line}</text>'
+        for row, line in enumerate(lines)
+    )
     return f'<path d="{path}" marker-end="url(#life-tip)"/>{"".join(texts)}'
 
 
@@ -166,8 +169,8 @@ def box(state: State) -> str:
     """Return the box of a state."""
     x, y = CENTERS[state]
     return (
-        f'<rect class="state" x="{x - 75}" y="{y - 22}" width="150" height="44" rx="8"/>'
-        f'<text class="name" x="{x}" y="{y + 5}">{state}</text>'
+        f'<rect class="state" x="{x - 70}" y="{y - 22}" width="140" height="44" rx="8"/>'
+        f'<text class="name" x="{x}" y="{y + 5}" text-anchor="middle">{state}</text>'
     )
 
 
@@ -195,14 +198,14 @@ def picture() -> str:
     words = "; ".join(
         f"{name}: {a or 'nothing'} to {b}" for name, a, b in sorted(transitions(), key=str)
     )
-    return f"""<div style="overflow-x: auto"><svg class="life" role="img" viewBox="0 0 820 500"
+    return f"""<svg class="life" role="img" viewBox="0 0 500 680"
  aria-labelledby="life-title life-words"><title id="life-title">The states of a grant</title>
 <desc id="life-words">{words}.</desc><style>{STYLE}</style>
 <defs><marker id="life-tip" viewBox="0 0 8 8" refX="1" refY="4" markerWidth="8" markerHeight="8"
  orient="auto"><path class="tip" d="M0 0 L8 4 L0 8 z"/></marker></defs>
-<rect class="frame" x="20" y="70" width="790" height="225" rx="12"/>
-<circle class="tip" cx="115" cy="24" r="7"/>
-{arrow("M115 31 V160", (222, 48), "authorize, from each state")}
-{arrow("M405 295 V335", (445, 320), "revoke")}
+<rect class="frame" x="10" y="66" width="480" height="374" rx="12"/>
+<circle class="tip" cx="100" cy="18" r="7"/>
+{arrow("M100 25 V86", (112, 46, "start"), "authorize, from each state")}
+{arrow("M100 440 V490", (112, 472, "start"), "revoke or forget, from each of these")}
 {"".join(arrows)}{"".join(map(box, sorted(reached)))}
-</svg></div>"""
+</svg>"""
