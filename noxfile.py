@@ -288,11 +288,17 @@ def contract(session: nox.Session) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Prove that both archives hold what they should, and that the wheel works without extras."""
+    check_archives(session, build_here(session))
+
+
+def build_here(session: nox.Session, *options: str) -> Path:
+    """Build the archives of the working tree, and return their folder."""
     install(session, "build")
-    out = Path(session.create_tmp()) / "archives"
-    shutil.rmtree(out, ignore_errors=True)
-    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(out), silent=True)
-    check_archives(session, out)
+    folder = Path(session.create_tmp()) / "archives"
+    shutil.rmtree(folder, ignore_errors=True)
+    build_it = ("python", "-m", "build", "--no-isolation", "--outdir", str(folder), *options)
+    session.run(*build_it, silent=True)
+    return folder
 
 
 def check_archives(session: nox.Session, folder: Path) -> None:
@@ -309,12 +315,7 @@ def newcomer(session: nox.Session) -> None:
 
     With `--write` it writes what is printed into the tutorial.
     """
-    install(session, "build")
-    out = Path(session.create_tmp()) / "archives"
-    shutil.rmtree(out, ignore_errors=True)
-    build_it = ("python", "-m", "build", "--no-isolation", "--wheel", "--outdir", str(out))
-    session.run(*build_it, silent=True)
-    work_through_the_tutorial(session, out, *session.posargs)
+    work_through_the_tutorial(session, build_here(session, "--wheel"), *session.posargs)
 
 
 def work_through_the_tutorial(session: nox.Session, folder: Path, *options: str) -> None:

@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from newcomer import PAGE, Form, PageError, Tools, blocks_of, work_through
+import newcomer
+from newcomer import BLOCK, PAGE, PageError, filled_in, real
 from transcripts import normalized
 
-TOOLS = Tools(Path("/wheels/blink_oauth-1.2.0-py3-none-any.whl"))
+WHEEL = Path("/wheels/blink_oauth-1.2.0-py3-none-any.whl")
+PINS = Path("/pins.txt")
+
+
+def work_through(page: str, *, write: bool = False) -> tuple[str, int]:
+    return newcomer.work_through(page, str, write=write)
 
 
 def console(*lines: str) -> str:
@@ -29,12 +35,12 @@ RIGHT = "\n".join(
 
 
 def test_a_page_is_right_if_it_shows_what_is_printed() -> None:
-    assert work_through(RIGHT, TOOLS) == (RIGHT, 4)
+    assert work_through(RIGHT) == (RIGHT, 4)
 
 
 def test_what_is_printed_can_be_written_into_the_page() -> None:
     wrong = RIGHT.replace("\n2\n", "\n3\n").replace("\none\ntwo\n", "\n")
-    assert work_through(wrong, TOOLS, write=True) == (RIGHT, 4)
+    assert work_through(wrong, write=True) == (RIGHT, 4)
 
 
 @pytest.mark.parametrize(
@@ -57,38 +63,51 @@ def test_a_page_that_is_wrong_is_refused_with_line_and_reason(
     assert right in RIGHT
     page = RIGHT.replace(right, wrong)
     with pytest.raises(PageError, match=re.escape(reason)) as failure:
-        work_through(page, TOOLS)
+        work_through(page)
     assert str(failure.value).startswith(f"Line {line}:\n")
 
 
-def test_no_process_is_left_when_a_page_is_wrong(tmp_path: Path) -> None:
-    file = tmp_path / "pid"
-    with pytest.raises(PageError):
-        work_through(console(f"$ sleep 600 & echo $! > {file}", "$ false"), TOOLS)
-    state = Path("/proc", file.read_text("ascii").strip(), "stat")
-    # Without an init process that waits for it, it stays as a zombie.
-    assert not state.exists() or state.read_text("utf-8").split()[2] == "Z"
+@pytest.mark.parametrize(
+    ("then", "seconds"), [("false", newcomer.SECONDS), ("wait", 2.0)], ids=["wrong", "hangs"]
+)
+def test_no_process_is_left_when_a_page_is_wrong_or_hangs(
+    then: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newcomer, "SECONDS", seconds)
+    monkeypatch.setattr(newcomer, "GRACE", 0.2)
+    files = [tmp_path / "obedient", tmp_path / "stubborn"]
+    start = "sleep 600 & echo $! >"
+    with pytest.raises(PageError, match=r"exit status is 1|No end within 2\.0 s"):
+        work_through(
+            console(f"$ {start} {files[0]}", "$ trap '' TERM", f"$ {start} {files[1]}", f"$ {then}")
+        )
+    for file in files:
+        state = Path("/proc", file.read_text("ascii").strip(), "stat")
+        # Without an init process that waits for it, it stays as a zombie.
+        assert not state.exists() or state.read_text("utf-8").split()[2] == "Z"
 
 
 @pytest.mark.parametrize("clone", ["'../blink-oauth[cli,sql]'", "'blink-oauth[cli,sql]'"])
 def test_the_wheel_stands_for_the_clone_and_for_the_name_on_the_index(clone: str) -> None:
-    wheel = f"'{TOOLS.wheel}[cli,sql]'"
-    assert TOOLS.real(f"pip install {clone}") == f"pip install {wheel}"
-    with_uv = TOOLS._replace(uv="/bin/uv", pins=Path("/pins.txt")).real(f"pip install {clone}")
+    wheel = f"'{WHEEL}[cli,sql]'"
+    with_pip = real(f"pip install {clone}", WHEEL, PINS)
+    assert with_pip == f"env PIP_CONSTRAINT=/pins.txt pip install {wheel}"
+    with_uv = real(f"pip install {clone}", WHEEL, PINS, "/bin/uv")
     assert with_uv.startswith("env HOME=")
     assert with_uv.endswith(f" UV_CONSTRAINT=/pins.txt /bin/uv pip install {wheel}")
 
 
 def test_uv_stands_for_venv() -> None:
-    command = TOOLS._replace(uv="/bin/uv").real("python3 -m venv .venv && . .venv/bin/activate")
+    command = real("python3 -m venv .venv && . .venv/bin/activate", WHEEL, PINS, "/bin/uv")
     assert re.fullmatch(
-        r"env HOME=\S* /bin/uv venv --quiet --python \S+ \.venv && \. \.venv/bin/activate", command
+        r"env HOME=\S* \S+ /bin/uv venv --quiet --python \S+ \.venv && \. \.venv/bin/activate",
+        command,
     )
 
 
 def test_other_commands_are_executed_as_the_page_has_them() -> None:
     command = 'eval "$(blink-oauth sandbox --env)"'
-    assert TOOLS._replace(uv="/bin/uv").real(command) == command
+    assert real(command, WHEEL, PINS, "/bin/uv") == command
 
 
 def test_a_form_is_sent_with_its_hidden_fields_and_its_first_button() -> None:
@@ -98,8 +117,7 @@ def test_a_form_is_sent_with_its_hidden_fields_and_its_first_button() -> None:
 <button name="decision" value="approve">A</button><button name="decision" value="refuse">R</button>
 </form>"""
     body = b"session=fake&password=fake-password&account=1&decision=approve"
-    assert Form(page).body() == body
-    assert not Form("<p>Go back to the terminal.</p>").found
+    assert filled_in(page) == body
 
 
 def test_what_differs_from_run_to_run_is_replaced() -> None:
@@ -114,6 +132,6 @@ def test_what_differs_from_run_to_run_is_replaced() -> None:
 
 
 def test_the_tutorial_ends_with_the_account_list() -> None:
-    *_, last, stop = (each.text for each in blocks_of(PAGE.read_text("utf-8")))
+    *_, (_, last), (_, stop) = BLOCK.findall(PAGE.read_text("utf-8"))
     assert last.splitlines()[-1] == "CH0000000000000000002 EUR Fake savings account"
     assert stop.startswith("^C")

@@ -1,12 +1,12 @@
 """Work through the tutorial as a newcomer does, and compare what is printed with the page.
 
-    python tools/newcomer.py WHEEL [--uv PROGRAM] [--pins FILE] [--page FILE] [--write]
+    python tools/newcomer.py WHEEL --pins FILE [--uv PROGRAM] [--write]
 
 The page is docs/tutorial.md. Its blocks are executed in order, in an empty folder: the lines
 `$ …` of a console in a shell; Python code is saved in the file that its first line names. The
 block that starts the sandbox keeps its terminal busy, so the blocks after it are for a second one,
-until `^C`. A command must succeed, unless the page shows its exit status by `$ echo $?`. --write
-writes what is printed into the page.
+until `^C`. A command must succeed, unless the page shows its exit status by `$ echo $?`. --uv takes
+the place of venv and pip. --write writes what is printed into the page.
 
 Exit status: 0 the page is right, 1 it is not, 2 wrong usage.
 """
@@ -17,19 +17,19 @@ import argparse
 import difflib
 import os
 import re
+import select
 import shlex
 import signal
 import subprocess
 import sys
+import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from html.parser import HTMLParser
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Timer
-from typing import NamedTuple
 
 from transcripts import normalized
 
@@ -37,78 +37,60 @@ PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n", re.MULTILINE)
 FILE = re.compile(r"# ([\w-]+\.py)\n")
-SANDBOX = "blink-oauth sandbox"
-READY = "# Stop it with Ctrl-C.\n"
 STATUS = "echo $?"
 END = "end-of-the-command"
+ENDED = re.compile(rf"\n{END} (\d+)\n|(?<=# Stop it with Ctrl-C\.\n)".encode())
+"""The end of a command, or the line by which the sandbox says that it runs."""
+FIELD = re.compile(r'<(input|button)\b[^>]* name="(\w+)"(?: value="([^"]*)")?')
 SECONDS = 300.0
-"""How long the whole page may take; it takes ten on an idle machine."""
+"""How long the whole page may take; it takes twenty on an idle machine."""
+GRACE = 10.0
+"""Seconds that a process has to end after SIGTERM, before SIGKILL."""
 
 
 class PageError(Exception):
     """The page is wrong; the text says where and how."""
 
 
-class Block(NamedTuple):
-    """A block of code.
+def real(command: str, wheel: Path, pins: Path, uv: str | None = None) -> str:
+    """Return what is executed for a command of the page.
 
-    Attributes:
-        line: The number of its first line in the page.
-        language: Its language.
-        text: Its lines.
-    """
-
-    line: int
-    language: str
-    text: str
-
-
-def blocks_of(page: str) -> Iterator[Block]:
-    """Yield the blocks of a page in order."""
-    for found in BLOCK.finditer(page):
-        yield Block(page.count("\n", 0, found.start(2)) + 1, found[1], found[2])
-
-
-class Tools(NamedTuple):
-    """What stands for the programs and the clone that the page names.
-
-    Attributes:
+    Args:
+        command: The command.
         wheel: The wheel, which stands for the clone or for the name on the index.
+        pins: The versions that may be installed; for pip without hashes.
         uv: The program uv, which is quicker than venv and pip, or None for these.
-        pins: The versions that uv may install, or None.
     """
-
-    wheel: Path
-    uv: str | None = None
-    pins: Path | None = None
-
-    def real(self, command: str) -> str:
-        """Return what is executed for a command of the page."""
-        command = re.sub(r"(?:\.\./)?blink-oauth(?=\[)", str(self.wheel), command)
-        if self.uv is None:
-            return command
+    command = re.sub(r"(?:\.\./)?blink-oauth(?=\[)", str(wheel), command)
+    if uv is None:
+        pip = shlex.join(["env", f"PIP_CONSTRAINT={pins}", "pip"])
+    else:
         # uv finds its settings and what it has downloaded in the home of this user.
-        environment = {"HOME": os.environ.get("HOME", "")}
-        if self.pins is not None:
-            environment["UV_CONSTRAINT"] = str(self.pins)
-        uv = shlex.join(["env", *(f"{k}={v}" for k, v in environment.items()), self.uv])
-        python = shlex.quote(sys.executable)
-        command = command.replace("python3 -m venv", f"{uv} venv --quiet --python {python}")
-        return re.sub(r"\bpip install\b", f"{uv} pip install", command)
+        uv = shlex.join(["env", f"HOME={Path.home()}", f"UV_CONSTRAINT={pins}", uv])
+        venv = f"{uv} venv --quiet --python {shlex.quote(sys.executable)}"
+        command = command.replace("python3 -m venv", venv)
+        pip = f"{uv} pip"
+    return command.replace("pip install", f"{pip} install")
 
 
 class Terminal:
-    """A shell in a process group of its own, whose commands read no input."""
+    """A shell in a process group of its own, whose commands read no input.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    Args:
+        folder: The working folder.
+        environment: The environment.
+        deadline: When the last command must have ended, by `time.monotonic`.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], deadline: float) -> None:
+        self.deadline, self.output = deadline, b""
         self.shell = subprocess.Popen(
             ["/bin/bash", "--noprofile", "--norc"],
             cwd=folder,
-            env=dict(environment),
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
             start_new_session=True,
         )
 
@@ -116,42 +98,39 @@ class Terminal:
         """Start a command."""
         assert self.shell.stdin is not None
         end = f"status=$?; printf '\\n{END} %s\\n' $status; (exit $status)"
-        self.shell.stdin.write(f"{{ {command}\n}} </dev/null; {end}\n")
+        self.shell.stdin.write(f"{{ {command}\n}} </dev/null; {end}\n".encode())
         self.shell.stdin.flush()
 
-    def read(self, until: str | None = None) -> tuple[str, int]:
-        """Return the output to its end and the exit status, or the output up to a line and 0.
+    def read(self) -> tuple[str, int | None]:
+        """Return the output of a command, and its exit status or None while the sandbox runs.
 
         Raises:
-            PageError: The shell has ended.
+            PageError: The shell has ended, or the command does not.
         """
         assert self.shell.stdout is not None
-        output = ""
-        for line in self.shell.stdout:
-            if line.startswith(f"{END} "):
-                return output[:-1], int(line.split()[1])
-            output += line
-            if line == until:
-                return output, 0
-        raise PageError(f"The shell has ended, or did not in {SECONDS:.0f} s. Printed:\n{output}")
+        pipe = self.shell.stdout.fileno()
+        while (ended := ENDED.search(self.output)) is None:
+            left = max(0.0, self.deadline - time.monotonic())
+            in_time = select.select([pipe], [], [], left)[0]
+            received = os.read(pipe, 65_536) if in_time else b""
+            self.output += received
+            if not received:
+                what = "The shell has ended" if in_time else f"No end within {SECONDS} s"
+                raise PageError(f"{what}. Printed:\n{self.output.decode()}")
+        printed, self.output = self.output[: ended.start()], self.output[ended.end() :]
+        return printed.decode(), None if ended[1] is None else int(ended[1])
 
-    def interrupt(self) -> None:
-        """Press Ctrl-C."""
-        os.killpg(self.shell.pid, signal.SIGINT)
-
-    def terminate(self, number: signal.Signals = signal.SIGTERM) -> None:
+    def signal(self, number: signal.Signals) -> None:
         """Send a signal to the shell and to what it runs."""
         with suppress(ProcessLookupError):
             os.killpg(self.shell.pid, number)
 
     def close(self) -> None:
         """End the shell and what it runs, and wait for it."""
-        self.terminate()
-        try:
-            self.shell.communicate(timeout=10.0)
-        except subprocess.TimeoutExpired:
-            self.terminate(signal.SIGKILL)
-            self.shell.communicate()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            self.signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                self.shell.communicate(timeout=GRACE)
 
 
 class Newcomer:
@@ -159,19 +138,14 @@ class Newcomer:
 
     Args:
         home: An empty folder.
-        tools: What stands for the programs of the page.
+        real: Returns what is executed for a command of the page.
+        write: Whether to go on after a difference.
     """
 
-    def __init__(self, home: Path, tools: Tools) -> None:
-        self.home, self.tools = home, tools
+    def __init__(self, home: Path, real: Callable[[str], str], *, write: bool) -> None:
+        self.home, self.real, self.write = home, real, write
+        self.deadline = time.monotonic() + SECONDS
         self.ids: dict[str, str] = {}
-        self.terminals: list[Terminal] = []
-        self.executed = 0
-        browser = home / "browser"
-        program = shlex.join([sys.executable, str(Path(__file__).absolute()), "--browse"])
-        # It must not keep the pipe of the shell open.
-        browser.write_text(f'#!/bin/sh\nexec {program} "$1" >/dev/null 2>&1\n')
-        browser.chmod(0o700)
         # A newcomer has no environment yet; nox has set these for its own.
         ours = ("BLINK_", "XDG_", "VIRTUAL_ENV", "PYTHON", "COVERAGE", "UV_PYTHON")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
@@ -179,72 +153,75 @@ class Newcomer:
         folders = inherited["PATH"].split(os.pathsep)
         inherited["PATH"] = os.pathsep.join(each for each in folders if Path(each) != own)
         # The ampersand makes Python's `webbrowser` go on while the browser runs.
+        browser = shlex.join([sys.executable, str(Path(__file__).absolute()), "--browse"])
         browsers = {"BROWSER": f"{browser} %s &", "HOME": str(home), "LANG": "C.UTF-8"}
         self.environment = inherited | browsers
+        self.terminals: list[Terminal] = []
+        self.open_terminal()
 
-    def open_terminal(self) -> Terminal:
+    def open_terminal(self) -> None:
         """Open a further terminal; the blocks to come are for it."""
-        self.terminals.append(Terminal(self.home, self.environment))
-        return self.terminals[-1]
+        self.terminals.append(Terminal(self.home, self.environment, self.deadline))
 
-    def execute(self, block: Block) -> str:
+    def work_through(self, block: re.Match[str]) -> str:
         """Execute a block, and return it with what was printed.
 
         Raises:
-            PageError: A command failed, or the block is of an unknown kind.
+            PageError: The page is wrong.
         """
-        self.executed += 1
-        terminal = self.terminals[-1] if self.terminals else self.open_terminal()
-        if block.language == "python":
-            return self.save(block, terminal)
-        if block.language != "console":
-            raise PageError(f"Nothing executes {block.language}.")
-        if block.text.startswith("^C"):
-            self.terminals[0].interrupt()
+        language, text = block.groups()
+        line = block.string.count("\n", 0, block.start(2)) + 1
+        try:
+            seen = self.execute(language, text)
+        except PageError as error:
+            raise PageError(f"Line {line}:\n{text}{error}") from None
+        if seen != text and not self.write:
+            lines = text.splitlines(), seen.splitlines()
+            difference = difflib.unified_diff(*lines, "documented", "printed", lineterm="")
+            raise PageError("\n".join([f"Line {line}:", *difference]))
+        return f"```{language}\n{seen}```"
+
+    def execute(self, language: str, text: str) -> str:
+        """Execute the text of a block, and return it with what was printed."""
+        terminal = self.terminals[-1]
+        if language == "python":
+            return self.save(text, terminal)
+        if language != "console":
+            raise PageError(f"Nothing executes {language}.")
+        if text.startswith("^C"):
+            self.terminals[0].signal(signal.SIGINT)
             return f"^C{self.printed(self.terminals[0])}"
         seen = ""
-        commands = COMMAND.findall(block.text)
+        commands = COMMAND.findall(text)
         if not commands:
             raise PageError("The block has no command.")
         for command, following in zip(commands, [*commands[1:], ""], strict=True):
-            terminal.begin(self.tools.real(command))
-            seen += f"$ {command}\n"
-            if command == SANDBOX:
-                seen += self.printed(terminal, until=READY)
-                self.open_terminal()
+            terminal.begin(self.real(command))
+            seen += f"$ {command}\n{self.printed(terminal, may_fail=following == STATUS)}"
+            if terminal is not self.terminals[-1]:
                 break
-            seen += self.printed(terminal, may_fail=following == STATUS)
         return seen
 
-    def printed(
-        self, terminal: Terminal, *, until: str | None = None, may_fail: bool = False
-    ) -> str:
-        """Return what a command prints, normalized.
-
-        Raises:
-            PageError: It failed, and the page does not say so.
-        """
-        output, status = terminal.read(until)
+    def printed(self, terminal: Terminal, *, may_fail: bool = False) -> str:
+        """Return what a command prints, normalized; after the sandbox, open a further terminal."""
+        output, status = terminal.read()
         if output and not output.endswith("\n"):
             output += "\n"
-        if status and not may_fail:
+        if status is None:
+            self.open_terminal()
+        elif status and not may_fail:
             raise PageError(f"The exit status is {status}. Printed:\n{output}")
         return normalized(output, self.ids)
 
-    def save(self, block: Block, terminal: Terminal) -> str:
-        """Save the code of a block in the working folder of a terminal."""
-        name = FILE.match(block.text)
+    def save(self, code: str, terminal: Terminal) -> str:
+        """Save code in the working folder of a terminal."""
+        name = FILE.match(code)
         if name is None:
             raise PageError("The first line names no file, such as: # accounts.py")
         terminal.begin("pwd")
         folder, _ = terminal.read()
-        Path(folder.strip(), name[1]).write_text(block.text, "utf-8")
-        return block.text
-
-    def terminate(self) -> None:
-        """Make a command in progress end."""
-        for terminal in self.terminals:
-            terminal.terminate()
+        Path(folder.strip(), name[1]).write_text(code, "utf-8")
+        return code
 
     def close(self) -> None:
         """End all that runs."""
@@ -252,70 +229,33 @@ class Newcomer:
             terminal.close()
 
 
-def work_through(page: str, tools: Tools, *, write: bool = False) -> tuple[str, int]:
+def work_through(page: str, real: Callable[[str], str], *, write: bool = False) -> tuple[str, int]:
     """Execute the blocks of a page in order.
 
     Args:
         page: The text of the page.
-        tools: What stands for the programs of the page.
+        real: Returns what is executed for a command of the page.
         write: Whether to go on after a difference.
 
     Returns:
-        The page with what was printed, and the number of the blocks.
+        The page with what was printed, and the number of its blocks.
 
     Raises:
         PageError: The page is wrong.
     """
-    with TemporaryDirectory(prefix="newcomer-") as home:
-        newcomer = Newcomer(Path(home), tools)
-        timer = Timer(SECONDS, newcomer.terminate)
-        timer.start()
-        try:
-            for block in blocks_of(page):
-                try:
-                    seen = newcomer.execute(block)
-                except PageError as error:
-                    raise PageError(f"Line {block.line}:\n{block.text}{error}") from None
-                if seen != block.text and not write:
-                    raise PageError(f"Line {block.line}:\n{difference(block.text, seen)}")
-                fence = f"```{block.language}\n"
-                page = page.replace(f"{fence}{block.text}```", f"{fence}{seen}```", 1)
-        finally:
-            timer.cancel()
-            newcomer.close()
-    return page, newcomer.executed
+    with (
+        TemporaryDirectory(prefix="newcomer-") as home,
+        closing(Newcomer(Path(home), real, write=write)) as newcomer,
+    ):
+        return BLOCK.subn(newcomer.work_through, page)
 
 
-def difference(documented: str, seen: str) -> str:
-    """Return the lines that differ."""
-    before, after = documented.splitlines(), seen.splitlines()
-    return "\n".join(difflib.unified_diff(before, after, "documented", "printed", lineterm=""))
-
-
-class Form(HTMLParser):
-    """The first form of a page, filled in: a password in each empty field, each box ticked."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found = False
-        self.fields: list[tuple[str, str]] = []
-        self.button: tuple[str, str] | None = None
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a field, and the first button."""
-        attributes = {name: value or "" for name, value in attrs}
-        name, value = attributes.get("name", ""), attributes.get("value", "")
-        self.found |= tag == "form"
-        if tag == "input" and name:
-            self.fields.append((name, value or "fake-password"))
-        if tag == "button" and self.button is None:
-            self.button = (name, value)
-
-    def body(self) -> bytes:
-        """Return the body of the request that the first button sends."""
-        pressed = [self.button] if self.button and self.button[0] else []
-        return urllib.parse.urlencode([*self.fields, *pressed]).encode()
+def filled_in(page: str) -> bytes:
+    """Return what the form of a page sends: a password, each box ticked, its first named button."""
+    fields = FIELD.findall(page)
+    inputs = [(name, value or "fake-password") for tag, name, value in fields if tag == "input"]
+    buttons = [(name, value) for tag, name, value in fields if tag == "button"]
+    return urllib.parse.urlencode([*inputs, *buttons[:1]]).encode()
 
 
 def browse(url: str) -> None:
@@ -324,38 +264,35 @@ def browse(url: str) -> None:
         urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor()
     )
     response = opener.open(url, timeout=60.0)
-    while (form := Form(response.read().decode())).found:
-        response = opener.open(response.url, form.body(), timeout=60.0)
+    while "<form" in (page := response.read().decode()):
+        response = opener.open(response.url, filled_in(page), timeout=60.0)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Work through the page, print the result and return the exit status."""
-    parser = argparse.ArgumentParser("newcomer", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("wheel", type=Path, nargs="?", metavar="WHEEL")
-    parser.add_argument("--uv", metavar="PROGRAM", help="the program uv, in place of venv and pip")
-    parser.add_argument("--pins", type=Path, metavar="FILE", help="the versions that uv may use")
-    parser.add_argument("--page", type=Path, default=PAGE, metavar="FILE")
-    parser.add_argument("--write", action="store_true", help="write what is printed into the page")
-    parser.add_argument("--browse", metavar="URL", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.browse is not None:
-        browse(options.browse)
+    if arguments[:1] == ["--browse"]:
+        browse(arguments[1])
         return 0
-    if options.wheel is None or not options.wheel.is_file():
-        parser.error(f"there is no wheel {options.wheel}")
-    pins = options.pins and options.pins.absolute()
-    tools = Tools(options.wheel.absolute(), options.uv, pins)
-    page = options.page.read_text("utf-8")
+    parser = argparse.ArgumentParser("newcomer", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("wheel", type=Path, metavar="WHEEL")
+    parser.add_argument("--pins", type=Path, metavar="FILE", required=True, help="the versions")
+    parser.add_argument("--uv", metavar="PROGRAM", help="the program uv, in place of venv and pip")
+    parser.add_argument("--write", action="store_true", help="write what is printed into the page")
+    options = parser.parse_args(arguments)
+    wheel = options.wheel.absolute()
+    if not wheel.is_file():
+        parser.error(f"there is no wheel {wheel}")
+    execute = partial(real, wheel=wheel, pins=options.pins.absolute(), uv=options.uv)
     try:
-        seen, executed = work_through(page, tools, write=options.write)
+        seen, count = work_through(PAGE.read_text("utf-8"), execute, write=options.write)
     except PageError as error:
-        print(f"{options.page.name}: {error}")
+        print(f"{PAGE.name}: {error}")
         return 1
     if options.write:
-        options.page.write_text(seen, "utf-8")
-    print(f"{options.page.name}: {executed} blocks work with {options.wheel.name}.")
+        PAGE.write_text(seen, "utf-8")
+    print(f"{PAGE.name}: {count} blocks work with {wheel.name}.")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))
