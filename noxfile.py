@@ -23,7 +23,7 @@ nox.options.error_on_missing_interpreters = True
 
 TESTS = (
     "tests/test_architecture.py",
-    *(f"tests/test_{name}.py" for name in ("newcomer", "release", "requirements")),
+    *(f"tests/test_{name}.py" for name in ("newcomer", "release", "requirements", "workflows")),
     *(f"tests/{name}" for name in ("wrapper", "wire", "keeper", "cli", "testing", "documents")),
     "tests/examples",
 )
