@@ -124,6 +124,14 @@ def test_any_other_username_is_accepted_unchanged(value: str) -> None:
     assert Grant(target_id="IIDX1", username=value).username == value
 
 
+@pytest.mark.parametrize("value", [None, 7, b"203.0.113.7"])
+def test_a_psu_address_of_another_type_is_refused(value: object) -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"Psu\.ip must be a str.*but it is (None|an? \w+)\."
+    ):
+        Psu(ip=value, user_agent="Mozilla/5.0")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("value", ["203.0.113.7", "2001:db8::7", "::ffff:203.0.113.7", "AUTO"])
 def test_an_ip_address_or_auto_is_a_psu_address(value: str) -> None:
     assert Psu(ip=value, user_agent="Mozilla/5.0").ip == value

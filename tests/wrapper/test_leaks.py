@@ -86,7 +86,7 @@ def test_a_secret_is_found_in_a_local_variable_of_our_packages() -> None:
     places = found([CODE], locals_of(caught.value))
     assert {place.partition(",")[0] for place in places} >= {
         "local target_id of __init__",
-        "local value of _header_value",
+        "local value of _target_id",
         "local value of require_header_value",
     }
     assert found([REFRESH_TOKEN], locals_of(caught.value)) == []

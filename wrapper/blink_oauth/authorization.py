@@ -212,7 +212,7 @@ class AuthorizationRequest:
         """
         require_type("template", template, str, '"https://bank.example/authorize"')
         extra = {} if extra is None else extra
-        _require_texts("extra", extra)
+        _require_extra(extra)
         url = template.replace("{target_id}", quote(self.grant.target_id, safe=""))
         url = url.replace("{client_id}", quote(self.client_id, safe=""))
         problem = _url_problem(url)
@@ -309,17 +309,17 @@ def _result_of(parameters: Mapping[str, str]) -> AuthorizationCode | FailedCallb
     return AuthorizationCode(Secret(parameters["code"], what="authorization code"), issuer)
 
 
-def _require_texts(name: str, texts: object) -> None:
-    """Require a mapping of texts.
+def _require_extra(extra: object) -> None:
+    """Require further parameters as a mapping of texts.
 
     Raises:
-        InvalidInputError: It is none.
+        InvalidInputError: They are none.
     """
     example = '{"scope": "ais"}'
-    if not isinstance(texts, Mapping):
-        raise wrong_argument(name, texts, "a mapping", example)
-    for key, text in texts.items():
-        require_type(f"{name}[{printable(str(key), 40)!r}]", text, str, example)
+    if not isinstance(extra, Mapping):
+        raise wrong_argument("extra", extra, "a mapping", example)
+    for name, text in extra.items():
+        require_type(f"extra[{printable(str(name), 40)!r}]", text, str, example)
 
 
 def _require_distinct(given: Sequence[str], extra: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlsplit
 from attrs import Attribute, field, frozen
 
 from ._checks import require_header_value, sendable
+from .arguments import require_type
 from .errors import InvalidInputError
 from .headers import CORRELATION_ID, PSU_IP_ADDRESS, PSU_USER_AGENT, TARGET_ID, USER_AGENT
 
@@ -22,13 +23,12 @@ ADDRESS: Final = '"203.0.113.7"'
 REDIRECT_URI: Final = '"https://app.example/callback"'
 
 
-def _header_value(instance: object, attribute: Attribute[str], value: str) -> None:
-    example = TARGET if attribute.name == "target_id" else ADDRESS
-    require_header_value(f"{type(instance).__name__}.{attribute.name}", value, example=example)
+def _target_id(instance: object, attribute: Attribute[str], value: str) -> None:
+    require_header_value("Grant.target_id", value, example=TARGET)
 
 
-def _header_text(instance: object, attribute: Attribute[str], value: str) -> None:
-    require_header_value(f"{type(instance).__name__}.{attribute.name}", value, blanks=True)
+def _user_agent(instance: object, attribute: Attribute[str], value: str) -> None:
+    require_header_value("Psu.user_agent", value, blanks=True)
 
 
 def _username(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -58,13 +58,12 @@ class Grant:
     Source: bLink consent-flow v2, request header `X-CorAPI-Target-ID` and form field `username`.
     """
 
-    target_id: str = field(validator=_header_value)
+    target_id: str = field(validator=_target_id)
     username: str = field(validator=_username)
 
 
 def _ip_address(instance: Psu, attribute: Attribute[str], value: str) -> None:
-    if not isinstance(value, str):
-        _header_value(instance, attribute, value)
+    require_type("Psu.ip", value, str, ADDRESS)
     if value == Psu.AUTOMATIC:
         return
     try:
@@ -127,7 +126,7 @@ class Psu:
     """The device of a call that no customer triggered."""
 
     ip: str = field(validator=_ip_address)
-    user_agent: str = field(validator=_header_text)
+    user_agent: str = field(validator=_user_agent)
     user_agent_changed: bool = field(eq=False, repr=False)
 
     def __init__(self, ip: str, user_agent: str | None) -> None:

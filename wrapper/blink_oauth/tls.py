@@ -81,7 +81,7 @@ class ClientCertificate:
         secret = None if passphrase is None else hide(passphrase, "key passphrase")
         del passphrase
         secret = None if secret is None else require_secret(secret)
-        if is_content(chain) or is_content(key) or is_content(ca):
+        if any(map(is_content, (chain, key, ca))):
             # No error and no traceback may show a key.
             chain = key = ca = ""
             raise InvalidInputError(
