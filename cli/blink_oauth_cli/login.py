@@ -112,10 +112,12 @@ def _with_browser(
     settings = configuration.settings()
     template = configuration.authorize_url(grant.target_id)
     profiles = configuration.target_profiles()
+    key = GrantKey(settings.client_id, grant)
     with app.store(create=True) as store:
         # Do not ask the customer for a consent that could not be stored.
-        at_risk = consents_at_risk(store, GrantKey(settings.client_id, grant), profiles, utc_now())
-    if at_risk and not yes:
+        stored = store.load(key)
+        at_risk = "" if yes else consents_at_risk(store, key, stored, profiles, utc_now())
+    if at_risk:
         require_confirmation(
             "Log in at the bank all the same?",
             refusal="Nothing was opened or sent",

@@ -27,18 +27,23 @@ FIRST_USERNAME = "\x01"
 
 
 def consents_at_risk(
-    store: TokenStore, key: GrantKey, profiles: Mapping[str, TargetProfile], now: datetime
+    store: TokenStore,
+    key: GrantKey,
+    own: Record | None,
+    profiles: Mapping[str, TargetProfile],
+    now: datetime,
 ) -> str:
     """Return what a consent may end at the bank, or an empty text if that is nothing.
 
     Args:
         store: The store.
         key: The client, and the grant that the customer is to consent to.
+        own: The record of that grant, or None if there is none.
         profiles: Profiles of single targets, by target id.
         now: The current time, timezone-aware.
 
     Raises:
-        StoreError: The store cannot be used, or the pair of the grant cannot be opened.
+        StoreError: The store cannot be used.
     """
     target_id = key.grant.target_id
     profile = profiles.get(target_id, TargetProfile())
@@ -47,7 +52,6 @@ def consents_at_risk(
         return not status_of(record, profile, now).needs_consent
 
     sentences = []
-    own = store.load(key)
     if own is not None and is_in_force(own):
         sentences.append(
             f"{grant_name(key.grant)} is stored and needs no consent. At some banks a second "
@@ -63,8 +67,7 @@ def consents_at_risk(
     ]
     if others:
         # After a full page there may be others.
-        more = "or more" if len(page) == PAGE else ""
-        number = f"{len(others)} {more}".rstrip()
+        number = f"{len(others)}{' or more' * (len(page) == PAGE)}"
         names = ", ".join(others[:NAMED]) + (", …" if len(others) > NAMED else "")
         sentences.append(
             f"The store has grants of other usernames at {target_id}: {number} ({names}). If one "

@@ -52,6 +52,10 @@ def revoke(store: TokenStore) -> None:
     assert store.mark_revoked(KEY, note=NOTE)
 
 
+def at_risk(store: TokenStore) -> str:
+    return consents_at_risk(store, KEY, store.load(KEY), {}, NOW)
+
+
 AT_RISK: dict[str, Callable[[TokenStore], object]] = {
     "active": put,
     "refreshing": lambda store: store.claim(put(store), owner="a", ttl=5.0),
@@ -73,7 +77,7 @@ NOT_AT_RISK: dict[str, Callable[[TokenStore], object]] = {
 def test_a_grant_that_needs_no_consent_is_at_risk(state: str) -> None:
     store = MemoryTokenStore(clock=lambda: NOW)
     AT_RISK[state](store)
-    text = consents_at_risk(store, KEY, {}, NOW)
+    text = at_risk(store)
     assert OWN in text
     assert OTHERS not in text
 
@@ -82,20 +86,20 @@ def test_a_grant_that_needs_no_consent_is_at_risk(state: str) -> None:
 def test_a_grant_that_needs_a_consent_or_is_another_banks_is_not_at_risk(state: str) -> None:
     store = MemoryTokenStore(clock=lambda: NOW)
     NOT_AT_RISK[state](store)
-    assert consents_at_risk(store, KEY, {}, NOW) == ""
+    assert at_risk(store) == ""
 
 
 def test_grants_of_other_usernames_are_named_apart() -> None:
     store = MemoryTokenStore(clock=lambda: NOW)
     for username in ("u-3", "u-1"):
         put(store, username)
-    text = consents_at_risk(store, KEY, {}, NOW)
+    text = at_risk(store)
     assert f"{OTHERS} at {TARGET}: 2 (u-1, u-3)." in text
     assert OWN not in text
     put(store)
-    assert OWN in consents_at_risk(store, KEY, {}, NOW)
+    assert OWN in at_risk(store)
     # The pair of the login's own grant is not one of the others.
-    assert ": 2 (u-1, u-3)." in consents_at_risk(store, KEY, {}, NOW)
+    assert ": 2 (u-1, u-3)." in at_risk(store)
 
 
 @define(eq=False)
@@ -115,7 +119,7 @@ def test_of_many_grants_one_page_is_read_and_three_are_named() -> None:
     store = CountingStore(clock=lambda: NOW)
     for number in range(600):
         put(store, f"v-{number:03}")
-    text = consents_at_risk(store, KEY, {}, NOW)
+    text = at_risk(store)
     assert ": 500 or more (v-000, v-001, v-002, …)." in text
     assert store.limits == [500]
 
