@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from attrs import evolve
 
-from blink_oauth.arguments import require_time
 from blink_oauth.errors import BlinkError, InvalidInputError
 from blink_oauth.tokens import NO_ACCESS_TOKEN, Secret, Token
 
@@ -147,12 +146,10 @@ def adopted_pair(refresh: Secret, access: Secret, expires_at: datetime | None) -
             "access_token and expires_at belong together: give both, or neither to refresh the "
             "grant at once. Nothing was sent."
         )
-    if expires_at is not None:
-        require_time("expires_at", expires_at)
     return Token(
         access_token=access,
         refresh_token=refresh,
-        expires_at=NEVER_VALID if expires_at is None else expires_at.astimezone(UTC),
+        expires_at=NEVER_VALID if expires_at is None else expires_at,
     )
 
 
@@ -250,35 +247,32 @@ def finish_revocation(job: Job) -> Steps:
         return Result(None, error)
 
 
-MOST_ROUNDS = 3
-"""Number of times that a grant is revoked and erased, because pairs arrived meanwhile."""
+MOST_ROUNDS = 4
+"""Number of times that a grant to be forgotten is revoked and erased; pairs may still arrive."""
 
 
 def _revoke_at_bank(job: Job, record: Record) -> Steps:
-    result = yield from _revoke_and_erase(job, record)
-    if result.error is not None:
-        return result
-    if not record.forgetting:
-        yield Emit(EventName.REVOKED, result.record)
-        return result
     for _ in range(MOST_ROUNDS):
+        result = yield from _revoke_and_erase(job, record)
+        if result.error is not None:
+            return result
+        if not record.forgetting:
+            yield Emit(EventName.REVOKED, result.record)
+            return result
         after: Record | None = yield Load()
         if after is None or not after.forgetting:
             if after is not None and after.state is State.FORGOTTEN:
                 yield Emit(EventName.FORGOTTEN, after)
             # Otherwise the customer has consented again.
             return Result(after)
-        result = yield from _revoke_and_erase(job, after)
-        if result.error is not None:
-            return result
-    return Result(record, _not_forgotten())
-
-
-def _not_forgotten() -> StoreError:
-    return StoreError(
-        "The grant is revoked, but not forgotten: the journal still has a pair of it that cannot "
-        "be opened or has just arrived. If a key of the store is missing, give it back. Then call "
-        "forget again, or let refresh_due do it."
+        record = after
+    return Result(
+        record,
+        StoreError(
+            "The grant is revoked, but not forgotten: the journal still has a pair of it that "
+            "cannot be opened or has just arrived. If a key of the store is missing, give it back. "
+            "Then call forget again, or let refresh_due do it."
+        ),
     )
 
 

@@ -6,7 +6,7 @@ import copy
 import json
 import pickle
 import pprint
-from datetime import timedelta
+from datetime import timedelta, timezone
 from typing import Any
 
 import attrs
@@ -151,6 +151,13 @@ def test_the_refusal_of_an_empty_token_names_its_kind() -> None:
 def test_the_seconds_left_are_counted_to_the_expiry(seconds: float) -> None:
     token = Token(access_token=ACCESS_TOKEN, expires_at=NOW + timedelta(seconds=seconds))
     assert token.seconds_left(NOW) == seconds
+
+
+def test_the_expiry_is_in_utc_in_whatever_time_zone_it_is_given() -> None:
+    given = NOW.astimezone(timezone(timedelta(hours=2)))
+    expires_at = Token(access_token=ACCESS_TOKEN, expires_at=given).expires_at
+    assert expires_at == NOW
+    assert expires_at.utcoffset() == timedelta(0)
 
 
 def test_a_token_is_immutable_and_hashable_even_with_extra_members() -> None:

@@ -288,6 +288,7 @@ class Token:
         del access_token, refresh_token
         if expires_at is not None:
             require_time("expires_at", expires_at)
+            expires_at = expires_at.astimezone(UTC)
         self.__attrs_init__(
             access_token=require_secret(access),
             refresh_token=None if refresh is None else require_secret(refresh),

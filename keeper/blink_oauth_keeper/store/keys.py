@@ -19,6 +19,7 @@ __all__ = [
     "KeyFile",
     "KeyProvider",
     "LiteralKeys",
+    "is_list_of_keys",
     "normalized",
     "text_of",
 ]
@@ -58,7 +59,7 @@ class LiteralKeys(KeyProvider):
     """
 
     def __init__(self, keys: Sequence[Key]) -> None:
-        if isinstance(keys, (str, bytes, Secret)) or not isinstance(keys, Sequence):
+        if not is_list_of_keys(keys):
             error = wrong_argument("keys", keys, "a list of keys", "LiteralKeys([key])")
             # No traceback contains a key.
             del keys
@@ -173,6 +174,11 @@ def text_of(key: Key) -> str:
     if isinstance(key, bytes):
         return key.decode("utf-8", "replace")
     return key if isinstance(key, str) else ""
+
+
+def is_list_of_keys(value: object) -> bool:
+    """Return whether a value may be a list of keys, and is not one key."""
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 def normalized(text: str) -> str | None:

@@ -28,7 +28,7 @@ from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Oddity, Secret, Token
 from blink_oauth_keeper.errors import SealError
 
-from .keys import Key, KeyProvider, LiteralKeys, normalized, text_of
+from .keys import Key, KeyProvider, LiteralKeys, is_list_of_keys, normalized, text_of
 from .protocol import GrantKey, Origin, Record
 from .rules import NO_EXTRA, fingerprint, stored_extra
 
@@ -405,8 +405,9 @@ def sealer_for(
             id, whatever the order of the keys is.
         monotonic: Returns seconds of a clock that never goes back.
     """
-    no_keys = (str, bytes, Secret, type)
-    if isinstance(keys, no_keys) or not isinstance(keys, (Sequence, KeyProvider)):
+    # A class of providers has their methods, too.
+    is_provider = isinstance(keys, KeyProvider) and not isinstance(keys, type)
+    if not (is_provider or is_list_of_keys(keys)):
         return InvalidInputError(
             "The argument keys must be a list of keys or a KeyProvider, such as [key] or "
             f'KeyFile("tokens.keys"), but it is {type_of(keys)}. Nothing was stored.'
