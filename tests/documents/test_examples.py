@@ -42,7 +42,12 @@ WORKERS, KEEP_ALIVE, CONSENTS = GUIDES = [
 """They use the manager of the README. The last one revokes its grant, and forgets another one."""
 CERTIFICATES = PROJECT / "docs" / "how-to" / "certificates.md"
 AFTER_README = {COMMAND, LIFECYCLE, OPERATIONS, *GUIDES}
-OTHERS = [page for page in PAGES if PROJECT / page not in {README, TESTING, *AFTER_README}]
+OTHERS = [
+    page
+    for page in PAGES
+    if PROJECT / page not in {README, TESTING, *AFTER_README} and languages_of(PROJECT / page)
+]
+"""The pages with blocks that need no other page."""
 
 
 def test_the_code_blocks_of_the_readme_work(reader: Reader) -> None:
