@@ -11,11 +11,11 @@ _VARIABLE = (
     (r"(/authorize\?response_type=code&)[^ ]+(?=\n[A-Z])", r"\1…"),
     (r"[^ =']*/blink-sandbox-\w+", "/tmp/blink-sandbox"),  # noqa: S108 - only printed
     (r"[^ =']*/newcomer-\w+", "/home/you"),
-    (r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", None),
     (r"\d{4}-\d\d-\d\d", "2026-01-01"),
     (r"\d\d:\d\d:\d\d", "12:00:00"),
     (r"to \d s\.", "to 0 s."),
 )
+_CORRELATION_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def normalized(text: str, ids: dict[str, str] | None = None) -> str:
@@ -25,14 +25,10 @@ def normalized(text: str, ids: dict[str, str] | None = None) -> str:
         text: The output.
         ids: The fixed value of each correlation id of earlier output; new ones are added.
     """
-    seen = {} if ids is None else ids
     for pattern, replacement in _VARIABLE:
-        text = re.sub(
-            pattern,
-            lambda found, new=replacement: (  # type: ignore[misc]
-                (new and found.expand(new))
-                or seen.setdefault(found[0], f"00000000-0000-4000-8000-{len(seen) + 1:012}")
-            ),
-            text,
-        )
-    return text
+        text = re.sub(pattern, replacement, text)
+    known = {} if ids is None else ids
+    return _CORRELATION_ID.sub(
+        lambda found: known.setdefault(found[0], f"00000000-0000-4000-8000-{len(known) + 1:012}"),
+        text,
+    )
