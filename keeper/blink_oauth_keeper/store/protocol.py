@@ -302,7 +302,7 @@ class TokenStore(Protocol):
     repeated, the record must be read.
 
     A grant that was forgotten is a tombstone: client, target, generation, consent and two times,
-    under a keyed pseudonym of the username, from which nobody learns the name without the key. No
+    under a keyed pseudonym of the username, from which the name cannot be found without the key. No
     method writes the name again, except for a new consent, or for a pair that arrives late and must
     be revoked: then the grant is revoked and to be forgotten, until `erase` forgets it again.
 

@@ -1,6 +1,6 @@
 """Tombstones in the tables: the rows of forgotten grants, whose usernames are keyed pseudonyms.
 
-A row is renamed and not deleted, so that whoever waits for its lock finds the tombstone afterwards,
+A row is renamed and not deleted, so that a process that waits for its lock finds the tombstone,
 and so that a role needs no other permission.
 """
 
