@@ -16,7 +16,6 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -53,7 +52,6 @@ class Worker:
 
     manager: TokenManager
     accounts_url: str
-    fingerprint: Callable[[str], str]  # Keyed; the log has no usernames.
     stopping: asyncio.Event  # Once it is set, nothing more is started.
 
     async def work(self, *, once: bool) -> int:
@@ -89,8 +87,7 @@ class Worker:
 
     async def fetch(self, grant: Grant) -> int:
         """Fetch the accounts of a grant; return 0 or the exit code of the error."""
-        text = f"{self.manager.client_id} {grant.target_id} {grant.username}"
-        name = f"grant={self.fingerprint(text)} target={grant.target_id}"
+        name = f"grant={self.manager.fingerprint(grant)} target={grant.target_id}"
         try:
             client, auth = self.manager.async_client(), self.manager.auth(grant, psu=Psu.AUTO)
             response = await client.get(self.accounts_url, auth=auth)
@@ -132,7 +129,7 @@ async def run(*, once: bool) -> int:
     with BlinkOAuth(Settings.from_env()) as blink:
         # At its end, refreshes in progress finish, and their pairs are stored.
         async with TokenManager(blink, store, on_event=alert) as manager:
-            worker = Worker(manager, os.environ["BLINK_ACCOUNTS_URL"], store.fingerprint, stopping)
+            worker = Worker(manager, os.environ["BLINK_ACCOUNTS_URL"], stopping)
             async with asyncio.TaskGroup() as group:
                 work = group.create_task(worker.work(once=once))
                 # Workers of one deploy start together: a random time spreads their runs.

@@ -192,6 +192,10 @@ class StepExecutor:
             f"{type(step).__name__} is a step of the flights, not of the executor."
         )
 
+    def fingerprint(self, key: GrantKey) -> str:
+        """Return the keyed fingerprint that names a grant in logs."""
+        return self.store.fingerprint(f"{key.client_id} {key.grant.target_id} {key.grant.username}")
+
     def _permit(self, job: Job) -> Permit:
         if self.has_unstored_result(job.key.grant):
             # This process has still to store a result of this grant: the record is out of date.
@@ -229,9 +233,7 @@ class StepExecutor:
                 name=name,
                 at=self.now(),
                 grant=grant,
-                fingerprint=self.store.fingerprint(
-                    f"{key.client_id} {grant.target_id} {grant.username}"
-                ),
+                fingerprint=self.fingerprint(key),
                 target_id=grant.target_id,
                 generation=record.generation if record else None,
                 state=record.state if record else None,

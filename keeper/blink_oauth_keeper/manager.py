@@ -752,6 +752,20 @@ class TokenManager:
         finally:
             cancelled.set()
 
+    def fingerprint(self, grant: Grant) -> str:
+        """Return the keyed fingerprint that names a grant in logs, where no username belongs.
+
+        It is that of the keeper's own log records and of `Event.fingerprint`. The first call may
+        read the store.
+
+        Args:
+            grant: The grant.
+
+        Raises:
+            InvalidInputError: The argument has another type.
+        """
+        return self._single_flight.step_executor.fingerprint(self._single_flight.key(grant))
+
     def status(self, grant: Grant) -> GrantStatus:
         """Return the status of a grant, read from the store.
 

@@ -290,6 +290,7 @@ MANAGER: dict[str, tuple[str, str, Callable[[TokenManager], object]]] = {
     ),
     "grant of get": ("grant", "Grant(", lambda m: m.get(cast("Any", {}))),
     "grant of status": ("grant", "Grant(", lambda m: m.status(WRONG)),
+    "grant of fingerprint": ("grant", "Grant(", lambda m: m.fingerprint(WRONG)),
     "grant of auth": ("grant", "Grant(", lambda m: m.auth(WRONG, psu=Psu.AUTO)),
     "psu of auth": ("psu", "Psu.AUTO", lambda m: m.auth(GRANT, psu=WRONG)),
     "psu of headers": ("psu", "Psu.AUTO", lambda m: m.headers(GRANT, psu=WRONG)),

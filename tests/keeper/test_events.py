@@ -318,6 +318,7 @@ def test_an_event_names_the_grant_the_request_the_generation_and_the_duration(
     assert refresh.grant == authorization.grant == grant
     assert refresh.fingerprint == authorization.fingerprint
     assert refresh.fingerprint in repr(refresh)
+    assert harness.manager.fingerprint(grant) == refresh.fingerprint
     assert TARGET in repr(refresh)
     assert refresh.target_id == TARGET
     assert (authorization.generation, refresh.generation) == (1, 2)
