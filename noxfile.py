@@ -27,8 +27,6 @@ TESTS = (
     *(f"tests/{name}" for name in ("wrapper", "wire", "keeper", "cli", "testing", "documents")),
     "tests/examples",
 )
-# They need web frameworks, which `lowest` has not.
-WEB_EXAMPLES = "tests/web_examples"
 PROOFS = ("tests/simulation", "tests/storm", "tests/crash")
 WITHOUT_SERVER = (
     *(
@@ -162,7 +160,7 @@ def tests(session: nox.Session) -> None:
     """Prove that the installed wheel passes its tests."""
     # Without coverage, which would make them half as fast.
     install(session, "test", project=True)
-    session.run("pytest", *PARALLEL, *(session.posargs or (*TESTS, WEB_EXAMPLES)))
+    session.run("pytest", *PARALLEL, *(session.posargs or TESTS))
 
 
 @nox.session(default=False)
@@ -186,7 +184,9 @@ def lowest(session: nox.Session) -> None:
         "-W",
         "default::pytest.PytestUnraisableExceptionWarning",
     )
-    session.run("pytest", *PARALLEL, *old, *(session.posargs or (*TESTS, "tests/spec")))
+    # The web frameworks are tools of the tests, and declare no lowest version here.
+    tests = (*TESTS, "tests/spec", "--ignore=tests/examples/web")
+    session.run("pytest", *PARALLEL, *old, *(session.posargs or tests))
 
 
 @nox.session(default=False)

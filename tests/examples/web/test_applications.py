@@ -8,7 +8,7 @@ import pytest
 from attrs import evolve
 
 from blink_oauth_testing.sandbox import Fault
-from web_examples.harness import BANK, DEVICE, USER_AGENT, Application, agreed, refused
+from examples.web.harness import BANK, DEVICE, USER_AGENT, Application, agreed, refused
 
 ACCOUNTS = f"/banks/{BANK}/accounts"
 ACCOUNTS_API = "/account-information-service/"

@@ -10,7 +10,7 @@ import pytest
 from blink_oauth_cli.sandbox import environment
 from blink_oauth_keeper import SqlTokenStore
 from blink_oauth_testing import Sandbox
-from web_examples.harness import APPLICATIONS, Application
+from examples.web.harness import APPLICATIONS, Application
 
 
 @pytest.fixture(params=APPLICATIONS, ids=lambda each: each.__name__)
