@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import httpx
 from fastapi import Depends, FastAPI, Form, HTTPException, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 from fastapi.templating import Jinja2Templates
 from starlette.middleware.base import RequestResponseEndpoint
@@ -36,6 +39,7 @@ ACCOUNTS_URL = os.environ["BLINK_ACCOUNTS_URL"]
 REDIRECT_URI = os.environ.get("BLINK_REDIRECT_URI", "http://127.0.0.1:8000/callback")
 STORE = os.environ["BLINK_STORE"]
 KEYS_FILE = os.environ.get("BLINK_STORE_KEYS_FILE") or f"{STORE}.keys"
+LOGINS = os.environ.get("APP_LOGINS") or Path(KEYS_FILE).with_name("logins.db")
 SECRET = Secret(os.environ["APP_SECRET"], what="secret of the application")
 SESSION_SECONDS = 3600
 # The banks of the sandbox. Yours are in bLink's directory.
@@ -48,7 +52,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-used_states: dict[str, float] = {}
 templates = Jinja2Templates(Path(__file__).parent / "templates")
 
 
@@ -167,57 +170,80 @@ async def connect(
     if not confirmed and await is_connected(manager, grant):
         return page(request, "confirm.html", target_id=grant.target_id)
     asked = AuthorizationRequest.new(manager.client_id, grant, REDIRECT_URI, key=SECRET)
-    request.session["target_id"] = grant.target_id
-    request.session["state"] = asked.state.reveal()
+    await run_in_threadpool(begin_login, asked)
     return RedirectResponse(asked.url(AUTHORIZE_URL), 303)
 
 
 @app.get("/callback")
 async def callback(request: Request, username: Username, psu: Device, manager: Manager) -> Response:
     """Exchange the code. All ways end with a redirect, so that it leaves the address bar."""
-    state, target_id = request.session.get("state"), request.session.get("target_id", "")
-    if state is None:
-        return failed(request, reason="used")
-    grant = Grant(target_id, username)
+    state = request.query_params.get("state", "")
+    target_id = await run_in_threadpool(end_login, username, state)
+    if target_id is None:
+        return failed(request, reason="unknown")
+    request.state.target_id = target_id
     asked = AuthorizationRequest.restore(
-        manager.client_id, grant, REDIRECT_URI, state=state, key=SECRET
+        manager.client_id, Grant(target_id, username), REDIRECT_URI, state=state, key=SECRET
     )
     result = asked.read_callback(request.url.query)
-    if not isinstance(result, FailedCallback) or result.answers_request:
-        del request.session["state"]  # Else it stays: any site can send a browser here.
     if isinstance(result, FailedCallback):
         return failed(request, reason=result.reason, target_id=target_id)
-    if not is_first_use(state):
-        return failed(request, reason="used")
-    await manager.aauthorize(grant, code=result.code, redirect_uri=REDIRECT_URI, psu=psu)
+    await manager.aauthorize(asked.grant, code=result.code, redirect_uri=REDIRECT_URI, psu=psu)
     return RedirectResponse(f"/banks/{target_id}/accounts", 303)
 
 
-def is_first_use(state: str) -> bool:
-    """Return whether no callback had this state before; with several workers, share the states.
+def logins() -> sqlite3.Connection:
+    """Open the logins that wait for a callback, for all workers; you have a database for that."""
+    database = sqlite3.connect(LOGINS)
+    database.execute("CREATE TABLE IF NOT EXISTS logins (id PRIMARY KEY, target_id, until)")
+    return database
 
-    A reload during the exchange repeats the request, and a code that a bank gets twice is revoked.
-    """
-    now = time.monotonic()
-    for old in [each for each, end in used_states.items() if end < now]:
-        del used_states[old]
-    if state in used_states:
-        return False
-    used_states[state] = now + SESSION_SECONDS
-    return True
+
+def login_id(username: str, state: str) -> str:
+    """Return the key of a login: who has read it can neither use the state nor name anybody."""
+    return hashlib.sha256(f"{state} {username}".encode()).hexdigest()
+
+
+def begin_login(asked: AuthorizationRequest) -> None:
+    now, key = time.time(), login_id(asked.grant.username, asked.state.reveal())
+    with closing(logins()) as database, database:
+        database.execute("DELETE FROM logins WHERE until < ?", [now])
+        values = (key, asked.grant.target_id, now + SESSION_SECONDS)
+        database.execute("INSERT INTO logins VALUES (?, ?, ?)", values)
+
+
+def end_login(username: str, state: str) -> str | None:
+    """Return the bank of a customer's login, once: the code must not reach the bank twice."""
+    sql = "DELETE FROM logins WHERE id = ? AND until >= ? RETURNING target_id"
+    with closing(logins()) as database, database:
+        found = database.execute(sql, [login_id(username, state), time.time()]).fetchall()
+    return str(found[0][0]) if found else None
 
 
 @app.get("/banks/{target_id}/accounts")
 async def accounts(request: Request, grant: OwnGrant, psu: Device, manager: Manager) -> Response:
     response = await manager.async_client().get(ACCOUNTS_URL, auth=manager.auth(grant, psu=psu))
     response.raise_for_status()
-    found = response.json()["accounts"]
+    try:
+        found = list(response.json()["accounts"])
+    except (ValueError, LookupError, TypeError):
+        raise httpx.DecodingError("These are no accounts.", request=response.request) from None
     return page(request, "accounts.html", target_id=grant.target_id, accounts=found)
 
 
 @app.post("/banks/{target_id}/disconnect")
 async def disconnect(grant: OwnGrant, psu: Device, manager: Manager) -> Response:
     await manager.arevoke(grant, psu=psu)
+    return RedirectResponse("/", 303)
+
+
+@app.post("/forget")
+async def forget(request: Request, username: Username, psu: Device, manager: Manager) -> Response:
+    """Disconnect all banks, and delete what the store has of the customer."""
+    for target_id in BANKS:
+        with suppress(UnknownGrantError):
+            await manager.aforget(Grant(target_id, username), psu=psu)
+    request.session.clear()
     return RedirectResponse("/", 303)
 
 
@@ -232,10 +258,17 @@ async def on_error(request: Request, error: BlinkError | httpx.HTTPError) -> Res
         values = {"status": answer.status, "headers": dict(answer.headers)}
     elif isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
         values = {"status": 403}
-    values["target_id"] = request.path_params.get("target_id") or request.session.get("target_id")
+    known = request.path_params.get("target_id")
+    values["target_id"] = known or getattr(request.state, "target_id", None)
     if request.url.path == "/callback":
         return failed(request, **values)
     return page(request, "failure.html", **values)
+
+
+@app.exception_handler(Exception)
+async def on_fault(_: Request, __: Exception) -> Response:
+    """Answer any other error, which the server logs, with the headers of all pages."""
+    return Response("The fault is ours.", 500, HEADERS)
 
 
 def failed(request: Request, status: int = 400, **values: Any) -> Response:

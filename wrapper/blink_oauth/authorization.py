@@ -117,8 +117,9 @@ def _state(instance: object, attribute: Attribute[Secret], value: Secret) -> Non
 class AuthorizationRequest:
     """A request for a customer's consent, made by `new`; `restore` makes the same one again.
 
-    Keep the text of `state` in the customer's session until the callback, and nowhere else: the
-    callback then answers a request of the same browser.
+    Keep the text of `state` until the callback in the customer's session, or on your server with
+    the customer who is signed in, and nowhere else: the callback then answers a request of the same
+    browser, or of the same customer.
 
     Attributes:
         client_id: The client's id in bLink's directory.
@@ -178,7 +179,7 @@ class AuthorizationRequest:
             client_id: The client's id, as given to `new`.
             grant: The grant, as given to `new`.
             redirect_uri: The redirect URI, as given to `new`.
-            state: The state from the customer's session, and never from the callback.
+            state: The state that was kept, and never one that only the callback has.
             key: The key that `new` was given.
 
         Raises:

@@ -15,23 +15,29 @@ BANKS = {"IIDX00001": "Musterbank Streng", "IIDX00002": "Musterbank Mild"}
 SECRET_KEY = os.environ["APP_SECRET"]
 ALLOWED_HOSTS = [urlsplit(REDIRECT_URI).hostname]
 ROOT_URLCONF = "accounts_site.urls"
-WSGI_APPLICATION = "accounts_site.wsgi.application"
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "accounts_site.errors.ErrorMiddleware",
+    "accounts_site.middleware.PageMiddleware",
 ]
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "DIRS": [Path(__file__).parent / "templates"],
-        "OPTIONS": {"context_processors": ["accounts_site.views.of_every_page"]},
+        "OPTIONS": {"context_processors": ["accounts_site.middleware.of_every_page"]},
     }
 ]
 
-SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"  # It needs no database.
+# Sessions, and the logins that wait for a callback. All processes of one machine share the folder.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
+        "LOCATION": os.environ.get("APP_CACHE") or Path(KEYS_FILE).with_name("cache"),
+        "OPTIONS": {"MAX_ENTRIES": 100_000},
+    }
+}
+SESSION_ENGINE = "django.contrib.sessions.backends.cache"
 SESSION_COOKIE_AGE = 3600
 # Lax: the bank's redirect comes from another site, and with Strict it would have no session.
 SESSION_COOKIE_SAMESITE = "Lax"
@@ -44,9 +50,8 @@ SECURE_REFERRER_POLICY = "same-origin"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"without_query": {"()": "accounts_site.errors.WithoutQuery"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "filters": ["without_query"]}},
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
     "root": {"handlers": ["console"], "level": "INFO"},
-    # Each line goes through the handler above, that of runserver's access log, too.
-    "loggers": {"django": {"level": "INFO"}, "django.server": {"propagate": True}},
+    # The access log of runserver has the query of the callback, and so the code.
+    "loggers": {"django": {"level": "INFO"}, "django.server": {"level": "CRITICAL"}},
 }

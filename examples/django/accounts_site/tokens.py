@@ -14,11 +14,7 @@ _opening = threading.Lock()
 
 
 def manager() -> TokenManager:
-    """Return the manager; open it at the first request.
-
-    A server forks its workers and starts their threads afterwards, and commands of manage.py need
-    no manager: so it is opened neither at the import nor in a request of its own.
-    """
+    """Return the manager; open it at the first request, since a server forks its workers before."""
     with _opening:  # Two first requests must not open two.
         return _open_manager()
 

@@ -11,6 +11,7 @@ urlpatterns = [
     path("banks/<target_id>/connect", views.connect),
     path("banks/<target_id>/accounts", views.accounts),
     path("banks/<target_id>/disconnect", views.disconnect),
+    path("forget", views.forget),
     path("callback", views.callback),
     path("failed", views.failed),
 ]

@@ -29,4 +29,4 @@ def application(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with request.param(blink_sandbox, monkeypatch) as send:
-        yield Application(send, blink_sandbox)
+        yield Application(send, blink_sandbox, tmp_path / "tokens.db")

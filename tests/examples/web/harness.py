@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import re
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -29,8 +31,10 @@ from blink_oauth_testing.sandbox import Exchange
 
 BANK = "IIDX00001"
 ORIGIN = "http://127.0.0.1:8000"
-DEVICE = "203.0.113.7"
+DEVICE = "2001:db8::7"
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64)"
+FORGED = {"X-Forwarded-For": "203.0.113.66", "Forwarded": "for=203.0.113.66"}
+"""What any browser can send, so that no application may believe it by itself."""
 HIDDEN_FIELD = re.compile(r'<input type="hidden" name="(\w+)" value="([^"]*)">')
 
 Send = Callable[[httpx.Request], httpx.Response]
@@ -48,16 +52,17 @@ class Customer:
     username: str
     send: Send
     _browser: httpx.Client = field(init=False)
+    _hidden: dict[str, str] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         """Open the browser, and sign in."""
         self._browser = httpx.Client(
             base_url=ORIGIN,
             transport=httpx.MockTransport(self.send),
-            headers={"User-Agent": USER_AGENT},
+            headers={"User-Agent": USER_AGENT, **FORGED},
         )
         assert "Sign in" in self.get("/").text
-        assert self.post("/sign-in", username=self.username).headers["Location"] == "/"
+        assert self.sign_in(self.username).headers["Location"] == "/"
 
     @property
     def cookies(self) -> httpx.Cookies:
@@ -68,11 +73,28 @@ class Customer:
         """Load a page."""
         return self._browser.get(path)
 
+    def send_other(self, method: str, path: str) -> httpx.Response:
+        """Send a request of a method that no link or form has."""
+        return self._browser.request(method, path)
+
+    def change_user_agent(self, user_agent: str) -> None:
+        """Send another user agent from now on."""
+        self._browser.headers["User-Agent"] = user_agent
+
+    def sign_in(self, username: str) -> httpx.Response:
+        """Sign in, with the same browser."""
+        self.username = username
+        return self.post("/sign-in", username=username)
+
     def post(self, path: str, **form: str) -> httpx.Response:
         """Submit a form of the application, with the hidden fields of its page."""
-        hidden = dict(HIDDEN_FIELD.findall(self.get("/").text))
+        if not self._hidden:
+            self._hidden = dict(HIDDEN_FIELD.findall(self.get("/").text))
         headers = {"Sec-Fetch-Site": "same-origin", "Origin": ORIGIN}
-        return self._browser.post(path, data=hidden | form, headers=headers)
+        response = self._browser.post(path, data=self._hidden | form, headers=headers)
+        if path in {"/sign-in", "/sign-out", "/forget"}:
+            self._hidden = {}  # Each session has its own.
+        return response
 
     def post_from_another_site(self, path: str) -> httpx.Response:
         """Submit a form of another site; a browser without SameSite would send the cookies."""
@@ -95,14 +117,19 @@ class Customer:
         # The code must not stay in the address bar, and must not become a Referer.
         assert response.is_redirect, response.text
         assert response.headers["Referrer-Policy"] == "no-referrer"
-        assert "?" not in response.headers["Location"]
+        # Nor may a callback lead to another site.
+        assert re.fullmatch(r"/[\w/]*", response.headers["Location"])
         return self.get(response.headers["Location"])
+
+    def use_cookies(self, cookies: httpx.Cookies) -> None:
+        """Replace the cookies of the browser."""
+        self._browser.cookies = cookies
 
     def call_back_twice(self, callback: str) -> tuple[httpx.Response, httpx.Response]:
         """Reload the callback before its response is there: both requests have the same cookies."""
         cookies = httpx.Cookies(self.cookies)
         first = self.call_back(callback)
-        self._browser.cookies = cookies
+        self.use_cookies(cookies)
         return first, self.call_back(callback)
 
     def get_at_once(self, path: str, number: int) -> Sequence[httpx.Response]:
@@ -131,14 +158,29 @@ class Application:
     Args:
         send: Sends a request to it.
         sandbox: The platform that it uses.
+        store: The file of its store.
     """
 
     send: Send
     sandbox: Sandbox
+    store: Path
 
     def customer(self, username: str = "u-4711") -> Customer:
         """Return a customer who has signed in."""
         return Customer(username, self.send)
+
+    def stored_usernames(self) -> set[str]:
+        """Return whom the records of the store name."""
+        with closing(sqlite3.connect(self.store)) as database:
+            return {name for (name,) in database.execute("SELECT username FROM blink_oauth_grants")}
+
+    @contextmanager
+    def without_store(self) -> Iterator[None]:
+        """Keep the tables of the store away."""
+        with closing(sqlite3.connect(self.store)) as database:
+            database.execute("ALTER TABLE blink_oauth_grants RENAME TO away")
+            yield
+            database.execute("ALTER TABLE away RENAME TO blink_oauth_grants")
 
     def exchanges(self, operation: str) -> list[Exchange]:
         """Return the requests of an operation that the platform got."""
@@ -179,7 +221,8 @@ def fastapi_service(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterat
             async def app(scope: Any, receive: Any, send: Any) -> None:
                 await module.app({**scope, "state": dict(state)}, receive, send)
 
-            transport = httpx.ASGITransport(app, client=(DEVICE, 1))
+            # A server, too, answers an error of the application, and logs it.
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(DEVICE, 1))
 
             async def respond(request: httpx.Request) -> httpx.Response:
                 response = await transport.handle_async_request(request)
@@ -196,7 +239,7 @@ def django_project(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterato
     """Run the Django project; its server would call it in a thread of each request."""
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "accounts_site.settings")
     configured = fresh_module("accounts_site.settings", monkeypatch)
-    names = ("AUTHORIZE_URL", "ACCOUNTS_URL", "STORE", "KEYS_FILE")
+    names = ("AUTHORIZE_URL", "ACCOUNTS_URL", "STORE", "KEYS_FILE", "CACHES")
     # Django reads the settings once. The handlers of its logging would outlive the test.
     settings.LOGGING_CONFIG = None
     clear_url_caches()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import httpx
 import pytest
 from attrs import evolve
 
@@ -11,6 +12,7 @@ from blink_oauth_testing.sandbox import Fault
 from examples.web.harness import BANK, DEVICE, USER_AGENT, Application, agreed, refused
 
 ACCOUNTS = f"/banks/{BANK}/accounts"
+OTHER_BANK = "IIDX00002"
 ACCOUNTS_API = "/account-information-service/"
 
 
@@ -35,6 +37,16 @@ def test_the_bank_is_told_the_customers_device(application: Application) -> None
         headers = {name.lower(): value for name, value in exchange.request_headers}
         assert headers["x-psu-ip-address"] == DEVICE
         assert headers["x-psu-user-agent"] == USER_AGENT
+
+
+@pytest.mark.parametrize("user_agent", ["", "x" * 6_000], ids=["none", "long"])
+def test_no_user_agent_costs_a_customer_the_code(application: Application, user_agent: str) -> None:
+    customer = application.customer()
+    customer.change_user_agent(user_agent)
+    assert customer.connect().status_code == 200
+    (exchange,) = application.exchanges("request_token")
+    headers = {name.lower(): value for name, value in exchange.request_headers}
+    assert headers["x-psu-user-agent"] == (user_agent[:1024] or "unknown")
 
 
 def test_a_refusal_at_the_bank_connects_nothing_and_can_be_repeated(
@@ -76,7 +88,7 @@ def test_a_callback_of_another_site_does_not_end_the_login(
     callback = agreed(customer.begin())
     page = customer.call_back(f"/callback?{query}")
     assert page.status_code == 400
-    assert "Nothing was connected" in page.text
+    assert "belongs to no login of yours" in page.text
     assert application.exchanges("request_token") == []
     assert customer.call_back(callback).status_code == 200
 
@@ -89,6 +101,48 @@ def test_a_callback_of_another_customer_exchanges_nothing(application: Applicati
     assert other.call_back(callback).status_code == 400
     assert application.exchanges("request_token") == []
     assert one.call_back(callback).status_code == 200
+
+
+@pytest.mark.parametrize("in_order", [True, False], ids=["in order", "crossed"])
+def test_two_banks_are_connected_at_once_in_two_tabs(
+    application: Application, in_order: bool
+) -> None:
+    customer = application.customer()
+    callbacks = [agreed(customer.begin(bank)) for bank in (BANK, OTHER_BANK)]
+    pages = [customer.call_back(each) for each in (callbacks if in_order else callbacks[::-1])]
+    assert [page.status_code for page in pages] == [200, 200]
+    names = ["Musterbank Streng", "Musterbank Mild"]
+    for page, name in zip(pages, names if in_order else names[::-1], strict=True):
+        assert f"Accounts at {name}" in page.text
+    assert customer.get("/").text.count(">Connected<") == 2
+
+
+def test_a_callback_after_another_customer_has_signed_in_exchanges_nothing(
+    application: Application,
+) -> None:
+    customer = application.customer("u-1")
+    callback = agreed(customer.begin())
+    customer.post("/sign-out")
+    customer.sign_in("u-2")
+    page = customer.call_back(callback)
+    assert page.status_code == 400
+    assert "belongs to no login of yours" in page.text
+    assert application.exchanges("request_token") == []
+    customer.post("/sign-out")
+    customer.sign_in("u-1")
+    assert customer.call_back(callback).status_code == 200
+    assert application.form_values("username") == ["u-1"]
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "POST"])
+def test_only_a_get_of_the_callback_exchanges_the_code(
+    application: Application, method: str
+) -> None:
+    customer = application.customer()
+    callback = agreed(customer.begin())
+    assert customer.send_other(method, callback).status_code in {403, 405}
+    assert application.exchanges("request_token") == []
+    assert customer.call_back(callback).status_code == 200
 
 
 def test_a_code_that_has_expired_leads_to_a_new_consent(application: Application) -> None:
@@ -122,6 +176,74 @@ def test_an_api_that_fails_is_reported_as_the_banks_failure(application: Applica
     assert page.status_code == 502
     assert "Connect Musterbank" not in page.text
     assert customer.get(ACCOUNTS).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"<html>Welcome</html>", b"[]", b'{"accounts": null}'])
+def test_a_success_without_accounts_is_reported_as_the_banks_failure(
+    application: Application, body: bytes
+) -> None:
+    customer = application.customer()
+    customer.connect()
+    odd = Fault("odd", executes=False, change=lambda each: evolve(each, status=200, body=body))
+    application.sandbox.fail(odd, operation="list_accounts")
+    page = customer.get(ACCOUNTS)
+    assert page.status_code == 502
+    assert "The bank did not answer as expected" in page.text
+    assert customer.get(ACCOUNTS).status_code == 200
+
+
+def test_an_error_that_no_code_expects_shows_nothing(application: Application) -> None:
+    customer = application.customer()
+    customer.connect()
+    # So deep that the parser raises what is no error of a value.
+    body = b"[" * 100_000
+    deep = Fault("deep", executes=False, change=lambda each: evolve(each, status=200, body=body))
+    application.sandbox.fail(deep, operation="list_accounts")
+    page = customer.get(ACCOUNTS)
+    assert page.status_code == 500
+    assert page.headers["Cache-Control"] == "no-store"
+    assert "ecursion" not in page.text
+    assert customer.get(ACCOUNTS).status_code == 200
+
+
+def test_a_disconnection_that_the_bank_does_not_confirm_ends_the_use_all_the_same(
+    application: Application,
+) -> None:
+    customer = application.customer()
+    customer.connect()
+    application.sandbox.fail("internal-server-error", operation="revoke_token", times=2)
+    assert customer.post(f"/banks/{BANK}/disconnect").status_code == 503
+    assert "Disconnect" not in customer.get("/").text
+    assert customer.get(ACCOUNTS).status_code == 403
+
+
+def test_a_customers_data_is_deleted_at_all_banks(application: Application) -> None:
+    customer, other = application.customer("fake-deleted"), application.customer("u-2")
+    other.connect()
+    for bank in (BANK, OTHER_BANK):
+        customer.connect(bank)
+    assert customer.post("/forget").headers["Location"] == "/"
+    assert "Sign in" in customer.get("/").text
+    assert {"u-2"} <= application.stored_usernames()
+    assert "fake-deleted" not in application.stored_usernames()
+    customer.sign_in("fake-deleted")
+    assert ">Connected<" not in customer.get("/").text
+    assert customer.get(ACCOUNTS).status_code == 403
+    assert customer.connect().status_code == 200
+
+
+def test_with_a_store_that_cannot_be_used_no_code_is_spent_and_no_text_is_shown(
+    application: Application,
+) -> None:
+    customer = application.customer()
+    callback = agreed(customer.begin())
+    with application.without_store():
+        for page in (customer.get("/"), customer.call_back(callback)):
+            assert page.status_code == 500
+            assert "The fault is ours" in page.text
+            assert "store" not in page.text.lower()
+    assert application.exchanges("request_token") == []
+    assert customer.connect().status_code == 200
 
 
 def test_while_the_platform_is_unavailable_the_page_says_when_to_try_again(
@@ -196,8 +318,8 @@ def test_many_requests_at_the_same_time_cause_one_refresh(application: Applicati
     customer = application.customer()
     customer.connect()
     application.sandbox.clock.advance(hours=24)
-    pages = customer.get_at_once(ACCOUNTS, 20)
-    assert [page.status_code for page in pages] == [200] * 20
+    pages = customer.get_at_once(ACCOUNTS, 10)
+    assert [page.status_code for page in pages] == [200] * 10
     assert application.form_values("grant_type") == ["authorization_code", "refresh_token"]
 
 
@@ -224,9 +346,19 @@ def test_a_form_of_another_site_is_refused(application: Application) -> None:
     assert customer.get(ACCOUNTS).status_code == 200
 
 
+def test_a_session_from_before_the_sign_in_is_not_signed_in(application: Application) -> None:
+    browser = application.customer()
+    browser.post("/sign-out")
+    browser.get("/")
+    planted = httpx.Cookies(browser.cookies)
+    browser.sign_in("u-1")
+    assert "Your banks" in browser.get("/").text
+    browser.use_cookies(planted)
+    assert "Sign in" in browser.get("/").text
+
+
 def test_the_session_is_kept_from_scripts_and_other_sites(application: Application) -> None:
-    customer = application.customer()
-    response = customer.post(f"/banks/{BANK}/connect")
+    response = application.customer().sign_in("u-2")
     (cookie,) = response.headers.get_list("Set-Cookie")
     attributes = {part.strip().lower() for part in cookie.split(";")}
     assert {"httponly", "samesite=lax", "max-age=3600"} <= attributes
