@@ -755,8 +755,8 @@ class TokenManager:
     def fingerprint(self, grant: Grant) -> str:
         """Return the keyed fingerprint that names a grant in logs, where no username belongs.
 
-        It is that of the keeper's own log records and of `Event.fingerprint`. The first call may
-        read the store.
+        It is that of the keeper's own log records and of `Event.fingerprint`. The call reads the
+        store only if nothing has used it before: in a coroutine make it after `aget` or `astatus`.
 
         Args:
             grant: The grant.

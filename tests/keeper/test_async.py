@@ -29,6 +29,7 @@ WITHOUT_TWIN = {
     "client": "making it waits for nothing; for coroutines there is async_client",
     "async_client": "making it waits for nothing; for threads there is client",
     "auth": "one object serves httpx.Client and httpx.AsyncClient, and making it waits for nothing",
+    "fingerprint": "it waits for nothing once the store was used, which has read the key",
     "invalidate": "it only changes the cache, and waits for nothing",
 }
 METHODS: dict[str, Callable[..., object]] = {
