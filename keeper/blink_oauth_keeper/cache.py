@@ -267,3 +267,8 @@ class Cache:
     def _refuse(self, grant: Grant, record: Record) -> None:
         self.refused[grant] = record
         self.tokens.pop(grant, None)
+        # Nothing reads them without a cached token, and they would keep a pair in memory.
+        self.doubts.pop(grant, None)
+        self.looked.pop(grant, None)
+        if is_revoked(record):
+            self.failures.pop(grant, None)

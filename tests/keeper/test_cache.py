@@ -126,6 +126,21 @@ def test_a_revoked_generation_is_removed_and_never_cached_again(
     assert cached(cache).token == pair(3)
 
 
+@pytest.mark.parametrize("state", [State.REVOKED, State.FORGOTTEN])
+def test_of_a_revoked_grant_only_its_newest_record_is_kept(cache: Cache, state: State) -> None:
+    cache.update(GRANT, Result(record()), PROFILE)
+    assert cache.invalidate(GRANT, pair()) is False
+    cache.update_looked(GRANT, Result(record()), PROFILE, cache.doubt(GRANT))
+    cache.update(GRANT, Result(record(), FAILURE, shared_for=9), PROFILE)
+    entries = (cache.tokens, cache.doubts, cache.looked, cache.failures)
+    assert all(GRANT in each for each in entries)
+    revoked = record(2, state=state, token=None)
+    cache.update(GRANT, Result(revoked), PROFILE)
+    assert not any(GRANT in each for each in entries)
+    assert cache.failure(GRANT) is None
+    assert cache.known(GRANT) == revoked
+
+
 def test_a_late_revocation_does_not_remove_the_token_of_a_newer_consent(cache: Cache) -> None:
     cache.update(GRANT, Result(record(3)), PROFILE)
     cache.update(GRANT, Result(record(2, state=State.REVOKED)), PROFILE)
