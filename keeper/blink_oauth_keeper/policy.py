@@ -302,6 +302,9 @@ def _revoked_error(record: Record) -> NoTokenError:
     return ConsentNeededError(f"The grant was {done}. Authorize it anew.")
 
 
+NOT_ADOPTED = "The refresh token was neither stored nor presented."
+
+
 def adoption_error(record: Record) -> BlinkError | None:
     """Return why a pair must not be adopted in place of a record's, or None if it may be.
 
@@ -309,13 +312,14 @@ def adoption_error(record: Record) -> BlinkError | None:
     refusal another refresh token may be of a newer consent, or correct a mistake.
     """
     if is_revoked(record) or is_moved(record):
-        return _revoked_error(record)
+        error = _revoked_error(record)
+        return error.replaced(f"{error} {NOT_ADOPTED}")
     if record.state is State.NEEDS_CONSENT:
         return None
     return GrantExistsError(
-        f"The store has another pair of this grant (state {record.state.value}). The refresh token "
-        "was neither stored nor presented. Use the stored pair with get; a pair of a newer consent "
-        "comes into the store by a new authorization.",
+        f"The store has another pair of this grant (state {record.state.value}). {NOT_ADOPTED} Use "
+        "the stored pair with get; a pair of a newer consent comes into the store by a new "
+        "authorization.",
         correlation_id=record.correlation_id,
     )
 

@@ -18,6 +18,7 @@ from blink_oauth_keeper import (
     GrantExistsError,
     GrantMovedError,
     RefreshPendingError,
+    Report,
     SqlTokenStore,
     State,
     StoreError,
@@ -358,6 +359,50 @@ def test_a_revoked_grant_stays_revoked(adopting: Harness) -> None:
     require_refused(adopting, ConsentNeededError, "was revoked", old)
     require_refused(adopting, ConsentNeededError, "was revoked", refresh_token(adopting))
     assert adopting.banks.presented() == [old]
+
+
+def test_a_forgotten_grant_stays_forgotten(adopting: Harness) -> None:
+    old = refresh_token(adopting)
+    adopt(adopting, old)
+    adopting.manager.forget(GRANT)
+    for token in (old, refresh_token(adopting)):
+        require_refused(adopting, ConsentNeededError, "was forgotten.*neither stored nor", token)
+    assert history(adopting) == []
+    assert adopting.banks.presented() == [old]
+
+
+def test_a_token_that_was_never_refreshed_is_revoked_without_an_access_token(
+    adopting: Harness,
+) -> None:
+    old = refresh_token(adopting)
+    adopting.faulty.fail("claim", "release")
+    with pytest.raises(StoreError):
+        adopt(adopting, old)
+    adopting.faulty.recover()
+    adopting.manager.forget(GRANT)
+    assert adopting.banks.presented("revoke") == [old]
+    assert stored(adopting).state is State.FORGOTTEN
+
+
+def test_an_adoption_that_is_forgotten_during_its_refresh_leaves_no_valid_token(
+    adopting: Harness,
+) -> None:
+    gate = Gate()
+    adopting.banks.respond_next(gate)
+    old = refresh_token(adopting)
+    caller = adopting.in_thread(lambda: adopt(adopting, old))
+    gate.wait()
+    adopting.make_manager().forget(GRANT)
+    gate.open()
+    with pytest.raises(BlinkError):
+        caller.result()
+    adopting.wait_until_idle()
+    assert adopting.manager.refresh_due() == Report()
+    assert stored(adopting).state is State.FORGOTTEN
+    assert adopting.banks.presented() == [old]
+    revoked = adopting.banks.presented("revoke")
+    assert (revoked[0], len(revoked)) == (old, 3)
+    assert not any(map(adopting.banks.bank(TARGET).accepts, revoked))
 
 
 def test_a_grant_with_a_usable_pair_is_not_replaced(adopting: Harness) -> None:
