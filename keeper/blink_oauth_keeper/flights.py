@@ -35,6 +35,7 @@ from .profile import TargetProfile
 from .refresh import look, new_owner, refresh, refresh_claimed, release_unspent
 from .steps import Job, Publish, Result, Step, Steps, Wait
 from .store.protocol import GrantKey, Record
+from .store.rules import is_pseudonym
 from .timers import ThreadTimers, Timers
 
 __all__ = [
@@ -454,9 +455,15 @@ class SingleFlight:
         """Return the identity of a grant in the store.
 
         Raises:
-            InvalidInputError: It is not a `Grant`.
+            InvalidInputError: It is not a `Grant`, or its username could be that of a tombstone.
         """
         require_type("grant", grant, Grant, GRANT)
+        if is_pseudonym(grant.username):
+            # Whoever reads a pseudonym in the database must not get at the forgotten grant by it.
+            raise InvalidInputError(
+                "The username has the form of the names under which forgotten grants are stored. "
+                "Nothing was sent."
+            )
         return GrantKey(self.client_id, grant)
 
     def profile_of(self, target_id: str) -> TargetProfile:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import pytest
 from attrs import evolve
 
-from blink_oauth import BlinkError, Grant, RevocationError, Token
+from blink_oauth import BlinkError, Grant, InvalidInputError, RevocationError, Token
 from blink_oauth_keeper import (
     ConsentNeededError,
     EventName,
@@ -350,6 +351,31 @@ def test_a_pair_that_no_key_opens_keeps_the_grant_from_being_forgotten(harness: 
     assert harness.manager.refresh_due() == Report(revoked=1)
     assert "fake-late" in harness.banks.presented("revoke")
     require_forgotten(harness, grant)
+
+
+def test_a_pseudonym_gives_no_access_to_the_grant_of_a_forgotten_customer(
+    harness: Harness,
+) -> None:
+    grant = harness.authorize(NAME)
+    harness.manager.forget(grant)
+    (key,) = harness.stored
+    pseudonym = Grant(TARGET, key.grant.username)
+    code = harness.banks.issue_code(pseudonym)
+    calls: list[Callable[[], object]] = [
+        lambda: harness.manager.get(pseudonym),
+        lambda: harness.manager.status(pseudonym),
+        lambda: harness.manager.adopt(pseudonym, refresh_token="fake-refresh"),
+        lambda: harness.manager.authorize(pseudonym, code=code, redirect_uri=REDIRECT_URI, psu=PSU),
+        lambda: harness.manager.forget(pseudonym),
+    ]
+    requests = len(harness.banks.requests)
+    for call in calls:
+        with pytest.raises(InvalidInputError, match="Nothing was sent"):
+            call()
+    assert len(harness.banks.requests) == requests
+    require_forgotten(harness, grant)
+    # A name that only begins like one is a name as any other.
+    harness.manager.get(harness.authorize(f"forgotten:{NAME}"))
 
 
 def test_other_grants_of_the_customer_are_not_forgotten(harness: Harness) -> None:

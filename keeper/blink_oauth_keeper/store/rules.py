@@ -24,6 +24,7 @@ from .protocol import DueQuery, GrantKey, JournalEntry, Origin, Record, State
 __all__ = [
     "CLAIMABLE",
     "PSEUDONYM",
+    "PSEUDONYM_LENGTH",
     "SALVAGEABLE",
     "claimed",
     "due_order",
@@ -36,6 +37,7 @@ __all__ = [
     "is_due",
     "is_journaled",
     "is_latest_claim",
+    "is_pseudonym",
     "is_same_pair",
     "is_unchanged",
     "late_origin",
@@ -308,6 +310,8 @@ def stored_extra(extra: Mapping[str, object]) -> Mapping[str, object]:
 
 PSEUDONYM = "forgotten:"
 """Before the pseudonym, for people who read the tables."""
+PSEUDONYM_LENGTH = 53
+"""Characters of a pseudonym."""
 
 
 def pseudonym(secret: bytes, key: GrantKey) -> str:
@@ -321,6 +325,11 @@ def pseudonym(secret: bytes, key: GrantKey) -> str:
     # Not in hex: processes of the version before refuse usernames of more than 64 characters.
     digest = base64.urlsafe_b64encode(hmac.digest(secret, text.encode(), "sha256"))
     return PSEUDONYM + digest.decode().rstrip("=")
+
+
+def is_pseudonym(username: str) -> bool:
+    """Return whether a username has the form of the pseudonyms."""
+    return len(username) == PSEUDONYM_LENGTH and username.startswith(PSEUDONYM)
 
 
 def fingerprint(key: bytes, text: str) -> str:

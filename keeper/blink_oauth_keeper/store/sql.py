@@ -596,8 +596,11 @@ class SqlTokenStore(SqlBase, TokenStore):
             if row is None:
                 return None
             current = self._reader.record(key, row)
+            if forget and is_moved(current):
+                # A tombstone would not follow the grant into the other store.
+                return current
             if is_revoked(current):
-                if forget and not (is_tombstone(row) or is_moved(current)):
+                if forget and not is_tombstone(row):
                     self._tombstones.mark(session, key)
                     return evolve(current, forgetting=True)
                 return current

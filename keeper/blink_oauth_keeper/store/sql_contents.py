@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import URL, Connection, Engine, func, inspect, select, union_all
+from sqlalchemy import URL, Connection, Engine, func, inspect, or_, select, union_all
 from sqlalchemy.exc import SQLAlchemyError
 
 from blink_oauth.errors import InvalidInputError
 from blink_oauth_keeper.processes import fork_gate
 
-from .rules import PSEUDONYM
+from .rules import PSEUDONYM, PSEUDONYM_LENGTH
 from .sql_engine import engine_for, store_error_for
 from .sql_tables import grants, journal, store_key
 
@@ -90,8 +90,11 @@ def grant_names(
             grants.c.client_id == client_id,
             # LIKE of SQLite would ignore the case of letters.
             func.substr(name, 1, len(beginning)) == beginning,
-            # Not the column: tables of an older version lack it.
-            func.substr(grants.c.username, 1, len(PSEUDONYM)) != PSEUDONYM,
+            # Not `forget_generation`: tables of an older version lack it.
+            or_(
+                func.substr(grants.c.username, 1, len(PSEUDONYM)) != PSEUDONYM,
+                func.length(grants.c.username) != PSEUDONYM_LENGTH,
+            ),
         )
         .order_by(grants.c.target_id, grants.c.username)
         .limit(limit)

@@ -11,7 +11,7 @@ import secrets
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import Executable, Row, bindparam, delete, func, null, select, update
+from sqlalchemy import Executable, Row, bindparam, delete, null, select, update
 
 from blink_oauth_keeper.errors import SealError
 
@@ -57,10 +57,10 @@ BURY = RENAME.values(
 )
 TOUCH = update(grants).where(is_of_grant(grants)).values(updated_at=NOW)
 MARK = update(grants).where(is_of_grant(grants)).values(forget_generation=grants.c.generation)
-COUNT_OWN = (
-    select(func.count())
-    .select_from(journal)
+OWN_ENTRY = (
+    select(journal.c.id)
     .where(is_of_grant(journal), journal.c.origin != Origin.FOREIGN.value)
+    .limit(1)
 )
 DELETE_FOREIGN = delete(journal).where(
     is_of_grant(journal), journal.c.origin == Origin.FOREIGN.value
@@ -136,8 +136,7 @@ class Tombstones:
             Whether it was done; it is not if the journal still has a pair of the grant, or if the
             key of the pseudonyms is missing.
         """
-        self.delete_traces(session, key)
-        if session.row(COUNT_OWN, grant_params(key))[0]:  # type: ignore[index]
+        if session.row(OWN_ENTRY, grant_params(key)) is not None:
             return False
         try:
             store_key = self.keys.read(session)
@@ -146,6 +145,7 @@ class Tombstones:
             return False
         if store_key is None:
             return False
+        self.delete_traces(session, key)
         tombstone = grant_params(key) | {"user": pseudonym(store_key.pseudonyms, key)}
         # A process of the version before stores a new consent beside the tombstone.
         spare = PSEUDONYM + secrets.token_urlsafe(32)

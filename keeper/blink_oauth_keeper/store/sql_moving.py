@@ -163,8 +163,6 @@ def receive(
     with database.transaction() as session:
         row = tombstones.lock(session, key)
         stored = None if row is None else reader.record(key, row)
-        if row is not None:
-            tombstones.revive(session, key, row)
         if stored is not None and is_moved(stored) and stored.token is not None:
             raise StoreError(
                 "A grant of the target is itself being moved to another store. Nothing was lost. "
@@ -176,6 +174,8 @@ def receive(
             older, newer = (stored, record) if replaced else (record, stored)
             if older.token is not None and not is_same_pair(newer.token, older.token):
                 entries.append(_replaced(older, older.token))
+        if row is not None and (replaced or entries):
+            tombstones.revive(session, key, row)
         rows = session.rows(JOURNAL_ENTRIES, grant_params(key))
         existing = [each for row in rows if (each := reader.entry_if_opened(key, row))]
         _add_entries(database, sealer, session, existing, entries)

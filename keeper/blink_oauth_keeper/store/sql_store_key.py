@@ -38,7 +38,7 @@ UPDATE_KEY = (
 
 @define(eq=False, repr=False)
 class KeyRing:
-    """Reads and makes the key of a store, once for each process.
+    """Reads and makes the key of a store, and keeps it for the fingerprints.
 
     Args:
         sealer: Seals and opens the key.
@@ -47,18 +47,30 @@ class KeyRing:
 
     _sealer: Sealer
     _monotonic: Callable[[], float]
-    _key: StoreKey | None = field(init=False, default=None)
+    _opened: tuple[str, StoreKey] | None = field(init=False, default=None)
     _failed_at: float | None = field(init=False, default=None)
 
     def read(self, session: Session) -> StoreKey | None:
-        """Return the key, or None if the store has none.
+        """Return the key that the store has now, or None if it has none.
+
+        A database that was restored may have no key, or another one than before.
 
         Raises:
             SealError: It cannot be opened.
         """
-        if self._key is None and (row := session.row(LOAD_KEY, {})) is not None:
-            self._key = self._sealer.open_key(Sealed(row.sealed, row.key_id))
-        return self._key
+        row, opened = session.row(LOAD_KEY, {}), self._opened
+        if row is None:
+            return None
+        if opened is None or opened[0] != row.sealed:
+            try:
+                key = self._sealer.open_key(Sealed(row.sealed, row.key_id))
+            except SealError:
+                if opened is None:
+                    raise
+                # Sealed anew in a rotation, with a key that this process does not have.
+                return opened[1]
+            self._opened = opened = (row.sealed, key)
+        return opened[1]
 
     def make(self, database: Database) -> StoreKey:
         """Return the key; make it if the store has none.
@@ -87,7 +99,8 @@ class KeyRing:
 
     def for_logs(self, prepared: Callable[[], Database]) -> StoreKey | None:
         """Return the key, or None if it can neither be read nor made now. Nothing is raised."""
-        return self._key or self._for_logs(lambda: self.make(prepared()))
+        opened = self._opened
+        return opened[1] if opened else self._for_logs(lambda: self.make(prepared()))
 
     def _read_in(self, database: Database) -> StoreKey | None:
         with database.session() as session:

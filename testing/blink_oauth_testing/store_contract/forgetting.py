@@ -143,10 +143,12 @@ class Forgetting(Harness):
     ) -> None:
         self.put("a")
         claim = self.claim()
+        self.store.journal(claim, pair("foreign"), origin=Origin.FOREIGN)
         marked = self.store.mark_revoked(KEY, note=note(), forget=True)
         assert marked is not None
         assert not self.settle(claim, "late").stored
-        assert self.store.erase(marked, journaled=[], note=note())
+        assert self.store.erase(marked, journaled=[], note=note("erased"))
+        assert (self.events()[0], len(self.journal())) == ("erased", 2)
         now = self.read()
         assert (now.state, now.forgetting) == (State.REVOKED, True)
         assert list(self.second.revoking(CLIENT, limit=9)) == [now]

@@ -12,7 +12,8 @@ from sqlalchemy import Engine, create_engine, delete, select
 
 from blink_oauth.tokens import Secret
 from blink_oauth_keeper import GrantKey, Origin, Record, SealError, SqlTokenStore, State, StoreError
-from blink_oauth_keeper.store.moving import CopyReport, copy_grants
+from blink_oauth_keeper.store.moving import CopyReport, copy_grants, is_moved
+from blink_oauth_keeper.store.rules import is_pseudonym
 from blink_oauth_keeper.store.sql_contents import grant_names
 from blink_oauth_keeper.store.sql_tables import grants, metadata, store_key
 from blink_oauth_testing.store_contract.harness import (
@@ -104,7 +105,7 @@ def test_no_table_names_a_forgotten_customer(tables: Tables) -> None:
     assert NAME not in tables.text()
     (pseudonym,) = tables.usernames()
     assert len(pseudonym) <= 64
-    assert pseudonym.startswith("forgotten:")
+    assert is_pseudonym(pseudonym)
 
 
 def test_pseudonyms_differ_between_grants_and_between_stores(
@@ -138,6 +139,30 @@ def test_a_tombstone_survives_a_rotation_of_keys(tables: Tables) -> None:
     new = tables.store(NEW)
     assert state(new) is State.FORGOTTEN
     assert put(new, "b").consent == 2
+
+
+def test_after_a_restore_from_before_the_key_was_made_every_process_finds_a_tombstone(
+    tables: Tables,
+) -> None:
+    running, other = tables.store(), tables.store()
+    put(running)
+    assert put(running, key=grant_key("other"))
+    assert forget(running, grant_key("other"))
+    before = running.fingerprint("fake")
+    with tables.engine.begin() as connection:
+        connection.execute(delete(store_key))
+    assert forget(running)
+    assert [state(store) for store in (running, other, tables.store())] == [State.FORGOTTEN] * 3
+    assert running.fingerprint("fake") == tables.store().fingerprint("fake") != before
+
+
+def test_a_process_that_lacks_the_key_of_a_rotation_still_finds_tombstones(tables: Tables) -> None:
+    running = tables.store()
+    put(running)
+    assert forget(running)
+    assert tables.store(NEW, OLD).rotate_keys() == 0
+    assert tables.store(NEW, OLD).count_older_seals() == 0
+    assert state(running) is State.FORGOTTEN
 
 
 def test_another_fingerprint_key_finds_the_same_tombstone(tables: Tables) -> None:
@@ -248,6 +273,31 @@ def test_a_grant_that_is_forgotten_during_its_move_is_revoked(
     source.close()
 
 
+def test_a_grant_that_is_moved_away_is_not_forgotten_in_the_source(
+    tables: Tables, tmp_path: Path
+) -> None:
+    source, target = tables.store(), SqlTokenStore(f"sqlite:///{tmp_path}/target.db", keys=[NEW])
+
+    def require_unchanged() -> None:
+        before = tables.text()
+        marked = source.mark_revoked(KEY, note=note(), forget=True)
+        assert marked is not None
+        assert is_moved(marked)
+        assert tables.text() == before
+
+    put(source)
+    source.fingerprint("fake")
+    moving = source.begin_move(KEY)
+    assert moving is not None
+    require_unchanged()
+    target.receive(moving)
+    require_unchanged()
+    assert source.finish_move(moving)
+    require_unchanged()
+    assert forget(target)
+    target.close()
+
+
 def copy(source: SqlTokenStore, target: SqlTokenStore) -> CopyReport:
     return copy_grants(source, target, wait=0, monotonic=lambda: 0.0, sleep=lambda _: None)
 
@@ -255,10 +305,13 @@ def copy(source: SqlTokenStore, target: SqlTokenStore) -> CopyReport:
 def test_completion_and_listings_show_no_tombstone(tables: Tables, database_url: str) -> None:
     store = tables.store()
     put(store)
-    put(store, key=grant_key("other"))
+    others = ["forgotten:me", "other"]
+    for name in others:
+        put(store, key=grant_key(name))
     assert forget(store)
-    assert list(grant_names(database_url, CLIENT, beginning="", limit=9)) == ["IIDX99999/other"]
-    assert [record.key for record in store.records(CLIENT)] == [grant_key("other")]
+    names = [f"IIDX99999/{name}" for name in others]
+    assert list(grant_names(database_url, CLIENT, beginning="", limit=9)) == names
+    assert [record.key for record in store.records(CLIENT)] == [*map(grant_key, others)]
 
 
 def test_of_many_processes_that_forget_at_once_each_finds_the_same(tables: Tables) -> None:
