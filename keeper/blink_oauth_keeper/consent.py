@@ -180,7 +180,7 @@ def _adopt(job: Job) -> Steps:
     for _ in range(ADOPTION_TRIES):
         record = yield from load(job)
         if record is not None:
-            if (yield from _was_adopted(record, pair, detail)):
+            if not is_revoked(record) and (yield from _was_adopted(record, pair, detail)):
                 return Result(record)
             error = policy.adoption_error(record)
             if error is not None:

@@ -33,7 +33,7 @@ class Flight:
 
     Attributes:
         name: The worker's name with a number.
-        kind: `refresh`, `authorize`, `revoke`, `forget` or `finish`.
+        kind: `refresh`, `authorize`, `adopt`, `revoke`, `forget` or `finish`.
         leases: The committed claims, including those whose result was lost.
         ended_by: What ended the flight without a result: `crashed` or `closed`.
         store_failed: Whether a call to the store has failed.

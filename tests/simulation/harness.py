@@ -47,12 +47,20 @@ class Code:
 
     refresh: Callable[[Job], Steps]
     authorize: Callable[[Job], Steps]
+    adopt: Callable[[Job], Steps]
     revoke: Callable[..., Steps]
     finish_revocation: Callable[[Job], Steps]
     store: type[MemoryTokenStore]
 
 
-REAL = Code(refresh, consent.authorize, consent.revoke, consent.finish_revocation, MemoryTokenStore)
+REAL = Code(
+    refresh,
+    consent.authorize,
+    consent.adopt,
+    consent.revoke,
+    consent.finish_revocation,
+    MemoryTokenStore,
+)
 
 
 @frozen(kw_only=True)

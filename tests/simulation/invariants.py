@@ -339,6 +339,21 @@ def a_forgotten_grant_is_named_nowhere_at_the_end(facts: Facts, kind: BankKind) 
     return "the store names the customer at the end" if facts.remembered else None
 
 
+def a_pair_is_adopted_once(facts: Facts, kind: BankKind) -> str | None:
+    """However often it is repeated, an adoption stores the pair of the application once."""
+    adopted = sum(change.how == "Adopt" for change in facts.written)
+    return None if adopted < 2 else f"the pair was adopted {adopted} times"
+
+
+def an_adoption_replaces_no_pair_in_use(facts: Facts, kind: BankKind) -> str | None:
+    """An adopted pair is the first of its grant, or replaces one that the bank has refused."""
+    for change in facts.written:
+        before = change.before
+        if change.how == "Adopt" and before and before.state is not State.NEEDS_CONSENT:
+            return f"an adopted pair replaced one in the state {before.state}"
+    return None
+
+
 def a_grant_is_revoking_until_the_bank_has_revoked_it(facts: Facts, kind: BankKind) -> str | None:
     """The state becomes `revoked` once the bank accepts no stored pair any more."""
     for change in facts.written:
@@ -401,6 +416,8 @@ INVARIANTS: tuple[Invariant, ...] = (
     a_revocation_is_finished_in_the_end,
     a_forgotten_grant_is_kept_only_to_be_revoked,
     a_forgotten_grant_is_named_nowhere_at_the_end,
+    a_pair_is_adopted_once,
+    an_adoption_replaces_no_pair_in_use,
     a_grant_is_revoking_until_the_bank_has_revoked_it,
     without_a_harmful_fault_no_consent_is_demanded,
     one_lost_response_is_recovered_by_an_allowed_replay,

@@ -52,6 +52,7 @@ SWAPPED = SCENARIOS["swapped-responses"]
 CLOCK_STEPS = SCENARIOS["clock-steps"]
 KILLED_REVOCATIONS = SCENARIOS["killed-revocations"]
 FORGOTTEN = SCENARIOS["forgotten-grants"]
+ADOPTIONS = SCENARIOS["adoptions"]
 MISSING_KEYS = SCENARIOS["missing-keys"]
 RESTORES = SCENARIOS["restores"]
 FEW_LEARN_KEYS = evolve(
@@ -555,6 +556,24 @@ MUTANTS = (
         new="            if record is not None and record.forgetting:\n",
         breaks="a_grant_is_revoking_until_the_bank_has_revoked_it",
         scenario=FORGOTTEN,
+    ),
+    Mutant(
+        name="adopt: does not look for an earlier adoption",
+        module=CONSENT,
+        old="    return any(n.event == EventName.ADOPTED and n.detail == detail for n in notes)\n",
+        new="    return False\n",
+        breaks="a_pair_is_adopted_once",
+        scenario=ADOPTIONS,
+    ),
+    Mutant(
+        name="adopt: stores without a comparison with what was read",
+        module=CONSENT,
+        old="        stored: Record | None = yield WriteBack(\n"
+        "            evolve(adopted, consent=before.consent + 1), record, note\n"
+        "        )\n",
+        new="        stored = yield Put(pair, now, now, note)\n",
+        breaks="an_adoption_replaces_no_pair_in_use",
+        scenario=ADOPTIONS,
     ),
     Mutant(
         name="retry_until_stored: a result is tried again until its record can be opened",

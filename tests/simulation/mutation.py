@@ -45,6 +45,7 @@ def mutant(edits: Edits) -> Code:
     return Code(
         compiled["refresh"].refresh,
         compiled["consent"].authorize,
+        compiled["consent"].adopt,
         compiled["consent"].revoke,
         compiled["consent"].finish_revocation,
         compiled["store.memory"].MemoryTokenStore,

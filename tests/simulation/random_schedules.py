@@ -43,7 +43,8 @@ class Scenario:
         banks: The names of the banks.
         workers: The least and the greatest number of workers.
         tasks: The greatest number of tasks of a worker.
-        kinds: The kinds of the tasks; a kind that is repeated is more probable.
+        kinds: The kinds of the tasks; a kind that is repeated is more probable. With `adopt` the
+            application has the first pair, and the store has none.
         faults: The faults of requests.
         request_fault: That a request has one of `faults`.
         one_uncertain_fault: Whether only one request of a schedule has an uncertain result.
@@ -170,6 +171,17 @@ SCENARIOS: dict[str, Scenario] = {
         crash=0.02,
         jump=0.03,
         delay=0.3,
+    ),
+    "adoptions": Scenario(
+        kinds=(*MOSTLY_REFRESH, "adopt", "adopt", "adopt", "forget"),
+        tasks=4,
+        faults=LOSSES,
+        request_fault=0.2,
+        store_fault=0.08,
+        crash=0.01,
+        jump=0.03,
+        delay=0.3,
+        withdraw=0.01,
     ),
     "missing-keys": Scenario(
         kinds=(*MOSTLY_REFRESH, "authorize"),
@@ -371,7 +383,8 @@ def run(
     simulation.backups = [] if scenario.restore else None
     scheduler.simulation = simulation
     age = kind.policy.access_token_lifetime * (2.0 if draw() < 0.8 else 0.6)
-    simulation.store_first_pair(age)
+    adopts = "adopt" in scenario.kinds
+    (simulation.keep_first_pair if adopts else simulation.store_first_pair)(age)
     least, most = scenario.workers
     workers = [
         Worker(
@@ -388,7 +401,8 @@ def run(
             worker.lacks_key = draw() < scenario.lacks_key
             worker.seals_anew = not worker.lacks_key
     simulation.facts.expired_token_only = (
-        kind.policy.access_token_lifetime > NEARLY_AN_HOUR < age
+        not adopts
+        and kind.policy.access_token_lifetime > NEARLY_AN_HOUR < age
         and all(task == Task() for worker in workers for task in worker.tasks)
     )
     simulation.add_to_trace(f"bank {kind.name}, {len(workers)} workers")

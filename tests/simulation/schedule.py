@@ -50,6 +50,8 @@ def finish(
     simulation.store_unavailable = False
     simulation.add_to_trace("the faults stop")
     _finish_all(simulation, workers)
+    if simulation.stored is None:
+        _finish_all(simulation, [Worker("migration", simulation, [Task("adopt")])])
     for worker in workers:
         worker.lacks_key = False
         if simulation.went_backwards and not worker.has_crashed:

@@ -13,6 +13,7 @@ from blink_oauth.errors import BlinkError, RevocationError
 from blink_oauth.tokens import Token, TokenKind
 from blink_oauth_keeper import steps
 from blink_oauth_keeper.errors import SealError, StoreError
+from blink_oauth_keeper.events import EventName
 from blink_oauth_keeper.store.memory import MemoryTokenStore, StoredGrant
 from blink_oauth_keeper.store.protocol import (
     GrantKey,
@@ -99,6 +100,7 @@ class Simulation:
         trace: Receives a text for each step, or None.
         time: Seconds since the beginning.
         stored: The stored record after the last write.
+        kept: The pair that the application has kept itself, to be adopted.
         changes: Number of changes of the record.
         effects: The changes of store and bank in order: two simulations with equal effects are
             equal.
@@ -130,6 +132,7 @@ class Simulation:
     grants: dict[GrantKey, StoredGrant] = field(init=False)
     facts: Facts = field(init=False, factory=Facts)
     stored: Record | None = field(init=False, default=None)
+    kept: Token | None = field(init=False, default=None)
     changes: int = 0
     effects: list[tuple[str, str, float]] = field(init=False, factory=list)
     blocked_until: float = 0.0
@@ -180,17 +183,27 @@ class Simulation:
         Args:
             age: Seconds since the pair was issued.
         """
+        token, issued_at = self._first_pair(age), moment(self.time - age)
+        note = Note(event="grant.authorized")
+        self.store.put(KEY, token, issued_at=issued_at, idle_until=moment(1e7), note=note)
+        self.record_write("Put", None)
+
+    def keep_first_pair(self, age: float) -> None:
+        """Leave a first pair with the application, to be adopted.
+
+        Args:
+            age: Seconds since the pair was issued.
+        """
+        self.kept = self._first_pair(age)
+
+    def _first_pair(self, age: float) -> Token:
         issued = self.exchange()
         assert isinstance(issued, IssuedTokens)
-        issued_at = moment(self.time - age)
-        token = Token(
+        return Token(
             access_token=issued.access_token,
             refresh_token=issued.refresh_token,
             expires_at=moment(self.time - age + issued.expires_in),
         )
-        note = Note(event="grant.authorized")
-        self.store.put(KEY, token, issued_at=issued_at, idle_until=moment(1e7), note=note)
-        self.record_write("Put", None)
 
     def exchange(self) -> IssuedTokens | Refusal:
         """Let the customer consent, and exchange the code."""
@@ -269,7 +282,10 @@ class Simulation:
         call, writes = _STORE_CALLS[type(step)]
         result = call(self.store, step)
         if writes:
-            self.record_write(type(step).__name__, worker, step, result)
+            note: Note | None = getattr(step, "note", None)
+            is_adoption = note is not None and note.event == EventName.ADOPTED
+            how = "Adopt" if is_adoption else type(step).__name__
+            self.record_write(how, worker, step, result)
         if worker.seals_anew and isinstance(step, steps.Settle | steps.Put | steps.Journal):
             self.sealed_anew.add(step.token.access_token.reveal())
         if worker.lacks_key:
@@ -352,7 +368,9 @@ class Simulation:
     ) -> None:
         """Record what a call has changed in the store."""
         before, after = self.stored, self.store.load(KEY)
-        assert after is not None
+        if after is None:
+            assert before is None
+            return
         self.effects.append((how, worker.name if worker else "", self.time))
         if how in {"Settle", "Journal"}:
             entries = self.store.journal_entries(KEY)
@@ -396,7 +414,7 @@ class Simulation:
             self._add_stored_refresh(after.token)
             consent = self.consent_of.get(access, 0)
             is_newer = how == "WriteBack" and consent > self.newest_consent
-            if how == "Put" or is_newer:
+            if how in {"Put", "Adopt"} or is_newer:
                 self.newest_consent = consent
                 self.store_consents[consent] = after.consent
         written = Written(
@@ -478,6 +496,11 @@ _STORE_CALLS: dict[type[steps.Step], tuple[_StoreCall, bool]] = {
     steps.Load: (lambda store, _: store.load(KEY), False),
     # It changes no record.
     steps.AddNote: (lambda store, step: store.add_note(KEY, note=step.note), False),
+    steps.Fingerprint: (
+        lambda store, step: store.fingerprint(step.refresh_token.reveal()),
+        False,
+    ),
+    steps.History: (lambda store, _: store.history(KEY), False),
     steps.Claim: (lambda store, step: store.claim(step.seen, owner=step.owner, ttl=LEASE), True),
     steps.Settle: (
         lambda store, step: store.settle(

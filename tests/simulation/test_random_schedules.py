@@ -14,7 +14,7 @@ from simulation.network import RequestFault
 from simulation.random_schedules import SCENARIOS, run
 from simulation.subprocesses import Findings, run_in_subprocesses
 
-SCHEDULES = 100_008
+SCHEDULES = 100_016
 CORES = 2
 PER_PROCESS = SCHEDULES // len(SCENARIOS) // CORES
 OF_STORE_AND_CLOCK = ("restores", "clock-steps", "missing-keys")

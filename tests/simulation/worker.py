@@ -39,7 +39,8 @@ class Task:
     """A flight that a worker is to run.
 
     Attributes:
-        kind: `refresh`, `authorize`, `revoke`, `forget`, or `finish` for the rest of a revocation.
+        kind: `refresh`, `authorize`, `revoke`, `forget`, `finish` for the rest of a revocation, or
+            `adopt`, after which a refresh follows.
         newer: Whether the token must be newer than the one that the worker has seen.
         early: Whether to refresh before the token is stale, if it is due.
         at: Earliest start, in seconds.
@@ -224,6 +225,9 @@ class Worker:
         elif task.kind == "authorize":
             self.protocol = code.authorize(job)
             simulation.authorizing = self
+        elif task.kind == "adopt":
+            self.protocol = code.adopt(job)
+            self.tasks = [Task(), *self.tasks]
         elif task.kind in {"revoke", "forget"}:
             self.protocol = code.revoke(job, forget=task.kind == "forget")
         else:
@@ -237,6 +241,7 @@ class Worker:
             key=KEY,
             need=Need(newer_than=self.seen if task.newer else None, early=task.early),
             profile=simulation.kind.profile,
+            adopted=simulation.kept,
             lease=LEASE,
             call_timeout=CALL_TIMEOUT,
             max_wait=MAX_WAIT,
