@@ -483,6 +483,25 @@ class TombstonesAreListed(ChangeableStore):
         return sorted(found, key=lambda record: record.key.grant.username)[:limit]
 
 
+@caught_by("a_tombstone_is_never_purged")
+class TombstonesArePurged(ChangeableStore):
+    def purge(self) -> int:
+        purged = super().purge()
+        for key, grant in list(self.grants.items()):
+            if grant.record.state is State.FORGOTTEN:
+                del self.grants[key]
+        return purged
+
+
+@caught_by("many_grants_are_forgotten_independently")
+class TombstonesIgnoreTheClient(ChangeableStore):
+    def load(self, key: GrantKey) -> Record | None:
+        keys = [evolve(key, client_id=client) for client in (key.client_id, "CIDX0000000009")]
+        found = [super(TombstonesIgnoreTheClient, self).load(each) for each in keys]
+        tombstones = [each for each in found if each and each.state is State.FORGOTTEN]
+        return evolve(tombstones[0], key=key) if tombstones else found[0]
+
+
 @caught_by("a_new_consent_ends_the_wish_to_forget")
 class PutKeepsTheWishToForget(ChangeableStore):
     def put(self, key: GrantKey, token: Token, **values: Any) -> Record:

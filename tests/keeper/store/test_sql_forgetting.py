@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,21 @@ def test_no_table_names_a_forgotten_customer(tables: Tables) -> None:
     (pseudonym,) = tables.usernames()
     assert len(pseudonym) <= 64
     assert is_pseudonym(pseudonym)
+
+
+def test_after_a_checkpoint_no_file_names_a_forgotten_customer(tmp_path: Path) -> None:
+    with closing(SqlTokenStore(tmp_path / "t.db", keys=[OLD])) as store:
+        for number in range(9):
+            put(store, f"pair-{number}")
+        assert forget(store)
+
+        def is_named() -> bool:
+            return any(NAME.encode() in file.read_bytes() for file in tmp_path.iterdir())
+
+        assert is_named()
+        with closing(sqlite3.connect(tmp_path / "t.db")) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert not is_named()
 
 
 def test_pseudonyms_differ_between_grants_and_between_stores(
