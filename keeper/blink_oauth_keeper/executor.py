@@ -14,33 +14,10 @@ from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError
 from blink_oauth.tokens import Oddity, Token
 
+from . import steps
 from .breaker import Breakers
 from .errors import SealError, StoreError
 from .events import LEVELS, Event, EventName, Listener
-from .steps import (
-    AcquirePermit,
-    AddNote,
-    Claim,
-    Emit,
-    Erase,
-    ExchangeCode,
-    Fingerprint,
-    History,
-    Job,
-    Journal,
-    JournalEntries,
-    Load,
-    MarkRevoked,
-    Permit,
-    Put,
-    Release,
-    Revoke,
-    Salvage,
-    Send,
-    Settle,
-    Step,
-    WriteBack,
-)
 from .store.protocol import GrantKey, TokenStore
 
 if TYPE_CHECKING:
@@ -116,7 +93,7 @@ class StepExecutor:
     listener: Listener | None
     reported: ReportedOddities = field(factory=ReportedOddities)
 
-    def perform(self, job: Job, step: Step) -> Any:  # noqa: C901, PLR0911, PLR0912  one case for each step
+    def perform(self, job: steps.Job, step: steps.Step) -> Any:  # noqa: C901, PLR0911, PLR0912  one case for each step
         """Perform a step and return its return value.
 
         Raises:
@@ -126,21 +103,21 @@ class StepExecutor:
         store, key = self.store, job.key
         try:
             match step:
-                case Load():
+                case steps.Load():
                     return store.load(key)
-                case AcquirePermit():
+                case steps.AcquirePermit():
                     return self._permit(job)
-                case Claim():
+                case steps.Claim():
                     return store.claim(step.seen, owner=step.owner, ttl=self.lease)
-                case Send() | ExchangeCode():
+                case steps.Send() | steps.ExchangeCode():
                     return self._call(job, step)
-                case AddNote():
+                case steps.AddNote():
                     return store.add_note(key, note=step.note)
-                case Fingerprint():
+                case steps.Fingerprint():
                     return store.fingerprint(f"adopted {step.refresh_token.reveal()}")
-                case History():
+                case steps.History():
                     return store.history(key, limit=HISTORY_LIMIT)
-                case Settle():
+                case steps.Settle():
                     return store.settle(
                         step.claim,
                         step.token,
@@ -149,7 +126,7 @@ class StepExecutor:
                         note=step.note,
                         state=step.state,
                     )
-                case Put():
+                case steps.Put():
                     return store.put(
                         key,
                         step.token,
@@ -157,7 +134,7 @@ class StepExecutor:
                         idle_until=step.idle_until,
                         note=step.note,
                     )
-                case Release():
+                case steps.Release():
                     return store.release(
                         step.claim,
                         state=step.state,
@@ -166,21 +143,21 @@ class StepExecutor:
                         error=step.error,
                         note=step.note,
                     )
-                case Journal():
+                case steps.Journal():
                     return store.journal(step.claim, step.token, origin=step.origin)
-                case JournalEntries():
+                case steps.JournalEntries():
                     return store.journal_entries(key)
-                case Salvage():
+                case steps.Salvage():
                     return store.salvage(step.claim, note=step.note)
-                case MarkRevoked():
+                case steps.MarkRevoked():
                     return store.mark_revoked(key, note=step.note, forget=step.forget)
-                case Revoke():
+                case steps.Revoke():
                     return self.blink.revoke(key.grant, step.token, psu=job.psu)
-                case Erase():
+                case steps.Erase():
                     return store.erase(step.record, journaled=step.journaled, note=step.note)
-                case WriteBack():
+                case steps.WriteBack():
                     return store.write_back(step.known, seen=step.seen, note=step.note)
-                case Emit():
+                case steps.Emit():
                     return self._emit(key, step)
         except BlinkError:
             raise
@@ -196,16 +173,16 @@ class StepExecutor:
         """Return the keyed fingerprint that names a grant in logs."""
         return self.store.fingerprint(f"{key.client_id} {key.grant.target_id} {key.grant.username}")
 
-    def _permit(self, job: Job) -> Permit:
+    def _permit(self, job: steps.Job) -> steps.Permit:
         if self.has_unstored_result(job.key.grant):
             # This process has still to store a result of this grant: the record is out of date.
-            return Permit(wait=UNSTORED_POLL)
+            return steps.Permit(wait=UNSTORED_POLL)
         return self.breakers.acquire(job.key.grant.target_id, job.profile)
 
-    def _call(self, job: Job, step: Send | ExchangeCode) -> Token:
+    def _call(self, job: steps.Job, step: steps.Send | steps.ExchangeCode) -> Token:
         grant = job.key.grant
         try:
-            if isinstance(step, Send):
+            if isinstance(step, steps.Send):
                 token = self.blink.refresh(grant, step.refresh_token, psu=job.psu)
             else:
                 assert job.code is not None
@@ -220,7 +197,7 @@ class StepExecutor:
             self.breakers.succeeded(grant.target_id)
         return token
 
-    def _emit(self, key: GrantKey, step: Emit) -> None:
+    def _emit(self, key: GrantKey, step: steps.Emit) -> None:
         """Build the event of a step, log it, and pass it to the listener."""
         grant, record, error, name = key.grant, step.record, step.error, step.name
         if step.oddities:
@@ -277,7 +254,7 @@ class StepExecutor:
                 self.listener(event)
 
 
-BANK_STEPS = (Send, ExchangeCode, Revoke)
+BANK_STEPS = (steps.Send, steps.ExchangeCode, steps.Revoke)
 
 
 def log_event(event: Event) -> None:

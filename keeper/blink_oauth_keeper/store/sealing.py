@@ -526,7 +526,3 @@ def _derive(key: Secret, purpose: str) -> bytes:
     # RFC 5869: keys derived for different purposes reveal nothing about each other.
     derivation = HKDF(SHA256(), length=32, salt=None, info=f"blink-oauth {purpose}".encode())
     return derivation.derive(key.reveal().encode())
-
-
-def _key_id(key: Secret) -> str:
-    return _derive(key, "key id").hex()[:ID_LENGTH]

@@ -585,10 +585,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         database = self._prepared()
         if forget:
             # Before the mark: without the key, nothing could be forgotten.
-            with database.session() as session:
-                is_stored = self._tombstones.load(session, key) is not None
-            if is_stored:
-                self._keys.make(database)
+            self._keys.make(database)
         with database.transaction() as session:
             row = self._tombstones.lock(session, key)
             if forget and (row is None or is_tombstone(row)):
