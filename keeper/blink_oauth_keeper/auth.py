@@ -230,10 +230,10 @@ class GrantAuth(httpx.Auth):
             return
         if _is_problem(response):
             response.read()
-        again = self._request_again(response, token)
-        if again is None:
-            return
         try:
+            again = self._request_again(response, token)
+            if again is None:
+                return
             newer = self._manager.get(self._grant, psu=self._psu)
         except BlinkError as error:
             if response.status_code == FORBIDDEN:
@@ -256,10 +256,10 @@ class GrantAuth(httpx.Auth):
             return
         if _is_problem(response):
             await response.aread()
-        again = self._request_again(response, token)
-        if again is None:
-            return
         try:
+            again = self._request_again(response, token)
+            if again is None:
+                return
             newer = await self._manager.aget(self._grant, psu=self._psu)
         except BlinkError as error:
             if response.status_code == FORBIDDEN:

@@ -161,6 +161,11 @@ class Cache:
         if result.record is not None:
             self._put(grant, result.record, profile)
 
+    def clear(self) -> None:
+        """Forget tokens and failures, after which every caller needs a flight."""
+        self.tokens.clear()
+        self._failed.clear()
+
     def known(self, grant: Grant) -> Record | None:
         """Return the newest record of a grant that this process knows, or None."""
         cached = self.tokens.get(grant)

@@ -218,9 +218,17 @@ class Flights:
         flight.shared_as = (kind, flight.grant)
         self._shared[flight.shared_as] = flight
 
-    def _register(self, flight: Flight) -> None:
+    def require_open(self) -> None:
+        """Require that closing has not begun.
+
+        Raises:
+            InvalidInputError: The manager is closed.
+        """
         if self._closing:
             raise InvalidInputError("The manager is closed. Nothing was sent.")
+
+    def _register(self, flight: Flight) -> None:
+        self.require_open()
         if self._pool is None:
             self._timers.start()
             self._pool = self.new_thread_pool(TARGETS_AT_LEAST * self.threads)

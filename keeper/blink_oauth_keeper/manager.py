@@ -5,7 +5,7 @@ from __future__ import annotations
 import random as random_numbers
 import threading
 import time
-from asyncio import to_thread, wrap_future
+from asyncio import shield, to_thread, wrap_future
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import datetime, timedelta
@@ -69,6 +69,9 @@ class TokenManager:
 
     Each method that waits has a twin for coroutines, with an `a` before its name, and the same
     arguments. No twin blocks the event loop, and `async with` closes the manager with `aclose`.
+
+    After `close` each method raises `InvalidInputError`, and nothing is sent. While flights in
+    progress end, `get` still returns cached tokens.
 
     After a fork the child keeps the cached tokens and starts threads of its own.
 
@@ -528,6 +531,7 @@ class TokenManager:
 
         Source: RFC 6750 section 3.1.
         """
+        self._flights.require_open()
         self._single_flight.key(grant)
         require_type("token", token, Token, "manager.get(grant)")
         cached = self._tokens.get(grant)
@@ -549,6 +553,7 @@ class TokenManager:
         """
         from .auth import GrantAuth
 
+        self._flights.require_open()
         return GrantAuth(self, self._blink, grant, psu)
 
     def client(self) -> httpx.Client:
@@ -681,6 +686,7 @@ class TokenManager:
         Source: bLink token management (a refresh token is valid for 30 days or more, extended with
             every refresh).
         """
+        self._flights.require_open()
         require_type("within", within, timedelta, "timedelta(days=10)")
         if within < timedelta(0):
             raise InvalidInputError("The argument within must not be below 0. Nothing was sent.")
@@ -776,6 +782,7 @@ class TokenManager:
             UnknownGrantError: No token was ever stored for the grant.
             StoreError: The store cannot be used.
         """
+        self._flights.require_open()
         record = self._store.load(self._single_flight.key(grant))
         if record is None:
             raise UnknownGrantError("No token is stored for this grant. Authorize it first.")
@@ -801,6 +808,7 @@ class TokenManager:
         Raises:
             StoreError: The store cannot be used.
         """
+        self._flights.require_open()
         return statuses_of(self._store, self.client_id, self._single_flight.profile_of, self._now)
 
     async def astatuses(self) -> AsyncIterator[GrantStatus]:
@@ -812,6 +820,7 @@ class TokenManager:
         Raises:
             StoreError: The store cannot be used.
         """
+        self._flights.require_open()
         pages = record_pages(self._store, self.client_id)
         while page := await to_thread(next, pages, ()):
             for record in page:
@@ -828,6 +837,7 @@ class TokenManager:
         Raises:
             StoreError: The store cannot be used.
         """
+        self._flights.require_open()
         require_count("limit", limit, least=0, example="100")
         return self._store.history(self._single_flight.key(grant), limit=limit)
 
@@ -853,8 +863,12 @@ class TokenManager:
         """
         require_seconds("timeout", timeout)
         self._flights.close(timeout)
-        self._store.close()
-        self._clients.close()
+        # Otherwise a cached token would be served; to look for that at each `get` costs more.
+        self._cache.clear()
+        try:
+            self._store.close()
+        finally:
+            self._clients.close()
 
     async def aclose(self, timeout: float = CLOSING_SECONDS) -> None:
         """Let the flights in progress end, then close the store and the clients of `client`.
@@ -866,7 +880,8 @@ class TokenManager:
         Args:
             timeout: Seconds after which a flight stops trying to store a result.
         """
-        await to_thread(self.close, timeout)
+        # Without the shield a call that still waits for a thread would be cancelled.
+        await shield(to_thread(self.close, timeout))
         await self._clients.wait_closed()
 
 

@@ -7,6 +7,7 @@ import inspect
 import re
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -133,6 +134,23 @@ async def test_closing_goes_on_if_its_coroutine_is_cancelled(harness: Harness) -
     gate.open()
     await caller
     await asyncio.to_thread(wait_until, lambda: harness.faulty.calls[-1] == "close")
+
+
+async def test_closing_that_still_waits_for_a_thread_goes_on_if_its_coroutine_is_cancelled(
+    harness: Harness,
+) -> None:
+    harness.authorize()
+    occupied = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.get_running_loop().set_default_executor(pool)
+        other = asyncio.get_running_loop().run_in_executor(None, occupied.wait)
+        closing = await start_task(harness.manager.aclose())
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        occupied.set()
+        await other
+    assert harness.faulty.calls[-1] == "close"
 
 
 async def test_status_and_history_are_those_of_the_synchronous_methods(harness: Harness) -> None:

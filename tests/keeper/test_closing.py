@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import httpx
 import pytest
 
-from blink_oauth import BlinkError, InvalidInputError
-from blink_oauth_keeper import EventName, RefreshPendingError
+from blink_oauth import BlinkError, Grant, InvalidInputError, NotConnectedError, Token
+from blink_oauth_keeper import EventName, RefreshPendingError, StoreError, TokenManager
 from blink_oauth_keeper.store.protocol import State
 from keeper.harness import (
     DAY,
@@ -20,11 +24,14 @@ from keeper.harness import (
     TIMEOUT,
     Gate,
     Harness,
+    connection_refused,
     response_lost,
     wait_until,
 )
 
 PROGRAM = Path(__file__).with_name("exit_without_closing.py")
+CLOSED = r"^The manager is closed\. Nothing was sent\.$"
+CODE, REFRESH_TOKEN = "a-fake-code", "a-fake-refresh-token"
 
 
 def test_closing_waits_for_the_flight_in_progress(harness: Harness) -> None:
@@ -54,38 +61,138 @@ def test_closing_ends_the_wait_for_the_lease_of_another_process(harness: Harness
     assert harness.banks.presented() == []
 
 
-def test_a_closed_manager_raises_and_sends_nothing(harness: Harness) -> None:
-    expired, other = harness.expired_grant(), harness.authorize("u-2")
-    manager = harness.manager
-    manager.close()
-    code = harness.banks.issue_code(expired)
-    before = len(harness.banks.requests)
-    with pytest.raises(InvalidInputError, match="The manager is closed"):
-        manager.get(expired)
-    with pytest.raises(InvalidInputError, match="The manager is closed"):
-        manager.authorize(expired, code=code, redirect_uri=REDIRECT_URI, psu=PSU)
-    with pytest.raises(InvalidInputError, match="The manager is closed"):
-        manager.revoke(other)
-    assert len(harness.banks.requests) == before
+CALLS: dict[str, Callable[[TokenManager, Grant, Token], object]] = {
+    "get": lambda manager, grant, _: manager.get(grant),
+    "get, valid for a minute": lambda manager, grant, _: manager.get(grant, min_validity=60),
+    "refresh": lambda manager, grant, _: manager.refresh(grant),
+    "authorize": lambda manager, grant, _: manager.authorize(
+        grant, code=CODE, redirect_uri=REDIRECT_URI, psu=PSU
+    ),
+    "adopt": lambda manager, grant, _: manager.adopt(grant, refresh_token=REFRESH_TOKEN),
+    "revoke": lambda manager, grant, _: manager.revoke(grant),
+    "forget": lambda manager, grant, _: manager.forget(grant),
+    "invalidate": lambda manager, grant, token: manager.invalidate(grant, token),
+    "auth": lambda manager, grant, _: manager.auth(grant, psu=PSU),
+    "client": lambda manager, *_: manager.client(),
+    "async_client": lambda manager, *_: manager.async_client(),
+    "headers": lambda manager, grant, _: manager.headers(grant, psu=PSU),
+    "refresh_due": lambda manager, *_: manager.refresh_due(),
+    "refresh_due, dry": lambda manager, *_: manager.refresh_due(dry_run=True),
+    "status": lambda manager, grant, _: manager.status(grant),
+    "statuses": lambda manager, *_: manager.statuses(),
+    "history": lambda manager, grant, _: manager.history(grant),
+}
+ASYNC_CALLS: dict[str, Callable[[TokenManager, Grant], Awaitable[object]]] = {
+    "aget": lambda manager, grant: manager.aget(grant),
+    "arefresh": lambda manager, grant: manager.arefresh(grant),
+    "aauthorize": lambda manager, grant: manager.aauthorize(
+        grant, code=CODE, redirect_uri=REDIRECT_URI, psu=PSU
+    ),
+    "aadopt": lambda manager, grant: manager.aadopt(grant, refresh_token=REFRESH_TOKEN),
+    "arevoke": lambda manager, grant: manager.arevoke(grant),
+    "aforget": lambda manager, grant: manager.aforget(grant),
+    "aheaders": lambda manager, grant: manager.aheaders(grant, psu=PSU),
+    "arefresh_due": lambda manager, _: manager.arefresh_due(),
+    "astatus": lambda manager, grant: manager.astatus(grant),
+    "astatuses": lambda manager, _: anext(aiter(manager.astatuses())),
+    "ahistory": lambda manager, grant: manager.ahistory(grant),
+}
+"""Every public method that does something but close, sync and async."""
 
 
-@pytest.mark.anyio
-async def test_a_closed_manager_raises_in_coroutines_too(harness: Harness) -> None:
-    grant = harness.expired_grant()
-    harness.manager.close()
-    with pytest.raises(InvalidInputError, match="The manager is closed"):
-        await harness.manager.aget(grant)
-    with pytest.raises(InvalidInputError, match="The manager is closed"):
-        await harness.manager.arevoke(grant)
-
-
-def test_a_closed_manager_still_serves_a_cached_token(harness: Harness) -> None:
+@pytest.mark.parametrize("name", CALLS)
+def test_each_method_of_a_closed_manager_raises_and_sends_nothing(
+    harness: Harness, name: str
+) -> None:
     grant = harness.authorize()
     token = harness.manager.get(grant)
     harness.manager.close()
-    harness.advance(DAY - 1800)
-    assert harness.manager.get(grant) == token
-    assert harness.banks.presented() == []
+    requests, calls = len(harness.banks.requests), len(harness.faulty.calls)
+    with pytest.raises(InvalidInputError, match=CLOSED):
+        CALLS[name](harness.manager, grant, token)
+    assert (len(harness.banks.requests), len(harness.faulty.calls)) == (requests, calls)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ASYNC_CALLS)
+async def test_each_coroutine_of_a_closed_manager_raises_and_sends_nothing(
+    harness: Harness, name: str
+) -> None:
+    grant = harness.authorize()
+    harness.manager.close()
+    requests, calls = len(harness.banks.requests), len(harness.faulty.calls)
+    with pytest.raises(InvalidInputError, match=CLOSED):
+        await ASYNC_CALLS[name](harness.manager, grant)
+    assert (len(harness.banks.requests), len(harness.faulty.calls)) == (requests, calls)
+
+
+def test_no_public_method_is_left_out() -> None:
+    methods = {name for name, _ in inspect.getmembers(TokenManager, inspect.isfunction)}
+    tested = {name.partition(",")[0] for name in {*CALLS, *ASYNC_CALLS}}
+    assert {name for name in methods if name[0] != "_"} == tested | {"close", "aclose"}
+
+
+def test_the_failure_that_callers_share_ends_with_the_manager(harness: Harness) -> None:
+    grant = harness.expired_grant()
+    harness.banks.respond_next(connection_refused)
+    with pytest.raises(NotConnectedError):
+        harness.manager.get(grant)
+    harness.manager.close()
+    with pytest.raises(InvalidInputError, match=CLOSED):
+        harness.manager.get(grant)
+
+
+def test_a_manager_that_closes_serves_a_cached_token_until_its_flights_have_ended(
+    harness: Harness,
+) -> None:
+    cached, expired = harness.authorize(), harness.authorize("u-2")
+    token = harness.manager.get(cached)
+    gate = Gate()
+    harness.banks.respond_next(gate)
+    caller = harness.in_thread(lambda: harness.manager.refresh(expired))
+    gate.wait()
+    closing = harness.in_thread(harness.manager.close)
+    wait_until(harness.is_closed)
+    harness.clock.elapse(DAY - 1800)
+    assert harness.manager.get(cached) == token
+    gate.open()
+    closing.result(TIMEOUT)
+    assert caller.result(TIMEOUT)
+    with pytest.raises(InvalidInputError, match=CLOSED):
+        harness.manager.get(cached)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (401, pytest.raises(InvalidInputError, match="refused the last request with 401")),
+        (403, nullcontext()),
+    ],
+)
+def test_a_refusal_by_a_banks_api_is_shown_although_the_manager_closes_meanwhile(
+    harness: Harness, status: int, expected: AbstractContextManager[object]
+) -> None:
+    grant = harness.authorize()
+
+    def refuse(_: httpx.Request) -> httpx.Response:
+        harness.manager.close()
+        return httpx.Response(status)
+
+    auth = harness.manager.auth(grant, psu=PSU)
+    with httpx.Client(transport=httpx.MockTransport(refuse)) as api, expected:
+        assert api.get("https://bank.example/accounts", auth=auth).status_code == 403
+
+
+def test_the_connections_close_even_if_the_store_cannot_be_closed(harness: Harness) -> None:
+    def fail() -> None:
+        raise StoreError("The test's store cannot be closed.")
+
+    harness.faulty.replacements["close"] = fail
+    with pytest.raises(StoreError):
+        harness.manager.close()
+    with pytest.raises(InvalidInputError, match=CLOSED):
+        harness.manager.client()
+    harness.faulty.replacements.clear()
 
 
 def test_a_manager_can_be_closed_twice(harness: Harness) -> None:
