@@ -10,14 +10,17 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from attrs import frozen
 
+from blink_oauth.arguments import CLOCK, require_clock, require_function
+
 __all__ = [
     "BootClock",
     "Moment",
+    "aware",
     "boot_clock",
     "monotonic",
     "never_back",
@@ -72,6 +75,23 @@ def time_gone(since: Moment, until: Moment) -> float:
     """
     by_wall_clock = (until.now - since.now).total_seconds()
     return max(0.0, by_wall_clock, until.monotonic - since.monotonic)
+
+
+def aware(clock: Callable[[], datetime]) -> Callable[[], datetime]:
+    """Return a clock whose every time is required to have a timezone.
+
+    It is not called before its first use, since a clock of a test may wait.
+
+    Args:
+        clock: The argument `clock`.
+
+    Raises:
+        InvalidInputError: It cannot be called, or only with `await`.
+    """
+    if clock is utc_now:
+        return clock
+    require_function("clock", clock, CLOCK, optional=False)
+    return partial(require_clock, clock)
 
 
 def never_back(clock: Callable[[], datetime]) -> Callable[[], float]:

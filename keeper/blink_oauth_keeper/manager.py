@@ -26,8 +26,8 @@ from blink_oauth.tokens import NO_ACCESS_TOKEN, Secret, Token, hide, require_sec
 
 from .breaker import Breakers
 from .cache import Cache
+from .clocks import aware, utc_now
 from .clocks import monotonic as monotonic_clock
-from .clocks import utc_now
 from .consent import adopted_pair
 from .errors import UnknownGrantError
 from .events import Listener
@@ -122,6 +122,7 @@ class TokenManager:
         require_function("on_event", on_event, "print")
         self._blink, self._store = blink, store
         self._threads = max(1, min(threads, blink.settings.max_connections // 2))
+        clock = aware(clock)
         self._now, self._sleep, self._monotonic = clock, sleep, monotonic
         # A number costs a fresh token less than a datetime does.
         self._wall = time.time if clock is utc_now else lambda: clock().timestamp()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -324,6 +325,7 @@ OPTIONS: dict[str, tuple[str, Any]] = {
     "profiles by grant": ("IIDX99999", {GRANT: TargetProfile()}),
     "on_event": ("print", 7),
     "store": ("SqlTokenStore(", "sqlite:///tokens.db"),
+    "clock": ("datetime.now(UTC)", NOW),
 }
 
 
@@ -333,3 +335,39 @@ def test_a_manager_is_not_made_with_an_argument_of_another_type(name: str) -> No
     argument = re.split(r"[ \[]", name)[0]
     options = {"store": MemoryTokenStore()} | {argument: value}
     refused(lambda: TokenManager(BLINK, **options), name.partition(" ")[0], example)
+
+
+USES: dict[str, Callable[[TokenManager], object]] = {
+    "get": lambda m: m.get(GRANT),
+    "refresh": lambda m: m.refresh(GRANT),
+    "authorize": lambda m: m.authorize(
+        Grant("IIDX99999", "u-2"), code="fake-code", redirect_uri=URI, psu=Psu.AUTO
+    ),
+    "adopt": lambda m: m.adopt(
+        Grant("IIDX99999", "u-3"),
+        refresh_token="fake-secret-a",
+    ),
+    "status": lambda m: m.status(GRANT),
+    "statuses": lambda m: list(m.statuses()),
+    "refresh_due": lambda m: m.refresh_due(within=timedelta(days=40)),
+    "refresh_due, dry": lambda m: m.refresh_due(dry_run=True),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_naive_clock_is_named_where_the_manager_first_uses_it_and_nothing_is_sent(
+    harness: Harness, use: str
+) -> None:
+    harness.authorize(GRANT.username, GRANT.target_id)
+    harness.advance(86_401)
+    manager = harness.make_manager(clock=lambda: NAIVE)
+    requests = len(harness.banks.requests)
+    refused(lambda: USES[use](manager), "clock", "datetime.now(UTC)")
+    assert len(harness.banks.requests) == requests
+
+
+def test_a_store_names_a_naive_clock(tmp_path: Path) -> None:
+    refused(lambda: MemoryTokenStore(clock=lambda: NAIVE), "clock", "datetime.now(UTC)")
+    keys = [SqlTokenStore.new_key()]
+    with closing(SqlTokenStore(tmp_path / "t.db", keys=keys, clock=lambda: NAIVE)) as store:
+        refused(store.create_schema, "clock", "datetime.now(UTC)")

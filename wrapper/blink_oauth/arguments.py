@@ -14,6 +14,7 @@ from typing import Final
 from .errors import InvalidInputError
 
 __all__ = [
+    "CLOCK",
     "GRANT",
     "PSU",
     "require_clock",
@@ -28,6 +29,7 @@ __all__ = [
 
 GRANT: Final = 'Grant("IIDX99999", "u-4711")'
 TIME: Final = "datetime.now(UTC)"
+CLOCK: Final = f"lambda: {TIME}"
 PSU: Final = "Psu(ip=ip, user_agent=agent) or Psu.AUTO"
 
 
@@ -137,7 +139,7 @@ def require_clock(clock: Callable[[], object]) -> datetime:
         InvalidInputError: It cannot be called, or returns no time with a timezone.
     """
     if not callable(clock):
-        raise wrong_argument("clock", clock, "a function", f"lambda: {TIME}")
+        raise wrong_argument("clock", clock, "a function", CLOCK)
     now = clock()
     if not isinstance(now, datetime) or now.utcoffset() is None:
         raise InvalidInputError(
@@ -147,8 +149,8 @@ def require_clock(clock: Callable[[], object]) -> datetime:
     return now
 
 
-def require_function(name: str, value: object, example: str) -> None:
-    """Require a function or None.
+def require_function(name: str, value: object, example: str, *, optional: bool = True) -> None:
+    """Require a function.
 
     A coroutine function is refused: its coroutine would be thrown away.
 
@@ -156,12 +158,16 @@ def require_function(name: str, value: object, example: str) -> None:
         name: The name of the argument.
         value: The argument.
         example: An example, as code.
+        optional: Whether None is accepted.
 
     Raises:
         InvalidInputError: It cannot be called, or only with `await`.
     """
-    if value is not None and not callable(value):
-        raise wrong_argument(name, value, "a function or None", example)
+    if optional and value is None:
+        return
+    if not callable(value):
+        accepted = "a function or None" if optional else "a function"
+        raise wrong_argument(name, value, accepted, example)
     if inspect.iscoroutinefunction(value):
         raise InvalidInputError(
             f"The argument {name} must be a function without async, such as {example}: nothing "

@@ -17,7 +17,7 @@ from attrs import Factory, define, evolve, field, frozen
 
 from blink_oauth.context import Grant
 from blink_oauth.tokens import Token
-from blink_oauth_keeper.clocks import Moment, monotonic, never_back, utc_now
+from blink_oauth_keeper.clocks import Moment, aware, monotonic, never_back, utc_now
 from blink_oauth_keeper.errors import StoreError
 
 from .due_index import DueIndex
@@ -235,7 +235,7 @@ class MemoryTokenStore(TokenStore):
         sleep: Sleeps some seconds, between two batches of `purge`.
     """
 
-    _clock: Callable[[], datetime] = utc_now
+    _clock: Callable[[], datetime] = field(default=utc_now, converter=aware)
     _monotonic: Callable[[], float] = field()
     _journal_retention: timedelta = timedelta(days=7)
     _history_retention: timedelta = timedelta(days=400)

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret, Token
-from blink_oauth_keeper.clocks import BootClock
+from blink_oauth_keeper.clocks import BootClock, aware
 from blink_oauth_keeper.clocks import boot_clock as machine_boot_clock
 from blink_oauth_keeper.clocks import monotonic as clock_with_sleep
 from blink_oauth_keeper.processes import fork_gate
@@ -171,7 +171,9 @@ class SqlBase:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         drop_lost_connections(engine)
         self._engine = engine
-        self._database = Database(engine, clock, boot_clock or machine_boot_clock(), operation)
+        self._database = Database(
+            engine, clock and aware(clock), boot_clock or machine_boot_clock(), operation
+        )
         self._sealer, self._reader = sealer, Reader(sealer, self._database)
         self._has_fingerprint_key, self._keys = has_fingerprint_key, KeyRing(sealer, monotonic)
         self._tombstones = Tombstones(self._keys)
