@@ -9,8 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -18,7 +20,13 @@ from aiohttp import web
 from attrs import evolve
 
 from blink_oauth.settings import Settings
-from blink_oauth_testing.sandbox import DEFAULT_BANKS, CertificateAuthority, Sandbox, contract
+from blink_oauth_testing.sandbox import (
+    DEFAULT_BANKS,
+    BankPolicy,
+    CertificateAuthority,
+    Sandbox,
+    contract,
+)
 from blink_oauth_testing.sandbox.http import ServedApplication, ServerThread, bind
 from blink_oauth_testing.sandbox.messages import Response
 from testing.raw_client import CLIENT_ID, NON_ROTATING, STRICT, USERNAME, RawClient
@@ -305,3 +313,52 @@ def test_a_missing_contract_is_an_error_that_advises_to_reinstall(
 def test_changing_members_leaves_a_body_that_is_no_object_unchanged(body: bytes) -> None:
     response = Response(200, body=body)
     assert response.with_members({"a": 1}) == response.without_member("a") == response
+
+
+WRONG = cast("Any", "fake-text-in-the-wrong-place")
+BANK = DEFAULT_BANKS[0]
+NOT_MADE: dict[str, tuple[str, Callable[[], object]]] = {
+    "banks by id": ("banks", lambda: Sandbox(banks=cast("Any", ["IIDX00001"]))),
+    "one bank": ("banks", lambda: Sandbox(banks=cast("Any", BANK))),
+    "no bank": ("banks", lambda: Sandbox(banks=[])),
+    "a bank twice": ("banks", lambda: Sandbox(banks=[BANK, BANK])),
+    "one client": ("clients", lambda: Sandbox(clients="CIDX0000000002")),
+    "clients": ("clients", lambda: Sandbox(clients=cast("Any", [7]))),
+    "one redirect URI": ("redirect_uris", lambda: Sandbox(redirect_uris="http://127.0.0.1/")),
+    "port": ("port", lambda: Sandbox(port=WRONG)),
+    "port for http": ("http_port", lambda: Sandbox(http_port=-1)),
+    "authority": ("authority", lambda: Sandbox(authority=WRONG)),
+    "server credentials": ("server_credentials", lambda: Sandbox(server_credentials=WRONG)),
+    "clock": ("clock", lambda: Sandbox(clock=cast("Any", time.time))),
+    "policy, target id": ("target_id", lambda: BankPolicy(cast("Any", 7), "Musterbank")),
+    "policy, name": ("name", lambda: BankPolicy("IIDX00001", cast("Any", None))),
+    "policy, rotates": ("rotates", lambda: evolve(BANK, rotates=WRONG)),
+    "policy, on_reuse": ("on_reuse", lambda: evolve(BANK, on_reuse=WRONG)),
+    "policy, code_lifetime": ("code_lifetime", lambda: evolve(BANK, code_lifetime=WRONG)),
+}
+REFUSED: dict[str, tuple[str, Callable[[Sandbox], object]]] = {
+    "grant of issue_code": ("grant", lambda sandbox: sandbox.issue_code(WRONG)),
+    "grant of authorize_url": ("grant", lambda sandbox: sandbox.authorize_url(WRONG, "", "")),
+    "credentials": ("credentials", lambda sandbox: sandbox.client_certificate(credentials=WRONG)),
+    "fault": ("fault", lambda sandbox: sandbox.fail(cast("Any", None))),
+    "times": ("times", lambda sandbox: sandbox.fail("not-json", times=WRONG)),
+    "advance": ("days", lambda sandbox: sandbox.clock.advance(days=WRONG)),
+}
+
+
+def refused(name: str, call: Callable[[], object]) -> None:
+    """Require that a call is refused with the name of the argument, and shows no value."""
+    with pytest.raises(ValueError, match=rf"\b{name}\b") as caught:
+        call()
+    assert "fake-text" not in str(caught.value)
+
+
+@pytest.mark.parametrize("case", NOT_MADE)
+def test_a_sandbox_is_not_made_with_a_wrong_argument(case: str) -> None:
+    refused(*NOT_MADE[case])
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_method_of_the_sandbox_names_a_wrong_argument(sandbox: Sandbox, case: str) -> None:
+    name, call = REFUSED[case]
+    refused(name, lambda: call(sandbox))

@@ -12,16 +12,20 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection
-from typing import Literal
+from typing import Literal, get_args
 
-from attrs import define, field, frozen
+from attrs import Attribute, define, field, frozen
 
+from blink_oauth.arguments import require_seconds, require_type
+from blink_oauth.errors import InvalidInputError
 from blink_oauth.settings import REVOCATION_FIELDS, RevocationField
 
 __all__ = []
 
 ReuseReaction = Literal["revoke_family", "refuse"]
 DAY = 86_400.0
+TEXTS = {"target_id": '"IIDX00001"', "name": '"Musterbank"'}
+"""Examples of the texts of a policy."""
 
 
 def revocation_fields(names: Collection[RevocationField]) -> frozenset[RevocationField]:
@@ -34,6 +38,24 @@ def revocation_fields(names: Collection[RevocationField]) -> frozenset[Revocatio
     if not is_list or any(name not in REVOCATION_FIELDS for name in names):
         raise ValueError(f"The fields of a revocation are: {', '.join(REVOCATION_FIELDS)}.")
     return frozenset(names)
+
+
+def _text(_: object, attribute: Attribute[str], value: object) -> None:
+    require_type(attribute.name, value, str, TEXTS[attribute.name])
+
+
+def _boolean(_: object, attribute: Attribute[bool], value: object) -> None:
+    require_type(attribute.name, value, bool, "True")
+
+
+def _seconds(_: object, attribute: Attribute[float], value: object) -> None:
+    require_seconds(attribute.name, value)
+
+
+def _reaction(_: object, attribute: Attribute[ReuseReaction], value: object) -> None:
+    if value not in get_args(ReuseReaction):
+        known = ", ".join(get_args(ReuseReaction))
+        raise InvalidInputError(f"The argument {attribute.name} must be one of: {known}.")
 
 
 @frozen
@@ -66,23 +88,26 @@ class BankPolicy:
             is certain (spec/README.md).
         response_delay: Seconds between the bank's decision on a token request and the response,
             also for a fault. They pass in real time, not on the sandbox's clock.
+
+    Raises:
+        InvalidInputError: A value has another type, or is none of those listed.
     """
 
-    target_id: str
-    name: str
-    rotates: bool = True
-    on_reuse: ReuseReaction = "revoke_family"
-    replay_window: float = 0.0
-    repeats_refresh_token: bool = False
-    access_token_lifetime: float = DAY
-    refresh_token_lifetime: float = 30 * DAY
-    code_lifetime: float = 30.0
-    one_token_per_contract: bool = False
-    consent_page: bool = False
+    target_id: str = field(validator=_text)
+    name: str = field(validator=_text)
+    rotates: bool = field(default=True, validator=_boolean)
+    on_reuse: ReuseReaction = field(default="revoke_family", validator=_reaction)
+    replay_window: float = field(default=0.0, validator=_seconds)
+    repeats_refresh_token: bool = field(default=False, validator=_boolean)
+    access_token_lifetime: float = field(default=DAY, validator=_seconds)
+    refresh_token_lifetime: float = field(default=30 * DAY, validator=_seconds)
+    code_lifetime: float = field(default=30.0, validator=_seconds)
+    one_token_per_contract: bool = field(default=False, validator=_boolean)
+    consent_page: bool = field(default=False, validator=_boolean)
     refused_revocation_fields: frozenset[RevocationField] = field(
         default=frozenset(), converter=revocation_fields
     )
-    response_delay: float = 0.0
+    response_delay: float = field(default=0.0, validator=_seconds)
 
 
 # Visibly fake: the check digits of the IBANs are wrong.

@@ -14,6 +14,7 @@ from typing import ParamSpec, TypedDict, TypeVar
 
 from attrs import define, field
 
+from blink_oauth.arguments import wrong_argument
 from blink_oauth_keeper.flights import thread_pool
 from blink_oauth_keeper.timers import ThreadTimers, Timers
 
@@ -241,9 +242,13 @@ class Clock:
             seconds: Seconds to add; the sum is from 0 to 1e11 seconds.
 
         Raises:
-            ValueError: The sum is out of range.
+            ValueError: The sum is out of range, or an argument is no number.
             RuntimeError: A refresh has not ended in time. The clock may be advanced in part.
         """
+        parts = {"days": days, "hours": hours, "minutes": minutes, "seconds": seconds}
+        for name, value in parts.items():
+            if not isinstance(value, (int, float)):
+                raise wrong_argument(name, value, "a number", "1.5")
         left = days * 86_400 + hours * 3_600 + minutes * 60 + seconds
         if not 0 <= left <= _MAX_ADVANCE_SECONDS:
             raise ValueError("The clock cannot go backwards, or forward by more than 1e11 seconds.")

@@ -11,7 +11,9 @@ from typing import Any, Self
 from aiohttp import web
 from attrs import evolve, frozen
 
+from blink_oauth.arguments import GRANT, require_count, require_type, type_of, wrong_argument
 from blink_oauth.context import Grant
+from blink_oauth.errors import InvalidInputError
 from blink_oauth.settings import Settings
 from blink_oauth.tls import ClientCertificate
 
@@ -157,6 +159,24 @@ class RegisteredClient:
         }
 
 
+BANKS = '[BankPolicy("IIDX00001", "Musterbank")]'
+
+
+def _require_all(name: str, values: object, kind: type, example: str) -> None:
+    """Require a list or tuple that is not empty, of values of a type."""
+    accepted = f"a sequence of {kind.__name__}"
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise wrong_argument(name, values, accepted, example)
+    for value in values:
+        if not isinstance(value, kind):
+            raise InvalidInputError(
+                f"The argument {name} must be {accepted}, such as {example}, but it contains "
+                f"{type_of(value)}."
+            )
+    if not values:
+        raise InvalidInputError(f"The argument {name} must not be empty, but such as {example}.")
+
+
 class Sandbox:
     """A strict local bLink platform with banks behind it, over mutual TLS on loopback.
 
@@ -173,6 +193,9 @@ class Sandbox:
         clock: The clock of codes and tokens. Two sandboxes may share one.
         validate: Whether to validate requests and responses against the OpenAPI document. This
             takes most of the sandbox's time: switch it off to measure a client under load.
+
+    Raises:
+        InvalidInputError: An argument has another type, or two banks have the same id.
     """
 
     def __init__(
@@ -188,6 +211,21 @@ class Sandbox:
         clock: Clock | None = None,
         validate: bool = True,
     ) -> None:
+        _require_all("banks", banks, BankPolicy, BANKS)
+        _require_all("clients", clients, str, '["CIDX0000000002"]')
+        _require_all("redirect_uris", redirect_uris, str, '["http://127.0.0.1/callback"]')
+        names = [policy.target_id for policy in banks]
+        if len(set(names)) < len(names):
+            raise InvalidInputError("The argument banks has two banks with the same target_id.")
+        for name, number in {"port": port, "http_port": http_port}.items():
+            require_count(name, number, least=0, example="0, for any free port")
+        for name, value, kind, example in (
+            ("authority", authority, CertificateAuthority, 'CertificateAuthority.create("Test")'),
+            ("server_credentials", server_credentials, Credentials, "authority.issue_server()"),
+            ("clock", clock, Clock, "other_sandbox.clock"),
+        ):
+            if value is not None:
+                require_type(name, value, kind, example)
         self.authority = authority or shared_authority()
         self.clock = clock or Clock()
         self.banks: Mapping[str, Bank] = {
@@ -308,6 +346,7 @@ class Sandbox:
         client = self._registered_client(client_id)
         if credentials is None:
             return client.certificate
+        require_type("credentials", credentials, Credentials, "sandbox.authority.issue_client(…)")
         files = credentials.save(self._running.folder, f"other-{credentials.fingerprint[:16]}")
         return evolve(client, credentials=credentials, files=files).certificate
 
@@ -327,6 +366,7 @@ class Sandbox:
         self, grant: Grant, redirect_uri: str, state: str, client_id: str | None = None
     ) -> str:
         """Return the URL that a browser opens for consent (RFC 6749 section 4.1.1)."""
+        require_type("grant", grant, Grant, GRANT)
         name = self._registered_client(client_id).client_id
         query = authorize_query(name, redirect_uri, grant.username, state)
         return f"{self.control_url}{AUTHORIZE.format(target_id=grant.target_id)}?{query}"
@@ -344,6 +384,7 @@ class Sandbox:
         Raises:
             ValueError: The redirect URI is not registered, or there is no such bank.
         """
+        require_type("grant", grant, Grant, GRANT)
         if grant.target_id not in self.banks:
             known = ", ".join(self.banks)
             raise ValueError(f"There is no bank {grant.target_id}. The banks are: {known}.")
@@ -372,7 +413,8 @@ class Sandbox:
         Raises:
             ValueError: There is no such fault, or it could never happen.
         """
-        chosen = fault_named(fault) if isinstance(fault, str) else fault
+        require_count("times", times, least=1, example="1")
+        chosen = fault if isinstance(fault, Fault) else fault_named(fault)
         self._plan.add(chosen, target_id=target_id, operation=operation, times=times)
 
     @property
