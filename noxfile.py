@@ -8,6 +8,7 @@ links to other hosts.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,20 @@ def install(session: nox.Session, tools: str, *, project: bool = False) -> None:
         session.install("--quiet", "--no-deps", "--force-reinstall", ".", env=BUILD)
 
 
+def pins_of_users(session: nox.Session) -> Path:
+    """Return a file with the pinned versions, for an installation of the project itself.
+
+    uv verifies the hashes in it that it needs. pip would demand one of each package, also of the
+    project, which has none: it gets the versions alone.
+    """
+    pinned = Path("requirements/test.txt")
+    if session.venv_backend == "uv":
+        return pinned
+    versions = Path(session.bin).parent / "versions.txt"
+    versions.write_text(re.sub(r" \\\n    --hash=\S+", "", pinned.read_text("utf-8")), "utf-8")
+    return versions
+
+
 def fresh(session: nox.Session, *requirements: str) -> Path:
     """Make a second environment with pinned versions, and return the folder of its programs."""
     folder = Path(session.create_tmp()) / "fresh"
@@ -74,7 +89,7 @@ def fresh(session: nox.Session, *requirements: str) -> Path:
     else:
         session.run("python", "-m", "venv", "--clear", str(folder))
         install = (str(programs / "pip"), "install")
-    pinned = ("--quiet", "--constraint", "requirements/test.txt")
+    pinned = ("--quiet", "--constraint", str(pins_of_users(session)))
     session.run(*install, *pinned, *requirements, external=True, env=BUILD)
     return programs
 
@@ -95,7 +110,8 @@ def portable(session: nox.Session) -> None:
     """Prove, on any system, that the client in the wheel keeps its promises and the contract."""
     # Not all tools of `test` are there for all systems, so only what these tests need is installed.
     needed = (".[cli,otel,sql,testing]", "hypothesis", "pytest")
-    session.install("--quiet", "--constraint", "requirements/test.txt", *needed, env=BUILD)
+    pinned = ("--quiet", "--constraint", str(pins_of_users(session)))
+    session.install(*pinned, *needed, env=BUILD)
     session.run("pytest", *(session.posargs or ("tests/wrapper", "tests/spec")))
 
 
@@ -323,7 +339,7 @@ def work_through_the_tutorial(session: nox.Session, folder: Path, *options: str)
     (wheel,) = map(str, folder.glob("*.whl"))
     uv = (f"--uv={nox.virtualenv.UV}",) if session.venv_backend == "uv" else ()
     session.run(
-        *("python", "tools/newcomer.py", wheel, *uv, "--pins=requirements/test.txt", *options),
+        *("python", "tools/newcomer.py", wheel, *uv, f"--pins={pins_of_users(session)}", *options),
         # After Ctrl-C it stops the sandbox, for which nox would not wait.
         interrupt_timeout=15.0,
     )
@@ -420,8 +436,8 @@ def api(session: nox.Session) -> None:
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
     """Show the life cycle of a token against the local platform, over mutual TLS."""
-    needed = ("--constraint", "requirements/test.txt", ".[sql,testing]")
-    session.install("--quiet", *needed, env=BUILD)
+    pinned = ("--quiet", "--constraint", str(pins_of_users(session)))
+    session.install(*pinned, ".[sql,testing]", env=BUILD)
     session.run("python", "demo/tour.py", *session.posargs)
 
 
