@@ -478,7 +478,10 @@ def error_for_callers(
             f"The manager presents it once more after {wait:.0f} s. Call the manager again then, "
             "and do not present the refresh token yourself."
         )
-    return error.replaced(str(error).replace(ADVICE_ON_REPLAY, plan), retry_after=wait)
+    text = str(error)
+    # An error with a token has another advice, which stays.
+    told = text.replace(ADVICE_ON_REPLAY, plan) if ADVICE_ON_REPLAY in text else f"{text} {plan}"
+    return error.replaced(told, retry_after=wait)
 
 
 def _cause_of_pause(record: Record, hold_off: float) -> str:

@@ -6,12 +6,20 @@ import re
 from itertools import product
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 import blink_oauth
 import blink_oauth_keeper
-from blink_oauth import BlinkError, NotConnectedError, Outcome, TimedOutError, answer_to
+from blink_oauth import (
+    BlinkError,
+    NotConnectedError,
+    Outcome,
+    TimedOutError,
+    answer_to,
+    errors,
+)
 from blink_oauth_keeper import (
     AfterUncertainty,
     RefreshPausedError,
@@ -19,7 +27,15 @@ from blink_oauth_keeper import (
     StoreError,
     TargetProfile,
 )
-from keeper.harness import DAY, Harness, connection_refused, response_lost, status_response
+from keeper.harness import (
+    DAY,
+    Harness,
+    Responder,
+    connection_refused,
+    response_lost,
+    status_response,
+    with_members,
+)
 
 PAGE = Path(__file__).parents[2] / "docs/operations.md"
 ERRORS: dict[str, type[BlinkError]] = {
@@ -102,6 +118,41 @@ def test_an_uncertain_refresh_says_when_the_manager_presents_the_token_again(
     harness.advance(wait + 0.1)
     assert len(harness.banks.presented()) == 2
     harness.allowed_replays = 1
+
+
+UNCERTAIN: dict[str, Responder] = {
+    "no response": response_lost,
+    "500": status_response(500),
+    "502 of a gateway": status_response(502, b"<html></html>", source="PLATFORM"),
+    "503 of the bank": status_response(503, Retry_After="7"),
+    "504": status_response(504),
+    "406": status_response(406),
+    "OAuth error": status_response(500, {"error": "server_error"}),
+    "problem": status_response(500, {"type": "/problems/INTERNAL", "title": "Internal"}),
+    "success without a token": status_response(200, {"token_type": "Bearer"}),
+    "foreign response": status_response(400, X_Correlation_ID=str(UUID(int=7))),
+    "failure with an access token": with_members(500, refresh_token=None),
+    "429 with a code about the response": status_response(
+        429, {"type": "/problems/RESOURCE_TOO_LARGE", "title": "Too large"}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNCERTAIN)
+def test_every_uncertain_error_has_the_plan_of_the_manager_and_no_advice_to_present_the_token(
+    harness: Harness, kind: str
+) -> None:
+    grant = harness.expired_grant()
+    harness.banks.respond_next(UNCERTAIN[kind])
+    harness.allowed_replays = 1
+    error = failed(harness)
+    assert error.outcome is Outcome.UNCERTAIN
+    assert not error.retryable
+    wait = harness.record(grant).pause_left
+    assert f"The manager presents it once more after {wait:.0f} s." in str(error)
+    for advice in (errors.ADVICE_ON_REPLAY, "Present it at most once", "same call may be sent"):
+        assert advice not in str(error)
+    assert error.retry_after == wait
 
 
 def test_after_two_uncertain_outcomes_it_names_the_time_of_the_last_attempt(

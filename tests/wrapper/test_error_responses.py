@@ -250,6 +250,11 @@ ROWS: dict[str, Row] = {
         (NOT_EXECUTED, True, False),
     ),
     "429 of the provider": (failure(429, b"", PROVIDER), StatusError, (REJECTED, True, False)),
+    "429 with a code about the response": (
+        failure(429, problem("RESOURCE_TOO_LARGE"), PROVIDER),
+        ProblemError,
+        MAY_BE_SPENT,
+    ),
     "429 without a source": (failure(429, b""), StatusError, (REJECTED, True, False)),
     "503 of the provider": (failure(503, b"", PROVIDER), StatusError, MAY_BE_SPENT),
     "503 of another source": (
@@ -320,6 +325,7 @@ def test_a_response_of_the_platform_with_a_token_proves_that_the_call_was_execut
     with pytest.raises(BlinkError) as caught:
         call(connect(Platform(failure(status, pair, PLATFORM))))
     assert caught.value.outcome is UNCERTAIN
+    assert not caught.value.retryable
     assert caught.value.token is not None
 
 
@@ -460,6 +466,7 @@ def test_a_pair_with_an_error_status_is_an_attribute_of_the_error(
         call(connect(Platform(reply(status, TOKEN_BODY, HEADERS))))
     for contradiction in ("no token", "not spent", "same call", "Never", "Nothing was executed"):
         assert contradiction not in str(caught.value)
+    assert not caught.value.retryable
     token = caught.value.token
     assert token is not None
     assert token.refresh_token is not None

@@ -188,8 +188,9 @@ def response_error(
         and bool(normalized & REFUSED_GRANT)
         and not normalized & REFUSALS_OF_CLIENT
     )
+    spends_nothing = outcome is not Outcome.UNCERTAIN and token is None
     retryable = (
-        (status == 429 and not response.is_malformed)
+        (status == 429 and spends_nothing)
         or (status == 503 and outcome is Outcome.NOT_EXECUTED)
         or (call.operation is Operation.REVOKE and outcome is Outcome.UNCERTAIN)
     )
