@@ -339,16 +339,17 @@ def test_import_statements_lead_from_the_command_to_every_module_that_it_uses() 
     assert modules - found == set()
 
 
-# The annotation of `error.token` needs it.
-TYPES_ONLY = ("blink_oauth.errors", "blink_oauth.tokens")
-"""The only import for type checkers that closes a cycle."""
+# The annotations of `error.token` and `error.grant` need them.
+TYPES_ONLY = {"blink_oauth.errors": ("blink_oauth.tokens", "blink_oauth.context")}
+"""The only imports for type checkers that close a cycle."""
 
 
-def test_one_import_for_type_checkers_closes_the_only_cycles() -> None:
+def test_two_imports_for_type_checkers_close_the_only_cycles() -> None:
     edges = edges_of(IMPORTS, with_types=True)
-    assert cycle_in(edges) != []
-    module, imported = TYPES_ONLY
-    edges[module].remove(imported)
+    for module, imported in TYPES_ONLY.items():
+        for each in imported:
+            assert cycle_in(edges) != []
+            edges[module].remove(each)
     assert cycle_in(edges) == []
 
 

@@ -345,6 +345,8 @@ class Flights:
     def _publish(self, flight: Flight, result: Result) -> None:
         if flight.future.done():
             return
+        if result.error is not None:
+            result.error.grant = flight.grant
         flight.on_result(result)
         self._stop_sharing(flight)
         flight.future.set_result(result)
@@ -405,11 +407,12 @@ def remaining(timeout: float | None, monotonic: Callable[[], float]) -> Callable
     return lambda: max(0.0, end - monotonic())
 
 
-def timeout_error() -> RefreshPendingError:
+def timeout_error(grant: Grant) -> RefreshPendingError:
     """Return the error for a caller whose timeout has passed."""
     return RefreshPendingError(
         "The refresh took longer than your timeout. It goes on, and its result will be stored: "
-        "try again."
+        "try again.",
+        grant=grant,
     )
 
 
@@ -591,7 +594,7 @@ class SingleFlight:
         result = self.cache.failure(grant) or (yield self._share(job), None)
         while True:
             if result is None:
-                raise timeout_error()
+                raise timeout_error(grant)
             # A new job: a generation may have been refused since the caller's first.
             job = self._job(grant, psu, wanted)
             token = self._token_of(result, job)
@@ -606,12 +609,13 @@ class SingleFlight:
             # The store does not show that this process has a pair of the grant.
             raise RefreshPendingError(
                 "A pair of this grant is still to be stored by this process. The refresh token was "
-                "neither stored nor presented: try again."
+                "neither stored nor presented: try again.",
+                grant=grant,
             )
         flight = self._flight(job, consent.adopt(job))
         result = yield self.flights.start(flight, joinable=False), None
         if result is None:
-            raise timeout_error()
+            raise timeout_error(grant)
         require_no_error(result)
         return (yield from self._search(grant, Need(), psu))
 

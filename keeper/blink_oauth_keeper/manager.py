@@ -786,7 +786,9 @@ class TokenManager:
         self._flights.require_open()
         record = self._store.load(self._single_flight.key(grant))
         if record is None:
-            raise UnknownGrantError("No token is stored for this grant. Authorize it first.")
+            raise UnknownGrantError(
+                "No token is stored for this grant. Authorize it first.", grant=grant
+            )
         return status_of(record, self._single_flight.profile_of(grant.target_id), self._now())
 
     async def astatus(self, grant: Grant) -> GrantStatus:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,20 @@ from blink_oauth import (
 )
 from blink_oauth_keeper import (
     AfterUncertainty,
+    GrantExistsError,
     RefreshPausedError,
+    RefreshPendingError,
     RefreshUncertainError,
     StoreError,
     TargetProfile,
+    TokenManager,
+    UnknownGrantError,
 )
 from keeper.harness import (
     DAY,
+    PSU,
+    REDIRECT_URI,
+    UNKNOWN_GRANT,
     Harness,
     Responder,
     connection_refused,
@@ -222,3 +231,84 @@ def test_the_retry_after_of_a_response_is_that_of_the_error() -> None:
     error.add_note("A note.")
     again = error.replaced("Once more.")
     assert (str(again), again.retry_after, again.__notes__) == ("Once more.", 2.0, ["A note."])
+
+
+def no_store(harness: Harness) -> None:
+    harness.faulty.fail()
+
+
+def no_network(harness: Harness) -> None:
+    harness.banks.respond_next(connection_refused)
+
+
+def other_owner(harness: Harness) -> None:
+    record = harness.record(EXPIRED)
+    assert harness.memory.claim(record, owner="another owner", ttl=25)
+
+
+def refused_grant(harness: Harness) -> None:
+    harness.banks.respond_next(status_response(400, {"error": "invalid_grant"}))
+
+
+EXPIRED = blink_oauth.Grant("IIDX00001", "u-4711-personal")
+RAISES: dict[
+    str, tuple[type[BlinkError], Callable[[TokenManager], object], Callable[[Harness], None] | None]
+] = {
+    "unavailable store": (StoreError, lambda m: m.get(EXPIRED), no_store),
+    "unavailable bank": (NotConnectedError, lambda m: m.get(EXPIRED), no_network),
+    "refused refresh token": (
+        blink_oauth.InvalidGrantError,
+        lambda m: m.get(EXPIRED),
+        refused_grant,
+    ),
+    "timeout": (RefreshPendingError, lambda m: m.get(EXPIRED, timeout=0.01), other_owner),
+    "timeout of a coroutine": (
+        RefreshPendingError,
+        lambda m: asyncio.run(m.aget(EXPIRED, timeout=0.01)),
+        other_owner,
+    ),
+    "authorize": (
+        blink_oauth.OAuthError,
+        lambda m: m.authorize(EXPIRED, code="fake-code", redirect_uri=REDIRECT_URI, psu=PSU),
+        None,
+    ),
+    "adopt": (
+        GrantExistsError,
+        lambda m: m.adopt(EXPIRED, refresh_token="fake-refresh-token"),
+        None,
+    ),
+}
+OF_UNKNOWN: dict[str, Callable[[TokenManager], object]] = {
+    "get": lambda m: m.get(UNKNOWN_GRANT),
+    "revoke": lambda m: m.revoke(UNKNOWN_GRANT),
+    "forget": lambda m: m.forget(UNKNOWN_GRANT),
+    "status": lambda m: m.status(UNKNOWN_GRANT),
+}
+
+
+@pytest.mark.parametrize("case", RAISES)
+def test_an_error_of_the_manager_has_its_grant_but_no_text_shows_it(
+    harness: Harness, case: str
+) -> None:
+    kind, call, prepare = RAISES[case]
+    harness.expired_grant(EXPIRED.username)
+    if prepare is not None:
+        prepare(harness)
+    with pytest.raises(kind) as caught:
+        call(harness.manager)
+    assert caught.value.grant == EXPIRED
+    assert EXPIRED.username not in f"{caught.value!s} {caught.value!r} {caught.value.__cause__!r}"
+
+
+@pytest.mark.parametrize("case", OF_UNKNOWN)
+def test_the_error_of_an_unknown_grant_has_it(harness: Harness, case: str) -> None:
+    with pytest.raises(UnknownGrantError) as caught:
+        OF_UNKNOWN[case](harness.manager)
+    assert caught.value.grant == UNKNOWN_GRANT
+
+
+def test_the_error_of_a_client_has_no_grant(harness: Harness) -> None:
+    harness.banks.respond_next(connection_refused)
+    with pytest.raises(NotConnectedError) as caught:
+        harness.blink.refresh(EXPIRED, "fake-refresh-token")
+    assert caught.value.grant is None

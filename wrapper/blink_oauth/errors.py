@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .context import Grant
     from .headers import ResponseMeta, Source
     from .tokens import Token, TokenKind
 
@@ -173,6 +174,8 @@ class BlinkError(Exception):
             if the input was invalid and there was no call.
         token: A token in the response to the failed call: store it, except that of a
             `ForeignResponseError`. Almost always None.
+        grant: The grant, if a `TokenManager` raised the error for one, otherwise None. No text of
+            the error has it: its username is personal data.
     """
 
     outcome: Outcome = Outcome.NOT_EXECUTED
@@ -183,6 +186,7 @@ class BlinkError(Exception):
     meta: ResponseMeta | None = None
     correlation_id: str | None = None
     token: Token | None = None
+    grant: Grant | None = None
 
     def __init__(self, message: str, **facts: Any) -> None:
         super().__init__(message)
