@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from datetime import UTC, datetime
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ from cli.cli_harness import CLIENT, GRANT, TARGET, Harness, require_two_lines
 
 DONE, USAGE, NOT_STORED = ExitCode.DONE, ExitCode.USAGE, ExitCode.NOT_STORED
 UNKNOWN = f"{TARGET}/nobody"
+FILES = {
+    "": b"",
+    "token.txt": b"fake-refresh-token\n",
+    "two-tokens.txt": b"fake-refresh-token\nfake-other-token\n",
+}
+"""The contents of standard input."""
 
 
 @frozen
@@ -94,6 +101,12 @@ MISTAKES = [
     ),
     Mistake(
         f"revoke {UNKNOWN} --yes",
+        NOT_STORED,
+        f"The store has no grant {UNKNOWN} of {CLIENT}. Nothing was sent.",
+        "Log in first: blink-oauth login. blink-oauth status lists the grants.",
+    ),
+    Mistake(
+        f"forget {UNKNOWN} --yes",
         NOT_STORED,
         f"The store has no grant {UNKNOWN} of {CLIENT}. Nothing was sent.",
         "Log in first: blink-oauth login. blink-oauth status lists the grants.",
@@ -185,6 +198,30 @@ MISTAKES = [
         f"{GRANT} is not revoked: without a terminal, it cannot be confirmed.",
         "Add --yes to do it without a question.",
     ),
+    Mistake(
+        "forget",
+        USAGE,
+        f"{GRANT} is not forgotten: without a terminal, it cannot be confirmed.",
+        "Add --yes to do it without a question.",
+    ),
+    Mistake(
+        "adopt",
+        USAGE,
+        "Standard input has no refresh token. Nothing was sent.",
+        "Write the refresh token to it, and nothing else: blink-oauth adopt … < file.",
+    ),
+    Mistake(
+        "adopt < two-tokens.txt",
+        USAGE,
+        "Standard input has several lines. Nothing was sent.",
+        "Write the refresh token to it, and nothing else: blink-oauth adopt … < file.",
+    ),
+    Mistake(
+        "adopt < token.txt",
+        USAGE,
+        "The refresh token was neither stored nor presented.",
+        "blink-oauth login",
+    ),
     Mistake("login", USAGE, "a second consent ends the first", "--yes"),
     Mistake(
         "sandbox --env",
@@ -224,6 +261,9 @@ def with_grant(harness: Harness, store_files: dict[str, bytes]) -> Harness:
     """Return a harness with a stored grant."""
     if not store_files:
         harness.authorize()
+        with harness.open_store() as store:
+            # It makes the key of the store, which is not a part of a mistake.
+            store.fingerprint("a text")
         store_files |= {path.name: path.read_bytes() for path in harness.folder.glob("tokens.db*")}
     for name, content in store_files.items():
         (harness.folder / name).write_bytes(content)
@@ -237,7 +277,9 @@ def test_a_mistake_is_named_in_two_lines_and_sends_nothing(
     with_grant.configure(**mistake.changes)
     count = len(with_grant.sandbox.exchanges)
     before = with_grant.rows()
-    result = with_grant.run(*mistake.words.split())
+    words, _, file = mistake.words.partition(" < ")
+    with_grant.monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(FILES[file])))
+    result = with_grant.run(*words.split())
     assert (result.code, result.out) == (mistake.code, "")
     require_two_lines(result, mistake.what, mistake.do)
     assert with_grant.rows() == before

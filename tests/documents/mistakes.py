@@ -31,7 +31,9 @@ from blink_oauth import (
     check_certificate,
 )
 from blink_oauth_keeper import (
+    ConsentNeededError,
     Event,
+    GrantExistsError,
     KeyFile,
     MemoryTokenStore,
     SealError,
@@ -227,6 +229,23 @@ def forgotten_await(world: World) -> object:
         return coroutine.access_token
     finally:
         coroutine.close()
+
+
+def adopted_over(world: World) -> object:
+    world.authorize()
+    return world.manager.adopt(world.grant, refresh_token="fake-refresh-token")
+
+
+def adopted_after(world: World, end: Callable[[Grant], None]) -> object:
+    world.authorize()
+    end(world.grant)
+    return world.manager.adopt(world.grant, refresh_token="fake-refresh-token")
+
+
+def gotten_after(world: World, end: Callable[[Grant], None]) -> object:
+    world.authorize()
+    end(world.grant)
+    return world.manager.get(world.grant)
 
 
 async def async_listener(event: Event) -> None:
@@ -547,6 +566,50 @@ MISTAKES = [
         "start an authorization; compare the username, which is case-sensitive",
         403,
         3,
+    ),
+    Mistake(
+        "`manager.adopt` of a grant that the store has",
+        adopted_over,
+        GrantExistsError,
+        "The refresh token was neither stored nor presented. Use the stored pair with get",
+        "use `manager.get`; for a newer consent authorize the grant",
+        sent=1,
+    ),
+    Mistake(
+        "`manager.adopt` of a grant that was revoked",
+        lambda w: adopted_after(w, w.manager.revoke),
+        ConsentNeededError,
+        "The grant was revoked. Authorize it anew.",
+        "start an authorization",
+        403,
+        3,
+        sent=3,
+    ),
+    Mistake(
+        "`manager.adopt` with a part of the old record",
+        lambda w: w.manager.adopt(w.grant, refresh_token=any_({"refresh_token": "fake-token"})),
+        InvalidInputError,
+        "The refresh token must be a str or Secret, but it is a dict.",
+        "pass the text of the refresh token",
+    ),
+    Mistake(
+        "`manager.forget` of a grant that the store does not have",
+        lambda w: w.manager.forget(Grant(w.grant.target_id, "u-4712")),
+        UnknownGrantError,
+        "No token is stored for this grant.",
+        "nothing, or compare the username: what the store had is deleted",
+        403,
+        3,
+    ),
+    Mistake(
+        "`manager.get` after `manager.forget`",
+        lambda w: gotten_after(w, w.manager.forget),
+        ConsentNeededError,
+        "Authorize it anew.",
+        "start an authorization",
+        403,
+        3,
+        sent=3,
     ),
     Mistake(
         "`manager.refresh` after `manager.close()`",
