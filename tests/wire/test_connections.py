@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import logging
 import signal
@@ -284,6 +285,30 @@ def test_a_closed_client_keeps_no_connection(flavour: Flavour) -> None:
         with pytest.raises(InvalidInputError, match="closed"):
             callers.start("after").result(PATIENCE)
     assert server.requests == [("before", 0)]
+
+
+@pytest.mark.anyio
+async def test_closing_that_is_cancelled_leaves_no_connection_open() -> None:
+    with counting_server() as server:
+        client = AsyncBlinkOAuth(server.settings(timeouts=PATIENT))
+        names = ["one", "two", "three"]
+        for name in names:
+            server.hold(name)
+        calls = [
+            asyncio.create_task(client.refresh(GRANT, refresh_token_of(name))) for name in names
+        ]
+        for name in names:
+            await asyncio.to_thread(server.wait_for, name)
+            server.respond(name)
+        await asyncio.gather(*calls)
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await asyncio.to_thread(wait_until, lambda: server.open == 0)
+    # A connection that is left to the garbage collector warns there.
+    gc.collect()
 
 
 def test_a_tunnel_that_fails_uses_up_no_connection(

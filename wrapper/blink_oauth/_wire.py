@@ -491,8 +491,10 @@ class AsyncConnections(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close the idle connections, and the others when their calls have finished."""
-        for pool in self._idle.close():
-            await _aclose(pool)
+        # It closes them all, even if the caller is cancelled meanwhile.
+        async with AsyncExitStack() as pools:
+            for pool in self._idle.close():
+                pools.push_async_callback(_aclose, pool)
 
     def after_fork(self) -> None:
         """Start without connections in a child process."""
