@@ -129,7 +129,15 @@ async def test_each_coroutine_of_a_closed_manager_raises_and_sends_nothing(
 def test_no_public_method_is_left_out() -> None:
     methods = {name for name, _ in inspect.getmembers(TokenManager, inspect.isfunction)}
     tested = {name.partition(",")[0] for name in {*CALLS, *ASYNC_CALLS}}
-    assert {name for name in methods if name[0] != "_"} == tested | {"close", "aclose"}
+    untested = {"close", "aclose", "fingerprint"}
+    assert {name for name in methods if name[0] != "_"} == tested | untested
+
+
+def test_a_closed_manager_still_names_a_grant_in_logs(harness: Harness) -> None:
+    grant = harness.authorize()
+    fingerprint = harness.manager.fingerprint(grant)
+    harness.manager.close()
+    assert harness.manager.fingerprint(grant) == fingerprint
 
 
 def test_the_failure_that_callers_share_ends_with_the_manager(harness: Harness) -> None:
