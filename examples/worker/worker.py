@@ -43,7 +43,8 @@ log = logging.getLogger("worker")
 def alert(event: Event) -> None:
     """Log whom an event concerns, for an alerting rule on the log; your pager may come here."""
     if whom := ALERTS.get(event.name):
-        log.error("%s (%s %s %s)", whom, event.name, event.target_id, event.correlation_id)
+        ids = (event.target_id, event.fingerprint, event.correlation_id)
+        log.error("%s (%s %s %s %s)", whom, event.name, *ids)
 
 
 @dataclass

@@ -159,6 +159,7 @@ def test_a_round_fetches_what_it_can_and_reports_the_rest_without_names(
     fingerprint = refused.split()[0]
     keeper = lines_of(caplog, "blink_oauth_keeper")
     assert [line.split()[1] for line in keeper if "consent_needed" in line] == [fingerprint]
+    assert fingerprint.removeprefix("grant=") in alert
     own = "\n".join([*lines, *keeper])
     assert [grant.username for grant in GRANTS if grant.username in own] == []
     pairs = [record.token for record in harness.records() if record.token is not None]
