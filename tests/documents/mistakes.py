@@ -27,6 +27,7 @@ from blink_oauth import (
     Secret,
     Settings,
     TlsError,
+    Token,
     answer_to,
     check_certificate,
 )
@@ -503,9 +504,9 @@ MISTAKES = [
     ),
     Mistake(
         "`blink.refresh(grant, token)`",
-        lambda w: w.blink.refresh(w.grant, any_(w.psu)),
+        lambda w: w.blink.refresh(w.grant, any_(Token(access_token=Secret("fake-token")))),
         InvalidInputError,
-        "The refresh token must be a str or Secret, but it is a Psu.",
+        "The refresh token must be a str or Secret, but it is a Token.",
         "pass `token.refresh_token`",
     ),
     Mistake(
@@ -710,7 +711,7 @@ MISTAKES = [
         lambda w: json.dumps({"token": Secret("fake-token")}),
         TypeError,
         "Object of type Secret is not JSON serializable",
-        "do not: a token belongs into the store and into one header",
+        "do not: a token belongs in the store and into one header",
     ),
     no_answer(
         "`pickle.dumps`, also by a cache or a task queue",

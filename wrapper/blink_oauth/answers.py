@@ -38,7 +38,7 @@ class Answer:
 def answer_to(error: BlinkError) -> Answer:
     """Return what a web application or a job answers to an error.
 
-    It has no text: the error's own may name a bank or a file, and belongs into the log.
+    It has no text: the error's own may name a bank or a file, and belongs in the log.
 
     Args:
         error: The error.
