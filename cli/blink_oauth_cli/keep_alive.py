@@ -173,7 +173,7 @@ def _print(app: App, content: dict[str, object], text: str) -> None:
 
 def _json_listener(app: App) -> Callable[[Event], None]:
     def print_event(event: Event) -> None:
-        content = asdict(event)
+        content = event.log_fields()
         name, at = content.pop("name"), content.pop("at")
         app.screen.json({"event": name.value, "at": at.isoformat(), **content})
 

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 
 from blink_oauth.context import Grant
 
@@ -153,6 +154,12 @@ class Event:
     seconds: float | None = None
     count: int | None = None
     oddities: tuple[str, ...] = ()
+
+    def log_fields(self) -> dict[str, Any]:
+        """Return the fields by name for a log, where `grant` is the fingerprint."""
+        fields = asdict(self, recurse=False)
+        fields["grant"] = fields.pop("fingerprint")
+        return fields
 
 
 Listener = Callable[[Event], None]

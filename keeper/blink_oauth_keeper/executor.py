@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from attrs import asdict, define, field, frozen
+from attrs import define, field, frozen
 
 from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError
@@ -258,13 +258,8 @@ BANK_STEPS = (steps.Send, steps.ExchangeCode, steps.Revoke)
 
 
 def log_event(event: Event) -> None:
-    """Log an event with the logger `blink_oauth_keeper`; its fields are in `extra` too.
-
-    In a log `grant` is the fingerprint: no username is logged.
-    """
-    values = asdict(event, recurse=False)
-    values["grant"] = values.pop("fingerprint")
-    fields = {f"blink_{name}": value for name, value in values.items()}
+    """Log an event with the logger `blink_oauth_keeper`; its fields are in `extra` too."""
+    fields = {f"blink_{name}": value for name, value in event.log_fields().items()}
     logger.log(
         LEVELS[event.name],
         "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s%s%s%s",

@@ -15,7 +15,14 @@ from blink_oauth_cli.output import parse_duration
 from blink_oauth_keeper import EventName, Note, Report, State
 from blink_oauth_testing.sandbox import Fault
 from blink_oauth_testing.sandbox.messages import oauth_error
-from cli.cli_harness import TARGET, Harness, plain, require_no_secret, require_two_lines
+from cli.cli_harness import (
+    TARGET,
+    USERNAME,
+    Harness,
+    plain,
+    require_no_secret,
+    require_two_lines,
+)
 
 IDLE_LIFETIME = 29 * 86_400.0
 KEEP_ALIVE = ("keep-alive", "--within", "30d")
@@ -105,6 +112,9 @@ def test_events_are_json_lines_without_secrets(harness: Harness) -> None:
     assert (result.code, result.errors) == (0, "")
     assert (first["event"], first["target_id"]) == ("refresh.succeeded", TARGET)
     assert first["correlation_id"] == harness.record().correlation_id
+    # In JSON as in the log, since both end in files: the fingerprint, and no username.
+    assert re.fullmatch("[0-9a-f]{16}", first["grant"])
+    assert USERNAME not in result.out
     assert (last["event"], last["refreshed"], last["customers_needed"]) == (
         "keep_alive.finished",
         1,
