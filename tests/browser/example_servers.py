@@ -63,6 +63,8 @@ def running(name: str, variables: Mapping[str, str], log: Path) -> Iterator[Serv
     origin = f"http://127.0.0.1:{port}"
     *before, server = commands_of(name)
     script = "\n".join((*before, f"exec {server} {PORTS[name].format(port)}"))
+    # A test run in the background ignores Ctrl-C, and so would the server.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["bash", "-e", "-c", script],
@@ -83,7 +85,10 @@ def running(name: str, variables: Mapping[str, str], log: Path) -> Iterator[Serv
             yield Server(origin)
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(SECONDS)
+            try:
+                process.wait(SECONDS)
+            finally:
+                process.kill()
 
 
 def free_port() -> int:
