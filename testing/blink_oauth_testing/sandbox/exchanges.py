@@ -32,6 +32,7 @@ class Exchange:
         operation: Operation of the contract, or None if method and path match no operation.
         target_id: The bank that the request named, or None.
         client_id: The client that the certificate is registered for, or None.
+        certificate: The SHA-256 hash of the client's certificate, in hexadecimal.
         correlation_id: The id that the request carried, or None.
         method: HTTP method.
         path: Path without query.
@@ -50,6 +51,7 @@ class Exchange:
     operation: str | None
     target_id: str | None
     client_id: str | None
+    certificate: str
     correlation_id: str | None
     method: str
     path: str

@@ -165,6 +165,7 @@ class Platform:
             operation=operation,
             target_id=request.header(TARGET_ID),
             client_id=self.clients.get(request.certificate),
+            certificate=request.certificate,
             correlation_id=request.header(CORRELATION_ID),
             method=request.method,
             path=request.path,

@@ -234,11 +234,12 @@ class Sandbox:
         self.redirect_uris = tuple(redirect_uris)
         self._server_credentials = server_credentials or self.authority.issue_server()
         self._credentials = {name: self.authority.issue_client(name) for name in clients}
+        self._clients = {known.fingerprint: name for name, known in self._credentials.items()}
         self._plan = FaultPlan(tuple(self.banks))
         self._platform = Platform(
             contract=shipped_contract(),
             banks=self.banks,
-            clients={known.fingerprint: name for name, known in self._credentials.items()},
+            clients=self._clients,
             plan=self._plan,
             now=self.clock,
             validate=validate,
@@ -349,6 +350,15 @@ class Sandbox:
         require_type("credentials", credentials, Credentials, "sandbox.authority.issue_client(…)")
         files = credentials.save(self._running.folder, f"other-{credentials.fingerprint[:16]}")
         return evolve(client, credentials=credentials, files=files).certificate
+
+    def register(self, credentials: Credentials, client_id: str | None = None) -> None:
+        """Accept one more certificate of a registered client, as the platform does for a renewal.
+
+        Args:
+            credentials: The certificate, from `CertificateAuthority.issue_client`.
+            client_id: A registered client.
+        """
+        self._clients[credentials.fingerprint] = self._registered_client(client_id).client_id
 
     def settings(self, client_id: str | None = None, **changes: Any) -> Settings:
         """Return the settings of a registered client; `changes` are arguments of `Settings`."""
