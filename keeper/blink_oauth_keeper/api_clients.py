@@ -3,24 +3,26 @@
 Each has a transport of ours, which chooses the connection pool: one for each proxy, and for the
 asynchronous client one for each event loop, since a connection belongs to the loop that opened it.
 After a fork the child starts with new pools, because two processes that write to the same TLS
-connection would break it.
+connection would break it. When the client certificate was renewed, new requests use new pools; a
+pool from before is closed when its last response is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
-from datetime import datetime
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from threading import Lock
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import httpx
-from attrs import frozen
+from attrs import define, frozen
 
 from blink_oauth.errors import InvalidInputError
+from blink_oauth.renewal import ContextSource
 from blink_oauth.settings import Settings
 from blink_oauth.tls import trusting_context
 from blink_oauth.tokens import Secret
@@ -29,8 +31,7 @@ from .processes import reset_after_fork
 
 __all__ = ["ApiClients", "ApiTransport", "AsyncApiTransport", "Routes"]
 
-Pools = dict[Secret | None, httpx.HTTPTransport]
-AsyncPools = dict[Secret | None, httpx.AsyncHTTPTransport]
+Transport = TypeVar("Transport", httpx.HTTPTransport, httpx.AsyncHTTPTransport)
 
 _pools_of_parent: list[object] = []
 """The parent's pools, in a child. They stay referenced, because the garbage collector would close
@@ -44,25 +45,32 @@ class Routes:
 
     Args:
         settings: The settings of the client.
-        context: The TLS context with the client certificate.
+        source: The TLS context with the client certificate.
     """
 
     settings: Settings
-    context: ssl.SSLContext
+    source: ContextSource
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The TLS context for new connections."""
+        context = self.source.context
+        return self.source.load() if context is None else context
 
     def proxy_of(self, request: httpx.Request) -> Secret | None:
         """Return the URL of the proxy for a request, or None."""
         return self.settings.proxy_for(str(request.url))
 
-    def pool_options(self, proxy: Secret | None) -> dict[str, Any]:
+    def pool_options(self, proxy: Secret | None, context: ssl.SSLContext) -> dict[str, Any]:
         """Return the arguments of a transport of httpx.
 
         Args:
             proxy: The URL of its proxy, or None.
+            context: Its TLS context.
         """
         limit = self.settings.max_connections
         return {
-            "verify": self.context,
+            "verify": context,
             "trust_env": False,
             "limits": httpx.Limits(max_connections=limit, max_keepalive_connections=limit),
             "proxy": None if proxy is None else _proxy(proxy),
@@ -78,6 +86,79 @@ def _proxy(url: Secret) -> httpx.Proxy:
     return httpx.Proxy(scheme + url.reveal(), ssl_context=context)
 
 
+@define(eq=False)
+class Pool(Generic[Transport]):
+    """A connection pool, and the number of its responses that are not closed."""
+
+    transport: Transport
+    in_use: int = 0
+
+
+class Pools(Generic[Transport]):
+    """The pools of one TLS context, by proxy, and those from before that are still in use.
+
+    Its methods do not wait. One thread at a time may call them.
+
+    Args:
+        routes: The certificate, limits and proxies.
+        new: Makes a transport of httpx.
+    """
+
+    def __init__(self, routes: Routes, new: Callable[..., Transport]) -> None:
+        self._routes = routes
+        self._new: Callable[..., Transport] = new
+        self._context: ssl.SSLContext | None = None
+        self._by_proxy: dict[Secret | None, Pool[Transport]] = {}
+        self._from_before: set[Pool[Transport]] = set()
+
+    def take(self, proxy: Secret | None) -> tuple[Pool[Transport], list[Transport]]:
+        """Return the pool for a request, and the transports that have to be closed."""
+        unused: list[Transport] = []
+        context = self._routes.context
+        if context is not self._context:
+            for pool in self._by_proxy.values():
+                if pool.in_use:
+                    self._from_before.add(pool)
+                else:
+                    unused.append(pool.transport)
+            self._context, self._by_proxy = context, {}
+        if proxy not in self._by_proxy:
+            options = self._routes.pool_options(proxy, context)
+            self._by_proxy[proxy] = Pool(self._new(**options))
+        pool = self._by_proxy[proxy]
+        pool.in_use += 1
+        return pool, unused
+
+    def put_back(self, pool: Pool[Transport]) -> list[Transport]:
+        """End a request, and return the transports that have to be closed."""
+        pool.in_use -= 1
+        if pool.in_use or pool not in self._from_before:
+            return []
+        self._from_before.discard(pool)
+        return [pool.transport]
+
+    def all(self) -> list[Transport]:
+        """Return all transports that are open."""
+        current = [pool.transport for pool in self._by_proxy.values()]
+        return current + [pool.transport for pool in self._from_before]
+
+
+class _Stream(httpx.SyncByteStream):
+    """The body of a response that reports when it is closed."""
+
+    def __init__(self, stream: httpx.SyncByteStream, on_close: Callable[[], None]) -> None:
+        self._stream, self._on_close = stream, on_close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._stream)
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        finally:
+            self._on_close()
+
+
 class ApiTransport(httpx.BaseTransport):
     """Sends requests through one pool for each proxy.
 
@@ -87,32 +168,85 @@ class ApiTransport(httpx.BaseTransport):
 
     def __init__(self, routes: Routes) -> None:
         self._routes = routes
-        self._lock, self._closed = Lock(), False
-        self._pools: Pools = {}
+        self._closed = False
+        self._start()
         reset_after_fork(self, ApiTransport.reset)
+
+    def _start(self) -> None:
+        self._lock, self._pools = Lock(), Pools(self._routes, httpx.HTTPTransport)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return the response."""
-        return self._pool(self._routes.proxy_of(request)).handle_request(request)
-
-    def _pool(self, proxy: Secret | None) -> httpx.HTTPTransport:
+        if self._routes.source.is_due():
+            self._routes.source.look()
+        proxy = self._routes.proxy_of(request)
         with self._lock:
             _require_open(closed=self._closed)
-            if proxy not in self._pools:
-                self._pools[proxy] = httpx.HTTPTransport(**self._routes.pool_options(proxy))
-            return self._pools[proxy]
+            pool, unused = self._pools.take(proxy)
+        try:
+            for each in unused:
+                each.close()
+            response = pool.transport.handle_request(request)
+        except BaseException:
+            self._put_back(pool)
+            raise
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        response.stream = _Stream(response.stream, partial(self._put_back, pool))
+        return response
+
+    def _put_back(self, pool: Pool[httpx.HTTPTransport]) -> None:
+        with self._lock:
+            unused = self._pools.put_back(pool)
+        for each in unused:
+            each.close()
 
     def close(self) -> None:
         """Close the connections, and refuse further requests."""
         with self._lock:
             self._closed = True
-        for pool in self._pools.values():
+            pools = self._pools.all()
+        for pool in pools:
             pool.close()
 
     def reset(self) -> None:
         """Start without connections in a child process."""
         _pools_of_parent.append(self._pools)
-        self._lock, self._pools = Lock(), {}
+        self._start()
+
+
+AsyncPools = Pools[httpx.AsyncHTTPTransport]
+
+
+class _AsyncStream(httpx.AsyncByteStream):
+    """The body of a response that puts its pool back when it is closed."""
+
+    def __init__(
+        self,
+        stream: httpx.AsyncByteStream,
+        pools: AsyncPools,
+        pool: Pool[httpx.AsyncHTTPTransport],
+    ) -> None:
+        self._stream, self._pools, self._pool = stream, pools, pool
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return aiter(self._stream)
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            await _put_back(self._pools, self._pool)
+
+
+async def _put_back(pools: AsyncPools, pool: Pool[httpx.AsyncHTTPTransport]) -> None:
+    await _aclose_all(pools.put_back(pool))
+
+
+async def _aclose_all(transports: Iterable[httpx.AsyncHTTPTransport]) -> None:
+    # It closes them all, even if the caller is cancelled meanwhile.
+    async with AsyncExitStack() as stack:
+        for transport in transports:
+            stack.push_async_callback(transport.aclose)
 
 
 class AsyncApiTransport(httpx.AsyncBaseTransport):
@@ -136,10 +270,21 @@ class AsyncApiTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return the response."""
-        pools, proxy = await self._pools(), self._routes.proxy_of(request)
-        if proxy not in pools:
-            pools[proxy] = httpx.AsyncHTTPTransport(**self._routes.pool_options(proxy))
-        return await pools[proxy].handle_async_request(request)
+        if self._routes.source.is_due():
+            # Loading a key takes long enough to delay other tasks.
+            await asyncio.to_thread(self._routes.source.look)
+        proxy = self._routes.proxy_of(request)
+        pools = await self._pools()
+        pool, unused = pools.take(proxy)
+        try:
+            await _aclose_all(unused)
+            response = await pool.transport.handle_async_request(request)
+        except BaseException:
+            await _put_back(pools, pool)
+            raise
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = _AsyncStream(response.stream, pools, pool)
+        return response
 
     async def _pools(self) -> AsyncPools:
         _require_open(closed=self._closed)
@@ -155,13 +300,12 @@ class AsyncApiTransport(httpx.AsyncBaseTransport):
     async def _until_the_loop_ends(
         self, loop: asyncio.AbstractEventLoop
     ) -> AsyncGenerator[AsyncPools]:
-        pools: AsyncPools = {}
+        pools: AsyncPools = Pools(self._routes, httpx.AsyncHTTPTransport)
         try:
             yield pools
         finally:
             self._loops.pop(loop, None)
-            for pool in pools.values():
-                await pool.aclose()
+            await _aclose_all(pools.all())
 
     def close(self) -> None:
         """Refuse further requests, and let each event loop close its connections."""
@@ -211,11 +355,11 @@ class ApiClients:
 
     Args:
         settings: The settings of the client.
-        now: Returns the current time, aware UTC.
+        source: The TLS context with the client certificate.
     """
 
-    def __init__(self, settings: Settings, now: Callable[[], datetime]) -> None:
-        self._settings, self._now = settings, now
+    def __init__(self, settings: Settings, source: ContextSource) -> None:
+        self._settings, self._source = settings, source
         self._client: tuple[httpx.Client, ApiTransport] | None = None
         self._async_client: tuple[httpx.AsyncClient, AsyncApiTransport] | None = None
         self._closing: AsyncApiTransport | None = None
@@ -252,7 +396,9 @@ class ApiClients:
 
     def _routes(self) -> Routes:
         _require_open(closed=self._closed)
-        return Routes(self._settings, self._settings.ssl_context(now=self._now()))
+        # An error is raised here, and not by the first request.
+        self._source.load()
+        return Routes(self._settings, self._source)
 
     def close(self) -> None:
         """Close the connections of both clients, and make no client any more."""

@@ -75,6 +75,12 @@ class EventName(StrEnum):
     """A result was stored after at least one failed try."""
     LOST = "store.lost"
     """A result could not be stored before the manager closed."""
+    CERTIFICATE_RENEWED = "certificate.renewed"
+    """The files of the client certificate have changed, and new connections use them. Emitted once
+    by each manager."""
+    CERTIFICATE_REFUSED = "certificate.refused"
+    """The files of the client certificate have changed to what breaks a rule (`rules`): the
+    certificate from before stays in use. Emitted once by each manager for each change."""
     UNREADABLE = "store.unreadable"
     """No key opens the pairs of due grants, which are not refreshed: once for each run."""
     STORE_BEHIND = "store.behind"
@@ -109,6 +115,8 @@ LEVELS: dict[EventName, int] = {
     EventName.UNSETTLED: logging.CRITICAL,
     EventName.SETTLED_LATE: logging.WARNING,
     EventName.LOST: logging.CRITICAL,
+    EventName.CERTIFICATE_RENEWED: logging.INFO,
+    EventName.CERTIFICATE_REFUSED: logging.ERROR,
     EventName.UNREADABLE: logging.CRITICAL,
     EventName.STORE_BEHIND: logging.CRITICAL,
 }
@@ -117,16 +125,16 @@ LEVELS: dict[EventName, int] = {
 
 @frozen(kw_only=True)
 class Event:
-    """Something that happened to a grant, or to several grants.
+    """Something that happened to a grant, to several grants, or to the client certificate.
 
     Attributes:
         name: The name of the event.
         at: The time of the event, aware UTC.
-        grant: The grant, or None if `count` is set. Its username is personal data: no `repr` of an
-            event shows it, and no log record has it.
+        grant: The grant, or None if the event is not about one grant. Its username is personal
+            data: no `repr` of an event shows it, and no log record has it.
         fingerprint: The keyed fingerprint of client, target and username, which names the grant in
-            logs. Empty if `count` is set.
-        target_id: The target. Empty if `count` is set.
+            logs. Empty without `grant`.
+        target_id: The target. Empty without `grant`.
         generation: The generation of the record, or None if the event has no record.
         state: The state of the record, or None.
         correlation_id: The correlation id of the call, or None.
@@ -137,6 +145,9 @@ class Event:
         seconds: Seconds that the call to the bank took, or None.
         count: The number of grants, if the event is about several; otherwise None.
         oddities: The names of what is odd in the response with a pair (`Oddity`), sorted.
+        rules: The rules that a refused certificate breaks (`Rule`), sorted.
+        expires_at: The end of the client certificate that new connections use, aware UTC, if the
+            event is about it.
     """
 
     name: EventName
@@ -154,6 +165,8 @@ class Event:
     seconds: float | None = None
     count: int | None = None
     oddities: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+    expires_at: datetime | None = None
 
     def log_fields(self) -> dict[str, Any]:
         """Return the fields by name for a log, where `grant` is the fingerprint."""

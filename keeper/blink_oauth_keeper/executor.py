@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field, frozen
 
 from blink_oauth.context import Grant
-from blink_oauth.errors import BlinkError
+from blink_oauth.errors import BlinkError, CertificateError
+from blink_oauth.renewal import CertificateRenewal
 from blink_oauth.tokens import Oddity, Token
 
 from . import steps
@@ -242,6 +243,25 @@ class StepExecutor:
             ),
         )
 
+    def report_renewal(self, renewal: CertificateRenewal) -> None:
+        """Emit the event that changed files of the client certificate are used or refused."""
+        refused = bool(renewal.reasons)
+        name = EventName.CERTIFICATE_REFUSED if refused else EventName.CERTIFICATE_RENEWED
+        self._deliver(
+            name,
+            lambda: Event(
+                name=name,
+                at=renewal.at,
+                grant=None,
+                fingerprint="",
+                target_id="",
+                outcome=CertificateError.outcome if refused else "done",
+                error=CertificateError.__name__ if refused else None,
+                rules=tuple(sorted({finding.rule.value for finding in renewal.reasons})),
+                expires_at=renewal.expires_at,
+            ),
+        )
+
     def _deliver(self, name: EventName, make: Callable[[], Event]) -> None:
         failure = "The event %s could not be logged or delivered."
         with harmless(failure, name):
@@ -262,7 +282,7 @@ def log_event(event: Event) -> None:
     fields = {f"blink_{name}": value for name, value in event.log_fields().items()}
     logger.log(
         LEVELS[event.name],
-        "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s%s%s%s",
+        "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s%s%s%s%s%s",
         event.name,
         event.fingerprint,
         event.target_id,
@@ -273,5 +293,7 @@ def log_event(event: Event) -> None:
         "" if event.count is None else f" count={event.count}",
         f" foreign_correlation_id={foreign}" if (foreign := event.foreign_correlation_id) else "",
         f" oddities={','.join(event.oddities)}" if event.oddities else "",
+        f" rules={','.join(event.rules)}" if event.rules else "",
+        f" expires_at={event.expires_at.isoformat()}" if event.expires_at else "",
         extra=fields,
     )

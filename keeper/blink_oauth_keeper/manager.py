@@ -126,22 +126,24 @@ class TokenManager:
         self._now, self._sleep, self._monotonic = clock, sleep, monotonic
         # A number costs a fresh token less than a datetime does.
         self._wall = time.time if clock is utc_now else lambda: clock().timestamp()
-        self._clients = _api_clients(blink, clock)
+        self._clients = _api_clients(blink)
         self._breakers = Breakers(monotonic, random)
         self._cache = Cache(clock, monotonic)
         self._tokens = self._cache.tokens
         self._flights = Flights(self._threads, new_thread_pool, new_timers)
+        executor = StepExecutor(
+            blink=blink,
+            store=store,
+            breakers=self._breakers,
+            has_unstored_result=self._flights.has_unstored_result,
+            lease=lease,
+            now=clock,
+            listener=on_event,
+        )
+        blink.context_source.subscribe(executor.report_renewal)
         self._single_flight = SingleFlight(
             flights=self._flights,
-            step_executor=StepExecutor(
-                blink=blink,
-                store=store,
-                breakers=self._breakers,
-                has_unstored_result=self._flights.has_unstored_result,
-                lease=lease,
-                now=clock,
-                listener=on_event,
-            ),
+            step_executor=executor,
             cache=self._cache,
             profiles=dict(profiles or {}),
             profile=profile or TargetProfile(),
@@ -888,10 +890,10 @@ class TokenManager:
         await self._clients.wait_closed()
 
 
-def _api_clients(blink: BlinkOAuth, now: Callable[[], datetime]) -> ApiClients:
+def _api_clients(blink: BlinkOAuth) -> ApiClients:
     from .api_clients import ApiClients  # It loads the HTTP stack.
 
-    return ApiClients(blink.settings, now)
+    return ApiClients(blink.settings, blink.context_source)
 
 
 def _need(min_validity: float, timeout: float | None) -> Need:

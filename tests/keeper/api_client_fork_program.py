@@ -32,8 +32,11 @@ def main(url: str, target_id: str, code: str, redirect_uri: str) -> None:
     with (
         BlinkOAuth(Settings.from_env()) as blink,
         TokenManager(blink, MemoryTokenStore()) as made,
-        TokenManager(blink, MemoryTokenStore(), clock=halt) as first_use,
+        # With a transport of its own, the client has not loaded its certificate yet.
+        BlinkOAuth(blink.settings, clock=halt, transport=httpx.MockTransport(refuse)) as unused,
+        TokenManager(unused, MemoryTokenStore()) as first_use,
     ):
+        halt.over.clear()
         grant = Grant(target_id, "u-4711")
         made.authorize(grant, code=code, redirect_uri=redirect_uri, psu=PSU)
         auth = made.auth(grant, psu=PSU)
@@ -48,7 +51,7 @@ def main(url: str, target_id: str, code: str, redirect_uri: str) -> None:
 
         with asyncio.Runner() as runner, ThreadPoolExecutor(1) as pool:
             before = both(runner)
-            # A thread has the lock of the clients of this manager when the process forks.
+            # A thread has the locks of this manager's clients and certificate at the fork.
             halted = pool.submit(first_use.client)
             assert halt.reached.wait(SECONDS)
             with warnings.catch_warnings():
@@ -74,15 +77,22 @@ def main(url: str, target_id: str, code: str, redirect_uri: str) -> None:
             print(json.dumps({"before": before, "after": both(runner)}))  # noqa: T201
 
 
+def refuse(request: httpx.Request) -> httpx.Response:
+    """Refuse a request: none is expected."""
+    raise httpx.ConnectError("no request is expected")
+
+
 class HaltingClock:
-    """A clock that halts the first thread that reads it."""
+    """A clock that halts each thread that reads it, while `over` is not set."""
 
     def __init__(self) -> None:
         self.reached, self.over = threading.Event(), threading.Event()
+        self.over.set()
 
     def __call__(self) -> datetime:
         """Return the time, once no thread is to be halted."""
-        self.reached.set()
+        if not self.over.is_set():
+            self.reached.set()
         self.over.wait(SECONDS)
         return datetime.now(UTC)
 

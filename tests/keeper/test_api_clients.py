@@ -443,16 +443,19 @@ def test_a_proxy_of_the_environment_is_used_only_if_the_settings_trust_it(
 
 
 def test_without_a_usable_certificate_there_is_no_client(
-    flavour: Flavour, blink_sandbox: Sandbox, open_manager: Open, tmp_path: Path
+    flavour: Flavour, blink_sandbox: Sandbox, tmp_path: Path
 ) -> None:
     certificate = blink_sandbox.client_certificate()
     copied = copy_of(certificate.chain, tmp_path)
-    manager = open_manager(certificate=evolve(certificate, chain=copied))
-    copied.unlink()
-    with pytest.raises(CertificateError):
-        shared(flavour, manager)
-    copied.write_bytes(certificate.chain.read_bytes())
-    assert shared(flavour, manager)
+    settings = blink_sandbox.settings(certificate=evolve(certificate, chain=copied))
+    # With a transport of its own, the client does not load the certificate.
+    blink = BlinkOAuth(settings, transport=httpx.MockTransport(lambda _: httpx.Response(500)))
+    with blink, TokenManager(blink, MemoryTokenStore()) as manager:
+        copied.unlink()
+        with pytest.raises(CertificateError):
+            shared(flavour, manager)
+        copied.write_bytes(certificate.chain.read_bytes())
+        assert shared(flavour, manager)
 
 
 def copy_of(chain: Path, folder: Path) -> Path:

@@ -32,6 +32,8 @@ from keeper.harness import (
 from wrapper.leaks import found, texts_of
 
 NAMES = {
+    "certificate.refused": "ERROR",
+    "certificate.renewed": "INFO",
     "grant.adopted": "INFO",
     "grant.attention_needed": "ERROR",
     "grant.authorization_failed": "WARNING",
@@ -65,6 +67,7 @@ FIELDS = {
     "correlation_id",
     "count",
     "error",
+    "expires_at",
     "fingerprint",
     "foreign_correlation_id",
     "generation",
@@ -72,6 +75,7 @@ FIELDS = {
     "name",
     "oddities",
     "outcome",
+    "rules",
     "seconds",
     "state",
     "status",

@@ -42,11 +42,14 @@ def test_settings_are_those_of_the_registered_client(sandbox: Sandbox) -> None:
 
 
 def test_the_environment_makes_the_same_settings(sandbox: Sandbox) -> None:
-    environment = sandbox.environment()
-    passphrase = sandbox.client_certificate().passphrase
+    environment, certificate = sandbox.environment(), sandbox.client_certificate()
+    passphrase = certificate.passphrase
     assert passphrase is not None
     assert passphrase.reveal() not in str(environment)
-    assert Settings.from_env(environment) == sandbox.settings()
+    file = Path(environment["BLINK_KEY_PASSPHRASE_FILE"])
+    assert file.read_text("utf-8") == passphrase.reveal()
+    in_files = evolve(certificate, passphrase=None, passphrase_file=file)
+    assert Settings.from_env(environment) == sandbox.settings(certificate=in_files)
 
 
 def test_an_unknown_client_is_an_error_that_names_the_known_ones(sandbox: Sandbox) -> None:

@@ -7,6 +7,7 @@ import os
 import ssl
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from blink_oauth import (
     Secret,
     Settings,
     Timeouts,
+    check_certificate,
 )
 from blink_oauth.settings import REVOCATION_FIELDS
+from blink_oauth_testing.sandbox.certificates import shared_authority
 from wrapper.harness import SETTINGS
 from wrapper.leaks import found, texts_of_error
 
@@ -544,17 +547,31 @@ def test_the_refusal_of_a_variable_names_it_and_contains_no_secret(
     assert found(SECRETS, texts_of_error(caught.value)) == []
 
 
+def require_key_opens(folder: Path, variables: dict[str, str]) -> None:
+    """Require that the variables open a key that is encrypted with `PASSPHRASE`."""
+    authority = shared_authority()
+    files = evolve(authority.issue_client("c"), passphrase=PASSPHRASE).save(folder, "client")
+    (folder / "ca.pem").write_bytes(authority.root_pem)
+    certificate = Settings.from_env(
+        REQUIRED
+        | {"BLINK_CERTIFICATE": str(files.chain), "BLINK_KEY": str(files.key)}
+        | {"BLINK_CA": str(folder / "ca.pem")}
+        | variables
+    ).certificate
+    assert isinstance(certificate, ClientCertificate)
+    assert check_certificate(certificate, now=datetime.now(UTC)).findings == ()
+
+
 @pytest.mark.parametrize("text", [PASSPHRASE, f"{PASSPHRASE}\n", f"{PASSPHRASE}\r\n"])
 def test_the_passphrase_may_be_in_a_file_with_or_without_a_line_end(
     tmp_path: Path, text: str
 ) -> None:
     file = tmp_path / "passphrase"
     file.write_bytes(text.encode())
-    variables = {"BLINK_CERTIFICATE": "c.pem", "BLINK_KEY_PASSPHRASE_FILE": str(file)}
+    require_key_opens(tmp_path, {"BLINK_KEY_PASSPHRASE_FILE": str(file)})
+    variables = {"BLINK_CERTIFICATE": "c.pem", "BLINK_KEY_PASSPHRASE": text}
     certificate = Settings.from_env(REQUIRED | variables).certificate
     assert certificate == ClientCertificate(chain="c.pem", passphrase=PASSPHRASE)
-    variables = {"BLINK_CERTIFICATE": "c.pem", "BLINK_KEY_PASSPHRASE": text}
-    assert Settings.from_env(REQUIRED | variables).certificate == certificate
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le-mark", "utf-16-be-mark"])
@@ -564,9 +581,7 @@ def test_the_passphrase_file_may_begin_with_a_byte_order_mark(
     file = tmp_path / "passphrase"
     text = f"\ufeff{PASSPHRASE}\r\n" if encoding.endswith("-mark") else f"{PASSPHRASE}\r\n"
     file.write_bytes(text.encode(encoding.removesuffix("-mark")))
-    variables = {"BLINK_CERTIFICATE": "c.pem", "BLINK_KEY_PASSPHRASE_FILE": f"{file}\n"}
-    certificate = Settings.from_env(REQUIRED | variables).certificate
-    assert certificate == ClientCertificate(chain="c.pem", passphrase=PASSPHRASE)
+    require_key_opens(tmp_path, {"BLINK_KEY_PASSPHRASE_FILE": f"{file}\n"})
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r\n\r\n"])

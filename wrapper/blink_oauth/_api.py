@@ -41,6 +41,7 @@ from .headers import (
     TARGET_ID,
     USER_AGENT,
 )
+from .renewal import ContextSource
 from .settings import Settings
 from .tokens import NO_ACCESS_TOKEN, Secret, Token, TokenKind
 
@@ -236,13 +237,13 @@ class Api:
     def __init__(
         self,
         settings: Settings,
-        now: datetime,
+        source: ContextSource,
         monotonic: Callable[[], float],
         transport: httpx.BaseTransport | None,
     ) -> None:
         self._settings, self._monotonic = settings, monotonic
         options = _wire.client_options(settings)
-        self._transport = _wire.new_transport(settings, now, monotonic, transport)
+        self._transport = _wire.new_transport(settings, source, monotonic, transport)
         self._http = _wire.HttpClient(transport=self._transport, **options)
         self._closed = False
         self._client = Client(base_url=settings.base_url).set_httpx_client(self._http)
@@ -272,13 +273,13 @@ class AsyncApi:
     def __init__(
         self,
         settings: Settings,
-        now: datetime,
+        source: ContextSource,
         monotonic: Callable[[], float],
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         self._settings, self._monotonic = settings, monotonic
         options = _wire.client_options(settings)
-        self._transport = _wire.new_async_transport(settings, now, monotonic, transport)
+        self._transport = _wire.new_async_transport(settings, source, monotonic, transport)
         self._http = _wire.AsyncHttpClient(transport=self._transport, **options)
         self._closed = False
         self._client = Client(base_url=settings.base_url).set_async_httpx_client(self._http)

@@ -16,6 +16,7 @@ from attrs import frozen
 
 from ._pem import certificates_in, cipher_in, damage_in, private_key_in, why_unreadable
 from .certificate import Finding, Rule
+from .texts import decoded, trimmed
 from .tokens import Secret
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from cryptography.x509 import Certificate
 
-__all__ = ["contents", "load_authorities", "load_key", "read_chain"]
+__all__ = ["contents", "load_authorities", "load_key", "read_chain", "read_passphrase"]
 
 LONGEST_PASSPHRASE = 1024
 """Bytes; OpenSSL's buffer for a passphrase."""
@@ -63,6 +64,19 @@ def read_chain(path: Path) -> list[Certificate] | Finding:
         why = why_unreadable(data, path, "CERTIFICATE")
         return Finding(Rule.READABLE, f"{path} holds no PEM certificate that can be read: {why}.")
     return [certificate for certificate in certificates if certificate is not None]
+
+
+def read_passphrase(path: Path) -> Secret | Finding:
+    """Return the passphrase that a file holds, or the finding that there is none."""
+    try:
+        text = decoded(path.read_bytes())
+    except (OSError, ValueError):
+        text = None
+    passphrase = trimmed(text or "")
+    if passphrase:
+        return Secret(passphrase)
+    state = "cannot be read" if text is None else "is empty"
+    return Finding(Rule.PASSPHRASE, f"The file of the key's passphrase {state}: {path}.")
 
 
 @frozen

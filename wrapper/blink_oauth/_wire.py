@@ -7,7 +7,8 @@ cookies, redirects or encodings for it to process.
 Each connection is a pool of httpcore for one connection, because a larger pool searches all its
 connections for each request. The connection that was used last is used next, and the others are
 closed when they have been idle for too long. A forked process opens its own connections: two
-processes that write to the same TLS connection would break it.
+processes that write to the same TLS connection would break it. When the client certificate was
+renewed, the idle connections are closed, and those in use after their call.
 
 httpx limits each wait, but not their sum: a server that sends a byte now and then could hold a call
 for ever. Here each wait is also limited by the remaining total time of the call. The exception is
@@ -24,11 +25,10 @@ import os
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from contextvars import ContextVar, Token
-from datetime import datetime
 from functools import cache
 from threading import Lock
 from types import TracebackType
@@ -36,6 +36,7 @@ from typing import Any, Generic, Self, TypeVar
 from weakref import WeakSet
 
 import anyio
+import anyio.to_thread
 import httpcore
 import httpx
 from anyio.lowlevel import RunVar
@@ -52,6 +53,7 @@ from ._received import (
 )
 from ._reply import NoResponse, RawResponse, Reply, no_response_from
 from .errors import InvalidInputError
+from .renewal import ContextSource
 from .settings import Settings
 from .tls import trusting_context
 
@@ -346,9 +348,15 @@ Pool = TypeVar("Pool", httpcore.ConnectionPool, httpcore.AsyncConnectionPool)
 
 
 class IdleConnections(Generic[Pool]):
-    """A stack of the idle connections. The connection that was used last is used next."""
+    """A stack of the idle connections. The connection that was used last is used next.
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    Args:
+        context: The TLS context of all of them.
+        monotonic: Returns seconds of a clock that never goes back.
+    """
+
+    def __init__(self, context: ssl.SSLContext | None, monotonic: Callable[[], float]) -> None:
+        self.context = context
         # Each with the time since which it has been idle; the longest first.
         self._stack: deque[tuple[float, Pool]] = deque()
         self._monotonic = monotonic
@@ -395,25 +403,33 @@ class Connections(httpx.BaseTransport):
 
     def __init__(
         self,
-        new_pool: Callable[[], httpcore.ConnectionPool],
+        new_pool: Callable[[ssl.SSLContext | None], httpcore.ConnectionPool],
+        source: ContextSource,
         limit: int,
         monotonic: Callable[[], float],
     ) -> None:
-        self._new_pool, self._limit, self._monotonic = new_pool, limit, monotonic
+        self._new_pool, self._source = new_pool, source
+        self._limit, self._monotonic = limit, monotonic
+        self._closed = False
         self._reset()
         _transports.add(self)
 
     def _reset(self) -> None:
-        self._idle: IdleConnections[httpcore.ConnectionPool] = IdleConnections(self._monotonic)
+        self._renewing = Lock()
+        self._idle = self._no_connections()
         self._slots = FairSemaphore(self._limit)
+
+    def _no_connections(self) -> IdleConnections[httpcore.ConnectionPool]:
+        return IdleConnections(self._source.context, self._monotonic)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a connection, and return the status and body of the response."""
         with _as_httpx_errors(), ExitStack() as cleanup:
             self._slots.acquire(_pool_timeout(request))
             cleanup.callback(self._slots.release)
-            pool = self._take_idle() or self._new_pool()
-            cleanup.callback(self._put_back, pool)
+            idle = self._current()
+            pool = _take(idle) or self._new_pool(idle.context)
+            cleanup.callback(_put_back, idle, pool)
             response = pool.handle_request(_for_httpcore(request, _read_rest))
             cleanup.callback(response.close)
             recorder = ResponseRecorder(response.status, response.headers)
@@ -426,7 +442,10 @@ class Connections(httpx.BaseTransport):
 
     def close(self) -> None:
         """Close the idle connections, and the others when their calls have finished."""
-        for pool in self._idle.close():
+        with self._renewing:
+            self._closed = True
+            pools = self._idle.close()
+        for pool in pools:
             pool.close()
 
     def after_fork(self) -> None:
@@ -437,15 +456,37 @@ class Connections(httpx.BaseTransport):
         for pool in pools:
             pool.close()
 
-    def _take_idle(self) -> httpcore.ConnectionPool | None:
-        pool, expired = self._idle.take()
-        for each in expired:
-            each.close()
-        return pool
+    def _current(self) -> IdleConnections[httpcore.ConnectionPool]:
+        """Return the idle connections of the current context, and close those of the one before."""
+        if self._source.is_due():
+            self._source.look()
+        if self._idle.context is self._source.context:
+            return self._idle
+        with self._renewing:
+            before = self._idle
+            if not self._closed and before.context is not self._source.context:
+                self._idle = self._no_connections()
+            current = self._idle
+        if current is not before:
+            for pool in before.close():
+                pool.close()
+        return current
 
-    def _put_back(self, pool: httpcore.ConnectionPool) -> None:
-        if not (_current.get().reusable and self._idle.put(pool)):
-            pool.close()
+
+def _take(
+    idle: IdleConnections[httpcore.ConnectionPool],
+) -> httpcore.ConnectionPool | None:
+    pool, expired = idle.take()
+    for each in expired:
+        each.close()
+    return pool
+
+
+def _put_back(
+    idle: IdleConnections[httpcore.ConnectionPool], pool: httpcore.ConnectionPool
+) -> None:
+    if not (_current.get().reusable and idle.put(pool)):
+        pool.close()
 
 
 class AsyncConnections(httpx.AsyncBaseTransport):
@@ -457,18 +498,24 @@ class AsyncConnections(httpx.AsyncBaseTransport):
 
     def __init__(
         self,
-        new_pool: Callable[[], httpcore.AsyncConnectionPool],
+        new_pool: Callable[[ssl.SSLContext | None], httpcore.AsyncConnectionPool],
+        source: ContextSource,
         limit: int,
         monotonic: Callable[[], float],
     ) -> None:
-        self._new_pool, self._limit, self._monotonic = new_pool, limit, monotonic
+        self._new_pool, self._source = new_pool, source
+        self._limit, self._monotonic = limit, monotonic
+        self._closed = False
         self._reset()
         _transports.add(self)
 
     def _reset(self) -> None:
         self._loop: object = None
-        self._idle: IdleConnections[httpcore.AsyncConnectionPool] = IdleConnections(self._monotonic)
+        self._idle = self._no_connections()
         self._slots = anyio.Semaphore(self._limit)
+
+    def _no_connections(self) -> IdleConnections[httpcore.AsyncConnectionPool]:
+        return IdleConnections(self._source.context, self._monotonic)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a connection, and return the status and body of the response."""
@@ -477,8 +524,9 @@ class AsyncConnections(httpx.AsyncBaseTransport):
             async with AsyncExitStack() as cleanup:
                 await self._acquire_slot(_pool_timeout(request))
                 cleanup.callback(self._slots.release)
-                pool = await self._take_idle() or self._new_pool()
-                cleanup.push_async_callback(self._put_back, pool)
+                idle = await self._current()
+                pool = await _atake(idle) or self._new_pool(idle.context)
+                cleanup.push_async_callback(_aput_back, idle, pool)
                 response = await pool.handle_async_request(_for_httpcore(request, _aread_rest))
                 cleanup.push_async_callback(response.aclose)
                 recorder = ResponseRecorder(response.status, response.headers)
@@ -491,10 +539,8 @@ class AsyncConnections(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close the idle connections, and the others when their calls have finished."""
-        # It closes them all, even if the caller is cancelled meanwhile.
-        async with AsyncExitStack() as pools:
-            for pool in self._idle.close():
-                pools.push_async_callback(_aclose, pool)
+        self._closed = True
+        await _aclose_all(self._idle.close())
 
     def after_fork(self) -> None:
         """Start without connections in a child process."""
@@ -527,15 +573,32 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         except TimeoutError:
             raise httpx.PoolTimeout("no connection became free") from None
 
-    async def _take_idle(self) -> httpcore.AsyncConnectionPool | None:
-        pool, expired = self._idle.take()
-        for each in expired:
-            await _aclose(each)
-        return pool
+    async def _current(self) -> IdleConnections[httpcore.AsyncConnectionPool]:
+        """Return the idle connections of the current context, and close those of the one before."""
+        if self._source.is_due():
+            # Loading a key takes long enough to delay other tasks.
+            await anyio.to_thread.run_sync(self._source.look)
+        before = self._idle
+        if not self._closed and before.context is not self._source.context:
+            self._idle = self._no_connections()
+            await _aclose_all(before.close())
+        return self._idle
 
-    async def _put_back(self, pool: httpcore.AsyncConnectionPool) -> None:
-        if not (_current.get().reusable and self._idle.put(pool)):
-            await _aclose(pool)
+
+async def _atake(
+    idle: IdleConnections[httpcore.AsyncConnectionPool],
+) -> httpcore.AsyncConnectionPool | None:
+    pool, expired = idle.take()
+    for each in expired:
+        await _aclose(each)
+    return pool
+
+
+async def _aput_back(
+    idle: IdleConnections[httpcore.AsyncConnectionPool], pool: httpcore.AsyncConnectionPool
+) -> None:
+    if not (_current.get().reusable and idle.put(pool)):
+        await _aclose(pool)
 
 
 _running_loop: RunVar[object] = RunVar("blink_oauth_running_loop")
@@ -551,6 +614,13 @@ def _reset_all_after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reset_all_after_fork)
+
+
+async def _aclose_all(pools: Iterable[httpcore.AsyncConnectionPool]) -> None:
+    # It closes them all, even if the caller is cancelled meanwhile.
+    async with AsyncExitStack() as stack:
+        for pool in pools:
+            stack.push_async_callback(_aclose, pool)
 
 
 async def _aclose(pool: httpcore.AsyncConnectionPool) -> None:
@@ -803,7 +873,7 @@ class _AsyncBackend(httpcore.AnyIOBackend):
 
 def new_transport(
     settings: Settings,
-    now: datetime,
+    source: ContextSource,
     monotonic: Callable[[], float],
     given: httpx.BaseTransport | None,
 ) -> httpx.BaseTransport:
@@ -814,17 +884,20 @@ def new_transport(
     """
     if given is not None:
         return RecordingTransport(given)
-    pool, proxy = _pool_options(settings, now)
+    _load_context(settings, source)
+    proxy = _proxy_options(settings)
     kind = httpcore.HTTPProxy if proxy else httpcore.ConnectionPool
     backend = _Backend(_handshakes(settings, proxy))
-    return Connections(
-        lambda: kind(network_backend=backend, **pool, **proxy), settings.max_connections, monotonic
-    )
+
+    def new_pool(context: ssl.SSLContext | None) -> httpcore.ConnectionPool:
+        return kind(ssl_context=context, max_connections=1, network_backend=backend, **proxy)
+
+    return Connections(new_pool, source, settings.max_connections, monotonic)
 
 
 def new_async_transport(
     settings: Settings,
-    now: datetime,
+    source: ContextSource,
     monotonic: Callable[[], float],
     given: httpx.AsyncBaseTransport | None,
 ) -> httpx.AsyncBaseTransport:
@@ -835,12 +908,15 @@ def new_async_transport(
     """
     if given is not None:
         return AsyncRecordingTransport(given)
-    pool, proxy = _pool_options(settings, now)
+    _load_context(settings, source)
+    proxy = _proxy_options(settings)
     kind = httpcore.AsyncHTTPProxy if proxy else httpcore.AsyncConnectionPool
     backend = _AsyncBackend(_handshakes(settings, proxy))
-    return AsyncConnections(
-        lambda: kind(network_backend=backend, **pool, **proxy), settings.max_connections, monotonic
-    )
+
+    def new_pool(context: ssl.SSLContext | None) -> httpcore.AsyncConnectionPool:
+        return kind(ssl_context=context, max_connections=1, network_backend=backend, **proxy)
+
+    return AsyncConnections(new_pool, source, settings.max_connections, monotonic)
 
 
 class HttpClient(httpx.Client):
@@ -902,20 +978,19 @@ def _base_url(settings: Settings) -> httpx.URL:
     return url
 
 
-def _pool_options(settings: Settings, now: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
-    options = {"ssl_context": _context(settings, now), "max_connections": 1, "retries": 0}
+def _proxy_options(settings: Settings) -> dict[str, Any]:
     # Settings have checked the environment, but it may have changed since.
     url = settings.proxy_for(settings.base_url)
     proxy = parse_proxy(url.reveal()) if url else None
     if proxy is None:
-        return options, {}
+        return {}
     address = httpcore.URL(
         scheme=proxy.scheme.encode(), host=proxy.host.encode(), port=proxy.port, target=b"/"
     )
     # httpcore's default context would write the session keys to the file that the environment
     # variable SSLKEYLOGFILE names.
     context = trusting_context(None) if proxy.scheme == "https" else None
-    return options, {
+    return {
         "proxy_url": address,
         "proxy_auth": proxy.auth,
         "proxy_ssl_context": context,
@@ -926,7 +1001,6 @@ def _handshakes(settings: Settings, proxy: Mapping[str, Any]) -> int:
     return settings.base_url.startswith("https:") + (proxy.get("proxy_ssl_context") is not None)
 
 
-def _context(settings: Settings, now: datetime) -> ssl.SSLContext | None:
-    if settings.certificate is None and settings.base_url.startswith("http://"):
-        return None
-    return settings.ssl_context(now=now)
+def _load_context(settings: Settings, source: ContextSource) -> None:
+    if settings.certificate is not None or not settings.base_url.startswith("http://"):
+        source.load()

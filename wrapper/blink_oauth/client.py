@@ -17,6 +17,7 @@ from ._reading import probe_from, revocation_from, token_from
 from .arguments import require_clock
 from .context import Grant, Psu
 from .headers import Probe, ResponseMeta
+from .renewal import ContextSource
 from .settings import Settings
 from .tokens import Secret, Token, TokenKind, hide, require_secret, utc_now
 
@@ -49,6 +50,11 @@ class BlinkOAuth:
             call and the idle time of a connection.
         transport: A transport to use instead of the network, for tests.
 
+    Attributes:
+        settings: The settings.
+        context_source: The TLS context for new connections. It is renewed when the files of
+            `settings.certificate` change, and so the client need not be made anew.
+
     Raises:
         InvalidInputError: A setting cannot be used.
         CertificateError: The client certificate cannot be used.
@@ -66,7 +72,9 @@ class BlinkOAuth:
         self.settings = settings
         self._clock = clock
         self._calls = CallBuilder(settings, clock, new_correlation_id)
-        self._api = Api(settings, require_clock(clock), monotonic, transport)
+        require_clock(clock)
+        self.context_source = ContextSource(settings, clock, monotonic)
+        self._api = Api(settings, self.context_source, monotonic, transport)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
@@ -209,6 +217,11 @@ class AsyncBlinkOAuth:
             call and the idle time of a connection.
         transport: A transport to use instead of the network, for tests.
 
+    Attributes:
+        settings: The settings.
+        context_source: The TLS context for new connections. It is renewed when the files of
+            `settings.certificate` change, and so the client need not be made anew.
+
     Raises:
         InvalidInputError: A setting cannot be used.
         CertificateError: The client certificate cannot be used.
@@ -226,7 +239,9 @@ class AsyncBlinkOAuth:
         self.settings = settings
         self._clock = clock
         self._calls = CallBuilder(settings, clock, new_correlation_id)
-        self._api = AsyncApi(settings, require_clock(clock), monotonic, transport)
+        require_clock(clock)
+        self.context_source = ContextSource(settings, clock, monotonic)
+        self._api = AsyncApi(settings, self.context_source, monotonic, transport)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"

@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 from attrs import Attribute, field, frozen
 
 from ._checks import require_header_value, sendable
+from ._loading import read_passphrase
 from ._proxy import environment_proxy, proxy_problem
 from .arguments import require_type, type_of
+from .certificate import Finding
 from .errors import InvalidInputError
-from .texts import decoded, trimmed
+from .texts import trimmed
 from .tls import ClientCertificate, is_content, require_verifying, ssl_context
 from .tokens import Secret, hide, require_secret, utc_now
 
@@ -124,26 +126,21 @@ def _certificate_files(environ: Mapping[str, str]) -> ClientCertificate | None:
     return ClientCertificate(
         chain=chain,
         key=environ.get("BLINK_KEY") or None,
-        passphrase=_passphrase(environ),
         ca=environ.get("BLINK_CA") or None,
+        **_passphrase(environ),
     )
 
 
-def _passphrase(environ: Mapping[str, str]) -> Secret | None:
+def _passphrase(environ: Mapping[str, str]) -> dict[str, Any]:
     direct, file = environ.get("BLINK_KEY_PASSPHRASE"), environ.get("BLINK_KEY_PASSPHRASE_FILE")
     if direct and file:
         raise _UnusableError("Set BLINK_KEY_PASSPHRASE or BLINK_KEY_PASSPHRASE_FILE, not both.")
     if not file:
-        return Secret(direct) if direct else None
-    try:
-        text = decoded(Path(file).read_bytes())
-    except OSError:
-        text = None
-    passphrase = trimmed(text or "")
-    if not passphrase:
-        state = "cannot be read" if text is None else "is empty"
-        raise _UnusableError(f"The file that BLINK_KEY_PASSPHRASE_FILE names {state}: {file}.")
-    return Secret(passphrase)
+        return {"passphrase": Secret(direct)} if direct else {}
+    found = read_passphrase(Path(file))
+    if isinstance(found, Finding):
+        raise _UnusableError(f"BLINK_KEY_PASSPHRASE_FILE: {found.text}")
+    return {"passphrase_file": file}
 
 
 def _seconds(instance: object, attribute: Attribute[float], value: float) -> None:

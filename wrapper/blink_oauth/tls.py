@@ -7,11 +7,12 @@ import ssl
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import field, frozen
 from attrs.converters import optional
 
-from ._loading import load_authorities, load_key, read_chain
+from ._loading import load_authorities, load_key, read_chain, read_passphrase
 from .arguments import require_time, require_type, type_of
 from .certificate import (
     Finding,
@@ -24,6 +25,9 @@ from .certificate import (
 from .errors import CertificateError, InvalidInputError
 from .tokens import Secret, hide, require_secret
 
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
 __all__ = [
     "CertificateReport",
     "ClientCertificate",
@@ -31,6 +35,8 @@ __all__ = [
     "Rule",
     "check_certificate",
     "is_content",
+    "load_certificate",
+    "require_usable",
     "ssl_context",
     "trusting_context",
 ]
@@ -59,9 +65,12 @@ class ClientCertificate:
         passphrase: The passphrase of the key; None if the key is not encrypted.
         ca: The authorities to trust for the server's certificate; None for those that the
             operating system trusts, whatever the environment names.
+        passphrase_file: The file that holds the passphrase, in place of `passphrase`. It is read
+            with the key, so a renewed key may have another passphrase.
 
     Raises:
-        InvalidInputError: A path has another type, or the passphrase is empty or not a text.
+        InvalidInputError: A path has another type, the passphrase is empty or not a text, or it is
+            given twice.
 
     Source: bLink TLS certificates; RFC 8705 section 2.
     """
@@ -70,6 +79,7 @@ class ClientCertificate:
     key: Path | None = field(converter=optional(_path))
     passphrase: Secret | None
     ca: Path | None = field(converter=optional(_path))
+    passphrase_file: Path | None = field(converter=optional(_path))
 
     def __init__(
         self,
@@ -77,6 +87,8 @@ class ClientCertificate:
         key: str | os.PathLike[str] | None = None,
         passphrase: str | Secret | None = None,
         ca: str | os.PathLike[str] | None = None,
+        *,
+        passphrase_file: str | os.PathLike[str] | None = None,
     ) -> None:
         secret = None if passphrase is None else hide(passphrase, "key passphrase")
         del passphrase
@@ -88,7 +100,17 @@ class ClientCertificate:
                 "ClientCertificate takes the paths of PEM files, but it was given the content of "
                 "one. Write it into a file. Nothing was sent."
             )
-        self.__attrs_init__(chain, key, secret, ca)
+        if secret is not None and passphrase_file is not None:
+            raise InvalidInputError(
+                "ClientCertificate takes passphrase or passphrase_file, not both. Nothing was sent."
+            )
+        self.__attrs_init__(chain, key, secret, ca, passphrase_file)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it names."""
+        named = (self.chain, self.key, self.passphrase_file, self.ca)
+        return tuple(path for path in named if path is not None)
 
 
 @frozen(kw_only=True)
@@ -133,7 +155,7 @@ def check_certificate(certificate: ClientCertificate, *, now: datetime) -> Certi
 
     Source: bLink TLS certificates.
     """
-    return _load(certificate, now)[0]
+    return load_certificate(certificate, now)[0]
 
 
 def ssl_context(certificate: ClientCertificate, *, now: datetime) -> ssl.SSLContext:
@@ -146,8 +168,8 @@ def ssl_context(certificate: ClientCertificate, *, now: datetime) -> ssl.SSLCont
     Raises:
         CertificateError: A file cannot be used, or the certificate breaks a rule of the platform.
     """
-    report, context = _load(certificate, now)
-    _require_usable(report.findings)
+    report, context = load_certificate(certificate, now)
+    require_usable(report.findings)
     return context
 
 
@@ -166,11 +188,16 @@ def trusting_context(authorities: Path | bytes | None) -> ssl.SSLContext:
         context.load_verify_locations(cadata=authorities)
     else:
         problem = load_authorities(context, authorities)
-        _require_usable([problem] if problem else [])
+        require_usable([problem] if problem else [])
     return context
 
 
-def _require_usable(findings: Iterable[Finding]) -> None:
+def require_usable(findings: Iterable[Finding]) -> None:
+    """Require that no broken rule is fatal.
+
+    Raises:
+        CertificateError: One is.
+    """
     broken = [finding for finding in findings if finding.fatal]
     if broken:
         raise CertificateError(
@@ -191,10 +218,15 @@ def _new_context() -> ssl.SSLContext:
     return context
 
 
-def _load(
+def load_certificate(
     certificate: ClientCertificate, now: datetime
 ) -> tuple[CertificateReport, ssl.SSLContext]:
-    """Return the report, and the context, which is usable if the report is."""
+    """Return the report, and the context, which is usable if the report is.
+
+    Args:
+        certificate: The files.
+        now: The current time, timezone-aware.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.x509 import DuplicateExtension
 
@@ -221,8 +253,9 @@ def _load(
         return CertificateReport(findings=(Finding(Rule.READABLE, text), *authorities)), context
     # What OpenSSL refuses because it breaks a rule is reported once.
     broken = {finding.rule for finding in rules if finding.fatal}
-    loading = load_key(context, certificate.chain, certificate.key, certificate.passphrase, chain)
-    key = [finding for finding in loading if finding.rule not in broken]
+    key = [
+        finding for finding in _load_key(context, certificate, chain) if finding.rule not in broken
+    ]
     expires_at = chain[0].not_valid_after_utc
     report = CertificateReport(
         subject=chain[0].subject.rfc4514_string(),
@@ -231,6 +264,17 @@ def _load(
         findings=(*key, *rules, *authorities),
     )
     return report, context
+
+
+def _load_key(
+    context: ssl.SSLContext, certificate: ClientCertificate, chain: list[Certificate]
+) -> Iterable[Finding]:
+    passphrase: Secret | Finding | None = certificate.passphrase
+    if certificate.passphrase_file is not None:
+        passphrase = read_passphrase(certificate.passphrase_file)
+    if isinstance(passphrase, Finding):
+        return [passphrase]
+    return load_key(context, certificate.chain, certificate.key, passphrase, chain)
 
 
 def require_verifying(context: ssl.SSLContext) -> None:
