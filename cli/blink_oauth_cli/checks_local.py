@@ -15,9 +15,11 @@ from attrs import evolve
 from blink_oauth.errors import CertificateError
 from blink_oauth.settings import Settings, Timeouts
 from blink_oauth.tls import (
+    Certificate,
     CertificateReport,
     ClientCertificate,
     Finding,
+    Pkcs12Certificate,
     Rule,
     check_certificate,
     trusting_context,
@@ -43,12 +45,14 @@ def settings_without_certificate(settings: Settings) -> Settings | None:
     They trust the same authorities; None if these cannot be loaded.
     """
     certificate = settings.certificate
-    authorities = b""
-    if isinstance(certificate, ssl.SSLContext):
-        authorities = b"".join(certificate.get_ca_certs(binary_form=True))
-    ca = certificate.ca if isinstance(certificate, ClientCertificate) else None
+    trusted: Path | bytes | None = None
+    if isinstance(certificate, Certificate):
+        trusted = certificate.ca
+    elif certificate is not None:
+        given = certificate if isinstance(certificate, ssl.SSLContext) else certificate()
+        trusted = b"".join(given.get_ca_certs(binary_form=True)) or None
     try:
-        context = trusting_context(authorities or ca)
+        context = trusting_context(trusted)
     except CertificateError:
         return None
     return evolve(settings, certificate=context)
@@ -168,10 +172,13 @@ def certificate_checks(settings: Settings, *, now: datetime) -> Iterator[Check]:
     Source: bLink TLS certificates.
     """
     certificate = settings.certificate
-    if isinstance(certificate, ClientCertificate):
+    if isinstance(certificate, Certificate):
         report = check_certificate(certificate, now=now)
         yield from _report_checks(report)
-        yield from private_file_check("key_file", certificate.key or certificate.chain)
+        if isinstance(certificate, ClientCertificate):
+            yield from private_file_check("key_file", certificate.key or certificate.chain)
+        if isinstance(certificate, Pkcs12Certificate):
+            yield from private_file_check("key_file", certificate.path)
         yield _authorities_check(report, certificate.ca)
     elif certificate is not None:
         yield passed("certificate", "It is in a ready ssl.SSLContext, which cannot be looked into.")

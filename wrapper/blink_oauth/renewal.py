@@ -1,8 +1,9 @@
-"""The TLS context for new connections, renewed when the files of the client certificate change.
+"""The TLS context for new connections, renewed when the client certificate changes.
 
 A tool may write the files one after the other, in any order, and in pieces. So changed files are
 read only once they have been the same at two looks, and what they hold is used only if it is a
-whole pair that is no worse than the one in use. Otherwise the pair in use goes on.
+whole pair that is no worse than the one in use. Otherwise the pair in use goes on. A function that
+returns contexts is called instead, less often.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from attrs import frozen
 
 from .certificate import Finding, Rule
 from .settings import Settings
-from .tls import CertificateReport, ClientCertificate, load_certificate, require_usable
+from .tls import Certificate, CertificateReport, load_certificate, require_usable
 
 __all__ = ["CertificateRenewal", "ContextSource"]
 
 LOOK_SECONDS = 1.0
 """The least seconds between two looks at the files."""
 RETRY_SECONDS = 60.0
-"""Seconds after which refused files are read again: a certificate may have become valid."""
+"""Seconds after which refused files are read again: a certificate may have become valid. A function
+that returns contexts is called again after them."""
 
 logger = logging.getLogger("blink_oauth")
 
@@ -38,13 +40,14 @@ Stamp = tuple[tuple[int, ...] | None, ...]
 
 @frozen(kw_only=True)
 class CertificateRenewal:
-    """What was found in the changed files of the client certificate.
+    """A client certificate that has changed, and is used or refused.
 
     Attributes:
         at: The time, aware UTC.
-        report: The check of the changed files.
-        reasons: Why the files are refused; empty if new connections use them.
-        expires_at: The end of the certificate that new connections use, aware UTC.
+        report: The check of the changed certificate; empty for a context.
+        reasons: Why it is refused; empty if new connections use it.
+        expires_at: The end of the certificate that new connections use, aware UTC, or None for a
+            context.
     """
 
     at: datetime
@@ -73,7 +76,7 @@ class ContextSource:
     ) -> None:
         self.context: ssl.SSLContext | None = None
         self._settings, self._clock, self._monotonic = settings, clock, monotonic
-        self._next_look = math.inf
+        self._next_look = self._interval = math.inf
         self._report = CertificateReport()
         self._digest = self._refused = b""
         self._seen: Stamp | None = None
@@ -91,9 +94,11 @@ class ContextSource:
         """Report each renewal and each refusal to a bound method, which is held weakly.
 
         Args:
-            listener: The method. It is called on the thread of the call that found the change.
+            listener: The method. It is called on the thread of the call that found the change, and
+                must not raise.
         """
-        self._listeners.append(WeakMethod(listener))
+        existing = [each for each in self._listeners if each() is not None]
+        self._listeners = [*existing, WeakMethod(listener)]
 
     def load(self) -> ssl.SSLContext:
         """Return the context, and load it at the first call.
@@ -105,38 +110,58 @@ class ContextSource:
         with self._loading:
             if self.context is None:
                 certificate = self._settings.certificate
-                if isinstance(certificate, ClientCertificate):
+                if isinstance(certificate, Certificate):
                     stamp, self._digest = _stamp(certificate.files), _digest(certificate.files)
                     report, context = load_certificate(certificate, self._clock())
                     require_usable(report.findings)
                     self._seen = self._decided = stamp
                     self._report, self.context = report, context
-                    self._next_look = self._monotonic() + LOOK_SECONDS
+                    # Without files there is nothing to look at.
+                    self._interval = LOOK_SECONDS if certificate.files else math.inf
                 else:
                     self.context = self._settings.ssl_context(now=self._clock())
+                    self._interval = RETRY_SECONDS if callable(certificate) else math.inf
+                self._next_look = self._monotonic() + self._interval
             return self.context
 
     def is_due(self) -> bool:
-        """Return whether the caller has to call `look`: one caller in each second."""
+        """Return whether the caller has to call `look`: one caller each time."""
         now = self._monotonic()
         if now < self._next_look:
             return False
         with self._choosing:
             is_first = now >= self._next_look
             if is_first:
-                self._next_look = now + LOOK_SECONDS
+                self._next_look = now + self._interval
             return is_first
 
     def look(self) -> None:
-        """Look at the files, and use or refuse what they hold if it has changed. This may block."""
+        """Look for another certificate, and use or refuse it. This may block."""
         certificate = self._settings.certificate
-        if isinstance(certificate, ClientCertificate) and self._looking.acquire(blocking=False):
+        if self._looking.acquire(blocking=False):
             try:
-                self._look(certificate)
+                if isinstance(certificate, Certificate):
+                    self._look(certificate)
+                else:
+                    self._ask()
             finally:
                 self._looking.release()
 
-    def _look(self, certificate: ClientCertificate) -> None:
+    def _ask(self) -> None:
+        try:
+            context = self._settings.ssl_context(now=self._clock())
+        except Exception as error:  # noqa: BLE001  # it is code of the application
+            # The text of the error may contain a secret.
+            text = f"The function Settings.certificate has failed: {type(error).__name__}."
+            self._report_once(CertificateReport(), (Finding(Rule.READABLE, text),), text.encode())
+            return
+        is_same, self.context = context is self.context, context
+        if is_same:
+            self._refused = b""
+        else:
+            self._report_once(CertificateReport(), (), b"")
+
+    def _look(self, certificate: Certificate) -> None:
         stamp = _stamp(certificate.files)
         if stamp == self._decided and self._monotonic() < self._retry_at:
             return
@@ -159,13 +184,22 @@ class ContextSource:
         else:
             self._decide(stamp)
             self._report, self._digest, self.context = report, digest, context
-        if not reasons or digest != self._refused:
+        self._report_once(report, reasons, digest if reasons else b"")
+
+    def _report_once(
+        self, report: CertificateReport, reasons: tuple[Finding, ...], refused: bytes
+    ) -> None:
+        is_known = refused and refused == self._refused
+        self._refused = refused
+        if not is_known:
             self._tell(
                 CertificateRenewal(
-                    at=now, report=report, reasons=reasons, expires_at=self._report.expires_at
+                    at=self._clock(),
+                    report=report,
+                    reasons=reasons,
+                    expires_at=self._report.expires_at,
                 )
             )
-        self._refused = digest if reasons else b""
 
     def _decide(self, stamp: Stamp, retry_at: float = math.inf) -> None:
         self._decided, self._retry_at = stamp, retry_at
@@ -173,19 +207,18 @@ class ContextSource:
     def _tell(self, renewal: CertificateRenewal) -> None:
         if renewal.reasons:
             logger.error(
-                "The changed files of the client certificate are refused. New connections use the "
-                "certificate from before, which is valid until %s. %s",
-                renewal.expires_at,
+                "The changed client certificate is refused. New connections use the one from "
+                "before, which is valid until %s. %s",
+                renewal.expires_at or "an unknown time",
                 " ".join(finding.text for finding in renewal.reasons),
             )
         else:
             logger.info(
-                "New connections use the changed files of the client certificate: %s, valid until "
-                "%s.",
-                renewal.report.subject,
-                renewal.expires_at,
+                "New connections use the changed client certificate: %s, valid until %s.",
+                renewal.report.subject or "an ssl.SSLContext",
+                renewal.expires_at or "an unknown time",
             )
-        for reference in tuple(self._listeners):
+        for reference in self._listeners:
             if (listener := reference()) is not None:
                 listener(renewal)
 

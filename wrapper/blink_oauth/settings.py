@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +21,7 @@ from .arguments import require_type, type_of
 from .certificate import Finding
 from .errors import InvalidInputError
 from .texts import trimmed
-from .tls import ClientCertificate, is_content, require_verifying, ssl_context
+from .tls import Certificate, ClientCertificate, is_content, require_verifying, ssl_context
 from .tokens import Secret, hide, require_secret, utc_now
 
 __all__ = [
@@ -38,6 +38,8 @@ REVOCATION_FIELDS: tuple[RevocationField, ...] = get_args(RevocationField)
 """All of them. Of the form, only `token` is certain (RFC 7009 section 2.1)."""
 NO_REVOCATION_FIELD: Final = "none"
 """The variable of a form with the token alone; an empty variable counts as not set."""
+
+CertificateSetting = Certificate | ssl.SSLContext | Callable[[], ssl.SSLContext] | None
 
 REQUIRED = ("base_url", "client_id", "user_agent")
 TIMEOUTS = ("connect", "read", "write", "pool", "total")
@@ -214,10 +216,11 @@ def _proxy_url(instance: object, attribute: Attribute[Secret | None], value: Sec
 
 def _certificate(
     instance: object,
-    attribute: Attribute[ClientCertificate | ssl.SSLContext | None],
-    value: ClientCertificate | ssl.SSLContext | None,
+    attribute: Attribute[CertificateSetting],
+    value: CertificateSetting,
 ) -> None:
-    if not isinstance(value, (ClientCertificate, ssl.SSLContext, type(None))):
+    kinds = Certificate | ssl.SSLContext | None
+    if not isinstance(value, kinds) and (isinstance(value, type) or not callable(value)):
         raise InvalidInputError(
             "Settings.certificate must be a ClientCertificate or SSLContext, such as "
             f'ClientCertificate("client.pem", "client.key"), but it is {type_of(value)}.'
@@ -266,7 +269,10 @@ class Settings:
         base_url: The URL of the consent-flow module, such as `https://…/consent-flow/v2`.
         client_id: The service user's id in bLink's directory, such as `CIDX0000000002`.
         user_agent: Name and version of the service user's software, such as `acme-books/3.2`.
-        certificate: The client certificate, or an `ssl.SSLContext` that contains one.
+        certificate: The client certificate; or an `ssl.SSLContext` that contains one, or a function
+            that returns one, such as for a key in a hardware module. The function is called again
+            with a request, once a minute at most; if it returns another context, new connections
+            use that one.
         timeouts: The timeouts of each call.
         max_connections: The largest number of connections that are open at once.
         proxy: The URL of an HTTP proxy, or None; `http://` may be left out. For an `https://` one
@@ -286,7 +292,7 @@ class Settings:
     base_url: str = field(converter=_without_slash)
     client_id: str = field(validator=_client_id)
     user_agent: str = field(validator=_user_agent)
-    certificate: ClientCertificate | ssl.SSLContext | None = field(validator=_certificate)
+    certificate: CertificateSetting = field(validator=_certificate)
     timeouts: Timeouts = field(validator=_timeouts)
     max_connections: int = field(validator=_max_connections)
     proxy: Secret | None = field(validator=_proxy_url)
@@ -301,7 +307,7 @@ class Settings:
         base_url: str,
         client_id: str,
         user_agent: str,
-        certificate: ClientCertificate | ssl.SSLContext | None = None,
+        certificate: CertificateSetting = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         max_connections: int = 100,
         proxy: str | Secret | None = None,
@@ -381,7 +387,7 @@ class Settings:
         server name and TLS 1.2 or later. Each call reads and checks the files and returns a new
         context, because HTTP libraries change the one that they are given, and the files may have
         been renewed. That is slow: call it once for each HTTP client and not for each request. If
-        `certificate` is an `ssl.SSLContext`, it is checked and returned itself.
+        `certificate` is an `ssl.SSLContext` or returns one, that is checked and returned itself.
 
         Args:
             now: The current time, timezone-aware; that of the system if None.
@@ -393,15 +399,21 @@ class Settings:
         Source: bLink TLS certificates; RFC 8705 section 2.
         """
         certificate = self.certificate
-        if isinstance(certificate, ClientCertificate):
+        if isinstance(certificate, Certificate):
             return ssl_context(certificate, now=now or utc_now())
         if certificate is None:
             raise InvalidInputError(
                 "Settings.certificate is not set (BLINK_CERTIFICATE), but bLink demands mutual "
                 "TLS. Nothing was sent."
             )
-        require_verifying(certificate)
-        return certificate
+        context = certificate if isinstance(certificate, ssl.SSLContext) else certificate()
+        if not isinstance(context, ssl.SSLContext):
+            raise InvalidInputError(
+                "The function Settings.certificate must return an ssl.SSLContext, but it has "
+                f"returned {type_of(context)}. Nothing was sent."
+            )
+        require_verifying(context)
+        return context
 
     def proxy_for(self, url: str) -> Secret | None:
         """Return the URL of the proxy for a request: that of `proxy`, or of the environment.

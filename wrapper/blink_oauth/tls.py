@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from attrs.converters import optional
 
-from ._loading import load_authorities, load_key, read_chain, read_passphrase
-from .arguments import require_time, require_type, type_of
+from ._loading import contents, load_authorities, load_key, read_chain, read_passphrase
+from ._unpacking import Unpacked, unpack_pem, unpack_pkcs12, written
+from .arguments import require_time, type_of, wrong_argument
 from .certificate import (
     Finding,
     Rule,
@@ -26,12 +27,15 @@ from .errors import CertificateError, InvalidInputError
 from .tokens import Secret, hide, require_secret
 
 if TYPE_CHECKING:
-    from cryptography.x509 import Certificate
+    from cryptography import x509
 
 __all__ = [
+    "Certificate",
     "CertificateReport",
     "ClientCertificate",
     "Finding",
+    "PemCertificate",
+    "Pkcs12Certificate",
     "Rule",
     "check_certificate",
     "is_content",
@@ -100,10 +104,7 @@ class ClientCertificate:
                 "ClientCertificate takes the paths of PEM files, but it was given the content of "
                 "one. Write it into a file. Nothing was sent."
             )
-        if secret is not None and passphrase_file is not None:
-            raise InvalidInputError(
-                "ClientCertificate takes passphrase or passphrase_file, not both. Nothing was sent."
-            )
+        _require_one(secret, passphrase_file, "ClientCertificate")
         self.__attrs_init__(chain, key, secret, ca, passphrase_file)
 
     @property
@@ -111,6 +112,106 @@ class ClientCertificate:
         """The files that it names."""
         named = (self.chain, self.key, self.passphrase_file, self.ca)
         return tuple(path for path in named if path is not None)
+
+
+@frozen(init=False)
+class Pkcs12Certificate:
+    """A client certificate in a PKCS#12 file, with its key and its intermediate certificates.
+
+    Args:
+        path: The file.
+        passphrase: The passphrase of the file.
+        ca: As for `ClientCertificate`.
+        passphrase_file: The file that holds the passphrase, in place of `passphrase`. It is read
+            with the file.
+
+    Raises:
+        InvalidInputError: A path has another type, the passphrase is empty or not a text, or it is
+            given twice.
+
+    Source: RFC 7292.
+    """
+
+    path: Path = field(converter=_path)
+    passphrase: Secret | None
+    ca: Path | None = field(converter=optional(_path))
+    passphrase_file: Path | None = field(converter=optional(_path))
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        passphrase: str | Secret | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        *,
+        passphrase_file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        secret = None if passphrase is None else hide(passphrase, "passphrase of the file")
+        del passphrase
+        secret = None if secret is None else require_secret(secret)
+        _require_one(secret, passphrase_file, "Pkcs12Certificate")
+        self.__attrs_init__(path, secret, ca, passphrase_file)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it names."""
+        named = (self.path, self.passphrase_file, self.ca)
+        return tuple(path for path in named if path is not None)
+
+
+@frozen(init=False)
+class PemCertificate:
+    """A client certificate in memory, in PEM form, such as from a secret manager.
+
+    Args:
+        chain: The client certificate followed by its intermediate certificates.
+        key: Its private key.
+        passphrase: The passphrase of the key; None if the key is not encrypted.
+        ca: As for `ClientCertificate`.
+
+    Raises:
+        InvalidInputError: An argument has another type, or `chain` contains a private key.
+    """
+
+    chain: bytes = field(repr=False)
+    key: Secret
+    passphrase: Secret | None
+    ca: Path | None = field(converter=optional(_path))
+
+    def __init__(
+        self,
+        chain: str | bytes,
+        key: str | Secret,
+        passphrase: str | Secret | None = None,
+        ca: str | os.PathLike[str] | None = None,
+    ) -> None:
+        hidden = hide(key, "private key")
+        secret = None if passphrase is None else hide(passphrase, "key passphrase")
+        certificates = chain.encode(errors="replace") if isinstance(chain, str) else chain
+        del key, passphrase, chain
+        if not isinstance(certificates, bytes) or b"PRIVATE KEY" in certificates:
+            del certificates
+            raise InvalidInputError(
+                "PemCertificate takes the PEM text of the certificates as chain, and that of the "
+                "private key as key. Nothing was sent."
+            )
+        secret = None if secret is None else require_secret(secret)
+        self.__attrs_init__(certificates, require_secret(hidden), secret, ca)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it names."""
+        return () if self.ca is None else (self.ca,)
+
+
+Certificate = ClientCertificate | Pkcs12Certificate | PemCertificate
+"""A client certificate that can be checked."""
+
+
+def _require_one(passphrase: Secret | None, file: object, name: str) -> None:
+    if passphrase is not None and file is not None:
+        raise InvalidInputError(
+            f"{name} takes passphrase or passphrase_file, not both. Nothing was sent."
+        )
 
 
 @frozen(kw_only=True)
@@ -143,11 +244,11 @@ class CertificateReport:
         return "\n".join([heading, *(found or ["No rule of the platform is broken."])])
 
 
-def check_certificate(certificate: ClientCertificate, *, now: datetime) -> CertificateReport:
+def check_certificate(certificate: Certificate, *, now: datetime) -> CertificateReport:
     """Check a client certificate offline: load it, and apply the platform's published rules.
 
     Args:
-        certificate: The files to check. Nothing is sent.
+        certificate: The certificate to check. Nothing is sent.
         now: The current time, timezone-aware.
 
     Raises:
@@ -158,11 +259,11 @@ def check_certificate(certificate: ClientCertificate, *, now: datetime) -> Certi
     return load_certificate(certificate, now)[0]
 
 
-def ssl_context(certificate: ClientCertificate, *, now: datetime) -> ssl.SSLContext:
+def ssl_context(certificate: Certificate, *, now: datetime) -> ssl.SSLContext:
     """Return the context for mutual TLS.
 
     Args:
-        certificate: The files; checked as `check_certificate` does.
+        certificate: The certificate; checked as `check_certificate` does.
         now: The current time, timezone-aware.
 
     Raises:
@@ -219,19 +320,58 @@ def _new_context() -> ssl.SSLContext:
 
 
 def load_certificate(
-    certificate: ClientCertificate, now: datetime
+    certificate: Certificate, now: datetime
 ) -> tuple[CertificateReport, ssl.SSLContext]:
     """Return the report, and the context, which is usable if the report is.
 
     Args:
-        certificate: The files.
+        certificate: The certificate.
         now: The current time, timezone-aware.
     """
+    require_time("now", now)
+    if isinstance(certificate, ClientCertificate):
+        return _load_files(certificate, now)
+    if not isinstance(certificate, (Pkcs12Certificate, PemCertificate)):
+        raise wrong_argument(
+            "certificate", certificate, "a ClientCertificate", 'ClientCertificate("client.pem")'
+        )
+    unpacked = _unpack(certificate)
+    if isinstance(unpacked, Finding):
+        return CertificateReport(findings=(unpacked,)), _new_context()
+    with written(unpacked) as (chain, key, passphrase):
+        files = ClientCertificate(chain, key, passphrase, certificate.ca)
+        report, context = _load_files(files, now)
+    texts = {str(chain): unpacked.label, str(key): unpacked.label}
+    findings = tuple(_renamed(finding, texts) for finding in report.findings)
+    return evolve(report, findings=findings), context
+
+
+def _unpack(certificate: Pkcs12Certificate | PemCertificate) -> Unpacked | Finding:
+    if isinstance(certificate, PemCertificate):
+        label = "the certificate in memory"
+        return unpack_pem(certificate.chain, certificate.key, certificate.passphrase, label)
+    data, passphrase = contents(certificate.path), _passphrase_of(certificate)
+    for problem in (data, passphrase):
+        if isinstance(problem, Finding):
+            return problem
+    assert isinstance(data, bytes)
+    assert not isinstance(passphrase, Finding)
+    return unpack_pkcs12(data, passphrase, str(certificate.path))
+
+
+def _renamed(finding: Finding, names: Mapping[str, str]) -> Finding:
+    text = finding.text
+    for path, name in names.items():
+        text = text.replace(path, name)
+    return evolve(finding, text=text)
+
+
+def _load_files(
+    certificate: ClientCertificate, now: datetime
+) -> tuple[CertificateReport, ssl.SSLContext]:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.x509 import DuplicateExtension
 
-    require_type("certificate", certificate, ClientCertificate, 'ClientCertificate("client.pem")')
-    require_time("now", now)
     context = _new_context()
     problem = load_authorities(context, certificate.ca)
     authorities = () if problem is None else (problem,)
@@ -266,12 +406,17 @@ def load_certificate(
     return report, context
 
 
+def _passphrase_of(
+    certificate: ClientCertificate | Pkcs12Certificate,
+) -> Secret | Finding | None:
+    file = certificate.passphrase_file
+    return certificate.passphrase if file is None else read_passphrase(file)
+
+
 def _load_key(
-    context: ssl.SSLContext, certificate: ClientCertificate, chain: list[Certificate]
+    context: ssl.SSLContext, certificate: ClientCertificate, chain: list[x509.Certificate]
 ) -> Iterable[Finding]:
-    passphrase: Secret | Finding | None = certificate.passphrase
-    if certificate.passphrase_file is not None:
-        passphrase = read_passphrase(certificate.passphrase_file)
+    passphrase = _passphrase_of(certificate)
     if isinstance(passphrase, Finding):
         return [passphrase]
     return load_key(context, certificate.chain, certificate.key, passphrase, chain)

@@ -6,12 +6,16 @@ import shutil
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import NoEncryption, pkcs12
 
+from blink_oauth import Pkcs12Certificate
 from blink_oauth.headers import Probe
 from blink_oauth_cli import checks_store as storage
 from blink_oauth_cli.check import Check, Level, failed, passed, warning
+from blink_oauth_cli.checks_local import certificate_checks, settings_without_certificate
 from blink_oauth_cli.checks_network import clock_check
 from blink_oauth_cli.doctor import run_checks
 from blink_oauth_keeper import MemoryTokenStore
@@ -217,6 +221,33 @@ def test_the_level_depends_on_the_clock_difference(
     assert check.level == level
     if level != "ok":
         assert ("ahead of" if direction > 0 else "behind") in check.finding
+
+
+def test_a_pkcs12_file_is_checked_as_pem_files_are(harness: Harness, tmp_path: Path) -> None:
+    credentials, ca = harness.sandbox.authority.issue_client("c"), tmp_path / "ca.pem"
+    ca.write_bytes(harness.sandbox.authority.root_pem)
+    path = tmp_path / "client.p12"
+    key: Any = credentials.key
+    path.write_bytes(
+        pkcs12.serialize_key_and_certificates(
+            None, key, credentials.certificate, credentials.issuers, NoEncryption()
+        )
+    )
+    path.chmod(0o644)
+    settings = harness.settings(certificate=Pkcs12Certificate(path, ca=ca))
+    checks = {check.name: check for check in certificate_checks(settings, now=datetime.now(UTC))}
+    assert not_ok(checks) == {"key_file"}
+    assert settings_without_certificate(settings) is not None
+
+
+def test_the_authorities_of_a_function_s_context_are_trusted(harness: Harness) -> None:
+    context = harness.settings().ssl_context()
+    settings = harness.settings(certificate=lambda: context)
+    (check,) = certificate_checks(settings, now=NOW)
+    assert "cannot be looked into" in check.finding
+    without = settings_without_certificate(settings)
+    assert without is not None
+    assert without.ssl_context().get_ca_certs() == context.get_ca_certs() != []
 
 
 def test_a_slow_response_is_no_clock_difference() -> None:
