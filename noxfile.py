@@ -50,7 +50,7 @@ BUILD = {"UV_BUILD_CONSTRAINT": "requirements/build.txt"}
 # fetches the history: there, that would look as if the commits were right.
 DONE_WITHOUT_HISTORY = [0] if os.environ.get("GITHUB_ACTIONS") == "true" else [0, 3]
 PACKAGES = ("wrapper", "keeper", "cli", "testing")
-EXTRAS = ("cli", "otel", "postgresql", "sql", "testing")
+EXTRAS = ("cli", "otel", "postgresql", "prometheus", "sql", "testing")
 HAND_WRITTEN = (
     *PACKAGES,
     *("docs", "tests", "tools", "demo", "examples", "benchmarks", "noxfile.py"),

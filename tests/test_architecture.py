@@ -45,6 +45,7 @@ EXTRA_LIBRARIES = {
     "sqlalchemy": "blink_oauth_keeper.store",
     "psycopg": "blink_oauth_keeper.store",
     "opentelemetry": "blink_oauth_keeper.otel",
+    "prometheus_client": "blink_oauth_keeper.prometheus",
     "click": "blink_oauth_cli",
     "platformdirs": "blink_oauth_cli",
     "rich": "blink_oauth_cli",

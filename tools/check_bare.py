@@ -14,7 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-EXTRAS = ("aiohttp", "click", "openapi_core", "opentelemetry", "platformdirs", "rich", "sqlalchemy")
+EXTRAS = (
+    *("aiohttp", "click", "openapi_core", "opentelemetry", "platformdirs", "prometheus_client"),
+    *("rich", "sqlalchemy"),
+)
 PROGRAMS = Path(sys.executable).parent
 
 MEMORY_STORE = """
@@ -36,6 +39,7 @@ NEEDS = {
     "from blink_oauth_keeper import SqlTokenStore": "pip install 'blink-oauth[sql]'",
     "from blink_oauth_keeper import metadata": "pip install 'blink-oauth[sql]'",
     "from blink_oauth_keeper import otel_listener": "pip install 'blink-oauth[otel]'",
+    "from blink_oauth_keeper import prometheus_listener": "pip install 'blink-oauth[prometheus]'",
     "from blink_oauth_testing import Sandbox": "pip install 'blink-oauth[testing]'",
 }
 

@@ -74,6 +74,7 @@ class CommandError(Exception):
 _EXTRAS: Mapping[str, str] = {
     "click": "cli",
     "platformdirs": "cli",
+    "prometheus_client": "cli,prometheus",
     "rich": "cli",
     "sqlalchemy": "cli,sql",
     "psycopg": "cli,postgresql",

@@ -5,23 +5,31 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 from attrs import asdict, frozen
 
+from blink_oauth_keeper.errors import StoreError
+
 from .app import App
-from .errors import ExitCode
+from .errors import ExitCode, to_command_error
 from .options import configured
 from .output import parse_duration
 
 if TYPE_CHECKING:
-    from blink_oauth_keeper import Event, Report, TokenManager
+    from blink_oauth_keeper import Event, Listener, Report, TokenManager
+
+    from .monitor import Monitor
+    from .monitoring_server import MonitoringServer, Page
 
 __all__ = ["keep_alive"]
+
+RETRY_AFTER = timedelta(minutes=5)
+"""Time after which a watched job repeats a run that failed, unless the interval is shorter."""
 
 
 def duration_option(text: str) -> timedelta:
@@ -51,6 +59,7 @@ class _Options:
 blink-oauth keep-alive
 blink-oauth keep-alive --dry-run
 blink-oauth keep-alive --every 24h          # as a service; SIGTERM ends it
+blink-oauth keep-alive --every 1h --listen 127.0.0.1:9464
 blink-oauth keep-alive | tee -a keep-alive.jsonl
 """,
     name="keep-alive",
@@ -65,6 +74,18 @@ blink-oauth keep-alive | tee -a keep-alive.jsonl
 )
 @click.option(
     "--every", type=duration_option, metavar="TIME", help="Do it again and again, as a daemon."
+)
+@click.option(
+    "--listen",
+    metavar="ADDRESS:PORT",
+    help="With --every, serve /metrics for Prometheus, /healthz and /readyz at this address.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Answer requests with this host name too; may be repeated.",
 )
 @click.option(
     "--limit",
@@ -85,6 +106,8 @@ def keep_alive(
     *,
     within: timedelta,
     every: timedelta | None,
+    listen: str | None,
+    hosts: tuple[str, ...],
     limit: int,
     concurrency: int,
     dry_run: bool,
@@ -93,7 +116,8 @@ def keep_alive(
 
     Run it once a day, on every node if you like: no two refresh the same grant. On a terminal it
     shows its progress, anywhere else it prints one JSON line for each event. On SIGTERM or Ctrl-C
-    it finishes the refreshes in progress, then exits.
+    it finishes the refreshes in progress, then exits. With --every the first run is at once; with
+    --listen, too, a run that cannot use the store is reported and tried again after five minutes.
 
     The exit code is 3 if a customer is needed for any grant of the store; 4 if a refresh is
     uncertain; 1 if a refresh or revocation failed, a due grant was not refreshed, a bank has
@@ -101,17 +125,78 @@ def keep_alive(
     """
     app: App = ctx.obj
     options = _Options(within=within, limit=limit, concurrency=concurrency, dry_run=dry_run)
+    if listen is not None and (every is None or dry_run):
+        raise click.UsageError("--listen needs --every, and no --dry-run.")
+    if hosts and listen is None:
+        raise click.UsageError("--allow-host needs --listen.")
+    monitor = None if listen is None or every is None else _monitor(app, every)
     with (
         _stop_on_signals() as stop,
-        app.manager(None if app.screen.is_terminal else _json_listener(app)) as manager,
+        app.manager(_listener(app, monitor)) as manager,
+        ExitStack() as serving,
     ):
-        code = _run(app, manager, options, stop.is_set)
-        while every is not None and not stop.wait(every.total_seconds()):
-            code = _run(app, manager, options, stop.is_set)
+        if monitor is not None and listen is not None:
+            server = _server(app, listen, hosts, monitor.pages(manager, stop.is_set))
+            serving.enter_context(server)
+        while True:
+            try:
+                code, pause = _run(app, manager, options, stop.is_set, monitor), every
+            except StoreError as error:
+                if monitor is None:
+                    # Nothing but the end of the process tells of it.
+                    raise
+                monitor.run_ended()
+                code, pause = _report_failure(app, error), min(every or RETRY_AFTER, RETRY_AFTER)
+            if pause is None or stop.wait(pause.total_seconds()):
+                break
     ctx.exit(code)
 
 
-def _run(app: App, manager: TokenManager, options: _Options, stop: Callable[[], bool]) -> ExitCode:
+def _monitor(app: App, every: timedelta) -> Monitor:
+    from blink_oauth.tokens import utc_now
+
+    from .monitor import Monitor, certificate_ends
+
+    settings = app.configuration.settings()
+    return Monitor(every.total_seconds(), lambda: certificate_ends(settings, utc_now()))
+
+
+def _server(
+    app: App, listen: str, hosts: Collection[str], pages: Mapping[str, Callable[[], Page]]
+) -> MonitoringServer:
+    """Return the server of the pages, and print its address."""
+    from .monitoring_server import Address, MonitoringServer
+
+    try:
+        address = Address.parse(listen)
+    except ValueError as error:
+        raise click.BadParameter(f"{listen!r}: {error}", param_hint="'--listen'") from None
+    server = MonitoringServer(address, pages, frozenset(map(str.lower, hosts)))
+    if not address.is_loopback:
+        app.screen.note(
+            f"Warning: other machines may reach {server.address}, where neither a password nor "
+            "TLS protects the figures: the ids of your banks, and numbers of grants."
+        )
+    _print(
+        app,
+        {"event": "keep_alive.listening", "address": str(server.address)},
+        f"Figures for Prometheus: http://{server.address}/metrics",
+    )
+    return server
+
+
+def _run(
+    app: App,
+    manager: TokenManager,
+    options: _Options,
+    stop: Callable[[], bool],
+    monitor: Monitor | None,
+) -> ExitCode:
+    from blink_oauth_keeper.figures import grant_figures
+    from blink_oauth_keeper.store.protocol import State
+
+    if monitor is not None:
+        monitor.run_begins()
     due = manager.refresh_due(within=options.within, limit=options.limit, dry_run=True).due
     if options.dry_run:
         _print(app, {"event": "keep_alive.dry_run", "due": due}, f"{due} due; nothing was changed.")
@@ -124,11 +209,12 @@ def _run(app: App, manager: TokenManager, options: _Options, stop: Callable[[], 
             on_progress=on_progress,
             stop=stop,
         )
-    unopened = needing_consent = needing_attention = 0
-    for each in manager.statuses():
-        unopened += each.state == "unreadable"
-        needing_consent += each.needs_consent and each.state not in {"revoking", "revoked"}
-        needing_attention += each.state == "needs_attention"
+    grants = grant_figures(manager.statuses())
+    if monitor is not None:
+        monitor.run_ended(report, grants)
+    needing_consent = grants.needing_consent.total()
+    unopened = grants.in_state(State.UNREADABLE)
+    needing_attention = grants.in_state(State.NEEDS_ATTENTION)
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in asdict(report).items())
     _print(
         app,
@@ -143,6 +229,14 @@ def _run(app: App, manager: TokenManager, options: _Options, stop: Callable[[], 
         f"Sealed by a missing key: {unopened}. Refused for more than a day: {needing_attention}.",
     )
     return exit_code(report, needing_consent, unopened, needing_attention)
+
+
+def _report_failure(app: App, error: StoreError) -> ExitCode:
+    reported = to_command_error(error)
+    content: dict[str, object] = {"event": "keep_alive.failed", "error": type(error).__name__}
+    content["reason"] = reported.what
+    _print(app, content, f"The run failed: {reported.what}")
+    return reported.code
 
 
 def exit_code(
@@ -171,13 +265,19 @@ def _print(app: App, content: dict[str, object], text: str) -> None:
         app.screen.json(content)
 
 
-def _json_listener(app: App) -> Callable[[Event], None]:
-    def print_event(event: Event) -> None:
+def _listener(app: App, monitor: Monitor | None) -> Listener:
+    """Return the listener that counts each event, and prints it unless to a terminal."""
+
+    def listen(event: Event) -> None:
+        if monitor is not None:
+            monitor.listener(event)
+        if app.screen.is_terminal:
+            return
         content = event.log_fields()
         name, at = content.pop("name"), content.pop("at")
         app.screen.json({"event": name.value, "at": at.isoformat(), **content})
 
-    return print_event
+    return listen
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Stored tokens, refreshed before they expire: one refresh for all callers and processes.
 
 `SqlTokenStore` and `metadata` need the extra `blink-oauth[sql]`, `otel_listener` needs
-`blink-oauth[otel]`, and `GrantAuth` loads httpx. They are imported on first access, so they are not
-in `__all__`.
+`blink-oauth[otel]`, `prometheus_listener` needs `blink-oauth[prometheus]`, and `GrantAuth` loads
+httpx. They are imported on first access, so they are not in `__all__`.
 """
 
 from typing import TYPE_CHECKING
@@ -44,6 +44,7 @@ from .timers import Timers
 if TYPE_CHECKING:
     from .auth import GrantAuth as GrantAuth
     from .otel import otel_listener as otel_listener
+    from .prometheus import prometheus_listener as prometheus_listener
     from .store.sql import SqlTokenStore as SqlTokenStore
     from .store.sql_tables import metadata as metadata
 
@@ -101,6 +102,9 @@ if not TYPE_CHECKING:  # pragma: no branch
             elif name == "otel_listener":
                 extra = "otel"
                 from . import otel as module
+            elif name == "prometheus_listener":
+                extra = "prometheus"
+                from . import prometheus as module
             elif name == "GrantAuth":
                 from . import auth as module
             else:
@@ -113,5 +117,6 @@ if not TYPE_CHECKING:  # pragma: no branch
 
 
 def __dir__() -> list[str]:
-    on_first_access = {"GrantAuth", "SqlTokenStore", "metadata", "otel_listener"}
-    return sorted({*globals(), *__all__, *on_first_access})
+    on_first_access = {"GrantAuth", "SqlTokenStore", "metadata"}
+    listeners = {"otel_listener", "prometheus_listener"}
+    return sorted({*globals(), *__all__, *on_first_access, *listeners})

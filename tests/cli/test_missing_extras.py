@@ -83,3 +83,12 @@ def test_a_missing_module_of_no_extra_is_an_unexpected_error(
     result = run_without("tomllib", "status")
     assert result.code == ExitCode.FAILED
     require_two_lines(result, "Something unexpected: ModuleNotFoundError.", "--debug")
+
+
+def test_keep_alive_names_the_extra_of_its_metrics(harness: Harness) -> None:
+    words = ("keep-alive", "--every", "1h", "--listen", "127.0.0.1:0")
+    result = run_without("prometheus_client", *words)
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    require_two_lines(
+        result, "prometheus_client is not installed.", "'blink-oauth[cli,prometheus]'"
+    )

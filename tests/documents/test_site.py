@@ -31,6 +31,7 @@ def test_the_public_names_are_those_that_users_import_also_on_first_access() -> 
     expected |= {
         *("blink_oauth_keeper.GrantAuth", "blink_oauth_keeper.SqlTokenStore"),
         *("blink_oauth_keeper.metadata", "blink_oauth_keeper.otel_listener"),
+        "blink_oauth_keeper.prometheus_listener",
         *(f"blink_oauth_testing.{name}" for name in (*sandbox.__all__, *store_contract.__all__)),
     }
     assert NAMES.keys() == expected

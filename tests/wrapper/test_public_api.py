@@ -103,14 +103,21 @@ def test_all_contains_the_documented_names() -> None:
 
 
 def test_the_names_that_load_a_library_are_listed_and_are_those_of_their_modules() -> None:
-    from blink_oauth_keeper import GrantAuth, SqlTokenStore, metadata, otel_listener
+    from blink_oauth_keeper import (
+        GrantAuth,
+        SqlTokenStore,
+        metadata,
+        otel_listener,
+        prometheus_listener,
+    )
 
-    names = {"GrantAuth", "SqlTokenStore", "metadata", "otel_listener"}
+    names = {"GrantAuth", "SqlTokenStore", "metadata", "otel_listener", "prometheus_listener"}
     assert names <= set(dir(blink_oauth_keeper))
     assert names.isdisjoint(blink_oauth_keeper.__all__)
     assert (GrantAuth.__name__, SqlTokenStore.__name__) == ("GrantAuth", "SqlTokenStore")
     assert "blink_oauth_grants" in metadata.tables
     assert inspect.isfunction(otel_listener)
+    assert inspect.isfunction(prometheus_listener)
 
 
 def test_the_names_for_tests_are_importable_from_the_top() -> None:

@@ -223,12 +223,15 @@ class CertificateReport:
         expires_at: The end of the validity, timezone-aware UTC, or None if unreadable.
         days_left: Whole days until `expires_at`, negative once it has passed, or None.
         findings: The broken rules.
+        chain_ends: The end of the validity of each certificate of the file, in its order; empty if
+            unreadable.
     """
 
     subject: str | None = None
     expires_at: datetime | None = None
     days_left: int | None = None
     findings: tuple[Finding, ...] = ()
+    chain_ends: tuple[datetime, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -402,6 +405,7 @@ def _load_files(
         expires_at=expires_at,
         days_left=(expires_at - now).days,
         findings=(*key, *rules, *authorities),
+        chain_ends=tuple(each.not_valid_after_utc for each in chain),
     )
     return report, context
 

@@ -1,0 +1,193 @@
+"""The keeper's events, and the figures of a keep-alive job, as metrics for Prometheus.
+
+It needs the extra `prometheus`. `docs/how-to/monitoring.md` has a table of the metrics. No label
+names a grant, so that the number of time series depends on the number of banks alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Final
+
+from attrs import asdict, define, field
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from .events import Event, EventName, Listener
+from .figures import GrantFigures, RunFigures
+
+__all__ = ["CONTENT_TYPE", "KeepAliveMetrics", "prometheus_listener"]
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+"""The media type of the text format, which every version of Prometheus reads."""
+AUTHORIZATIONS = frozenset({EventName.AUTHORIZED, EventName.AUTHORIZATION_FAILED})
+UNSAVED = {EventName.UNSETTLED: 1, EventName.SETTLED_LATE: -1, EventName.LOST: -1}
+# Banks respond in tenths of a second, and a lease ends after 30 s at most.
+BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0)
+
+
+def prometheus_listener(registry: CollectorRegistry | None = None) -> Listener:
+    """Return a listener for `TokenManager(on_event=…)` that counts in a registry of Prometheus.
+
+    Call it once for each registry, and give the listener to all managers that count there.
+
+    Args:
+        registry: The registry; by default that of prometheus-client.
+
+    Raises:
+        ValueError: The registry has these metrics already.
+    """
+    registry = REGISTRY if registry is None else registry
+    refreshes = Counter(
+        "blink_oauth_refreshes",
+        "Refresh requests to a bank that have ended, and whose result is stored.",
+        ("target", "outcome"),
+        registry=registry,
+    )
+    durations = Histogram(
+        "blink_oauth_refresh_duration_seconds",
+        "How long refresh requests to a bank took.",
+        ("target",),
+        buckets=BUCKETS,
+        registry=registry,
+    )
+    events = Counter(
+        "blink_oauth_events",
+        "What happened to grants, by the name of the event.",
+        ("target", "event"),
+        registry=registry,
+    )
+    unsaved = Gauge(
+        "blink_oauth_unsaved_results",
+        "Results that could not be stored and are in the memory of this process only.",
+        registry=registry,
+        multiprocess_mode="livesum",
+    )
+
+    def listen(event: Event) -> None:
+        events.labels(event.target_id, event.name.value).inc()
+        unsaved.inc(UNSAVED.get(event.name, 0))
+        # Each request that was sent has one event with a duration, whatever its name.
+        if event.seconds is not None and event.name not in AUTHORIZATIONS:
+            refreshes.labels(event.target_id, str(event.outcome)).inc()
+            durations.labels(event.target_id).observe(event.seconds)
+
+    return listen
+
+
+@define(eq=False)
+class KeepAliveMetrics(Collector):
+    """The metrics of a keep-alive job, in a registry of their own.
+
+    Those of its grants and runs change at the end of a run: a scrape reads no store. Where
+    Prometheus can compute the time left or the age, the metric is a time.
+
+    Args:
+        every: Seconds between two runs.
+        certificate_ends: The ends of the certificates that the client presents, aware UTC; its own
+            first, then those of its issuers.
+
+    Attributes:
+        listener: The listener that counts events.
+    """
+
+    every: float
+    certificate_ends: Sequence[datetime] = ()
+    listener: Listener = field(init=False)
+    _registry: CollectorRegistry = field(init=False, factory=CollectorRegistry)
+    _last_run: RunFigures | None = field(init=False, default=None)
+    _last_success: RunFigures | None = field(init=False, default=None)
+
+    def __attrs_post_init__(self) -> None:
+        self.listener = prometheus_listener(self._registry)
+        self._registry.register(self)
+
+    def exposition(self) -> bytes:
+        """Return all metrics in the text format of Prometheus."""
+        return generate_latest(self._registry)
+
+    def ended(self, run: RunFigures) -> None:
+        """Show the figures of a run from now on; if it failed, the grants stay as they were."""
+        if run.report is not None:
+            self._last_success = run
+        self._last_run = run
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield all metrics; those of runs have no sample before the first one has ended."""
+        run, success = self._last_run, self._last_success
+        yield from _grants((success and success.grants) or GrantFigures())
+        certificates = GaugeMetricFamily(
+            "blink_oauth_certificate_end_timestamp_seconds",
+            "When a certificate of the client's chain expires. Position 0 is the client's own.",
+            labels=("position",),
+        )
+        for position, end in enumerate(self.certificate_ends):
+            certificates.add_metric((str(position),), end.timestamp())
+        yield certificates
+        yield _gauge("interval_seconds", "The time between two runs.", self.every)
+        yield _gauge(
+            "last_run_timestamp_seconds",
+            "When the last run ended, whether it succeeded or not.",
+            run.ended_at.timestamp() if run else None,
+        )
+        yield _gauge(
+            "last_run_success",
+            "1 if the last run succeeded, 0 if the store could not be used.",
+            float(run.report is not None) if run else None,
+        )
+        yield _gauge(
+            "last_run_duration_seconds", "How long the last run took.", run.seconds if run else None
+        )
+        yield _gauge(
+            "last_success_timestamp_seconds",
+            "When the last run that succeeded ended. The numbers of grants are of this time.",
+            success.ended_at.timestamp() if success else None,
+        )
+        results = GaugeMetricFamily(
+            "blink_oauth_keep_alive_last_success_grants",
+            "What the last run that succeeded did, as the report of refresh_due.",
+            labels=("result",),
+        )
+        report = success and success.report
+        for name, count in asdict(report).items() if report else ():
+            results.add_metric((name,), count)
+        yield results
+
+
+def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:
+    """Return a metric without labels; without a value it has no sample."""
+    return GaugeMetricFamily(f"blink_oauth_keep_alive_{name}", text, value)
+
+
+def _grants(figures: GrantFigures) -> Iterator[GaugeMetricFamily]:
+    states = GaugeMetricFamily(
+        "blink_oauth_grants", "Grants of the store by state.", labels=("target", "state")
+    )
+    for (target_id, state), count in sorted(figures.states.items()):
+        states.add_metric((target_id, str(state)), count)
+    yield states
+    needing_consent = GaugeMetricFamily(
+        "blink_oauth_grants_needing_consent",
+        "Grants that need a new consent of their customer, now or once the access token expires.",
+        labels=("target",),
+    )
+    for target_id, count in sorted(figures.needing_consent.items()):
+        needing_consent.add_metric((target_id,), count)
+    yield needing_consent
+    idle_ends = GaugeMetricFamily(
+        "blink_oauth_idle_end_timestamp_seconds",
+        "When the first refresh token of a bank expires unless it is used.",
+        labels=("target",),
+    )
+    for target_id, end in sorted(figures.idle_ends.items()):
+        idle_ends.add_metric((target_id,), end.timestamp())
+    yield idle_ends
