@@ -3,6 +3,8 @@
 * the time that `TokenManager.auth` adds to a request of httpx, compared with the time that
   Authlib's client adds, sync and async: the manager sets six headers with a new correlation id for
   each request, Authlib sets one
+* `TokenManager.get` of a fresh token, and a request with `TokenManager.auth`, with the metrics of
+  Prometheus on, compared with the same without
 * `TokenManager.get` of a fresh token among 100,000 grants, compared with a dict look-up
 * the memory of 100,000 grants in store and manager, in bytes per grant
 
@@ -23,13 +25,21 @@ import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import thread_time
 
 import httpx
 from benchmarks.rounds import Figure, Limit, Round, in_rounds, medians_in_turn, ratio, report
+from prometheus_client import CollectorRegistry
 
 from blink_oauth import BlinkOAuth, Grant, Psu, Settings, Token
-from blink_oauth_keeper import GrantKey, MemoryTokenStore, Note, TokenManager
+from blink_oauth_keeper import (
+    GrantKey,
+    MemoryTokenStore,
+    Note,
+    TokenManager,
+    prometheus_listener,
+)
 
 with warnings.catch_warnings():
     # Authlib warns that it prefers httpx2.
@@ -41,6 +51,7 @@ with warnings.catch_warnings():
 TURNS, CALLS, WARM_UP = 130, 25, 5
 GRANTS, LOOKUPS, LOOKUP_TURNS = 100_000, 20_000, 10
 ADDED_LIMIT, LOOKUP_LIMIT, MEMORY_LIMIT = Limit(1.0), Limit(5.0), Limit(1024.0)
+WATCHED_LIMIT = Limit(1.05)
 
 URL = "https://bank.invalid/accounts"
 CLIENT_ID = "CIDX0000000002"
@@ -144,6 +155,36 @@ def added_time(rounds: list[Round], flavour: str) -> Iterator[Figure]:
         yield Figure(f"{flavour}, the whole request: {found.name}", found.values)
 
 
+def watched_rounds(plain: TokenManager, watched: TokenManager, grant: Grant) -> Iterator[Figure]:
+    """Compare a manager whose events are counted for Prometheus with one without a listener."""
+    managers = {"with metrics": watched, "without": plain}
+
+    def gets(manager: TokenManager) -> float:
+        start = thread_time()
+        for _ in range(LOOKUPS):
+            manager.get(grant)
+        return thread_time() - start
+
+    def requests(manager: TokenManager) -> float:
+        auth = manager.auth(grant, psu=CUSTOMER)
+        with httpx.Client(auth=auth, transport=httpx.MockTransport(respond)) as client:
+            for _ in range(WARM_UP):
+                client.get(URL)
+            start = thread_time()
+            for _ in range(CALLS):
+                client.get(URL)
+            return thread_time() - start
+
+    for name, measure, turns in (
+        ("get", gets, LOOKUP_TURNS),
+        ("a request with auth", requests, TURNS),
+    ):
+        calls = {flavour: partial(measure, manager) for flavour, manager in managers.items()}
+        rounds = in_rounds(partial(medians_in_turn, calls, turns))
+        found = ratio(rounds, "with metrics", "without", WATCHED_LIMIT)
+        yield Figure(f"{name}: {found.name}", found.values, found.limit)
+
+
 def lookup_round(manager: TokenManager, tokens: dict[Grant, Token], sample: list[Grant]) -> Round:
     """Measure `get` and a dict look-up on a random sample of the grants."""
 
@@ -194,6 +235,10 @@ def figures() -> Iterator[Figure]:
         auth = manager.auth(grant, psu=CUSTOMER)
         yield from added_time(in_rounds(lambda: sync_round(auth)), "sync")
         yield from added_time(in_rounds(lambda: async_round(auth)), "async")
+        with TokenManager(
+            blink, store, on_event=prometheus_listener(CollectorRegistry())
+        ) as watched:
+            yield from watched_rounds(manager, watched, grant)
         in_store, in_both = bytes_per_grant(store, manager)
         grants = [key_of(number).grant for number in range(GRANTS)]
         tokens = {each: manager.get(each) for each in grants}
