@@ -73,7 +73,7 @@ class BlinkOAuth:
         self._clock = clock
         self._calls = CallBuilder(settings, clock, new_correlation_id)
         require_clock(clock)
-        self.context_source = ContextSource(settings, clock, monotonic)
+        self.context_source: ContextSource = ContextSource(settings, clock, monotonic)
         self._api = Api(settings, self.context_source, monotonic, transport)
 
     def __repr__(self) -> str:
@@ -240,7 +240,7 @@ class AsyncBlinkOAuth:
         self._clock = clock
         self._calls = CallBuilder(settings, clock, new_correlation_id)
         require_clock(clock)
-        self.context_source = ContextSource(settings, clock, monotonic)
+        self.context_source: ContextSource = ContextSource(settings, clock, monotonic)
         self._api = AsyncApi(settings, self.context_source, monotonic, transport)
 
     def __repr__(self) -> str:

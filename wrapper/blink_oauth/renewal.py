@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from threading import Lock
+from typing import TypeAlias
 from weakref import WeakMethod, WeakSet
 
 from attrs import frozen
@@ -33,9 +34,9 @@ RETRY_SECONDS = 60.0
 """Seconds after which refused files are read again: a certificate may have become valid. A function
 that returns contexts is called again after them."""
 
-logger = logging.getLogger("blink_oauth")
+logger: logging.Logger = logging.getLogger("blink_oauth")
 
-Stamp = tuple[tuple[int, ...] | None, ...]
+Stamp: TypeAlias = tuple[tuple[int, ...] | None, ...]
 
 
 @frozen(kw_only=True)
