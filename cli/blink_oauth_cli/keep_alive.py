@@ -267,11 +267,13 @@ def _print(app: App, content: dict[str, object], text: str) -> None:
 
 def _listener(app: App, monitor: Monitor | None) -> Listener:
     """Return the listener that counts each event, and prints it unless to a terminal."""
+    # Asked before: while a progress bar is shown, rich takes the place of standard output.
+    is_printed = not app.screen.is_terminal
 
     def listen(event: Event) -> None:
         if monitor is not None:
             monitor.listener(event)
-        if app.screen.is_terminal:
+        if not is_printed:
             return
         content = event.log_fields()
         name, at = content.pop("name"), content.pop("at")
