@@ -61,7 +61,6 @@ async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
     store = SqlTokenStore(STORE if "://" in STORE else Path(STORE), keys=KeyFile(KEYS_FILE))
     with BlinkOAuth(Settings.from_env()) as blink:
         async with TokenManager(blink, store) as manager:
-            manager.async_client()  # It reads the certificate, which would block a request.
             yield {"manager": manager}
 
 

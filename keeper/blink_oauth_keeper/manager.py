@@ -572,9 +572,8 @@ class TokenManager:
         not apply.
 
         Do not use it in a `with` block, which would close it. `close` closes it; requests in
-        progress then fail. After a renewal of the certificate close it yourself: the next call
-        returns a new one. After a fork the child can use it, too: it opens new connections, and the
-        parent keeps the existing ones.
+        progress then fail. New connections use a renewed certificate. After a fork the child can
+        use it, too: it opens new connections, and the parent keeps the existing ones.
 
         Raises:
             InvalidInputError: The manager is closed, or the settings have no certificate.
@@ -588,9 +587,6 @@ class TokenManager:
         The same as `client`, for coroutines of any asyncio event loop. Each loop has connections of
         its own, at most `max_connections`. They close at the end of the loop if it ends as that of
         `asyncio.run` does. `close` closes them, too, as soon as their loop runs.
-
-        The first call reads the files of the certificate, which blocks the event loop; make it at
-        the start of your application.
 
         Raises:
             InvalidInputError: The manager is closed, or the settings have no certificate.
