@@ -21,12 +21,12 @@ from typing import Any, Generic, TypeVar
 import httpx
 from attrs import define, frozen
 
-from blink_oauth.errors import InvalidInputError
 from blink_oauth.renewal import ContextSource
 from blink_oauth.settings import Settings
 from blink_oauth.tls import trusting_context
 from blink_oauth.tokens import Secret
 
+from .flights import require_open
 from .processes import reset_after_fork
 
 __all__ = ["ApiClients", "ApiTransport", "AsyncApiTransport", "Routes"]
@@ -181,7 +181,7 @@ class ApiTransport(httpx.BaseTransport):
             self._routes.source.look()
         proxy = self._routes.proxy_of(request)
         with self._lock:
-            _require_open(closed=self._closed)
+            require_open(closed=self._closed)
             pool, unused = self._pools.take(proxy)
         try:
             for each in unused:
@@ -287,7 +287,7 @@ class AsyncApiTransport(httpx.AsyncBaseTransport):
         return response
 
     async def _pools(self) -> AsyncPools:
-        _require_open(closed=self._closed)
+        require_open(closed=self._closed)
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
             for ended in [each for each in list(self._loops) if each.is_closed()]:
@@ -345,11 +345,6 @@ async def _aclose(owner: AsyncGenerator[AsyncPools]) -> None:
     await owner.aclose()
 
 
-def _require_open(*, closed: bool) -> None:
-    if closed:
-        raise InvalidInputError("The manager is closed. Nothing was sent.")
-
-
 class ApiClients:
     """Makes the clients of a manager when they are needed.
 
@@ -395,7 +390,7 @@ class ApiClients:
             return self._async_client[0]
 
     def _routes(self) -> Routes:
-        _require_open(closed=self._closed)
+        require_open(closed=self._closed)
         # An error is raised here, and not by the first request.
         self._source.load()
         return Routes(self._settings, self._source)

@@ -46,6 +46,7 @@ __all__ = [
     "authorized_token",
     "remaining",
     "require_no_error",
+    "require_open",
     "thread_pool",
     "token_for_caller",
 ]
@@ -224,8 +225,7 @@ class Flights:
         Raises:
             InvalidInputError: The manager is closed.
         """
-        if self._closing:
-            raise InvalidInputError("The manager is closed. Nothing was sent.")
+        require_open(closed=self._closing)
 
     def _register(self, flight: Flight) -> None:
         self.require_open()
@@ -407,6 +407,19 @@ def remaining(timeout: float | None, monotonic: Callable[[], float]) -> Callable
     return lambda: max(0.0, end - monotonic())
 
 
+def require_open(*, closed: bool) -> None:
+    """Require that the manager is not closed.
+
+    Args:
+        closed: Whether it is.
+
+    Raises:
+        InvalidInputError: It is.
+    """
+    if closed:
+        raise InvalidInputError("The manager is closed. Nothing was sent.")
+
+
 def timeout_error(grant: Grant) -> RefreshPendingError:
     """Return the error for a caller whose timeout has passed."""
     return RefreshPendingError(
@@ -470,7 +483,7 @@ class SingleFlight:
         """
         require_type("grant", grant, Grant, GRANT)
         if is_pseudonym(grant.username):
-            # Whoever reads a pseudonym in the database must not get at the forgotten grant by it.
+            # A reader of the database must not reach the forgotten grant by its pseudonym.
             raise InvalidInputError(
                 "The username has the form of the names under which forgotten grants are stored. "
                 "Nothing was sent."
