@@ -60,15 +60,15 @@ def consents_at_risk(
     page = store.records(
         key.client_id, after=GrantKey(key.client_id, Grant(target_id, FIRST_USERNAME)), limit=PAGE
     )
-    others = [
+    usernames = [
         record.key.grant.username
         for record in page
         if record.key.grant.target_id == target_id and record.key != key and is_in_force(record)
     ]
-    if others:
-        # After a full page there may be others.
-        number = f"{len(others)}{' or more' * (len(page) == PAGE)}"
-        names = ", ".join(others[:NAMED]) + (", …" if len(others) > NAMED else "")
+    if usernames:
+        # After a full page there may be more.
+        number = f"{len(usernames)}{' or more' * (len(page) == PAGE)}"
+        names = ", ".join(usernames[:NAMED]) + (", …" if len(usernames) > NAMED else "")
         sentences.append(
             f"The store has grants of other usernames at {target_id}: {number} ({names}). If one "
             "belongs to the same contract at the bank, the new consent may end it."

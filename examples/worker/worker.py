@@ -26,7 +26,7 @@ from blink_oauth_keeper import Event, EventName, KeyFile, SqlTokenStore, TokenMa
 
 AT_ONCE = int(os.environ.get("WORKER_AT_ONCE", "20"))
 EVERY, HOUR, DAY = 900.0, 3_600.0, 86_400.0
-# Whom an event concerns. The keeper logs all others, and they need nobody.
+# Who has to act on an event. The keeper logs all events; on those left out here no person has to.
 ALERTS = {
     EventName.UNSETTLED: "page: restore the database, and do not stop this process",
     EventName.LOST: "page: a pair is lost",

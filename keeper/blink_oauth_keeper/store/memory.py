@@ -303,7 +303,7 @@ class MemoryTokenStore(TokenStore):
     ) -> Settlement:
         with self._access():
             tombstone, now = self._tombstone(claim.key), self._now()
-            grant = self._revived(claim.key)
+            grant = self._restored(claim.key)
             record = grant.read(now)
             if record and not tombstone and record.generation == claim.generation:
                 pair = renewed(
@@ -352,7 +352,7 @@ class MemoryTokenStore(TokenStore):
         note: Note,
     ) -> Record:
         with self._access():
-            grant, now = self._revived(key), self._now()
+            grant, now = self._restored(key), self._now()
             record = grant.read(now) or empty_record(key, now.now)
             if is_same_pair(record.token, token):
                 return record
@@ -367,7 +367,7 @@ class MemoryTokenStore(TokenStore):
             before = self._tombstone(known.key) or self._grants.get(known.key, StoredGrant()).record
             if not is_unchanged(before, seen):
                 return None
-            grant = self._revived(known.key)
+            grant = self._restored(known.key)
             record = grant.record
             if record and record.token and not is_same_pair(known.token, record.token):
                 grant.add_to_journal(record, record.token, Origin.REPLACED, now)
@@ -402,7 +402,7 @@ class MemoryTokenStore(TokenStore):
             if stored.token is not None:
                 self._write(grant, erased(stored), self._now(), note=note)
             if stored.forgetting and not grant.has_own_pair_in_journal():
-                self._bury(stored)
+                self._replace_by_tombstone(stored)
             return True
 
     def revoking(self, client_id: str, *, limit: int) -> Sequence[Record]:
@@ -423,7 +423,7 @@ class MemoryTokenStore(TokenStore):
         with self._access():
             if origin is Origin.FOREIGN and self._tombstone(record.key):
                 return
-            grant = self._revived(record.key)
+            grant = self._restored(record.key)
             if not is_journaled(token, origin, grant.extras.journal):
                 grant.add_to_journal(record, token, origin, self._now(), ahead=1)
 
@@ -546,7 +546,7 @@ class MemoryTokenStore(TokenStore):
         grant = self._grants.get(self._tombstone_key(key))
         return evolve(grant.record, key=key) if grant and grant.record else None
 
-    def _revived(self, key: GrantKey) -> StoredGrant:
+    def _restored(self, key: GrantKey) -> StoredGrant:
         """Return what is stored of a grant. A tombstone becomes a record to be forgotten again."""
         tombstone = self._tombstone(key)
         grant = self._grants.setdefault(key, StoredGrant())
@@ -555,7 +555,7 @@ class MemoryTokenStore(TokenStore):
             grant.record = evolve(tombstone, state=State.REVOKED, forgetting=True)
         return grant
 
-    def _bury(self, record: Record) -> None:
+    def _replace_by_tombstone(self, record: Record) -> None:
         """Replace all that is stored of a grant by a tombstone."""
         self._remove(record.key)
         key = self._tombstone_key(record.key)

@@ -572,7 +572,7 @@ class SqlTokenStore(SqlBase, TokenStore):
                 return None
             if row is None or current is None:
                 return self._write(session, sql_statements.INSERT, known, written_back(known), note)
-            row = self._tombstones.revive(session, known.key, row)
+            row = self._tombstones.restore_name(session, known.key, row)
             replaced, token = sealed_in(row), seen and seen.token
             if replaced and not (token and is_same_pair(known.token, token)):
                 binding = binding_of(known.key, row, Origin.REPLACED)
@@ -625,7 +625,7 @@ class SqlTokenStore(SqlBase, TokenStore):
                 if is_among(entry.token, journaled):
                     session.count(sql_statements.DELETE_ENTRY, {"entry": number})
             if current.forgetting:
-                self._tombstones.bury(session, record.key)
+                self._tombstones.replace_by_tombstone(session, record.key)
         return True
 
     @operation
@@ -643,7 +643,7 @@ class SqlTokenStore(SqlBase, TokenStore):
             if row is not None and is_tombstone(row):
                 if origin is Origin.FOREIGN:
                     return
-                self._tombstones.revive(session, record.key, row)
+                self._tombstones.restore_name(session, record.key, row)
             self._add_to_journal(session, record, token, origin)
 
     @operation
@@ -711,7 +711,7 @@ class SqlTokenStore(SqlBase, TokenStore):
         with self._writable().transaction() as session:
             row = self._tombstones.lock(session, key)
             if row is not None and is_tombstone(row):
-                self._tombstones.touch(session, key, row)
+                self._tombstones.set_time(session, key, row)
             else:
                 session.count(sql_statements.INSERT_NOTE, grant_params(key) | note_params(note))
 
@@ -740,7 +740,7 @@ class SqlTokenStore(SqlBase, TokenStore):
     def _locked(self, session: Session, key: GrantKey) -> Row[Any] | None:
         """Return the row of a grant, locked; a tombstone becomes a row to be forgotten again."""
         row = self._tombstones.lock(session, key)
-        return row and self._tombstones.revive(session, key, row)
+        return row and self._tombstones.restore_name(session, key, row)
 
     def _write(
         self, session: Session, change: Change, seen: Record, new: Record, note: Note

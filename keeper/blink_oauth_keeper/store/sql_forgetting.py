@@ -35,8 +35,8 @@ ANY_TOMBSTONE = (
     .limit(1)
 )
 RENAME = update(grants).where(is_of_grant(grants)).values(username=bindparam("new_user"))
-REVIVE = RENAME.values(forget_generation=grants.c.generation)
-BURY = RENAME.values(
+RESTORE_NAME = RENAME.values(forget_generation=grants.c.generation)
+REPLACE_BY_TOMBSTONE = RENAME.values(
     state=State.REVOKED.value,
     sealed=None,
     key_id=None,
@@ -55,7 +55,7 @@ BURY = RENAME.values(
     forget_generation=TOMBSTONE,
     updated_at=NOW,
 )
-TOUCH = update(grants).where(is_of_grant(grants)).values(updated_at=NOW)
+SET_TIME = update(grants).where(is_of_grant(grants)).values(updated_at=NOW)
 MARK = update(grants).where(is_of_grant(grants)).values(forget_generation=grants.c.generation)
 OWN_ENTRY = (
     select(journal.c.id)
@@ -113,7 +113,7 @@ class Tombstones:
         """Mark the row of a revoked grant, so that it is forgotten once it is erased."""
         session.count(MARK, grant_params(key))
 
-    def revive(self, session: Session, key: GrantKey, row: Row[Any]) -> Row[Any]:
+    def restore_name(self, session: Session, key: GrantKey, row: Row[Any]) -> Row[Any]:
         """Return the row of a grant, as one to be forgotten again if it is a tombstone.
 
         Args:
@@ -124,12 +124,12 @@ class Tombstones:
         if not is_tombstone(row):
             return row
         tombstone = grant_params(key) | {"user": row.username}
-        session.count(REVIVE, tombstone | {"new_user": key.grant.username})
-        revived = session.row(LOCK, grant_params(key))
-        assert revived is not None
-        return revived
+        session.count(RESTORE_NAME, tombstone | {"new_user": key.grant.username})
+        restored = session.row(LOCK, grant_params(key))
+        assert restored is not None
+        return restored
 
-    def bury(self, session: Session, key: GrantKey) -> bool:
+    def replace_by_tombstone(self, session: Session, key: GrantKey) -> bool:
         """Replace all that is stored of a grant by a tombstone.
 
         Returns:
@@ -150,7 +150,7 @@ class Tombstones:
         # A process of the version before stores a new consent beside the tombstone.
         spare = PSEUDONYM + secrets.token_urlsafe(32)
         session.count(RENAME, tombstone | {"new_user": spare})
-        session.count(BURY, grant_params(key) | {"new_user": tombstone["user"]})
+        session.count(REPLACE_BY_TOMBSTONE, grant_params(key) | {"new_user": tombstone["user"]})
         return True
 
     def delete_traces(self, session: Session, key: GrantKey) -> None:
@@ -158,9 +158,9 @@ class Tombstones:
         session.count(DELETE_FOREIGN, grant_params(key))
         session.count(DELETE_HISTORY, grant_params(key))
 
-    def touch(self, session: Session, key: GrantKey, row: Row[Any]) -> None:
+    def set_time(self, session: Session, key: GrantKey, row: Row[Any]) -> None:
         """Change the time of a tombstone only, which proves that the store takes changes."""
-        session.count(TOUCH, grant_params(key) | {"user": row.username})
+        session.count(SET_TIME, grant_params(key) | {"user": row.username})
 
 
 def is_tombstone(row: Row[Any]) -> bool:

@@ -175,7 +175,7 @@ def receive(
             if older.token is not None and not is_same_pair(newer.token, older.token):
                 entries.append(_replaced(older, older.token))
         if row is not None and (replaced or entries):
-            tombstones.revive(session, key, row)
+            tombstones.restore_name(session, key, row)
         rows = session.rows(JOURNAL_ENTRIES, grant_params(key))
         existing = [each for row in rows if (each := reader.entry_if_opened(key, row))]
         _add_entries(database, sealer, session, existing, entries)
