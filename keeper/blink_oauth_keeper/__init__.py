@@ -39,6 +39,7 @@ from .store.protocol import (
     State,
     TokenStore,
 )
+from .store.wrapped_keys import WrappedKeyFile
 from .timers import Timers
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ __all__ = [
     "TokenManager",
     "TokenStore",
     "UnknownGrantError",
+    "WrappedKeyFile",
 ]
 
 # Hidden from type checkers, so that they report a misspelt name.
