@@ -81,6 +81,12 @@ elif mode == "slow":
     time.sleep(0.1)
 if mode.startswith("print "):
     print(mode.removeprefix("print "))
+elif arguments[:3] == ["secrets", "enable", "transit"] or arguments[:2] == ["policy", "write"]:
+    print("Success! Enabled the transit secrets engine at: transit/")
+elif arguments[0] == "write" and "transit/keys/blink/rotate" in arguments:
+    (folder / "masters").write_text("\n".join([*masters, "fake-master-2"]) + "\n")
+elif arguments == ["write", "-f", "transit/keys/blink"]:
+    print("Key    Value")
 elif arguments[0] == "write":
     *flags, path = [each for each in arguments[1:] if not each.endswith("=-")]
     value = next((each for each in arguments if each.endswith("=-")), "")
@@ -107,7 +113,10 @@ else:
     assert arguments[:1] == ["kms"], arguments
     options = dict(zip(arguments[2::2], arguments[3::2]))
     assert options["--output"] == "text"
-    if arguments[1] == "encrypt":
+    if arguments[1] == "generate-data-key-without-plaintext":
+        assert options["--key-spec"] == "AES_256" and options["--query"] == "CiphertextBlob"
+        print(base64.b64encode(encrypt(os.urandom(32)).encode()).decode())
+    elif arguments[1] == "encrypt":
         prefix, _, name = options["--plaintext"].partition("://")
         assert prefix == "fileb" and options["--query"] == "CiphertextBlob"
         print(base64.b64encode(encrypt(Path(name).read_bytes()).encode()).decode())
@@ -168,6 +177,13 @@ class KeyService:
         """The command that unwraps with AWS KMS."""
         binary = ["--cli-binary-format", "base64", "--ciphertext-blob", "file:///dev/stdin"]
         return [str(self.program), "kms", "decrypt", *binary, *self._kms("Plaintext")]
+
+    @property
+    def kms_make(self) -> list[str]:
+        """The command with which AWS KMS makes a wrapped key itself."""
+        key = ["--key-id", "alias/blink", "--key-spec", "AES_256"]
+        words = ["kms", "generate-data-key-without-plaintext", *key]
+        return [str(self.program), *words, *self._kms("CiphertextBlob")]
 
     @property
     def kms_wrap(self) -> list[str]:

@@ -14,6 +14,7 @@ from attrs import define, field
 
 from .configuration import Configuration, configure
 from .errors import CommandError, ExitCode
+from .key_files import KeyCommands
 from .output import Screen
 from .store_opening import StoreLocation, location_of, open_store
 
@@ -23,6 +24,23 @@ if TYPE_CHECKING:
     from blink_oauth_keeper.store.sql import SqlTokenStore
 
 __all__ = ["App", "store_location"]
+
+
+def key_commands(configuration: Configuration) -> KeyCommands:
+    """Return the configured commands that unwrap and wrap keys.
+
+    Raises:
+        CommandError: They cannot be used.
+    """
+    unwrap, wrap = (configuration.command(f"store_keys_{name}") for name in ("unwrap", "wrap"))
+    if wrap and not unwrap:
+        raise CommandError(
+            "store_keys_wrap (BLINK_STORE_KEYS_WRAP) is set, but not the command that unwraps. "
+            "Nothing was changed.",
+            "Set store_keys_unwrap (BLINK_STORE_KEYS_UNWRAP) too, or neither.",
+            ExitCode.USAGE,
+        )
+    return KeyCommands(unwrap, wrap)
 
 
 def store_location(configuration: Configuration, data_folder: Path | None) -> StoreLocation:
@@ -44,6 +62,7 @@ def store_location(configuration: Configuration, data_folder: Path | None) -> St
         store,
         keys_file=configuration.get("store_keys_file"),
         keys=configuration.get("store_keys"),
+        commands=key_commands(configuration),
     )
     folder = configuration.directed_from
     if folder is not None and not _is_within(folder, location, data_folder):
@@ -184,6 +203,15 @@ class App:
             CommandError: It cannot be used, or it is not known.
         """
         return store_location(self.configuration, _data_folder())
+
+    @property
+    def key_commands(self) -> KeyCommands:
+        """The configured commands that unwrap and wrap keys.
+
+        Raises:
+            CommandError: They cannot be used.
+        """
+        return key_commands(self.configuration)
 
     def grant_names(self, beginning: str) -> list[str]:
         """Return the names of stored grants of the client, in order; no key is needed.

@@ -11,6 +11,7 @@ means test and P means production is inferred from its examples and not document
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import tomllib
 from collections.abc import Collection, Mapping
@@ -87,6 +88,7 @@ SETTING_NAMES = frozenset(
         *("base_url", "client_id", "user_agent", "proxy", "trust_env", "allow_plain_http"),
         *("accept_foreign_correlation_id", "revocation_fields"),
         *(f"timeout_{name}" for name in ("connect", "read", "write", "pool", "total")),
+        *("store_keys_unwrap", "store_keys_wrap"),
         *("store", "lease", "authorize_url", "redirect_uri", "target", "username", "psu_ip"),
     }
 )
@@ -208,6 +210,7 @@ OWNED = {
     **{name: name for name in ("base_url", "client_id", "certificate", "key", "ca", "store")},
     **dict.fromkeys(("key_passphrase", "key_passphrase_file"), "key_passphrase_file"),
     **dict.fromkeys(("store_keys", "store_keys_file"), "store_keys_file"),
+    **{name: name for name in ("store_keys_unwrap", "store_keys_wrap")},
 }
 """The settings whose variable may not contradict a profile, with the key of the profile."""
 
@@ -370,6 +373,37 @@ class Configuration:
                     ExitCode.USAGE,
                 ) from None
         return profiles
+
+    def command(self, name: str) -> tuple[str, ...]:
+        """Return a command that is configured, as the list of its arguments; empty if none is.
+
+        Args:
+            name: The name of the setting.
+
+        Raises:
+            CommandError: It is named by a file that was found in the working folder, or has a
+                quotation mark too few.
+        """
+        text = self.get(name)
+        if text is None:
+            return ()
+        if name not in self.given and self.profile.is_found_here:
+            origin = self.profile.origin
+            raise CommandError(
+                f"{origin} was found in the working folder and names a command, {name}. It was not "
+                "run. Nothing was sent.",
+                f"If you trust the file, name it: --config {origin} (BLINK_CONFIG).",
+                ExitCode.USAGE,
+            )
+        try:
+            return tuple(shlex.split(text))
+        except ValueError:
+            raise CommandError(
+                f"The command in {name} ({variable(name)}) lacks a quotation mark. Nothing was run "
+                "or sent.",
+                "Write it as in a shell; no shell runs it.",
+                ExitCode.USAGE,
+            ) from None
 
     @property
     def directed_from(self) -> Path | None:

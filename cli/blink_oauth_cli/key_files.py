@@ -10,19 +10,48 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import frozen
 
 from blink_oauth.errors import InvalidInputError
 from blink_oauth.tokens import Secret
 
 from .errors import CommandError, ExitCode
 
-__all__ = ["make_private_folder", "read_keys", "write_keys"]
+if TYPE_CHECKING:
+    from blink_oauth_keeper import KeyProvider
+    from blink_oauth_keeper.store.key_commands import Problem
+
+__all__ = [
+    "KeyCommands",
+    "key_provider",
+    "make_private_folder",
+    "new_line",
+    "opened_keys",
+    "read_keys",
+    "wrapped_line",
+    "write_keys",
+]
 
 OWNER_ONLY_FILE, OWNER_ONLY_FOLDER = 0o600, 0o700
 NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """The codes of fsync where a file system or the system has none."""
 WAIT_FOR_WRITER, WRITER_POLL = 2.0, 0.01
 """Seconds to wait for another command that writes the same new file, and between two looks."""
+
+
+@frozen
+class KeyCommands:
+    """The commands that unwrap and wrap the keys of a file.
+
+    Attributes:
+        unwrap: The arguments of the one that unwraps; empty if the keys are not wrapped.
+        wrap: Those of the one that wraps; empty if there is none.
+    """
+
+    unwrap: tuple[str, ...] = ()
+    wrap: tuple[str, ...] = ()
 
 
 def make_private_folder(folder: Path, *, remedy: str) -> None:
@@ -47,8 +76,81 @@ def make_private_folder(folder: Path, *, remedy: str) -> None:
         ) from None
 
 
+def key_provider(file: Path, commands: KeyCommands) -> KeyProvider:
+    """Return the provider of the keys in a file."""
+    from blink_oauth_keeper import KeyFile, WrappedKeyFile
+
+    return WrappedKeyFile(file, commands.unwrap) if commands.unwrap else KeyFile(file)
+
+
+def opened_keys(file: Path, commands: KeyCommands) -> list[Secret]:
+    """Return the keys in a file, unwrapped, in the order of its lines.
+
+    Raises:
+        CommandError: The file cannot be read, or contains no key.
+        InvalidInputError: A key cannot be unwrapped.
+    """
+    from blink_oauth_keeper.store.keys import text_of
+
+    if not commands.unwrap:
+        return read_keys(file)
+    return list(map(Secret, map(text_of, key_provider(file, commands).keys())))
+
+
+def new_line(commands: KeyCommands) -> tuple[Secret, Secret]:
+    """Return the line of a new key for a file, and the key.
+
+    Raises:
+        CommandError: The keys of the file are wrapped, and the new one cannot be.
+    """
+    from blink_oauth_keeper.store.sealing import new_key
+
+    key = new_key()
+    return wrapped_line(key, commands) if commands.unwrap else (key, key)
+
+
+def wrapped_line(key: Secret, commands: KeyCommands) -> tuple[Secret, Secret]:
+    """Return the line of a key that is wrapped, and the key that it opens to.
+
+    That is another one if the command makes a new key itself, such as `transit/datakey/wrapped`.
+
+    Raises:
+        CommandError: A command is missing or fails.
+    """
+    from blink_oauth_keeper.store.key_commands import (
+        TIME_LIMIT,
+        Problem,
+        unwrapped_key,
+        wrapped_key,
+    )
+
+    if not (commands.unwrap and commands.wrap):
+        missing = "wrap" if commands.unwrap else "unwrap"
+        raise CommandError(
+            f"No command is known that {missing}s a key. Nothing was changed.",
+            f"Name it in BLINK_STORE_KEYS_{missing.upper()} (store_keys_{missing}).",
+            ExitCode.USAGE,
+        )
+    line = wrapped_key(commands.wrap, key, TIME_LIMIT)
+    if isinstance(line, Problem):
+        raise _command_error("wrap", commands.wrap, line)
+    # A line that cannot be opened must not be written.
+    opened = unwrapped_key(commands.unwrap, line, TIME_LIMIT)
+    if isinstance(opened, Problem):
+        raise _command_error("unwrap", commands.unwrap, opened)
+    return line, opened
+
+
+def _command_error(name: str, command: tuple[str, ...], problem: Problem) -> CommandError:
+    return CommandError(
+        f"The command that {name}s a key, {command[0]}, {problem.text}. Nothing was changed.",
+        f"Correct BLINK_STORE_KEYS_{name.upper()}, or what it needs, then run this again.",
+        ExitCode.USAGE,
+    )
+
+
 def read_keys(file: Path) -> list[Secret]:
-    """Return the keys in a file, one per line.
+    """Return the lines of a file of keys, one key per line, as they are written.
 
     Raises:
         CommandError: The file cannot be read, or contains no key.
@@ -67,7 +169,7 @@ def read_keys(file: Path) -> list[Secret]:
 
 
 def write_keys(
-    file: Path, keys: Sequence[Secret], *, replace: bool, consequence: str, remedy: str
+    file: Path, lines: Sequence[Secret], *, replace: bool, consequence: str, remedy: str
 ) -> bool:
     """Write keys to a file, of which no reader ever sees a part.
 
@@ -75,7 +177,7 @@ def write_keys(
 
     Args:
         file: The file.
-        keys: The keys; the first one seals.
+        lines: The keys, wrapped or not; the first one seals.
         replace: Whether to replace an existing file; otherwise it is left unchanged.
         consequence: What the error says was changed, or not changed, if the file cannot be written.
         remedy: What to do then.
@@ -93,7 +195,7 @@ def write_keys(
         complete = Path(name)
         try:
             with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-                stream.writelines(f"{key.reveal()}\n" for key in keys)
+                stream.writelines(f"{line.reveal()}\n" for line in lines)
                 stream.flush()
                 _sync(stream.fileno())
             if replace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 from .app import App
 from .errors import CommandError, ExitCode
 from .groups import Group
-from .key_files import read_keys, write_keys
+from .key_files import new_line, opened_keys, read_keys, wrapped_line, write_keys
 from .options import STORE_FLAGS, Command
 
 if TYPE_CHECKING:
@@ -46,28 +47,85 @@ blink-oauth keys generate --reveal | vault kv put secret/blink keys=-
 @click.option("--reveal", is_flag=True, help="Print the key, for a vault.")
 @click.pass_obj
 def generate(app: App, output: Path | None, reveal: bool) -> None:
-    """Make a new random key, and write it to a new file or print it."""
+    """Make a new random key, and write it to a new file or print it.
+
+    In the file it is wrapped, if BLINK_STORE_KEYS_WRAP names a command for it.
+    """
     from blink_oauth_keeper.store.sealing import new_key
 
     if (output is None) is not reveal:
         raise click.UsageError("Say where the key goes: --output FILE, or --reveal to print it.")
-    key = new_key()
     if output is None:
-        app.screen.line(key.reveal())
+        app.screen.line(new_key().reveal())
         return
-    if output.exists() or not write_keys(
-        output,
-        [key],
-        replace=False,
-        consequence="Nothing was written.",
-        remedy="Name another file with --output.",
-    ):
+    _require_new(output)
+    _write_new(output, [new_line(app.key_commands)[0]])
+    app.screen.note(f"A new key: {output}. Name it in BLINK_STORE_KEYS_FILE, and back it up.")
+
+
+def _require_new(output: Path) -> None:
+    if output.exists():
         raise CommandError(
             f"{output} is there already, and is left as it is.",
             "Name a new file. To add a key to a store's file: blink-oauth keys add.",
             ExitCode.USAGE,
         )
-    app.screen.note(f"A new key: {output}. Name it in BLINK_STORE_KEYS_FILE, and back it up.")
+
+
+def _write_new(output: Path, lines: Sequence[Secret]) -> None:
+    if not write_keys(
+        output,
+        lines,
+        replace=False,
+        consequence="Nothing was written.",
+        remedy="Name another file with --output.",
+    ):
+        _require_new(output)
+
+
+@keys.command(
+    cls=Command,
+    examples="""
+blink-oauth keys wrap tokens.keys --output wrapped.keys
+""",
+    flags=(),
+    short_help="Wrap the keys of a file.",
+)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    required=True,
+    help="A new file for the wrapped keys.",
+)
+@click.pass_obj
+def wrap(app: App, file: Path, output: Path) -> None:
+    """Wrap the keys of a file with BLINK_STORE_KEYS_WRAP, and write them to a new file.
+
+    The keys stay the same, so that the store opens with the new file as before. Since they were on
+    the disk, exchange them afterwards: blink-oauth keys add.
+    """
+    from blink_oauth_keeper.store.sealing import key_id
+
+    _require_new(output)
+    lines = []
+    for number, key in enumerate(read_keys(file), 1):
+        line, opened = wrapped_line(key, app.key_commands)
+        if key_id(opened) != key_id(key):
+            raise CommandError(
+                f"The key in line {number} of {file} did not come back from wrapping and "
+                "unwrapping. Nothing was changed.",
+                "See that it is a key as it is, and that BLINK_STORE_KEYS_WRAP wraps what it reads "
+                "from standard input.",
+                ExitCode.USAGE,
+            )
+        lines.append(line)
+    _write_new(output, lines)
+    app.screen.note(
+        f"Wrapped: {len(lines)} in {output}. Name it in BLINK_STORE_KEYS_FILE for every process, "
+        f"then delete {file} and its copies."
+    )
 
 
 KEY_BACK = "Give that key back (BLINK_STORE_KEYS_FILE or BLINK_STORE_KEYS)"
@@ -89,14 +147,14 @@ def add(app: App) -> None:
     It is the first step of a rotation. Give the file to every process that uses the store, and
     start anew those that do not read it by themselves. Then: blink-oauth keys seal.
     """
-    from blink_oauth_keeper.store.sealing import key_id, new_key
+    from blink_oauth_keeper.store.sealing import key_id
 
     file = _key_file(app, "add the key there, after the others")
     with app.store():
-        key = new_key()
+        line, key = new_line(app.store_location.commands)
     write_keys(
         file,
-        [*read_keys(file), key],
+        [*read_keys(file), line],
         replace=True,
         consequence="No new key was made.",
         remedy=f"{WRITABLE}, then run blink-oauth keys add again.",
@@ -124,7 +182,7 @@ def seal(app: App, key_id: str | None) -> None:
     interrupted. With keys in BLINK_STORE_KEYS, put the key first there yourself.
     """
     file = None if key_id is None else _key_file(app, "put the key first there")
-    reordered = None if file is None else _with_first(file, key_id)
+    reordered = None if file is None else _with_first(app, file, key_id)
     with app.store() as store:
         # Seal with the present first key first: a fault shows before anything is changed.
         count, unopened = store.rotate_keys(), store.count_older_seals()
@@ -154,18 +212,20 @@ def seal(app: App, key_id: str | None) -> None:
         )
 
 
-def _with_first(file: Path, wanted: str | None) -> list[Secret]:
+def _with_first(app: App, file: Path, wanted: str | None) -> list[Secret]:
     from blink_oauth_keeper.store.sealing import key_id
 
-    keys = read_keys(file)
-    first = [key for key in keys if key_id(key) == wanted]
-    if not first:
+    lines = read_keys(file)
+    ids = [key_id(key) for key in opened_keys(file, app.store_location.commands)]
+    if wanted not in ids:
         raise CommandError(
             f"{file} has no key {wanted}. Nothing was changed.",
-            f"Its keys are {', '.join(f'{key_id(key)}' for key in keys)}.",
+            f"Its keys are {', '.join(map(str, ids))}.",
             ExitCode.USAGE,
         )
-    return [first[0], *(key for key in keys if key_id(key) != wanted)]
+    first = ids.index(wanted)
+    others = (line for line, its_id in zip(lines, ids, strict=True) if its_id != wanted)
+    return [lines[first], *others]
 
 
 @keys.command(
@@ -185,19 +245,19 @@ def drop(app: App) -> None:
     file = _key_file(app, "remove the keys there")
     remedy = f"{WRITABLE}, then run blink-oauth keys drop again."
     with app.store() as store:
-        keys = read_keys(file)
+        lines = read_keys(file)
         _require_unused(store.count_older_seals())
         write_keys(
-            file, keys[:1], replace=True, consequence="All keys are still in it.", remedy=remedy
+            file, lines[:1], replace=True, consequence="All keys are still in it.", remedy=remedy
         )
         # Another process may have begun to write a pair before the file changed.
         older = store.count_older_seals()
         if older:
             write_keys(
-                file, keys, replace=True, consequence="Only the first key is in it.", remedy=remedy
+                file, lines, replace=True, consequence="Only the first key is in it.", remedy=remedy
             )
     _require_unused(older)
-    app.screen.line(f"Keys removed from {file}: {len(keys) - 1}.")
+    app.screen.line(f"Keys removed from {file}: {len(lines) - 1}.")
 
 
 def _require_unused(older: int) -> None:

@@ -87,6 +87,7 @@ def copy(app: App, *, to: str, to_keys_file: str | None, wait: timedelta, dry_ru
     location = location_of(
         to,
         keys_file=to_keys_file,
+        commands=app.store_location.commands,
         name="the other store",
         flag="STORE (BLINK_COPY_TO)",
         keys_flag="--to-keys-file (BLINK_COPY_TO_KEYS_FILE)",

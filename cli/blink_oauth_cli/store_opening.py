@@ -19,13 +19,24 @@ from blink_oauth_keeper.errors import StoreError
 
 from .configuration import SQLITE
 from .errors import CommandError, ExitCode, missing_extra_error
-from .key_files import make_private_folder, read_keys, write_keys
+from .key_files import (
+    KeyCommands,
+    key_provider,
+    make_private_folder,
+    new_line,
+    opened_keys,
+    read_keys,
+    write_keys,
+)
 
 if TYPE_CHECKING:
-    from blink_oauth_keeper import KeyFile
+    from blink_oauth_keeper import KeyProvider
     from blink_oauth_keeper.store.sql import SqlTokenStore
 
 __all__ = ["StoreLocation", "location_of", "missing_key_ids", "open_store"]
+
+
+NOT_WRAPPED = KeyCommands()
 
 
 @frozen(kw_only=True)
@@ -38,6 +49,7 @@ class StoreLocation:
         keys_file: The file of the keys, one per line; the first one seals. None if no file is
             configured and the store is not an SQLite file.
         keys: The keys from a variable, which replace the file.
+        commands: The commands that unwrap and wrap the keys in the file.
         name: What errors call the store.
         flag: What names the store on the command line.
         keys_flag: What names the file of its keys there.
@@ -47,6 +59,7 @@ class StoreLocation:
     file: Path | None
     keys_file: Path | None
     keys: tuple[Secret, ...] = ()
+    commands: KeyCommands = NOT_WRAPPED
     name: str = "this store"
     flag: str = "--store (BLINK_STORE)"
     keys_flag: str = "--store-keys-file (BLINK_STORE_KEYS_FILE)"
@@ -60,7 +73,12 @@ class StoreLocation:
 
 
 def location_of(
-    store: str, *, keys_file: str | None, keys: str | None = None, **names: str
+    store: str,
+    *,
+    keys_file: str | None,
+    keys: str | None = None,
+    commands: KeyCommands = NOT_WRAPPED,
+    **names: str,
 ) -> StoreLocation:
     """Return the location of a store.
 
@@ -68,6 +86,7 @@ def location_of(
         store: A file, or the URL of a database.
         keys_file: The file of the keys; None for the one beside the store, if that is a file.
         keys: The keys, separated by commas or spaces; None for those in the file.
+        commands: The commands that unwrap and wrap the keys in the file.
         names: The attributes of the location that name it.
 
     Raises:
@@ -81,6 +100,7 @@ def location_of(
         file=file,
         keys_file=Path(keys_file) if keys_file else default_keys_file,
         keys=tuple(map(Secret, (keys or "").replace(",", " ").split())),
+        commands=commands,
         **names,
     )
 
@@ -224,10 +244,7 @@ def _no_key_error(location: StoreLocation) -> CommandError:
     return CommandError(f"{what}.{sealed} Nothing was changed.", do, ExitCode.USAGE)
 
 
-def _key_file(location: StoreLocation, made: list[str], *, exists: bool) -> KeyFile:
-    from blink_oauth_keeper import KeyFile
-    from blink_oauth_keeper.store.sealing import new_key
-
+def _key_file(location: StoreLocation, made: list[str], *, exists: bool) -> KeyProvider:
     file = location.keys_file
     assert file is not None
     if exists and not file.exists():
@@ -239,17 +256,16 @@ def _key_file(location: StoreLocation, made: list[str], *, exists: bool) -> KeyF
         )
     if not file.exists():
         remedy = f"Name another file with {location.keys_flag}."
+        line, _ = new_line(location.commands)
         make_private_folder(Path(os.path.realpath(file)).parent, remedy=remedy)
-        if write_keys(
-            file, [new_key()], replace=False, consequence="No store was made.", remedy=remedy
-        ):
+        if write_keys(file, [line], replace=False, consequence="No store was made.", remedy=remedy):
             made.append(f"Its key, made just now: {file}. Back it up.")
     try:
         read_keys(file)
     except CommandError as error:
         sealed = _sealed_with(location) if exists else ""
         raise CommandError(f"{error.what}{sealed}", error.do, error.code) from None
-    return KeyFile(file)
+    return key_provider(file, location.commands)
 
 
 def _require_opening_key(store: SqlTokenStore, location: StoreLocation) -> None:
@@ -275,7 +291,9 @@ def missing_key_ids(location: StoreLocation) -> list[str]:
     from blink_oauth_keeper.store.sql_contents import pairs_by_key
 
     file = location.keys_file
-    keys = location.keys or (read_keys(file) if file is not None and file.exists() else ())
+    keys = location.keys
+    if not keys and file is not None and file.exists():
+        keys = tuple(opened_keys(file, location.commands))
     return sorted(pairs_by_key(location.database).keys() - {key_id(key) for key in keys})
 
 

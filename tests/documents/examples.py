@@ -59,10 +59,12 @@ GENERATION = "tests/generation/test_generation.py and tests/changes/test_contrib
 NEWCOMER = "tools/newcomer.py"
 PAGES_OF_EXAMPLES = "tests/browser/test_example_pages.py"
 WORKER = "tests/examples/test_worker.py"
+WRAPPED_KEYS = "tests/cli/test_wrapped_keys.py"
 ELSEWHERE = {
     ("docs/tutorial.md", ""): NEWCOMER,
     ("docs/how-to/django.md", "$ "): PAGES_OF_EXAMPLES,
     ("docs/how-to/fastapi.md", "$ "): PAGES_OF_EXAMPLES,
+    ("docs/how-to/keys.md", "$ "): WRAPPED_KEYS,
     ("docs/how-to/workers.md", "$ "): WORKER,
     ("docs/cli.md", "$ blink-oauth sandbox\n"): FIRST_DAY,
     ("docs/cli.md", '$ eval "$(blink-oauth sandbox --env)"\n'): FIRST_DAY,

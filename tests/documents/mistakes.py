@@ -43,6 +43,7 @@ from blink_oauth_keeper import (
     TargetProfile,
     TokenManager,
     UnknownGrantError,
+    WrappedKeyFile,
 )
 from blink_oauth_testing import Sandbox
 from cli.test_mistakes import MISTAKES as COMMANDS
@@ -181,6 +182,13 @@ def code_twice(world: World) -> object:
     code = world.sandbox.issue_code(world.grant)
     world.authorize(code=code)
     return world.authorize(code=code)
+
+
+def with_keys_as_they_are(w: World) -> WrappedKeyFile:
+    """Return a provider of a file with a key that is not wrapped."""
+    file = w.folder / "tokens.keys"
+    file.write_text(KEY.reveal(), "ascii")
+    return WrappedKeyFile(file, ["vault"])
 
 
 def new_key_at_each_start(world: World) -> object:
@@ -672,6 +680,20 @@ MISTAKES = [
         InvalidInputError,
         "No key can be read from tokens.keys: No such file or directory.",
         "make one once: `blink-oauth keys generate --output tokens.keys`",
+    ),
+    Mistake(
+        "`WrappedKeyFile` of a file whose keys are not wrapped",
+        lambda w: SqlTokenStore(w.folder / "tokens.db", keys=with_keys_as_they_are(w)),
+        InvalidInputError,
+        "it is not wrapped. Wrap it first; KeyFile reads keys as they are.",
+        "wrap them: `blink-oauth keys wrap`",
+    ),
+    Mistake(
+        "`unwrap=` with a command as one text",
+        lambda w: WrappedKeyFile("wrapped.keys", "vault write …"),
+        InvalidInputError,
+        "The argument unwrap must be a list of arguments, since no shell is used",
+        "pass a list; `shlex.split` makes one",
     ),
     Mistake(
         "`keys=[SqlTokenStore.new_key()]` at each start",

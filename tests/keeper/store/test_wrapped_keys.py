@@ -136,12 +136,14 @@ def test_what_vault_and_aws_kms_wrap_they_unwrap_to_the_same_key(
 
 
 def test_a_key_that_the_service_makes_itself_is_a_key(wrapped: Wrapped) -> None:
-    # Such a command reads nothing.
-    line = wrapped_key(wrapped.service.make, NEW, TIME_LIMIT)
-    assert isinstance(line, Secret)
-    key = unwrapped_key(wrapped.service.unwrap, line, TIME_LIMIT)
-    assert isinstance(key, Secret)
-    assert key_id(key) not in {None, key_id(NEW)}
+    service = wrapped.service
+    for make, unwrap in ((service.make, service.unwrap), (service.kms_make, service.kms_unwrap)):
+        # Such a command reads nothing.
+        line = wrapped_key(make, NEW, TIME_LIMIT)
+        assert isinstance(line, Secret)
+        key = unwrapped_key(unwrap, line, TIME_LIMIT)
+        assert isinstance(key, Secret)
+        assert key_id(key) not in {None, key_id(NEW)}
 
 
 @pytest.mark.parametrize(
