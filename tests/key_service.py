@@ -72,6 +72,13 @@ elif mode == "hang":
 elif mode == "leave a child":
     note_child(subprocess.Popen(SLEEP, start_new_session=True))
     sys.exit(0)
+elif mode == "close and hang":
+    os.close(1)
+    note_child(subprocess.Popen(SLEEP))
+    time.sleep(600)
+elif mode == "wait":
+    while not (folder / "go").exists():
+        time.sleep(0.005)
 elif mode == "flood":
     while True:
         os.write(1, b"fake-output " * 1000)
@@ -200,6 +207,10 @@ class KeyService:
     def mode(self, mode: str) -> None:
         """Set what the program does: nothing special, or a fault."""
         (self.folder / "mode").write_text(mode, "utf-8")
+
+    def go(self) -> None:
+        """End the wait of calls in the mode `wait`."""
+        (self.folder / "go").touch()
 
     def rotate(self) -> None:
         """Add a new master key, which wraps from now on."""

@@ -117,6 +117,7 @@ def test_the_help_of_every_command_but_keys_names_the_program(command: Run, name
         ("keep-alive",),
         ("sandbox", "--env"),
         ("keys", "generate"),
+        ("keys", "wrap", "tokens.keys", "--output", "wrapped.keys"),
         ("token",),
         ("token", "nonsense"),
         ("no-such-command",),

@@ -87,29 +87,38 @@ class WrappedKeyFile(KeyProvider):
 
     def _key(self, number: int, line: Key) -> Secret:
         wrapped = Secret(text_of(line))
-        key: Secret | Problem | None = self._unwrapped.get(wrapped)
+        key = self._known(wrapped)
         if key is None:
             # No process is forked while the command runs: it would inherit the lock and the pipe.
             with fork_gate.operation(), self._lock:
-                # Another thread may have unwrapped it meanwhile.
-                key = self._unwrapped.get(wrapped) or self._unwrap(wrapped)
+                # Another thread may have run the command meanwhile.
+                key = self._known(wrapped) or self._unwrap(wrapped)
         if isinstance(key, Problem):
             raise InvalidInputError(
                 f"The key in line {number} of {self._path} cannot be used: {key.text}."
             )
         return key
 
+    def _known(self, wrapped: Secret) -> Secret | Problem | None:
+        """Return what the command gave, or None if it is to be run."""
+        key, failed = self._unwrapped.get(wrapped), self._failures.get(wrapped)
+        if key is None and failed is not None:
+            is_recent = self._monotonic() - failed.at < RETRY_INTERVAL
+            return failed.problem if is_recent else None
+        return key
+
     def _unwrap(self, wrapped: Secret) -> Secret | Problem:
         if not is_wrapped(wrapped):
             return Problem("it is not wrapped. Wrap it first; KeyFile reads keys as they are")
         failed = self._failures.get(wrapped)
-        if failed is not None and self._monotonic() - failed.at < RETRY_INTERVAL:
-            return failed.problem
+        if failed is not None:
+            # While this thread tries again, the others go on with the keys that they have.
+            self._failures[wrapped] = _Failure(self._monotonic(), failed.problem)
         key = unwrapped_key(self._command, wrapped, self._time_limit)
         if isinstance(key, Problem):
             key = Problem(f"the command {self._command[0]} {key.text}")
             self._failures[wrapped] = _Failure(self._monotonic(), key)
         else:
-            self._failures.pop(wrapped, None)
             self._unwrapped[wrapped] = key
+            self._failures.pop(wrapped, None)
         return key

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -254,20 +255,21 @@ def test_an_argument_of_another_type_is_refused_without_being_shown(expected: st
 # The time limit
 
 
-def test_a_command_that_hangs_is_killed_with_its_children(wrapped: Wrapped) -> None:
-    wrapped.service.mode("hang")
+@pytest.mark.parametrize("mode", ["hang", "close and hang"])
+def test_a_command_that_hangs_is_killed_with_its_children(wrapped: Wrapped, mode: str) -> None:
+    wrapped.service.mode(mode)
     with pytest.raises(InvalidInputError, match=r"did not end within 0\.5 s, and was killed"):
         wrapped.provider(time_limit=0.5).keys()
     (call,) = [each for each in wrapped.service.calls if "transit/decrypt/blink" in each["argv"]]
     # Collected: not even a zombie is left.
     assert not Path(f"/proc/{call['pid']}").exists()
-    wait_for_end(wrapped.service.child)
+    wait_until(lambda: not is_running(wrapped.service.child))
 
 
-def wait_for_end(pid: int) -> None:
-    """Wait until a process that was killed has ended."""
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what another process does."""
     end = time.monotonic() + TIME_LIMIT
-    while is_running(pid):
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -280,7 +282,7 @@ def test_a_child_that_leaves_the_group_and_keeps_the_pipe_holds_up_no_caller(
         wrapped.provider(time_limit=0.5).keys()
     assert is_running(wrapped.service.child)
     os.kill(wrapped.service.child, signal.SIGKILL)
-    wait_for_end(wrapped.service.child)
+    wait_until(lambda: not is_running(wrapped.service.child))
 
 
 # When the command runs
@@ -325,6 +327,26 @@ def test_threads_that_wait_for_a_command_that_fails_do_not_run_it_again(wrapped:
     assert wrapped.unwrapped == 1
     wrapped.seconds += 0.1
     assert opened(provider) == [OLD]
+    assert wrapped.unwrapped == 2
+
+
+def test_while_one_thread_tries_a_command_again_that_failed_the_others_do_not_wait(
+    wrapped: Wrapped,
+) -> None:
+    provider = wrapped.provider()
+    wrapped.service.mode("fail")
+    with pytest.raises(InvalidInputError):
+        provider.keys()
+    wrapped.service.mode("wait")
+    wrapped.seconds += RETRY_INTERVAL
+    with ThreadPoolExecutor(1) as pool:
+        retry = pool.submit(opened, provider)
+        wait_until(lambda: wrapped.unwrapped == 2)
+        with pytest.raises(InvalidInputError, match="exit code 2"):
+            provider.current()
+        wrapped.service.go()
+        assert retry.result() == [OLD]
+    assert provider.current() == OLD
     assert wrapped.unwrapped == 2
 
 
