@@ -49,7 +49,7 @@ blink-oauth keys generate --reveal | vault kv put secret/blink keys=-
 def generate(app: App, output: Path | None, reveal: bool) -> None:
     """Make a new random key, and write it to a new file or print it.
 
-    In the file it is wrapped, if BLINK_STORE_KEYS_WRAP names a command for it.
+    In the file it is wrapped, if BLINK_STORE_KEYS_WRAP and BLINK_STORE_KEYS_UNWRAP are set.
     """
     from blink_oauth_keeper.store.sealing import new_key
 
@@ -65,11 +65,7 @@ def generate(app: App, output: Path | None, reveal: bool) -> None:
 
 def _require_new(output: Path) -> None:
     if output.exists():
-        raise CommandError(
-            f"{output} is there already, and is left as it is.",
-            "Name a new file. To add a key to a store's file: blink-oauth keys add.",
-            ExitCode.USAGE,
-        )
+        raise _exists_error(output)
 
 
 def _write_new(output: Path, lines: Sequence[Secret]) -> None:
@@ -80,7 +76,15 @@ def _write_new(output: Path, lines: Sequence[Secret]) -> None:
         consequence="Nothing was written.",
         remedy="Name another file with --output.",
     ):
-        _require_new(output)
+        raise _exists_error(output)
+
+
+def _exists_error(output: Path) -> CommandError:
+    return CommandError(
+        f"{output} is there already, and is left as it is.",
+        "Name a new file. To add a key to a store's file: blink-oauth keys add.",
+        ExitCode.USAGE,
+    )
 
 
 @keys.command(

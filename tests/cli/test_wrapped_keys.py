@@ -126,6 +126,7 @@ def test_the_keys_of_a_store_in_use_are_wrapped_and_stay_the_same(wrapping: Wrap
     wrapping.configure(store_keys_unwrap=None, store_keys_wrap=None)
     harness.run("store", "init")
     plain, file = harness.keys.read_text("ascii").strip(), harness.folder / "wrapped.keys"
+    harness.keys.write_text(plain.rstrip("="), "ascii")
     words = ("keys", "wrap", str(harness.keys), "--output", str(file))
     require_two_lines(harness.run(*words), "No command is known that unwraps", "KEYS_UNWRAP")
     wrapping.configure(store_keys_wrap=None)
@@ -146,8 +147,12 @@ def test_the_keys_of_a_store_in_use_are_wrapped_and_stay_the_same(wrapping: Wrap
 def test_keys_that_are_wrapped_twice_or_not_at_all_change_nothing(wrapping: Wrapping) -> None:
     wrapping.run("store", "init")
     file = wrapping.harness.folder / "again.keys"
+    calls = len(wrapping.service.calls)
     result = wrapping.run("keys", "wrap", str(wrapping.harness.keys), "--output", str(file))
     assert (result.code, file.exists()) == (ExitCode.USAGE, False)
+    require_two_lines(result, "since the key is none: 32 bytes in base64")
+    # One call of the harness, which reads the keys.
+    assert len(wrapping.service.calls) <= calls + 1
     plain = SqlTokenStore.new_key().reveal()
     wrapping.harness.keys.write_text(plain, "ascii")
     result = wrapping.harness.run("status")

@@ -39,6 +39,7 @@ MAX_LENGTH = 4096
 """The most characters of a wrapped key, and of an output: a pipe holds as many without a reader."""
 KILL_WAIT = 1.0
 """Seconds to wait for the end of a process that was killed."""
+STANDARD = str.maketrans("-_", "+/")
 EXAMPLE = '["vault", "write", "-field=plaintext", "transit/decrypt/blink", "ciphertext=-"]'
 
 
@@ -96,8 +97,11 @@ def wrapped_key(command: Sequence[str], key: Secret, time_limit: float) -> Secre
         key: The key.
         time_limit: The seconds after which the command is killed.
     """
-    text = Secret(key.reveal().replace("-", "+").replace("_", "/"))
-    output = _output(command, text, time_limit)
+    written = normalized(key.reveal())
+    if written is None:
+        return Problem("was not run, since the key is none: 32 bytes in base64")
+    given = Secret(written.translate(STANDARD))
+    output = _output(command, given, time_limit)
     if isinstance(output, Problem):
         return output
     if not is_wrapped(output):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
 import logging
 import os
@@ -148,7 +149,15 @@ def test_a_key_that_the_service_makes_itself_is_a_key(wrapped: Wrapped) -> None:
 
 
 @pytest.mark.parametrize(
-    "printed", ["fake-wrapped\nfake-wrapped", "two words", "ä", "x" * 4096 + "y", OLD.reveal()]
+    "printed",
+    [
+        "fake-wrapped\nfake-wrapped",
+        "two words",
+        "ä",
+        "x" * 4097,
+        OLD.reveal(),
+        base64.b64encode(OLD.reveal().encode()).decode(),
+    ],
 )
 def test_a_command_that_prints_no_wrapped_key_wraps_nothing(wrapped: Wrapped, printed: str) -> None:
     wrapped.service.mode(f"print {printed}")
