@@ -36,7 +36,8 @@ def expiring_in(time_left: timedelta) -> Credentials:
 
 def test_a_good_certificate_has_no_findings(tmp_path: Path) -> None:
     good = report(expiring_in(90 * DAY), tmp_path)
-    assert good == CertificateReport(
+    assert len(good.expiries) == 3
+    assert evolve(good, expiries=()) == CertificateReport(
         subject=f"CN={NAME}",
         expires_at=NOW + 90 * DAY,
         days_left=90,

@@ -450,7 +450,8 @@ def test_a_refused_certificate_is_used_once_it_is_valid(looks: Looks) -> None:
 
 
 def test_a_shorter_validity_is_no_reason_to_refuse(looks: Looks) -> None:
-    new = looks.sandbox.authority.issue_client("c", not_after=looks.now + timedelta(days=7))
+    start, end = looks.now - timedelta(days=40), looks.now + timedelta(days=7)
+    new = looks.sandbox.authority.issue_client("c", not_before=start, not_after=end)
     looks.files.replace(new)
     looks.look()
     looks.look()

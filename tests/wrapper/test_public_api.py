@@ -315,6 +315,8 @@ def test_these_public_classes_are_enumerations_of_texts() -> None:
     names = [name for name, cls in CLASSES.items() if issubclass(cls, StrEnum)]
     assert names == [
         *(
+            "CertificateRole",
+            "ExpiryStage",
             "FailureReason",
             "NetworkFault",
             "Oddity",

@@ -39,6 +39,7 @@ from .errors import (
     TlsFault,
     UnreadableResponseError,
 )
+from .expiry import CertificateExpiry, CertificateRole, ExpiryStage
 from .headers import Probe, ResponseMeta, Source
 from .settings import RevocationField, Settings, Timeouts
 from .tls import (
@@ -64,9 +65,12 @@ __all__ = [
     "BlinkError",
     "BlinkOAuth",
     "CertificateError",
+    "CertificateExpiry",
     "CertificateReport",
+    "CertificateRole",
     "ClientCertificate",
     "ConnectionLostError",
+    "ExpiryStage",
     "FailedCallback",
     "FailureReason",
     "Finding",

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from .expiry import ExpiryStage, stage_of
+
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate, Name
 
@@ -21,12 +23,12 @@ __all__ = [
     "Rule",
     "algorithm_findings",
     "chain_findings",
+    "issuing_path",
     "usage_findings",
     "validity_findings",
 ]
 
 MIN_RSA_BITS = 3072
-WARN_DAYS = 30
 
 
 class Rule(StrEnum):
@@ -122,10 +124,11 @@ def validity_findings(leaf: Certificate, now: datetime) -> Iterator[Finding]:
             Rule.VALID_NOW,
             f"The certificate expired on {end:%Y-%m-%d}, {(now - end).days} days ago.",
         )
-    elif (days := (end - now).days) < WARN_DAYS:
+    elif stage_of(start, end, now) is not ExpiryStage.VALID:
         yield Finding(
             Rule.DAYS_LEFT,
-            f"The certificate expires in {days} days: order and register its successor now.",
+            f"The certificate expires in {(end - now).days} days: order and register its "
+            "successor now.",
             fatal=False,
         )
 
@@ -136,7 +139,7 @@ def chain_findings(chain: list[Certificate], now: datetime) -> Iterator[Finding]
     Servers build the path themselves: they sort the certificates and ignore those that they do not
     need (RFC 8446 section 4.4.2), and may have an issuer that is not sent.
     """
-    path = _path(chain, now)
+    path = issuing_path(chain, now)
     leaf, *issuers = path
     if not issuers and leaf.issuer != leaf.subject:
         yield _no_issuer(leaf, alone=all(certificate == leaf for certificate in chain))
@@ -156,8 +159,13 @@ def chain_findings(chain: list[Certificate], now: datetime) -> Iterator[Finding]
             yield from _issuer_validity(issuer, now)
 
 
-def _path(chain: list[Certificate], now: datetime) -> list[Certificate]:
-    """Return the path from the certificate to the last issuer that the chain contains."""
+def issuing_path(chain: list[Certificate], now: datetime) -> list[Certificate]:
+    """Return the path from the certificate to the last issuer that the chain contains.
+
+    Args:
+        chain: The client certificate, then the others of its file in any order.
+        now: The current time, timezone-aware.
+    """
     path = chain[:1]
     while path[-1].issuer != path[-1].subject:
         issuers = [c for c in chain if c not in path and _is_issuer(c, path[-1])]

@@ -20,8 +20,16 @@ from ._proxy import environment_proxy, proxy_problem
 from .arguments import require_type, type_of
 from .certificate import Finding
 from .errors import InvalidInputError
+from .expiry import CertificateExpiry
 from .texts import trimmed
-from .tls import Certificate, ClientCertificate, is_content, require_verifying, ssl_context
+from .tls import (
+    Certificate,
+    ClientCertificate,
+    check_certificate,
+    is_content,
+    require_verifying,
+    ssl_context,
+)
 from .tokens import Secret, hide, require_secret, utc_now
 
 __all__ = [
@@ -414,6 +422,19 @@ class Settings:
             )
         require_verifying(context)
         return context
+
+    def certificate_expiries(self, *, now: datetime | None = None) -> tuple[CertificateExpiry, ...]:
+        """Return the certificates that can end the client's calls, and how near their end is.
+
+        Each call reads the files: those of `certificate`, and its `ca`. There is none if they
+        cannot be read, and none of an `ssl.SSLContext`.
+
+        Args:
+            now: The current time, timezone-aware; that of the system if None.
+        """
+        if not isinstance(self.certificate, Certificate):
+            return ()
+        return check_certificate(self.certificate, now=now or utc_now()).expiries
 
     def proxy_for(self, url: str) -> Secret | None:
         """Return the URL of the proxy for a request: that of `proxy`, or of the environment.

@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 from attrs.converters import optional
 
 from ._loading import contents, load_authorities, load_key, read_chain, read_passphrase
+from ._pem import certificates_in
 from ._unpacking import Unpacked, unpack_pem, unpack_pkcs12, written
 from .arguments import require_time, type_of, wrong_argument
 from .certificate import (
@@ -20,10 +21,12 @@ from .certificate import (
     Rule,
     algorithm_findings,
     chain_findings,
+    issuing_path,
     usage_findings,
     validity_findings,
 )
 from .errors import CertificateError, InvalidInputError
+from .expiry import MAX_AUTHORITIES, CertificateExpiry, authority_expiries, chain_expiries
 from .tokens import Secret, hide, require_secret
 
 if TYPE_CHECKING:
@@ -225,6 +228,9 @@ class CertificateReport:
         findings: The broken rules.
         chain_ends: The end of the validity of each certificate of the file, in its order; empty if
             unreadable.
+        expiries: The certificates that can end the client's calls, with how near their end is: the
+            client's own, its issuers as far as the chain contains them in use, then the
+            authorities of the file `ca`, unless it is a bundle of more than ten.
     """
 
     subject: str | None = None
@@ -232,6 +238,7 @@ class CertificateReport:
     days_left: int | None = None
     findings: tuple[Finding, ...] = ()
     chain_ends: tuple[datetime, ...] = ()
+    expiries: tuple[CertificateExpiry, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -378,10 +385,12 @@ def _load_files(
     context = _new_context()
     problem = load_authorities(context, certificate.ca)
     authorities = () if problem is None else (problem,)
+    trusted = _authority_expiries(certificate.ca, now)
     chain = read_chain(certificate.chain)
     if isinstance(chain, Finding):
-        return CertificateReport(findings=(chain, *authorities)), context
+        return CertificateReport(findings=(chain, *authorities), expiries=trusted), context
     try:
+        expiries = tuple(chain_expiries(issuing_path(chain, now), now))
         rules = [
             *algorithm_findings(chain[0]),
             *usage_findings(chain[0]),
@@ -393,21 +402,37 @@ def _load_files(
             f"{certificate.chain} holds no PEM certificate that can be read: its content is "
             f"invalid ({type(exc).__name__})."
         )
-        return CertificateReport(findings=(Finding(Rule.READABLE, text), *authorities)), context
+        findings = (Finding(Rule.READABLE, text), *authorities)
+        return CertificateReport(findings=findings, expiries=trusted), context
     # What OpenSSL refuses because it breaks a rule is reported once.
     broken = {finding.rule for finding in rules if finding.fatal}
     key = [
         finding for finding in _load_key(context, certificate, chain) if finding.rule not in broken
     ]
     expires_at = chain[0].not_valid_after_utc
+    # The root may be in both files.
+    chain_names = {each.fingerprint for each in expiries}
     report = CertificateReport(
         subject=chain[0].subject.rfc4514_string(),
         expires_at=expires_at,
         days_left=(expires_at - now).days,
         findings=(*key, *rules, *authorities),
         chain_ends=tuple(each.not_valid_after_utc for each in chain),
+        expiries=(*expiries, *(each for each in trusted if each.fingerprint not in chain_names)),
     )
     return report, context
+
+
+def _authority_expiries(ca: Path | None, now: datetime) -> tuple[CertificateExpiry, ...]:
+    """Return the ends of the authorities of a file; none if it is a bundle or cannot be read."""
+    data = b"" if ca is None else contents(ca)
+    if isinstance(data, Finding) or data.count(b"-----BEGIN ") > MAX_AUTHORITIES:
+        return ()
+    try:
+        return authority_expiries(filter(None, certificates_in(data)), now)
+    except ValueError:
+        # The date or name of a certificate is invalid, which OpenSSL may accept.
+        return ()
 
 
 def _passphrase_of(

@@ -75,7 +75,8 @@ def unknown_root(harness: Harness) -> Path:
 
 def ends_in_twenty_days(authority: CertificateAuthority) -> Credentials:
     # This certificate has the client's name but is not registered: the platform refuses calls.
-    return authority.issue_client(CLIENT, not_after=datetime.now(UTC) + 20 * DAY)
+    now = datetime.now(UTC)
+    return authority.issue_client(CLIENT, not_before=now - 180 * DAY, not_after=now + 20 * DAY)
 
 
 def unregistered(authority: CertificateAuthority) -> Credentials:

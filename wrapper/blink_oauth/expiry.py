@@ -1,0 +1,164 @@
+"""When a certificate has to be renewed. This is the one place that decides it.
+
+The renewal is due when less than a third of the lifetime is left, and less than 30 days: for a
+certificate of a year in its last month, for one of 47 days in its last 15 days. It is urgent when
+less than a ninth is left, and less than 10 days: two thirds of the time for it have passed then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+__all__ = [
+    "MAX_AUTHORITIES",
+    "CertificateExpiry",
+    "CertificateRole",
+    "ExpiryStage",
+    "authority_expiries",
+    "chain_expiries",
+    "renewal_due_at",
+    "stage_of",
+    "urgent_at",
+]
+
+LONGEST_RENEWAL = timedelta(days=30)
+LONGEST_URGENCY = timedelta(days=10)
+MAX_AUTHORITIES: Final = 10
+"""A file with more of them is a general bundle: which of them the server needs is unknown."""
+LONGEST_SUBJECT = 200
+
+
+class ExpiryStage(StrEnum):
+    """How near the end of a certificate is. The stages follow each other in this order."""
+
+    VALID = "valid"
+    """Nothing is to be done yet."""
+    RENEWAL_DUE = "renewal_due"
+    """Less than a third of the lifetime is left, and less than 30 days: order the successor."""
+    URGENT = "urgent"
+    """Less than a ninth of the lifetime is left, and less than 10 days."""
+    EXPIRED = "expired"
+    """The end has passed."""
+
+
+class CertificateRole(StrEnum):
+    """What a certificate is for."""
+
+    CLIENT = "client"
+    """The client certificate."""
+    ISSUER = "issuer"
+    """A certificate of its chain."""
+    AUTHORITY = "authority"
+    """An authority of the file `ca`, which verifies the server."""
+
+
+@frozen(kw_only=True)
+class CertificateExpiry:
+    """The end of one certificate that the client uses.
+
+    Attributes:
+        role: What it is for.
+        subject: The distinguished name of its subject (RFC 4514), shortened, without characters
+            that cannot be printed.
+        fingerprint: The SHA-256 hash of the certificate, in hexadecimal.
+        not_before: The start of its validity, aware UTC.
+        not_after: The end of its validity, aware UTC.
+        stage: How near its end was at the time of the check.
+    """
+
+    role: CertificateRole
+    subject: str
+    fingerprint: str
+    not_before: datetime
+    not_after: datetime
+    stage: ExpiryStage
+
+    @property
+    def renewal_due_at(self) -> datetime:
+        """The time after which the renewal is due."""
+        return renewal_due_at(self.not_before, self.not_after)
+
+    @property
+    def urgent_at(self) -> datetime:
+        """The time after which the renewal is urgent."""
+        return urgent_at(self.not_before, self.not_after)
+
+
+def renewal_due_at(not_before: datetime, not_after: datetime) -> datetime:
+    """Return the time after which the renewal of a certificate is due."""
+    return not_after - min((not_after - not_before) / 3, LONGEST_RENEWAL)
+
+
+def urgent_at(not_before: datetime, not_after: datetime) -> datetime:
+    """Return the time after which the renewal of a certificate is urgent."""
+    return not_after - min((not_after - not_before) / 9, LONGEST_URGENCY)
+
+
+def stage_of(not_before: datetime, not_after: datetime, now: datetime) -> ExpiryStage:
+    """Return how near the end of a certificate is.
+
+    Args:
+        not_before: The start of its validity, timezone-aware.
+        not_after: The end of its validity, timezone-aware.
+        now: The current time, timezone-aware.
+    """
+    if now > not_after:
+        return ExpiryStage.EXPIRED
+    if now > urgent_at(not_before, not_after):
+        return ExpiryStage.URGENT
+    if now > renewal_due_at(not_before, not_after):
+        return ExpiryStage.RENEWAL_DUE
+    return ExpiryStage.VALID
+
+
+def chain_expiries(path: Iterable[Certificate], now: datetime) -> Iterator[CertificateExpiry]:
+    """Yield the ends of the client certificate and of its issuers.
+
+    Args:
+        path: The client certificate, then each issuer that the chain contains.
+        now: The current time, timezone-aware.
+    """
+    role = CertificateRole.CLIENT
+    for certificate in path:
+        yield _expiry(certificate, role, now)
+        role = CertificateRole.ISSUER
+
+
+def authority_expiries(
+    authorities: Iterable[Certificate], now: datetime
+) -> tuple[CertificateExpiry, ...]:
+    """Return the ends of the authorities of a file, each once.
+
+    An expired one is left out beside one that is valid: a server that needs it is refused already.
+
+    Args:
+        authorities: The certificates of the file.
+        now: The current time, timezone-aware.
+    """
+    known = dict.fromkeys(authorities)
+    found = [_expiry(each, CertificateRole.AUTHORITY, now) for each in known]
+    valid = [each for each in found if each.stage is not ExpiryStage.EXPIRED]
+    return tuple(valid or found)
+
+
+def _expiry(certificate: Certificate, role: CertificateRole, now: datetime) -> CertificateExpiry:
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    subject = certificate.subject.rfc4514_string()[:LONGEST_SUBJECT]
+    return CertificateExpiry(
+        role=role,
+        subject="".join(each if each.isprintable() else "?" for each in subject),
+        fingerprint=certificate.fingerprint(SHA256()).hex(),
+        not_before=start,
+        not_after=end,
+        stage=stage_of(start, end, now),
+    )
