@@ -144,6 +144,8 @@ REMEDIES = {
     Rule.VALID_NOW: "Check the clock of this machine; if it is right, order and register a new "
     "certificate.",
     Rule.DAYS_LEFT: "Order its successor now, and register it with the platform.",
+    Rule.CLIENT_AUTHENTICATION_ENDS: "Do so before the end of this certificate comes near: another "
+    "hierarchy has to be registered with the platform.",
     Rule.AUTHORITIES: "Name a file with the PEM certificates of the server's authorities that the "
     "user of this process may read, or none to trust those of the operating system.",
 }
@@ -155,6 +157,7 @@ GROUPS: dict[str, tuple[Rule, ...]] = {
         Rule.SIGNATURE,
         Rule.KEY_USAGE,
         Rule.CLIENT_AUTHENTICATION,
+        Rule.CLIENT_AUTHENTICATION_ENDS,
     ),
     "certificate_key": (Rule.READABLE, Rule.PASSPHRASE, Rule.KEY_MATCHES),
     "certificate_chain": (Rule.CHAIN_COMPLETE,),

@@ -7,7 +7,7 @@ and needed only where a client is made or a certificate is checked.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -16,19 +16,40 @@ from attrs import frozen
 from .expiry import ExpiryStage, stage_of
 
 if TYPE_CHECKING:
-    from cryptography.x509 import Certificate, Name
+    from cryptography.x509 import Certificate, Name, ObjectIdentifier
 
 __all__ = [
     "Finding",
     "Rule",
     "algorithm_findings",
     "chain_findings",
+    "issuer_usage_findings",
     "issuing_path",
+    "successor_findings",
     "usage_findings",
     "validity_findings",
 ]
 
 MIN_RSA_BITS = 3072
+PUBLIC_POLICIES = {
+    "2.23.140.1.1",
+    "2.23.140.1.2.1",
+    "2.23.140.1.2.2",
+    "2.23.140.1.2.3",
+}
+"""The policies of public TLS certificates (Baseline Requirements of the CA/Browser Forum)."""
+LAST_PUBLIC = datetime(2027, 3, 15, tzinfo=UTC)
+"""From then on no public TLS certificate may be for client authentication (reported by SwissSign:
+Chrome Root Program 1.8)."""
+LAST_OF_AUTHORITY = {
+    "sectigo": datetime(2027, 2, 10, tzinfo=UTC),
+    "digicert": datetime(2027, 3, 1, tzinfo=UTC),
+}
+"""The days on which authorities stop before (reported by resellers), by a part of their name."""
+ASK = (
+    "Ask the authority for a certificate from a hierarchy for client authentication, and SIX "
+    "whether the platform accepts that hierarchy."
+)
 
 
 class Rule(StrEnum):
@@ -43,6 +64,7 @@ class Rule(StrEnum):
     SIGNATURE = "signature"
     KEY_USAGE = "key_usage"
     CLIENT_AUTHENTICATION = "client_authentication"
+    CLIENT_AUTHENTICATION_ENDS = "client_authentication_ends"
     VALID_NOW = "valid_now"
     DAYS_LEFT = "days_left"
     CHAIN_COMPLETE = "chain_complete"
@@ -102,16 +124,74 @@ def usage_findings(leaf: Certificate) -> Iterator[Finding]:
         usage = False
     if not usage:
         yield Finding(Rule.KEY_USAGE, "The certificate lacks the key usage Digital Signature.")
-    try:
-        extended = list(leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    except x509.ExtensionNotFound:
-        extended = []
-    if ExtendedKeyUsageOID.CLIENT_AUTH not in extended:
+    if ExtendedKeyUsageOID.CLIENT_AUTH not in _extended_usages(leaf):
         yield Finding(
             Rule.CLIENT_AUTHENTICATION,
             "The certificate lacks the extended key usage Client Authentication: order one that "
             "has it; many authorities have stopped adding it.",
         )
+
+
+def _extended_usages(certificate: Certificate) -> list[ObjectIdentifier]:
+    from cryptography import x509
+
+    try:
+        return list(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        return []
+
+
+def issuer_usage_findings(path: list[Certificate]) -> Iterator[Finding]:
+    """Find the issuers whose usages exclude Client Authentication.
+
+    Args:
+        path: The client certificate, then its issuers as far as the chain contains them.
+    """
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    allowing = {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+    for issuer in path[1:]:
+        limit = _extended_usages(issuer)
+        if limit and not allowing & {*limit}:
+            # A warning only: RFC 5280 defines no such limit, but OpenSSL and others apply it.
+            yield Finding(
+                Rule.CLIENT_AUTHENTICATION,
+                f"In the chain, {issuer.subject.rfc4514_string()} is limited to usages without "
+                f"Client Authentication: servers that apply the limit refuse yours. {ASK}",
+                fatal=False,
+            )
+
+
+def successor_findings(leaf: Certificate) -> Iterator[Finding]:
+    """Find whether the successor will lack Client Authentication; of private authorities unknown.
+
+    Args:
+        leaf: The client certificate.
+    """
+    last = _last_with_client_authentication(leaf)
+    if _is_public(leaf) and leaf.not_valid_after_utc >= last:
+        yield Finding(
+            Rule.CLIENT_AUTHENTICATION_ENDS,
+            "The certificate is of a public authority, which issues none with Client "
+            f"Authentication from {last:%Y-%m-%d} on, and it expires later: its successor will "
+            f"lack it. {ASK}",
+            fatal=False,
+        )
+
+
+def _is_public(certificate: Certificate) -> bool:
+    from cryptography import x509
+
+    try:
+        policies = certificate.extensions.get_extension_for_class(x509.CertificatePolicies).value
+    except x509.ExtensionNotFound:
+        return False
+    return any(each.policy_identifier.dotted_string in PUBLIC_POLICIES for each in policies)
+
+
+def _last_with_client_authentication(leaf: Certificate) -> datetime:
+    issuer = leaf.issuer.rfc4514_string().casefold()
+    return min([LAST_PUBLIC, *(day for name, day in LAST_OF_AUTHORITY.items() if name in issuer)])
 
 
 def validity_findings(leaf: Certificate, now: datetime) -> Iterator[Finding]:

@@ -21,7 +21,9 @@ from .certificate import (
     Rule,
     algorithm_findings,
     chain_findings,
+    issuer_usage_findings,
     issuing_path,
+    successor_findings,
     usage_findings,
     validity_findings,
 )
@@ -390,10 +392,13 @@ def _load_files(
     if isinstance(chain, Finding):
         return CertificateReport(findings=(chain, *authorities), expiries=trusted), context
     try:
-        expiries = tuple(chain_expiries(issuing_path(chain, now), now))
+        path = issuing_path(chain, now)
+        expiries = tuple(chain_expiries(path, now))
         rules = [
             *algorithm_findings(chain[0]),
             *usage_findings(chain[0]),
+            *issuer_usage_findings(path),
+            *successor_findings(chain[0]),
             *validity_findings(chain[0], now),
             *chain_findings(chain, now),
         ]
