@@ -11,6 +11,7 @@ from typing import Any
 from attrs import asdict, field, frozen
 
 from blink_oauth.context import Grant
+from blink_oauth.expiry import CertificateRole, ExpiryStage
 
 __all__ = ["LEVELS", "Event", "EventName", "Listener"]
 
@@ -81,6 +82,10 @@ class EventName(StrEnum):
     CERTIFICATE_REFUSED = "certificate.refused"
     """The files of the client certificate have changed to what breaks a rule (`rules`): the
     certificate from before stays in use. Emitted once by each manager for each change."""
+    CERTIFICATE_EXPIRING = "certificate.expiring"
+    """The renewal of a certificate that the client uses is due or urgent, or it has expired. A run
+    of `TokenManager.refresh_due` emits it, once by each manager for each certificate and stage. Its
+    level is error from the stage urgent on."""
     UNREADABLE = "store.unreadable"
     """No key opens the pairs of due grants, which are not refreshed: once for each run."""
     STORE_BEHIND = "store.behind"
@@ -117,10 +122,12 @@ LEVELS: dict[EventName, int] = {
     EventName.LOST: logging.CRITICAL,
     EventName.CERTIFICATE_RENEWED: logging.INFO,
     EventName.CERTIFICATE_REFUSED: logging.ERROR,
+    EventName.CERTIFICATE_EXPIRING: logging.WARNING,
     EventName.UNREADABLE: logging.CRITICAL,
     EventName.STORE_BEHIND: logging.CRITICAL,
 }
-"""The logging level of each event."""
+"""The logging level of each event, unless `Event.level` has another."""
+SEVERE = {ExpiryStage.URGENT, ExpiryStage.EXPIRED}
 
 
 @frozen(kw_only=True)
@@ -146,8 +153,11 @@ class Event:
         count: The number of grants, if the event is about several; otherwise None.
         oddities: The names of what is odd in the response with a pair (`Oddity`), sorted.
         rules: The rules that a refused certificate breaks (`Rule`), sorted.
-        expires_at: The end of the client certificate that new connections use, aware UTC, if the
-            event is about it.
+        expires_at: The end of the certificate that the event is about, aware UTC: of the one that
+            new connections use, or of the one that expires.
+        certificate: The SHA-256 hash of the certificate that expires, in hexadecimal, or None.
+        role: What that certificate is for, or None.
+        stage: How near its end is, or None.
     """
 
     name: EventName
@@ -167,6 +177,14 @@ class Event:
     oddities: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     expires_at: datetime | None = None
+    certificate: str | None = None
+    role: CertificateRole | None = None
+    stage: ExpiryStage | None = None
+
+    @property
+    def level(self) -> int:
+        """The logging level: that of the name, but error if a certificate is urgent or expired."""
+        return logging.ERROR if self.stage in SEVERE else LEVELS[self.name]
 
     def log_fields(self) -> dict[str, Any]:
         """Return the fields by name for a log, where `grant` is the fingerprint."""

@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 
 from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError, CertificateError
+from blink_oauth.expiry import CertificateExpiry, ExpiryStage
 from blink_oauth.renewal import CertificateRenewal
 from blink_oauth.tokens import Oddity, Token
 
@@ -83,6 +84,7 @@ class StepExecutor:
         now: Returns the current time, aware UTC.
         listener: Receives every event, or None.
         reported: The oddities that were reported.
+        reported_expiries: The fingerprints of certificates with the stages that were reported.
     """
 
     blink: BlinkOAuth
@@ -93,6 +95,7 @@ class StepExecutor:
     now: Callable[[], datetime]
     listener: Listener | None
     reported: ReportedOddities = field(factory=ReportedOddities)
+    reported_expiries: set[tuple[str, ExpiryStage]] = field(factory=set)
 
     def perform(self, job: steps.Job, step: steps.Step) -> Any:  # noqa: C901, PLR0911, PLR0912  one case for each step
         """Perform a step and return its return value.
@@ -262,10 +265,35 @@ class StepExecutor:
             ),
         )
 
-    def _deliver(self, name: EventName, make: Callable[[], Event]) -> None:
+    def report_expiries(self) -> None:
+        """Emit an event for each certificate whose stage is new: its renewal is due, or urgent."""
+        with harmless("The certificates could not be looked at."):
+            for expiry in self.blink.settings.certificate_expiries(now=self.now()):
+                seen = (expiry.fingerprint, expiry.stage)
+                if expiry.stage is not ExpiryStage.VALID and seen not in self.reported_expiries:
+                    self.reported_expiries.add(seen)
+                    self._report_expiry(expiry)
+
+    def _report_expiry(self, expiry: CertificateExpiry) -> None:
+        event = Event(
+            name=EventName.CERTIFICATE_EXPIRING,
+            at=self.now(),
+            grant=None,
+            fingerprint="",
+            target_id="",
+            expires_at=expiry.not_after,
+            certificate=expiry.fingerprint,
+            role=expiry.role,
+            stage=expiry.stage,
+        )
+        self._deliver(event.name, lambda: event, event.level)
+
+    def _deliver(
+        self, name: EventName, make: Callable[[], Event], level: int | None = None
+    ) -> None:
         failure = "The event %s could not be logged or delivered."
         with harmless(failure, name):
-            if self.listener is None and not logger.isEnabledFor(LEVELS[name]):
+            if self.listener is None and not logger.isEnabledFor(level or LEVELS[name]):
                 return
             event = make()
             with harmless(failure, name):
@@ -281,8 +309,8 @@ def log_event(event: Event) -> None:
     """Log an event with the logger `blink_oauth_keeper`; its fields are in `extra` too."""
     fields = {f"blink_{name}": value for name, value in event.log_fields().items()}
     logger.log(
-        LEVELS[event.name],
-        "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s%s%s%s%s%s",
+        event.level,
+        "%s grant=%s target=%s generation=%s correlation_id=%s outcome=%s error=%s%s%s%s%s%s%s",
         event.name,
         event.fingerprint,
         event.target_id,
@@ -295,5 +323,8 @@ def log_event(event: Event) -> None:
         f" oddities={','.join(event.oddities)}" if event.oddities else "",
         f" rules={','.join(event.rules)}" if event.rules else "",
         f" expires_at={event.expires_at.isoformat()}" if event.expires_at else "",
+        f" certificate={event.certificate} role={event.role} stage={event.stage}"
+        if event.certificate
+        else "",
         extra=fields,
     )

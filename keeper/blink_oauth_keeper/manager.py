@@ -705,6 +705,7 @@ class TokenManager:
         )
         if dry_run:
             return run.dry_run(limit)
+        self._single_flight.step_executor.report_expiries()
         report = run.run(limit, on_progress)
         if not run.stopped:
             self._store.purge()

@@ -32,6 +32,7 @@ from keeper.harness import (
 from wrapper.leaks import found, texts_of
 
 NAMES = {
+    "certificate.expiring": "WARNING",
     "certificate.refused": "ERROR",
     "certificate.renewed": "INFO",
     "grant.adopted": "INFO",
@@ -64,6 +65,7 @@ NAMES = {
 """Alerts depend on these: a name may be added, but not removed or changed."""
 FIELDS = {
     "at",
+    "certificate",
     "correlation_id",
     "count",
     "error",
@@ -75,8 +77,10 @@ FIELDS = {
     "name",
     "oddities",
     "outcome",
+    "role",
     "rules",
     "seconds",
+    "stage",
     "state",
     "status",
     "target_id",

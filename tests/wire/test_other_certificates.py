@@ -118,6 +118,9 @@ def test_the_rules_of_the_platform_are_checked(
 ) -> None:
     good = make(issue(blink_sandbox, "first"), tmp_path, ca)
     assert check_certificate(good, now=NOW).findings == ()
+    expiries = blink_sandbox.settings(certificate=good).certificate_expiries(now=NOW)
+    assert [each.role for each in expiries] == ["client", "issuer", "authority"]
+    assert expiries == check_certificate(good, now=NOW).expiries
     for broken, rule in {
         certificates.expired: Rule.VALID_NOW,
         certificates.for_servers_only: Rule.CLIENT_AUTHENTICATION,

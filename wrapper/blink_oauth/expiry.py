@@ -8,6 +8,7 @@ less than a ninth is left, and less than 10 days: two thirds of the time for it 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -22,8 +23,7 @@ __all__ = [
     "CertificateExpiry",
     "CertificateRole",
     "ExpiryStage",
-    "authority_expiries",
-    "chain_expiries",
+    "expiries_of",
     "renewal_due_at",
     "stage_of",
     "urgent_at",
@@ -119,46 +119,47 @@ def stage_of(not_before: datetime, not_after: datetime, now: datetime) -> Expiry
     return ExpiryStage.VALID
 
 
-def chain_expiries(path: Iterable[Certificate], now: datetime) -> Iterator[CertificateExpiry]:
-    """Yield the ends of the client certificate and of its issuers.
-
-    Args:
-        path: The client certificate, then each issuer that the chain contains.
-        now: The current time, timezone-aware.
-    """
-    role = CertificateRole.CLIENT
-    for certificate in path:
-        yield _expiry(certificate, role, now)
-        role = CertificateRole.ISSUER
-
-
-def authority_expiries(
-    authorities: Iterable[Certificate], now: datetime
+def expiries_of(
+    path: Iterable[Certificate], authorities: Iterable[Certificate], now: datetime
 ) -> tuple[CertificateExpiry, ...]:
-    """Return the ends of the authorities of a file, each once.
+    """Return the ends of the certificates that a client uses, each once.
 
-    An expired one is left out beside one that is valid: a server that needs it is refused already.
+    An authority that has expired is left out beside one that is valid: a server that needs it is
+    refused already. A certificate with an invalid date or name is left out.
 
     Args:
-        authorities: The certificates of the file.
+        path: The client certificate, then its issuers as far as the chain contains them.
+        authorities: The authorities that verify the server.
         now: The current time, timezone-aware.
     """
-    known = dict.fromkeys(authorities)
-    found = [_expiry(each, CertificateRole.AUTHORITY, now) for each in known]
-    valid = [each for each in found if each.stage is not ExpiryStage.EXPIRED]
-    return tuple(valid or found)
+    chain = [*path]
+    used = [
+        *_expiries(chain[:1], CertificateRole.CLIENT, now),
+        *_expiries(chain[1:], CertificateRole.ISSUER, now),
+    ]
+    trusted = [*_expiries(authorities, CertificateRole.AUTHORITY, now)]
+    valid = [each for each in trusted if each.stage is not ExpiryStage.EXPIRED]
+    found: dict[str, CertificateExpiry] = {}
+    for each in (*used, *(valid or trusted)):
+        # The root may be in both files.
+        found.setdefault(each.fingerprint, each)
+    return tuple(found.values())
 
 
-def _expiry(certificate: Certificate, role: CertificateRole, now: datetime) -> CertificateExpiry:
+def _expiries(
+    certificates: Iterable[Certificate], role: CertificateRole, now: datetime
+) -> Iterator[CertificateExpiry]:
     from cryptography.hazmat.primitives.hashes import SHA256
 
-    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    subject = certificate.subject.rfc4514_string()[:LONGEST_SUBJECT]
-    return CertificateExpiry(
-        role=role,
-        subject="".join(each if each.isprintable() else "?" for each in subject),
-        fingerprint=certificate.fingerprint(SHA256()).hex(),
-        not_before=start,
-        not_after=end,
-        stage=stage_of(start, end, now),
-    )
+    for certificate in certificates:
+        with suppress(ValueError):
+            start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+            subject = certificate.subject.rfc4514_string()[:LONGEST_SUBJECT]
+            yield CertificateExpiry(
+                role=role,
+                subject="".join(each if each.isprintable() else "?" for each in subject),
+                fingerprint=certificate.fingerprint(SHA256()).hex(),
+                not_before=start,
+                not_after=end,
+                stage=stage_of(start, end, now),
+            )

@@ -25,7 +25,7 @@ from .texts import trimmed
 from .tls import (
     Certificate,
     ClientCertificate,
-    check_certificate,
+    certificate_expiries,
     is_content,
     require_verifying,
     ssl_context,
@@ -426,7 +426,7 @@ class Settings:
     def certificate_expiries(self, *, now: datetime | None = None) -> tuple[CertificateExpiry, ...]:
         """Return the certificates that can end the client's calls, and how near their end is.
 
-        Each call reads the files: those of `certificate`, and its `ca`. There is none if they
+        Each call reads the files of the certificates, and no key. There is none of a file that
         cannot be read, and none of an `ssl.SSLContext`.
 
         Args:
@@ -434,7 +434,7 @@ class Settings:
         """
         if not isinstance(self.certificate, Certificate):
             return ()
-        return check_certificate(self.certificate, now=now or utc_now()).expiries
+        return certificate_expiries(self.certificate, now or utc_now())
 
     def proxy_for(self, url: str) -> Secret | None:
         """Return the URL of the proxy for a request: that of `proxy`, or of the environment.

@@ -28,7 +28,7 @@ from .certificate import (
     validity_findings,
 )
 from .errors import CertificateError, InvalidInputError
-from .expiry import MAX_AUTHORITIES, CertificateExpiry, authority_expiries, chain_expiries
+from .expiry import MAX_AUTHORITIES, CertificateExpiry, expiries_of
 from .tokens import Secret, hide, require_secret
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = [
     "PemCertificate",
     "Pkcs12Certificate",
     "Rule",
+    "certificate_expiries",
     "check_certificate",
     "is_content",
     "load_certificate",
@@ -387,13 +388,12 @@ def _load_files(
     context = _new_context()
     problem = load_authorities(context, certificate.ca)
     authorities = () if problem is None else (problem,)
-    trusted = _authority_expiries(certificate.ca, now)
     chain = read_chain(certificate.chain)
     if isinstance(chain, Finding):
-        return CertificateReport(findings=(chain, *authorities), expiries=trusted), context
+        expiries = _expiries([], certificate.ca, now)
+        return CertificateReport(findings=(chain, *authorities), expiries=expiries), context
     try:
         path = issuing_path(chain, now)
-        expiries = tuple(chain_expiries(path, now))
         rules = [
             *algorithm_findings(chain[0]),
             *usage_findings(chain[0]),
@@ -408,36 +408,60 @@ def _load_files(
             f"invalid ({type(exc).__name__})."
         )
         findings = (Finding(Rule.READABLE, text), *authorities)
-        return CertificateReport(findings=findings, expiries=trusted), context
+        expiries = _expiries([], certificate.ca, now)
+        return CertificateReport(findings=findings, expiries=expiries), context
     # What OpenSSL refuses because it breaks a rule is reported once.
     broken = {finding.rule for finding in rules if finding.fatal}
     key = [
         finding for finding in _load_key(context, certificate, chain) if finding.rule not in broken
     ]
     expires_at = chain[0].not_valid_after_utc
-    # The root may be in both files.
-    chain_names = {each.fingerprint for each in expiries}
     report = CertificateReport(
         subject=chain[0].subject.rfc4514_string(),
         expires_at=expires_at,
         days_left=(expires_at - now).days,
         findings=(*key, *rules, *authorities),
         chain_ends=tuple(each.not_valid_after_utc for each in chain),
-        expiries=(*expiries, *(each for each in trusted if each.fingerprint not in chain_names)),
+        expiries=_expiries(chain, certificate.ca, now),
     )
     return report, context
 
 
-def _authority_expiries(ca: Path | None, now: datetime) -> tuple[CertificateExpiry, ...]:
-    """Return the ends of the authorities of a file; none if it is a bundle or cannot be read."""
+def certificate_expiries(certificate: Certificate, now: datetime) -> tuple[CertificateExpiry, ...]:
+    """Return the ends of the certificates that a client uses; none of a file that cannot be read.
+
+    Args:
+        certificate: The client certificate. Its key is not loaded.
+        now: The current time, timezone-aware.
+    """
+    return _expiries(_chain_of(certificate), certificate.ca, now)
+
+
+def _chain_of(certificate: Certificate) -> list[x509.Certificate]:
+    if isinstance(certificate, ClientCertificate):
+        chain = read_chain(certificate.chain)
+        return [] if isinstance(chain, Finding) else chain
+    if isinstance(certificate, PemCertificate):
+        return _certificates_in(certificate.chain)
+    unpacked = _unpack(certificate)
+    return [] if isinstance(unpacked, Finding) else _certificates_in(unpacked.chain)
+
+
+def _expiries(
+    chain: list[x509.Certificate], ca: Path | None, now: datetime
+) -> tuple[CertificateExpiry, ...]:
+    try:
+        path = issuing_path(chain, now) if chain else []
+    except ValueError:
+        path = chain[:1]
     data = b"" if ca is None else contents(ca)
     if isinstance(data, Finding) or data.count(b"-----BEGIN ") > MAX_AUTHORITIES:
-        return ()
-    try:
-        return authority_expiries(filter(None, certificates_in(data)), now)
-    except ValueError:
-        # The date or name of a certificate is invalid, which OpenSSL may accept.
-        return ()
+        data = b""
+    return expiries_of(path, _certificates_in(data), now)
+
+
+def _certificates_in(data: bytes) -> list[x509.Certificate]:
+    return [each for each in certificates_in(data) if each is not None]
 
 
 def _passphrase_of(
