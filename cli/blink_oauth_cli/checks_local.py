@@ -13,6 +13,7 @@ from pathlib import Path
 from attrs import evolve
 
 from blink_oauth.errors import CertificateError
+from blink_oauth.expiry import CertificateExpiry, CertificateRole, ExpiryStage
 from blink_oauth.settings import Settings, Timeouts
 from blink_oauth.tls import (
     Certificate,
@@ -149,6 +150,12 @@ REMEDIES = {
     Rule.AUTHORITIES: "Name a file with the PEM certificates of the server's authorities that the "
     "user of this process may read, or none to trust those of the operating system.",
 }
+OF_AUTHORITY = {
+    CertificateRole.ISSUER: "Get the issuer's present certificate from the authority, and write it "
+    "into the chain.",
+    CertificateRole.AUTHORITY: "Ask SIX which authority comes next for its servers, and add that "
+    "to the file of the authorities.",
+}
 GROUPS: dict[str, tuple[Rule, ...]] = {
     "certificate": (
         Rule.X509_V3,
@@ -161,7 +168,6 @@ GROUPS: dict[str, tuple[Rule, ...]] = {
     ),
     "certificate_key": (Rule.READABLE, Rule.PASSPHRASE, Rule.KEY_MATCHES),
     "certificate_chain": (Rule.CHAIN_COMPLETE,),
-    "certificate_validity": (Rule.VALID_NOW, Rule.DAYS_LEFT),
 }
 
 
@@ -178,6 +184,9 @@ def certificate_checks(settings: Settings, *, now: datetime) -> Iterator[Check]:
     if isinstance(certificate, Certificate):
         report = check_certificate(certificate, now=now)
         yield from _report_checks(report)
+        for role in CertificateRole:
+            found = [_validity_check(each, now) for each in report.expiries if each.role is role]
+            yield from [_together(found)] if found else []
         if isinstance(certificate, ClientCertificate):
             yield from private_file_check("key_file", certificate.key or certificate.chain)
         if isinstance(certificate, Pkcs12Certificate):
@@ -209,13 +218,54 @@ def _report_checks(report: CertificateReport) -> Iterator[Check]:
         "certificate": f"{report.subject} keeps the platform's rules.",
         "certificate_key": "The key opens and belongs to the certificate.",
         "certificate_chain": "The chain holds the certificate and what issued it.",
-        "certificate_validity": f"{report.days_left} days left, until {report.expires_at:%Y-%m-%d}."
-        if report.expires_at
-        else "",
     }
     for name, rules in GROUPS.items():
         broken = [finding for finding in report.findings if finding.rule in rules]
         yield _findings_check(name, broken) if broken else passed(name, ok_findings[name])
+
+
+VALIDITY = {
+    CertificateRole.CLIENT: "certificate_validity",
+    CertificateRole.ISSUER: "issuer_validity",
+    CertificateRole.AUTHORITY: "authority_validity",
+}
+LEVELS = {
+    ExpiryStage.VALID: Level.OK,
+    ExpiryStage.RENEWAL_DUE: Level.WARN,
+    ExpiryStage.URGENT: Level.FAIL,
+    ExpiryStage.EXPIRED: Level.FAIL,
+}
+
+
+def _validity_check(expiry: CertificateExpiry, now: datetime) -> Check:
+    """Return the check of the dates of one certificate."""
+    days, start, end = (expiry.not_after - now).days, expiry.not_before, expiry.not_after
+    level, remedy = LEVELS[expiry.stage], Rule.DAYS_LEFT
+    finding = f"{days} days left, until {end:%Y-%m-%d}."
+    is_own = expiry.role is CertificateRole.CLIENT
+    if now < start:
+        # An issuer or authority may be there for the time after the present one.
+        level, remedy = Level.FAIL if is_own else Level.WARN, Rule.VALID_NOW
+        finding = f"Valid only from {start:%Y-%m-%d}."
+    elif expiry.stage is ExpiryStage.EXPIRED:
+        finding, remedy = f"Expired on {end:%Y-%m-%d}, {-days} days ago.", Rule.VALID_NOW
+    return Check(
+        VALIDITY[expiry.role],
+        level,
+        finding if is_own else f"{expiry.subject}: {finding}",
+        None if level is Level.OK else REMEDIES[remedy] if is_own else OF_AUTHORITY[expiry.role],
+    )
+
+
+def _together(checks: Sequence[Check]) -> Check:
+    """Return checks of one name as one check, with the worst of their levels."""
+    remedies = [check.remedy for check in checks if check.remedy is not None]
+    return Check(
+        checks[0].name,
+        max((check.level for check in checks), key=list(Level).index),
+        " ".join(check.finding for check in checks),
+        " ".join(dict.fromkeys(remedies)) or None,
+    )
 
 
 def _authorities_check(report: CertificateReport, ca: Path | None) -> Check:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from .options import configured
 from .output import parse_duration
 
 if TYPE_CHECKING:
+    from blink_oauth.expiry import CertificateExpiry
     from blink_oauth_keeper import Event, Listener, Report, TokenManager
 
     from .monitor import Monitor
@@ -121,7 +122,8 @@ def keep_alive(
 
     The exit code is 3 if a customer is needed for any grant of the store; 4 if a refresh is
     uncertain; 1 if a refresh or revocation failed, a due grant was not refreshed, a bank has
-    refused a grant for more than a day, or a key is missing.
+    refused a grant for more than a day, a key is missing, or a certificate has less than a ninth of
+    its lifetime left (at most 10 days) or has expired.
     """
     app: App = ctx.obj
     options = _Options(within=within, limit=limit, concurrency=concurrency, dry_run=dry_run)
@@ -135,12 +137,22 @@ def keep_alive(
         app.manager(_listener(app, monitor)) as manager,
         ExitStack() as serving,
     ):
+        # Not for each run: the file of a passphrase may be missing while it is replaced.
+        certificates = app.configuration.settings().certificate_expiries
         if monitor is not None and listen is not None:
             server = _server(app, listen, hosts, monitor.pages(manager, stop.is_set))
             serving.enter_context(server)
         while True:
             try:
-                code, pause = _run(app, manager, options, stop.is_set, monitor), every
+                code = _run(
+                    app,
+                    manager,
+                    options,
+                    stop.is_set,
+                    monitor=monitor,
+                    certificates=certificates,
+                )
+                pause = every
             except StoreError as error:
                 if monitor is None:
                     # Nothing but the end of the process tells of it.
@@ -153,12 +165,9 @@ def keep_alive(
 
 
 def _monitor(app: App, every: timedelta) -> Monitor:
-    from blink_oauth.tokens import utc_now
+    from .monitor import Monitor
 
-    from .monitor import Monitor, certificate_ends
-
-    settings = app.configuration.settings()
-    return Monitor(every.total_seconds(), lambda: certificate_ends(settings, utc_now()))
+    return Monitor(every.total_seconds(), app.configuration.settings().certificate_expiries)
 
 
 def _server(
@@ -190,8 +199,11 @@ def _run(
     manager: TokenManager,
     options: _Options,
     stop: Callable[[], bool],
+    *,
     monitor: Monitor | None,
+    certificates: Callable[[], Iterable[CertificateExpiry]],
 ) -> ExitCode:
+    from blink_oauth.expiry import ExpiryStage
     from blink_oauth_keeper.figures import grant_figures
     from blink_oauth_keeper.store.protocol import State
 
@@ -215,6 +227,7 @@ def _run(
     needing_consent = grants.needing_consent.total()
     unopened = grants.in_state(State.UNREADABLE)
     needing_attention = grants.in_state(State.NEEDS_ATTENTION)
+    urgent = sum(each.stage in {ExpiryStage.URGENT, ExpiryStage.EXPIRED} for each in certificates())
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in asdict(report).items())
     _print(
         app,
@@ -224,11 +237,13 @@ def _run(
             "customers_needed": needing_consent,
             "keys_missing": unopened,
             "grants_refused": needing_attention,
+            "certificates_urgent": urgent,
         },
         f"{counts}. Grants that need their customer: {needing_consent}. "
-        f"Sealed by a missing key: {unopened}. Refused for more than a day: {needing_attention}.",
+        f"Sealed by a missing key: {unopened}. Refused for more than a day: {needing_attention}. "
+        f"Certificates to renew urgently: {urgent}.",
     )
-    return exit_code(report, needing_consent, unopened, needing_attention)
+    return exit_code(report, needing_consent, unopened, needing_attention, urgent)
 
 
 def _report_failure(app: App, error: StoreError) -> ExitCode:
@@ -240,7 +255,11 @@ def _report_failure(app: App, error: StoreError) -> ExitCode:
 
 
 def exit_code(
-    report: Report, needing_consent: int, unopened: int = 0, needing_attention: int = 0
+    report: Report,
+    needing_consent: int,
+    unopened: int = 0,
+    needing_attention: int = 0,
+    urgent_certificates: int = 0,
 ) -> ExitCode:
     """Return the exit code of a run; a grant that needs consent counts most.
 
@@ -249,13 +268,15 @@ def exit_code(
         needing_consent: The number of grants in the store that need consent.
         unopened: The number of grants that cannot be opened because a key is missing.
         needing_attention: The number of grants in the store that need a person's attention.
+        urgent_certificates: The number of certificates that have expired or expire soon.
     """
     if needing_consent:
         return ExitCode.CONSENT_NEEDED
     if report.uncertain:
         return ExitCode.UNCERTAIN
     failed = report.failed or report.left or report.attention_needed or report.unreadable
-    return ExitCode.FAILED if failed or unopened or needing_attention else ExitCode.DONE
+    failed = failed or unopened or needing_attention or urgent_certificates
+    return ExitCode.FAILED if failed else ExitCode.DONE
 
 
 def _print(app: App, content: dict[str, object], text: str) -> None:

@@ -10,7 +10,7 @@ from attrs import define, field
 
 from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError
-from blink_oauth.tls import Certificate, check_certificate
+from blink_oauth.expiry import CertificateExpiry
 from blink_oauth_keeper.clocks import monotonic as monotonic_clock
 from blink_oauth_keeper.clocks import utc_now
 from blink_oauth_keeper.errors import UnknownGrantError
@@ -21,10 +21,9 @@ from blink_oauth_keeper.prometheus import CONTENT_TYPE, KeepAliveMetrics
 from .monitoring_server import Page
 
 if TYPE_CHECKING:
-    from blink_oauth.settings import Settings
     from blink_oauth_keeper import Report, TokenManager
 
-__all__ = ["Monitor", "certificate_ends"]
+__all__ = ["Monitor"]
 
 LATE_AFTER = 2
 """Intervals without a run that succeeded, after which the job is not ready."""
@@ -33,32 +32,19 @@ PROBE = Grant("readiness", "readiness")
 """A grant that no store has: to look for it is the cheapest way to read a store."""
 
 
-def certificate_ends(settings: Settings, now: datetime) -> tuple[datetime, ...]:
-    """Return the ends of the certificates that a client presents; empty if it presents none.
-
-    Args:
-        settings: The settings of the client.
-        now: The current time, timezone-aware.
-    """
-    certificate = settings.certificate
-    if not isinstance(certificate, Certificate):
-        return ()
-    return check_certificate(certificate, now=now).chain_ends
-
-
 @define(eq=False)
 class Monitor:
     """The figures of a job, and its pages.
 
     Args:
         every: Seconds between two runs.
-        read_ends: Returns the ends of the client's certificates, its own first.
+        read_certificates: Returns the certificates that the client uses.
         now: Returns the current time, aware UTC.
         monotonic: Returns seconds of a clock that never goes back.
     """
 
     every: float
-    read_ends: Callable[[], tuple[datetime, ...]]
+    read_certificates: Callable[[], tuple[CertificateExpiry, ...]]
     now: Callable[[], datetime] = utc_now
     monotonic: Callable[[], float] = monotonic_clock
     _metrics: KeepAliveMetrics = field(init=False)
@@ -66,14 +52,14 @@ class Monitor:
     _good_at: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._metrics = KeepAliveMetrics(self.every, self.read_ends())
+        self._metrics = KeepAliveMetrics(self.every, self.read_certificates())
         self._began = self._good_at = self.monotonic()
 
     def listener(self, event: Event) -> None:
-        """Count an event of the manager; show the ends of a renewed certificate."""
+        """Count an event of the manager; show the end of a renewed certificate."""
         self._metrics.listener(event)
         if event.name is EventName.CERTIFICATE_RENEWED:
-            self._metrics.certificate_ends = self.read_ends()
+            self._metrics.certificates = self.read_certificates()
 
     def pages(
         self, manager: TokenManager, stopping: Callable[[], bool]
@@ -102,7 +88,8 @@ class Monitor:
         self._began = self.monotonic()
 
     def run_ended(self, report: Report | None = None, grants: GrantFigures | None = None) -> None:
-        """Show the figures of a run; none if it failed."""
+        """Show the figures of a run, none if it failed, and the certificates of the files."""
+        self._metrics.certificates = self.read_certificates()
         ended = self.monotonic()
         if report is not None:
             self._good_at = ended

@@ -6,8 +6,8 @@ names a grant, so that the number of time series depends on the number of banks 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+import collections
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from attrs import asdict, define, field
@@ -21,6 +21,8 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from blink_oauth.expiry import CertificateExpiry, CertificateRole
 
 from .events import Event, EventName, Listener
 from .figures import GrantFigures, RunFigures
@@ -93,15 +95,15 @@ class KeepAliveMetrics(Collector):
 
     Args:
         every: Seconds between two runs.
-        certificate_ends: The ends of the certificates that the client presents, aware UTC; its own
-            first, then those of its issuers.
+        certificates: The certificates that the client uses, as `Settings.certificate_expiries`
+            returns them.
 
     Attributes:
         listener: The listener that counts events.
     """
 
     every: float
-    certificate_ends: Sequence[datetime] = ()
+    certificates: Sequence[CertificateExpiry] = ()
     listener: Listener = field(init=False)
     _registry: CollectorRegistry = field(init=False, factory=CollectorRegistry)
     _last_run: RunFigures | None = field(init=False, default=None)
@@ -125,14 +127,7 @@ class KeepAliveMetrics(Collector):
         """Yield all metrics; those of runs have no sample before the first one has ended."""
         run, success = self._last_run, self._last_success
         yield from _grants((success and success.grants) or GrantFigures())
-        certificates = GaugeMetricFamily(
-            "blink_oauth_certificate_end_timestamp_seconds",
-            "When a certificate of the client's chain expires. Position 0 is the client's own.",
-            labels=("position",),
-        )
-        for position, end in enumerate(self.certificate_ends):
-            certificates.add_metric((str(position),), end.timestamp())
-        yield certificates
+        yield from _certificates(self.certificates)
         yield _gauge("interval_seconds", "The time between two runs.", self.every)
         yield _gauge(
             "last_run_timestamp_seconds",
@@ -166,6 +161,28 @@ class KeepAliveMetrics(Collector):
 def _gauge(name: str, text: str, value: float | None) -> GaugeMetricFamily:
     """Return a metric without labels; without a value it has no sample."""
     return GaugeMetricFamily(f"blink_oauth_keep_alive_{name}", text, value)
+
+
+def _certificates(certificates: Iterable[CertificateExpiry]) -> Iterator[GaugeMetricFamily]:
+    texts = {
+        "end": "When a certificate that the client uses expires.",
+        "renewal_due": "The time after which its renewal is due, by its lifetime.",
+        "urgent": "The time after which its renewal is urgent, by its lifetime.",
+    }
+    families = {
+        name: GaugeMetricFamily(
+            f"blink_oauth_certificate_{name}_timestamp_seconds", text, labels=("role", "position")
+        )
+        for name, text in texts.items()
+    }
+    counts: collections.Counter[CertificateRole] = collections.Counter()
+    for each in certificates:
+        labels = (each.role.value, str(counts[each.role]))
+        counts[each.role] += 1
+        families["end"].add_metric(labels, each.not_after.timestamp())
+        families["renewal_due"].add_metric(labels, each.renewal_due_at.timestamp())
+        families["urgent"].add_metric(labels, each.urgent_at.timestamp())
+    yield from families.values()
 
 
 def _grants(figures: GrantFigures) -> Iterator[GaugeMetricFamily]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from attrs import evolve
@@ -14,8 +15,10 @@ from blink_oauth_cli.keep_alive import exit_code
 from blink_oauth_cli.output import parse_duration
 from blink_oauth_keeper import EventName, Note, Report, State
 from blink_oauth_testing.sandbox import Fault
+from blink_oauth_testing.sandbox.certificates import pem
 from blink_oauth_testing.sandbox.messages import oauth_error
 from cli.cli_harness import (
+    CLIENT,
     TARGET,
     USERNAME,
     Harness,
@@ -23,6 +26,8 @@ from cli.cli_harness import (
     require_no_secret,
     require_two_lines,
 )
+from wire import certificates
+from wire.certificates import DAY
 
 IDLE_LIFETIME = 29 * 86_400.0
 KEEP_ALIVE = ("keep-alive", "--within", "30d")
@@ -205,3 +210,65 @@ def test_an_invalid_duration_is_a_usage_error(harness: Harness, text: str) -> No
     result = harness.run("keep-alive", f"--within={text}")
     assert (result.code, result.out) == (ExitCode.USAGE, "")
     require_two_lines(result, "--within", "keep-alive --help")
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "left", "expected", "stage"),
+    [
+        (timedelta(days=47), timedelta(days=16), ExitCode.DONE, None),
+        (timedelta(days=47), timedelta(days=15), ExitCode.DONE, "renewal_due"),
+        (timedelta(days=47), timedelta(days=5), ExitCode.FAILED, "urgent"),
+    ],
+)
+def test_a_certificate_that_is_urgent_fails_the_run(
+    stored: Harness,
+    lifetime: timedelta,
+    left: timedelta,
+    expected: ExitCode,
+    stage: str | None,
+) -> None:
+    end = datetime.now(UTC) + left
+    issued = stored.sandbox.authority.issue_client(CLIENT, not_before=end - lifetime, not_after=end)
+    files = issued.save(stored.folder, "new")
+    stored.configure(
+        certificate=str(files.chain),
+        key=str(files.key),
+        key_passphrase_file=str(files.passphrase),
+    )
+    result = stored.run("keep-alive")
+    *events, last = map(json.loads, result.out.splitlines())
+    assert [(each["event"], each["stage"], each["role"]) for each in events] == (
+        [("certificate.expiring", stage, "client")] if stage else []
+    )
+    assert (result.code, last["certificates_urgent"]) == (expected, int(expected))
+
+
+def test_an_authority_that_has_expired_fails_the_run(stored: Harness) -> None:
+    now = datetime.now(UTC)
+    expired = certificates.intermediate(
+        stored.sandbox.authority, not_before=now - 400 * DAY, not_after=now - DAY
+    )
+    (stored.folder / "ca.pem").write_bytes(pem(expired))
+    stored.configure(ca="ca.pem")
+    result = stored.run("keep-alive")
+    event, last = map(json.loads, result.out.splitlines())
+    assert (event["stage"], event["role"]) == ("expired", "authority")
+    assert (result.code, last["certificates_urgent"]) == (ExitCode.FAILED, 1)
+
+
+def test_a_client_certificate_that_has_expired_before_the_start_is_refused(stored: Harness) -> None:
+    files = certificates.expired(stored.sandbox.authority).save(stored.folder, "new")
+    stored.configure(
+        certificate=str(files.chain),
+        key=str(files.key),
+        key_passphrase_file=str(files.passphrase),
+    )
+    result = stored.run("keep-alive")
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    assert "expired" in result.errors
+
+
+def test_an_urgent_certificate_counts_less_than_an_uncertain_refresh() -> None:
+    assert exit_code(report(), 0, urgent_certificates=1) is ExitCode.FAILED
+    assert exit_code(report(uncertain=1), 0, urgent_certificates=1) is ExitCode.UNCERTAIN
+    assert exit_code(report(), 1, urgent_certificates=1) is ExitCode.CONSENT_NEEDED

@@ -18,10 +18,17 @@ import pytest
 from attrs import define, field, frozen
 from prometheus_client.parser import text_string_to_metric_families
 
-from blink_oauth import BlinkOAuth, CertificateReport, check_certificate
+from blink_oauth import (
+    BlinkOAuth,
+    CertificateExpiry,
+    CertificateReport,
+    CertificateRole,
+    ExpiryStage,
+    check_certificate,
+)
 from blink_oauth_cli.errors import CommandError, ExitCode
 from blink_oauth_cli.main import run
-from blink_oauth_cli.monitor import Monitor, certificate_ends
+from blink_oauth_cli.monitor import Monitor
 from blink_oauth_cli.monitoring_server import MAX_CONNECTIONS, Address, MonitoringServer, Page
 from blink_oauth_keeper import (
     Event,
@@ -223,11 +230,11 @@ class Job:
     store: UnreadableStore
     seconds: float = 0.0
     stopping: bool = False
-    ends: tuple[datetime, ...] = ()
+    certificates: tuple[CertificateExpiry, ...] = ()
     monitor: Monitor = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.monitor = Monitor(3600.0, lambda: self.ends, monotonic=lambda: self.seconds)
+        self.monitor = Monitor(3600.0, lambda: self.certificates, monotonic=lambda: self.seconds)
 
     def page(self, path: str) -> tuple[int, str]:
         """Return the status and the text of a page."""
@@ -272,9 +279,23 @@ def test_a_job_that_ends_is_not_ready(job: Job) -> None:
     assert job.page("/healthz") == (200, "ok\n")
 
 
-def test_the_end_of_a_renewed_certificate_is_shown(job: Job) -> None:
-    job.ends = (datetime(2030, 1, 1, tzinfo=UTC),)
-    metric = 'blink_oauth_certificate_end_timestamp_seconds{position="0"}'
+def expiring(year: int) -> CertificateExpiry:
+    """Return a certificate that expires in a year."""
+    return CertificateExpiry(
+        role=CertificateRole.CLIENT,
+        subject="CN=c",
+        fingerprint="f",
+        not_before=datetime(2026, 1, 1, tzinfo=UTC),
+        not_after=datetime(year, 1, 1, tzinfo=UTC),
+        stage=ExpiryStage.VALID,
+    )
+
+
+def test_the_end_of_a_renewed_certificate_is_shown_and_that_of_the_files_after_a_run(
+    job: Job,
+) -> None:
+    job.certificates = (expiring(2030),)
+    metric = 'blink_oauth_certificate_end_timestamp_seconds{position="0",role="client"}'
     assert metric not in job.page("/metrics")[1]
     job.monitor.listener(
         Event(
@@ -285,7 +306,14 @@ def test_the_end_of_a_renewed_certificate_is_shown(job: Job) -> None:
             target_id="",
         )
     )
-    assert f"{metric} {job.ends[0].timestamp():e}" in job.page("/metrics")[1]
+    assert f"{metric} {end_of(job):e}" in job.page("/metrics")[1]
+    job.certificates = (expiring(2031),)
+    job.monitor.run_ended()
+    assert f"{metric} {end_of(job):e}" in job.page("/metrics")[1]
+
+
+def end_of(job: Job) -> float:
+    return job.certificates[0].not_after.timestamp()
 
 
 # The job
@@ -366,8 +394,12 @@ def test_a_watched_job_serves_its_figures_and_ends_on_sigterm(harness: Harness) 
         assert figures.value("blink_oauth_keep_alive_interval_seconds") == 3600
         assert figures.value("blink_oauth_keep_alive_last_run_success") == 1
         name = "blink_oauth_certificate_end_timestamp_seconds"
-        ends = [figures.value(name, position=str(position)) for position in range(2)]
-        assert ends == [end.timestamp() for end in report.chain_ends]
+        ends = [
+            figures.value(name, role=role, position="0")
+            for role in ("client", "issuer", "authority")
+        ]
+        assert ends == [each.not_after.timestamp() for each in report.expiries]
+        assert ends[:2] == [end.timestamp() for end in report.chain_ends]
         assert USERNAME not in figures.get("/metrics").text
         pages = {path: figures.get(path).status_code for path in ("/healthz", "/readyz", "/")}
         assert pages == {"/healthz": 200, "/readyz": 200, "/": 404}
@@ -423,11 +455,6 @@ def test_a_job_that_other_machines_reach_prints_a_warning(stored: Harness) -> No
     words = ("keep-alive", "--every", "1h", "--listen", "0.0.0.0:0")
     assert run([*words, "--allow-host", "keep-alive.internal"]) == 0
     assert "Warning: other machines may reach 0.0.0.0:" in stored.capture.readouterr().err
-
-
-def test_without_a_certificate_file_no_end_is_known(harness: Harness) -> None:
-    now = datetime.now(UTC)
-    assert certificate_ends(harness.sandbox.settings(certificate=harness.context), now) == ()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import yaml
 from attrs import asdict, frozen
 from prometheus_client.parser import text_string_to_metric_families
 
-from blink_oauth import Outcome
+from blink_oauth import CertificateExpiry, CertificateRole, ExpiryStage, Outcome
 from blink_oauth_keeper import Event, EventName, Report, State
 from blink_oauth_keeper.clocks import utc_now
 from blink_oauth_keeper.figures import GrantFigures, RunFigures
@@ -29,6 +29,7 @@ OF_PROMETHEUS = {"instance", "job", "le"}
 VALUES = {
     "event": set(EventName),
     "outcome": {"done", *Outcome},
+    "role": set(CertificateRole),
     "state": set(State),
     "result": set(asdict(Report())),
 }
@@ -46,7 +47,15 @@ class Exposed:
 def exposed() -> dict[str, Exposed]:
     """Return the metrics of a job that has done everything, by the names that queries use."""
     now = utc_now()
-    metrics = KeepAliveMetrics(3600.0, [now])
+    certificate = CertificateExpiry(
+        role=CertificateRole.CLIENT,
+        subject="CN=c",
+        fingerprint="f",
+        not_before=now,
+        not_after=now + timedelta(days=47),
+        stage=ExpiryStage.VALID,
+    )
+    metrics = KeepAliveMetrics(3600.0, [certificate])
     metrics.listener(
         Event(
             name=EventName.REFRESHED,
@@ -144,7 +153,8 @@ def test_the_names_follow_the_conventions_of_prometheus() -> None:
     for name, metric in EXPOSED.items():
         assert name.startswith("blink_oauth_")
         assert name.endswith("_total") is (metric.kind == "counter"), name
-        assert metric.labels <= {"target", "outcome", "state", "event", "result", "position"}
+        labels = {"target", "outcome", "state", "event", "result", "role", "position"}
+        assert metric.labels <= labels
 
 
 def test_the_queries_of_the_page_name_only_what_is_exposed() -> None:

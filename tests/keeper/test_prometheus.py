@@ -14,7 +14,15 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from blink_oauth import BlinkError, BlinkOAuth, Grant, Psu
+from blink_oauth import (
+    BlinkError,
+    BlinkOAuth,
+    CertificateExpiry,
+    CertificateRole,
+    ExpiryStage,
+    Grant,
+    Psu,
+)
 from blink_oauth_keeper import (
     Event,
     EventName,
@@ -224,15 +232,39 @@ def test_grants_are_counted_by_target_and_state() -> None:
     assert (figures.in_state(State.ACTIVE), figures.in_state(State.UNCERTAIN)) == (3, 0)
 
 
+def certificate(role: str, *, days: int) -> CertificateExpiry:
+    """Return a certificate with this lifetime."""
+    return CertificateExpiry(
+        role=CertificateRole(role),
+        subject="CN=c",
+        fingerprint="f",
+        not_before=START,
+        not_after=START + timedelta(days=days),
+        stage=ExpiryStage.VALID,
+    )
+
+
 def test_a_run_changes_the_figures_and_a_failed_one_leaves_the_grants() -> None:
-    metrics = KeepAliveMetrics(3600.0, [START, START + timedelta(days=1)])
+    certificates = [
+        certificate("client", days=47),
+        certificate("issuer", days=900),
+        certificate("issuer", days=9),
+    ]
+    metrics = KeepAliveMetrics(3600.0, certificates)
     before = samples(metrics.exposition())
     prefix = "blink_oauth_keep_alive_"
     assert before[f"{prefix}interval_seconds"] == {(): 3600}
-    assert before["blink_oauth_certificate_end_timestamp_seconds"] == {
-        labels(position="0"): START.timestamp(),
-        labels(position="1"): START.timestamp() + 86_400,
+    days = {
+        "end": (47, 900, 9),
+        "renewal_due": (47 * 2 / 3, 870, 6),
+        "urgent": (47 * 8 / 9, 890, 8),
     }
+    positions = (("client", "0"), ("issuer", "0"), ("issuer", "1"))
+    for name, each in days.items():
+        assert before[f"blink_oauth_certificate_{name}_timestamp_seconds"] == {
+            labels(role=role, position=position): pytest.approx(START.timestamp() + day * 86_400)
+            for (role, position), day in zip(positions, each, strict=True)
+        }
     assert not any("_last_" in name or name.startswith("blink_oauth_grants") for name in before)
 
     figures = grant_figures([status(TARGET, State.ACTIVE)])

@@ -73,6 +73,26 @@ CERTIFICATE_FAULTS: dict[str, Fault] = {
         "Order its successor",
         frozenset({"call"}),
     ),
+    "nine days left": Fault(
+        certificate_issued_by(injection.ends_in_nine_days),
+        "certificate_validity",
+        FAIL,
+        "Order its successor",
+        frozenset({"call"}),
+    ),
+    "an issuer ends in nine days": Fault(
+        certificate_issued_by(injection.with_ending_issuer),
+        "issuer_validity",
+        FAIL,
+        "the issuer's present certificate",
+        frozenset({"call"}),
+    ),
+    "the authority ends in twenty days": Fault(
+        certificate_with(ca=injection.ending_root),
+        "authority_validity",
+        WARN,
+        "which authority comes next",
+    ),
     "key too small": Fault(
         certificate_issued_by(certificates.with_short_key),
         "certificate",

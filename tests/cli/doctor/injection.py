@@ -13,6 +13,7 @@ from attrs import evolve
 from blink_oauth_cli.errors import CommandError
 from blink_oauth_keeper import Note, SqlTokenStore, State
 from blink_oauth_testing.sandbox import CertificateAuthority, Credentials, Sandbox
+from blink_oauth_testing.sandbox.certificates import pem
 from cli.doctor.harness import CLIENT, KEY, OTHER_KEY, Harness, make_world_readable
 from cli.doctor.server import ServerBehaviour, optional_mtls_server
 from wire import certificates
@@ -77,6 +78,30 @@ def ends_in_twenty_days(authority: CertificateAuthority) -> Credentials:
     # This certificate has the client's name but is not registered: the platform refuses calls.
     now = datetime.now(UTC)
     return authority.issue_client(CLIENT, not_before=now - 180 * DAY, not_after=now + 20 * DAY)
+
+
+def ends_in_nine_days(authority: CertificateAuthority) -> Credentials:
+    now = datetime.now(UTC)
+    return authority.issue_client(CLIENT, not_before=now - 180 * DAY, not_after=now + 9 * DAY)
+
+
+def with_ending_issuer(authority: CertificateAuthority) -> Credentials:
+    now = datetime.now(UTC)
+    issuer = certificates.intermediate(
+        authority, not_before=now - 400 * DAY, not_after=now + 9 * DAY
+    )
+    return evolve(authority.issue_client(CLIENT), issuers=(issuer,))
+
+
+def ending_root(harness: Harness) -> Path:
+    """Write the sandbox's authority, and another one that ends in twenty days."""
+    path = harness.folder / "authorities.pem"
+    now = datetime.now(UTC)
+    other = certificates.intermediate(
+        harness.sandbox.authority, not_before=now - 400 * DAY, not_after=now + 20 * DAY
+    )
+    path.write_bytes(harness.sandbox.authority.root_pem + pem(other))
+    return path
 
 
 def unregistered(authority: CertificateAuthority) -> Credentials:

@@ -23,6 +23,8 @@ def test_without_a_fault_every_check_is_ok(harness: Harness) -> None:
         "certificate_key",
         "certificate_chain",
         "certificate_validity",
+        "issuer_validity",
+        "authority_validity",
         "key_file",
         "server_authorities",
         "lease",
