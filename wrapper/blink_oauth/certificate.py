@@ -39,8 +39,8 @@ PUBLIC_POLICIES = {
 }
 """The policies of public TLS certificates (Baseline Requirements of the CA/Browser Forum)."""
 LAST_PUBLIC = datetime(2027, 3, 15, tzinfo=UTC)
-"""From then on no public TLS certificate may be for client authentication (reported by SwissSign:
-Chrome Root Program 1.8)."""
+"""From then on public TLS certificates may not be for client authentication (Chrome Root Program
+1.8, as SwissSign reports)."""
 LAST_OF_AUTHORITY = {
     "sectigo": datetime(2027, 2, 10, tzinfo=UTC),
     "digicert": datetime(2027, 3, 1, tzinfo=UTC),
@@ -163,7 +163,7 @@ def issuer_usage_findings(path: list[Certificate]) -> Iterator[Finding]:
 
 
 def successor_findings(leaf: Certificate) -> Iterator[Finding]:
-    """Find whether the successor will lack Client Authentication; of private authorities unknown.
+    """Find whether the successor will lack Client Authentication, if the authority is public.
 
     Args:
         leaf: The client certificate.
@@ -172,9 +172,9 @@ def successor_findings(leaf: Certificate) -> Iterator[Finding]:
     if _is_public(leaf) and leaf.not_valid_after_utc >= last:
         yield Finding(
             Rule.CLIENT_AUTHENTICATION_ENDS,
-            "The certificate is of a public authority, which issues none with Client "
-            f"Authentication from {last:%Y-%m-%d} on, and it expires later: its successor will "
-            f"lack it. {ASK}",
+            "The certificate is of a public authority, which is reported to issue none with Client "
+            f"Authentication from {last:%Y-%m-%d} on. It expires later, so its successor will "
+            f"presumably lack that usage. {ASK}",
             fatal=False,
         )
 
