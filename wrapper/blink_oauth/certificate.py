@@ -31,17 +31,17 @@ __all__ = [
 ]
 
 MIN_RSA_BITS = 3072
-PUBLIC_POLICIES = {
+PUBLIC_POLICIES: set[str] = {
     "2.23.140.1.1",
     "2.23.140.1.2.1",
     "2.23.140.1.2.2",
     "2.23.140.1.2.3",
 }
 """The policies of public TLS certificates (Baseline Requirements of the CA/Browser Forum)."""
-LAST_PUBLIC = datetime(2027, 3, 15, tzinfo=UTC)
+LAST_PUBLIC: datetime = datetime(2027, 3, 15, tzinfo=UTC)
 """From then on public TLS certificates may not be for client authentication (Chrome Root Program
 1.8, as SwissSign reports)."""
-LAST_OF_AUTHORITY = {
+LAST_OF_AUTHORITY: dict[str, datetime] = {
     "sectigo": datetime(2027, 2, 10, tzinfo=UTC),
     "digicert": datetime(2027, 3, 1, tzinfo=UTC),
 }

@@ -29,11 +29,11 @@ __all__ = [
     "urgent_at",
 ]
 
-LONGEST_RENEWAL = timedelta(days=30)
-LONGEST_URGENCY = timedelta(days=10)
+LONGEST_RENEWAL: Final[timedelta] = timedelta(days=30)
+LONGEST_URGENCY: Final[timedelta] = timedelta(days=10)
 MAX_AUTHORITIES: Final = 10
 """A file with more of them is a general bundle: which of them the server needs is unknown."""
-LONGEST_SUBJECT = 200
+LONGEST_SUBJECT: Final = 200
 
 
 class ExpiryStage(StrEnum):
