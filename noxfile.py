@@ -1,8 +1,8 @@
 """Every task of the project. `nox -l` lists them, `nox` runs the default sessions.
 
 CI runs these, `demo`, `coverage`, `lowest` and `audit`, most of the default ones and `demo` on
-Python 3.11 to 3.13, and `portable` on Windows and macOS; once a week `interop`, and `docs` for the
-links to other hosts.
+Python 3.11 to 3.13, and `portable` on Windows and macOS; once a week `interop`, `hsm`, and `docs`
+for the links to other hosts.
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ BUILD = {"UV_BUILD_CONSTRAINT": "requirements/build.txt"}
 DONE_WITHOUT_HISTORY = [0] if os.environ.get("GITHUB_ACTIONS") == "true" else [0, 3]
 PACKAGES = ("wrapper", "keeper", "cli", "testing")
 EXTRAS = ("cli", "otel", "postgresql", "prometheus", "sql", "testing")
+# Version 1.2.0: its repository and commit, since not every Debian and Ubuntu has a package.
+PKCS11_PROVIDER = (
+    "https://github.com/latchset/pkcs11-provider",
+    "c7a5c8b62a0ff012b16574f01651254ef7e664ee",
+)
 HAND_WRITTEN = (
     *PACKAGES,
     *("docs", "tests", "tools", "demo", "examples", "benchmarks", "noxfile.py"),
@@ -254,16 +259,56 @@ def terminal(session: nox.Session) -> None:
 
 def need_browser(session: nox.Session) -> None:
     """Install Chromium if none is installed; if that is impossible, skip the session (CI: fail)."""
-    if any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
-        return
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        install_packages(session, "the pages need Chromium", "chromium")
+
+
+@nox.session(default=False)
+def hsm(session: nox.Session) -> None:
+    """Prove, with a PKCS#11 token in software, that the client's key need not leave its module.
+
+    `BLINK_TEST_PKCS11_PROVIDER` names a pkcs11-provider of OpenSSL, a shared library. Without it
+    the session builds one, for which it needs a network.
+    """
+    if not all(map(shutil.which, ("softhsm2-util", "pkcs11-tool"))):
+        install_packages(session, "the token needs SoftHSM and OpenSC", "softhsm2", "opensc")
+    provider = os.environ.get("BLINK_TEST_PKCS11_PROVIDER") or str(build_pkcs11_provider(session))
+    install(session, "test", project=True)
+    environment = {"BLINK_TEST_PKCS11_PROVIDER": provider}
+    session.run("pytest", "tests/hsm", *session.posargs, env=environment)
+
+
+def build_pkcs11_provider(session: nox.Session) -> Path:
+    """Build OpenSSL's pkcs11-provider, and return the shared library."""
+    folder = Path(session.create_tmp()).absolute() / f"pkcs11-provider-{PKCS11_PROVIDER[-1][:12]}"
+    library = folder / "build" / "src" / "pkcs11.so"
+    if library.exists():
+        return library
+    if not all(map(shutil.which, ("meson", "ninja", "pkg-config", "cc"))):
+        packages = ("meson", "ninja-build", "pkg-config", "gcc", "libc6-dev", "libssl-dev")
+        install_packages(session, "pkcs11-provider has to be built", *packages)
+    shutil.rmtree(folder, ignore_errors=True)
+    for command in (
+        ("git", "init", "--quiet", str(folder)),
+        ("git", "-C", str(folder), "fetch", "--quiet", "--depth=1", *PKCS11_PROVIDER),
+        ("git", "-C", str(folder), "checkout", "--quiet", "FETCH_HEAD"),
+        ("meson", "setup", str(folder / "build"), str(folder)),
+        ("ninja", "-C", str(folder / "build"), "src/pkcs11.so"),
+    ):
+        session.run(*command, external=True, silent=True)
+    return library
+
+
+def install_packages(session: nox.Session, reason: str, *packages: str) -> None:
+    """Install packages of Debian; if that is impossible, skip the session (CI: fail)."""
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        cannot(session, "no browser is here, and none may be installed; the pages need Chromium")
-    install_it = ("apt-get", "install", "--yes", "--no-install-recommends", "chromium")
+        cannot(session, f"{reason}, and nothing may be installed: {' '.join(packages)}")
+    install_them = ("apt-get", "install", "--yes", "--no-install-recommends", *packages)
     try:
-        session.run(*install_it, external=True, silent=True)
+        session.run(*install_them, external=True, silent=True)
     except nox.command.CommandFailed:
         session.run("apt-get", "update", external=True, silent=True)
-        session.run(*install_it, external=True, silent=True)
+        session.run(*install_them, external=True, silent=True)
 
 
 def cannot(session: nox.Session, reason: str) -> None:

@@ -72,6 +72,14 @@ def not_pem(path: Path) -> Path:
     return target
 
 
+def key_in_module(path: Path) -> Path:
+    """Write the name of a key in a PKCS#11 module, for which no provider is loaded."""
+    target = path.with_name("module.key")
+    label = "PKCS#11 PROVIDER URI"
+    target.write_text(f"-----BEGIN {label}-----\nZmFrZQ==\n-----END {label}-----\n")
+    return target
+
+
 def plain_key(certificate: ClientCertificate) -> Path:
     """Write a key without a passphrase to the folder of a certificate."""
     key = certificates.good(shared_authority()).key
@@ -147,6 +155,11 @@ UNUSABLE: dict[str, tuple[Callable[[ClientCertificate], ClientCertificate], Rule
         lambda c: evolve(c, key=not_pem(c.chain)),
         Rule.READABLE,
         "holds no PEM private key",
+    ),
+    "key is in a module": (
+        lambda c: evolve(c, key=key_in_module(c.chain)),
+        Rule.READABLE,
+        "module.key names: check that OPENSSL_CONF loads its provider",
     ),
     "key is damaged": (damaged_key, Rule.READABLE, "holds no PEM private key"),
     "authority is not PEM": (

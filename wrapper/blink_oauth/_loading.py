@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from ._pem import certificates_in, cipher_in, damage_in, private_key_in, why_unreadable
+from ._pem import (
+    certificates_in,
+    cipher_in,
+    damage_in,
+    is_in_module,
+    private_key_in,
+    why_unreadable,
+)
 from .certificate import Finding, Rule
 from .texts import decoded, trimmed
 from .tokens import Secret
@@ -117,8 +124,9 @@ def load_key(
 
     def answer() -> str:
         asked.append(True)
-        # Without an answer, OpenSSL would ask on the terminal.
-        return passphrase.reveal() if passphrase else ""
+        # Without an answer, OpenSSL would ask on the terminal. A passphrase is no PIN of a PKCS#11
+        # module: that is needed after a fork too, where this function is not called.
+        return passphrase.reveal() if passphrase and not is_in_module(data) else ""
 
     try:
         context.load_cert_chain(chain, key, password=answer)
@@ -153,10 +161,12 @@ def _cause(failed: _Attempt, chain: bytes | Finding) -> Finding:
     key = _open(failed.data, failed.passphrase)
     if reason in MISMATCHES or (key and not _is_key_of(key, failed.certificates[0])):
         return _mismatch(failed, key, reason)
-    if failed.was_asked:
+    in_module = is_in_module(failed.data)
+    if failed.was_asked and not in_module:
         return _not_decrypted(failed, key)
     if key is None:
-        return _no_key(failed.path, why_unreadable(failed.data, failed.path, "PRIVATE KEY"))
+        why = why_unreadable(failed.data, failed.path, "PRIVATE KEY")
+        return _not_used(failed.path) if in_module else _no_key(failed.path, why)
     said = _words(reason) or str(failed.error)
     return Finding(Rule.READABLE, f"OpenSSL cannot use the client certificate: {said}.")
 
@@ -167,6 +177,16 @@ def _words(reason: str) -> str:
 
 def _no_key(path: Path, why: str) -> Finding:
     return Finding(Rule.READABLE, f"{path} holds no PEM private key that can be read: {why}.")
+
+
+def _not_used(path: Path) -> Finding:
+    # The provider hides the reason, even that of a key of another certificate.
+    return Finding(
+        Rule.READABLE,
+        f"OpenSSL cannot use the key in a PKCS#11 module that {path} names: check that "
+        "OPENSSL_CONF loads its provider and the module and has the PIN of the token, and that the "
+        "key belongs to the certificate. Wrong PINs may lock the token.",
+    )
 
 
 def _mismatch(failed: _Attempt, key: PrivateKeyTypes | None, reason: str) -> Finding:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-__all__ = ["certificates_in", "cipher_in", "damage_in", "private_key_in", "why_unreadable"]
+__all__ = [
+    "certificates_in",
+    "cipher_in",
+    "damage_in",
+    "is_in_module",
+    "private_key_in",
+    "why_unreadable",
+]
 
 BLOCK = re.compile(
     rb"^-----BEGIN ([A-Z0-9 ]{1,40})-----[ \t\r]*\n(.*?)^-----END \1-----[ \t\r]*$",
@@ -19,6 +26,8 @@ BLOCK = re.compile(
 )
 LABEL = re.compile(rb"^-----BEGIN ([A-Z0-9 ]{1,40})-----", re.MULTILINE)
 DEK_INFO = re.compile(rb"^DEK-Info: *([A-Z0-9-]{1,40}),", re.MULTILINE)
+# OpenSSL's pkcs11-provider reads it: the block has the URI of the key (RFC 7512).
+IN_MODULE = re.compile(rb"^-----BEGIN PKCS#11 PROVIDER URI-----", re.MULTILINE)
 BOM = b"\xef\xbb\xbf"
 SEQUENCE = 0x30
 ISSUER_LABELS = {b"CERTIFICATE", b"X509 CERTIFICATE"}
@@ -79,6 +88,11 @@ def private_key_in(data: bytes) -> bytes:
     """Return the first block of a private key, empty if there is none."""
     blocks = BLOCK.finditer(data.removeprefix(BOM))
     return next((block[0] for block in blocks if block[1].endswith(b"PRIVATE KEY")), b"")
+
+
+def is_in_module(data: bytes) -> bool:
+    """Return whether the key of a file is in a PKCS#11 module, and the file only names it."""
+    return IN_MODULE.search(data) is not None
 
 
 def cipher_in(key: bytes) -> str:
