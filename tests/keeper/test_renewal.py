@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,10 +19,15 @@ from blink_oauth_testing.sandbox import Sandbox
 from flavours import FLAVOURS, Flavour
 from keeper.harness import PSU
 from wire import certificates
-from wire.renewals import ManualClock, ReplacedFiles, issue
+from wire.renewals import (
+    LOOK,
+    ManualClock,
+    ReplacedFiles,
+    Storm,
+    issue,
+)
 
-LOOK = 1.0
-"""Seconds between two looks at the files. A change is used at the second look."""
+CALLERS = 8
 
 
 @define
@@ -175,6 +181,43 @@ def test_a_request_that_failed_does_not_keep_its_connections_open(
     harness.files.replace(issue(harness.sandbox, "second"))
     requests.look_twice()
     assert [is_closed(response) for response in idle] == [True, True]
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_callers_of_a_bank_do_not_notice_that_the_files_are_replaced_ten_times(
+    flavour: Flavour, tmp_path: Path
+) -> None:
+    with Sandbox(validate=False) as sandbox:
+        files = ReplacedFiles(tmp_path, sandbox.authority.root_pem)
+        files.replace(issue(sandbox, "first"))
+        # With fewer connections than threads, httpcore closes some that are in use
+        # (encode/httpcore#1110).
+        settings = sandbox.settings(certificate=files.certificate, max_connections=CALLERS)
+        storm, url = Storm(sandbox, files, CALLERS), sandbox.accounts_url
+        # Each may have a connection from before.
+        drained = storm.wait_for_each_caller
+        with (
+            BlinkOAuth(settings, monotonic=storm.clock) as blink,
+            TokenManager(blink, MemoryTokenStore()) as manager,
+        ):
+            grant = sandbox.grant()
+            code = sandbox.issue_code(grant)
+            manager.authorize(grant, code=code, redirect_uri=sandbox.redirect_uri, psu=PSU)
+            auth = manager.auth(grant, psu=PSU)
+
+            def get() -> None:
+                manager.client().get(url, auth=auth).raise_for_status()
+
+            async def get_async() -> None:
+                response = await manager.async_client().get(url, auth=auth)
+                response.raise_for_status()
+
+            with (
+                storm.in_threads([get] * CALLERS)
+                if flavour == "sync"
+                else storm.in_tasks([get_async] * CALLERS, nullcontext())
+            ):
+                storm.replace_ten_times(blink.context_source, drained)
 
 
 def test_the_calls_of_the_manager_use_the_certificate_that_a_request_has_found(

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 
 from attrs import define, field
 
-from blink_oauth import ClientCertificate
+from blink_oauth import ClientCertificate, Rule
+from blink_oauth.renewal import CertificateRenewal, ContextSource
 from blink_oauth_testing.sandbox import Credentials, Sandbox
 from blink_oauth_testing.sandbox.certificates import private_key
+from wire.harness import wait_until
 
-__all__ = ["ORDERS", "ManualClock", "Order", "ReplacedFiles", "issue", "truncated"]
+__all__ = [
+    "CONNECTIONS",
+    "LOOK",
+    "ORDERS",
+    "ManualClock",
+    "Order",
+    "ReplacedFiles",
+    "Storm",
+    "issue",
+    "truncated",
+]
+
+LOOK = 1.0
+"""Seconds between two looks at the files. A change is used at the second look."""
+CONNECTIONS = 4
 
 
 @define
@@ -71,6 +91,11 @@ class ReplacedFiles:
         made.mkdir()
         credentials.save(made, "client")
         return {path.name: path.read_bytes() for path in made.iterdir()} | {"ca.pem": self.ca}
+
+    @property
+    def found(self) -> list[bytes | None]:
+        """The content of each file that the certificate names; None for one that is missing."""
+        return [path.read_bytes() if path.exists() else None for path in self.certificate.files]
 
     def write(self, contents: dict[str, bytes], *names: str) -> None:
         """Write these files, or all."""
@@ -198,3 +223,133 @@ ORDERS = (
     with_old_times,
 )
 """The ways in which tools replace the files."""
+
+
+@define
+class Storm:
+    """Callers that repeat their calls while the files of the certificate are replaced.
+
+    Attributes:
+        sandbox: The platform that is called.
+        files: The files of the client's certificate.
+        callers: The number of callers.
+        clock: The clock of the client.
+        done: The number of the caller of each call that has ended.
+        told: What the client has reported.
+    """
+
+    sandbox: Sandbox
+    files: ReplacedFiles
+    callers: int
+    clock: ManualClock = field(factory=ManualClock)
+    done: list[int] = field(factory=list)
+    told: list[CertificateRenewal] = field(factory=list)
+    _stop: threading.Event = field(factory=threading.Event)
+
+    @contextmanager
+    def in_threads(self, calls: Sequence[Callable[[], object]]) -> Iterator[None]:
+        """Repeat each call in a thread of its own, and raise the error of any."""
+
+        def repeat(number: int, call: Callable[[], object]) -> None:
+            while not self._stop.is_set():
+                call()
+                self.done.append(number)
+
+        with ThreadPoolExecutor(len(calls)) as pool:
+            yield from self._until_stopped(
+                [pool.submit(repeat, *each) for each in enumerate(calls)]
+            )
+
+    @contextmanager
+    def in_tasks(
+        self,
+        calls: Sequence[Callable[[], Awaitable[object]]],
+        client: AbstractAsyncContextManager[object],
+    ) -> Iterator[None]:
+        """Repeat each call in a task of its own in one event loop, and raise the error of any.
+
+        Args:
+            calls: The calls.
+            client: What has to be closed in the event loop.
+        """
+
+        async def repeat(number: int, call: Callable[[], Awaitable[object]]) -> None:
+            while not self._stop.is_set():
+                await call()
+                self.done.append(number)
+
+        async def run() -> None:
+            async with client, asyncio.TaskGroup() as tasks:
+                for each in enumerate(calls):
+                    tasks.create_task(repeat(*each))
+
+        with ThreadPoolExecutor(1) as pool:
+            yield from self._until_stopped([pool.submit(asyncio.run, run())])
+
+    def _until_stopped(self, callers: Iterable[Future[None]]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for caller in callers:
+                caller.result(30)
+
+    def hear(self, renewal: CertificateRenewal) -> None:
+        """Record what the client reports."""
+        self.told.append(renewal)
+
+    def replace_ten_times(
+        self, source: ContextSource, wait_for_calls_from_before: Callable[[], None]
+    ) -> None:
+        """Replace the files in every order, and require that each certificate comes into use.
+
+        A state between two steps is no whole pair: the client reads and refuses it.
+
+        Args:
+            source: The TLS context of the client.
+            wait_for_calls_from_before: Waits until the calls have ended that use the certificate
+                from before.
+        """
+        source.subscribe(self.hear)
+        for number in range(10):
+            new, before = issue(self.sandbox, ("second", "first")[number % 2]), source.context
+            *partial, last = ORDERS[number % len(ORDERS)](self.files, new)
+            for step in partial:
+                found, told = self.files.found, len(self.told)
+                step()
+                self.look()
+                while self.files.found != found and len(self.told) == told:
+                    self.look()
+                assert source.context is before
+            last()
+            while source.context is before:
+                self.look()
+            wait_for_calls_from_before()
+            self.wait_for_new_calls()
+            used = {each.certificate for each in self.sandbox.exchanges[-CONNECTIONS:]}
+            assert used == {new.fingerprint}
+        refused = {reason.rule for renewal in self.told for reason in renewal.reasons}
+        assert refused == {
+            Rule.KEY_MATCHES,
+            Rule.PASSPHRASE,
+            Rule.READABLE,
+            Rule.CHAIN_COMPLETE,
+            Rule.AUTHORITIES,
+        }
+        assert len([renewal for renewal in self.told if not renewal.reasons]) == 10
+        assert {each.status for each in self.sandbox.exchanges} == {200}
+
+    def look(self) -> None:
+        """Let a call look at the files."""
+        self.clock.seconds += LOOK
+        self.wait_for_new_calls()
+
+    def wait_for_each_caller(self) -> None:
+        """Wait until each caller has ended a call."""
+        count = len(self.done)
+        wait_until(lambda: len({*self.done[count:]}) == self.callers)
+
+    def wait_for_new_calls(self) -> None:
+        """Wait until more calls have ended than were in progress."""
+        enough = len(self.done) + CONNECTIONS + 1
+        wait_until(lambda: len(self.done) >= enough)
