@@ -5,15 +5,18 @@
   each request, Authlib sets one
 * `TokenManager.get` of a fresh token, and a request with `TokenManager.auth`, with the metrics of
   Prometheus on, compared with the same without
+* a request with `TokenManager.auth` through `TokenManager.client` over mutual TLS to a server on
+  this machine, with metrics and with a certificate that is renewed from its files, compared with
+  the same without metrics and with an `ssl.SSLContext`, which is not renewed
 * `TokenManager.get` of a fresh token among 100,000 grants, compared with a dict look-up
 * the memory of 100,000 grants in store and manager, in bytes per grant
 
-The server is an `httpx.MockTransport`, so nothing leaves the process. The figures are CPU time of
-one thread.
+Elsewhere the server is an `httpx.MockTransport`, so nothing leaves the process. The figures are CPU
+time of one thread.
 
-Left out: sockets and TLS, whose time would hide the difference; refreshes (see `cost`); the first
-`get` of a grant, which reads the store; concurrent threads; Authlib on httpx2, which it prefers.
-The `Grant` objects of the application are not counted, because it has them anyway.
+Left out elsewhere: sockets and TLS, whose time would hide the difference; refreshes (see `cost`);
+the first `get` of a grant, which reads the store; concurrent threads; Authlib on httpx2, which it
+prefers. The `Grant` objects of the application are not counted, because it has them anyway.
 """
 
 from __future__ import annotations
@@ -24,15 +27,19 @@ import random
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import thread_time
+from typing import Any
 
 import httpx
+from attrs import evolve
 from benchmarks.rounds import Figure, Limit, Round, in_rounds, medians_in_turn, ratio, report
+from benchmarks.stub_server import FORM, running_stub_server
 from prometheus_client import CollectorRegistry
 
-from blink_oauth import BlinkOAuth, Grant, Psu, Settings, Token
+from blink_oauth import BlinkOAuth, Grant, Psu, Settings, Timeouts, Token
 from blink_oauth_keeper import (
     GrantKey,
     MemoryTokenStore,
@@ -185,6 +192,39 @@ def watched_rounds(plain: TokenManager, watched: TokenManager, grant: Grant) -> 
         yield Figure(f"{name}: {found.name}", found.values, found.limit)
 
 
+def renewed_rounds() -> Iterator[Figure]:
+    """Compare requests of a manager with renewal and metrics with those of one with neither."""
+    store, grant = MemoryTokenStore(), key_of(GRANTS).grant
+    put(store, key_of(GRANTS), GRANTS)
+    with running_stub_server(delay=0) as server, ExitStack() as stack:
+
+        def requests(certificate: Any, **options: Any) -> Callable[[], float]:
+            # The first connection waits until the server has started.
+            waiting = Timeouts(connect=60.0)
+            settings = evolve(server.settings, certificate=certificate, timeouts=waiting)
+            blink = stack.enter_context(BlinkOAuth(settings))
+            manager = stack.enter_context(TokenManager(blink, store, **options))
+            client, auth = manager.client(), manager.auth(grant, psu=CUSTOMER)
+
+            def measure() -> float:
+                start = thread_time()
+                for _ in range(CALLS):
+                    client.post(f"{server.base_url}/oauth/token", data=FORM, auth=auth)
+                return thread_time() - start
+
+            return measure
+
+        calls = {
+            "with renewal and metrics": requests(
+                server.certificate, on_event=prometheus_listener(CollectorRegistry())
+            ),
+            "with neither": requests(server.context),
+        }
+        rounds = in_rounds(partial(medians_in_turn, calls, TURNS))
+    found = ratio(rounds, "with renewal and metrics", "with neither", WATCHED_LIMIT)
+    yield Figure(f"a request over TLS: {found.name}", found.values, found.limit)
+
+
 def lookup_round(manager: TokenManager, tokens: dict[Grant, Token], sample: list[Grant]) -> Round:
     """Measure `get` and a dict look-up on a random sample of the grants."""
 
@@ -239,6 +279,7 @@ def figures() -> Iterator[Figure]:
             blink, store, on_event=prometheus_listener(CollectorRegistry())
         ) as watched:
             yield from watched_rounds(manager, watched, grant)
+        yield from renewed_rounds()
         in_store, in_both = bytes_per_grant(store, manager)
         grants = [key_of(number).grant for number in range(GRANTS)]
         tokens = {each: manager.get(each) for each in grants}
