@@ -70,13 +70,18 @@ SQLITE_SUFFIXES = ("", "-wal", "-shm")
 def private_file_check(name: str, path: Path) -> Iterator[Check]:
     """Check the permissions of a key file; another check reports a missing file.
 
+    A file of root may be readable for its group: so systemd and Kubernetes pass a secret to a
+    process that is not root.
+
     Args:
         name: The name of the check.
         path: The file.
     """
     if os.name != "posix" or not path.is_file():
         return
-    if _has_any_mode_bit(path, ACCESS_BY_OTHERS):
+    if _is_given_by_root(path):
+        yield passed(name, f"{path} is root's, and only its group may read it.")
+    elif _has_any_mode_bit(path, ACCESS_BY_OTHERS):
         finding = f"Users other than its owner may read or write the key in {path}."
         yield warning(name, finding, f"chmod 600 {path}")
     else:
@@ -126,6 +131,16 @@ def _chmod_modes(path: Path, folder: Path) -> dict[Path, str]:
     if path.absolute().parent == folder and _has_any_mode_bit(folder, WRITE_BY_OTHERS):
         chmod_modes[folder] = "go-w"
     return chmod_modes
+
+
+def _is_given_by_root(path: Path) -> bool:
+    """Return whether this process may read a file of root, as only the file's group may."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    is_of_another = status.st_uid == 0 != os.geteuid()
+    return is_of_another and status.st_mode & ACCESS_BY_OTHERS == stat.S_IRGRP
 
 
 def _has_any_mode_bit(path: Path, mode_bits: int) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import ssl
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import pytest
@@ -15,7 +16,11 @@ from blink_oauth import Pkcs12Certificate
 from blink_oauth.headers import Probe
 from blink_oauth_cli import checks_store as storage
 from blink_oauth_cli.check import Check, Level, failed, passed, warning
-from blink_oauth_cli.checks_local import certificate_checks, settings_without_certificate
+from blink_oauth_cli.checks_local import (
+    certificate_checks,
+    private_file_check,
+    settings_without_certificate,
+)
 from blink_oauth_cli.checks_network import clock_check
 from blink_oauth_cli.doctor import run_checks
 from blink_oauth_keeper import MemoryTokenStore
@@ -238,6 +243,40 @@ def test_a_pkcs12_file_is_checked_as_pem_files_are(harness: Harness, tmp_path: P
     checks = {check.name: check for check in certificate_checks(settings, now=datetime.now(UTC))}
     assert not_ok(checks) == {"key_file"}
     assert settings_without_certificate(settings) is not None
+
+
+class FileOfRoot(PosixPath):
+    """A file that looks as if root owned it."""
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        """Return the status with root as the owner."""
+        status = list(super().stat(follow_symlinks=follow_symlinks))
+        status[4] = 0
+        return os.stat_result(status)
+
+
+@pytest.mark.parametrize(
+    ("mode", "user", "level"),
+    [
+        (0o400, 10_001, Level.OK),
+        # A credential of systemd; a file of a Secret under `fsGroup`.
+        (0o440, 10_001, Level.OK),
+        (0o640, 10_001, Level.OK),
+        (0o660, 10_001, Level.WARN),
+        (0o444, 10_001, Level.WARN),
+        # It is this process's own file, so others are in the group.
+        (0o440, 0, Level.WARN),
+    ],
+)
+def test_a_key_of_root_may_be_readable_for_the_group_of_a_process_that_is_not_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, user: int, level: Level
+) -> None:
+    path = FileOfRoot(tmp_path / "client.key")
+    path.write_text("fake")
+    path.chmod(mode)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    (check,) = private_file_check("key_file", path)
+    assert check.level is level
 
 
 def test_the_authorities_of_a_function_s_context_are_trusted(harness: Harness) -> None:
