@@ -1,8 +1,8 @@
 """Every task of the project. `nox -l` lists them, `nox` runs the default sessions.
 
 CI runs these, `demo`, `coverage`, `lowest` and `audit`, most of the default ones and `demo` on
-Python 3.11 to 3.13, and `portable` on Windows and macOS; once a week `interop`, `hsm`, and `docs`
-for the links to other hosts.
+Python 3.11 to 3.13, and `portable` on Windows and macOS; once a week `interop`, `hsm`,
+`deployment`, and `docs` for the links to other hosts.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ BUILD = {"UV_BUILD_CONSTRAINT": "requirements/build.txt"}
 # 3: without the history, as in a shallow checkout, a tool checks nothing, and says so. The workflow
 # fetches the history: there, that would look as if the commits were right.
 DONE_WITHOUT_HISTORY = [0] if os.environ.get("GITHUB_ACTIONS") == "true" else [0, 3]
+CONTAINERFILE = Path("docs/deployment/Containerfile")
 PACKAGES = ("wrapper", "keeper", "cli", "testing")
 EXTRAS = ("cli", "otel", "postgresql", "prometheus", "sql", "testing")
 # Version 1.2.0: its repository and commit, since not every Debian and Ubuntu has a package.
@@ -318,6 +319,59 @@ def cannot(session: nox.Session, reason: str) -> None:
 
 
 @nox.session(default=False)
+def deployment(session: nox.Session) -> None:
+    """Prove with the tools of systemd, Kubernetes and containers that docs/deployment works.
+
+    It builds the image with podman, for which it needs root and a network, and runs it. Without a
+    registry of images, a Debian with the same Python takes the place of the base image.
+    """
+    if os.geteuid() != 0:
+        cannot(session, "the containers are run by root, whose files a Secret has")
+    if not all(map(shutil.which, ("podman", "runc", "systemd-analyze"))):
+        install_packages(session, "the image is run by podman", "podman", "runc", "systemd")
+    install(session, "deployment", project=True)
+    podman = ("podman", "--cgroup-manager=cgroupfs", "--runtime=runc")
+    (base,) = re.findall(r"^ARG PYTHON=(\S+)$", CONTAINERFILE.read_text("utf-8"), re.MULTILINE)
+    try:
+        session.run(*podman, "pull", "--quiet", base, external=True, silent=True)
+    except nox.command.CommandFailed:
+        if os.environ.get("CI") == "true":
+            raise
+        session.warn(f"{base} cannot be fetched: its place takes a Debian with Python.")
+        base = stand_in(session, podman, base)
+    image = "localhost/blink-oauth-test"
+    session.run(
+        *(*podman, "build", "--network=host", "--ulimit=nofile=4096:4096", "--ulimit=nproc=4096"),
+        # Authorities that this machine trusts, such as that of its proxy.
+        *("--volume=/etc/ssl/certs:/etc/ssl/certs:ro", f"--build-arg=PYTHON={base}"),
+        *(f"--file={CONTAINERFILE}", f"--tag={image}", "."),
+        external=True,
+        silent=True,
+    )
+    session.run("pytest", "tests/deployment", f"--image={image}", *session.posargs)
+
+
+def stand_in(session: nox.Session, podman: tuple[str, ...], base: str) -> str:
+    """Make an image of the Debian that is in the tag of the base image, and return its name."""
+    release = base.rpartition("-")[2]
+    name = f"localhost/python-of-{release}"
+    if session.run(*podman, "images", "--quiet", name, external=True, silent=True, log=False):
+        return name
+    if shutil.which("debootstrap") is None:
+        install_packages(session, "the base image needs a stand-in", "debootstrap")
+    root, archive = (Path(session.create_tmp()) / each for each in ("root", "root.tar"))
+    shutil.rmtree(root, ignore_errors=True)
+    packages = "ca-certificates,netbase,python-is-python3,python3-venv,tzdata"
+    make_it = ("debootstrap", "--variant=minbase", f"--include={packages}", release, str(root))
+    session.run(*make_it, external=True, silent=True)
+    session.run("tar", "-C", str(root), "-cf", str(archive), ".", external=True)
+    shutil.rmtree(root)
+    session.run(*podman, "import", "--quiet", str(archive), name, external=True, silent=True)
+    archive.unlink()
+    return name
+
+
+@nox.session(default=False)
 def interop(session: nox.Session) -> None:
     """Prove with foreign tools and their own rules that contract, client and sandbox agree.
 
@@ -519,11 +573,17 @@ def pins(session: nox.Session) -> None:
     for group in ("audit", "generate", "lint", "build", "release"):
         session.run(*compile_, "--group", group, "--output-file", f"requirements/{group}.txt")
     extras = [f"--extra={name}" for name in EXTRAS]
-    for group in ("test", "bench", "docs", "types"):
+    for group in ("test", "bench", "deployment", "docs", "types"):
         session.run(
             *(*compile_, "pyproject.toml", *extras, "--group", group),
             *("--output-file", f"requirements/{group}.txt"),
         )
+    of_image = [f"--extra={name}" for name in ("cli", "postgresql", "prometheus")]
+    session.run(
+        # The versions that were tested.
+        *(*compile_, "pyproject.toml", *of_image, "--constraint=requirements/test.txt"),
+        "--output-file=requirements/image.txt",
+    )
     session.run(
         *(*compile_, "--resolution=lowest-direct", "pyproject.toml", *extras, "--group=lowest"),
         "--output-file=requirements/lowest.txt",

@@ -28,6 +28,9 @@ CONTRACT = "blink_oauth_testing/sandbox"
 IN_SDIST = (
     "docs/conf.py",
     "docs/_static/site.css",
+    "docs/deployment/Containerfile",
+    "docs/deployment/kubernetes/deployment.yaml",
+    "docs/deployment/systemd/blink-alarm@.service",
     "docs/how-to/stores.md",
     "docs/reference/manager.md",
     "examples/django/accounts_site/settings.py",

@@ -6,10 +6,10 @@ import io
 import re
 import shlex
 import tomllib
-from collections.abc import Mapping
-from configparser import ConfigParser
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import click
 from attrs import frozen
@@ -35,6 +35,7 @@ __all__ = [
     "executed_by",
     "is_marked",
     "languages_of",
+    "options_of",
     "parsed",
 ]
 
@@ -142,20 +143,11 @@ def configuration_file(example: Example) -> None:
         assert configuration.target_profiles().keys() == configuration.profile.targets.keys()
 
 
-def unit_file(example: Example) -> None:
-    """Parse the command line of a unit of systemd, as the command does; a timer needs a time."""
-    if executed_by(example) is not None:
-        return
-    unit = ConfigParser(interpolation=None)
-    unit.read_string(example.parsed)
-    if "Timer" in unit:
-        assert unit["Timer"].keys() & {"oncalendar", "onbootsec"}
-        return
-    program, *words = shlex.split(unit["Service"]["ExecStart"])
-    assert Path(program).name == "blink-oauth"
-    name, subcommand, rest = command.resolve_command(click.Context(command), words)
+def options_of(words: Sequence[str]) -> dict[str, Any]:
+    """Parse the words of a command line as the command does, and return its options."""
+    name, subcommand, rest = command.resolve_command(click.Context(command), list(words))
     assert subcommand is not None
-    subcommand.make_context(name, rest)
+    return subcommand.make_context(name, rest).params
 
 
 def state_diagram(example: Example) -> str | None:
@@ -185,9 +177,9 @@ def parsed(page: Path, places: Mapping[str, str] | None = None) -> Document:
         "python": python,
         "console": Console(places or {}),
         "toml": configuration_file,
-        "ini": unit_file,
         "mermaid": state_diagram,
         "diff": executed_elsewhere,
+        "ini": executed_elsewhere,
     }
     found = set(languages_of(page))
     assert found <= languages.keys(), f"{page.name}: nothing executes {found - languages.keys()}"
