@@ -100,7 +100,7 @@ def test_bash_is_installed() -> None:
     [
         ("blink-oauth sta", "1", ["status"]),
         ("blink-oauth ke", "1", ["keep-alive", "keys"]),
-        ("blink-oauth keys ", "2", ["add", "drop", "generate", "seal"]),
+        ("blink-oauth keys ", "2", ["add", "drop", "generate", "seal", "wrap"]),
         ("blink-oauth token --rev", "2", ["--reveal"]),
     ],
 )
