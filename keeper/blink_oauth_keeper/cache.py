@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
@@ -15,6 +16,7 @@ from blink_oauth.tokens import Token
 
 from .errors import NoTokenError, StoreError
 from .policy import Need, is_behind, is_newer, is_usable, windows
+from .processes import reset_after_fork
 from .profile import TargetProfile
 from .steps import Result
 from .store.protocol import Record, is_revoked
@@ -84,9 +86,8 @@ class _Failure:
 class Cache:
     """The tokens, refused records and recent failures of the grants, in one process.
 
-    There is no lock: each dictionary operation is atomic. If two threads change the same entry, the
-    older pair may stay in the cache until the store is read again; no pair is lost, because the
-    store compares generations.
+    One thread at a time changes them. A lookup takes no lock, so that a fresh token costs no more
+    than one: each dictionary operation is atomic.
 
     Args:
         now: Returns the current time, aware UTC.
@@ -108,6 +109,14 @@ class Cache:
     looked: dict[Grant, int] = field(init=False, factory=dict)
     _failed: dict[Grant, _Failure] = field(init=False, factory=dict)
     _numbers: Iterator[int] = field(init=False, factory=lambda: itertools.count(1))
+    _changing: threading.Lock = field(init=False, factory=threading.Lock)
+
+    def __attrs_post_init__(self) -> None:
+        reset_after_fork(self, Cache.reset)
+
+    def reset(self) -> None:
+        """Replace the lock: in a forked child a thread of the parent may have held it."""
+        self._changing = threading.Lock()
 
     def get(self, grant: Grant, need: Need, profile: TargetProfile) -> CachedToken | None:
         """Return the cached token if no caller has to wait for its refresh, otherwise None."""
@@ -149,27 +158,30 @@ class Cache:
 
     def update(self, grant: Grant, result: Result, profile: TargetProfile) -> None:
         """Update the entries of a grant with the result of a flight."""
-        if result.error is None:
-            self._failed.pop(grant, None)
-            if result.obtained:
-                self.failures.pop(grant, None)
-        else:
-            # Only failed calls make the pauses grow, not flights that sent nothing.
-            if not isinstance(result.error, NoTokenError | StoreError | InvalidInputError):
-                self.failures[grant] = self.failures.get(grant, 0) + 1
-            self._failed[grant] = _Failure(result, self.monotonic() + result.shared_for)
-        if result.record is not None:
-            self._put(grant, result.record, profile)
+        with self._changing:
+            if result.error is None:
+                self._failed.pop(grant, None)
+                if result.obtained:
+                    self.failures.pop(grant, None)
+            else:
+                # Only failed calls make the pauses grow, not flights that sent nothing.
+                if not isinstance(result.error, NoTokenError | StoreError | InvalidInputError):
+                    self.failures[grant] = self.failures.get(grant, 0) + 1
+                self._failed[grant] = _Failure(result, self.monotonic() + result.shared_for)
+            if result.record is not None:
+                self._put(grant, result.record, profile)
 
     def clear(self) -> None:
         """Forget tokens and failures, after which every caller needs a flight."""
-        self.tokens.clear()
-        self._failed.clear()
+        with self._changing:
+            self.tokens.clear()
+            self._failed.clear()
 
     def known(self, grant: Grant) -> Record | None:
         """Return the newest record of a grant that this process knows, or None."""
-        cached = self.tokens.get(grant)
-        return self.refused.get(grant) if cached is None else cached.record
+        # Between two lookups without the lock, an entry could move from one to the other.
+        with self._changing:
+            return self._known(grant)
 
     def update_looked(
         self, grant: Grant, result: Result, profile: TargetProfile, doubt: int
@@ -182,15 +194,16 @@ class Cache:
             profile: The profile of the target.
             doubt: The number of the newest refusal before the store was read.
         """
-        if doubt:
-            self.looked[grant] = doubt
-        if result.record is not None:
-            self._put(grant, result.record, profile)
-            return
-        cached = self.tokens.get(grant)
-        if cached is not None:
-            until = self._fresh_until(cached.record, profile, BACKGROUND_GAP)
-            self._store(grant, evolve(cached, fresh_until=until))
+        with self._changing:
+            if doubt:
+                self.looked[grant] = doubt
+            if result.record is not None:
+                self._put(grant, result.record, profile)
+                return
+            cached = self.tokens.get(grant)
+            if cached is not None:
+                until = self._fresh_until(cached.record, profile, BACKGROUND_GAP)
+                self._store(grant, evolve(cached, fresh_until=until))
 
     def invalidate(self, grant: Grant, token: Token, *, refresh: bool = True) -> bool:
         """Stop serving a token that a bank's API refused until the store has been read.
@@ -204,18 +217,23 @@ class Cache:
             Whether it will be refreshed unless the store has a newer one, or without `refresh`
             whether the store will be read; True if it is not the cached token.
         """
-        cached = self.tokens.get(grant)
-        if cached is None or cached.token.access_token != token.access_token:
-            return True
-        if not refresh:
-            if self.doubted(grant, self.doubt(grant)):
+        with self._changing:
+            cached = self.tokens.get(grant)
+            if cached is None or cached.token.access_token != token.access_token:
                 return True
-            return self._may_look(grant) and self._doubt(grant, cached.record)
-        if self._age(cached) >= TOO_NEW:
-            self._refuse(grant, cached.record)
-            return True
-        self._doubt(grant, cached.record)
-        return False
+            if not refresh:
+                if self.doubted(grant, self.doubt(grant)):
+                    return True
+                return self._may_look(grant) and self._doubt(grant, cached.record)
+            if self._age(cached) >= TOO_NEW:
+                self._refuse(grant, cached.record)
+                return True
+            self._doubt(grant, cached.record)
+            return False
+
+    def _known(self, grant: Grant) -> Record | None:
+        cached = self.tokens.get(grant)
+        return self.refused.get(grant) if cached is None else cached.record
 
     def _age(self, cached: CachedToken) -> timedelta:
         here = timedelta(seconds=self.monotonic() - cached.since)
@@ -233,7 +251,7 @@ class Cache:
         return True
 
     def _put(self, grant: Grant, record: Record, profile: TargetProfile) -> None:
-        token, known = record.token, self.known(grant)
+        token, known = record.token, self._known(grant)
         if known is not None and is_behind(record, known):
             return
         if is_revoked(record) or token is None or not is_newer(record, self.refused.get(grant)):
@@ -265,7 +283,7 @@ class Cache:
     def _store(self, grant: Grant, cached: CachedToken) -> None:
         # The record's own grant as the key, so that memory holds one copy.
         self.tokens[cached.record.key.grant] = cached
-        # A thread may have doubted the token in the meantime.
+        # A thread may have doubted the token while the store was read.
         if self.doubted(grant, self.doubt(grant)):
             self.tokens[grant] = evolve(cached, fresh_until=PAST)
 

@@ -12,9 +12,17 @@ from typing import Any, Protocol, TypeVar
 
 from attrs import define, field
 
-__all__ = ["ForkGate", "close_at_exit", "close_before_fork", "fork_gate", "reset_after_fork"]
+__all__ = [
+    "ForkGate",
+    "close_at_exit",
+    "close_before_fork",
+    "existing",
+    "fork_gate",
+    "reset_after_fork",
+]
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 FORK_TIMEOUT = 30.0
 """Seconds that a fork waits for operations in progress: as long as SQLite waits for a lock."""
@@ -83,7 +91,7 @@ fork_gate = ForkGate()
 """The gate of all operations that must not run during a fork."""
 _closes: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
 _resets: weakref.WeakKeyDictionary[Any, Callable[[Any], None]] = weakref.WeakKeyDictionary()
-_closed: weakref.WeakSet[Closeable] = weakref.WeakSet()
+_closed: weakref.WeakKeyDictionary[Closeable, None] = weakref.WeakKeyDictionary()
 
 
 def close_before_fork(instance: T, close: Callable[[T], None]) -> None:
@@ -108,23 +116,30 @@ def reset_after_fork(instance: T, reset: Callable[[T], None]) -> None:
 
 def close_at_exit(instance: Closeable) -> None:
     """Close an object when the interpreter exits, if the object still exists."""
-    _closed.add(instance)
+    _closed[instance] = None
+
+
+def existing(registry: weakref.WeakKeyDictionary[T, V]) -> list[tuple[T, V]]:
+    """Return the entries of the objects that exist; other threads may add some meanwhile."""
+    # Before Python 3.14 a loop over the dictionary itself fails if a thread adds an entry.
+    found = [reference() for reference in registry.keyrefs()]
+    return [(instance, registry[instance]) for instance in found if instance is not None]
 
 
 def _close_gate() -> None:
     fork_gate.close()
-    for instance, close in list(_closes.items()):
+    for instance, close in existing(_closes):
         close(instance)
 
 
 def _reset_all() -> None:
     fork_gate.reset()
-    for instance, reset in list(_resets.items()):
+    for instance, reset in existing(_resets):
         reset(instance)
 
 
 def _close_all() -> None:
-    for instance in list(_closed):
+    for instance, _ in existing(_closed):
         instance.close()
 
 

@@ -511,6 +511,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
 
     def _reset(self) -> None:
         self._loop: object = None
+        self._choosing = Lock()
         self._idle = self._no_connections()
         self._slots = anyio.Semaphore(self._limit)
 
@@ -559,7 +560,8 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         """
         running = _running_loop.get(None) or object()
         _running_loop.set(running)
-        self._loop = self._loop or running
+        with self._choosing:
+            self._loop = self._loop or running
         if self._loop is not running:
             raise InvalidInputError(
                 "The client belongs to the event loop of its first call, and this is another one: "

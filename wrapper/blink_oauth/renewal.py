@@ -98,8 +98,9 @@ class ContextSource:
             listener: The method. It is called on the thread of the call that found the change, and
                 must not raise.
         """
-        existing = [each for each in self._listeners if each() is not None]
-        self._listeners = [*existing, WeakMethod(listener)]
+        with self._choosing:
+            existing = [each for each in self._listeners if each() is not None]
+            self._listeners = [*existing, WeakMethod(listener)]
 
     def load(self) -> ssl.SSLContext:
         """Return the context, and load it at the first call.

@@ -39,7 +39,12 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from blink_oauth.errors import InvalidInputError
 from blink_oauth_keeper.errors import SchemaError, StoreError
-from blink_oauth_keeper.processes import close_before_fork, fork_gate, reset_after_fork
+from blink_oauth_keeper.processes import (
+    close_before_fork,
+    existing,
+    fork_gate,
+    reset_after_fork,
+)
 
 from .sql_statements import NEEDED_CHANGES
 from .sql_tables import Database
@@ -347,7 +352,7 @@ def _enable_wal(cursor: DBAPICursor) -> None:
 
 
 _parent_pools: list[Pool] = []
-_earlier_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+_earlier_pools: weakref.WeakKeyDictionary[Pool, None] = weakref.WeakKeyDictionary()
 _inherited: weakref.WeakSet[Engine] = weakref.WeakSet()
 INHERITED = (
     "The SQLite file was open when this process was forked, so that a change of this process could "
@@ -372,9 +377,9 @@ def prepare_for_forks(engine: Engine) -> None:
 
 def _close_idle(engine: Engine) -> None:
     # A connection that was in use at an earlier fork was returned to the pool of that time.
-    for pool in list(_earlier_pools):
+    for pool, _ in existing(_earlier_pools):
         pool.dispose()
-    _earlier_pools.add(engine.pool)
+    _earlier_pools[engine.pool] = None
     engine.dispose()
 
 

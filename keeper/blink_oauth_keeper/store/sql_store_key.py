@@ -107,14 +107,15 @@ class KeyRing:
             return self.read(session)
 
     def _for_logs(self, get: Callable[[], StoreKey | None]) -> StoreKey | None:
-        now = self._monotonic()
-        if self._failed_at is not None and now - self._failed_at < RETRY_INTERVAL:
+        # Another thread may change it meanwhile.
+        now, failed_at = self._monotonic(), self._failed_at
+        if failed_at is not None and now - failed_at < RETRY_INTERVAL:
             return None
         try:
             key = get()
         except Exception as error:  # noqa: BLE001  a fingerprint fails no caller
             # Once: a store that can only be read would warn at each event.
-            if self._failed_at is None:
+            if failed_at is None:
                 logger.warning(
                     "The key of the fingerprints can neither be read nor made (%s): until then the "
                     "fingerprints in logs and events are made with another key.",
