@@ -92,6 +92,13 @@ class Flight:
         self.future.set_running_or_notify_cancel()
 
 
+def completed(result: Result) -> Future[Result]:
+    """Return a future that has a result."""
+    future: Future[Result] = Future()
+    future.set_result(result)
+    return future
+
+
 Run = tuple[Flight, list[Any]]
 """A flight, and a list with the return value of its last step, which the run removes."""
 
@@ -141,7 +148,12 @@ class Flights:
         self._closing = self._timed_out = False
 
     def join_or_start(
-        self, grant: Grant, make: Callable[[], Flight], *, kind: str = REFRESH
+        self,
+        grant: Grant,
+        make: Callable[[], Flight],
+        *,
+        kind: str = REFRESH,
+        ended: Callable[[], Result | None] = lambda: None,
     ) -> Future[Result]:
         """Join the flight of a grant that is in progress, or start one.
 
@@ -149,6 +161,8 @@ class Flights:
             grant: The grant.
             make: Makes the flight.
             kind: Only flights of the same kind are joined.
+            ended: Returns the result of a flight that has ended, to be taken instead of another
+                flight, or None.
 
         Raises:
             InvalidInputError: The manager is closed.
@@ -157,6 +171,9 @@ class Flights:
             flight = self._shared.get((kind, grant))
             if flight is not None:
                 return flight.future
+            # A flight that the caller would have joined may have ended a moment ago.
+            if (result := ended()) is not None:
+                return completed(result)
             flight = make()
             self._register(flight)
             self._share(flight, kind)
@@ -585,9 +602,7 @@ class SingleFlight:
         """Start the refresh of a record that `claim_due` has claimed."""
         if self.flights.has_unstored_result(claim.key.grant):
             self.release(claim, pause=UNSTORED_POLL)
-            skipped: Future[Result] = Future()
-            skipped.set_result(Result(claim))
-            return skipped
+            return completed(Result(claim))
         job = self._job(claim.key.grant, Psu.AUTO)
         flight = self._flight(job, refresh_claimed(job, claim, claimed_at))
         return self.flights.start(flight, joinable=True)
@@ -604,7 +619,8 @@ class SingleFlight:
         if token is not None:
             return token
         job = self._job(grant, psu, wanted)
-        result = self.cache.failure(grant) or (yield self._share(job), None)
+        failure = partial(self.cache.failure, grant)
+        result = failure() or (yield self._share(job, failure), None)
         while True:
             if result is None:
                 raise timeout_error(grant)
@@ -693,8 +709,11 @@ class SingleFlight:
         with suppress(InvalidInputError):
             self._share(self._job(grant, Psu.AUTO, Need(early=True)))
 
-    def _share(self, job: Job) -> Future[Result]:
-        return self.flights.join_or_start(job.key.grant, lambda: self._flight(job, refresh(job)))
+    def _share(self, job: Job, ended: Callable[[], Result | None] = lambda: None) -> Future[Result]:
+        def make() -> Flight:
+            return self._flight(job, refresh(job))
+
+        return self.flights.join_or_start(job.key.grant, make, ended=ended)
 
     def _job(self, grant: Grant, psu: Psu, wanted: Need | None = None) -> Job:
         key = self.key(grant)

@@ -15,12 +15,21 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from blink_oauth import Grant, NotConnectedError, Token
-from blink_oauth_keeper import TargetProfile
+from blink_oauth_keeper import StoreError, TargetProfile
 from blink_oauth_keeper.cache import Cache
 from blink_oauth_keeper.processes import existing
 from blink_oauth_keeper.steps import Result
 from blink_oauth_keeper.store.protocol import GrantKey, Record, State
-from keeper.harness import CLIENT_ID, DAY, START, TARGET, TIMEOUT, Harness, ManualClock
+from keeper.harness import (
+    CLIENT_ID,
+    DAY,
+    START,
+    TARGET,
+    TIMEOUT,
+    Harness,
+    ManualClock,
+    concurrently,
+)
 
 GRANT = Grant(TARGET, "u-4711")
 PROFILE = TargetProfile()
@@ -154,6 +163,16 @@ def test_no_caller_gets_an_older_token_than_a_refresh_has_returned(harness: Harn
     finally:
         is_over.set()
     assert all(caller.result(TIMEOUT) > 0 for caller in callers)
+
+
+def test_callers_that_come_while_a_flight_fails_share_its_failure(harness: Harness) -> None:
+    grant = harness.expired_grant()
+    harness.faulty.fail()
+    for flights in range(1, 6):
+        errors = concurrently(lambda: harness.manager.get(grant), 64)
+        assert {type(error) for error in errors} == {StoreError}
+        assert harness.faulty.calls.count("load") == flights + 1
+        harness.advance(DAY)
 
 
 class Registered:
