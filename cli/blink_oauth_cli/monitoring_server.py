@@ -204,7 +204,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.requestline, self.request_version, self.command = "", "HTTP/1.0", ""
             self.send_error(414)
             return False
-        return super().parse_request()
+        if not super().parse_request():
+            return False
+        if self.request_version == self.default_request_version:
+            # A request of HTTP/0.9 has no headers, so it names no host.
+            self.send_error(400)
+            return False
+        return True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse a request; the base class would quote it."""

@@ -169,6 +169,14 @@ def test_any_other_request_is_refused_and_not_quoted(
     assert headers.get("Allow") == ("GET, HEAD" if status == 405 else None)
 
 
+def test_a_request_of_http_0_9_is_refused(server: MonitoringServer) -> None:
+    address = (server.address.host, server.address.port)
+    with socket.create_connection(address, timeout=TIMEOUT) as connection:
+        connection.sendall(b"GET /page\r\n\r\n")
+        with connection.makefile("rb") as file:
+            assert file.read() == b"400\n"
+
+
 def test_head_has_the_headers_of_get_and_no_body(server: MonitoringServer) -> None:
     got = send(server, "GET /page HTTP/1.1\nHost: localhost\n\n")
     head = send(server, "HEAD /page HTTP/1.1\nHost: localhost\n\n")
