@@ -1,13 +1,21 @@
-"""Settings of every test: only loopback is contacted, and generated examples are deterministic."""
+"""Settings of every test: only loopback is contacted, and generated examples are deterministic.
+
+No SQLite file stays open after a test: Python 3.13 and newer would complain of it in another test,
+when the garbage collector finds the connection.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import socket
 import sys
+from collections.abc import Generator
 
 import hypothesis
 import pytest
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import Engine
+from sqlalchemy.pool import Pool
 
 hypothesis.settings.register_profile("deterministic", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("deterministic")
@@ -42,3 +50,23 @@ def refuse_the_network(event: str, arguments: tuple[object, ...]) -> None:
 
 # An audit hook covers every socket, also in threads and libraries. It cannot be removed.
 sys.addaudithook(refuse_the_network)
+
+
+pools: set[Pool] = set()
+
+
+@event.listens_for(Engine, "engine_connect")
+def remember_the_pool(connection: Connection) -> None:
+    """Remember the pool of each SQLite connection that a test uses."""
+    if connection.dialect.name == "sqlite":
+        pools.add(connection.engine.pool)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, object, object]:
+    """Close the connections of stores that a test has left open."""
+    try:
+        return (yield)
+    finally:
+        while pools:
+            pools.pop().dispose()

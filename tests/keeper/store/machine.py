@@ -45,6 +45,7 @@ class Machine:
     wall: datetime = START
     seconds: float = 1_000.0
     _engines: list[Engine] = field(init=False, factory=list)
+    _calculators: list[sqlite3.Connection] = field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
         if not self.is_sqlite:
@@ -121,9 +122,12 @@ class Machine:
         """Close all connections."""
         for engine in self._engines:
             engine.dispose()
+        for calculator in self._calculators:
+            calculator.close()
 
     def _set_clock(self, connection: sqlite3.Connection) -> None:
         original = sqlite3.connect(":memory:", check_same_thread=False)
+        self._calculators.append(original)
 
         def strftime(*arguments: str) -> str:
             now = self.wall.strftime("%Y-%m-%d %H:%M:%S.%f")
