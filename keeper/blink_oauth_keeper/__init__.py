@@ -23,10 +23,12 @@ from .errors import (
 from .events import Event, EventName, Listener
 from .keepalive import Progress, Report
 from .manager import TokenManager
+from .notices import Reason
 from .profile import AfterUncertainty, TargetProfile
 from .status import GrantStatus
 from .store.keys import EnvironmentKeys, Key, KeyFile, KeyProvider, LiteralKeys
 from .store.memory import MemoryTokenStore
+from .store.outbox import NewNotice, Notice, NoticeKind, OutboxEntry
 from .store.protocol import (
     DueQuery,
     GrantKey,
@@ -68,10 +70,15 @@ __all__ = [
     "Listener",
     "LiteralKeys",
     "MemoryTokenStore",
+    "NewNotice",
     "NoTokenError",
     "Note",
+    "Notice",
+    "NoticeKind",
     "Origin",
+    "OutboxEntry",
     "Progress",
+    "Reason",
     "Record",
     "RefreshPausedError",
     "RefreshPendingError",

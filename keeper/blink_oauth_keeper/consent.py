@@ -14,6 +14,7 @@ from blink_oauth.tokens import NO_ACCESS_TOKEN, Secret, Token
 from . import policy
 from .errors import ConsentNeededError, SealError, StoreError, UnknownGrantError
 from .events import EventName
+from .notices import RECOVERED
 from .policy import NEVER_VALID, moved_error
 from .refresh import (
     load,
@@ -88,6 +89,7 @@ def authorize(job: Job) -> Steps:
         correlation_id=correlation_id,
         detail=odd_detail(token),
         actor=job.actor,
+        notice=RECOVERED,
     )
     expected = Record(
         key=job.key,
@@ -189,7 +191,7 @@ def _adopt(job: Job) -> Steps:
         before = record or empty_record(job.key, now)
         # It is unknown how long the refresh token was not used: `refresh_due` finds it due.
         adopted = renewed(before, pair, issued_at=now, idle_until=now)
-        note = Note(event=EventName.ADOPTED, detail=detail, actor=job.actor)
+        note = Note(event=EventName.ADOPTED, detail=detail, actor=job.actor, notice=RECOVERED)
         # Not `put`, which would also replace a pair that was stored since the record was read.
         stored: Record | None = yield WriteBack(
             evolve(adopted, consent=before.consent + 1), record, note

@@ -25,6 +25,7 @@ from . import policy
 from .clocks import Moment
 from .errors import SealError, StoreError
 from .events import EventName
+from .notices import RECOVERED, due_notice
 from .policy import Attempt, Refuse, Serve
 from .steps import (
     AcquirePermit,
@@ -151,20 +152,8 @@ def settle(
     job: Job, claim: Record, token: Token, issued_at: datetime, seconds: float | None
 ) -> Generator[Step, Any, Result | None]:
     """Store a received pair; return its result, or None to read the store again."""
-    correlation_id = token.meta.correlation_id if token.meta else None
-    state = State.ACTIVE
-    if token.refresh_token is None:
-        # The new refresh token could not be read: the old one stays, and may be spent.
-        assert claim.token is not None
-        token, state = evolve(token, refresh_token=claim.token.refresh_token), State.UNCERTAIN
-    idle_until = policy.idle_until(token, issued_at, job.profile)
-    note = Note(
-        event=EventName.REFRESHED,
-        correlation_id=correlation_id,
-        detail=odd_detail(token),
-        actor=job.actor,
-    )
-    step = Settle(claim, token, issued_at, idle_until, state, note)
+    step = _settling(job, claim, token, issued_at)
+    token, correlation_id = step.token, step.note.correlation_id
     received = Result(_renewed(step), obtained=True)
     settlement: Settlement | None = yield from retry_until_stored(step, received)
     if settlement is None:
@@ -198,6 +187,27 @@ def settle(
                 note = Note(event=EventName.REVOKED, actor=job.actor)
                 yield from retry_until_stored(Erase(record, [token], note))
     return None
+
+
+def _settling(job: Job, claim: Record, token: Token, issued_at: datetime) -> Settle:
+    state = State.ACTIVE
+    if token.refresh_token is None:
+        # The new refresh token could not be read: the old one stays, and may be spent.
+        assert claim.token is not None
+        token, state = evolve(token, refresh_token=claim.token.refresh_token), State.UNCERTAIN
+    note = Note(
+        event=EventName.REFRESHED,
+        correlation_id=token.meta.correlation_id if token.meta else None,
+        detail=odd_detail(token),
+        actor=job.actor,
+        notice=RECOVERED,
+    )
+    idle_until = policy.idle_until(token, issued_at, job.profile)
+    step = Settle(claim, token, issued_at, idle_until, state, note)
+    if state is State.ACTIVE:
+        return step
+    notice = due_notice(_renewed(step), job.profile, job.now())
+    return evolve(step, note=evolve(note, notice=notice))
 
 
 def _renewed(step: Settle) -> Record:
@@ -305,6 +315,8 @@ def store_failure(
         error=release.error,
         correlation_id=error.correlation_id,
     )
+    notice = due_notice(released, job.profile, job.now())
+    release = evolve(release, note=evolve(release.note, notice=notice))
     replay = policy.should_replay(error, job.profile) and (
         release.attempts < 2 or not job.profile.rotates
     )

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from heapq import nsmallest
 from itertools import islice, takewhile
 from typing import NoReturn
+from uuid import uuid4
 
 from attrs import Factory, define, evolve, field, frozen
 
@@ -21,6 +22,7 @@ from blink_oauth_keeper.clocks import Moment, aware, monotonic, never_back, utc_
 from blink_oauth_keeper.errors import StoreError
 
 from .due_index import DueIndex
+from .outbox import NewNotice, Notice, NoticeKind, OutboxEntry, next_notice
 from .protocol import (
     DueQuery,
     GrantKey,
@@ -60,12 +62,17 @@ from .rules import (
     written_back,
 )
 
-__all__ = ["MemoryTokenStore", "StoredGrant"]
+__all__ = ["MemoryTokenStore", "StoredGrant", "StoredNotice"]
 
 HISTORY_LENGTH = 20
 PURGE_BATCH = 500
 PURGE_PAUSE = 0.001
 """Seconds between two batches of `purge`; without them, other threads would hardly get the lock."""
+
+Subject = GrantKey | tuple[str, str]
+"""The grant of a notice, or the client and what names the certificate."""
+NoticeName = tuple[Subject, NoticeKind, int]
+"""What a notice is unique by: its subject, kind and generation."""
 
 CompactEntry = tuple[datetime, int, str | None, Note]
 """A history entry: its time, generation, correlation id, and the note without that id."""
@@ -206,6 +213,27 @@ class StoredGrant:
         return (*extras.older_entries, newest)
 
 
+@define(eq=False)
+class StoredNotice:
+    """A notice in the outbox.
+
+    Attributes:
+        notice: The notice.
+        due_at: When it may be tried, in seconds of the store's monotonic clock.
+        is_delivered: Whether it was delivered.
+        is_dead: Whether it is not tried again.
+    """
+
+    notice: Notice
+    due_at: float
+    is_delivered: bool = False
+    is_dead: bool = False
+
+    def is_pending(self) -> bool:
+        """Return whether it is still to be delivered."""
+        return not (self.is_delivered or self.is_dead)
+
+
 def _shared(extras: Extras) -> Extras:
     has_own = extras.until or extras.journal or extras.older_entries
     return extras if has_own else interned(extras)
@@ -231,6 +259,7 @@ class MemoryTokenStore(TokenStore):
         journal_retention: The age at which `purge` deletes journal entries.
         history_retention: The age at which `purge` deletes history entries.
         grants: The dictionary that contains the grants. Only for tests, which read and change it.
+        outbox: The notices by subject, kind and generation, in their order. Only for tests.
         pseudonym_key: The key of the names in tombstones. Only for tests that use `grants` again.
         sleep: Sleeps some seconds, between two batches of `purge`.
     """
@@ -240,6 +269,7 @@ class MemoryTokenStore(TokenStore):
     _journal_retention: timedelta = timedelta(days=7)
     _history_retention: timedelta = timedelta(days=400)
     _grants: dict[GrantKey, StoredGrant] = field(factory=dict)
+    _outbox: dict[NoticeName, StoredNotice] = field(factory=dict)
     _sleep: Callable[[float], None] = time.sleep
     _due: DueIndex = field(init=False)
     _sorted_keys: list[GrantKey] = field(init=False, factory=list)
@@ -483,6 +513,77 @@ class MemoryTokenStore(TokenStore):
         with self._access():
             return self._grants.get(key, StoredGrant()).history()[:limit]
 
+    def add_notice(self, seen: Record, notice: NewNotice) -> bool:
+        with self._access():
+            grant = self._grants.get(seen.key, StoredGrant())
+            record = grant.record
+            if record is None:
+                return False
+            if (record.generation, record.notice) != (seen.generation, seen.notice):
+                return False
+            now, until = self._now(), grant.extras.until
+            grant.record = evolve(record, notice=next_notice(record.notice, notice))
+            self._due.replace(record, grant.record, until=until, now=now.monotonic)
+            return self._tell_of_grant(grant.record, notice, now)
+
+    def add_certificate_notice(
+        self, client_id: str, certificate: str, stage: int, notice: NewNotice
+    ) -> bool:
+        with self._access():
+            now = self._now()
+            new = _notice(client_id, stage, notice, now)
+            return self._tell(evolve(new, certificate=certificate), now)
+
+    def claim_notices(self, client_id: str, *, limit: int, ttl: float) -> Sequence[Notice]:
+        with self._access():
+            now = self._now().monotonic
+            # The first one of each grant or certificate: the outbox is in the order of its notices.
+            oldest: dict[Subject, StoredNotice] = {}
+            for (subject, *_), stored in self._outbox.items():
+                if stored.notice.client_id == client_id and stored.is_pending():
+                    oldest.setdefault(subject, stored)
+            claimed = [stored for stored in oldest.values() if stored.due_at <= now][:limit]
+            for stored in claimed:
+                stored.due_at = now + ttl
+                stored.notice = evolve(stored.notice, tries=stored.notice.tries + 1)
+            return [stored.notice for stored in claimed]
+
+    def notice_delivered(self, notice: Notice) -> None:
+        with self._access():
+            if stored := self._undelivered(notice):
+                stored.is_delivered, stored.is_dead = True, False
+
+    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
+        with self._access():
+            if stored := self._undelivered(notice):
+                stored.is_dead = pause is None
+                stored.due_at = self._now().monotonic + (pause or 0.0)
+
+    def retry_notices(self, client_id: str) -> int:
+        with self._access():
+            dead = [
+                stored
+                for stored in self._outbox.values()
+                if stored.notice.client_id == client_id and stored.is_dead
+            ]
+            for stored in dead:
+                stored.is_dead, stored.due_at = False, self._now().monotonic
+            return len(dead)
+
+    def notices(self, client_id: str, *, limit: int = 100) -> Sequence[OutboxEntry]:
+        with self._access():
+            now = self._now()
+            undelivered = (
+                OutboxEntry(
+                    notice=stored.notice,
+                    is_dead=stored.is_dead,
+                    due_in=_seconds_until(stored.due_at, now),
+                )
+                for stored in self._outbox.values()
+                if stored.notice.client_id == client_id and not stored.is_delivered
+            )
+            return list(islice(undelivered, limit))
+
     def purge(self) -> int:
         with self._access():
             grants, now = list(self._grants.values()), self._now().now
@@ -494,6 +595,11 @@ class MemoryTokenStore(TokenStore):
             with self._access():
                 batch = grants[start : start + PURGE_BATCH]
                 deleted += sum(grant.purge(journal, history) for grant in batch)
+        with self._access():
+            old = [name for name, stored in self._outbox.items() if stored.notice.at < history]
+            for name in old:
+                del self._outbox[name]
+            deleted += len(old)
         return deleted
 
     def fingerprint(self, text: str) -> str:
@@ -527,13 +633,40 @@ class MemoryTokenStore(TokenStore):
         note: Note | None = None,
     ) -> Record:
         before = grant.record
+        new = note.notice if note else None
+        notice = next_notice(before.notice if before else None, new)
+        if record.notice is not notice:
+            record = evolve(record, notice=notice)
+        if note and new:
+            note = evolve(note, notice=None)
         written = grant.write(
             record, now, lease_until=lease_until, pause_until=pause_until, note=note
         )
+        if new:
+            self._tell_of_grant(written, new, now)
         self._due.replace(
             before, grant.record or written, until=grant.extras.until, now=now.monotonic
         )
         return written
+
+    def _tell_of_grant(self, record: Record, new: NewNotice, now: Moment) -> bool:
+        """Add a notice if it is the record's last one now, as `_tell` does."""
+        if record.notice is not new.kind:
+            return False
+        notice = _notice(record.key.client_id, record.generation, new, now)
+        call_id = record.correlation_id
+        return self._tell(evolve(notice, grant=record.key.grant, correlation_id=call_id), now)
+
+    def _tell(self, notice: Notice, now: Moment) -> bool:
+        """Add a notice, unless there is one of its subject, kind and generation."""
+        stored = StoredNotice(notice, now.monotonic)
+        return self._outbox.setdefault(_name_of(notice), stored) is stored
+
+    def _undelivered(self, notice: Notice) -> StoredNotice | None:
+        """Return the stored notice with the id of this one, unless it was delivered."""
+        stored = self._outbox.get(_name_of(notice))
+        is_other = stored is None or stored.notice.id != notice.id or stored.is_delivered
+        return None if is_other else stored
 
     def _tombstone_key(self, key: GrantKey) -> GrantKey:
         target_id = key.grant.target_id
@@ -565,6 +698,9 @@ class MemoryTokenStore(TokenStore):
     def _remove(self, key: GrantKey) -> None:
         self._grants.pop(key, None)
         self._removals += 1
+        # A notice names the customer.
+        for name in [name for name in self._outbox if name[0] == key]:
+            del self._outbox[name]
 
     def _claim(self, seen: Record, owner: str, ttl: float, now: Moment) -> Record | None:
         grant = self._grants.get(seen.key, StoredGrant())
@@ -596,6 +732,24 @@ def _listed(record: Record) -> Record:
     """Return a record without its pair."""
     oddities = frozenset() if record.token is None else notable_oddities(record.token)
     return evolve(record, token=None, oddities=oddities)
+
+
+def _notice(client_id: str, generation: int, new: NewNotice, now: Moment) -> Notice:
+    return Notice(
+        id=str(uuid4()),
+        kind=new.kind,
+        client_id=client_id,
+        generation=generation,
+        reason=new.reason,
+        ends_at=new.ends_at,
+        at=now.now,
+    )
+
+
+def _name_of(notice: Notice) -> NoticeName:
+    key = notice.grant and GrantKey(notice.client_id, notice.grant)
+    subject = key or (notice.client_id, notice.certificate or "")
+    return (subject, notice.kind, notice.generation)
 
 
 def _order(key: GrantKey) -> tuple[str, str, str]:

@@ -3,8 +3,8 @@
 Each grant is moved in three committed steps, so that at no time two stores may refresh it:
 
 1. The source gives the record a state that no process claims, unless a refresh is in progress.
-2. The target stores the record, the journal entries and the history.
-3. The source deletes the pair and the journal entries.
+2. The target stores the record, the journal entries, the history and the undelivered notices.
+3. The source deletes the pair, the journal entries and the undelivered notices.
 
 A move that stops after any step is finished by the next one. Between the first and the last step no
 process refreshes the grant.
@@ -20,6 +20,7 @@ from attrs import field, frozen
 
 from blink_oauth_keeper.errors import SealError
 
+from .outbox import Notice
 from .protocol import GrantKey, HistoryEntry, JournalEntry, Record, State
 
 __all__ = [
@@ -52,6 +53,7 @@ class MovingGrant:
         journal: Its journal entries, the oldest first.
         journal_ids: The row ids of the journal entries in the source.
         history: Its history, the oldest entry first.
+        notices: Its notices that are not delivered, the oldest first.
     """
 
     record: Record
@@ -59,6 +61,7 @@ class MovingGrant:
     journal: Sequence[JournalEntry] = field(repr=False)
     journal_ids: Sequence[int]
     history: Sequence[HistoryEntry] = field(repr=False)
+    notices: Sequence[Notice] = field(repr=False)
 
 
 @frozen(kw_only=True)

@@ -18,6 +18,8 @@ from blink_oauth.arguments import GRANT, require_type
 from blink_oauth.context import Grant
 from blink_oauth.tokens import Oddity, Token
 
+from .outbox import NewNotice, Notice, NoticeKind, OutboxEntry
+
 __all__ = [
     "LONGEST_LEASE",
     "LONGEST_PAUSE",
@@ -118,6 +120,8 @@ class Record:
             refresh token, as `policy.with_refusal` counts them.
         refused_since: When the first of them was made, aware UTC, or None.
         forgetting: Whether the grant is revoked and to be forgotten, as `erase` does.
+        notice: The kind of the last notice about the grant, or None. None also once a pair was
+            stored after one that the grant has recovered.
         correlation_id: The correlation id of the last call for this grant, or None.
         oddities: In the records of a listing, the oddities of the pair as far as they are known
             without opening it. Empty elsewhere: the token has them.
@@ -140,6 +144,7 @@ class Record:
     refusals: int = 0
     refused_since: datetime | None = None
     forgetting: bool = False
+    notice: NoticeKind | None = None
     correlation_id: str | None = None
     oddities: frozenset[Oddity] = frozenset()
     updated_at: datetime
@@ -222,6 +227,9 @@ class Note:
         detail: The class name of the error, `odd: ` and the oddities of the pair that was stored,
             the keyed fingerprint of an adopted refresh token, or another keyword, or None.
         actor: `psu` if the customer triggered the change, otherwise `auto`.
+        notice: The notice to write together with the change, or None. One that the grant has
+            recovered is written only if the record's `notice` says that it was lost or at risk. The
+            history does not have it.
     """
 
     event: str
@@ -229,6 +237,7 @@ class Note:
     outcome: str = "done"
     detail: str | None = None
     actor: str = "auto"
+    notice: NewNotice | None = None
 
 
 ODD = "odd: "
@@ -558,8 +567,72 @@ class TokenStore(Protocol):
     def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
         """Return the history of a grant, the newest entry first."""
 
+    def add_notice(self, seen: Record, notice: NewNotice) -> bool:
+        """Write a notice about a grant whose record does not change otherwise.
+
+        Nothing is written unless generation and `notice` of the record are still those of `seen`,
+        or if the grant has a notice of this kind and generation. The record's `notice` becomes the
+        kind. A lease is not needed, and none is in the way.
+
+        Args:
+            seen: The record as it was read.
+            notice: The notice.
+
+        Returns:
+            Whether the notice was written.
+        """
+
+    def add_certificate_notice(
+        self, client_id: str, certificate: str, stage: int, notice: NewNotice
+    ) -> bool:
+        """Write a notice about a certificate, once for each stage of it.
+
+        Args:
+            client_id: The client.
+            certificate: What names the certificate.
+            stage: The number of the stage: a later one is greater.
+            notice: The notice.
+
+        Returns:
+            Whether the notice was written.
+        """
+
+    def claim_notices(self, client_id: str, *, limit: int, ttl: float) -> Sequence[Notice]:
+        """Return notices to deliver now, the oldest first, and keep other callers off them.
+
+        Of each grant and of each certificate only the oldest notice that is neither delivered nor
+        dead is returned. Each one counts a try. Unless `notice_delivered` or `notice_failed` is
+        called, it can be claimed again after `ttl` seconds. Of several callers that try at the same
+        time, one gets a notice.
+
+        Args:
+            client_id: The client.
+            limit: The most notices to return.
+            ttl: Seconds, at most `LONGEST_NOTICE_PAUSE`.
+        """
+
+    def notice_delivered(self, notice: Notice) -> None:
+        """Note that a notice was delivered: it is not returned again."""
+
+    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
+        """Note that the delivery of a notice failed; one that was delivered meanwhile stays so.
+
+        Args:
+            notice: What `claim_notices` returned.
+            pause: Seconds until it is tried again, at most `LONGEST_NOTICE_PAUSE`; None if it is
+                not: then it is dead, and does not hold up later ones.
+        """
+
+    def retry_notices(self, client_id: str) -> int:
+        """Let all dead notices of a client be tried again now, and return their number."""
+
+    def notices(self, client_id: str, *, limit: int = 100) -> Sequence[OutboxEntry]:
+        """Return the notices of a client that are not delivered, the oldest first."""
+
     def purge(self) -> int:
         """Delete journal and history entries that are older than the store's retention.
+
+        Notices, delivered or not, are kept as long as history entries.
 
         Small batches are deleted, so that other calls wait for one of them at most.
 

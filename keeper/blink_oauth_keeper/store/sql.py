@@ -20,9 +20,10 @@ from blink_oauth_keeper.clocks import boot_clock as machine_boot_clock
 from blink_oauth_keeper.clocks import monotonic as clock_with_sleep
 from blink_oauth_keeper.processes import fork_gate
 
-from . import sql_statements
+from . import sql_outbox, sql_statements
 from .keys import Key, KeyProvider
 from .moving import MovingGrant, is_moved
+from .outbox import NewNotice, Notice, OutboxEntry
 from .protocol import (
     DueQuery,
     GrantKey,
@@ -89,6 +90,7 @@ from .sql_tables import (
     key_of,
     metadata,
     note_params,
+    notices,
     pair_params,
     record_of,
     record_params,
@@ -286,7 +288,7 @@ class SqlBase:
 
     @operation
     def finish_move(self, moving: MovingGrant) -> bool:
-        """Delete the pair and the journal entries of a grant that another store has received.
+        """Delete pair, journal entries and undelivered notices that another store has received.
 
         Args:
             moving: What `begin_move` returned.
@@ -722,9 +724,42 @@ class SqlTokenStore(SqlBase, TokenStore):
         return [history_entry(row) for row in rows]
 
     @operation
+    def add_notice(self, seen: Record, notice: NewNotice) -> bool:
+        return sql_outbox.add_notice(self._prepared(), seen, notice)
+
+    @operation
+    def add_certificate_notice(
+        self, client_id: str, certificate: str, stage: int, notice: NewNotice
+    ) -> bool:
+        database = self._prepared()
+        return sql_outbox.add_certificate_notice(database, client_id, certificate, stage, notice)
+
+    @operation
+    def claim_notices(self, client_id: str, *, limit: int, ttl: float) -> Sequence[Notice]:
+        return sql_outbox.claim_notices(self._prepared(), client_id, limit, ttl)
+
+    @operation
+    def notice_delivered(self, notice: Notice) -> None:
+        sql_outbox.notice_delivered(self._prepared(), notice)
+
+    @operation
+    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
+        sql_outbox.notice_failed(self._prepared(), notice, pause)
+
+    @operation
+    def retry_notices(self, client_id: str) -> int:
+        return sql_outbox.retry_notices(self._prepared(), client_id)
+
+    @operation
+    def notices(self, client_id: str, *, limit: int = 100) -> Sequence[OutboxEntry]:
+        return sql_outbox.undelivered(self._prepared(), client_id, limit)
+
+    @operation
     def purge(self) -> int:
         deleted = 0
-        for table, retention in zip((journal, history), self._retention, strict=True):
+        of_journal, of_history = self._retention
+        retentions = {journal: of_journal, history: of_history, notices: of_history}
+        for table, retention in retentions.items():
             selection = {"minus_retention": -retention.total_seconds(), "limit": PURGE_BATCH}
             while True:
                 with self._prepared().session() as session:

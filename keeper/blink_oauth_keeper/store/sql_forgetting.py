@@ -19,7 +19,16 @@ from .protocol import GrantKey, Origin, State
 from .rules import PSEUDONYM, pseudonym
 from .sql_statements import LOAD, LOCK, NOW, is_of_grant
 from .sql_store_key import KeyRing
-from .sql_tables import TOMBSTONE, Parameters, Session, grant_params, grants, history, journal
+from .sql_tables import (
+    TOMBSTONE,
+    Parameters,
+    Session,
+    grant_params,
+    grants,
+    history,
+    journal,
+    notices,
+)
 
 __all__ = ["Tombstones", "is_tombstone"]
 
@@ -52,6 +61,7 @@ REPLACE_BY_TOMBSTONE = RENAME.values(
     refusals=None,
     refused_since=None,
     correlation_id=None,
+    notice=None,
     forget_generation=TOMBSTONE,
     updated_at=NOW,
 )
@@ -66,6 +76,7 @@ DELETE_FOREIGN = delete(journal).where(
     is_of_grant(journal), journal.c.origin == Origin.FOREIGN.value
 )
 DELETE_HISTORY = delete(history).where(is_of_grant(history))
+DELETE_NOTICES = delete(notices).where(is_of_grant(notices))
 
 
 @frozen(eq=False)
@@ -154,9 +165,9 @@ class Tombstones:
         return True
 
     def delete_traces(self, session: Session, key: GrantKey) -> None:
-        """Delete the history of a grant, and the foreign pairs in its journal."""
-        session.count(DELETE_FOREIGN, grant_params(key))
-        session.count(DELETE_HISTORY, grant_params(key))
+        """Delete history and notices of a grant, and the foreign pairs in its journal."""
+        for statement in (DELETE_FOREIGN, DELETE_HISTORY, DELETE_NOTICES):
+            session.count(statement, grant_params(key))
 
     def set_time(self, session: Session, key: GrantKey, row: Row[Any]) -> None:
         """Change the time of a tombstone only, which proves that the store takes changes."""

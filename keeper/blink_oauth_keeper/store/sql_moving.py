@@ -24,6 +24,7 @@ from .protocol import (
 from .rules import is_journaled, is_same_pair
 from .sealing import Binding, Sealer, Status
 from .sql_forgetting import Tombstones
+from .sql_outbox import add_moved_notices, delete_moved_notices, undelivered_of
 from .sql_statements import (
     DELETE_ROWS,
     ENTRY_VALUES,
@@ -78,6 +79,7 @@ ROW_VALUES: dict[str, object] = PAIR_VALUES | {
     "pause_until": seconds_from(LEASE_NOW, "pause"),
     "refusals": bindparam("new_refusals"),
     "refused_since": bindparam("new_refused_since", type_=UtcDateTime),
+    "notice": bindparam("new_last_notice"),
     "correlation_id": bindparam("new_correlation_id"),
     "updated_at": bindparam("new_updated_at", type_=UtcDateTime),
 }
@@ -139,6 +141,7 @@ def begin_move(
             journal=[reader.entry(key, row) for row in reversed(entries)],
             journal_ids=sorted(row.id for row in entries),
             history=[history_entry(row) for row in session.rows(ALL_HISTORY, grant_params(key))],
+            notices=undelivered_of(session, key),
         )
 
 
@@ -181,6 +184,7 @@ def receive(
         _add_entries(database, sealer, session, existing, entries)
         if replaced or not (stored and stored.state is State.FORGOTTEN):
             _add_history(session, key, moving.history)
+            add_moved_notices(session, key, moving.notices)
         if replaced:
             if stored is not None and stored.generation > record.generation:
                 # A newer consent with a lower generation: for caches, the generation only goes up.
@@ -237,6 +241,7 @@ def _write(
         "new_state": state,
         "new_mac": mac,
         "pause": record.pause_left,
+        "new_last_notice": record.notice and record.notice.value,
         "new_correlation_id": record.correlation_id,
         "new_updated_at": record.updated_at,
     }
@@ -253,7 +258,7 @@ def _add_history(session: Session, key: GrantKey, entries: Sequence[HistoryEntry
 
 
 def finish_move(database: Database, moving: MovingGrant) -> bool:
-    """Delete the pair and the journal entries of a grant that another store has received.
+    """Delete pair, journal entries and undelivered notices that another store has received.
 
     Returns:
         Whether record and journal were still as `begin_move` returned them.
@@ -270,6 +275,7 @@ def finish_move(database: Database, moving: MovingGrant) -> bool:
         session.count(ERASE_MOVED, grant_params(record.key) | marked)
         if ids:
             session.count(DELETE_ROWS[journal], {"ids": ids})
+        delete_moved_notices(session, moving.notices)
         params = grant_params(record.key) | {"new_generation": record.generation}
         session.count(INSERT_HISTORY, params | note_params(MOVED))
         return True

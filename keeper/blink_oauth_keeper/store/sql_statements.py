@@ -1,4 +1,4 @@
-"""The SQL statements on grants, journal and history, and the clock of the database.
+"""The SQL statements that change and read grants, and the clock of the database.
 
 Each statement is built once, so that SQLAlchemy compiles it once. SQLite and PostgreSQL use the
 same statements, except for a `Change`. The parameter `now` is None unless a test has its own clock.
@@ -22,6 +22,7 @@ from sqlalchemy import (
     ColumnElement,
     Executable,
     Float,
+    FromClause,
     Integer,
     Select,
     String,
@@ -35,6 +36,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     not_,
     null,
     or_,
@@ -42,15 +44,17 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert as insert_once
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
+from sqlalchemy.sql.dml import Insert, ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.functions import FunctionElement
 
 from blink_oauth_keeper.errors import SealError
 from blink_oauth_keeper.events import EventName
 
 from .moving import MARK
+from .outbox import TROUBLES, NoticeKind
 from .protocol import LONGEST_LEASE, LONGEST_PAUSE, Origin, State
 from .sealing import ID_LENGTH
 from .sql_tables import (
@@ -65,6 +69,7 @@ from .sql_tables import (
     is_revoking,
     is_to_be_forgotten,
     journal,
+    notices,
 )
 
 __all__ = [
@@ -80,6 +85,7 @@ __all__ = [
     "REVOKING",
     "SALVAGE",
     "SELECT_OLD",
+    "TELL",
     "WRITE",
     "due",
     "lock_due",
@@ -239,11 +245,11 @@ SELECT_OLD = {
     .where(table.c.at < seconds_from(NOW, "minus_retention"))
     .order_by(table.c.at)
     .limit(bindparam("limit"))
-    for table in (journal, history)
+    for table in (journal, history, notices)
 }
 DELETE_ROWS = {
     table: delete(table).where(table.c.id.in_(bindparam("ids", expanding=True)))
-    for table in (journal, history)
+    for table in (journal, history, notices)
 }
 
 
@@ -261,12 +267,13 @@ WRITTEN_COLUMNS = (
     *(grants.c[name] for name in KEY_VALUES),
     grants.c.generation,
     grants.c.lease_until,
+    grants.c.notice,
     grants.c.correlation_id,
     grants.c.updated_at,
     LEASE_NOW.label("now"),
     ENDS_SET_AT.label("ends_set_at"),
 )
-"""What the writer of a record cannot know, and what the history needs."""
+"""What the writer of a record cannot know, and what history and notice need."""
 
 
 # Conditions on the row.
@@ -299,7 +306,30 @@ LEASE_VALUES: dict[str, object] = {
     "updated_at": NOW,
     "mac": bindparam("new_mac"),
 }
+NEW_NOTICE: ColumnElement[str] = bindparam("new_notice", type_=String)
+# Literals: SQLAlchemy renders a list of parameters anew at each execution.
+IS_RECOVERY = NEW_NOTICE.in_([literal_column(f"'{NoticeKind.RECOVERED}'")])
+WAS_WELL = func.coalesce(grants.c.notice, "").not_in(
+    [literal_column(f"'{kind}'") for kind in sorted(TROUBLES)]
+)
+# As `outbox.next_notice` decides, from the row as it is once it is locked.
+NEXT_NOTICE = case(
+    (NEW_NOTICE.is_(None), grants.c.notice),
+    (and_(IS_RECOVERY, WAS_WELL), null()),
+    else_=NEW_NOTICE,
+)
+NOTICE_VALUES: dict[str, ColumnElement[Any]] = {
+    "notice_id": bindparam("new_notice_id", type_=String),
+    "kind": NEW_NOTICE,
+    "reason": bindparam("new_reason", type_=String),
+    "ends_at": bindparam("new_ends_at", type_=UtcDateTime),
+    "at": NOW,
+    "tries": literal(0),
+    "due_at": NOW,
+    "is_dead": false(),
+}
 CALL_VALUES: dict[str, object] = {
+    "notice": NEXT_NOTICE,
     "correlation_id": func.coalesce(
         bindparam("note_correlation_id", type_=String), grants.c.correlation_id
     ),
@@ -340,6 +370,22 @@ def _key_of(table: Table) -> tuple[ColumnElement[str], ...]:
     return (table.c.client_id, table.c.target_id, table.c.username)
 
 
+def _tell(record: FromClause, *conditions: ColumnElement[bool]) -> Insert:
+    """Return the statement that writes a notice if it is the record's last one now.
+
+    Args:
+        record: The table of the grants, or the rows that a change returns.
+        conditions: The condition that selects the record.
+    """
+    names = (*KEY_VALUES, "generation", "correlation_id")
+    values = {name: record.c[name] for name in names} | {"certificate": literal("")} | NOTICE_VALUES
+    told = select(*values.values()).where(*conditions, record.c.notice == NEW_NOTICE)
+    return insert_once(notices).from_select(list(values), told).on_conflict_do_nothing()
+
+
+TELL = _tell(grants, is_of_grant(grants))
+
+
 def _with_history(change: ReturningUpdate[Any] | ReturningInsert[Any]) -> Change:
     # A single statement needs no explicit transaction. On PostgreSQL it is one round trip, and a
     # process that stops in the middle holds no lock.
@@ -353,13 +399,14 @@ def _with_history(change: ReturningUpdate[Any] | ReturningInsert[Any]) -> Change
     } | NOTE_VALUES
     entry = insert(history).from_select(list(columns), select(*columns.values())).cte("entry")
     written = [column for column in changed.c if column.name not in KEY_VALUES]
-    return Change(change, INSERT_HISTORY, select(*written).add_cte(entry))
+    both = select(*written).add_cte(entry, _tell(changed).cte("told"))
+    return Change(change, INSERT_HISTORY, TELL, both)
 
 
 NEEDED_CHANGES: tuple[Executable, ...] = (
     *(
         insert(table).from_select([column.name for column in table.c], select(table).where(false()))
-        for table in (grants, journal, history)
+        for table in (grants, journal, history, notices)
     ),
     update(grants).where(false()).values({column: column for column in grants.c}),
     delete(journal).where(false()),
@@ -422,7 +469,11 @@ INSERT = _with_history(
     .values(
         KEY_VALUES
         | PAIR_VALUES
-        | {"correlation_id": bindparam("note_correlation_id"), "updated_at": NOW}
+        | {
+            "notice": case((IS_RECOVERY, null()), else_=NEW_NOTICE),
+            "correlation_id": bindparam("note_correlation_id"),
+            "updated_at": NOW,
+        }
     )
     .returning(*WRITTEN_COLUMNS)
 )

@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 from attrs import define, evolve, frozen
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     DateTime,
@@ -49,6 +51,7 @@ from blink_oauth.tokens import Token
 from blink_oauth_keeper.clocks import BootClock
 from blink_oauth_keeper.errors import SealError
 
+from .outbox import NewNotice, NoticeKind
 from .protocol import (
     LONGEST_LEASE,
     LONGEST_PAUSE,
@@ -68,6 +71,7 @@ from .sealing import Binding, Sealed, Sealer, Status, altered
 
 __all__ = [
     "HAS_CLAIMABLE_STATE",
+    "KINDS",
     "SHARED_VERSION",
     "TOMBSTONE",
     "VERSION",
@@ -93,6 +97,8 @@ __all__ = [
     "key_of",
     "metadata",
     "note_params",
+    "notice_params",
+    "notices",
     "pair_params",
     "record_of",
     "record_params",
@@ -183,6 +189,8 @@ grants = Table(
     # The generation under which the grant is revoked and to be forgotten: a process of an older
     # version that stores a new consent changes the generation only. `TOMBSTONE` once forgotten.
     Column("forget_generation", BigInteger),
+    # The kind of the last notice.
+    Column("notice", String),
     PrimaryKeyConstraint("client_id", "target_id", "username", name="blink_oauth_grants_key"),
 )
 HAS_CLAIMABLE_STATE = grants.c.state.in_(
@@ -247,6 +255,40 @@ history = Table(
     Index("blink_oauth_history_at", "at"),
 )
 
+notices = Table(
+    "blink_oauth_notices",
+    metadata,
+    Column("id", RowNumber, Identity(), primary_key=True),
+    Column("notice_id", String, nullable=False),
+    # Of a certificate, target and username are empty; of a grant, `certificate` is.
+    *_key_columns(),
+    Column("certificate", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("reason", String),
+    Column("ends_at", UtcDateTime),
+    Column("correlation_id", String),
+    Column("at", UtcDateTime, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("due_at", UtcDateTime, nullable=False),
+    Column("delivered_at", UtcDateTime),
+    Column("is_dead", Boolean, nullable=False),
+    Index("blink_oauth_notices_name", "notice_id", unique=True),
+    Index(
+        "blink_oauth_notices_once",
+        # Not by client first: `claim_notices` reads in the order of `id`, and stops at its limit.
+        *("username", "target_id", "client_id", "certificate", "kind", "generation"),
+        unique=True,
+    ),
+    Index("blink_oauth_notices_at", "at"),
+)
+Index(
+    "blink_oauth_notices_pending",
+    notices.c.id,
+    sqlite_where=notices.c.delivered_at.is_(None),
+    postgresql_where=notices.c.delivered_at.is_(None),
+)
+
 schema = Table(
     "blink_oauth_schema",
     metadata,
@@ -288,17 +330,19 @@ WITHOUT_PARAMETERS = {"no_parameters": True}
 
 @frozen(eq=False)
 class Change:
-    """The statements that change a record and add an entry to the history of its grant.
+    """The statements that change a record, add to its history, and write a notice about it.
 
     Attributes:
         record: Changes the record and returns its row.
         history: Adds the entry.
-        both: Does both in one statement, with a CTE that SQLite does not support.
+        notice: Writes the notice.
+        all: Does all of it in one statement, with CTEs that SQLite does not support.
     """
 
     record: Executable
     history: Executable
-    both: Executable
+    notice: Executable
+    all: Executable
 
 
 @frozen(eq=False)
@@ -363,10 +407,12 @@ class Session:
     def change(self, change: Change, parameters: Mapping[str, object]) -> Row[Any] | None:
         """Change a record and add to the history; return its row, or None if nothing changed."""
         if self.connection.dialect.name == "postgresql":
-            return self.row(change.both, parameters)
+            return self.row(change.all, parameters)
         row = self.row(change.record, parameters)
         if row is not None:
             self.count(change.history, {**parameters, "new_generation": row.generation})
+            if row.notice is not None and row.notice == parameters["new_notice"]:
+                self.count(change.notice, parameters)
         return row
 
 
@@ -454,13 +500,23 @@ def record_params(record: Record) -> Parameters:
 
 
 def note_params(note: Note) -> Parameters:
-    """Return the parameters of a history entry."""
-    return {
+    """Return the parameters of a history entry, and of the notice that goes with the change."""
+    return notice_params(note.notice) | {
         "note_correlation_id": note.correlation_id,
         "note_event": note.event,
         "note_outcome": note.outcome,
         "note_detail": note.detail,
         "note_actor": note.actor,
+    }
+
+
+def notice_params(notice: NewNotice | None) -> Parameters:
+    """Return the parameters of a new notice."""
+    return {
+        "new_notice": notice and notice.kind.value,
+        "new_notice_id": notice and str(uuid4()),
+        "new_reason": notice and notice.reason,
+        "new_ends_at": notice and notice.ends_at,
     }
 
 
@@ -536,6 +592,7 @@ def key_of(row: Row[Any]) -> GrantKey:
 
 
 STATES = frozenset(state.value for state in State)
+KINDS = {kind.value: kind for kind in NoticeKind}
 ORIGINS = frozenset(origin.value for origin in Origin)
 
 
@@ -588,6 +645,7 @@ def record_of(key: GrantKey, row: Row[Any], token: Token | None) -> Record:
         refusals=row.refusals or 0,
         refused_since=row.refused_since,
         forgetting=row.forget_generation == row.generation and row.state == State.REVOKED,
+        notice=KINDS.get(row.notice),
         correlation_id=row.correlation_id,
         updated_at=row.updated_at,
     )
@@ -601,6 +659,7 @@ def written_record(new: Record, row: Row[Any]) -> Record:
         pause_left=0.0,
         refusals=0,
         refused_since=None,
+        notice=KINDS.get(row.notice),
         correlation_id=row.correlation_id,
         updated_at=row.updated_at,
     )

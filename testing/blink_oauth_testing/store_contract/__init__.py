@@ -15,6 +15,7 @@ from .claims import Claims, Settling
 from .consents import Consents, Salvaging
 from .forgetting import Forgetting
 from .harness import ManualClock
+from .notices import Delivering, Notices
 from .queries import DueRecords, Listing
 from .values import Values
 from .write_back import WritingBack
@@ -23,7 +24,17 @@ __all__ = ["ManualClock", "TokenStoreContract"]
 
 
 class TokenStoreContract(
-    Claims, Settling, Consents, Salvaging, Forgetting, WritingBack, DueRecords, Listing, Values
+    Claims,
+    Settling,
+    Consents,
+    Salvaging,
+    Forgetting,
+    WritingBack,
+    Notices,
+    Delivering,
+    DueRecords,
+    Listing,
+    Values,
 ):
     """Test that a store does what `TokenStore` promises.
 

@@ -198,7 +198,8 @@ class Harness:
 
         If the store uses the clock of a database, which cannot be advanced, override this and
         subtract `seconds` from all times that it stored by that clock: the ends of leases and
-        pauses, `updated_at`, and `at` in journal and history.
+        pauses, `updated_at`, the times when notices are due, and `at` in journal, history and
+        notices.
 
         Args:
             seconds: The seconds to let pass.

@@ -16,14 +16,19 @@ from blink_oauth_keeper import (
     HistoryEntry,
     JournalEntry,
     MemoryTokenStore,
+    NewNotice,
     Note,
+    Notice,
+    NoticeKind,
     Origin,
     Record,
     Settlement,
     State,
 )
+from blink_oauth_keeper.store.memory import StoredNotice
 from blink_oauth_keeper.store.rules import due_order, is_due
 from blink_oauth_testing.store_contract import ManualClock, TokenStoreContract
+from blink_oauth_testing.store_contract.harness import CLIENT
 
 BROKEN: list[tuple[type[MemoryTokenStore], str]] = []
 
@@ -43,12 +48,13 @@ def caught_by(test: str) -> Callable[[type[MemoryTokenStore]], type[MemoryTokenS
 
 
 class ChangeableStore(MemoryTokenStore):
-    """A correct store whose grants a subclass can change directly."""
+    """A correct store whose grants and notices a subclass can change directly."""
 
     def __init__(self, *, clock: ManualClock) -> None:
         self.clock = clock
         self.grants: dict[GrantKey, Any] = {}
-        super().__init__(clock=clock, grants=self.grants)
+        self.outbox: dict[Any, StoredNotice] = {}
+        super().__init__(clock=clock, grants=self.grants, outbox=self.outbox)
 
     def change(self, key: GrantKey, **values: object) -> None:
         """Change values of a record, past all rules and without a history entry."""
@@ -936,6 +942,290 @@ class ShowsItsTokens(ChangeableStore):
 class FingerprintShowsTheText(ChangeableStore):
     def fingerprint(self, text: str) -> str:
         return text[:4] + super().fingerprint(text)
+
+
+@caught_by("a_notice_is_written_with_the_change")
+class WritesNoNotice(ChangeableStore):
+    def release(self, claim: Record, *, note: Note, **values: Any) -> bool:
+        return super().release(claim, note=evolve(note, notice=None), **values)
+
+
+@caught_by("a_notice_is_written_with_the_change")
+class WritesANoticeTwice(ChangeableStore):
+    """A release whose effect was unknown is made again."""
+
+    def release(self, claim: Record, *, note: Note, **values: Any) -> bool:
+        for told in list(self.outbox):
+            self.outbox["again", *told] = self.outbox.pop(told)
+        return super().release(claim, note=note, **values)
+
+
+@caught_by("a_notice_is_written_with_the_change")
+class HistoryHasTheNotice(ChangeableStore):
+    def history(self, key: GrantKey, *, limit: int = 100) -> Sequence[HistoryEntry]:
+        told = NewNotice(kind=NoticeKind.LOST)
+        entries = super().history(key, limit=limit)
+        return [evolve(entry, note=evolve(entry.note, notice=told)) for entry in entries]
+
+
+@caught_by("any_change_of_a_record_writes_its_notice")
+class RevocationWritesNoNotice(ChangeableStore):
+    def mark_revoked(self, key: GrantKey, *, note: Note, forget: bool = False) -> Record | None:
+        return super().mark_revoked(key, note=evolve(note, notice=None), forget=forget)
+
+
+@caught_by("a_change_that_fails_writes_no_notice")
+class WritesTheNoticeOfAFailedChange(ChangeableStore):
+    def release(self, claim: Record, *, note: Note, **values: Any) -> bool:
+        released = super().release(claim, note=note, **values)
+        now = self.load(claim.key)
+        if not released and now and note.notice:
+            self.add_notice(now, note.notice)
+        return released
+
+
+@caught_by("that_a_grant_has_recovered_is_told_after_trouble_only")
+class TellsOfEveryPair(SettleHooks):
+    def after(self, claim: Record, settlement: Settlement) -> Settlement:
+        self.change(claim.key, notice=NoticeKind.LOST)
+        return settlement
+
+
+@caught_by("whether_it_has_recovered_is_decided_when_it_is_stored")
+class DecidesByTheClaim(SettleHooks):
+    def before(self, claim: Record, token: Token) -> None:
+        self.change(claim.key, notice=claim.notice)
+
+
+@caught_by("a_change_without_a_notice_keeps_the_last_one")
+class SettleForgetsTheLastNotice(SettleHooks):
+    def after(self, claim: Record, settlement: Settlement) -> Settlement:
+        self.change(claim.key, notice=None)
+        return evolve(settlement, record=self.load(claim.key))
+
+
+@caught_by("a_notice_is_added_to_the_record_that_was_read_and_changes_nothing_else")
+class AddIgnoresTheLastNotice(ChangeableStore):
+    def add_notice(self, seen: Record, notice: NewNotice) -> bool:
+        now = self.load(seen.key) or seen
+        return super().add_notice(evolve(seen, notice=now.notice), notice)
+
+
+@caught_by("a_notice_is_added_to_the_record_that_was_read_and_changes_nothing_else")
+class AddIgnoresTheGeneration(ChangeableStore):
+    def add_notice(self, seen: Record, notice: NewNotice) -> bool:
+        now = self.load(seen.key) or seen
+        return super().add_notice(evolve(seen, generation=now.generation), notice)
+
+
+@caught_by("a_notice_is_added_to_the_record_that_was_read_and_changes_nothing_else")
+class AddEndsTheLease(ChangeableStore):
+    def add_notice(self, seen: Record, notice: NewNotice) -> bool:
+        if seen.key in self.grants:
+            self.change_extras(seen.key, lease_until=None)
+        return super().add_notice(seen, notice)
+
+
+@caught_by("a_notice_is_added_to_the_record_that_was_read_and_changes_nothing_else")
+class AddNeedsTheLease(ChangeableStore):
+    def add_notice(self, seen: Record, notice: NewNotice) -> bool:
+        return seen.lease_left <= 0 and super().add_notice(seen, notice)
+
+
+@caught_by("a_grant_has_one_notice_of_a_kind_and_generation")
+class AddWritesEachTime(ChangeableStore):
+    def add_notice(self, seen: Record, notice: NewNotice) -> bool:
+        for told in list(self.outbox):
+            self.outbox["again", *told] = self.outbox.pop(told)
+        return super().add_notice(seen, notice)
+
+
+@caught_by("a_grant_has_one_notice_of_a_kind_and_generation")
+class DeletesWhatWasDelivered(ChangeableStore):
+    def notice_delivered(self, notice: Notice) -> None:
+        for name in [name for name, s in self.outbox.items() if s.notice.id == notice.id]:
+            del self.outbox[name]
+
+
+@caught_by("a_certificate_has_one_notice_for_each_stage")
+class CertificateHasOneNotice(ChangeableStore):
+    def add_certificate_notice(
+        self, client_id: str, certificate: str, stage: int, notice: NewNotice
+    ) -> bool:
+        return super().add_certificate_notice(client_id, certificate, 1, notice)
+
+
+@caught_by("a_certificate_has_one_notice_for_each_stage")
+class CertificatesAreOne(ChangeableStore):
+    def add_certificate_notice(
+        self, client_id: str, certificate: str, stage: int, notice: NewNotice
+    ) -> bool:
+        return super().add_certificate_notice(client_id, "same", stage, notice)
+
+
+class ClaimsNotices(ChangeableStore):
+    """A store whose `claim_notices` a subclass breaks."""
+
+    def broken(self, client_id: str, limit: int, ttl: float) -> Sequence[Notice]:
+        """Claim notices."""
+        return super().claim_notices(client_id, limit=limit, ttl=ttl)
+
+    def claim_notices(self, client_id: str, *, limit: int, ttl: float) -> Sequence[Notice]:
+        return self.broken(client_id, limit, ttl)
+
+
+@caught_by("a_claimed_notice_is_kept_from_others_until_the_time_is_over")
+class ClaimedNoticeIsFree(ClaimsNotices):
+    def broken(self, client_id: str, limit: int, ttl: float) -> Sequence[Notice]:
+        return super().broken(client_id, limit, 0)
+
+
+@caught_by("a_claimed_notice_is_kept_from_others_until_the_time_is_over")
+class ClaimedNoticeIsLost(ClaimsNotices):
+    def broken(self, client_id: str, limit: int, ttl: float) -> Sequence[Notice]:
+        return super().broken(client_id, limit, 100 * ttl)
+
+
+@caught_by("a_claimed_notice_is_kept_from_others_until_the_time_is_over")
+class ClaimHasNoLimit(ClaimsNotices):
+    def broken(self, client_id: str, limit: int, ttl: float) -> Sequence[Notice]:
+        return super().broken(client_id, 1000, ttl)
+
+
+@caught_by("a_claimed_notice_is_kept_from_others_until_the_time_is_over")
+class ClaimCountsNoTry(ClaimsNotices):
+    def broken(self, client_id: str, limit: int, ttl: float) -> Sequence[Notice]:
+        return [evolve(notice, tries=1) for notice in super().broken(client_id, limit, ttl)]
+
+
+@caught_by("a_claimed_notice_is_kept_from_others_until_the_time_is_over")
+class NewIdForEachDelivery(ClaimsNotices):
+    def broken(self, client_id: str, limit: int, ttl: float) -> Sequence[Notice]:
+        return [evolve(each, id=f"{each.id}-2") for each in super().broken(client_id, limit, ttl)]
+
+
+@caught_by("a_claimed_notice_is_kept_from_others_until_the_time_is_over")
+class ClaimIgnoresTheClient(ClaimsNotices):
+    def broken(self, client_id: str, limit: int, ttl: float) -> Sequence[Notice]:
+        return super().broken(CLIENT, limit, ttl)
+
+
+@caught_by("a_claimed_notice_is_kept_from_others_until_the_time_is_over")
+class NewestNoticeFirst(ClaimsNotices):
+    def broken(self, client_id: str, limit: int, ttl: float) -> Sequence[Notice]:
+        return super().broken(client_id, limit, ttl)[::-1]
+
+
+@caught_by("notices_of_a_grant_are_delivered_one_after_the_other")
+class ClaimsAllOfAGrant(ClaimsNotices):
+    def broken(self, client_id: str, limit: int, ttl: float) -> Sequence[Notice]:
+        claimed, hidden = list(super().broken(client_id, limit, ttl)), []
+        for stored in self.outbox.values():
+            if stored.is_pending():
+                hidden.append(stored)
+                stored.is_dead = stored.notice in claimed
+        claimed += super().broken(client_id, limit, ttl)
+        for stored in hidden:
+            stored.is_dead = False
+        return claimed
+
+
+@caught_by("notices_of_a_grant_are_delivered_one_after_the_other")
+class DeadNoticeHoldsUpOthers(ClaimsNotices):
+    def broken(self, client_id: str, limit: int, ttl: float) -> Sequence[Notice]:
+        dead = {stored.notice.grant for stored in self.outbox.values() if stored.is_dead}
+        return [each for each in super().broken(client_id, limit, ttl) if each.grant not in dead]
+
+
+@caught_by("notices_of_a_grant_are_delivered_one_after_the_other")
+class PauseIsIgnored(ChangeableStore):
+    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
+        super().notice_failed(notice, pause=pause and 0.0)
+
+
+@caught_by("a_delivered_notice_is_not_returned_again")
+class FailureEndsADelivery(ChangeableStore):
+    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
+        for stored in self.outbox.values():
+            stored.is_delivered = False
+        super().notice_failed(notice, pause=pause)
+
+
+@caught_by("a_delivered_notice_is_not_returned_again")
+class DeliveryIsNotNoted(ChangeableStore):
+    def notice_delivered(self, notice: Notice) -> None:
+        """Do nothing."""
+
+
+@caught_by("a_dead_notice_is_tried_again_on_demand_only")
+class DeadNoticeIsTriedAgain(ChangeableStore):
+    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
+        super().notice_failed(notice, pause=pause or 0.0)
+
+
+@caught_by("a_dead_notice_is_tried_again_on_demand_only")
+class RetryOfAllClients(ChangeableStore):
+    def retry_notices(self, client_id: str) -> int:
+        return super().retry_notices(CLIENT)
+
+
+@caught_by("a_dead_notice_is_tried_again_on_demand_only")
+class RetryAfterThePause(ChangeableStore):
+    def retry_notices(self, client_id: str) -> int:
+        dead = [stored for stored in self.outbox.values() if stored.is_dead]
+        count = super().retry_notices(client_id)
+        for stored in dead:
+            stored.due_at += 100
+        return count
+
+
+@caught_by("a_dead_notice_is_tried_again_on_demand_only")
+class DeadNoticeStaysDead(ChangeableStore):
+    """One that was delivered meanwhile."""
+
+    def notice_delivered(self, notice: Notice) -> None:
+        if not any(s.is_dead and s.notice.id == notice.id for s in self.outbox.values()):
+            super().notice_delivered(notice)
+
+
+@caught_by("the_notices_of_a_forgotten_grant_are_deleted")
+class NoticesAreNotForgotten(ChangeableStore):
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
+        kept = dict(self.outbox)
+        erased = super().erase(record, journaled=journaled, note=note)
+        self.outbox.update(kept)
+        return erased
+
+
+@caught_by("the_notices_of_a_forgotten_grant_are_deleted")
+class ForgettingDeletesAllNotices(ChangeableStore):
+    def erase(self, record: Record, *, journaled: Collection[Token], note: Note) -> bool:
+        self.outbox.clear()
+        return super().erase(record, journaled=journaled, note=note)
+
+
+@caught_by("the_notices_of_a_forgotten_grant_are_deleted")
+class DeletedNoticeCannotFail(ChangeableStore):
+    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
+        assert any(stored.notice.id == notice.id for stored in self.outbox.values())
+        super().notice_failed(notice, pause=pause)
+
+
+@caught_by("notices_are_purged_as_the_history_is")
+class NoticesAreNotPurged(ChangeableStore):
+    def purge(self) -> int:
+        kept = dict(self.outbox)
+        deleted = super().purge()
+        self.outbox.update(kept)
+        return deleted
+
+
+@caught_by("notices_are_purged_as_the_history_is")
+class DeliveredNoticesArePurgedAtOnce(ChangeableStore):
+    def purge(self) -> int:
+        for name in [name for name, stored in self.outbox.items() if stored.is_delivered]:
+            del self.outbox[name]
+        return super().purge()
 
 
 def names_of_tests(contract: type[TokenStoreContract]) -> list[str]:

@@ -10,11 +10,20 @@ from attrs import define, evolve, field
 from sqlalchemy import Connection, Engine, create_engine, delete, event, select, update
 
 from blink_oauth.tokens import Secret, Token
-from blink_oauth_keeper import GrantKey, Origin, Record, SqlTokenStore, State
+from blink_oauth_keeper import (
+    GrantKey,
+    NewNotice,
+    Notice,
+    NoticeKind,
+    Origin,
+    Record,
+    SqlTokenStore,
+    State,
+)
 from blink_oauth_keeper.errors import SealError, StoreError
 from blink_oauth_keeper.store.moving import CopyReport, copy_grants
 from blink_oauth_keeper.store.rules import CLAIMABLE
-from blink_oauth_keeper.store.sql_tables import clock, grants, history, journal
+from blink_oauth_keeper.store.sql_tables import clock, grants, history, journal, notices
 from blink_oauth_testing.store_contract.harness import (
     CLIENT,
     ISSUED,
@@ -32,6 +41,10 @@ OLD_KEY, NEW_KEY, OTHER = (SqlTokenStore.new_key() for _ in range(3))
 A, B, C = (grant_key(name) for name in "abc")
 IDLE = ISSUED + days(30)
 MOVED = "grant.moved"
+LOST, AT_RISK, RECOVERED = (
+    NewNotice(kind=kind, reason="fake", ends_at=IDLE)
+    for kind in (NoticeKind.LOST, NoticeKind.AT_RISK, NoticeKind.RECOVERED)
+)
 
 
 class KilledError(Exception):
@@ -86,7 +99,7 @@ class Stores:
         """Delete all rows of both stores."""
         for engine in (self.source_engine, self.target_engine):
             with engine.begin() as connection:
-                for table in (grants, journal, history, clock):
+                for table in (grants, journal, history, notices, clock):
                     connection.execute(delete(table))
 
     def contents(self) -> list[object]:
@@ -323,6 +336,36 @@ def test_a_dry_run_counts_and_changes_nothing(stores: Stores) -> None:
 # ---- a move that stops
 
 
+def undelivered(store: SqlTokenStore) -> list[Notice]:
+    """Return the notices of a store that are not delivered."""
+    return [entry.notice for entry in store.notices(CLIENT)]
+
+
+def test_notices_that_are_not_delivered_move_with_their_grant(stores: Stores) -> None:
+    source, target = stores.source(), stores.target()
+    put(source, A, "a")
+    for notice in (AT_RISK, LOST):
+        assert source.add_notice(loaded(source, A), notice)
+    [first] = source.claim_notices(CLIENT, limit=9, ttl=60)
+    source.notice_delivered(first)
+    [second] = source.claim_notices(CLIENT, limit=9, ttl=60)
+    source.notice_failed(second, pause=None)
+    assert source.add_certificate_notice(CLIENT, "fake-fingerprint", 1, LOST)
+    seen = loaded(source, A)
+    stores.copy()
+    assert [notice.certificate for notice in undelivered(source)] == ["fake-fingerprint"]
+    # A dead one is tried again in the target, under its id.
+    assert list(target.claim_notices(CLIENT, limit=9, ttl=60)) == [evolve(second, tries=2)]
+    assert loaded(target, A).notice is NoticeKind.LOST
+    # A process that read the record before the move does not tell of it in the source.
+    assert not source.add_notice(seen, RECOVERED)
+    assert target.add_notice(loaded(target, A), RECOVERED)
+    # Its delivery in the source had begun before.
+    source.notice_delivered(second)
+    stores.copy()
+    assert [notice.kind for notice in undelivered(target)] == [LOST.kind, RECOVERED.kind]
+
+
 def fail_at(engine: Engine, number: int) -> Callable[[], bool]:
     """Raise before the statement of this number; return a function that ends that."""
     counted = 0
@@ -350,10 +393,12 @@ def test_a_move_that_is_killed_before_any_statement_is_finished_by_the_next(
     stores: Stores, side: str
 ) -> None:
     key, source, target = A, stores.source(), stores.target()
-    for number in range(1, 60):
+    for number in range(1, 80):
         put(source, key, "old")
         put(source, key, "new")
         release(source, key, State.UNCERTAIN, 1)
+        assert source.add_notice(loaded(source, key), LOST)
+        told = undelivered(source)
         before = loaded(source, key)
         opened = (stores.source(), stores.target())
         end = fail_at(stores.source_engine if side == "source" else stores.target_engine, number)
@@ -366,7 +411,9 @@ def test_a_move_that_is_killed_before_any_statement_is_finished_by_the_next(
         records = [source.load(key), target.load(key)]
         assert sum(map(can_be_refreshed, records)) <= 1
         assert pair("new") in [record.token for record in records if record]
+        assert {*undelivered(source), *undelivered(target)} == {*told}
         stores.copy()
+        assert (undelivered(source), undelivered(target)) == ([], told)
         moved = loaded(target, key)
         assert untimed(moved) == evolve(untimed(before), owner=None)
         assert loaded(source, key).token is None

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import URL, Engine, create_engine, delete
 
 from blink_oauth_keeper import SqlTokenStore, TokenStore
-from blink_oauth_keeper.store.sql_tables import grants, history, journal
+from blink_oauth_keeper.store.sql_tables import grants, history, journal, notices
 from blink_oauth_testing.store_contract import ManualClock, TokenStoreContract
 from keeper.store.first_version import create_first_version
 from postgresql import PostgreSQL
@@ -68,6 +68,6 @@ class TestPostgresql(SqlContract):
     def empty_tables(self, engine: Engine) -> None:
         """Empty the tables."""
         with engine.begin() as connection:
-            for table in (grants, journal, history):
+            for table in (grants, journal, history, notices):
                 connection.execute(delete(table))
         self.database = engine

@@ -63,7 +63,7 @@ def limited(postgres: PostgreSQL, database: str) -> Iterator[str]:
         f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {ROLE}",
         f"GRANT INSERT, UPDATE ON blink_oauth_grants TO {ROLE}",
         f"GRANT INSERT, DELETE ON blink_oauth_journal TO {ROLE}",
-        f"GRANT INSERT ON blink_oauth_history TO {ROLE}",
+        f"GRANT INSERT ON blink_oauth_history, blink_oauth_notices TO {ROLE}",
     )
     with postgres.connect(database_of(database)) as connection:
         for statement in statements:
@@ -99,6 +99,7 @@ def test_a_role_needs_no_more_than_the_permissions_to_keep_a_result(limited: str
         "DELETE ON blink_oauth_journal",
         "SELECT ON blink_oauth_journal",
         "INSERT ON blink_oauth_history",
+        "INSERT ON blink_oauth_notices",
     ],
 )
 def test_a_missing_permission_is_found_before_anything_is_sent(

@@ -41,6 +41,7 @@ NAMES = [
     "blink_oauth_grants",
     "blink_oauth_history",
     "blink_oauth_journal",
+    "blink_oauth_notices",
     "blink_oauth_schema",
     "blink_oauth_store_key",
 ]
@@ -201,6 +202,10 @@ def test_the_tables_have_their_indices(engine: Engine) -> None:
         "blink_oauth_history_grant",
         "blink_oauth_journal_at",
         "blink_oauth_journal_grant",
+        "blink_oauth_notices_at",
+        "blink_oauth_notices_name",
+        "blink_oauth_notices_once",
+        "blink_oauth_notices_pending",
     }
 
 

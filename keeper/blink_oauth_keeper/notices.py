@@ -1,0 +1,95 @@
+"""Which notice a grant deserves now: a pure function of its record, its profile and the time."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from .policy import needs_attention
+from .profile import TargetProfile
+from .status import GrantStatus, status_of
+from .store.moving import is_moved
+from .store.outbox import TROUBLES, NewNotice, NoticeKind
+from .store.protocol import Record, State, is_revoked
+
+__all__ = ["RECOVERED", "Reason", "due_notice"]
+
+IDLE_WARNING = timedelta(days=5)
+"""Time before a refresh token expires unused: a daily run has then failed five times or more."""
+IDLE_SHARE = 1 / 6
+"""The warning comes at most in the last sixth of an idle lifetime, which is short in some tests."""
+
+
+class Reason(StrEnum):
+    """Why a consent is lost or at risk."""
+
+    REFUSED = "refused"
+    """The bank refused the refresh token."""
+    UNCERTAIN = "uncertain"
+    """It is unknown whether the refresh token is spent."""
+    ATTENTION = "attention"
+    """The bank has refused to refresh for more than a day, for a reason other than the token."""
+    IDLE_END = "idle_end"
+    """The refresh token expires soon, since it is not used."""
+    ACCESS_END = "access_end"
+    """There is no refresh token, and the access token expires soon or has expired."""
+
+
+RECOVERED = NewNotice(kind=NoticeKind.RECOVERED)
+"""The notice that goes with each new pair; it is written after a notice of trouble only."""
+
+
+def due_notice(record: Record, profile: TargetProfile, now: datetime) -> NewNotice | None:
+    """Return the notice that a record deserves and that was not written yet, or None.
+
+    Args:
+        record: The record. Its `notice` says what was written last.
+        profile: The profile of the target.
+        now: The current time, timezone-aware.
+    """
+    trouble = _trouble(record, profile, now)
+    if trouble is None:
+        is_well = record.state is State.ACTIVE and record.notice in TROUBLES
+        return RECOVERED if is_well else None
+    return None if trouble.kind is record.notice else trouble
+
+
+def _trouble(record: Record, profile: TargetProfile, now: datetime) -> NewNotice | None:
+    status = status_of(record, profile, now)
+    if is_revoked(record) or is_moved(record) or status.state is State.UNREADABLE:
+        return None
+    return _loss(record, status) or _risk(record, status, profile, now)
+
+
+def _loss(record: Record, status: GrantStatus) -> NewNotice | None:
+    if record.state is State.NEEDS_CONSENT:
+        reason = Reason.REFUSED
+    elif record.idle_until is None and not status.usable:
+        reason = Reason.ACCESS_END
+    elif record.idle_until is not None and status.needs_consent:
+        reason = Reason.UNCERTAIN
+    else:
+        return None
+    return NewNotice(kind=NoticeKind.LOST, reason=reason, ends_at=status.expires_at)
+
+
+def _risk(
+    record: Record, status: GrantStatus, profile: TargetProfile, now: datetime
+) -> NewNotice | None:
+    ends_at = status.expires_at
+    was_killed = record.state is State.REFRESHING and record.lease_left <= 0
+    if record.state is State.UNCERTAIN or was_killed:
+        reason = Reason.UNCERTAIN
+    elif needs_attention(record):
+        reason = Reason.ATTENTION
+    elif record.idle_until is None:
+        if status.refresh_at is None or now < status.refresh_at:
+            return None
+        reason = Reason.ACCESS_END
+    else:
+        idle_lifetime = timedelta(seconds=profile.idle_lifetime)
+        ends_at = record.idle_until
+        if now < ends_at - min(IDLE_WARNING, IDLE_SHARE * idle_lifetime):
+            return None
+        reason = Reason.IDLE_END
+    return NewNotice(kind=NoticeKind.AT_RISK, reason=reason, ends_at=ends_at)
