@@ -48,7 +48,7 @@ nitpick_ignore_regex = [
     # Types that users neither make nor name.
     (
         "py:class",
-        r".*\.(BootClock|CredentialFiles|IssuedTokens|MovingGrant|Refusal|Response|StoredGrant|T)",
+        r".*\.(BootClock|CredentialFiles|IssuedTokens|MovingGrant|Refusal|Response|StoredGrant|StoredNotice|T)",
     ),
 ]
 

@@ -7,8 +7,10 @@ httpx. They are imported on first access, so they are not in `__all__`.
 
 from typing import TYPE_CHECKING
 
+from .delivery import NoticeHandler, NoticeReport
 from .errors import (
     ConsentNeededError,
+    DeliveryError,
     GrantExistsError,
     GrantMovedError,
     NoTokenError,
@@ -43,6 +45,7 @@ from .store.protocol import (
 )
 from .store.wrapped_keys import WrappedKeyFile
 from .timers import Timers
+from .webhook import Webhook
 
 if TYPE_CHECKING:
     from .auth import GrantAuth as GrantAuth
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AfterUncertainty",
     "ConsentNeededError",
+    "DeliveryError",
     "DueQuery",
     "EnvironmentKeys",
     "Event",
@@ -74,7 +78,9 @@ __all__ = [
     "NoTokenError",
     "Note",
     "Notice",
+    "NoticeHandler",
     "NoticeKind",
+    "NoticeReport",
     "Origin",
     "OutboxEntry",
     "Progress",
@@ -94,6 +100,7 @@ __all__ = [
     "TokenManager",
     "TokenStore",
     "UnknownGrantError",
+    "Webhook",
     "WrappedKeyFile",
 ]
 

@@ -13,6 +13,7 @@
   x StoreError                   the token store cannot be used
     + SealError                  a stored pair cannot be opened with the configured keys
     + SchemaError                the tables are missing or of another version
+  x DeliveryError                a notice was not delivered
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConsentNeededError",
+    "DeliveryError",
     "GrantExistsError",
     "GrantMovedError",
     "NoTokenError",
@@ -108,3 +110,12 @@ class SchemaError(StoreError):
     """The tables are missing, or have a schema that this version does not know."""
 
     retryable = False
+
+
+class DeliveryError(BlinkError):
+    """A notice was not delivered. `TokenManager.deliver_notices` does not raise it.
+
+    A handler may raise it to say by `retry_after` how long its receiver wants to get no notice.
+    """
+
+    retryable = True

@@ -86,6 +86,8 @@ class EventName(StrEnum):
     """The renewal of a certificate that the client uses is due or urgent, or it has expired. A run
     of `TokenManager.refresh_due` emits it, once by each manager for each certificate and stage. Its
     level is error from the stage urgent on."""
+    NOTICE_DEAD = "notice.dead"
+    """All deliveries of a notice failed for a week: it is not tried again."""
     UNREADABLE = "store.unreadable"
     """No key opens the pairs of due grants, which are not refreshed: once for each run."""
     STORE_BEHIND = "store.behind"
@@ -123,6 +125,7 @@ LEVELS: dict[EventName, int] = {
     EventName.CERTIFICATE_RENEWED: logging.INFO,
     EventName.CERTIFICATE_REFUSED: logging.ERROR,
     EventName.CERTIFICATE_EXPIRING: logging.WARNING,
+    EventName.NOTICE_DEAD: logging.ERROR,
     EventName.UNREADABLE: logging.CRITICAL,
     EventName.STORE_BEHIND: logging.CRITICAL,
 }
@@ -158,6 +161,8 @@ class Event:
         certificate: The SHA-256 hash of the certificate that expires, in hexadecimal, or None.
         role: What that certificate is for, or None.
         stage: How near its end is, or None.
+        expires_at: The end of the client certificate that new connections use, aware UTC, if the
+            event is about it; that of the certificate of a dead notice.
     """
 
     name: EventName

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field, frozen
 
 from blink_oauth.context import Grant
-from blink_oauth.errors import BlinkError, CertificateError
+from blink_oauth.errors import BlinkError, CertificateError, Outcome
 from blink_oauth.expiry import CertificateExpiry, ExpiryStage
 from blink_oauth.renewal import CertificateRenewal
 from blink_oauth.tokens import Oddity, Token
@@ -20,6 +20,7 @@ from . import steps
 from .breaker import Breakers
 from .errors import SealError, StoreError
 from .events import LEVELS, Event, EventName, Listener
+from .store.outbox import Notice
 from .store.protocol import GrantKey, TokenStore
 
 if TYPE_CHECKING:
@@ -243,6 +244,30 @@ class StepExecutor:
                 outcome=SealError.outcome,
                 error=SealError.__name__,
                 count=count,
+            ),
+        )
+
+    def report_dead_notice(self, notice: Notice, error: str) -> None:
+        """Emit the event that a notice is not tried again.
+
+        Args:
+            notice: The notice.
+            error: The class of the error of its last delivery.
+        """
+        grant, name = notice.grant, EventName.NOTICE_DEAD
+        self._deliver(
+            name,
+            lambda: Event(
+                name=name,
+                at=self.now(),
+                grant=grant,
+                fingerprint=self.fingerprint(GrantKey(notice.client_id, grant)) if grant else "",
+                target_id=grant.target_id if grant else "",
+                generation=notice.generation if grant else None,
+                correlation_id=notice.correlation_id,
+                outcome=Outcome.UNCERTAIN,
+                error=error,
+                expires_at=None if grant else notice.ends_at,
             ),
         )
 

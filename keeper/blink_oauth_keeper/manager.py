@@ -29,6 +29,15 @@ from .cache import Cache
 from .clocks import aware, utc_now
 from .clocks import monotonic as monotonic_clock
 from .consent import adopted_pair
+from .delivery import (
+    HANDLER_EXAMPLE,
+    Delivery,
+    NoticeHandler,
+    NoticeReport,
+    adeliver,
+    deliver,
+    require_handler,
+)
 from .errors import UnknownGrantError
 from .events import Listener
 from .executor import StepExecutor
@@ -44,6 +53,7 @@ from .keepalive import KeepAlive, Progress, Report
 from .policy import Need
 from .profile import TargetProfile
 from .status import GrantStatus, record_pages, status_of, statuses_of
+from .store.outbox import OutboxEntry
 from .store.protocol import LONGEST_LEASE, HistoryEntry, TokenStore
 from .timers import ThreadTimers, Timers
 
@@ -90,7 +100,8 @@ class TokenManager:
         monotonic: Returns seconds of a clock that never goes back. The default counts the time
             that the machine sleeps, on Linux and macOS.
         random: Returns a number from 0 to below 1.
-        sleep: Sleeps some seconds; `refresh_due` uses it where a target's rate is limited.
+        sleep: Sleeps some seconds; `refresh_due` uses it where a target's rate is limited, and
+            `deliver_notices` where the receiver asked for a pause.
         new_timers: Makes the timers of waiting flights; again in a forked child.
         new_thread_pool: Makes an executor with a number of threads, for the calls to store and
             bank; again in a forked child.
@@ -124,6 +135,7 @@ class TokenManager:
         self._threads = max(1, min(threads, blink.settings.max_connections // 2))
         clock = aware(clock)
         self._now, self._sleep, self._monotonic = clock, sleep, monotonic
+        self._random = random
         # A number costs a fresh token less than a datetime does.
         self._wall = time.time if clock is utc_now else lambda: clock().timestamp()
         self._clients = _api_clients(blink)
@@ -757,6 +769,142 @@ class TokenManager:
             )
         finally:
             cancelled.set()
+
+    def deliver_notices(
+        self,
+        handler: NoticeHandler,
+        *,
+        limit: int = 1_000,
+        scan: bool = True,
+        stop: Callable[[], bool] | None = None,
+    ) -> NoticeReport:
+        """Pass the notices of the client to a handler, those of each grant in their order.
+
+        First notices are written that no change of a grant has written: that it will end soon. Then
+        each notice is delivered once or more, with the same id, until none is due. A run ends early
+        if nothing was delivered in 30 seconds of tries, since the receiver is presumably down. It
+        runs in the calling thread. Any number of runs may be in progress at once.
+
+        If the handler is interrupted by an exception such as `KeyboardInterrupt`, the exception is
+        raised, and the notice is delivered again after five minutes.
+
+        Args:
+            handler: Receives each notice. It should take less than a minute. If it raises, the
+                notice is tried again after a pause that grows from 10 seconds to an hour, and no
+                longer once it is 7 days old.
+            limit: Number of notices to try at most.
+            scan: Whether to look for due notices first, which reads the record of each grant.
+            stop: Returns whether to end the run early; called before each notice.
+
+        Raises:
+            StoreError: The store cannot be used.
+            InvalidInputError: The manager is closed, or an argument has another type.
+        """
+        require_function("handler", handler, HANDLER_EXAMPLE, optional=False)
+        run = self._delivery(handler, limit, stop)
+        if scan:
+            run.write_due()
+        return deliver(run, handler)
+
+    async def adeliver_notices(
+        self,
+        handler: NoticeHandler,
+        *,
+        limit: int = 1_000,
+        scan: bool = True,
+        stop: Callable[[], bool] | None = None,
+    ) -> NoticeReport:
+        """Pass the notices of the client to a handler, those of each grant in their order.
+
+        The same as `deliver_notices`, for a coroutine. The handler is a coroutine function, which
+        is awaited, or a function, which runs in a thread of the event loop's default executor, as
+        `stop` does. If it is cancelled, so is the coroutine, and its notice is delivered again
+        after five minutes.
+
+        Args:
+            handler: Receives each notice. It should take less than a minute. If it raises, the
+                notice is tried again after a pause that grows from 10 seconds to an hour, and no
+                longer once it is 7 days old.
+            limit: Number of notices to try at most.
+            scan: Whether to look for due notices first, which reads the record of each grant.
+            stop: Returns whether to end the run early; called before each notice.
+
+        Raises:
+            StoreError: The store cannot be used.
+            InvalidInputError: The manager is closed, or an argument has another type.
+        """
+        run = self._delivery(handler, limit, stop)
+        if scan:
+            await to_thread(run.write_due)
+        return await adeliver(run, handler)
+
+    def _delivery(
+        self, handler: NoticeHandler, limit: int, stop: Callable[[], bool] | None
+    ) -> Delivery:
+        self._flights.require_open()
+        require_handler(handler)
+        require_count("limit", limit, least=0, example="1_000")
+        require_function("stop", stop, "stopping.is_set")
+        return Delivery(
+            store=self._store,
+            client_id=self.client_id,
+            profile_of=self._single_flight.profile_of,
+            step_executor=self._single_flight.step_executor,
+            now=self._now,
+            monotonic=self._monotonic,
+            random=self._random,
+            sleep=self._sleep,
+            stop=stop or (lambda: False),
+            limit=limit,
+        )
+
+    def notices(self, *, limit: int = 100) -> Sequence[OutboxEntry]:
+        """Return the notices of the client that are not delivered, the oldest first.
+
+        Args:
+            limit: Number of notices at most.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
+        self._flights.require_open()
+        require_count("limit", limit, least=0, example="100")
+        return self._store.notices(self.client_id, limit=limit)
+
+    async def anotices(self, *, limit: int = 100) -> Sequence[OutboxEntry]:
+        """Return the notices of the client that are not delivered, the oldest first.
+
+        The same as `notices`, for a coroutine; a thread of the event loop's default executor reads.
+
+        Args:
+            limit: Number of notices at most.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
+        return await to_thread(self.notices, limit=limit)
+
+    def retry_notices(self) -> int:
+        """Let the dead notices of the client be delivered again, and return their number.
+
+        The next `deliver_notices` tries each of them. One that fails again is dead again.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
+        self._flights.require_open()
+        return self._store.retry_notices(self.client_id)
+
+    async def aretry_notices(self) -> int:
+        """Let the dead notices of the client be delivered again, and return their number.
+
+        The same as `retry_notices`, for a coroutine; a thread of the event loop's default executor
+        writes.
+
+        Raises:
+            StoreError: The store cannot be used.
+        """
+        return await to_thread(self.retry_notices)
 
     def fingerprint(self, grant: Grant) -> str:
         """Return the keyed fingerprint that names a grant in logs, where no username belongs.

@@ -60,6 +60,7 @@ GENERATION = "tests/generation/test_generation.py and tests/changes/test_contrib
 HSM = "tests/hsm/test_key_in_module.py"
 NEWCOMER = "tools/newcomer.py"
 PAGES_OF_EXAMPLES = "tests/browser/test_example_pages.py"
+WEBHOOK = "tests/keeper/test_webhook.py"
 WORKER = "tests/examples/test_worker.py"
 WRAPPED_KEYS = "tests/cli/test_wrapped_keys.py"
 ELSEWHERE = {
@@ -70,6 +71,7 @@ ELSEWHERE = {
     ("docs/how-to/fastapi.md", "$ "): PAGES_OF_EXAMPLES,
     ("docs/how-to/keys.md", "$ "): WRAPPED_KEYS,
     ("docs/how-to/workers.md", "$ "): WORKER,
+    ("docs/how-to/notices.md", "{"): WEBHOOK,
     ("docs/cli.md", "$ blink-oauth sandbox\n"): FIRST_DAY,
     ("docs/cli.md", '$ eval "$(blink-oauth sandbox --env)"\n'): FIRST_DAY,
     ("CONTRIBUTING.md", "--- a/"): GENERATION,
@@ -180,6 +182,7 @@ def parsed(page: Path, places: Mapping[str, str] | None = None) -> Document:
         "mermaid": state_diagram,
         "diff": executed_elsewhere,
         "ini": executed_elsewhere,
+        "json": executed_elsewhere,
     }
     found = set(languages_of(page))
     assert found <= languages.keys(), f"{page.name}: nothing executes {found - languages.keys()}"

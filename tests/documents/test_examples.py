@@ -36,10 +36,11 @@ COMMAND, LIFECYCLE, OPERATIONS, TESTING = (
 DATABASE = "postgresql+psycopg://app@db.example/app"
 """The database that the pages name."""
 MOST_MARKS = 5
-_, _, CONSENTS = GUIDES = [
-    PROJECT / "docs" / "how-to" / name for name in ("workers.md", "keep_alive.md", "consents.md")
+_, _, CONSENTS, NOTICES = GUIDES = [
+    PROJECT / "docs" / "how-to" / name
+    for name in ("workers.md", "keep_alive.md", "consents.md", "notices.md")
 ]
-"""They use the manager of the README. The last one revokes its grant, and forgets another one."""
+"""They use the manager of the README. `CONSENTS` revokes its grant, and forgets another one."""
 CERTIFICATES = PROJECT / "docs" / "how-to" / "certificates.md"
 AFTER_README = {COMMAND, LIFECYCLE, OPERATIONS, *GUIDES}
 OTHERS = [

@@ -46,6 +46,7 @@ NAMES = {
     "grant.revocation_failed": "ERROR",
     "grant.revoked": "INFO",
     "grant.revoking": "INFO",
+    "notice.dead": "ERROR",
     "refresh.abandoned": "WARNING",
     "refresh.failed": "WARNING",
     "refresh.replayed": "WARNING",
