@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from asyncio import to_thread
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from inspect import isawaitable, iscoroutinefunction
 
@@ -18,10 +18,11 @@ from attrs import define, evolve, field, frozen
 
 from blink_oauth.arguments import wrong_argument
 from blink_oauth.errors import BlinkError, InvalidInputError
+from blink_oauth.expiry import CertificateExpiry
 
 from .errors import DeliveryError
 from .executor import StepExecutor
-from .notices import due_notice
+from .notices import due_notice, expiry_notice
 from .profile import TargetProfile
 from .status import record_pages
 from .store.outbox import Notice
@@ -109,6 +110,7 @@ class Delivery:
     Args:
         store: The store.
         client_id: The client.
+        expiries: Returns the ends of the certificates that the client uses.
         profile_of: Returns the profile of a target.
         step_executor: Emits the events.
         now: Returns the current time, timezone-aware.
@@ -121,6 +123,7 @@ class Delivery:
 
     store: TokenStore
     client_id: str
+    expiries: Callable[[], Iterable[CertificateExpiry]]
     profile_of: Callable[[str], TargetProfile]
     step_executor: StepExecutor
     now: Callable[[], datetime]
@@ -139,15 +142,21 @@ class Delivery:
     _not_before: float = field(init=False, default=0.0)
 
     def write_due(self) -> None:
-        """Write the notices of grants that have come due without a change."""
+        """Write the notices that have come due without a change of a grant."""
+        for expiry in self.expiries():
+            found = expiry_notice(expiry)
+            if found is not None:
+                self._count_written(
+                    self.store.add_certificate_notice(self.client_id, expiry.fingerprint, *found)
+                )
         for page in record_pages(self.store, self.client_id):
             if self._stopping():
                 return
             for record in page:
                 profile = self.profile_of(record.key.grant.target_id)
                 notice = due_notice(record, profile, self.now())
-                if notice is not None and self.store.add_notice(record, notice):
-                    self._report = evolve(self._report, written=self._report.written + 1)
+                if notice is not None:
+                    self._count_written(self.store.add_notice(record, notice))
 
     def next(self) -> Notice | None:
         """Return the next notice, claimed for its handler, or None at the end of the run.
@@ -198,6 +207,9 @@ class Delivery:
         """Return the numbers of the run, and count the notices that are left."""
         undelivered = self.store.notices(self.client_id, limit=COUNT_LIMIT)
         return evolve(self._report, left=sum(not entry.is_dead for entry in undelivered))
+
+    def _count_written(self, is_written: bool) -> None:
+        self._report = evolve(self._report, written=self._report.written + is_written)
 
     def _may_send(self) -> bool:
         """Wait until the receiver may be called; return whether that is within the patience."""

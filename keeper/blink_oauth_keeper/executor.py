@@ -268,6 +268,7 @@ class StepExecutor:
                 outcome=Outcome.UNCERTAIN,
                 error=error,
                 expires_at=None if grant else notice.ends_at,
+                certificate=notice.certificate,
             ),
         )
 

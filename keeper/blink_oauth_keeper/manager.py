@@ -780,10 +780,11 @@ class TokenManager:
     ) -> NoticeReport:
         """Pass the notices of the client to a handler, those of each grant in their order.
 
-        First notices are written that no change of a grant has written: that it will end soon. Then
-        each notice is delivered once or more, with the same id, until none is due. A run ends early
-        if nothing was delivered in 30 seconds of tries, since the receiver is presumably down. It
-        runs in the calling thread. Any number of runs may be in progress at once.
+        First notices are written that no change of a grant has written: of a grant or certificate
+        that ends soon. Then each notice is delivered once or more, with the same id, until none is
+        due. A run ends early if nothing was delivered in 30 seconds of tries, since the receiver is
+        presumably down. It runs in the calling thread. Any number of runs may be in progress at
+        once.
 
         If the handler is interrupted by an exception such as `KeyboardInterrupt`, the exception is
         raised, and the notice is delivered again after five minutes.
@@ -793,7 +794,8 @@ class TokenManager:
                 notice is tried again after a pause that grows from 10 seconds to an hour, and no
                 longer once it is 7 days old.
             limit: Number of notices to try at most.
-            scan: Whether to look for due notices first, which reads the record of each grant.
+            scan: Whether to look for due notices first, which reads the record of each grant and
+                the certificate files.
             stop: Returns whether to end the run early; called before each notice.
 
         Raises:
@@ -826,7 +828,8 @@ class TokenManager:
                 notice is tried again after a pause that grows from 10 seconds to an hour, and no
                 longer once it is 7 days old.
             limit: Number of notices to try at most.
-            scan: Whether to look for due notices first, which reads the record of each grant.
+            scan: Whether to look for due notices first, which reads the record of each grant and
+                the certificate files.
             stop: Returns whether to end the run early; called before each notice.
 
         Raises:
@@ -848,6 +851,7 @@ class TokenManager:
         return Delivery(
             store=self._store,
             client_id=self.client_id,
+            expiries=lambda: self._blink.settings.certificate_expiries(now=self._now()),
             profile_of=self._single_flight.profile_of,
             step_executor=self._single_flight.step_executor,
             now=self._now,

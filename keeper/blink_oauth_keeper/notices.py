@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from blink_oauth.expiry import CertificateExpiry, ExpiryStage
+
 from .policy import needs_attention
 from .profile import TargetProfile
 from .status import GrantStatus, status_of
@@ -12,7 +14,7 @@ from .store.moving import is_moved
 from .store.outbox import TROUBLES, NewNotice, NoticeKind
 from .store.protocol import Record, State, is_revoked
 
-__all__ = ["RECOVERED", "Reason", "due_notice"]
+__all__ = ["RECOVERED", "Reason", "due_notice", "expiry_notice"]
 
 IDLE_WARNING = timedelta(days=5)
 """Time before a refresh token expires unused: a daily run has then failed five times or more."""
@@ -37,6 +39,22 @@ class Reason(StrEnum):
 
 RECOVERED = NewNotice(kind=NoticeKind.RECOVERED)
 """The notice that goes with each new pair; it is written after a notice of trouble only."""
+
+
+STAGES = [*ExpiryStage]
+
+
+def expiry_notice(expiry: CertificateExpiry) -> tuple[int, NewNotice] | None:
+    """Return the number of a certificate's stage and the notice of it, or None if nothing is due.
+
+    Args:
+        expiry: The end of the certificate.
+    """
+    if expiry.stage is ExpiryStage.VALID:
+        return None
+    reason = f"{expiry.role.value}_{expiry.stage.value}"
+    notice = NewNotice(kind=NoticeKind.EXPIRING, reason=reason, ends_at=expiry.not_after)
+    return STAGES.index(expiry.stage), notice
 
 
 def due_notice(record: Record, profile: TargetProfile, now: datetime) -> NewNotice | None:

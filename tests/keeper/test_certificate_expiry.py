@@ -11,7 +11,7 @@ import pytest
 from attrs import define
 
 from blink_oauth import BlinkOAuth, Settings
-from blink_oauth_keeper import Event, MemoryTokenStore, TokenManager
+from blink_oauth_keeper import Event, MemoryTokenStore, TokenManager, TokenStore
 from blink_oauth_testing.sandbox import Credentials
 from blink_oauth_testing.sandbox.certificates import shared_authority
 from flavours import FLAVOURS, Flavour
@@ -41,7 +41,7 @@ class Harness:
         """Replace the files of the certificate."""
         files(credentials, self.folder, AUTHORITY.root_pem)
 
-    def manager(self, *, listens: bool = True) -> TokenManager:
+    def manager(self, *, listens: bool = True, store: TokenStore | None = None) -> TokenManager:
         """Return a manager with a certificate of 90 days."""
         settings = Settings(
             base_url="https://blink.example",
@@ -51,7 +51,7 @@ class Harness:
         )
         return TokenManager(
             BlinkOAuth(settings),
-            MemoryTokenStore(clock=lambda: self.now),
+            store or MemoryTokenStore(clock=lambda: self.now),
             clock=lambda: self.now,
             on_event=self.events.append if listens else None,
         )

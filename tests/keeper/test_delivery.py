@@ -391,7 +391,8 @@ def test_a_notice_that_is_dead_without_a_grant_names_its_end(harness: Harness) -
         harness.manager.deliver_notices(receiver)
         harness.clock.elapse(DAY)
     (event,) = [e for e in harness.events if e.name is EventName.NOTICE_DEAD]
-    assert (event.grant, event.fingerprint, event.expires_at) == (None, "", end)
+    assert (event.grant, event.fingerprint) == (None, "")
+    assert (event.certificate, event.expires_at) == ("fake-name", end)
 
 
 class Awaited:

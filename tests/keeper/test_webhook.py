@@ -50,6 +50,7 @@ OF_CERTIFICATE = Notice(
     client_id="CIDX0000000002",
     certificate="fake-fingerprint",
     generation=2,
+    reason="client_urgent",
     ends_at=AT + timedelta(days=9),
     at=AT,
 )
@@ -159,7 +160,7 @@ def test_an_independent_receiver_verifies_a_notice(tmp_path: Path, scheme: str) 
             "client_id": "CIDX0000000002",
             "certificate": "fake-fingerprint",
             "stage": 2,
-            "reason": None,
+            "reason": "client_urgent",
             "ends_at": "2026-03-13T05:06:07.080000Z",
         },
     }
