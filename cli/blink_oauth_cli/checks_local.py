@@ -28,7 +28,9 @@ from blink_oauth.tls import (
 from blink_oauth_keeper.store.protocol import LONGEST_LEASE
 
 from .check import Check, Level, failed, passed, warning
-from .configuration import Environment, environment_of, environment_of_url
+from .configuration import Configuration, Environment, environment_of, environment_of_url
+from .errors import CommandError
+from .receiver import receiver_of, secrets_file
 
 __all__ = [
     "certificate_checks",
@@ -36,6 +38,7 @@ __all__ = [
     "identity_checks",
     "lease_check",
     "private_file_check",
+    "receiver_checks",
     "settings_without_certificate",
 ]
 
@@ -393,3 +396,26 @@ def lease_check(lease: float, timeouts: Timeouts) -> Check:
             "Shorten it, or give the call more time in total and the lease with it.",
         )
     return passed("lease", f"The lease of {lease:g} s is above the total timeout of {total:g} s.")
+
+
+def receiver_checks(configuration: Configuration) -> Iterator[Check]:
+    """Check the receiver of notices, without a call; without a receiver there is nothing to check.
+
+    Args:
+        configuration: The configuration of the command.
+    """
+    try:
+        receiver = receiver_of(configuration)
+        if receiver is None:
+            return
+        receiver.webhook()
+    except CommandError as error:
+        yield failed("webhook", error.what, error.do)
+        return
+    yield passed(
+        "webhook",
+        f"{receiver.origin} receives notices; secrets that sign them: {len(receiver.secrets)}.",
+    )
+    file = secrets_file(configuration)
+    if file is not None:
+        yield from private_file_check("webhook_secrets_file", file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from blink_oauth.context import Grant
@@ -20,8 +20,11 @@ from .errors import CommandError
 __all__ = ["storage_checks"]
 
 STORE, SCHEMA, WRITABLE, KEYS = "store", "store_schema", "store_writable", "store_keys"
-REFUSALS = "store_refusals"
+REFUSALS, NOTICES = "store_refusals", "store_notices"
 PAGE = 500
+NOTICES_READ = 1_000
+LATE_AFTER = timedelta(hours=1)
+"""The age at which a notice that is not delivered is reported."""
 
 REMEDIES = {
     "SQLITE_BUSY": "Find the process that holds the file open for long, and end it; then look "
@@ -48,6 +51,7 @@ def storage_checks(
     keys_file: Path | None,
     new_name: Callable[[], str],
     free_bytes: Callable[[Path], int],
+    now: datetime,
 ) -> Iterator[Check]:
     """Check the store without changing it.
 
@@ -58,6 +62,7 @@ def storage_checks(
         keys_file: The file of the store's keys, or None if they are not in a file.
         new_name: Returns a random name, for a grant that does not exist.
         free_bytes: Returns the free bytes of the disk of a folder.
+        now: The current time, timezone-aware.
     """
     if path is not None:
         yield file_check(path, free_bytes)
@@ -83,11 +88,11 @@ def storage_checks(
         yield failed(STORE, f"It cannot be opened: {error}", "Correct what is named.")
     else:
         with closing(store):
-            yield from _store_checks(store, client_id, new_name)
+            yield from _store_checks(store, client_id, new_name, now)
 
 
 def _store_checks(
-    store: TokenStore, client_id: str, new_name: Callable[[], str]
+    store: TokenStore, client_id: str, new_name: Callable[[], str], now: datetime
 ) -> Iterator[Check]:
     try:
         store.records(client_id, limit=1)
@@ -108,6 +113,7 @@ def _store_checks(
     yield _writable_check(store, client_id, new_name)
     yield _keys_check(store, client_id)
     yield from _refusals_check(store, client_id)
+    yield from _notices_check(store, client_id, now)
 
 
 def _writable_check(store: TokenStore, client_id: str, new_name: Callable[[], str]) -> Check:
@@ -177,6 +183,24 @@ def _refusals_check(store: TokenStore, client_id: str) -> Iterator[Check]:
             f"The bank has refused each refresh of {refused} grants for more than a day, for a "
             "reason other than the refresh token.",
             "Look at blink-oauth status, and quote the correlation ids to the bLink support.",
+        )
+
+
+def _notices_check(store: TokenStore, client_id: str, now: datetime) -> Iterator[Check]:
+    """Warn about notices that nothing delivers; without one there is nothing to report."""
+    try:
+        entries = store.notices(client_id, limit=NOTICES_READ)
+    except StoreError as error:
+        yield failed(NOTICES, str(error), _remedy(error))
+        return
+    dead = sum(entry.is_dead for entry in entries)
+    late = sum(not entry.is_dead and now - entry.notice.at > LATE_AFTER for entry in entries)
+    if dead or late:
+        yield warning(
+            NOTICES,
+            f"Notices that are not delivered: {late} are older than an hour, {dead} are dead.",
+            "Look at blink-oauth notices list. keep-alive delivers them to the receiver that "
+            "BLINK_WEBHOOK_URL names; for dead ones, run blink-oauth notices retry first.",
         )
 
 

@@ -81,7 +81,10 @@ def environment_of_url(base_url: str) -> Environment | None:
     return "test" if is_test else None
 
 
-PATHS = ("certificate", "key", "key_passphrase_file", "ca", "store_keys_file")
+PATHS = (
+    *("certificate", "key", "key_passphrase_file", "ca"),
+    *("store_keys_file", "webhook_secrets_file"),
+)
 SETTING_NAMES = frozenset(
     {
         *PATHS,
@@ -90,11 +93,12 @@ SETTING_NAMES = frozenset(
         *(f"timeout_{name}" for name in ("connect", "read", "write", "pool", "total")),
         *("store_keys_unwrap", "store_keys_wrap"),
         *("store", "lease", "authorize_url", "redirect_uri", "target", "username", "psu_ip"),
+        "webhook_url",
     }
 )
 SQLITE = "sqlite:///"
 FILE_NAME = "blink-oauth.toml"
-SECRETS = frozenset({"key_passphrase", "store_keys"})
+SECRETS = frozenset({"key_passphrase", "store_keys", "webhook_secrets"})
 
 
 @frozen(kw_only=True)
@@ -204,13 +208,15 @@ def _unusable(path: Path, problem: str) -> CommandError:
 
 
 DEFAULT_LEASE = 25.0
-DIRECTING = frozenset({"base_url", "ca"})
-"""The settings that decide which server receives a token."""
+DIRECTING = frozenset({"base_url", "ca", "webhook_url"})
+"""The settings that decide which server receives a token or a notice."""
 OWNED = {
     **{name: name for name in ("base_url", "client_id", "certificate", "key", "ca", "store")},
+    "webhook_url": "webhook_url",
     **dict.fromkeys(("key_passphrase", "key_passphrase_file"), "key_passphrase_file"),
     **dict.fromkeys(("store_keys", "store_keys_file"), "store_keys_file"),
     **{name: name for name in ("store_keys_unwrap", "store_keys_wrap")},
+    **dict.fromkeys(("webhook_secrets", "webhook_secrets_file"), "webhook_secrets_file"),
 }
 """The settings whose variable may not contradict a profile, with the key of the profile."""
 

@@ -85,6 +85,7 @@ def run_checks(
         keys_file=keys_file,
         new_name=new_name,
         free_bytes=free_bytes,
+        now=clock(),
     )
 
 
@@ -132,8 +133,11 @@ def _all_checks(app: App) -> Iterator[Check]:
         reported = error if isinstance(error, CommandError) else to_command_error(error)
         yield Check("configuration", Level.FAIL, reported.what, reported.do)
         return
+    from .checks_local import receiver_checks
+
     origin = configuration.profile.origin or "variables and flags alone"
     yield Check("configuration", Level.OK, f"Complete; read from {origin}.", None)
+    yield from receiver_checks(configuration)
     yield from run_checks(
         settings,
         environment=configuration.profile.environment,

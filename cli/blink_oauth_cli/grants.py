@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Collection
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from .app import App
 from .confirmation import require_confirmation
 from .errors import CommandError, ExitCode, not_stored_error
 from .options import LISTING_FLAGS, configured, takes_grant
+from .outbox import entry_json, sentence
 from .output import expiry_phrase, grant_name, time_left, visible
 from .store_opening import missing_key_ids
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from blink_oauth.context import Grant
     from blink_oauth.tokens import Secret, Token
     from blink_oauth_keeper import GrantStatus
+    from blink_oauth_keeper.store.outbox import OutboxEntry
 
 __all__ = ["adopt", "forget", "refresh", "refresh_sentence", "revoke", "token"]
 
@@ -244,6 +246,10 @@ def forget(app: App, *, grant: Grant, yes: bool) -> None:
 
 
 COLUMNS = ("Target", "Username", "State", "Expires", "Idle days", "Outcome", "Correlation id")
+MAX_NOTICES = 1_000
+"""Notices that are read; `blink-oauth notices list --limit` shows more."""
+NAMED_NOTICES = 3
+"""Notices that get a line each."""
 
 
 @configured(
@@ -262,7 +268,8 @@ def status(app: App, json_: bool) -> None:
     that the customer must consent again, at the latest when the access token expires. “needs
     attention” means that the bank has refused each refresh for more than a day, and not for the
     token's sake. “unreadable” means that none of the keys opens the grant. A line below the table
-    names what was odd in the responses of a target.
+    names what was odd in the responses of a target. Others name notices that are not delivered, if
+    a receiver is configured or a delivery was tried; the JSON has those of each grant.
     """
     from blink_oauth.tokens import utc_now
     from blink_oauth_keeper.profile import TargetProfile
@@ -286,9 +293,10 @@ def status(app: App, json_: bool) -> None:
         return _uncertain_after_lease(status)
 
     with app.store() as store:
+        undelivered = store.notices(client_id, limit=MAX_NOTICES)
         found = map(counted, statuses_of(store, client_id, profile_of, utc_now))
         if json_:
-            app.screen.json_array(map(_as_json, found))
+            app.screen.json_array(_as_json(found, undelivered))
         elif first := next(found, None):
             rows = (_row(each, utc_now()) for each in chain([first], found))
             app.screen.table(COLUMNS, rows)
@@ -299,6 +307,8 @@ def status(app: App, json_: bool) -> None:
             f"{target_id}: odd responses to {number} {'grant' if number == 1 else 'grants'}: "
             f"{', '.join(names)}. docs/operations.md says what to do about each."
         )
+    if configuration.get("webhook_url") or any(entry.notice.tries for entry in undelivered):
+        app.screen.note(*_notice_lines(undelivered, utc_now()))
     if unreadable and (missing := missing_key_ids(app.store_location)):
         app.screen.note(
             f"Keys that are not given seal {unreadable} grants: {', '.join(missing)}. Give them "
@@ -336,16 +346,33 @@ def _state(status: GrantStatus) -> str:
     return state
 
 
-def _as_json(status: GrantStatus) -> dict[str, object]:
-    content = asdict(status, recurse=False)
-    grant = content.pop("grant")
-    content["oddities"] = sorted(status.oddities)
-    times = {
-        name: value.isoformat() if value else None
-        for name, value in content.items()
-        if name.endswith("_at") or name == "idle_until"
-    }
-    return {"target_id": grant.target_id, "username": grant.username, **content, **times}
+def _notice_lines(undelivered: Sequence[OutboxEntry], now: datetime) -> list[str]:
+    """Return lines about notices that are not delivered; dead ones and older ones first."""
+    ordered = sorted(undelivered, key=lambda entry: not entry.is_dead)
+    lines = [sentence(entry, now) for entry in ordered[:NAMED_NOTICES]]
+    if (more := len(ordered) - NAMED_NOTICES) > 0:
+        lines.append(f"{more} more notices are not delivered: blink-oauth notices list.")
+    return lines
+
+
+def _as_json(
+    statuses: Iterable[GrantStatus], undelivered: Iterable[OutboxEntry]
+) -> Iterator[dict[str, object]]:
+    notices: dict[Grant, list[dict[str, object]]] = defaultdict(list)
+    for entry in undelivered:
+        if entry.notice.grant is not None:
+            notices[entry.notice.grant].append(entry_json(entry))
+    for status in statuses:
+        content = asdict(status, recurse=False)
+        grant = content.pop("grant")
+        content["oddities"] = sorted(status.oddities)
+        content["notices"] = notices.get(grant, [])
+        times = {
+            name: value.isoformat() if value else None
+            for name, value in content.items()
+            if name.endswith("_at") or name == "idle_until"
+        }
+        yield {"target_id": grant.target_id, "username": grant.username, **content, **times}
 
 
 @configured(

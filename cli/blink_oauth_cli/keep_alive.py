@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from attrs import asdict, frozen
 
+from blink_oauth_keeper.clocks import monotonic
 from blink_oauth_keeper.errors import StoreError
 
 from .app import App
+from .delivery import Delivery
 from .errors import ExitCode, to_command_error
 from .options import configured
 from .output import parse_duration
+from .receiver import receiver_of
 
 if TYPE_CHECKING:
     from blink_oauth.expiry import CertificateExpiry
@@ -27,10 +30,12 @@ if TYPE_CHECKING:
     from .monitor import Monitor
     from .monitoring_server import MonitoringServer, Page
 
-__all__ = ["keep_alive"]
+__all__ = ["duration_option", "keep_alive", "stop_on_signals"]
 
 RETRY_AFTER = timedelta(minutes=5)
 """Time after which a watched job repeats a run that failed, unless the interval is shorter."""
+DELIVERY_INTERVAL = 30.0
+"""Seconds between two deliveries of notices, while a job waits for its next run."""
 
 
 def duration_option(text: str) -> timedelta:
@@ -120,10 +125,13 @@ def keep_alive(
     it finishes the refreshes in progress, then exits. With --every the first run is at once; with
     --listen, too, a run that cannot use the store is reported and tried again after five minutes.
 
+    If a receiver is configured (BLINK_WEBHOOK_URL), the notices of lost consents are delivered to
+    it after each run, and with --every also between two runs.
+
     The exit code is 3 if a customer is needed for any grant of the store; 4 if a refresh is
     uncertain; 1 if a refresh or revocation failed, a due grant was not refreshed, a bank has
-    refused a grant for more than a day, a key is missing, or a certificate has less than a ninth of
-    its lifetime left (at most 10 days) or has expired.
+    refused a grant for more than a day, a key is missing, a notice was not delivered, or a
+    certificate has less than a ninth of its lifetime left (at most 10 days) or has expired.
     """
     app: App = ctx.obj
     options = _Options(within=within, limit=limit, concurrency=concurrency, dry_run=dry_run)
@@ -132,8 +140,12 @@ def keep_alive(
     if hosts and listen is None:
         raise click.UsageError("--allow-host needs --listen.")
     monitor = None if listen is None or every is None else _monitor(app, every)
+    receiver = receiver_of(app.configuration)
+    if receiver is not None:
+        # A receiver that cannot be used is a wrong configuration: nothing is sent.
+        receiver.webhook()
     with (
-        _stop_on_signals() as stop,
+        stop_on_signals() as stop,
         app.manager(_listener(app, monitor)) as manager,
         ExitStack() as serving,
     ):
@@ -142,6 +154,13 @@ def keep_alive(
         if monitor is not None and listen is not None:
             server = _server(app, listen, hosts, monitor.pages(manager, stop.is_set))
             serving.enter_context(server)
+        delivery = Delivery(
+            app.configuration,
+            manager,
+            app.screen,
+            stop.is_set,
+            is_wanted=receiver is not None and not dry_run,
+        )
         while True:
             try:
                 code = _run(
@@ -155,13 +174,29 @@ def keep_alive(
                 pause = every
             except StoreError as error:
                 if monitor is None:
+                    delivery.deliver(scan=False)
                     # Nothing but the end of the process tells of it.
                     raise
                 monitor.run_ended()
+                delivery.deliver(scan=False)
                 code, pause = _report_failure(app, error), min(every or RETRY_AFTER, RETRY_AFTER)
-            if pause is None or stop.wait(pause.total_seconds()):
+            else:
+                delivery.deliver()
+            if pause is None or _wait(stop, pause.total_seconds(), delivery):
                 break
-    ctx.exit(code)
+    ctx.exit(code or delivery.code)
+
+
+def _wait(stop: threading.Event, seconds: float, delivery: Delivery) -> bool:
+    """Wait for the next run, and deliver notices meanwhile; return whether to end instead."""
+    interval = DELIVERY_INTERVAL if delivery.is_wanted else seconds
+    end = monotonic() + seconds
+    while (left := end - monotonic()) > 0:
+        if stop.wait(min(left, interval)):
+            break
+        if left > interval:
+            delivery.deliver(scan=False)
+    return stop.is_set()
 
 
 def _monitor(app: App, every: timedelta) -> Monitor:
@@ -186,8 +221,7 @@ def _server(
             f"Warning: other machines may reach {server.address}, where neither a password nor "
             "TLS protects the figures: the ids of your banks, and numbers of grants."
         )
-    _print(
-        app,
+    app.screen.report(
         {"event": "keep_alive.listening", "address": str(server.address)},
         f"Figures for Prometheus: http://{server.address}/metrics",
     )
@@ -211,7 +245,9 @@ def _run(
         monitor.run_begins()
     due = manager.refresh_due(within=options.within, limit=options.limit, dry_run=True).due
     if options.dry_run:
-        _print(app, {"event": "keep_alive.dry_run", "due": due}, f"{due} due; nothing was changed.")
+        app.screen.report(
+            {"event": "keep_alive.dry_run", "due": due}, f"{due} due; nothing was changed."
+        )
         return ExitCode.DONE
     with _progress(app, due) as on_progress:
         report = manager.refresh_due(
@@ -229,8 +265,7 @@ def _run(
     needing_attention = grants.in_state(State.NEEDS_ATTENTION)
     urgent = sum(each.stage in {ExpiryStage.URGENT, ExpiryStage.EXPIRED} for each in certificates())
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in asdict(report).items())
-    _print(
-        app,
+    app.screen.report(
         {
             "event": "keep_alive.finished",
             **asdict(report),
@@ -250,7 +285,7 @@ def _report_failure(app: App, error: StoreError) -> ExitCode:
     reported = to_command_error(error)
     content: dict[str, object] = {"event": "keep_alive.failed", "error": type(error).__name__}
     content["reason"] = reported.what
-    _print(app, content, f"The run failed: {reported.what}")
+    app.screen.report(content, f"The run failed: {reported.what}")
     return reported.code
 
 
@@ -277,13 +312,6 @@ def exit_code(
     failed = report.failed or report.left or report.attention_needed or report.unreadable
     failed = failed or unopened or needing_attention or urgent_certificates
     return ExitCode.FAILED if failed else ExitCode.DONE
-
-
-def _print(app: App, content: dict[str, object], text: str) -> None:
-    if app.screen.is_terminal:
-        app.screen.line(text)
-    else:
-        app.screen.json(content)
 
 
 def _listener(app: App, monitor: Monitor | None) -> Listener:
@@ -325,7 +353,7 @@ def _progress(app: App, due: int) -> Iterator[Callable[[Report], None] | None]:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
+def stop_on_signals() -> Iterator[threading.Event]:
     """Yield an event that the first SIGTERM or Ctrl-C sets; the second has its usual effect."""
     stop = threading.Event()
     previous: dict[int, Any] = {}

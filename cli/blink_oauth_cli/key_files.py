@@ -30,8 +30,10 @@ __all__ = [
     "new_line",
     "opened_keys",
     "read_keys",
+    "require_new_file",
     "wrapped_line",
     "write_keys",
+    "write_new_file",
 ]
 
 OWNER_ONLY_FILE, OWNER_ONLY_FOLDER = 0o600, 0o700
@@ -166,6 +168,50 @@ def read_keys(file: Path) -> list[Secret]:
             ExitCode.USAGE,
         ) from None
     return [Secret(text_of(key)) for key in keys]
+
+
+def require_new_file(file: Path, *, otherwise: str) -> None:
+    """Require that a file does not exist.
+
+    Args:
+        file: The file.
+        otherwise: What to do if it is to have one more line.
+
+    Raises:
+        CommandError: The file exists.
+    """
+    if file.exists():
+        raise _exists_error(file, otherwise)
+
+
+def write_new_file(file: Path, lines: Sequence[Secret], *, otherwise: str) -> None:
+    """Write keys or secrets to a new file, which its owner alone can read.
+
+    Args:
+        file: The file.
+        lines: The keys or secrets.
+        otherwise: What to do if the file exists and is to have one more line.
+
+    Raises:
+        CommandError: The file exists or cannot be written.
+    """
+    require_new_file(file, otherwise=otherwise)
+    if not write_keys(
+        file,
+        lines,
+        replace=False,
+        consequence="Nothing was written.",
+        remedy="Name another file with --output.",
+    ):
+        raise _exists_error(file, otherwise)
+
+
+def _exists_error(file: Path, otherwise: str) -> CommandError:
+    return CommandError(
+        f"{file} is there already, and is left as it is.",
+        f"Name a new file. {otherwise}",
+        ExitCode.USAGE,
+    )
 
 
 def write_keys(

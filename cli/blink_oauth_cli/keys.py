@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,24 @@ import click
 from .app import App
 from .errors import CommandError, ExitCode
 from .groups import Group
-from .key_files import new_line, opened_keys, read_keys, wrapped_line, write_keys
+from .key_files import (
+    new_line,
+    opened_keys,
+    read_keys,
+    require_new_file,
+    wrapped_line,
+    write_keys,
+    write_new_file,
+)
 from .options import STORE_FLAGS, Command
 
 if TYPE_CHECKING:
     from blink_oauth.tokens import Secret
 
 __all__ = ["keys"]
+
+
+ADD = "To add a key to a store's file: blink-oauth keys add."
 
 
 @click.group(cls=Group)
@@ -58,33 +68,9 @@ def generate(app: App, output: Path | None, reveal: bool) -> None:
     if output is None:
         app.screen.line(new_key().reveal())
         return
-    _require_new(output)
-    _write_new(output, [new_line(app.key_commands)[0]])
+    require_new_file(output, otherwise=ADD)
+    write_new_file(output, [new_line(app.key_commands)[0]], otherwise=ADD)
     app.screen.note(f"A new key: {output}. Name it in BLINK_STORE_KEYS_FILE, and back it up.")
-
-
-def _require_new(output: Path) -> None:
-    if output.exists():
-        raise _exists_error(output)
-
-
-def _write_new(output: Path, lines: Sequence[Secret]) -> None:
-    if not write_keys(
-        output,
-        lines,
-        replace=False,
-        consequence="Nothing was written.",
-        remedy="Name another file with --output.",
-    ):
-        raise _exists_error(output)
-
-
-def _exists_error(output: Path) -> CommandError:
-    return CommandError(
-        f"{output} is there already, and is left as it is.",
-        "Name a new file. To add a key to a store's file: blink-oauth keys add.",
-        ExitCode.USAGE,
-    )
 
 
 @keys.command(
@@ -112,7 +98,7 @@ def wrap(app: App, file: Path, output: Path) -> None:
     """
     from blink_oauth_keeper.store.sealing import key_id
 
-    _require_new(output)
+    require_new_file(output, otherwise=ADD)
     lines = []
     for number, key in enumerate(read_keys(file), 1):
         line, opened = wrapped_line(key, app.key_commands)
@@ -125,7 +111,7 @@ def wrap(app: App, file: Path, output: Path) -> None:
                 ExitCode.USAGE,
             )
         lines.append(line)
-    _write_new(output, lines)
+    write_new_file(output, lines, otherwise=ADD)
     app.screen.note(
         f"Wrapped: {len(lines)} in {output}. Name it in BLINK_STORE_KEYS_FILE for every process, "
         f"then delete {file} and its copies."

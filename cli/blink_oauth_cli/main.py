@@ -32,6 +32,7 @@ COMMANDS = {
     "status": ("grants", "List the grants: which are active, which need their customer."),
     "history": ("grants", "Show what happened to a grant, the newest first."),
     "keep-alive": ("keep_alive", "Refresh idle grants before their refresh tokens expire."),
+    "notices": ("notices", "List the notices of lost consents, and deliver them to a receiver."),
     "doctor": ("doctor", "Find out what is wrong, and what to do about it."),
     "keys": ("keys", "Make, add, use and drop the keys that seal the stored tokens."),
     "store": ("store", "Make a store, move the grants to another, or finish an upgrade."),
@@ -70,6 +71,10 @@ def _imported(name: str) -> ModuleType:
             from . import keep_alive
 
             module = keep_alive
+        case "notices":
+            from . import notices
+
+            module = notices
         case "doctor":
             from . import doctor
 

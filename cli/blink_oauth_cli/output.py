@@ -22,7 +22,15 @@ from blink_oauth.context import Grant
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Screen", "expiry_phrase", "grant_name", "parse_duration", "time_left", "visible"]
+__all__ = [
+    "Screen",
+    "expiry_phrase",
+    "format_duration",
+    "grant_name",
+    "parse_duration",
+    "time_left",
+    "visible",
+]
 
 BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
@@ -99,6 +107,13 @@ class Screen:
             _write(sys.stdout, f"{opening}{_json(item)}")
             opening = ", "
         _write(sys.stdout, "[]\n" if opening == "[" else "]\n")
+
+    def report(self, content: object, text: str) -> None:
+        """Print the result as a line of text to a terminal, and as a line of JSON elsewhere."""
+        if self.is_terminal:
+            self.line(text)
+        else:
+            self.json(content)
 
     def note(self, *lines: str) -> None:
         """Print lines of a note to standard error, visibly; a line end inside one is escaped."""

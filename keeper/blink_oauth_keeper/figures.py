@@ -1,4 +1,4 @@
-"""Figures of the grants in a store, for people and for metrics; they name no grant."""
+"""Figures of the grants and notices in a store, for people and metrics; they name no grant."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from attrs import field, frozen
 
 from .keepalive import Report
 from .status import GrantStatus
+from .store.outbox import OutboxEntry
 from .store.protocol import State
 
-__all__ = ["GrantFigures", "RunFigures", "grant_figures"]
+__all__ = ["GrantFigures", "NoticeFigures", "RunFigures", "grant_figures", "notice_figures"]
 
 ENDED = frozenset({State.REVOKED, State.REVOKING})
 
@@ -54,6 +55,36 @@ def grant_figures(statuses: Iterable[GrantStatus]) -> GrantFigures:
             earliest = figures.idle_ends.get(target_id, each.idle_until)
             figures.idle_ends[target_id] = min(earliest, each.idle_until)
     return figures
+
+
+@frozen(kw_only=True)
+class NoticeFigures:
+    """Numbers of notices that are not delivered.
+
+    Attributes:
+        pending: Notices that are still to be delivered.
+        dead: Notices that are not tried again.
+        oldest: When the oldest pending notice was written, aware UTC; None if none is pending.
+    """
+
+    pending: int = 0
+    dead: int = 0
+    oldest: datetime | None = None
+
+
+def notice_figures(entries: Iterable[OutboxEntry]) -> NoticeFigures:
+    """Count notices.
+
+    Args:
+        entries: The notices that are not delivered, such as `TokenManager.notices` returns.
+    """
+    listed = list(entries)
+    pending = [entry.notice.at for entry in listed if not entry.is_dead]
+    return NoticeFigures(
+        pending=len(pending),
+        dead=len(listed) - len(pending),
+        oldest=min(pending, default=None),
+    )
 
 
 @frozen(kw_only=True)

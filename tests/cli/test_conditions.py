@@ -37,6 +37,8 @@ COMMANDS = {
     "status": ("status",),
     "history": ("history",),
     "keep-alive": ("keep-alive", "--within", "30d"),
+    "notices list": ("notices", "list"),
+    "notices retry": ("notices", "retry"),
     "doctor": ("doctor", "--json"),
     "keys generate": ("keys", "generate", "--reveal"),
     "keys add": ("keys", "add"),
@@ -119,8 +121,9 @@ REPORTED_IN_RESULT: Case = (FAILED, "", "")
 
 KEYS = ("keys add", "keys seal", "keys drop")
 STORE = ("store copy", "store upgrade")
+NOTICES = ("notices list", "notices retry")
 OFFLINE = dict.fromkeys(
-    ("status", "history", "keys generate", *KEYS, *STORE, "completion"), SUCCESS
+    ("status", "history", *NOTICES, "keys generate", *KEYS, *STORE, "completion"), SUCCESS
 )
 ONLINE = ("login", "login --code", "token", "refresh", "revoke", "keep-alive")
 COMMON: dict[str, Case] = {"sandbox": NO_SANDBOX, "doctor": REPORTED_IN_RESULT, **OFFLINE}
@@ -129,7 +132,7 @@ TABLE: dict[Condition, dict[str, Case]] = {
     nothing_configured: COMMON
     | dict.fromkeys((*ONLINE, "history"), NO_GRANT)
     | {
-        "status": (USAGE, "client id is not known", "BLINK_CLIENT_ID"),
+        **dict.fromkeys(("status", *NOTICES), (USAGE, "client id is not known", "BLINK_CLIENT_ID")),
         "keep-alive": (USAGE, "BLINK_BASE_URL is not set", "nothing was sent"),
         **dict.fromkeys((*KEYS, *STORE), (USAGE, "There is no store", "--store (BLINK_STORE)")),
     },
@@ -154,10 +157,12 @@ TABLE: dict[Condition, dict[str, Case]] = {
         "keep-alive": REPORTED_IN_RESULT,
     },
     store_locked: COMMON
-    | dict.fromkeys(("login --code", "refresh", "revoke", "keep-alive"), BUSY)
+    | dict.fromkeys(("login --code", "refresh", "revoke", "keep-alive", "notices retry"), BUSY)
     | {"login": NO_ANSWER, "token": SUCCESS},
     schema_newer: COMMON
-    | dict.fromkeys((*ONLINE, *STORE, "status", "history", "keys seal", "keys drop"), NEWER),
+    | dict.fromkeys(
+        (*ONLINE, *STORE, *NOTICES, "status", "history", "keys seal", "keys drop"), NEWER
+    ),
     key_wrong: COMMON
     | dict.fromkeys(ONLINE, NO_KEY)
     | {

@@ -89,8 +89,10 @@ def test_every_key_has_a_variable(load: Configure, key: str) -> None:
     assert load(**{key: "fake-value"}).get(key) == "fake-value"
 
 
-@pytest.mark.parametrize("flag", ["--key-passphrase", "--store-keys", "--lease"])
-def test_secrets_and_the_lease_have_no_flag(load: Configure, flag: str) -> None:
+@pytest.mark.parametrize(
+    "flag", ["--key-passphrase", "--store-keys", "--webhook-secrets", "--webhook-url", "--lease"]
+)
+def test_what_may_be_secret_and_the_lease_have_no_flag(load: Configure, flag: str) -> None:
     with pytest.raises(click.NoSuchOption, match=flag):
         load(flags=[flag, "fake-value"])
 
@@ -205,6 +207,7 @@ def test_a_store_may_be_a_url(load: Configure, tmp_path: Path, url: str) -> None
     [
         ('[profiles.test]\nkey_passphrase = "fake-passphrase"', "key_passphrase is a secret"),
         ('[profiles.test]\nstore_keys = "fake-passphrase"', "store_keys is a secret"),
+        ('[profiles.test]\nwebhook_secrets = "fake-passphrase"', "webhook_secrets is a secret"),
         ('[profiles.test]\nclient = "x"', "unknown key client"),
         ("[profiles.test]\nlease = [1]", "lease must be text or a number"),
         ('[profiles.test]\nenvironment = "staging"', "must be test or production"),
@@ -299,7 +302,7 @@ HERE = '[profiles.test]\nbase_url = "https://evil.example/v2"\n'
         ('store = "postgresql://app@db.example/app"', {"store_keys_file": "/run/secrets/keys"}),
     ],
 )
-@pytest.mark.parametrize("key", ["base_url", "ca"])
+@pytest.mark.parametrize("key", ["base_url", "ca", "webhook_url"])
 def test_a_file_of_the_working_folder_directs_only_the_tokens_of_its_folder(
     load: Configure, tmp_path: Path, settings: str, variables: dict[str, str], key: str
 ) -> None:
@@ -388,6 +391,7 @@ OWN_PLACE = (
     f'[profiles.test]\nbase_url = "https://test.example/v2"\nclient_id = "{TEST_ID}"\n'
     'certificate = "c.pem"\nkey = "k.pem"\nca = "ca.pem"\nstore = "t.db"\n'
     'store_keys_file = "t.keys"\nkey_passphrase_file = "p"\n'
+    'webhook_url = "https://test.example/hook"\nwebhook_secrets_file = "w"\n'
 )
 
 
@@ -406,6 +410,9 @@ OWN_PLACE = (
         ("store_keys", "geheim"),
         ("key_passphrase", "geheim"),
         ("key_passphrase_file", "/run/p"),
+        ("webhook_url", "https://production.example/geheim"),
+        ("webhook_secrets", "geheim"),
+        ("webhook_secrets_file", "/run/w"),
     ],
 )
 def test_a_variable_that_contradicts_the_place_of_a_profile_is_refused_by_name(

@@ -34,8 +34,15 @@ from blink_oauth_keeper import (
     TokenManager,
     prometheus_listener,
 )
-from blink_oauth_keeper.figures import GrantFigures, RunFigures, grant_figures
+from blink_oauth_keeper.figures import (
+    GrantFigures,
+    NoticeFigures,
+    RunFigures,
+    grant_figures,
+    notice_figures,
+)
 from blink_oauth_keeper.prometheus import KeepAliveMetrics
+from blink_oauth_keeper.store.outbox import Notice, NoticeKind, OutboxEntry
 from blink_oauth_testing.sandbox import Sandbox
 from keeper.harness import (
     START,
@@ -296,6 +303,26 @@ def test_a_run_changes_the_figures_and_a_failed_one_leaves_the_grants() -> None:
 
     metrics.ended(RunFigures(ended_at=START, seconds=1, report=Report(), grants=GrantFigures()))
     assert "blink_oauth_grants" not in samples(metrics.exposition())
+
+
+def entry(hours: int, *, is_dead: bool) -> OutboxEntry:
+    notice = Notice(
+        id=f"id-{hours}",
+        kind=NoticeKind.LOST,
+        client_id="CIDX0000000002",
+        grant=Grant(TARGET, "u"),
+        generation=1,
+        at=START + timedelta(hours=hours),
+    )
+    return OutboxEntry(notice=notice, is_dead=is_dead, due_in=0.0)
+
+
+def test_the_oldest_notice_is_one_that_is_pending() -> None:
+    entries = [entry(1, is_dead=True), entry(3, is_dead=False), entry(2, is_dead=False)]
+    assert notice_figures(entries) == NoticeFigures(
+        pending=2, dead=1, oldest=START + timedelta(hours=2)
+    )
+    assert notice_figures(entries[:1]) == NoticeFigures(dead=1)
 
 
 # During a storm

@@ -34,6 +34,8 @@ class NoticeKind(StrEnum):
     """The grant works again, after a notice that it was lost or at risk."""
     EXPIRING = "certificate.expiring"
     """A certificate ends soon."""
+    TEST = "webhook.test"
+    """A receiver is tried (`blink-oauth notices test`). No store ever has it."""
 
 
 TROUBLES = frozenset({NoticeKind.LOST, NoticeKind.AT_RISK})

@@ -25,7 +25,8 @@ from blink_oauth_cli.checks_network import clock_check
 from blink_oauth_cli.doctor import run_checks
 from blink_oauth_keeper import MemoryTokenStore
 from blink_oauth_keeper.errors import StoreError
-from cli.doctor.harness import KEY, OTHER_KEY, SHORT_TIMEOUTS, Harness
+from blink_oauth_keeper.store.outbox import NewNotice, NoticeKind
+from cli.doctor.harness import CLIENT, KEY, OTHER_KEY, SHORT_TIMEOUTS, Harness
 from cli.doctor.server import ServerBehaviour, optional_mtls_server
 from wire.loopback import server_that
 
@@ -116,6 +117,26 @@ def test_a_store_error_during_the_keys_check_is_reported(harness: Harness) -> No
     checks = harness.checks(open_store=Failing)
     assert not_ok(checks) == {"store_keys"}
     assert checks["store_keys"].remedy == "Make room on the disk."
+
+
+@pytest.mark.parametrize(("hours", "late"), [(0.9, 0), (1.1, 2)])
+def test_notices_that_nothing_delivers_for_an_hour_are_reported(hours: float, late: int) -> None:
+    store = MemoryTokenStore(clock=lambda: NOW)
+    for name in ("a", "b"):
+        notice = NewNotice(kind=NoticeKind.EXPIRING)
+        store.add_certificate_notice(CLIENT, name, 1, notice)
+    checks = storage.storage_checks(
+        CLIENT,
+        lambda: store,
+        path=None,
+        keys_file=None,
+        new_name=lambda: "fake-name",
+        free_bytes=lambda _: 0,
+        now=NOW + timedelta(hours=hours),
+    )
+    found = [check.finding for check in checks if check.name == "store_notices"]
+    shown = f"Notices that are not delivered: {late} are older than an hour, 0 are dead."
+    assert found == ([shown] if late else [])
 
 
 def test_a_private_keys_file_is_ok(harness: Harness) -> None:

@@ -1,0 +1,108 @@
+"""The receiver of notices: its URL and the secrets that sign what it receives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from attrs import frozen
+
+from blink_oauth.errors import InvalidInputError
+from blink_oauth.texts import decoded
+from blink_oauth.tokens import Secret
+
+from .configuration import Configuration
+from .errors import CommandError, ExitCode
+
+if TYPE_CHECKING:
+    from blink_oauth_keeper import Webhook
+
+__all__ = ["Receiver", "receiver_of", "secrets_file"]
+
+NEW_SECRET = "blink-oauth notices secret makes one"
+
+
+@frozen
+class Receiver:
+    """A receiver of notices.
+
+    Attributes:
+        url: Its URL, in which the path may be a password.
+        secrets: The secrets, each of which signs.
+    """
+
+    url: Secret
+    secrets: tuple[Secret, ...]
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port of the URL, for messages."""
+        parts = urlsplit(self.url.reveal())
+        return f"{parts.scheme}://{parts.netloc}"
+
+    def webhook(self) -> Webhook:
+        """Return what sends it a notice.
+
+        Raises:
+            CommandError: The URL or a secret cannot be used.
+        """
+        from blink_oauth_keeper import Webhook
+
+        try:
+            return Webhook(self.url.reveal(), *self.secrets)
+        except InvalidInputError as error:
+            what = f"The receiver of notices cannot be used: {error}"
+        do = f"Correct BLINK_WEBHOOK_URL or the secrets; {NEW_SECRET}."
+        raise CommandError(what, do, ExitCode.USAGE)
+
+
+def receiver_of(configuration: Configuration) -> Receiver | None:
+    """Return the configured receiver, or None if there is none; its secrets are read anew.
+
+    Args:
+        configuration: The configuration of the command.
+
+    Raises:
+        CommandError: The URL or the secrets are missing, or the file of secrets cannot be read.
+    """
+    url, secrets = configuration.get("webhook_url"), _secrets(configuration)
+    if url is None and not secrets:
+        return None
+    if url is None:
+        raise CommandError(
+            "Secrets for notices are configured, but no receiver. Nothing was sent.",
+            "Set its URL: BLINK_WEBHOOK_URL or webhook_url.",
+            ExitCode.USAGE,
+        )
+    if not secrets:
+        raise CommandError(
+            "The receiver of notices has no secret to sign them with. Nothing was sent.",
+            f"Name a file: BLINK_WEBHOOK_SECRETS_FILE or webhook_secrets_file; {NEW_SECRET}.",
+            ExitCode.USAGE,
+        )
+    return Receiver(Secret(url), tuple(secrets))
+
+
+def secrets_file(configuration: Configuration) -> Path | None:
+    """Return the file of the secrets, or None if they are not in a file."""
+    file = configuration.get("webhook_secrets_file")
+    return None if file is None or configuration.get("webhook_secrets") else Path(file)
+
+
+def _secrets(configuration: Configuration) -> list[Secret]:
+    file = secrets_file(configuration)
+    text = configuration.get("webhook_secrets") or ""
+    if file is not None:
+        try:
+            text = decoded(file.read_bytes()) or ""
+            problem = "" if text.split() else "it has no secret"
+        except OSError as error:
+            problem = error.strerror or "it cannot be read"
+        if problem:
+            raise CommandError(
+                f"No secret can be read from {file}: {problem}. Nothing was sent.",
+                f"Put one to a line into it; {NEW_SECRET}.",
+                ExitCode.USAGE,
+            )
+    return [Secret(each) for each in text.replace(",", " ").split()]
