@@ -15,6 +15,7 @@ from .receiver import Receiver, receiver_of
 
 if TYPE_CHECKING:
     from blink_oauth_keeper import TokenManager, Webhook
+    from blink_oauth_keeper.figures import NoticeFigures
 
     from .configuration import Configuration
 
@@ -34,6 +35,7 @@ class Delivery:
         manager: The manager.
         screen: Prints to the two output streams.
         stop: Returns whether to begin no more deliveries.
+        show: Receives the numbers of notices that are not delivered, after each delivery.
         is_wanted: Whether to deliver at all.
 
     Attributes:
@@ -44,6 +46,7 @@ class Delivery:
     manager: TokenManager
     screen: Screen
     stop: Callable[[], bool]
+    show: Callable[[NoticeFigures], None] | None = None
     is_wanted: bool = True
     code: ExitCode = field(init=False, default=ExitCode.DONE)
     _webhook: tuple[Receiver, Webhook] | None = field(init=False, default=None)
@@ -75,6 +78,8 @@ class Delivery:
         report = self.manager.deliver_notices(webhook, scan=scan, stop=self.stop)
         entries = self.manager.notices(limit=COUNTED)
         undelivered = notice_figures(entries)
+        if self.show is not None:
+            self.show(undelivered)
         tried = report.delivered + report.failed + report.dead
         if tried or (scan and (undelivered.pending or undelivered.dead)):
             self.screen.report(

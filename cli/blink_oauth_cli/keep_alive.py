@@ -159,6 +159,7 @@ def keep_alive(
             manager,
             app.screen,
             stop.is_set,
+            show=None if monitor is None else monitor.notices_delivered,
             is_wanted=receiver is not None and not dry_run,
         )
         while True:

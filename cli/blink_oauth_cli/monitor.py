@@ -15,7 +15,7 @@ from blink_oauth_keeper.clocks import monotonic as monotonic_clock
 from blink_oauth_keeper.clocks import utc_now
 from blink_oauth_keeper.errors import UnknownGrantError
 from blink_oauth_keeper.events import Event, EventName
-from blink_oauth_keeper.figures import GrantFigures, RunFigures
+from blink_oauth_keeper.figures import GrantFigures, NoticeFigures, RunFigures
 from blink_oauth_keeper.prometheus import CONTENT_TYPE, KeepAliveMetrics
 
 from .monitoring_server import Page
@@ -98,6 +98,10 @@ class Monitor:
                 ended_at=self.now(), seconds=ended - self._began, report=report, grants=grants
             )
         )
+
+    def notices_delivered(self, undelivered: NoticeFigures) -> None:
+        """Show the notices that are not delivered after a delivery."""
+        self._metrics.notices = undelivered
 
     def _fault(self, manager: TokenManager, stopping: Callable[[], bool]) -> str | None:
         """Return why the job is not ready, or None."""

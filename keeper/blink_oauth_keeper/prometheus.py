@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from blink_oauth.expiry import CertificateExpiry, CertificateRole
 
 from .events import Event, EventName, Listener
-from .figures import GrantFigures, RunFigures
+from .figures import GrantFigures, NoticeFigures, RunFigures
 
 __all__ = ["CONTENT_TYPE", "KeepAliveMetrics", "prometheus_listener"]
 
@@ -100,10 +100,12 @@ class KeepAliveMetrics(Collector):
 
     Attributes:
         listener: The listener that counts events.
+        notices: The notices that are not delivered; None if the job delivers none.
     """
 
     every: float
     certificates: Sequence[CertificateExpiry] = ()
+    notices: NoticeFigures | None = field(init=False, default=None)
     listener: Listener = field(init=False)
     _registry: CollectorRegistry = field(init=False, factory=CollectorRegistry)
     _last_run: RunFigures | None = field(init=False, default=None)
@@ -128,6 +130,7 @@ class KeepAliveMetrics(Collector):
         run, success = self._last_run, self._last_success
         yield from _grants((success and success.grants) or GrantFigures())
         yield from _certificates(self.certificates)
+        yield from _notices(self.notices)
         yield _gauge("interval_seconds", "The time between two runs.", self.every)
         yield _gauge(
             "last_run_timestamp_seconds",
@@ -183,6 +186,24 @@ def _certificates(certificates: Iterable[CertificateExpiry]) -> Iterator[GaugeMe
         families["renewal_due"].add_metric(labels, each.renewal_due_at.timestamp())
         families["urgent"].add_metric(labels, each.urgent_at.timestamp())
     yield from families.values()
+
+
+def _notices(figures: NoticeFigures | None) -> Iterator[GaugeMetricFamily]:
+    numbers = GaugeMetricFamily(
+        "blink_oauth_notices",
+        "Notices that are not delivered: pending, or dead after too many tries.",
+        labels=("status",),
+    )
+    if figures is not None:
+        numbers.add_metric(("pending",), figures.pending)
+        numbers.add_metric(("dead",), figures.dead)
+    yield numbers
+    oldest = figures and figures.oldest
+    yield GaugeMetricFamily(
+        "blink_oauth_oldest_notice_timestamp_seconds",
+        "When the oldest pending notice was written.",
+        oldest.timestamp() if oldest else None,
+    )
 
 
 def _grants(figures: GrantFigures) -> Iterator[GaugeMetricFamily]:

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from blink_oauth_cli import keep_alive
 from blink_oauth_cli.checks_local import receiver_checks
@@ -320,6 +322,40 @@ def test_a_daemon_whose_secrets_become_unreadable_says_so_and_goes_on(
     assert (code, names[-1], len(receiver.requests)) == (0, "notices.finished", 1)
     reason = f"No secret can be read from {file}: No such file or directory. Nothing was sent."
     assert reasons == [reason]
+
+
+def test_a_watched_daemon_shows_what_is_not_delivered(
+    informed: Harness, receiver: NoticeReceiver
+) -> None:
+    write_dead_notices(informed, "dead")
+    write_notices(informed, "late", "later")
+    receiver.status = 500
+    pages = []
+
+    def listening(content: dict[str, str]) -> None:
+        pages.append(f"http://{content['address']}/metrics")
+
+    shown = {}
+
+    def look(_: object) -> None:
+        text = httpx.get(pages[0], trust_env=False, timeout=30.0).text
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if "notice" in sample.name:
+                    shown[sample.name, sample.labels.get("status")] = sample.value
+        end()
+
+    reactions = {("keep_alive.listening", 1): listening, ("notices.finished", 1): look}
+    assert run_daemon(informed, reactions, "--listen", "127.0.0.1:0")[0] == ExitCode.FAILED
+    oldest = shown.pop(("blink_oauth_oldest_notice_timestamp_seconds", None))
+    assert shown == {
+        ("blink_oauth_notices", "pending"): 2,
+        ("blink_oauth_notices", "dead"): 1,
+    }
+    entries = informed.run("notices", "list", "--json").json
+    with informed.open_store() as store:
+        assert oldest == store.notices(CLIENT)[1].notice.at.timestamp()
+    assert len(entries) == 3
 
 
 # status and the other commands

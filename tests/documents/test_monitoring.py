@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from blink_oauth import CertificateExpiry, CertificateRole, ExpiryStage, Outcome
 from blink_oauth_keeper import Event, EventName, Report, State
 from blink_oauth_keeper.clocks import utc_now
-from blink_oauth_keeper.figures import GrantFigures, RunFigures
+from blink_oauth_keeper.figures import GrantFigures, NoticeFigures, RunFigures
 from blink_oauth_keeper.prometheus import KeepAliveMetrics
 from documents.examples import PROJECT
 
@@ -32,6 +32,7 @@ VALUES = {
     "role": set(CertificateRole),
     "state": set(State),
     "result": set(asdict(Report())),
+    "status": {"pending", "dead"},
 }
 """The values of each label whose values are known."""
 
@@ -66,6 +67,7 @@ def exposed() -> dict[str, Exposed]:
             seconds=1,
         )
     )
+    metrics.notices = NoticeFigures(pending=1, dead=0, oldest=now)
     grants = GrantFigures()
     grants.states["IIDX00001", State.ACTIVE] = 1
     grants.needing_consent["IIDX00001"] = 0
@@ -153,7 +155,7 @@ def test_the_names_follow_the_conventions_of_prometheus() -> None:
     for name, metric in EXPOSED.items():
         assert name.startswith("blink_oauth_")
         assert name.endswith("_total") is (metric.kind == "counter"), name
-        labels = {"target", "outcome", "state", "event", "result", "role", "position"}
+        labels = {"target", "outcome", "state", "event", "result", "role", "position", "status"}
         assert metric.labels <= labels
 
 

@@ -325,6 +325,20 @@ def test_the_oldest_notice_is_one_that_is_pending() -> None:
     assert notice_figures(entries[:1]) == NoticeFigures(dead=1)
 
 
+def test_a_job_that_delivers_shows_what_is_not_delivered_and_another_one_shows_nothing() -> None:
+    metrics = KeepAliveMetrics(3600.0)
+    name, oldest = "blink_oauth_notices", "blink_oauth_oldest_notice_timestamp_seconds"
+    assert {name, oldest}.isdisjoint(samples(metrics.exposition()))
+    metrics.notices = notice_figures([entry(1, is_dead=False), entry(2, is_dead=True)])
+    found = samples(metrics.exposition())
+    assert found[name] == {labels(status="pending"): 1, labels(status="dead"): 1}
+    assert found[oldest] == {(): START.timestamp() + 3600}
+    metrics.notices = NoticeFigures()
+    found = samples(metrics.exposition())
+    assert found[name] == {labels(status="pending"): 0, labels(status="dead"): 0}
+    assert oldest not in found
+
+
 # During a storm
 
 THREADS, GRANTS = 8, 8
