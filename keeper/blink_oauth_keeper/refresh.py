@@ -306,17 +306,7 @@ def store_failure(
     )
     claim = counted
     release = _release_after(job, claim, error, pause)
-    released = evolve(
-        claim,
-        state=release.state,
-        attempts=release.attempts,
-        lease_left=0.0,
-        pause_left=release.pause,
-        error=release.error,
-        correlation_id=error.correlation_id,
-    )
-    notice = due_notice(released, job.profile, job.now())
-    release = evolve(release, note=evolve(release.note, notice=notice))
+    released = _released(release)
     replay = policy.should_replay(error, job.profile) and (
         release.attempts < 2 or not job.profile.rotates
     )
@@ -360,13 +350,33 @@ def _release_after(job: Job, claim: Record, error: BlinkError, pause: float) -> 
         state, attempts = State.UNCERTAIN, claim.attempts
     else:
         state, attempts = state_before(claim), claim.attempts - 1
-    return Release(claim, state, attempts, pause, type(error).__name__, note)
+    release = Release(claim, state, attempts, pause, type(error).__name__, note)
+    return _with_notice(job, release)
 
 
 def release_unspent(job: Job, claim: Record) -> Release:
     """Return the step that releases a lease under which nothing was sent."""
     note = Note(event=EventName.ABANDONED, outcome=Outcome.NOT_EXECUTED, actor=job.actor)
-    return Release(claim, state_before(claim), claim.attempts - 1, 0.0, claim.error, note)
+    attempts = claim.attempts - 1
+    return _with_notice(job, Release(claim, state_before(claim), attempts, 0.0, claim.error, note))
+
+
+def _with_notice(job: Job, release: Release) -> Release:
+    notice = due_notice(_released(release), job.profile, job.now())
+    return evolve(release, note=evolve(release.note, notice=notice))
+
+
+def _released(release: Release) -> Record:
+    """Return the record as it will be once the lease is released."""
+    return evolve(
+        release.claim,
+        state=release.state,
+        attempts=release.attempts,
+        lease_left=0.0,
+        pause_left=release.pause,
+        error=release.error,
+        correlation_id=release.note.correlation_id or release.claim.correlation_id,
+    )
 
 
 def retry_until_stored(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import define, field
 
 from blink_oauth.errors import BlinkError
+from blink_oauth_keeper.store.outbox import NoticeKind
 from blink_oauth_keeper.store.protocol import Record
 
 __all__ = ["Facts", "Finished", "Flight", "Lease", "Presentation", "Received", "Written"]
@@ -102,6 +103,7 @@ class Written:
             is revoked and no longer `revoking`.
         consent: Number of the consent that the stored pair comes from.
         newest_consent: Number of the consent that was stored last.
+        last_notice: The kind of the newest notice of the grant in the outbox, or None.
     """
 
     how: str
@@ -113,6 +115,7 @@ class Written:
     unrevoked: set[str]
     consent: int
     newest_consent: int
+    last_notice: NoticeKind | None
 
 
 @define(eq=False)
@@ -158,6 +161,7 @@ class Facts:
         unrevoked: Access tokens of stored pairs of a revoked grant that the bank would accept at
             the end.
         remembered: Whether at the end the store names the customer of a grant that was forgotten.
+        notices: The notices at the end, the oldest first, by kind and generation.
     """
 
     presentations: list[Presentation] = field(factory=list)
@@ -178,3 +182,4 @@ class Facts:
     forgotten: list[str] = field(factory=list)
     unrevoked: set[str] = field(factory=set)
     remembered: bool = False
+    notices: list[tuple[NoticeKind, int]] = field(factory=list)

@@ -591,6 +591,38 @@ MUTANTS = (
         breaks="without_a_harmful_fault_no_consent_is_demanded",
         scenario=evolve(MISSING_KEYS, kinds=("refresh",), store_fault=0.02),
     ),
+    Mutant(
+        name="settle: a new pair does not tell that the grant has recovered",
+        module=REFRESH,
+        old="        notice=RECOVERED,\n",
+        new="",
+        breaks="a_new_pair_ends_what_was_told",
+        scenario=UNCERTAIN,
+    ),
+    Mutant(
+        name="authorize: a new pair does not tell that the grant has recovered",
+        module=CONSENT,
+        old="        notice=RECOVERED,\n",
+        new="",
+        breaks="a_new_pair_ends_what_was_told",
+        scenario=LATE_CONSENTS,
+    ),
+    Mutant(
+        name="release: a lost or uncertain consent is not told",
+        module=REFRESH,
+        old="    notice = due_notice(_released(release), job.profile, job.now())\n",
+        new="    notice = None\n",
+        breaks="a_lost_or_uncertain_consent_is_told_with_the_change",
+        scenario=UNCERTAIN,
+    ),
+    Mutant(
+        name="store: a recovery is told without a trouble",
+        module=MEMORY,
+        old="        notice = next_notice(before.notice if before else None, new)\n",
+        new="        notice = new.kind if new else (before.notice if before else None)\n",
+        breaks="a_recovery_is_told_after_a_trouble_only",
+        scenario=NO_FAULTS,
+    ),
 )
 """All mutants, in the order of the protocol."""
 

@@ -14,7 +14,12 @@ from blink_oauth.tokens import Token, TokenKind
 from blink_oauth_keeper import steps
 from blink_oauth_keeper.errors import SealError, StoreError
 from blink_oauth_keeper.events import EventName
-from blink_oauth_keeper.store.memory import MemoryTokenStore, StoredGrant
+from blink_oauth_keeper.store.memory import (
+    MemoryTokenStore,
+    NoticeName,
+    StoredGrant,
+    StoredNotice,
+)
 from blink_oauth_keeper.store.protocol import (
     GrantKey,
     Note,
@@ -43,6 +48,8 @@ from .network import RequestFault, foreign_response
 if TYPE_CHECKING:
     from .worker import Worker
 
+Backup = tuple[dict[GrantKey, StoredGrant], dict[NoticeName, StoredNotice]]
+"""A copy of what the store has: its grants and its outbox."""
 ERASED = frozenset({State.REVOKED, State.FORGOTTEN})
 
 __all__ = ["CALL_TIMEOUT", "LEASE", "MAX_WAIT", "Scheduler", "Simulation", "StoreFault"]
@@ -130,6 +137,7 @@ class Simulation:
     bank: SimulatedBank = field(init=False)
     store: MemoryTokenStore = field(init=False)
     grants: dict[GrantKey, StoredGrant] = field(init=False)
+    outbox: dict[NoticeName, StoredNotice] = field(init=False)
     facts: Facts = field(init=False, factory=Facts)
     stored: Record | None = field(init=False, default=None)
     kept: Token | None = field(init=False, default=None)
@@ -138,7 +146,7 @@ class Simulation:
     blocked_until: float = 0.0
     store_unavailable: bool = False
     clock_step: float = 0.0
-    backups: list[dict[GrantKey, StoredGrant]] | None = None
+    backups: list[Backup] | None = None
     sealed_anew: set[str] = field(init=False, factory=set)
     access_of: dict[str, str] = field(init=False, factory=dict)
     stored_refresh: set[str] = field(init=False, factory=set)
@@ -155,12 +163,18 @@ class Simulation:
 
     def __attrs_post_init__(self) -> None:
         self.bank = new_bank(self.kind, lambda: self.time)
-        self._open_store({})
+        self._open_store({}, {})
 
-    def _open_store(self, grants: dict[GrantKey, StoredGrant]) -> None:
-        self.grants = grants
+    def _open_store(
+        self, grants: dict[GrantKey, StoredGrant], outbox: dict[NoticeName, StoredNotice]
+    ) -> None:
+        self.grants, self.outbox = grants, outbox
         self.store = self.code.store(
-            clock=self.now, monotonic=lambda: self.time, grants=grants, pseudonym_key=PSEUDONYM_KEY
+            clock=self.now,
+            monotonic=lambda: self.time,
+            grants=grants,
+            outbox=outbox,
+            pseudonym_key=PSEUDONYM_KEY,
         )
 
     def now(self) -> datetime:
@@ -348,7 +362,7 @@ class Simulation:
         self.facts.faults.add("restored" if at_rest and known else "forgotten")
         back = 1 + int(draw() * min(3, len(self.backups) - 1))
         del self.backups[-back:]
-        self._open_store(_copy(self.backups[-1]))
+        self._open_store(*_copy(*self.backups[-1]))
         self.stored = self.store.load(KEY)
         assert self.stored is not None
         self.blocked_until = self.time + max(self.stored.lease_left, self.stored.pause_left)
@@ -378,7 +392,7 @@ class Simulation:
             for entry in entries:
                 self._add_stored_refresh(entry.token)
         if self.backups is not None:
-            self.backups.append(_copy(self.grants))
+            self.backups.append(_copy(self.grants, self.outbox))
         if worker is not None:
             worker.stored = after
             if how == "Release" and result and worker.presentation:
@@ -427,12 +441,13 @@ class Simulation:
             self._unrevoked(after) - self._journaled() if after.state in ERASED else set(),
             consent,
             self.newest_consent,
+            next((name[1] for name in reversed(self.outbox)), None),
         )
         self.facts.written.append(written)
 
     def _names_the_customer(self) -> bool:
         stored = [(key, grant.record, grant.extras.journal) for key, grant in self.grants.items()]
-        return USERNAME in repr(stored) or len(self.store.history(KEY)) > 0
+        return USERNAME in repr(stored) or len(self.store.history(KEY)) > 0 or len(self.outbox) > 0
 
     def _has_valid_entry(self, record: Record, ahead: int = 0) -> bool:
         if record.state is not State.NEEDS_CONSENT:
@@ -473,6 +488,7 @@ class Simulation:
         self.facts.remembered = record.forgetting or (
             record.state is State.FORGOTTEN and self._names_the_customer()
         )
+        self.facts.notices = [(kind, generation) for _, kind, generation in self.outbox]
         self.facts.valid_pair_abandoned = self._has_valid_entry(record, ahead=1)
         usable = not is_revoked(record) and record.state is not State.NEEDS_CONSENT
         self.facts.refresh_token_valid = usable and self.is_valid(record.token)
@@ -483,8 +499,8 @@ class Simulation:
         }
 
 
-def _copy(grants: dict[GrantKey, StoredGrant]) -> dict[GrantKey, StoredGrant]:
-    return {key: evolve(grant) for key, grant in grants.items()}
+def _copy(grants: dict[GrantKey, StoredGrant], outbox: dict[NoticeName, StoredNotice]) -> Backup:
+    return {key: evolve(grant) for key, grant in grants.items()}, dict(outbox)
 
 
 def _unopened(record: Record) -> Record:

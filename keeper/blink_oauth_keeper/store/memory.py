@@ -62,7 +62,7 @@ from .rules import (
     written_back,
 )
 
-__all__ = ["MemoryTokenStore", "StoredGrant", "StoredNotice"]
+__all__ = ["MemoryTokenStore", "NoticeName", "StoredGrant", "StoredNotice"]
 
 HISTORY_LENGTH = 20
 PURGE_BATCH = 500
