@@ -4,10 +4,13 @@
   Authlib's client adds, sync and async: the manager sets six headers with a new correlation id for
   each request, Authlib sets one
 * `TokenManager.get` of a fresh token, and a request with `TokenManager.auth`, with the metrics of
-  Prometheus on, compared with the same without
+  Prometheus on and notices delivered, compared with the same without
 * a request with `TokenManager.auth` through `TokenManager.client` over mutual TLS to a server on
-  this machine, with metrics and with a certificate that is renewed from its files, compared with
-  the same without metrics and with an `ssl.SSLContext`, which is not renewed
+  this machine, with metrics and notices, and with a certificate that is renewed from its files,
+  compared with the same without them and with an `ssl.SSLContext`, which is not renewed
+
+Notices are looked for after 20,000 calls of `get`, or after 25 requests: `keep-alive` does it twice
+a minute. None is due.
 * `TokenManager.get` of a fresh token among 100,000 grants, compared with a dict look-up
 * the memory of 100,000 grants in store and manager, in bytes per grant
 
@@ -162,14 +165,21 @@ def added_time(rounds: list[Round], flavour: str) -> Iterator[Figure]:
         yield Figure(f"{flavour}, the whole request: {found.name}", found.values)
 
 
+def deliver(manager: TokenManager) -> None:
+    """Deliver the notices that are due: there is none."""
+    assert manager.deliver_notices(lambda _: None, scan=False).left == 0
+
+
 def watched_rounds(plain: TokenManager, watched: TokenManager, grant: Grant) -> Iterator[Figure]:
-    """Compare a manager whose events are counted for Prometheus with one without a listener."""
-    managers = {"with metrics": watched, "without": plain}
+    """Compare a manager with metrics and deliveries of notices with one that has neither."""
+    managers = {"with metrics and notices": watched, "without": plain}
 
     def gets(manager: TokenManager) -> float:
         start = thread_time()
         for _ in range(LOOKUPS):
             manager.get(grant)
+        if manager is watched:
+            deliver(manager)
         return thread_time() - start
 
     def requests(manager: TokenManager) -> float:
@@ -180,6 +190,8 @@ def watched_rounds(plain: TokenManager, watched: TokenManager, grant: Grant) -> 
             start = thread_time()
             for _ in range(CALLS):
                 client.get(URL)
+            if manager is watched:
+                deliver(manager)
             return thread_time() - start
 
     for name, measure, turns in (
@@ -188,17 +200,19 @@ def watched_rounds(plain: TokenManager, watched: TokenManager, grant: Grant) -> 
     ):
         calls = {flavour: partial(measure, manager) for flavour, manager in managers.items()}
         rounds = in_rounds(partial(medians_in_turn, calls, turns))
-        found = ratio(rounds, "with metrics", "without", WATCHED_LIMIT)
+        found = ratio(rounds, "with metrics and notices", "without", WATCHED_LIMIT)
         yield Figure(f"{name}: {found.name}", found.values, found.limit)
 
 
 def renewed_rounds() -> Iterator[Figure]:
-    """Compare requests of a manager with renewal and metrics with those of one with neither."""
+    """Compare requests with renewal, metrics and notices with those of a manager without them."""
     store, grant = MemoryTokenStore(), key_of(GRANTS).grant
     put(store, key_of(GRANTS), GRANTS)
     with running_stub_server(delay=0) as server, ExitStack() as stack:
 
-        def requests(certificate: Any, **options: Any) -> Callable[[], float]:
+        def requests(
+            certificate: Any, *, delivers: bool = False, **options: Any
+        ) -> Callable[[], float]:
             # The first connection waits until the server has started.
             waiting = Timeouts(connect=60.0)
             settings = evolve(server.settings, certificate=certificate, timeouts=waiting)
@@ -210,18 +224,22 @@ def renewed_rounds() -> Iterator[Figure]:
                 start = thread_time()
                 for _ in range(CALLS):
                     client.post(f"{server.base_url}/oauth/token", data=FORM, auth=auth)
+                if delivers:
+                    deliver(manager)
                 return thread_time() - start
 
             return measure
 
         calls = {
-            "with renewal and metrics": requests(
-                server.certificate, on_event=prometheus_listener(CollectorRegistry())
+            "with renewal, metrics and notices": requests(
+                server.certificate,
+                delivers=True,
+                on_event=prometheus_listener(CollectorRegistry()),
             ),
-            "with neither": requests(server.context),
+            "without": requests(server.context),
         }
         rounds = in_rounds(partial(medians_in_turn, calls, TURNS))
-    found = ratio(rounds, "with renewal and metrics", "with neither", WATCHED_LIMIT)
+    found = ratio(rounds, "with renewal, metrics and notices", "without", WATCHED_LIMIT)
     yield Figure(f"a request over TLS: {found.name}", found.values, found.limit)
 
 
