@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from attrs import asdict, frozen
@@ -22,6 +20,7 @@ from .errors import ExitCode, to_command_error
 from .options import configured
 from .output import parse_duration
 from .receiver import receiver_of
+from .stopping import StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
     from blink_oauth.expiry import CertificateExpiry
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from .monitor import Monitor
     from .monitoring_server import MonitoringServer, Page
 
-__all__ = ["duration_option", "keep_alive", "stop_on_signals"]
+__all__ = ["duration_option", "keep_alive"]
 
 RETRY_AFTER = timedelta(minutes=5)
 """Time after which a watched job repeats a run that failed, unless the interval is shorter."""
@@ -188,7 +187,7 @@ def keep_alive(
     ctx.exit(code or delivery.code)
 
 
-def _wait(stop: threading.Event, seconds: float, delivery: Delivery) -> bool:
+def _wait(stop: StopRequest, seconds: float, delivery: Delivery) -> bool:
     """Wait for the next run, and deliver notices meanwhile; return whether to end instead."""
     interval = DELIVERY_INTERVAL if delivery.is_wanted else seconds
     end = monotonic() + seconds
@@ -351,23 +350,3 @@ def _progress(app: App, due: int) -> Iterator[Callable[[Report], None] | None]:
             bar.update(task, completed=finished, total=max(due, report.due))
 
         yield show
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGTERM or Ctrl-C sets; the second has its usual effect."""
-    stop = threading.Event()
-    previous: dict[int, Any] = {}
-
-    def request_stop(number: int, _: object) -> None:
-        stop.set()
-        signal.signal(number, previous[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.getsignal(number)
-        signal.signal(number, request_stop)
-    try:
-        yield stop
-    finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)

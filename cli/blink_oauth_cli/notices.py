@@ -95,7 +95,7 @@ def deliver(ctx: click.Context) -> None:
     in progress. The exit code is 1 if a notice was not delivered or is dead.
     """
     from .delivery import Delivery
-    from .keep_alive import stop_on_signals
+    from .stopping import stop_on_signals
 
     app: App = ctx.obj
     _webhook(app)

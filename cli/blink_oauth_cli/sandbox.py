@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import signal
 import socket
-import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from .app import App
 from .errors import CommandError, ExitCode
 from .key_files import make_private_folder
 from .options import configured
+from .stopping import StopRequest
 
 if TYPE_CHECKING:
     from blink_oauth_testing.sandbox import Sandbox
@@ -118,7 +118,7 @@ def sandbox(
 
 
 def _run(app: App, running: Sandbox, env_file: Path) -> None:
-    stop = threading.Event()
+    stop = StopRequest()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     text = "\n".join(f"export {k}={shlex.quote(v)}" for k, v in environment(running).items())
@@ -134,7 +134,7 @@ def _run(app: App, running: Sandbox, env_file: Path) -> None:
         app.screen.line('# In another terminal: eval "$(blink-oauth sandbox --env)"')
         app.screen.line("# Stop it with Ctrl-C.")
         # Where Ctrl-C cannot interrupt a wait without a timeout, it takes effect within a second.
-        while not stop.wait(timeout=1.0):
+        while not stop.wait(1.0):
             pass
     finally:
         env_file.unlink(missing_ok=True)
