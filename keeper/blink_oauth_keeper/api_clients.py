@@ -1,10 +1,11 @@
 """The clients of httpx for requests to the banks' APIs, one of each flavour for a manager.
 
-Each has a transport of ours, which chooses the connection pool: one for each proxy, and for the
-asynchronous client one for each event loop, since a connection belongs to the loop that opened it.
-After a fork the child starts with new pools, because two processes that write to the same TLS
-connection would break it. When the client certificate was renewed, new requests use new pools; a
-pool from before is closed when its last response is.
+Each has a transport of ours, which chooses the connection: a transport of httpx that one request
+uses at a time. A larger pool of httpcore may close a connection that it has already assigned to
+another request (encode/httpcore#1110). Each event loop has connections of its own, since one
+belongs to the loop that opened it. After a fork the child opens new ones, because two processes
+that write to the same TLS connection would break it. When the client certificate was renewed, new
+requests use new connections, and one from before is closed when its response is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from threading import Lock
@@ -23,9 +24,11 @@ from attrs import define, frozen
 
 from blink_oauth.renewal import ContextSource
 from blink_oauth.settings import Settings
+from blink_oauth.slots import AsyncSlots, Slots
 from blink_oauth.tls import trusting_context
 from blink_oauth.tokens import Secret
 
+from .clocks import monotonic
 from .flights import require_open
 from .processes import reset_after_fork
 
@@ -33,15 +36,22 @@ __all__ = ["ApiClients", "ApiTransport", "AsyncApiTransport", "Routes"]
 
 Transport = TypeVar("Transport", httpx.HTTPTransport, httpx.AsyncHTTPTransport)
 
-_pools_of_parent: list[object] = []
-"""The parent's pools, in a child. They stay referenced, because the garbage collector would close
-their connections, and would remove those of an event loop from the selector that both processes
-share."""
+_connections_of_parent: list[object] = []
+"""The parent's connections, in a child. They stay referenced, because the garbage collector would
+close them, and would remove those of an event loop from the selector that both processes share."""
+KEEPALIVE_SECONDS = 5.0
+"""A connection that was idle for longer is closed, as in a pool of httpx."""
+ONE_CONNECTION = httpx.Limits(
+    max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_SECONDS
+)
+
+Route = tuple[Secret | None, str, str, int | None]
+"""The proxy, and the scheme, host and port of the origin."""
 
 
 @frozen
 class Routes:
-    """The certificate, limits and proxies of requests to the banks' APIs.
+    """The certificate, limit and proxies of requests to the banks' APIs.
 
     Args:
         settings: The settings of the client.
@@ -57,24 +67,15 @@ class Routes:
         context = self.source.context
         return self.source.load() if context is None else context
 
-    def proxy_of(self, request: httpx.Request) -> Secret | None:
-        """Return the URL of the proxy for a request, or None."""
-        return self.settings.proxy_for(str(request.url))
+    @property
+    def limit(self) -> int:
+        """The number of connections that may be open at once."""
+        return self.settings.max_connections
 
-    def pool_options(self, proxy: Secret | None, context: ssl.SSLContext) -> dict[str, Any]:
-        """Return the arguments of a transport of httpx.
-
-        Args:
-            proxy: The URL of its proxy, or None.
-            context: Its TLS context.
-        """
-        limit = self.settings.max_connections
-        return {
-            "verify": context,
-            "trust_env": False,
-            "limits": httpx.Limits(max_connections=limit, max_keepalive_connections=limit),
-            "proxy": None if proxy is None else _proxy(proxy),
-        }
+    def route_of(self, request: httpx.Request) -> Route:
+        """Return the proxy and the origin of a request."""
+        url = request.url
+        return self.settings.proxy_for(str(url)), url.scheme, url.host, url.port
 
 
 def _proxy(url: Secret) -> httpx.Proxy:
@@ -87,159 +88,203 @@ def _proxy(url: Secret) -> httpx.Proxy:
 
 
 @define(eq=False)
-class Pool(Generic[Transport]):
-    """A connection pool, and the number of its responses that are not closed."""
+class Connection(Generic[Transport]):
+    """A transport of httpx for one connection.
+
+    Attributes:
+        transport: The transport.
+        context: Its TLS context.
+        route: The proxy and the origin of its requests.
+        idle_since: When its last response was closed, in seconds of the monotonic clock.
+    """
 
     transport: Transport
-    in_use: int = 0
+    context: ssl.SSLContext
+    route: Route
+    idle_since: float = 0.0
 
 
-class Pools(Generic[Transport]):
-    """The pools of one TLS context, by proxy, and those from before that are still in use.
-
-    Its methods do not wait. One thread at a time may call them.
+class Connections(Generic[Transport]):
+    """The connections of a client, in use and idle. The one that was used last is used next.
 
     Args:
-        routes: The certificate, limits and proxies.
+        routes: The certificate, limit and proxies.
         new: Makes a transport of httpx.
+
+    Attributes:
+        closed: Whether to refuse requests.
     """
 
     def __init__(self, routes: Routes, new: Callable[..., Transport]) -> None:
+        self.closed = False
         self._routes = routes
         self._new: Callable[..., Transport] = new
         self._context: ssl.SSLContext | None = None
-        self._by_proxy: dict[Secret | None, Pool[Transport]] = {}
-        self._from_before: set[Pool[Transport]] = set()
+        self._proxies: dict[Secret, httpx.Proxy] = {}
+        self._in_use: set[Connection[Transport]] = set()
+        # The one that has been idle for the longest time is the first.
+        self._idle: list[Connection[Transport]] = []
+        self._lock = Lock()
 
-    def take(self, proxy: Secret | None) -> tuple[Pool[Transport], list[Transport]]:
-        """Return the pool for a request, and the transports that have to be closed."""
-        unused: list[Transport] = []
-        context = self._routes.context
-        if context is not self._context:
-            for pool in self._by_proxy.values():
-                if pool.in_use:
-                    self._from_before.add(pool)
-                else:
-                    unused.append(pool.transport)
-            self._context, self._by_proxy = context, {}
-        if proxy not in self._by_proxy:
-            options = self._routes.pool_options(proxy, context)
-            self._by_proxy[proxy] = Pool(self._new(**options))
-        pool = self._by_proxy[proxy]
-        pool.in_use += 1
-        return pool, unused
+    def take(self, route: Route) -> tuple[Connection[Transport], list[Transport]]:
+        """Return a connection for a request, and the transports that have to be closed.
 
-    def put_back(self, pool: Pool[Transport]) -> list[Transport]:
+        Raises:
+            InvalidInputError: The connections are closed.
+        """
+        context, unused = self._routes.context, list[Transport]()
+        with self._lock:
+            require_open(closed=self.closed)
+            if context is not self._context:
+                unused += [each.transport for each in self._idle]
+                self._context, self._proxies, self._idle = context, {}, []
+            oldest = monotonic() - KEEPALIVE_SECONDS
+            while self._idle and self._idle[0].idle_since < oldest:
+                unused.append(self._idle.pop(0).transport)
+            connection = next((each for each in reversed(self._idle) if each.route == route), None)
+            if connection is not None:
+                self._idle.remove(connection)
+            else:
+                if self._idle and len(self._idle) + len(self._in_use) >= self._routes.limit:
+                    unused.append(self._idle.pop(0).transport)
+                connection = Connection(self._transport(route[0], context), context, route)
+            self._in_use.add(connection)
+        return connection, unused
+
+    def put_back(self, connection: Connection[Transport], *, usable: bool) -> list[Transport]:
         """End a request, and return the transports that have to be closed."""
-        pool.in_use -= 1
-        if pool.in_use or pool not in self._from_before:
+        with self._lock:
+            self._in_use.discard(connection)
+            if self.closed or not usable or connection.context is not self._context:
+                return [connection.transport]
+            connection.idle_since = monotonic()
+            self._idle.append(connection)
             return []
-        self._from_before.discard(pool)
-        return [pool.transport]
 
-    def all(self) -> list[Transport]:
-        """Return all transports that are open."""
-        current = [pool.transport for pool in self._by_proxy.values()]
-        return current + [pool.transport for pool in self._from_before]
+    def close(self) -> list[Transport]:
+        """Refuse further requests, and return the transports that have to be closed."""
+        with self._lock:
+            self.closed = True
+            idle, self._idle = self._idle, []
+            return [each.transport for each in idle] + [each.transport for each in self._in_use]
+
+    def _transport(self, proxy: Secret | None, context: ssl.SSLContext) -> Transport:
+        if proxy is not None and proxy not in self._proxies:
+            self._proxies[proxy] = _proxy(proxy)
+        return self._new(
+            verify=context,
+            trust_env=False,
+            limits=ONE_CONNECTION,
+            proxy=None if proxy is None else self._proxies[proxy],
+        )
+
+
+class SyncConnections(Connections[httpx.HTTPTransport]):
+    """The connections of a client that threads share."""
+
+    def __init__(self, routes: Routes) -> None:
+        super().__init__(routes, httpx.HTTPTransport)
+        self.slots = Slots(routes.limit)
 
 
 class _Stream(httpx.SyncByteStream):
-    """The body of a response that reports when it is closed."""
+    """The body of a response that frees its connection when it is closed."""
 
-    def __init__(self, stream: httpx.SyncByteStream, on_close: Callable[[], None]) -> None:
-        self._stream, self._on_close = stream, on_close
+    def __init__(self, stream: httpx.SyncByteStream, cleanup: ExitStack) -> None:
+        self._stream, self._cleanup = stream, cleanup
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._stream)
 
     def close(self) -> None:
-        try:
+        with self._cleanup:
             self._stream.close()
-        finally:
-            self._on_close()
 
 
 class ApiTransport(httpx.BaseTransport):
-    """Sends requests through one pool for each proxy.
+    """Sends each request on a connection that no other request uses meanwhile.
 
     Args:
-        routes: The certificate, limits and proxies.
+        routes: The certificate, limit and proxies.
     """
 
     def __init__(self, routes: Routes) -> None:
         self._routes = routes
-        self._closed = False
-        self._start()
+        self._connections = SyncConnections(routes)
         reset_after_fork(self, ApiTransport.reset)
-
-    def _start(self) -> None:
-        self._lock, self._pools = Lock(), Pools(self._routes, httpx.HTTPTransport)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return the response."""
-        if self._routes.source.is_due():
-            self._routes.source.look()
-        proxy = self._routes.proxy_of(request)
-        with self._lock:
-            require_open(closed=self._closed)
-            pool, unused = self._pools.take(proxy)
-        try:
-            for each in unused:
-                each.close()
-            response = pool.transport.handle_request(request)
-        except BaseException:
-            self._put_back(pool)
-            raise
-        assert isinstance(response.stream, httpx.SyncByteStream)
-        response.stream = _Stream(response.stream, partial(self._put_back, pool))
-        return response
-
-    def _put_back(self, pool: Pool[httpx.HTTPTransport]) -> None:
-        with self._lock:
-            unused = self._pools.put_back(pool)
-        for each in unused:
-            each.close()
+        route = self._routes.route_of(request)
+        connections = self._connections
+        with ExitStack() as cleanup:
+            connections.slots.acquire(request)
+            cleanup.callback(connections.slots.release)
+            if self._routes.source.is_due():
+                self._routes.source.look()
+            connection, unused = connections.take(route)
+            cleanup.push(partial(_put_back, connections, connection))
+            _close_all(unused)
+            response = connection.transport.handle_request(request)
+            assert isinstance(response.stream, httpx.SyncByteStream)
+            response.stream = _Stream(response.stream, cleanup.pop_all())
+            return response
 
     def close(self) -> None:
         """Close the connections, and refuse further requests."""
-        with self._lock:
-            self._closed = True
-            pools = self._pools.all()
-        for pool in pools:
-            pool.close()
+        _close_all(self._connections.close())
 
     def reset(self) -> None:
         """Start without connections in a child process."""
-        _pools_of_parent.append(self._pools)
-        self._start()
+        before, self._connections = self._connections, SyncConnections(self._routes)
+        self._connections.closed = before.closed
+        _connections_of_parent.append(before)
 
 
-AsyncPools = Pools[httpx.AsyncHTTPTransport]
+def _put_back(
+    connections: SyncConnections,
+    connection: Connection[httpx.HTTPTransport],
+    error: type[BaseException] | None,
+    *_: object,
+) -> None:
+    _close_all(connections.put_back(connection, usable=error is None))
+
+
+def _close_all(transports: Iterable[httpx.HTTPTransport]) -> None:
+    with ExitStack() as stack:
+        for transport in transports:
+            stack.callback(transport.close)
+
+
+class AsyncConnections(Connections[httpx.AsyncHTTPTransport]):
+    """The connections of a client in one event loop."""
+
+    def __init__(self, routes: Routes) -> None:
+        super().__init__(routes, httpx.AsyncHTTPTransport)
+        self.slots = AsyncSlots(routes.limit)
 
 
 class _AsyncStream(httpx.AsyncByteStream):
-    """The body of a response that puts its pool back when it is closed."""
+    """The body of a response that frees its connection when it is closed."""
 
-    def __init__(
-        self,
-        stream: httpx.AsyncByteStream,
-        pools: AsyncPools,
-        pool: Pool[httpx.AsyncHTTPTransport],
-    ) -> None:
-        self._stream, self._pools, self._pool = stream, pools, pool
+    def __init__(self, stream: httpx.AsyncByteStream, cleanup: AsyncExitStack) -> None:
+        self._stream, self._cleanup = stream, cleanup
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return aiter(self._stream)
 
     async def aclose(self) -> None:
-        try:
+        async with self._cleanup:
             await self._stream.aclose()
-        finally:
-            await _put_back(self._pools, self._pool)
 
 
-async def _put_back(pools: AsyncPools, pool: Pool[httpx.AsyncHTTPTransport]) -> None:
-    await _aclose_all(pools.put_back(pool))
+async def _aput_back(
+    connections: AsyncConnections,
+    connection: Connection[httpx.AsyncHTTPTransport],
+    error: type[BaseException] | None,
+    *_: object,
+) -> None:
+    await _aclose_all(connections.put_back(connection, usable=error is None))
 
 
 async def _aclose_all(transports: Iterable[httpx.AsyncHTTPTransport]) -> None:
@@ -250,43 +295,43 @@ async def _aclose_all(transports: Iterable[httpx.AsyncHTTPTransport]) -> None:
 
 
 class AsyncApiTransport(httpx.AsyncBaseTransport):
-    """Sends requests through one pool for each proxy and event loop.
+    """Sends each request on a connection of its event loop that no other request uses meanwhile.
 
-    The pools of a loop belong to an asynchronous generator: the loop ends its generators before it
-    closes, and so the connections are closed while that is possible.
+    The connections of a loop belong to an asynchronous generator: the loop ends its generators
+    before it closes, and so the connections are closed while that is possible.
 
     Args:
-        routes: The certificate, limits and proxies.
+        routes: The certificate, limit and proxies.
     """
 
     def __init__(self, routes: Routes) -> None:
         self._routes = routes
         self._closed = False
         self._loops: dict[
-            asyncio.AbstractEventLoop, tuple[AsyncPools, AsyncGenerator[AsyncPools]]
+            asyncio.AbstractEventLoop, tuple[AsyncConnections, AsyncGenerator[AsyncConnections]]
         ] = {}
         self._closing: set[asyncio.Task[None]] = set()
         reset_after_fork(self, AsyncApiTransport.reset)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and return the response."""
-        if self._routes.source.is_due():
-            # Loading a key takes long enough to delay other tasks.
-            await asyncio.to_thread(self._routes.source.look)
-        proxy = self._routes.proxy_of(request)
-        pools = await self._pools()
-        pool, unused = pools.take(proxy)
-        try:
+        route = self._routes.route_of(request)
+        connections = await self._connections()
+        async with AsyncExitStack() as cleanup:
+            await connections.slots.acquire(request)
+            cleanup.callback(connections.slots.release)
+            if self._routes.source.is_due():
+                # Loading a key takes long enough to delay other tasks.
+                await asyncio.to_thread(self._routes.source.look)
+            connection, unused = connections.take(route)
+            cleanup.push_async_exit(partial(_aput_back, connections, connection))
             await _aclose_all(unused)
-            response = await pool.transport.handle_async_request(request)
-        except BaseException:
-            await _put_back(pools, pool)
-            raise
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        response.stream = _AsyncStream(response.stream, pools, pool)
-        return response
+            response = await connection.transport.handle_async_request(request)
+            assert isinstance(response.stream, httpx.AsyncByteStream)
+            response.stream = _AsyncStream(response.stream, cleanup.pop_all())
+            return response
 
-    async def _pools(self) -> AsyncPools:
+    async def _connections(self) -> AsyncConnections:
         require_open(closed=self._closed)
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
@@ -299,13 +344,13 @@ class AsyncApiTransport(httpx.AsyncBaseTransport):
 
     async def _until_the_loop_ends(
         self, loop: asyncio.AbstractEventLoop
-    ) -> AsyncGenerator[AsyncPools]:
-        pools: AsyncPools = Pools(self._routes, httpx.AsyncHTTPTransport)
+    ) -> AsyncGenerator[AsyncConnections]:
+        connections = AsyncConnections(self._routes)
         try:
-            yield pools
+            yield connections
         finally:
             self._loops.pop(loop, None)
-            await _aclose_all(pools.all())
+            await _aclose_all(connections.close())
 
     def close(self) -> None:
         """Refuse further requests, and let each event loop close its connections."""
@@ -316,7 +361,7 @@ class AsyncApiTransport(httpx.AsyncBaseTransport):
                 loop.call_soon_threadsafe(self._close_in_its_loop, loop, owner)
 
     def _close_in_its_loop(
-        self, loop: asyncio.AbstractEventLoop, owner: AsyncGenerator[AsyncPools]
+        self, loop: asyncio.AbstractEventLoop, owner: AsyncGenerator[AsyncConnections]
     ) -> None:
         task = loop.create_task(_aclose(owner))
         self._closing.add(task)
@@ -337,11 +382,11 @@ class AsyncApiTransport(httpx.AsyncBaseTransport):
 
     def reset(self) -> None:
         """Start without connections in a child process."""
-        _pools_of_parent.append(self._loops)
+        _connections_of_parent.append(self._loops)
         self._loops, self._closing = {}, set()
 
 
-async def _aclose(owner: AsyncGenerator[AsyncPools]) -> None:
+async def _aclose(owner: AsyncGenerator[AsyncConnections]) -> None:
     await owner.aclose()
 
 

@@ -190,9 +190,7 @@ def test_callers_of_a_bank_do_not_notice_that_the_files_are_replaced_ten_times(
     with Sandbox(validate=False) as sandbox:
         files = ReplacedFiles(tmp_path, sandbox.authority.root_pem)
         files.replace(issue(sandbox, "first"))
-        # With fewer connections than threads, httpcore closes some that are in use
-        # (encode/httpcore#1110).
-        settings = sandbox.settings(certificate=files.certificate, max_connections=CALLERS)
+        settings = sandbox.settings(certificate=files.certificate, max_connections=CALLERS // 2)
         storm, url = Storm(sandbox, files, CALLERS), sandbox.accounts_url
         # Each may have a connection from before.
         drained = storm.wait_for_each_caller

@@ -26,7 +26,6 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from contextvars import ContextVar, Token
 from functools import cache
@@ -55,6 +54,7 @@ from ._reply import NoResponse, RawResponse, Reply, no_response_from
 from .errors import InvalidInputError
 from .renewal import ContextSource
 from .settings import Settings
+from .slots import AsyncSlots, Slots
 from .tls import trusting_context
 
 __all__ = [
@@ -296,54 +296,6 @@ class AsyncRecordingTransport(httpx.AsyncBaseTransport):
         await self._transport.aclose()
 
 
-class FairSemaphore:
-    """A semaphore for threads that serves the longest waiting thread first.
-
-    With `threading.Semaphore` a thread that makes one call after the other could overtake the
-    waiting threads each time.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._free = limit
-        self._waiters: deque[Future[None]] = deque()
-        self._lock = Lock()
-
-    def acquire(self, timeout: float | None) -> None:
-        """Wait for a slot, at most some seconds.
-
-        Args:
-            timeout: Seconds to wait, or None for no limit.
-
-        Raises:
-            httpx.PoolTimeout: No slot became free in time.
-        """
-        with self._lock:
-            if self._free:
-                self._free -= 1
-                return
-            waiter: Future[None] = Future()
-            self._waiters.append(waiter)
-        try:
-            waiter.result(timeout)
-        except BaseException as exc:
-            # A slot that was assigned at the last moment goes to the next waiter.
-            if not waiter.cancel():
-                self.release()
-            if isinstance(exc, TimeoutError):
-                raise httpx.PoolTimeout("no connection became free") from None
-            raise
-
-    def release(self) -> None:
-        """Give a slot to the next waiter, or make it free."""
-        with self._lock:
-            while self._waiters:
-                waiter = self._waiters.popleft()
-                if waiter.set_running_or_notify_cancel():
-                    waiter.set_result(None)
-                    return
-            self._free += 1
-
-
 Pool = TypeVar("Pool", httpcore.ConnectionPool, httpcore.AsyncConnectionPool)
 
 
@@ -417,7 +369,7 @@ class Connections(httpx.BaseTransport):
     def _reset(self) -> None:
         self._renewing = Lock()
         self._idle = self._no_connections()
-        self._slots = FairSemaphore(self._limit)
+        self._slots = Slots(self._limit)
 
     def _no_connections(self) -> IdleConnections[httpcore.ConnectionPool]:
         return IdleConnections(self._source.context, self._monotonic)
@@ -425,7 +377,7 @@ class Connections(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on a connection, and return the status and body of the response."""
         with _as_httpx_errors(), ExitStack() as cleanup:
-            self._slots.acquire(_pool_timeout(request))
+            self._slots.acquire(request)
             cleanup.callback(self._slots.release)
             idle = self._current()
             pool = _take(idle) or self._new_pool(idle.context)
@@ -513,7 +465,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         self._loop: object = None
         self._choosing = Lock()
         self._idle = self._no_connections()
-        self._slots = anyio.Semaphore(self._limit)
+        self._slots = AsyncSlots(self._limit)
 
     def _no_connections(self) -> IdleConnections[httpcore.AsyncConnectionPool]:
         return IdleConnections(self._source.context, self._monotonic)
@@ -523,7 +475,7 @@ class AsyncConnections(httpx.AsyncBaseTransport):
         self._require_own_loop()
         with _as_httpx_errors():
             async with AsyncExitStack() as cleanup:
-                await self._acquire_slot(_pool_timeout(request))
+                await self._slots.acquire(request)
                 cleanup.callback(self._slots.release)
                 idle = await self._current()
                 pool = await _atake(idle) or self._new_pool(idle.context)
@@ -567,13 +519,6 @@ class AsyncConnections(httpx.AsyncBaseTransport):
                 "The client belongs to the event loop of its first call, and this is another one: "
                 "make one AsyncBlinkOAuth for each loop. Nothing was sent."
             )
-
-    async def _acquire_slot(self, timeout: float | None) -> None:
-        try:
-            with anyio.fail_after(timeout):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise httpx.PoolTimeout("no connection became free") from None
 
     async def _current(self) -> IdleConnections[httpcore.AsyncConnectionPool]:
         """Return the idle connections of the current context, and close those of the one before."""
@@ -629,11 +574,6 @@ async def _aclose(pool: httpcore.AsyncConnectionPool) -> None:
     # Shielded from cancellation. It does not wait for the server: no TLS close_notify is exchanged.
     with anyio.CancelScope(shield=True):
         await pool.aclose()
-
-
-def _pool_timeout(request: httpx.Request) -> float | None:
-    timeouts: dict[str, float | None] = request.extensions.get("timeout", {})
-    return timeouts.get("pool")
 
 
 def _read_rest(_event: str, info: Mapping[str, Any]) -> None:
