@@ -19,7 +19,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from html import escape
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
 from typing import Self
@@ -32,6 +31,7 @@ from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError, InvalidInputError, Outcome
 from blink_oauth.headers import is_visible_ascii
 
+from .http_handler import SOCKET_TIMEOUT, RequestHandler
 from .login_messages import START_AGAIN, START_PAGE_TAKEN, LoginFailedError, Message
 
 __all__ = ["Callback", "CallbackServer", "StartPage"]
@@ -148,8 +148,6 @@ def _page(title: str, *lines: str) -> bytes:
     return _PAGE.format(title=escape(title), style=_STYLE, content=content).encode()
 
 
-MAX_REQUEST_LINE = 8_192
-SOCKET_TIMEOUT = 5.0
 """Seconds to wait for data of a connection, and for a page to be sent."""
 
 
@@ -459,12 +457,12 @@ def _split_loopback_uri(redirect_uri: str) -> SplitResult:
     return parts
 
 
-class _Handler(BaseHTTPRequestHandler):
-    timeout = SOCKET_TIMEOUT
+class _Handler(RequestHandler):
     server: CallbackServer
-    raw_requestline: bytes
+    max_request_line = 8_192
+    methods = "GET"
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - named by the base class
         path, _, query = self.path.partition("?")
         hosts = self.headers.get_all("Host") or []
         cookies = self.headers.get_all("Cookie") or []
@@ -483,36 +481,13 @@ class _Handler(BaseHTTPRequestHandler):
             finally:
                 callback.sent.set()
 
-    def parse_request(self) -> bool:
-        if len(self.raw_requestline) > MAX_REQUEST_LINE:
-            self.requestline, self.request_version, self.command = "", "HTTP/1.0", ""
-            self.send_error(414)
-            return False
-        if not super().parse_request():
-            return False
-        if self.request_version == self.default_request_version:
-            # A request of HTTP/0.9 has no headers, so it names no host.
-            self.send_error(400)
-            return False
-        return True
-
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Respond to a request that is no callback; the base class would quote the request."""
         status = 405 if code == 501 else code
         self._send(status, not_the_callback_page(status))
 
     def _send(self, status: int, page: bytes, headers: Mapping[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {**PAGE_HEADERS, **(headers or {})}.items():
-            self.send_header(name, value)
-        if status == 405:
-            self.send_header("Allow", "GET")
-        self.send_header("Content-Length", str(len(page)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(page)
-        self.wfile.flush()
+        self.respond(status, page, {**PAGE_HEADERS, **(headers or {})})
 
     def finish(self) -> None:
         super().finish()
@@ -523,9 +498,3 @@ class _Handler(BaseHTTPRequestHandler):
             for _ in range(16):
                 if not self.connection.recv(65_536):
                     break
-
-    def version_string(self) -> str:
-        return "blink-oauth"
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by the base class
-        """Log nothing: the request line contains the code."""

@@ -12,13 +12,13 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Collection, Mapping
-from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import Self
 
 from attrs import frozen
 
 from .errors import CommandError, ExitCode
+from .http_handler import RequestHandler
 
 __all__ = ["Address", "MonitoringServer", "Page"]
 
@@ -27,9 +27,7 @@ ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9a-zA-Z.-]+)):([0-9]{1,5})", 
 HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9a-zA-Z._-]+))(?::[0-9]{1,5})?", re.ASCII)
 MAX_CONNECTIONS = 8
 """Connections at once. A scrape takes milliseconds, so the oldest of more is one that hangs."""
-SOCKET_TIMEOUT = 5.0
-"""Seconds to wait for data of a connection, and for a page to be sent."""
-MAX_REQUEST_LINE = 2_048
+PAGE_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 POLL_INTERVAL = 0.1
 """Seconds after which the thread of the server looks whether to end."""
 
@@ -181,12 +179,12 @@ class MonitoringServer(ThreadingTCPServer):
         """Print nothing: a closed connection is no error of this job."""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    timeout = SOCKET_TIMEOUT
+class _Handler(RequestHandler):
     server: MonitoringServer
-    raw_requestline: bytes
+    max_request_line = 2_048
+    methods = "GET, HEAD"
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - named by the base class
         hosts = self.headers.get_all("Host") or []
         make = self.server.pages.get(self.path.partition("?")[0])
         if len(hosts) != 1 or not self.server.accepts(hosts[0]):
@@ -196,21 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(make())
 
-    def do_HEAD(self) -> None:
+    def do_HEAD(self) -> None:  # noqa: N802 - named by the base class
         self.do_GET()
-
-    def parse_request(self) -> bool:
-        if len(self.raw_requestline) > MAX_REQUEST_LINE:
-            self.requestline, self.request_version, self.command = "", "HTTP/1.0", ""
-            self.send_error(414)
-            return False
-        if not super().parse_request():
-            return False
-        if self.request_version == self.default_request_version:
-            # A request of HTTP/0.9 has no headers, so it names no host.
-            self.send_error(400)
-            return False
-        return True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Refuse a request; the base class would quote it."""
@@ -218,21 +203,5 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(Page(f"{status}\n".encode(), status))
 
     def _send(self, page: Page) -> None:
-        self.send_response(page.status)
-        self.send_header("Content-Type", page.content_type)
-        self.send_header("Content-Length", str(len(page.body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        if page.status == 405:
-            self.send_header("Allow", "GET, HEAD")
-        self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(page.body)
-        self.wfile.flush()
-
-    def version_string(self) -> str:
-        return "blink-oauth"
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by the base class
-        """Log nothing: a probe asks every few seconds."""
+        headers = {"Content-Type": page.content_type, **PAGE_HEADERS}
+        self.respond(page.status, page.body, headers)
