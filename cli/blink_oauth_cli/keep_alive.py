@@ -237,7 +237,6 @@ def _run(
     monitor: Monitor | None,
     certificates: Callable[[], Iterable[CertificateExpiry]],
 ) -> ExitCode:
-    from blink_oauth.expiry import ExpiryStage
     from blink_oauth_keeper.figures import grant_figures
     from blink_oauth_keeper.store.protocol import State
 
@@ -263,7 +262,7 @@ def _run(
     needing_consent = grants.needing_consent.total()
     unopened = grants.in_state(State.UNREADABLE)
     needing_attention = grants.in_state(State.NEEDS_ATTENTION)
-    urgent = sum(each.stage in {ExpiryStage.URGENT, ExpiryStage.EXPIRED} for each in certificates())
+    urgent = sum(each.stage.is_urgent for each in certificates())
     counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in asdict(report).items())
     app.screen.report(
         {

@@ -130,7 +130,6 @@ LEVELS: dict[EventName, int] = {
     EventName.STORE_BEHIND: logging.CRITICAL,
 }
 """The logging level of each event, unless `Event.level` has another."""
-SEVERE = {ExpiryStage.URGENT, ExpiryStage.EXPIRED}
 
 
 @frozen(kw_only=True)
@@ -157,12 +156,11 @@ class Event:
         oddities: The names of what is odd in the response with a pair (`Oddity`), sorted.
         rules: The rules that a refused certificate breaks (`Rule`), sorted.
         expires_at: The end of the certificate that the event is about, aware UTC: of the one that
-            new connections use, or of the one that expires.
-        certificate: The SHA-256 hash of the certificate that expires, in hexadecimal, or None.
-        role: What that certificate is for, or None.
+            new connections use, of the one that expires, or of the one of a dead notice.
+        certificate: The SHA-256 hash of the certificate that expires or that a dead notice is
+            about, in hexadecimal, or None.
+        role: What the certificate that expires is for, or None.
         stage: How near its end is, or None.
-        expires_at: The end of the client certificate that new connections use, aware UTC, if the
-            event is about it; that of the certificate of a dead notice.
     """
 
     name: EventName
@@ -189,7 +187,8 @@ class Event:
     @property
     def level(self) -> int:
         """The logging level: that of the name, but error if a certificate is urgent or expired."""
-        return logging.ERROR if self.stage in SEVERE else LEVELS[self.name]
+        is_urgent = self.stage is not None and self.stage.is_urgent
+        return logging.ERROR if is_urgent else LEVELS[self.name]
 
     def log_fields(self) -> dict[str, Any]:
         """Return the fields by name for a log, where `grant` is the fingerprint."""

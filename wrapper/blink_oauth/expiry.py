@@ -48,6 +48,11 @@ class ExpiryStage(StrEnum):
     EXPIRED = "expired"
     """The end has passed."""
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether the successor is needed at once: the certificate is urgent or has expired."""
+        return self in {ExpiryStage.URGENT, ExpiryStage.EXPIRED}
+
 
 class CertificateRole(StrEnum):
     """What a certificate is for."""
