@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from enum import StrEnum
 from typing import Any
-
-from sqlalchemy import Engine, event
 
 from blink_oauth import BlinkOAuth, Grant, ResponseMeta, TokenKind
 from blink_oauth_keeper import SqlTokenStore
 from blink_oauth_keeper.store.protocol import Record
+from crash.kills import kill_before_next_commit, kill_this_process
 from storm.processes import Pipe
 from storm.shared_config import SharedConfig, ShiftedClock
 
@@ -31,17 +28,6 @@ class Step(StrEnum):
 
 
 ADOPTING = (Step.ADOPT, Step.ADOPTED)
-
-
-def kill_this_process() -> None:
-    """Kill this process with SIGKILL."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def kill_before_commit(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-    """Kill this process before a COMMIT."""
-    if statement == "COMMIT":
-        kill_this_process()
 
 
 class KilledClient(BlinkOAuth):
@@ -81,7 +67,7 @@ class KilledStore(SqlTokenStore):
 
     def _before(self, step: Step) -> None:
         if self.final_step is step:
-            event.listen(Engine, "before_cursor_execute", kill_before_commit)
+            kill_before_next_commit()
 
     def _after(self, step: Step) -> None:
         if self.final_step is step:

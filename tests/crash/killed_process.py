@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from enum import StrEnum
 from typing import Any
-
-from sqlalchemy import Engine, event
 
 from blink_oauth import BlinkOAuth, Grant, Token
 from blink_oauth_keeper import SqlTokenStore
 from blink_oauth_keeper.store.protocol import Record, Settlement
+from crash.kills import kill_before_next_commit, kill_this_process
 from storm.processes import Pipe
 from storm.shared_config import TWO_DAYS, SharedConfig, ShiftedClock
 
@@ -31,11 +28,6 @@ class Step(StrEnum):
     SERVER_COMMITS = "server commits"
     """As before, and PostgreSQL commits after the process is killed."""
     AFTER_COMMIT = "after commit"
-
-
-def kill_this_process() -> None:
-    """Kill this process with SIGKILL."""
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class KilledClient(BlinkOAuth):
@@ -65,17 +57,11 @@ class KilledStore(SqlTokenStore):
 
     def settle(self, *args: Any, **options: Any) -> Settlement:
         if self.final_step is Step.DURING_COMMIT:
-            event.listen(Engine, "before_cursor_execute", kill_before_commit)
+            kill_before_next_commit()
         settlement = super().settle(*args, **options)
         if self.final_step is Step.AFTER_COMMIT:
             kill_this_process()
         return settlement
-
-
-def kill_before_commit(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-    """Kill this process before a COMMIT; a single statement has none."""
-    if statement == "COMMIT":
-        kill_this_process()
 
 
 def main(_pipe: Pipe, config: SharedConfig, grant: Grant, step: Step) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from enum import StrEnum
 
-from sqlalchemy import Engine, event
-
 from blink_oauth_keeper import GrantKey, SqlTokenStore
 from blink_oauth_keeper.store.moving import MovingGrant, copy_grants
+from crash.kills import kill_before_next_commit, kill_this_process
 from storm.processes import Pipe
 from storm.shared_config import SharedConfig
 
@@ -26,17 +23,6 @@ class MoveStep(StrEnum):
     RECEIVED = "after the target has the grant"
     FINISH = "before the source commits that it deletes the pair"
     FINISHED = "after the source has deleted the pair"
-
-
-def kill_this_process() -> None:
-    """Kill this process with SIGKILL."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def kill_before_commit(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-    """Kill this process before a COMMIT."""
-    if statement == "COMMIT":
-        kill_this_process()
 
 
 class KilledStore(SqlTokenStore):
@@ -63,7 +49,7 @@ class KilledStore(SqlTokenStore):
 
     def _before(self, step: MoveStep) -> None:
         if self.final_step is step:
-            event.listen(Engine, "before_cursor_execute", kill_before_commit)
+            kill_before_next_commit()
 
     def _after(self, step: MoveStep) -> None:
         if self.final_step is step:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -11,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from sqlalchemy import Engine, event
 
 from blink_oauth import BlinkError, Grant
 from blink_oauth_keeper import Notice, SqlTokenStore
+from crash.kills import kill_before_next_commit, kill_this_process
 from storm.processes import Pipe
 from storm.shared_config import SharedConfig, ShiftedClock
 
@@ -33,17 +31,6 @@ class Step(StrEnum):
     RECEIVED = "after the receiver has the notice"
     MARK = "before the commit of the end of a delivery"
     MARKED = "after the commit of the end of a delivery"
-
-
-def kill_this_process() -> None:
-    """Kill this process with SIGKILL."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def kill_before_commit(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-    """Kill this process before a COMMIT."""
-    if statement == "COMMIT":
-        kill_this_process()
 
 
 @frozen
@@ -101,7 +88,7 @@ class KilledStore(SqlTokenStore):
 
     def _before(self, step: Step) -> None:
         if self.final_step is step:
-            event.listen(Engine, "before_cursor_execute", kill_before_commit)
+            kill_before_next_commit()
 
     def _after(self, *steps: Step) -> None:
         # A single statement has no COMMIT of its own: it is all or nothing.
