@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -31,6 +30,7 @@ from blink_oauth_testing.store_contract.harness import (
     pair,
     run_concurrently,
 )
+from keeper.store.sqlite_steps import counted_steps
 
 FERNET_KEY, OTHER_KEY = SqlTokenStore.new_key(), SqlTokenStore.new_key()
 RETENTION = timedelta(days=400)
@@ -84,21 +84,10 @@ def claim_steps(engine: Engine, front: int, **values: object) -> int:
     fill(engine, front, **({"idle_until": ISSUED} | values))
     for number in range(10):
         put(store, f"due-{number}")
-    steps = 0
-
-    def count() -> int:
-        nonlocal steps
-        steps += 1
-        return 0
-
-    def watch(connection: Connection, *_: object) -> None:
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)
-        driver.set_progress_handler(count, 1)
-
-    event.listen(engine, "before_cursor_execute", watch)
-    claims = store.claim_due(due(attempts=1), owner="owner", ttl=60, limit=10)
-    event.remove(engine, "before_cursor_execute", watch)
+    query = due(attempts=1)
+    steps, claims = counted_steps(
+        engine, lambda: store.claim_due(query, owner="owner", ttl=60, limit=10)
+    )
     assert [claim.key.grant.username for claim in claims] == [f"due-{n}" for n in range(10)]
     return steps
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from sqlalchemy import Connection, Engine, create_engine, event, insert, text, update
+from sqlalchemy import Engine, create_engine, event, insert, text, update
 
 from blink_oauth_keeper import (
     NewNotice,
@@ -36,6 +35,7 @@ from blink_oauth_testing.store_contract.harness import (
     untimed,
 )
 from keeper.store.first_version import FirstVersion, create_first_version
+from keeper.store.sqlite_steps import counted_steps
 from postgresql import PostgreSQL
 
 FERNET_KEY = SqlTokenStore.new_key()
@@ -243,21 +243,9 @@ def claim_steps(path: Path, count: int, **values: object) -> int:
         connection.execute(insert(notices), rows)
     for number in range(10):
         outbox.store.add_notice(outbox.put(f"last-{number}"), LOST)
-    steps = 0
-
-    def step() -> int:
-        nonlocal steps
-        steps += 1
-        return 0
-
-    def watch(connection: Connection, *_: object) -> None:
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)
-        driver.set_progress_handler(step, 1)
-
-    event.listen(outbox.engine, "before_cursor_execute", watch)
-    claimed = outbox.store.claim_notices(CLIENT, limit=10, ttl=60)
-    event.remove(outbox.engine, "before_cursor_execute", watch)
+    steps, claimed = counted_steps(
+        outbox.engine, lambda: outbox.store.claim_notices(CLIENT, limit=10, ttl=60)
+    )
     outbox.engine.dispose()
     assert len({notice.grant for notice in claimed}) == 10
     return steps
