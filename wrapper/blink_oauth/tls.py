@@ -229,18 +229,15 @@ class CertificateReport:
         expires_at: The end of the validity, timezone-aware UTC, or None if unreadable.
         days_left: Whole days until `expires_at`, negative once it has passed, or None.
         findings: The broken rules.
-        chain_ends: The end of the validity of each certificate of the file, in its order; empty if
-            unreadable.
-        expiries: The certificates that can end the client's calls, with how near their end is: the
-            client's own, its issuers as far as the chain contains them in use, then the
-            authorities of the file `ca`, unless it is a bundle of more than ten.
+        expiries: The certificates whose end stops the client's calls: its own, its issuers as far
+            as the chain contains them, then the authorities of the file `ca`, unless it is a bundle
+            of more than ten.
     """
 
     subject: str | None = None
     expires_at: datetime | None = None
     days_left: int | None = None
     findings: tuple[Finding, ...] = ()
-    chain_ends: tuple[datetime, ...] = ()
     expiries: tuple[CertificateExpiry, ...] = ()
 
     @property
@@ -421,7 +418,6 @@ def _load_files(
         expires_at=expires_at,
         days_left=(expires_at - now).days,
         findings=(*key, *rules, *authorities),
-        chain_ends=tuple(each.not_valid_after_utc for each in chain),
         expiries=_expiries(chain, certificate.ca, now),
     )
     return report, context
