@@ -55,7 +55,7 @@ class Delivery:
         """Deliver what is due, and print what was done; a failure is printed and not raised.
 
         Args:
-            scan: Whether to look for grants that deserve a notice although nothing has changed.
+            scan: Whether to search for grants and certificates that end soon first.
         """
         if not self.is_wanted:
             return
@@ -99,7 +99,7 @@ class Delivery:
         receiver = receiver_of(self.configuration)
         if receiver is None:
             return None
-        # The same one for as long as possible: it knows for how long its receiver wants a pause.
+        # It is kept while the receiver stays the same, since it has the pause that one asked for.
         if self._webhook is None or self._webhook[0] != receiver:
             self._webhook = (receiver, receiver.webhook())
         return self._webhook[1]

@@ -175,7 +175,7 @@ def keep_alive(
             except StoreError as error:
                 if monitor is None:
                     delivery.deliver(scan=False)
-                    # Nothing but the end of the process tells of it.
+                    # Only the end of the process shows that the run failed.
                     raise
                 monitor.run_ended()
                 delivery.deliver(scan=False)

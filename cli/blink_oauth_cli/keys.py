@@ -94,7 +94,7 @@ def wrap(app: App, file: Path, output: Path) -> None:
     """Wrap the keys of a file with BLINK_STORE_KEYS_WRAP, and write them to a new file.
 
     The keys stay the same, so that the store opens with the new file as before. Since they were on
-    the disk, exchange them afterwards: blink-oauth keys add.
+    the disk, rotate them afterwards: blink-oauth keys add.
     """
     from blink_oauth_keeper.store.sealing import key_id
 

@@ -27,7 +27,7 @@ COLUMNS = ("At (UTC)", "Notice", "About", "Reason", "Tries", "Next try")
 def notices(**_: object) -> None:
     """List the notices of lost consents, deliver them, and try the receiver.
 
-    A notice says that a consent is lost, at risk or well again, or that a certificate expires.
+    A notice says that a consent is lost, at risk or recovered, or that a certificate expires.
     keep-alive delivers them to the receiver (BLINK_WEBHOOK_URL), signed with a secret.
     """
 

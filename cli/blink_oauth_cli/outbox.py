@@ -1,4 +1,4 @@
-"""Notices that are not delivered, as the command prints them."""
+"""Undelivered notices, as the command prints them."""
 
 from __future__ import annotations
 

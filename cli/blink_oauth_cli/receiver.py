@@ -42,7 +42,7 @@ class Receiver:
         return f"{parts.scheme}://{parts.netloc}"
 
     def webhook(self) -> Webhook:
-        """Return what sends it a notice.
+        """Return the handler that sends it notices.
 
         Raises:
             CommandError: The URL or a secret cannot be used.

@@ -1,7 +1,7 @@
 """Write the notices that no change of a grant has written, and call a handler with each notice.
 
 Of a grant one notice is in progress at a time, so its notices arrive in their order. A notice is
-claimed before its handler is called: until the claim ends, no other run has it, and afterwards it
+claimed before its handler is called: until the claim ends, no other run gets it, and afterwards it
 is delivered again, with the same id.
 """
 
@@ -43,19 +43,19 @@ FIRST_PAUSE = 10.0
 LONGEST_PAUSE = 3_600.0
 """Seconds; so a receiver that was down for hours gets its notices within an hour."""
 LIFETIME = timedelta(days=7)
-"""The age from which a failed notice is dead: a receiver that breaks before a long holiday is
+"""The age from which a failed notice is dead: a receiver that fails before a long holiday is
 repaired by then. Later, a notice of a consent at risk would come too late."""
 FEWEST_TRIES = 5
-"""Tries of a notice before it is dead, however old it is: the deliveries may have been off."""
+"""Tries of a notice before it is dead, however old it is: no run may have tried it for days."""
 CLAIM = 300.0
 """Seconds after which a claimed notice is delivered again, unless its handler has returned."""
-HANDLER = 60.0
+HANDLER_TIME = 60.0
 """Seconds of its claim that must be left when a notice is passed to the handler."""
 BATCH = 20
 PATIENCE = 30.0
-"""Seconds of failures in a row that end a run. If the receiver is down, each further try would cost
-its timeout; by their time and not by their number, so that a handler that raises at once for some
-grants does not keep the notices of others."""
+"""Seconds of failures in a row that end a run: if the receiver is down, each further try would take
+its timeout. Not a number of failures: a handler that raises at once for some grants must not hold
+up the notices of others."""
 STOP_INTERVAL = 0.5
 """Seconds that a run sleeps at most before it asks again whether to stop."""
 COUNT_LIMIT = 10_000
@@ -159,12 +159,12 @@ class Delivery:
                     self._count_written(self.store.add_notice(record, notice))
 
     def next(self) -> Notice | None:
-        """Return the next notice, claimed for its handler, or None at the end of the run.
+        """Claim and return the next notice, or None at the end of the run.
 
         It waits if the receiver asked for a short pause.
         """
         if self._tried < self.limit and self._may_send() and not self._stopping():
-            if not self._claimed or self.monotonic() > self._claimed_until - HANDLER:
+            if not self._claimed or self.monotonic() > self._claimed_until - HANDLER_TIME:
                 self._claim()
             if self._claimed:
                 self._tried += 1
@@ -189,7 +189,7 @@ class Delivery:
         age = self.now() - notice.at
         pause = pause_after_failure(notice.tries, age, self.random(), retry_after)
         self.store.notice_failed(notice, pause=pause)
-        # Not the text of an exception that is not ours: it may name a customer.
+        # Without the text of a foreign exception, which may name a customer.
         is_ours = isinstance(error, BlinkError)
         text = f"{type(error).__name__}: {error}" if is_ours else type(error).__name__
         plan = "It is not tried again." if pause is None else f"The next try is in {pause:.0f} s."
@@ -229,7 +229,7 @@ class Delivery:
         self._claimed.extend(self.store.claim_notices(self.client_id, limit=limit, ttl=CLAIM))
 
     def _give_back(self) -> None:
-        # Otherwise no run has them until the claim has ended.
+        # Otherwise no run gets them before the claim ends.
         while self._claimed:
             self.store.notice_failed(self._claimed.popleft(), pause=0.0)
 

@@ -1,4 +1,4 @@
-"""Which notice a grant deserves now: a pure function of its record, its profile and the time."""
+"""Which notice of a grant or a certificate is due: pure functions, without store or clock."""
 
 from __future__ import annotations
 
@@ -38,14 +38,12 @@ class Reason(StrEnum):
 
 
 RECOVERED = NewNotice(kind=NoticeKind.RECOVERED)
-"""The notice that goes with each new pair; it is written after a notice of trouble only."""
-
-
+"""The notice that goes with each new pair; the store writes it only after one of `TROUBLES`."""
 STAGES = [*ExpiryStage]
 
 
 def expiry_notice(expiry: CertificateExpiry) -> tuple[int, NewNotice] | None:
-    """Return the number of a certificate's stage and the notice of it, or None if nothing is due.
+    """Return the number of a certificate's stage and its notice, or None if no notice is due.
 
     Args:
         expiry: The end of the certificate.
@@ -58,10 +56,10 @@ def expiry_notice(expiry: CertificateExpiry) -> tuple[int, NewNotice] | None:
 
 
 def due_notice(record: Record, profile: TargetProfile, now: datetime) -> NewNotice | None:
-    """Return the notice that a record deserves and that was not written yet, or None.
+    """Return the notice of a grant that is due and was not written yet, or None.
 
     Args:
-        record: The record. Its `notice` says what was written last.
+        record: The record of the grant. Its `notice` is the kind that was written last.
         profile: The profile of the target.
         now: The current time, timezone-aware.
     """

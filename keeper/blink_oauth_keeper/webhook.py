@@ -1,4 +1,4 @@
-"""A handler that posts each notice to a URL, signed as the specification Standard Webhooks says."""
+"""A handler that posts each notice to a URL, signed according to Standard Webhooks 1.0.0."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ LONGEST_TIMEOUT = 60.0
 """Seconds; the claim of a notice has as many left when its handler is called."""
 GONE = 410
 PAUSES = {429: 10.0, 502: 10.0, 503: 10.0, 504: 10.0, GONE: LONGEST_PAUSE}
-"""Seconds to send nothing after a status without `Retry-After`. After 410 the specification demands
-to stop: a person should, and a receiver that was removed by mistake gets all notices later."""
+"""Seconds to send nothing after a status without `Retry-After`. After 410 the specification says to
+stop. We pause, so that a receiver that was removed by mistake gets all notices later."""
 EXAMPLE = "Webhook.new_secret()"
 
 
 class Webhook:
-    """Post each notice as JSON to a URL, signed as the specification Standard Webhooks 1.0.0 says.
+    """Post each notice as JSON to a URL, signed according to Standard Webhooks 1.0.0.
 
     It is a handler for `TokenManager.deliver_notices` and for `adeliver_notices`, and may be
     shared. A response with a status of 2xx accepts a notice; anything else raises `DeliveryError`,

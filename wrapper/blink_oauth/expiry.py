@@ -1,4 +1,4 @@
-"""When a certificate has to be renewed. This is the one place that decides it.
+"""When a certificate has to be renewed. Only this module decides it.
 
 The renewal is due when less than a third of the lifetime is left, and less than 30 days: for a
 certificate of a year in its last month, for one of 47 days in its last 15 days. It is urgent when

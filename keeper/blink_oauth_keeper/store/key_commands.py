@@ -34,9 +34,9 @@ __all__ = [
 ]
 
 TIME_LIMIT = 5.0
-"""Seconds that a command may take: as long as the lease of a refresh outlasts its call."""
+"""Seconds that a command may take: the time by which the lease of a refresh exceeds its call."""
 MAX_LENGTH = 4096
-"""The most characters of a wrapped key, and of an output: a pipe holds as many without a reader."""
+"""The most characters of a wrapped key or an output: a pipe buffers as many without a reader."""
 KILL_WAIT = 1.0
 """Seconds to wait for the end of a process that was killed."""
 STANDARD = str.maketrans("-_", "+/")
@@ -110,7 +110,7 @@ def wrapped_key(command: Sequence[str], key: Secret, time_limit: float) -> Secre
 
 
 def is_wrapped(line: Secret) -> bool:
-    """Return whether a text may be a wrapped key: one printable word, and no key as it is."""
+    """Return whether a text may be a wrapped key: one printable word that is not itself a key."""
     text = line.reveal()
     is_word = text.isascii() and text.isprintable() and " " not in text
     return is_word and len(text) <= MAX_LENGTH and _key_in(line) is None
@@ -138,7 +138,7 @@ def _output(command: Sequence[str], given: Secret, time_limit: float) -> Secret 
             stdout=subprocess.PIPE,
             # A message may repeat the key.
             stderr=subprocess.DEVNULL,
-            # A group of its own, to kill it with its children; without a terminal to ask on.
+            # A group of its own, to kill it with its children, and no terminal to ask on.
             start_new_session=True,
         )
     except OSError as error:

@@ -70,7 +70,7 @@ PURGE_PAUSE = 0.001
 """Seconds between two batches of `purge`; without them, other threads would hardly get the lock."""
 
 Subject = GrantKey | tuple[str, str]
-"""The grant of a notice, or the client and what names the certificate."""
+"""The grant of a notice, or the client and the hash of the certificate."""
 NoticeName = tuple[Subject, NoticeKind, int]
 """What a notice is unique by: its subject, kind and generation."""
 
@@ -524,7 +524,7 @@ class MemoryTokenStore(TokenStore):
             now, until = self._now(), grant.extras.until
             grant.record = evolve(record, notice=next_notice(record.notice, notice))
             self._due.replace(record, grant.record, until=until, now=now.monotonic)
-            return self._tell_of_grant(grant.record, notice, now)
+            return self._add_for_grant(grant.record, notice, now)
 
     def add_certificate_notice(
         self, client_id: str, certificate: str, stage: int, notice: NewNotice
@@ -532,7 +532,7 @@ class MemoryTokenStore(TokenStore):
         with self._access():
             now = self._now()
             new = _notice(client_id, stage, notice, now)
-            return self._tell(evolve(new, certificate=certificate), now)
+            return self._add_once(evolve(new, certificate=certificate), now)
 
     def claim_notices(self, client_id: str, *, limit: int, ttl: float) -> Sequence[Notice]:
         with self._access():
@@ -643,21 +643,21 @@ class MemoryTokenStore(TokenStore):
             record, now, lease_until=lease_until, pause_until=pause_until, note=note
         )
         if new:
-            self._tell_of_grant(written, new, now)
+            self._add_for_grant(written, new, now)
         self._due.replace(
             before, grant.record or written, until=grant.extras.until, now=now.monotonic
         )
         return written
 
-    def _tell_of_grant(self, record: Record, new: NewNotice, now: Moment) -> bool:
-        """Add a notice if it is the record's last one now, as `_tell` does."""
+    def _add_for_grant(self, record: Record, new: NewNotice, now: Moment) -> bool:
+        """Add a notice if it is the record's last one now, as `_add_once` does."""
         if record.notice is not new.kind:
             return False
         notice = _notice(record.key.client_id, record.generation, new, now)
         call_id = record.correlation_id
-        return self._tell(evolve(notice, grant=record.key.grant, correlation_id=call_id), now)
+        return self._add_once(evolve(notice, grant=record.key.grant, correlation_id=call_id), now)
 
-    def _tell(self, notice: Notice, now: Moment) -> bool:
+    def _add_once(self, notice: Notice, now: Moment) -> bool:
         """Add a notice, unless there is one of its subject, kind and generation."""
         stored = StoredNotice(notice, now.monotonic)
         return self._outbox.setdefault(_name_of(notice), stored) is stored

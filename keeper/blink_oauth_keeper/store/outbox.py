@@ -1,4 +1,4 @@
-"""Notices: what an application must hear of a grant or a certificate, until it is delivered."""
+"""Notices: messages to the application about grants and certificates, and their values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NoticeKind(StrEnum):
     EXPIRING = "certificate.expiring"
     """A certificate ends soon."""
     TEST = "webhook.test"
-    """A receiver is tried (`blink-oauth notices test`). No store ever has it."""
+    """A test of a receiver (`blink-oauth notices test`). No store has such a notice."""
 
 
 TROUBLES = frozenset({NoticeKind.LOST, NoticeKind.AT_RISK})
@@ -43,7 +43,7 @@ TROUBLES = frozenset({NoticeKind.LOST, NoticeKind.AT_RISK})
 
 @frozen(kw_only=True)
 class NewNotice:
-    """A notice to write; the store adds what names it.
+    """A notice to write; the store adds its id, its subject and the time.
 
     Attributes:
         kind: What it is about.
@@ -62,14 +62,13 @@ class Notice:
     """A notice as it is delivered. It contains no secret.
 
     Attributes:
-        id: The name of the notice, random, the same at each delivery: by it a receiver recognizes
-            a repetition.
+        id: A random id, the same at each delivery: a receiver recognizes a repetition by it.
         kind: What it is about.
         client_id: The client.
         grant: The grant; None if it is about a certificate. Its username is personal data: no
             `repr` shows it.
         generation: The generation of the grant's record; of a certificate the number of the stage.
-        certificate: What names the certificate; None if it is about a grant.
+        certificate: The SHA-256 hash of the certificate; None if it is about a grant.
         reason: Why, as a keyword, or None.
         ends_at: When the consent, its access token or the certificate ends, aware UTC; None if that
             is unknown.
@@ -107,13 +106,13 @@ class OutboxEntry:
 
 
 def next_notice(last: NoticeKind | None, new: NewNotice | None) -> NoticeKind | None:
-    """Return the `notice` of a record after a change that may tell of one.
+    """Return the `notice` of a record after a change that may have a notice.
 
-    It tells that a grant has recovered only after a notice that it was lost or at risk.
+    That a grant has recovered counts only after a notice that its consent was lost or at risk.
 
     Args:
         last: The `notice` of the record before.
-        new: The notice that goes with the change, or None.
+        new: The notice of the change, or None.
     """
     if new is None:
         return last

@@ -227,9 +227,9 @@ class Note:
         detail: The class name of the error, `odd: ` and the oddities of the pair that was stored,
             the keyed fingerprint of an adopted refresh token, or another keyword, or None.
         actor: `psu` if the customer triggered the change, otherwise `auto`.
-        notice: The notice to write together with the change, or None. One that the grant has
-            recovered is written only if the record's `notice` says that it was lost or at risk. The
-            history does not have it.
+        notice: The notice to write together with the change, or None. `consent.recovered` is
+            written only if the record's `notice` is one of `TROUBLES`. The history does not have
+            the notice.
     """
 
     event: str
@@ -572,7 +572,7 @@ class TokenStore(Protocol):
 
         Nothing is written unless generation and `notice` of the record are still those of `seen`,
         or if the grant has a notice of this kind and generation. The record's `notice` becomes the
-        kind. A lease is not needed, and none is in the way.
+        kind. No lease is needed, and a lease of another owner does not prevent it.
 
         Args:
             seen: The record as it was read.
@@ -589,7 +589,7 @@ class TokenStore(Protocol):
 
         Args:
             client_id: The client.
-            certificate: What names the certificate.
+            certificate: The SHA-256 hash of the certificate.
             stage: The number of the stage: a later one is greater.
             notice: The notice.
 
@@ -598,7 +598,7 @@ class TokenStore(Protocol):
         """
 
     def claim_notices(self, client_id: str, *, limit: int, ttl: float) -> Sequence[Notice]:
-        """Return notices to deliver now, the oldest first, and keep other callers off them.
+        """Claim notices to deliver now, and return them, the oldest first.
 
         Of each grant and of each certificate only the oldest notice that is neither delivered nor
         dead is returned. Each one counts a try. Unless `notice_delivered` or `notice_failed` is

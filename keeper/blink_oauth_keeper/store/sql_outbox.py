@@ -36,11 +36,11 @@ from .outbox import LONGEST_NOTICE_PAUSE, NewNotice, Notice, OutboxEntry
 from .protocol import GrantKey, Record
 from .sql_statements import (
     HAS_GENERATION,
+    INSERT_NOTICE,
     KEY_VALUES,
     NEXT_NOTICE,
     NOTICE_VALUES,
     NOW,
-    TELL,
     AddSeconds,
     is_of_grant,
     seconds_from,
@@ -75,13 +75,13 @@ SET_NOTICE = (
     .where(
         HAS_GENERATION,
         grants.c.notice.is_not_distinct_from(bindparam("expected_notice", type_=String)),
-        # The store that has the grant now tells of it.
+        # The store that has the grant now writes its notices.
         or_(grants.c.owner.is_(None), not_(grants.c.owner.startswith(MARK))),
     )
     .values(notice=NEXT_NOTICE)
 )
-TELL_OF_GRANT = TELL.returning(notices.c.id)
-TELL_OF_CERTIFICATE = (
+INSERT_OF_GRANT = INSERT_NOTICE.returning(notices.c.id)
+INSERT_OF_CERTIFICATE = (
     insert_once(notices)
     .inline()
     .values(
@@ -182,7 +182,7 @@ def add_notice(database: Database, seen: Record, notice: NewNotice) -> bool:
     with database.transaction() as session:
         if not session.count(SET_NOTICE, parameters):
             return False
-        return session.row(TELL_OF_GRANT, parameters) is not None
+        return session.row(INSERT_OF_GRANT, parameters) is not None
 
 
 def add_certificate_notice(
@@ -191,11 +191,11 @@ def add_certificate_notice(
     """Write a notice about a certificate, once for each stage of it."""
     subject = {"client": client_id, "new_certificate": certificate, "new_generation": stage}
     with database.session() as session:
-        return session.row(TELL_OF_CERTIFICATE, subject | notice_params(notice)) is not None
+        return session.row(INSERT_OF_CERTIFICATE, subject | notice_params(notice)) is not None
 
 
 def claim_notices(database: Database, client_id: str, limit: int, ttl: float) -> Sequence[Notice]:
-    """Return notices to deliver now, the oldest first, and keep other callers off them."""
+    """Claim notices to deliver now, and return them, the oldest first."""
     with database.single_change() as session:
         rows = session.rows(CLAIM, {"client": client_id, "limit": limit, "ttl": ttl})
     return [_notice(row) for row in sorted(rows, key=lambda row: int(row.id))]

@@ -77,6 +77,7 @@ __all__ = [
     "CLAIM_LOCKED",
     "DELETE_ROWS",
     "INSERT",
+    "INSERT_NOTICE",
     "LOAD",
     "LOCK",
     "PAUSE_LOCKED",
@@ -85,7 +86,6 @@ __all__ = [
     "REVOKING",
     "SALVAGE",
     "SELECT_OLD",
-    "TELL",
     "WRITE",
     "due",
     "lock_due",
@@ -309,13 +309,13 @@ LEASE_VALUES: dict[str, object] = {
 NEW_NOTICE: ColumnElement[str] = bindparam("new_notice", type_=String)
 # Literals: SQLAlchemy renders a list of parameters anew at each execution.
 IS_RECOVERY = NEW_NOTICE.in_([literal_column(f"'{NoticeKind.RECOVERED}'")])
-WAS_WELL = func.coalesce(grants.c.notice, "").not_in(
+HAD_NO_TROUBLE = func.coalesce(grants.c.notice, "").not_in(
     [literal_column(f"'{kind}'") for kind in sorted(TROUBLES)]
 )
 # As `outbox.next_notice` decides, from the row as it is once it is locked.
 NEXT_NOTICE = case(
     (NEW_NOTICE.is_(None), grants.c.notice),
-    (and_(IS_RECOVERY, WAS_WELL), null()),
+    (and_(IS_RECOVERY, HAD_NO_TROUBLE), null()),
     else_=NEW_NOTICE,
 )
 NOTICE_VALUES: dict[str, ColumnElement[Any]] = {
@@ -370,7 +370,7 @@ def _key_of(table: Table) -> tuple[ColumnElement[str], ...]:
     return (table.c.client_id, table.c.target_id, table.c.username)
 
 
-def _tell(record: FromClause, *conditions: ColumnElement[bool]) -> Insert:
+def _insert_notice(record: FromClause, *conditions: ColumnElement[bool]) -> Insert:
     """Return the statement that writes a notice if it is the record's last one now.
 
     Args:
@@ -379,11 +379,11 @@ def _tell(record: FromClause, *conditions: ColumnElement[bool]) -> Insert:
     """
     names = (*KEY_VALUES, "generation", "correlation_id")
     values = {name: record.c[name] for name in names} | {"certificate": literal("")} | NOTICE_VALUES
-    told = select(*values.values()).where(*conditions, record.c.notice == NEW_NOTICE)
-    return insert_once(notices).from_select(list(values), told).on_conflict_do_nothing()
+    new = select(*values.values()).where(*conditions, record.c.notice == NEW_NOTICE)
+    return insert_once(notices).from_select(list(values), new).on_conflict_do_nothing()
 
 
-TELL = _tell(grants, is_of_grant(grants))
+INSERT_NOTICE = _insert_notice(grants, is_of_grant(grants))
 
 
 def _with_history(change: ReturningUpdate[Any] | ReturningInsert[Any]) -> Change:
@@ -399,8 +399,8 @@ def _with_history(change: ReturningUpdate[Any] | ReturningInsert[Any]) -> Change
     } | NOTE_VALUES
     entry = insert(history).from_select(list(columns), select(*columns.values())).cte("entry")
     written = [column for column in changed.c if column.name not in KEY_VALUES]
-    both = select(*written).add_cte(entry, _tell(changed).cte("told"))
-    return Change(change, INSERT_HISTORY, TELL, both)
+    both = select(*written).add_cte(entry, _insert_notice(changed).cte("new_notice"))
+    return Change(change, INSERT_HISTORY, INSERT_NOTICE, both)
 
 
 NEEDED_CHANGES: tuple[Executable, ...] = (

@@ -79,7 +79,7 @@ class WrappedKeyFile(KeyProvider):
         """Read the file and return its keys; run the command for each new line."""
         lines = self._file.keys()
         keys = [self._key(number, line) for number, line in enumerate(lines, 1)]
-        # What is not in the file any more is not kept.
+        # Keys that are no longer in the file are dropped.
         kept = {Secret(text_of(line)) for line in lines}
         self._unwrapped = {line: key for line, key in self._unwrapped.items() if line in kept}
         self._failures = {line: each for line, each in self._failures.items() if line in kept}
@@ -112,7 +112,7 @@ class WrappedKeyFile(KeyProvider):
             return Problem("it is not wrapped. Wrap it first; KeyFile reads keys as they are")
         failed = self._failures.get(wrapped)
         if failed is not None:
-            # While this thread tries again, the others go on with the keys that they have.
+            # While this thread tries again, other threads go on with the keys that they have.
             self._failures[wrapped] = _Failure(self._monotonic(), failed.problem)
         key = unwrapped_key(self._command, wrapped, self._time_limit)
         if isinstance(key, Problem):
