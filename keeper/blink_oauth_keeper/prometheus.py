@@ -191,7 +191,7 @@ def _certificates(certificates: Iterable[CertificateExpiry]) -> Iterator[GaugeMe
 def _notices(figures: NoticeFigures | None) -> Iterator[GaugeMetricFamily]:
     numbers = GaugeMetricFamily(
         "blink_oauth_notices",
-        "Notices that are not delivered: pending, or dead after too many tries.",
+        "Notices that are not delivered: pending, or dead, which are not tried again.",
         labels=("status",),
     )
     if figures is not None:

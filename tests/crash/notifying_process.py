@@ -1,4 +1,4 @@
-"""A process that loses a consent, tells of it, and is killed at a certain step."""
+"""A process that loses a consent, delivers its notice, and is killed at a certain step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Step(StrEnum):
 
 @frozen
 class Receiver:
-    """Appends what it is told to a file, a line for each delivery.
+    """Appends each notice to a file, a line for each delivery.
 
     Attributes:
         path: The file.
@@ -52,7 +52,7 @@ class Receiver:
         if self.killed_after:
             kill_this_process()
 
-    def told(self, grant: Grant) -> list[tuple[str, str]]:
+    def lines(self, grant: Grant) -> list[tuple[str, str]]:
         """Return the kinds and ids of the deliveries about a grant, in their order."""
         lines = [line.split() for line in self.path.read_text().splitlines()]
         return [(kind, name) for username, kind, name in lines if username == grant.username]

@@ -1,4 +1,4 @@
-"""A process that tells of a lost consent is killed at each step: the notice is not lost."""
+"""A process that delivers notices is killed at each step: no notice is lost."""
 
 from __future__ import annotations
 
@@ -67,6 +67,6 @@ def test_no_notice_is_lost_and_a_repeated_one_has_its_id(
             authorize(manager, blink_sandbox, lost)
             manager.refresh(idle)
             manager.deliver_notices(receiver)
-            check_deliveries(receiver.told(lost), ["consent.lost", "consent.recovered"], step)
-            check_deliveries(receiver.told(idle), ["consent.at_risk", "consent.recovered"], step)
+            check_deliveries(receiver.lines(lost), ["consent.lost", "consent.recovered"], step)
+            check_deliveries(receiver.lines(idle), ["consent.at_risk", "consent.recovered"], step)
     assert receiver.path.read_text().count("\n") >= 4 * ROUNDS

@@ -108,7 +108,7 @@ def installed_in() -> str:
 def test_the_exit_codes_of_the_units_are_those_of_the_command() -> None:
     harmless = {ExitCode.CONSENT_NEEDED, ExitCode.UNCERTAIN}
     assert codes(ONCE.one("SuccessExitStatus")) == harmless
-    # A job that has run for weeks ends because it was told to; the figures tell of failures.
+    # A job that has run for weeks ends on request; the figures show failures.
     assert codes(DAEMON.one("SuccessExitStatus")) == {*harmless, ExitCode.FAILED}
     assert codes(DAEMON.one("RestartPreventExitStatus")) == {ExitCode.USAGE}
     assert DAEMON.one("Restart") == "always"

@@ -379,18 +379,18 @@ def without_a_harmful_fault_no_consent_is_demanded(facts: Facts, kind: BankKind)
     return "consent is demanded at the end" if error and error.needs_consent else None
 
 
-def a_lost_or_uncertain_consent_is_told_with_the_change(facts: Facts, kind: BankKind) -> str | None:
+def a_lost_or_uncertain_consent_has_its_notice(facts: Facts, kind: BankKind) -> str | None:
     """The transaction that makes a grant lost or uncertain writes the notice of it."""
-    told = {State.NEEDS_CONSENT: {NoticeKind.LOST}, State.UNCERTAIN: TROUBLES}
+    kinds = {State.NEEDS_CONSENT: {NoticeKind.LOST}, State.UNCERTAIN: TROUBLES}
     for change in facts.written:
-        expected = told.get(change.after.state)
-        # A record that is written back was told of when it was first stored.
+        expected = kinds.get(change.after.state)
+        # The notice of a record that is written back was written when it was first stored.
         if expected and change.how != "WriteBack" and change.last_notice not in expected:
             return f"{change.how} wrote {change.after.state} without a notice"
     return None
 
 
-def a_new_pair_ends_what_was_told(facts: Facts, kind: BankKind) -> str | None:
+def a_new_pair_ends_the_trouble(facts: Facts, kind: BankKind) -> str | None:
     """Together with a new pair, a notice says that a grant in trouble has recovered."""
     for change in facts.written:
         is_new = change.how in {"Settle", "Put", "Adopt"} and change.after.state is State.ACTIVE
@@ -399,12 +399,12 @@ def a_new_pair_ends_what_was_told(facts: Facts, kind: BankKind) -> str | None:
     return None
 
 
-def a_recovery_is_told_after_a_trouble_only(facts: Facts, kind: BankKind) -> str | None:
+def a_recovery_has_a_notice_after_trouble_only(facts: Facts, kind: BankKind) -> str | None:
     """A notice that the grant has recovered follows one that it was lost or at risk."""
     kinds = [None, *(kind for kind, _ in facts.notices)]
     for before, after in pairwise(kinds):
         if after is NoticeKind.RECOVERED and before not in TROUBLES:
-            return f"a recovery was told without a trouble: {facts.notices}"
+            return f"the notice of a recovery was written without trouble: {facts.notices}"
     return None
 
 
@@ -450,9 +450,9 @@ INVARIANTS: tuple[Invariant, ...] = (
     an_adoption_replaces_no_pair_in_use,
     a_grant_is_revoking_until_the_bank_has_revoked_it,
     without_a_harmful_fault_no_consent_is_demanded,
-    a_lost_or_uncertain_consent_is_told_with_the_change,
-    a_new_pair_ends_what_was_told,
-    a_recovery_is_told_after_a_trouble_only,
+    a_lost_or_uncertain_consent_has_its_notice,
+    a_new_pair_ends_the_trouble,
+    a_recovery_has_a_notice_after_trouble_only,
     one_lost_response_is_recovered_by_an_allowed_replay,
 )
 """All invariants. Each one checks itself whether it applies to the schedule."""

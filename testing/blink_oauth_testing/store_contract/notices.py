@@ -1,4 +1,4 @@
-"""Notices are written with the change that they tell of, once, and delivered in their order."""
+"""Notices are written once, with the change that they are about, and delivered in their order."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class NoticesHarness(Harness):
 
     def put_with(self, name: str, notice: NewNotice = RECOVERED) -> Record:
         """Store the pair of a new consent with a notice."""
-        told = evolve(note(), notice=notice)
-        return self.store.put(KEY, pair(name), issued_at=ISSUED, idle_until=ISSUED, note=told)
+        noted = evolve(note(), notice=notice)
+        return self.store.put(KEY, pair(name), issued_at=ISSUED, idle_until=ISSUED, note=noted)
 
     def settle_with(self, claim: Record, name: str, notice: NewNotice = RECOVERED) -> Record:
         """Settle a pair with a notice; return the record."""
-        told = evolve(note(), notice=notice)
+        noted = evolve(note(), notice=notice)
         settlement = self.store.settle(
-            claim, pair(name), issued_at=ISSUED, idle_until=ISSUED, note=told
+            claim, pair(name), issued_at=ISSUED, idle_until=ISSUED, note=noted
         )
         assert settlement.record is not None
         return settlement.record
@@ -89,10 +89,10 @@ class Notices(NoticesHarness):
         assert self.release_with(claim)
         assert self.read().notice is NoticeKind.LOST
         [entry] = self.entries()
-        told = entry.notice
-        assert str(UUID(told.id)) == told.id
-        assert told == Notice(
-            id=told.id,
+        lost = entry.notice
+        assert str(UUID(lost.id)) == lost.id
+        assert lost == Notice(
+            id=lost.id,
             kind=NoticeKind.LOST,
             client_id=CLIENT,
             grant=KEY.grant,
@@ -100,15 +100,15 @@ class Notices(NoticesHarness):
             reason="refused",
             ends_at=ISSUED + days(1),
             correlation_id="call-1",
-            at=told.at,
+            at=lost.at,
         )
         assert (entry.is_dead, entry.due_in) == (False, 0.0)
-        assert is_utc(told.at)
+        assert is_utc(lost.at)
         [released, _] = self.second.history(KEY)
         assert released.note == Note(event="released", correlation_id="call-1")
         # Its effect may have been unknown.
         assert self.release_with(claim)
-        assert [entry.notice.id for entry in self.entries()] == [told.id]
+        assert [entry.notice.id for entry in self.entries()] == [lost.id]
 
     def test_any_change_of_a_record_writes_its_notice(self) -> None:
         first = self.put_with("a", AT_RISK)
@@ -116,8 +116,8 @@ class Notices(NoticesHarness):
         self.store.journal(second, pair("c"), origin=Origin.ERROR)
         salvaged = self.store.salvage(self.claim(second), note=evolve(note(), notice=AT_RISK))
         assert salvaged is not None
-        known, told = evolve(salvaged, generation=9, notice=None), evolve(note(), notice=LOST)
-        written = self.store.write_back(known, seen=salvaged, note=told)
+        known, noted = evolve(salvaged, generation=9, notice=None), evolve(note(), notice=LOST)
+        written = self.store.write_back(known, seen=salvaged, note=noted)
         assert written is not None
         revoked = self.store.mark_revoked(KEY, note=evolve(note(), notice=AT_RISK))
         assert revoked is not None
@@ -135,7 +135,7 @@ class Notices(NoticesHarness):
         self.settle_with(claim, "late", LOST)
         assert (self.entries(), self.read().notice) == ([], None)
 
-    def test_that_a_grant_has_recovered_is_told_after_trouble_only(self) -> None:
+    def test_that_a_grant_has_recovered_is_written_after_trouble_only(self) -> None:
         assert self.put_with("a").notice is None
         assert self.settle_with(self.claim(), "b").notice is None
         assert not self.add(RECOVERED)
@@ -210,13 +210,13 @@ class Notices(NoticesHarness):
             False,
             *[True] * 3,
         ]
-        told = [entry.notice for entry in self.entries()]
-        assert [(each.certificate, each.generation) for each in told] == [
+        found = [entry.notice for entry in self.entries()]
+        assert [(each.certificate, each.generation) for each in found] == [
             (CERTIFICATE, 1),
             (CERTIFICATE, 2),
             ("other", 1),
         ]
-        first = told[0]
+        first = found[0]
         assert (first.kind, first.client_id, first.grant) == (NoticeKind.EXPIRING, CLIENT, None)
         assert (first.ends_at, first.reason) == (ISSUED + days(30), None)
         assert [each.certificate for each in self.claimed()] == [CERTIFICATE, "other"]
@@ -270,10 +270,10 @@ class Delivering(NoticesHarness):
     def test_a_delivered_notice_is_not_returned_again(self) -> None:
         self.put("a")
         assert self.add(LOST)
-        [told] = self.claimed()
+        [lost] = self.claimed()
         self.let_pass(TTL + 1)
         [again] = self.claimed()
-        self.store.notice_delivered(told)
+        self.store.notice_delivered(lost)
         self.store.notice_delivered(again)
         self.store.notice_failed(again, pause=0)
         self.store.notice_failed(again, pause=None)
@@ -286,20 +286,20 @@ class Delivering(NoticesHarness):
         self.put("a")
         assert self.add(LOST)
         assert self.store.add_certificate_notice(CLIENT, CERTIFICATE, 1, EXPIRING)
-        [told, of_certificate] = self.claimed()
-        self.store.notice_failed(told, pause=None)
+        [lost, of_certificate] = self.claimed()
+        self.store.notice_failed(lost, pause=None)
         self.store.notice_failed(of_certificate, pause=LONG)
         assert [entry.is_dead for entry in self.entries()] == [True, False]
         assert LONG - 30 < self.entries()[1].due_in <= LONG
-        assert [entry.notice for entry in self.second.notices(CLIENT, limit=1)] == [told]
+        assert [entry.notice for entry in self.second.notices(CLIENT, limit=1)] == [lost]
         self.let_pass(LONG + 1)
         assert self.claimed_kinds() == [NoticeKind.EXPIRING]
         assert self.store.retry_notices("CIDX0000000009") == 0
         assert self.store.retry_notices(CLIENT) == 1
         assert [(entry.is_dead, entry.due_in) for entry in self.entries()[:1]] == [(False, 0.0)]
-        assert self.claimed() == [evolve(told, tries=2)]
-        self.store.notice_failed(told, pause=None)
-        self.store.notice_delivered(told)
+        assert self.claimed() == [evolve(lost, tries=2)]
+        self.store.notice_failed(lost, pause=None)
+        self.store.notice_delivered(lost)
         assert self.kinds() == [NoticeKind.EXPIRING]
 
     def test_the_notices_of_a_forgotten_grant_are_deleted(self) -> None:

@@ -984,7 +984,7 @@ class WritesTheNoticeOfAFailedChange(ChangeableStore):
         return released
 
 
-@caught_by("that_a_grant_has_recovered_is_told_after_trouble_only")
+@caught_by("that_a_grant_has_recovered_is_written_after_trouble_only")
 class TellsOfEveryPair(SettleHooks):
     def after(self, claim: Record, settlement: Settlement) -> Settlement:
         self.change(claim.key, notice=NoticeKind.LOST)
