@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 
 from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError, CertificateError, Outcome
-from blink_oauth.expiry import CertificateExpiry, ExpiryStage
+from blink_oauth.expiry import ExpiryStage
 from blink_oauth.renewal import CertificateRenewal
 from blink_oauth.tokens import Oddity, Token
 
@@ -232,19 +232,12 @@ class StepExecutor:
 
     def report_unreadable(self, count: int) -> None:
         """Emit the event that no key opens this number of due grants."""
-        name = EventName.UNREADABLE
-        self._deliver(
-            name,
-            lambda: Event(
-                name=name,
-                at=self.now(),
-                grant=None,
-                fingerprint="",
-                target_id="",
-                outcome=SealError.outcome,
-                error=SealError.__name__,
-                count=count,
-            ),
+        self._emit_without_grant(
+            EventName.UNREADABLE,
+            self.now(),
+            outcome=SealError.outcome,
+            error=SealError.__name__,
+            count=count,
         )
 
     def report_dead_notice(self, notice: Notice, error: str) -> None:
@@ -275,20 +268,13 @@ class StepExecutor:
     def report_renewal(self, renewal: CertificateRenewal) -> None:
         """Emit the event that changed files of the client certificate are used or refused."""
         refused = bool(renewal.reasons)
-        name = EventName.CERTIFICATE_REFUSED if refused else EventName.CERTIFICATE_RENEWED
-        self._deliver(
-            name,
-            lambda: Event(
-                name=name,
-                at=renewal.at,
-                grant=None,
-                fingerprint="",
-                target_id="",
-                outcome=CertificateError.outcome if refused else "done",
-                error=CertificateError.__name__ if refused else None,
-                rules=tuple(sorted({finding.rule.value for finding in renewal.reasons})),
-                expires_at=renewal.expires_at,
-            ),
+        self._emit_without_grant(
+            EventName.CERTIFICATE_REFUSED if refused else EventName.CERTIFICATE_RENEWED,
+            renewal.at,
+            outcome=CertificateError.outcome if refused else "done",
+            error=CertificateError.__name__ if refused else None,
+            rules=tuple(sorted({finding.rule.value for finding in renewal.reasons})),
+            expires_at=renewal.expires_at,
         )
 
     def report_expiries(self) -> None:
@@ -298,21 +284,18 @@ class StepExecutor:
                 seen = (expiry.fingerprint, expiry.stage)
                 if expiry.stage is not ExpiryStage.VALID and seen not in self.reported_expiries:
                     self.reported_expiries.add(seen)
-                    self._report_expiry(expiry)
+                    self._emit_without_grant(
+                        EventName.CERTIFICATE_EXPIRING,
+                        self.now(),
+                        expires_at=expiry.not_after,
+                        certificate=expiry.fingerprint,
+                        role=expiry.role,
+                        stage=expiry.stage,
+                    )
 
-    def _report_expiry(self, expiry: CertificateExpiry) -> None:
-        event = Event(
-            name=EventName.CERTIFICATE_EXPIRING,
-            at=self.now(),
-            grant=None,
-            fingerprint="",
-            target_id="",
-            expires_at=expiry.not_after,
-            certificate=expiry.fingerprint,
-            role=expiry.role,
-            stage=expiry.stage,
-        )
-        self._deliver(event.name, lambda: event, event.level)
+    def _emit_without_grant(self, name: EventName, at: datetime, **fields: Any) -> None:
+        event = Event(name=name, at=at, grant=None, fingerprint="", target_id="", **fields)
+        self._deliver(name, lambda: event, event.level)
 
     def _deliver(
         self, name: EventName, make: Callable[[], Event], level: int | None = None
