@@ -20,6 +20,8 @@ IDLE_WARNING = timedelta(days=5)
 """Time before a refresh token expires unused: a daily run has then failed five times or more."""
 IDLE_SHARE = 1 / 6
 """The warning comes at most in the last sixth of an idle lifetime, which is short in some tests."""
+CLOCK_MARGIN = timedelta(hours=1)
+"""The clock of another process may be ahead: its notice is not taken back while it comes true."""
 
 
 class Reason(StrEnum):
@@ -63,24 +65,27 @@ def due_notice(record: Record, profile: TargetProfile, now: datetime) -> NewNoti
         profile: The profile of the target.
         now: The current time, timezone-aware.
     """
+    if is_revoked(record) or is_moved(record):
+        return None
     trouble = _trouble(record, profile, now)
-    if trouble is None:
-        is_well = record.state is State.ACTIVE and record.notice in TROUBLES
-        return RECOVERED if is_well else None
-    return None if trouble.kind is record.notice else trouble
+    soon = _trouble(record, profile, now + CLOCK_MARGIN)
+    if record.notice in {each.kind for each in (trouble, soon) if each}:
+        return None
+    if trouble is not None:
+        return trouble
+    is_well = record.state is status_of(record, profile, now).state is State.ACTIVE
+    return RECOVERED if is_well and record.notice in TROUBLES else None
 
 
 def _trouble(record: Record, profile: TargetProfile, now: datetime) -> NewNotice | None:
     status = status_of(record, profile, now)
-    if is_revoked(record) or is_moved(record) or status.state is State.UNREADABLE:
-        return None
     return _loss(record, status) or _risk(record, status, profile, now)
 
 
 def _loss(record: Record, status: GrantStatus) -> NewNotice | None:
     if record.state is State.NEEDS_CONSENT:
         reason = Reason.REFUSED
-    elif record.idle_until is None and not status.usable:
+    elif record.idle_until is None and not status.usable and status.state != State.UNREADABLE:
         reason = Reason.ACCESS_END
     elif record.idle_until is not None and status.needs_consent:
         reason = Reason.UNCERTAIN

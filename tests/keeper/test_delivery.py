@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 
 from blink_oauth import BlinkError, Grant, InvalidInputError
 from blink_oauth_keeper import (
@@ -23,9 +23,11 @@ from blink_oauth_keeper import (
     NoticeKind,
     NoticeReport,
     StoreError,
+    TargetProfile,
     TokenManager,
 )
 from blink_oauth_keeper.delivery import pause_after_failure
+from blink_oauth_keeper.notices import due_notice
 from keeper.harness import DAY, TIMEOUT, Harness, start_task, status_response
 
 LOST, AT_RISK, RECOVERED = NoticeKind.LOST, NoticeKind.AT_RISK, NoticeKind.RECOVERED
@@ -120,6 +122,30 @@ def test_a_notice_that_no_change_writes_is_written_once_by_the_scan(harness: Har
     harness.manager.refresh(grant)
     harness.manager.deliver_notices(receiver)
     assert receiver.kinds() == [AT_RISK, RECOVERED]
+
+
+def test_a_process_whose_clock_is_behind_takes_back_no_notice(harness: Harness) -> None:
+    harness.authorize()
+    receiver = Receiver()
+    harness.clock.elapse(25 * DAY + 60)
+    harness.manager.deliver_notices(receiver)
+    harness.clock.shift_wall_clock(-120)
+    assert harness.manager.deliver_notices(receiver) == NoticeReport()
+    harness.clock.elapse(DAY)
+    harness.manager.deliver_notices(receiver)
+    assert receiver.kinds() == [AT_RISK]
+
+
+def test_a_grant_whose_key_is_missing_has_not_recovered(harness: Harness) -> None:
+    profile, now = TargetProfile(), harness.clock.now()
+    listed = evolve(harness.record(harness.authorize()), token=None, notice=AT_RISK)
+    assert due_notice(listed, profile, now) == NewNotice(kind=RECOVERED)
+    unreadable = evolve(listed, error="SealError")
+    assert due_notice(unreadable, profile, now) is None
+    warned = due_notice(evolve(unreadable, notice=None), profile, now + timedelta(days=26))
+    assert warned == NewNotice(kind=AT_RISK, reason="idle_end", ends_at=listed.idle_until)
+    without_refresh_token = evolve(unreadable, idle_until=None, notice=None)
+    assert due_notice(without_refresh_token, profile, now + timedelta(days=26)) is None
 
 
 def test_a_stopped_run_neither_scans_on_nor_keeps_its_claims(harness: Harness) -> None:
