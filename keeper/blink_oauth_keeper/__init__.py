@@ -25,7 +25,7 @@ from .errors import (
 from .events import Event, EventName, Listener
 from .keepalive import Progress, Report
 from .manager import TokenManager
-from .notices import Reason
+from .notices import NoticeReason
 from .profile import AfterUncertainty, TargetProfile
 from .status import GrantStatus
 from .store.keys import EnvironmentKeys, Key, KeyFile, KeyProvider, LiteralKeys
@@ -80,11 +80,11 @@ __all__ = [
     "Notice",
     "NoticeHandler",
     "NoticeKind",
+    "NoticeReason",
     "NoticeReport",
     "Origin",
     "OutboxEntry",
     "Progress",
-    "Reason",
     "Record",
     "RefreshPausedError",
     "RefreshPendingError",

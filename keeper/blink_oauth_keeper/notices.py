@@ -14,7 +14,7 @@ from .store.moving import is_moved
 from .store.outbox import TROUBLES, NewNotice, NoticeKind
 from .store.protocol import Record, State, is_revoked
 
-__all__ = ["RECOVERED", "Reason", "due_notice", "expiry_notice"]
+__all__ = ["RECOVERED", "NoticeReason", "due_notice", "expiry_notice"]
 
 IDLE_WARNING = timedelta(days=5)
 """Time before a refresh token expires unused: a daily run has then failed five times or more."""
@@ -24,7 +24,7 @@ CLOCK_MARGIN = timedelta(hours=1)
 """The clock of another process may be ahead: its notice is not taken back while it comes true."""
 
 
-class Reason(StrEnum):
+class NoticeReason(StrEnum):
     """Why a consent is lost or at risk."""
 
     REFUSED = "refused"
@@ -84,11 +84,11 @@ def _trouble(record: Record, profile: TargetProfile, now: datetime) -> NewNotice
 
 def _loss(record: Record, status: GrantStatus) -> NewNotice | None:
     if record.state is State.NEEDS_CONSENT:
-        reason = Reason.REFUSED
+        reason = NoticeReason.REFUSED
     elif record.idle_until is None and not status.usable and status.state != State.UNREADABLE:
-        reason = Reason.ACCESS_END
+        reason = NoticeReason.ACCESS_END
     elif record.idle_until is not None and status.needs_consent:
-        reason = Reason.UNCERTAIN
+        reason = NoticeReason.UNCERTAIN
     else:
         return None
     return NewNotice(kind=NoticeKind.LOST, reason=reason, ends_at=status.expires_at)
@@ -100,17 +100,17 @@ def _risk(
     ends_at = status.expires_at
     was_killed = record.state is State.REFRESHING and record.lease_left <= 0
     if record.state is State.UNCERTAIN or was_killed:
-        reason = Reason.UNCERTAIN
+        reason = NoticeReason.UNCERTAIN
     elif needs_attention(record):
-        reason = Reason.ATTENTION
+        reason = NoticeReason.ATTENTION
     elif record.idle_until is None:
         if status.refresh_at is None or now < status.refresh_at:
             return None
-        reason = Reason.ACCESS_END
+        reason = NoticeReason.ACCESS_END
     else:
         idle_lifetime = timedelta(seconds=profile.idle_lifetime)
         ends_at = record.idle_until
         if now < ends_at - min(IDLE_WARNING, IDLE_SHARE * idle_lifetime):
             return None
-        reason = Reason.IDLE_END
+        reason = NoticeReason.IDLE_END
     return NewNotice(kind=NoticeKind.AT_RISK, reason=reason, ends_at=ends_at)

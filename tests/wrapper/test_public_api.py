@@ -326,5 +326,5 @@ def test_these_public_classes_are_enumerations_of_texts() -> None:
             "TlsFault",
             "TokenKind",
         ),
-        *("AfterUncertainty", "EventName", "NoticeKind", "Origin", "Reason", "State"),
+        *("AfterUncertainty", "EventName", "NoticeKind", "NoticeReason", "Origin", "State"),
     ]
