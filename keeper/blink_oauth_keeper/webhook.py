@@ -36,6 +36,8 @@ SECRET_BYTES = range(24, 65)
 """The specification: 192 to 512 bits."""
 LONGEST_TIMEOUT = 60.0
 """Seconds; the claim of a notice has as many left when its handler is called."""
+GRACE = 1.0
+"""Seconds in which a request that has reached the time limit ends by itself."""
 GONE = 410
 PAUSES = {429: 10.0, 502: 10.0, 503: 10.0, 504: 10.0, GONE: LONGEST_PAUSE}
 """Seconds to send nothing after a status without `Retry-After`. After 410 the specification says to
@@ -123,15 +125,24 @@ class Webhook:
                 "The receiver asked for a pause, which is not over. Nothing was sent.",
                 retry_after=left,
             )
-        # asyncio can limit the time in total, which a timeout for each read does not. In a thread
-        # of its own, since an event loop may run in this one.
-        with ThreadPoolExecutor(1) as thread:
-            failure = thread.submit(asyncio.run, self._send(notice)).result()
+        failure = self._failure(notice)
         if failure is not None:
             if failure.retry_after is not None:
                 wait = min(failure.retry_after, LONGEST_PAUSE)
                 self._not_before = self._monotonic() + wait
             raise failure
+
+    def _failure(self, notice: Notice) -> DeliveryError | None:
+        # asyncio can limit the time in total, which a timeout for each read does not. In a thread
+        # of its own, since an event loop may run in this one, and since nothing ends the search
+        # for an address.
+        thread = ThreadPoolExecutor(1)
+        sending = thread.submit(asyncio.run, self._send(notice))
+        thread.shutdown(wait=False)
+        try:
+            return sending.result(self._timeout + GRACE)
+        except TimeoutError as error:
+            return _no_response(error)
 
     async def _send(self, notice: Notice) -> DeliveryError | None:
         import httpx
@@ -139,25 +150,20 @@ class Webhook:
         body = _payload(notice)
         now = self._clock()
         headers = _headers(notice.id, now, body, self._secrets)
+        request = httpx.Request("POST", self._url.reveal(), content=body, headers=headers)
         try:
+            # Not a client, which logs the URL.
             async with (
                 asyncio.timeout(self._timeout),
-                httpx.AsyncClient(
-                    verify=self._verification(), trust_env=False, timeout=self._timeout
-                ) as client,
-                client.stream(
-                    "POST", self._url.reveal(), content=body, headers=headers
-                ) as response,
+                httpx.AsyncHTTPTransport(verify=self._verification(), trust_env=False) as transport,
             ):
+                response = await transport.handle_async_request(request)
                 status, retry_after = response.status_code, response.headers.get("Retry-After", "")
         # An error of ours without the one of httpx, which holds the request.
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             return DeliveryError(f"The receiver was not reached ({type(error).__name__}).")
         except (httpx.HTTPError, TimeoutError) as error:
-            return DeliveryError(
-                f"The receiver sent no complete response in time ({type(error).__name__}).",
-                outcome=Outcome.UNCERTAIN,
-            )
+            return _no_response(error)
         if httpx.codes.is_success(status):
             return None
         meta = read_meta(status, {"Retry-After": retry_after}, correlation_id="", now=now)
@@ -176,6 +182,13 @@ class Webhook:
                 trusting_context(None) if is_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             )
         return self._context
+
+
+def _no_response(error: Exception) -> DeliveryError:
+    return DeliveryError(
+        f"The receiver sent no complete response in time ({type(error).__name__}).",
+        outcome=Outcome.UNCERTAIN,
+    )
 
 
 def _checked(url: Secret) -> str:
@@ -202,10 +215,21 @@ def _shown_part(url: Secret) -> tuple[str, str, str]:
     """Return what may be shown, the scheme and the host of a URL; empty if it cannot be used."""
     text = url.reveal()
     usable = text.isascii() and text.isprintable() and " " not in text and is_http_url(text)
+    usable = usable and _is_usable_by_httpx(text)
     parts = urlsplit(text) if usable else None
     if parts is None or "@" in parts.netloc or parts.fragment:
         return "", "", ""
     return f"{parts.scheme}://{parts.netloc}/…", parts.scheme, parts.hostname or ""
+
+
+def _is_usable_by_httpx(url: str) -> bool:
+    import httpx
+
+    try:
+        return bool(httpx.URL(url).host)
+    # A host that begins with xn-- and is no encoded name.
+    except (httpx.InvalidURL, UnicodeError):
+        return False
 
 
 def _checked_secret(secret: Secret) -> Secret:

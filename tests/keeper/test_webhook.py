@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import pickle
 import re
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -341,6 +343,24 @@ def test_the_time_limit_is_one_in_total() -> None:
     assert error.outcome is Outcome.UNCERTAIN
 
 
+def test_the_search_for_an_address_does_not_exceed_the_time_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = threading.Event()
+    in_time: list[bool] = []
+
+    def getaddrinfo(*_: object, **__: object) -> list[object]:
+        in_time.append(ended.wait(5))
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    context = ssl.create_default_context()
+    error = refused(Webhook(URL, SECRET, timeout=0.1, ssl_context=context))
+    assert in_time == []
+    ended.set()
+    assert str(error) == "The receiver sent no complete response in time (TimeoutError)."
+
+
 def test_an_endless_body_is_not_read() -> None:
     with server_that(never_ending(b"\r\n" + 1_000 * b"X", threading.Event())) as url:
         Webhook(url.replace("https", "http"), SECRET)(NOTICE)
@@ -370,7 +390,10 @@ async def test_it_is_a_handler_for_threads_and_for_coroutines(
     assert sent == [grant.username for grant in grants]
 
 
-def test_neither_secret_nor_notice_is_shown(server: Server) -> None:
+def test_neither_secret_nor_notice_is_shown(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
     server.status = 500
     url = url_of(server.socket, "http")
     webhook = Webhook(f"{url}/a-fake-path?key=a-fake-key", SECRET)
@@ -378,6 +401,7 @@ def test_neither_secret_nor_notice_is_shown(server: Server) -> None:
     assert repr(webhook) == f"Webhook('{url}/…')"
     assert found(secrets, texts_of(webhook)) == []
     assert found([*secrets, "4711"], texts_of_error(refused(webhook))) == []
+    assert found(secrets, [(record.name, record.getMessage()) for record in caplog.records]) == []
     with pytest.raises(TypeError, match="never pickled"):
         pickle.dumps(webhook)
 
@@ -395,6 +419,8 @@ WRONG: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
         {},
     ),
     "fragment": ("webhook url must be an https URL", (f"{URL}#fake-secret", SECRET), {}),
+    "encoded host": ("webhook url must be an https URL", ("https://xn--/", SECRET), {}),
+    "too long": ("webhook url must be an https URL", (URL + 70_000 * "a", SECRET), {}),
     "line end": ("webhook url must be an https URL", (f"{URL}\n", SECRET), {}),
     "space": ("webhook url must be an https URL", (f"{URL} ", SECRET), {}),
     "no text": ("webhook url must be a str", (b"https://app.example/", SECRET), {}),
