@@ -231,7 +231,7 @@ class Delivery:
     def _give_back(self) -> None:
         # Otherwise no run gets them before the claim ends.
         while self._claimed:
-            self.store.notice_failed(self._claimed.popleft(), pause=0.0)
+            self.store.notice_failed(self._claimed.popleft(), pause=0.0, counts=False)
 
     def _stopping(self) -> bool:
         self._stopped = self._stopped or self.stop()

@@ -157,6 +157,7 @@ def test_a_stopped_run_neither_scans_on_nor_keeps_its_claims(harness: Harness) -
     assert report == NoticeReport(delivered=1, left=2)
     # At once, and not only after the claims would have ended.
     assert harness.manager.deliver_notices(receiver) == NoticeReport(delivered=2)
+    assert [notice.tries for notice in receiver.accepted] == [1, 1, 1]
 
 
 def test_the_limit_counts_tries(harness: Harness) -> None:

@@ -553,9 +553,11 @@ class MemoryTokenStore(TokenStore):
             if stored := self._undelivered(notice):
                 stored.is_delivered, stored.is_dead = True, False
 
-    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
+    def notice_failed(self, notice: Notice, *, pause: float | None, counts: bool = True) -> None:
         with self._access():
-            if stored := self._undelivered(notice):
+            stored = self._undelivered(notice)
+            if stored and stored.notice.tries == notice.tries:
+                stored.notice = evolve(stored.notice, tries=notice.tries - (not counts))
                 stored.is_dead = pause is None
                 stored.due_at = self._now().monotonic + (pause or 0.0)
 

@@ -614,13 +614,16 @@ class TokenStore(Protocol):
     def notice_delivered(self, notice: Notice) -> None:
         """Note that a notice was delivered: it is not returned again."""
 
-    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
-        """Note that the delivery of a notice failed; one that was delivered meanwhile stays so.
+    def notice_failed(self, notice: Notice, *, pause: float | None, counts: bool = True) -> None:
+        """Note that the delivery of a notice failed.
+
+        Nothing changes if the notice was delivered meanwhile, or was claimed again.
 
         Args:
             notice: What `claim_notices` returned.
             pause: Seconds until it is tried again, at most `LONGEST_NOTICE_PAUSE`; None if it is
                 not: then it is dead, and does not hold up later ones.
+            counts: Whether the claim stays counted as a try. False if the delivery was not begun.
         """
 
     def retry_notices(self, client_id: str) -> int:

@@ -743,8 +743,8 @@ class SqlTokenStore(SqlBase, TokenStore):
         sql_outbox.notice_delivered(self._prepared(), notice)
 
     @operation
-    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
-        sql_outbox.notice_failed(self._prepared(), notice, pause)
+    def notice_failed(self, notice: Notice, *, pause: float | None, counts: bool = True) -> None:
+        sql_outbox.notice_failed(self._prepared(), notice, pause, counts=counts)
 
     @operation
     def retry_notices(self, client_id: str) -> int:

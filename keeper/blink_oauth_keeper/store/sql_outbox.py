@@ -137,8 +137,13 @@ OF_NOTICE = and_(notices.c.notice_id == bindparam("notice"), notices.c.delivered
 DELIVERED = update(notices).where(OF_NOTICE).values(delivered_at=NOW, is_dead=false())
 FAILED = (
     update(notices)
-    .where(OF_NOTICE)
-    .values(due_at=seconds_from(NOW, "pause"), is_dead=bindparam("new_is_dead"))
+    # Each claim changes the number.
+    .where(OF_NOTICE, notices.c.tries == bindparam("expected_tries"))
+    .values(
+        tries=bindparam("new_tries"),
+        due_at=seconds_from(NOW, "pause"),
+        is_dead=bindparam("new_is_dead"),
+    )
 )
 RETRY = (
     update(notices)
@@ -207,9 +212,15 @@ def notice_delivered(database: Database, notice: Notice) -> None:
         session.count(DELIVERED, {"notice": notice.id})
 
 
-def notice_failed(database: Database, notice: Notice, pause: float | None) -> None:
+def notice_failed(database: Database, notice: Notice, pause: float | None, *, counts: bool) -> None:
     """Note that the delivery of a notice failed."""
-    failure = {"notice": notice.id, "pause": pause or 0.0, "new_is_dead": pause is None}
+    failure = {
+        "notice": notice.id,
+        "expected_tries": notice.tries,
+        "new_tries": notice.tries - (not counts),
+        "pause": pause or 0.0,
+        "new_is_dead": pause is None,
+    }
     with database.session() as session:
         session.count(FAILED, failure)
 

@@ -267,6 +267,27 @@ class Delivering(NoticesHarness):
         # A dead one does not hold up the others.
         assert self.claimed_kinds() == [NoticeKind.RECOVERED]
 
+    def test_a_claim_that_is_given_back_counts_no_try(self) -> None:
+        self.put("a")
+        assert self.add(LOST)
+        [told] = self.claimed()
+        self.store.notice_failed(told, pause=0, counts=False)
+        assert [entry.notice for entry in self.entries()] == [evolve(told, tries=0)]
+        assert self.claimed() == [told]
+
+    def test_a_claim_that_has_ended_changes_no_later_one(self) -> None:
+        self.put("a")
+        assert self.add(LOST)
+        [told] = self.claimed()
+        self.let_pass(TTL + 1)
+        [again] = self.claimed()
+        for counts in (True, False):
+            self.store.notice_failed(told, pause=0, counts=counts)
+            self.store.notice_failed(told, pause=None, counts=counts)
+        assert self.claimed() == []
+        [entry] = self.entries()
+        assert (entry.notice, entry.is_dead) == (again, False)
+
     def test_a_delivered_notice_is_not_returned_again(self) -> None:
         self.put("a")
         assert self.add(LOST)
@@ -297,8 +318,9 @@ class Delivering(NoticesHarness):
         assert self.store.retry_notices("CIDX0000000009") == 0
         assert self.store.retry_notices(CLIENT) == 1
         assert [(entry.is_dead, entry.due_in) for entry in self.entries()[:1]] == [(False, 0.0)]
-        assert self.claimed() == [evolve(lost, tries=2)]
-        self.store.notice_failed(lost, pause=None)
+        again = evolve(lost, tries=2)
+        assert self.claimed() == [again]
+        self.store.notice_failed(again, pause=None)
         self.store.notice_delivered(lost)
         assert self.kinds() == [NoticeKind.EXPIRING]
 

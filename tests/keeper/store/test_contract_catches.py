@@ -1139,16 +1139,30 @@ class DeadNoticeHoldsUpOthers(ClaimsNotices):
 
 @caught_by("notices_of_a_grant_are_delivered_one_after_the_other")
 class PauseIsIgnored(ChangeableStore):
-    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
-        super().notice_failed(notice, pause=pause and 0.0)
+    def notice_failed(self, notice: Notice, *, pause: float | None, counts: bool = True) -> None:
+        super().notice_failed(notice, pause=pause and 0.0, counts=counts)
+
+
+@caught_by("a_claim_that_is_given_back_counts_no_try")
+class EachClaimCounts(ChangeableStore):
+    def notice_failed(self, notice: Notice, *, pause: float | None, counts: bool = True) -> None:
+        super().notice_failed(notice, pause=pause)
+
+
+@caught_by("a_claim_that_has_ended_changes_no_later_one")
+class EndedClaimChangesALaterOne(ChangeableStore):
+    def notice_failed(self, notice: Notice, *, pause: float | None, counts: bool = True) -> None:
+        for stored in self.outbox.values():
+            notice = evolve(notice, tries=stored.notice.tries)
+        super().notice_failed(notice, pause=pause, counts=counts)
 
 
 @caught_by("a_delivered_notice_is_not_returned_again")
 class FailureEndsADelivery(ChangeableStore):
-    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
+    def notice_failed(self, notice: Notice, *, pause: float | None, counts: bool = True) -> None:
         for stored in self.outbox.values():
             stored.is_delivered = False
-        super().notice_failed(notice, pause=pause)
+        super().notice_failed(notice, pause=pause, counts=counts)
 
 
 @caught_by("a_delivered_notice_is_not_returned_again")
@@ -1159,8 +1173,8 @@ class DeliveryIsNotNoted(ChangeableStore):
 
 @caught_by("a_dead_notice_is_tried_again_on_demand_only")
 class DeadNoticeIsTriedAgain(ChangeableStore):
-    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
-        super().notice_failed(notice, pause=pause or 0.0)
+    def notice_failed(self, notice: Notice, *, pause: float | None, counts: bool = True) -> None:
+        super().notice_failed(notice, pause=pause or 0.0, counts=counts)
 
 
 @caught_by("a_dead_notice_is_tried_again_on_demand_only")
@@ -1206,9 +1220,9 @@ class ForgettingDeletesAllNotices(ChangeableStore):
 
 @caught_by("the_notices_of_a_forgotten_grant_are_deleted")
 class DeletedNoticeCannotFail(ChangeableStore):
-    def notice_failed(self, notice: Notice, *, pause: float | None) -> None:
+    def notice_failed(self, notice: Notice, *, pause: float | None, counts: bool = True) -> None:
         assert any(stored.notice.id == notice.id for stored in self.outbox.values())
-        super().notice_failed(notice, pause=pause)
+        super().notice_failed(notice, pause=pause, counts=counts)
 
 
 @caught_by("notices_are_purged_as_the_history_is")
