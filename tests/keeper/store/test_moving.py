@@ -367,15 +367,21 @@ def test_notices_that_are_not_delivered_move_with_their_grant(stores: Stores) ->
 
 
 def fail_at(engine: Engine, number: int) -> Callable[[], bool]:
-    """Raise before the statement of this number; return a function that ends that."""
+    """Raise before the statement of this number; return a function that ends that.
+
+    Statements that only read are not counted: a process that is killed before one leaves the same
+    rows as a process that is killed before the next statement.
+    """
     counted = 0
     failed = False
 
     def fail(_connection: Connection, _cursor: object, statement: str, *_: object) -> None:
         nonlocal counted, failed
         # A killed process sends no ROLLBACK; the database makes one.
-        counted += statement != "ROLLBACK"
-        if counted == number and statement != "ROLLBACK":
+        if statement.startswith(("SELECT", "ROLLBACK")):
+            return
+        counted += 1
+        if counted == number:
             failed = True
             raise KilledError
 
@@ -389,7 +395,7 @@ def fail_at(engine: Engine, number: int) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_a_move_that_is_killed_before_any_statement_is_finished_by_the_next(
+def test_a_move_that_is_killed_before_any_change_is_finished_by_the_next(
     stores: Stores, side: str
 ) -> None:
     key, source, target = A, stores.source(), stores.target()
@@ -400,10 +406,9 @@ def test_a_move_that_is_killed_before_any_statement_is_finished_by_the_next(
         assert source.add_notice(loaded(source, key), LOST)
         told = undelivered(source)
         before = loaded(source, key)
-        opened = (stores.source(), stores.target())
         end = fail_at(stores.source_engine if side == "source" else stores.target_engine, number)
         try:
-            stores.copy(*opened)
+            stores.copy(source, target)
         except (KilledError, StoreError):
             pass
         finally:
@@ -412,7 +417,7 @@ def test_a_move_that_is_killed_before_any_statement_is_finished_by_the_next(
         assert sum(map(can_be_refreshed, records)) <= 1
         assert pair("new") in [record.token for record in records if record]
         assert {*undelivered(source), *undelivered(target)} == {*told}
-        stores.copy()
+        stores.copy(source, target)
         assert (undelivered(source), undelivered(target)) == ([], told)
         moved = loaded(target, key)
         assert untimed(moved) == evolve(untimed(before), owner=None)
@@ -423,10 +428,10 @@ def test_a_move_that_is_killed_before_any_statement_is_finished_by_the_next(
         assert events(target, key) == ["authorized", "authorized", "failed", MOVED]
         assert events(source, key) == events(target, key)
         if not was_killed:
-            assert number > 10
+            assert number > 9
             return
         stores.empty()
-    pytest.fail("a move has more statements than were tried")
+    pytest.fail("a move has more changes than were tried")
 
 
 def stopped_move(stores: Stores, *, received: bool) -> None:
