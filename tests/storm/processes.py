@@ -28,6 +28,8 @@ else:
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
+        # The package imports it at its first use only.
+        "blink_oauth.client",
         "blink_oauth_keeper",
         "blink_oauth_keeper.store.sql",
         "concurrent.futures.thread",
