@@ -83,7 +83,7 @@ def environment_of_url(base_url: str) -> Environment | None:
 
 PATHS = (
     *("certificate", "key", "key_passphrase_file", "ca"),
-    *("store_keys_file", "webhook_secrets_file"),
+    *("store_keys_file", "webhook_secrets_file", "webhook_ca"),
 )
 SETTING_NAMES = frozenset(
     {
@@ -208,11 +208,11 @@ def _unusable(path: Path, problem: str) -> CommandError:
 
 
 DEFAULT_LEASE = 25.0
-DIRECTING = frozenset({"base_url", "ca", "webhook_url"})
+DIRECTING = frozenset({"base_url", "ca", "webhook_url", "webhook_ca"})
 """The settings that decide which server receives a token or a notice."""
 OWNED = {
     **{name: name for name in ("base_url", "client_id", "certificate", "key", "ca", "store")},
-    "webhook_url": "webhook_url",
+    **{name: name for name in ("webhook_url", "webhook_ca")},
     **dict.fromkeys(("key_passphrase", "key_passphrase_file"), "key_passphrase_file"),
     **dict.fromkeys(("store_keys", "store_keys_file"), "store_keys_file"),
     **{name: name for name in ("store_keys_unwrap", "store_keys_wrap")},

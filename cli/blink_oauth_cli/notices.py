@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["notices"]
 
+NOT_REACHED = (
+    "Look whether it runs, and whether a firewall lets this machine reach the host and port of "
+    "BLINK_WEBHOOK_URL. For a certificate of a private authority set BLINK_WEBHOOK_CA."
+)
+NOT_TAKEN = (
+    "Look at the receiver's log: it must take a POST of JSON, check its signature with the same "
+    "secret, and answer with 2xx."
+)
 COLUMNS = ("At (UTC)", "Notice", "About", "Reason", "Tries", "Next try")
 
 
@@ -135,6 +143,7 @@ def test(app: App) -> None:
 
     It names no grant. The store is neither read nor changed.
     """
+    from blink_oauth.errors import Outcome
     from blink_oauth.tokens import utc_now
     from blink_oauth_keeper import DeliveryError, Notice, NoticeKind
 
@@ -152,8 +161,7 @@ def test(app: App) -> None:
     except DeliveryError as error:
         raise CommandError(
             f"The receiver has not taken the notice: {error}",
-            "Look at the receiver's log: it must take a POST of JSON, check its signature with the "
-            "same secret, and answer with 2xx.",
+            NOT_REACHED if error.outcome is Outcome.NOT_EXECUTED else NOT_TAKEN,
         ) from None
     app.screen.line(f"The receiver has taken the notice {notice.id}.")
 

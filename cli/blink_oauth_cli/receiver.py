@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
-from blink_oauth.errors import InvalidInputError
+from blink_oauth.errors import CertificateError, InvalidInputError
 from blink_oauth.texts import decoded
 from blink_oauth.tokens import Secret
 
@@ -30,10 +30,15 @@ class Receiver:
     Attributes:
         url: Its URL, in which the path may be a password.
         secrets: The secrets, each of which signs.
+        ca: The file of the authorities that may issue its certificate, or None for those of the
+            operating system.
+        authorities: The content of that file: a receiver with a changed one is not the same.
     """
 
     url: Secret
     secrets: tuple[Secret, ...]
+    ca: Path | None = None
+    authorities: bytes = b""
 
     @property
     def origin(self) -> str:
@@ -45,20 +50,25 @@ class Receiver:
         """Return the handler that sends it notices.
 
         Raises:
-            CommandError: The URL or a secret cannot be used.
+            CommandError: The URL, a secret or the file of the authorities cannot be used.
         """
+        from blink_oauth.tls import trusting_context
         from blink_oauth_keeper import Webhook
 
         try:
-            return Webhook(self.url.reveal(), *self.secrets)
+            context = None if self.ca is None else trusting_context(self.ca)
+            return Webhook(self.url.reveal(), *self.secrets, ssl_context=context)
+        except CertificateError as error:
+            what = f"The receiver of notices cannot be used: {error}"
+            do = "Correct BLINK_WEBHOOK_CA: a PEM file of the authorities of the receiver."
         except InvalidInputError as error:
             what = f"The receiver of notices cannot be used: {error}"
-        do = f"Correct BLINK_WEBHOOK_URL or the secrets; {NEW_SECRET}."
+            do = f"Correct BLINK_WEBHOOK_URL or the secrets; {NEW_SECRET}."
         raise CommandError(what, do, ExitCode.USAGE)
 
 
 def receiver_of(configuration: Configuration) -> Receiver | None:
-    """Return the configured receiver, or None if there is none; its secrets are read anew.
+    """Return the configured receiver, or None if there is none; its files are read anew.
 
     Args:
         configuration: The configuration of the command.
@@ -81,7 +91,11 @@ def receiver_of(configuration: Configuration) -> Receiver | None:
             f"Name a file: BLINK_WEBHOOK_SECRETS_FILE or webhook_secrets_file; {NEW_SECRET}.",
             ExitCode.USAGE,
         )
-    return Receiver(Secret(url), tuple(secrets))
+    file = configuration.get("webhook_ca")
+    ca = None if file is None else Path(file)
+    # A missing file is reported when it is used.
+    authorities = ca.read_bytes() if ca is not None and ca.is_file() else b""
+    return Receiver(Secret(url), tuple(secrets), ca, authorities)
 
 
 def secrets_file(configuration: Configuration) -> Path | None:

@@ -161,7 +161,7 @@ class Webhook:
                 status, retry_after = response.status_code, response.headers.get("Retry-After", "")
         # An error of ours without the one of httpx, which holds the request.
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            return DeliveryError(f"The receiver was not reached ({type(error).__name__}).")
+            return DeliveryError(f"The receiver was not reached ({_cause(error)}).")
         except (httpx.HTTPError, TimeoutError) as error:
             return _no_response(error)
         if httpx.codes.is_success(status):
@@ -189,6 +189,17 @@ def _no_response(error: Exception) -> DeliveryError:
         f"The receiver sent no complete response in time ({type(error).__name__}).",
         outcome=Outcome.UNCERTAIN,
     )
+
+
+def _cause(error: BaseException) -> str:
+    """Return why a certificate was refused, if one was, and otherwise the class of the error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            # A text of OpenSSL, with the host at most.
+            return f"its certificate was refused: {cause.verify_message}"
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 def _checked(url: Secret) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,8 +74,8 @@ def _signature(secret: str, signed: bytes) -> str:
 
 
 @contextmanager
-def notice_receiver() -> Iterator[NoticeReceiver]:
-    """Run a receiver."""
+def notice_receiver(context: ssl.SSLContext | None = None) -> Iterator[NoticeReceiver]:
+    """Run a receiver, with TLS if it has a context."""
     receiver = NoticeReceiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -89,9 +90,14 @@ def notice_receiver() -> Iterator[NoticeReceiver]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if context is not None:
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        receiver.url = f"http://127.0.0.1:{server.server_port}/fake-path-4711"
+        scheme = "http" if context is None else "https"
+        receiver.url = f"{scheme}://127.0.0.1:{server.server_port}/fake-path-4711"
         try:
             yield receiver
         finally:

@@ -392,6 +392,7 @@ OWN_PLACE = (
     'certificate = "c.pem"\nkey = "k.pem"\nca = "ca.pem"\nstore = "t.db"\n'
     'store_keys_file = "t.keys"\nkey_passphrase_file = "p"\n'
     'webhook_url = "https://test.example/hook"\nwebhook_secrets_file = "w"\n'
+    'webhook_ca = "wca.pem"\n'
 )
 
 
@@ -411,6 +412,7 @@ OWN_PLACE = (
         ("key_passphrase", "geheim"),
         ("key_passphrase_file", "/run/p"),
         ("webhook_url", "https://production.example/geheim"),
+        ("webhook_ca", "/etc/receivers.pem"),
         ("webhook_secrets", "geheim"),
         ("webhook_secrets_file", "/run/w"),
     ],

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,8 +23,10 @@ from blink_oauth_cli.checks_local import receiver_checks
 from blink_oauth_cli.configuration import configure
 from blink_oauth_cli.errors import ExitCode
 from blink_oauth_cli.main import run
+from blink_oauth_cli.receiver import receiver_of
 from blink_oauth_keeper import StoreError, TokenManager
 from blink_oauth_keeper.store.outbox import NewNotice, Notice, NoticeKind
+from blink_oauth_testing.sandbox import CertificateAuthority
 from cli.cli_harness import (
     CLIENT,
     GRANT,
@@ -452,6 +456,52 @@ def test_a_test_notice_is_signed_and_leaves_the_outbox_alone(
     result = informed.run("notices", "test")
     assert (result.code, result.out) == (ExitCode.FAILED, "")
     require_two_lines(result, "status 401", "check its signature")
+    require_no_secret(result, [SECRET, PATH])
+
+
+def test_a_receiver_of_a_private_authority_is_reached_with_it_and_not_without(
+    informed: Harness, tmp_path: Path
+) -> None:
+    authority = CertificateAuthority.create("Receivers")
+    issued = authority.issue_server()
+    files = issued.save(tmp_path, "receiver")
+    ca = tmp_path / "receiver-ca.pem"
+    ca.write_bytes(authority.root_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.chain, files.key, issued.passphrase)
+    with notice_receiver(context) as receiver:
+        informed.configure(webhook_url=receiver.url)
+        refused = informed.run("notices", "test")
+        assert refused.code == ExitCode.FAILED
+        require_two_lines(refused, "its certificate was refused: ", "BLINK_WEBHOOK_CA")
+        require_no_secret(refused, [SECRET, PATH])
+        informed.configure(webhook_ca=str(ca))
+        assert informed.run("notices", "test").code == 0
+        assert [request.kind for request in receiver.requests] == ["webhook.test"]
+        ca.unlink()
+        missing = informed.run("notices", "test")
+        assert missing.code == ExitCode.USAGE
+        require_two_lines(missing, "cannot be read", "BLINK_WEBHOOK_CA")
+
+
+def test_a_changed_file_of_authorities_makes_another_receiver(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    given = {"webhook_url": HERE, "webhook_secrets": SECRET, "webhook_ca": str(ca)}
+    configuration = configure(given, folder=None, user_folder=None)
+    ca.write_text("fake authority")
+    first = receiver_of(configuration)
+    assert receiver_of(configuration) == first
+    ca.write_text("another fake authority")
+    assert receiver_of(configuration) != first
+
+
+def test_a_test_notice_that_reaches_no_receiver_says_where_to_look(informed: Harness) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    informed.configure(webhook_url=f"http://127.0.0.1:{port}/{PATH}")
+    result = informed.run("notices", "test")
+    assert result.code == ExitCode.FAILED
+    require_two_lines(result, "was not reached", "Look whether it runs")
     require_no_secret(result, [SECRET, PATH])
 
 
