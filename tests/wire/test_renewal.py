@@ -279,6 +279,24 @@ def test_a_new_pair_is_used_once_it_is_whole(order: Order, looks: Looks) -> None
         assert looks.told.pop().reasons == ()
 
 
+def test_files_that_were_replaced_a_minute_ago_are_used_at_the_first_look(looks: Looks) -> None:
+    context = looks.source.context
+    looks.files.replace(issue(looks.sandbox, "second"))
+    looks.now += timedelta(seconds=RETRY + 1)
+    looks.look()
+    assert looks.source.context is not context
+    assert [each.reasons for each in looks.told] == [()]
+
+
+def test_a_missing_file_is_not_reported_at_the_first_look(looks: Looks) -> None:
+    looks.files.certificate.chain.unlink()
+    looks.now += timedelta(seconds=RETRY + 1)
+    looks.look()
+    assert looks.told == []
+    looks.look()
+    assert len(looks.told) == 1
+
+
 @pytest.mark.parametrize("make", REFUSED)
 def test_a_worse_pair_is_refused_and_reported_once(
     make: Callable[[Sandbox], Credentials], looks: Looks, caplog: pytest.LogCaptureFixture

@@ -1,9 +1,9 @@
 """The TLS context for new connections, renewed when the client certificate changes.
 
 A tool may write the files one after the other, in any order, and in pieces. So changed files are
-read only once they have been the same at two looks, and what they hold is used only if it is a
-whole pair that is no worse than the one in use. Otherwise the pair in use goes on. A function that
-returns contexts is called instead, less often.
+read only once they have been the same at two looks, or for a minute, and what they hold is used
+only if it is a whole pair that is no worse than the one in use. Otherwise the pair in use goes on.
+A function that returns contexts is called instead, less often.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ __all__ = ["CertificateRenewal", "ContextSource"]
 
 LOOK_SECONDS = 1.0
 """The least seconds between two looks at the files."""
+QUIET_SECONDS = 60.0
+"""Seconds after which a tool has presumably written all files. A file system may have a clock of
+its own, so they are many."""
 RETRY_SECONDS = 60.0
 """Seconds after which refused files are read again: a certificate may have become valid. A function
 that returns contexts is called again after them."""
@@ -169,7 +172,9 @@ class ContextSource:
             return
         if stamp != self._seen:
             self._seen = stamp
-            return
+            # The next look of a job that sends requests once a day is the one of tomorrow.
+            if not _is_quiet(stamp, self._clock()):
+                return
         digest = _digest(certificate.files)
         if digest == self._digest:
             self._decide(stamp)
@@ -253,6 +258,12 @@ def _stamp_of(file: Path) -> tuple[int, ...] | None:
         return None
     # A tool may restore the time of modification, but not the time of change.
     return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
+
+
+def _is_quiet(stamp: Stamp, now: datetime) -> bool:
+    """Return whether each file is there and was last changed long enough ago."""
+    latest = (now.timestamp() - QUIET_SECONDS) * 1e9
+    return all(each is not None and max(each[:2]) < latest for each in stamp)
 
 
 def _digest(files: Sequence[Path]) -> bytes:
