@@ -156,7 +156,7 @@ def _has_any_mode_bit(path: Path, mode_bits: int) -> bool:
 AUTHORITIES = "server_authorities"
 REORDER = "Order a certificate that keeps the rule, and register it with the platform."
 REMEDIES = {
-    Rule.READABLE: "Name PEM files that the user of this process may read.",
+    Rule.READABLE: "Name PEM files that are complete, and that the user of this process may read.",
     Rule.PASSPHRASE: "Give the passphrase of this key; give none if the key is not encrypted.",
     Rule.KEY_MATCHES: "Name the key that the certificate was ordered with.",
     Rule.CHAIN_COMPLETE: "Write the certificate first, then each intermediate, into one file.",

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from blink_oauth_testing.sandbox import Sandbox
-from testing.raw_client import NON_ROTATING, STRICT, RawClient
+from testing.raw_client import NON_ROTATING, STRICT, USERNAME, RawClient
 
 
 def post(sandbox: Sandbox, body: object, path: str = "faults") -> httpx.Response:
@@ -106,6 +106,32 @@ def test_an_invalid_choice_of_revocation_fields_is_refused(
     assert response.status_code == 400
     assert words in response.json()["error"]
     assert client.revoke("fake").status_code == 200
+
+
+def test_another_process_can_withdraw_a_consent(sandbox: Sandbox, client: RawClient) -> None:
+    tokens = client.tokens()
+    withdrawal = {"target_id": STRICT, "username": USERNAME}
+    assert post(sandbox, withdrawal | {"username": "another"}, "withdrawal").status_code == 204
+    assert client.accounts(tokens["access_token"]).status_code == 200
+    assert post(sandbox, withdrawal, "withdrawal").status_code == 204
+    assert client.accounts(tokens["access_token"]).status_code == 401
+    assert client.refresh(tokens["refresh_token"]).json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ([], "Send an object"),
+        ({"target_id": STRICT}, "Send an object"),
+        ({"target_id": "IIDX77777", "username": "u"}, "no such bank"),
+        ({"target_id": [], "username": "u"}, "no such bank"),
+        ({"target_id": STRICT, "username": ["u"]}, "must be a text"),
+    ],
+)
+def test_an_invalid_withdrawal_is_refused(sandbox: Sandbox, body: object, words: str) -> None:
+    response = post(sandbox, body, "withdrawal")
+    assert response.status_code == 400
+    assert words in response.json()["error"]
 
 
 def test_another_process_can_advance_the_clock(sandbox: Sandbox, client: RawClient) -> None:

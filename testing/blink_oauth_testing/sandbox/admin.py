@@ -5,6 +5,8 @@
   makes the next matching requests fail; only `fault` is required.
 * `POST /sandbox/revocation` with `{"refused_fields": ["username"], "target_id": …}` makes a bank
   refuse a revocation that has one of these fields; all banks without `target_id`.
+* `POST /sandbox/withdrawal` with `{"target_id": …, "username": …}` ends the consents of a customer,
+  as the customer can at the bank.
 * `POST /sandbox/clock` with `{"advance": 86400}` advances the clock by that many seconds and
   returns the time, in seconds since the epoch: `{"now": …}`.
 
@@ -68,6 +70,7 @@ class ControlInterface:
                 web.get("/sandbox", self.show),
                 web.post("/sandbox/faults", self.fail),
                 web.post("/sandbox/revocation", self.close_revocation),
+                web.post("/sandbox/withdrawal", self.withdraw),
                 web.post("/sandbox/clock", self.advance),
             ]
         )
@@ -118,6 +121,15 @@ class ControlInterface:
 
         def act(body: object) -> Response:
             refuse_revocation_fields(self.platform.banks, body)
+            return Response(204)
+
+        return await _with_json_body(request, act)
+
+    async def withdraw(self, request: web.Request) -> web.StreamResponse:
+        """End the consents of a customer."""
+
+        def act(body: object) -> Response:
+            withdraw_consents(self.platform.banks, self.clients, body)
             return Response(204)
 
         return await _with_json_body(request, act)
@@ -212,6 +224,28 @@ def refuse_revocation_fields(banks: Mapping[str, Bank], body: object) -> None:
         raise ValueError(f"There is no such bank. The banks are: {', '.join(banks)}.")
     for bank in chosen:
         bank.policy = evolve(bank.policy, refused_revocation_fields=refused)
+
+
+def withdraw_consents(banks: Mapping[str, Bank], clients: Collection[str], body: object) -> None:
+    """End the consents of a customer for each client, as another process requests.
+
+    Args:
+        banks: The banks by target id.
+        clients: The ids of the clients.
+        body: An object with `target_id` and `username`.
+
+    Raises:
+        ValueError: The body is not such an object, or there is no such bank.
+    """
+    if not isinstance(body, dict) or body.keys() != {"target_id", "username"}:
+        raise ValueError("Send an object with target_id and username.")
+    bank = next((bank for name, bank in banks.items() if name == body["target_id"]), None)
+    if bank is None:
+        raise ValueError(f"There is no such bank. The banks are: {', '.join(banks)}.")
+    if not isinstance(body["username"], str):
+        raise ValueError("username must be a text.")
+    for client_id in clients:
+        bank.withdraw(client_id, body["username"])
 
 
 def advance_clock(clock: Clock, body: object) -> None:
