@@ -95,8 +95,8 @@ class Harness:
         out, errors = self.capture.readouterr()
         return CommandResult(code, out, errors)
 
-    def authorize(self, **profile: Any) -> None:
-        """Store a grant, as a login would."""
+    def authorize(self, *usernames: str, **profile: Any) -> None:
+        """Store a grant of each username, or of `USERNAME`, as a login would."""
         if not self.keys.exists():
             assert self.run("store", "init").code == 0
         with (
@@ -104,13 +104,14 @@ class Harness:
             self.open_store() as store,
             TokenManager(blink, store, profile=TargetProfile(**profile)) as manager,
         ):
-            grant = self.sandbox.grant()
-            manager.authorize(
-                grant,
-                code=self.sandbox.issue_code(grant),
-                redirect_uri=self.sandbox.redirect_uri,
-                psu=Psu.AUTO,
-            )
+            for username in usernames or (USERNAME,):
+                grant = self.sandbox.grant(username=username)
+                manager.authorize(
+                    grant,
+                    code=self.sandbox.issue_code(grant),
+                    redirect_uri=self.sandbox.redirect_uri,
+                    psu=Psu.AUTO,
+                )
 
     @contextmanager
     def open_store(self) -> Iterator[SqlTokenStore]:

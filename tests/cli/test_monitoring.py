@@ -9,7 +9,10 @@ import signal
 import socket
 import sqlite3
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -47,6 +50,8 @@ from cli.cli_harness import TARGET, USERNAME, Harness, require_two_lines
 TIMEOUT = 30.0
 IDLE_LIFETIME = 29 * 86_400.0
 LOOPBACK = Address("127.0.0.1", 0)
+STORM = 24
+"""Grants that are refreshed at once."""
 LISTEN = ("keep-alive", "--within", "30d", "--every", "1h", "--listen", "127.0.0.1:0")
 
 
@@ -419,6 +424,51 @@ def test_a_watched_job_serves_its_figures_and_ends_on_sigterm(harness: Harness) 
     assert events == ["keep_alive.listening", "refresh.succeeded", "keep_alive.finished"]
     with pytest.raises(httpx.ConnectError):
         seen[0].get("/healthz")
+
+
+def test_pages_scraped_during_a_storm_parse_and_count_the_requests_of_the_sandbox_exactly(
+    harness: Harness,
+) -> None:
+    harness.authorize(*(f"u-{number}" for number in range(STORM)), idle_lifetime=IDLE_LIFETIME)
+    harness.sandbox.fail("too-many-requests", operation="request_token", times=1)
+    name, is_over, totals = "blink_oauth_refreshes_total", threading.Event(), []
+
+    def counts(figures: Figures) -> Counter[str]:
+        return Counter(
+            {
+                sample.labels["outcome"]: int(sample.value)
+                for family in text_string_to_metric_families(figures.get("/metrics").text)
+                for sample in family.samples
+                if sample.name == name
+            }
+        )
+
+    def scrape(figures: Figures) -> None:
+        while not is_over.is_set():
+            totals.append(counts(figures).total())
+
+    def look(figures: Figures) -> None:
+        is_over.set()
+        scraping.result()
+        requests = Counter(
+            "not_executed" if each.fault else "done"
+            for each in harness.sandbox.exchanges
+            if ("grant_type", "refresh_token") in each.form
+        )
+        assert requests.keys() == {"done", "not_executed"}
+        assert counts(figures) == requests
+        end(figures)
+
+    scraping: Future[None] = Future()
+
+    def begin(figures: Figures) -> None:
+        nonlocal scraping
+        scraping = threads.submit(scrape, figures)
+
+    with ThreadPoolExecutor(1) as threads:
+        run_job(harness, {"keep_alive.listening": begin, "keep_alive.finished": look})
+    assert totals == sorted(totals)
+    assert len(totals) > 1
 
 
 def test_sigterm_during_a_refresh_ends_the_job_with_the_result_stored(harness: Harness) -> None:
