@@ -372,7 +372,9 @@ def test_status_names_what_is_not_delivered(due: Harness, receiver: NoticeReceiv
     receiver.status = 500
     due.run(*KEEP_ALIVE)
     result = due.run("status")
-    assert (result.code, result.errors.splitlines()) == (
+    # On a busy machine the commands take seconds.
+    lines = re.sub(r"\(\d+ s old", "(0 s old", result.errors).splitlines()
+    assert (result.code, lines) == (
         0,
         [
             "certificate dead: the notice certificate.expiring is dead (0 s old, 1 try).",
