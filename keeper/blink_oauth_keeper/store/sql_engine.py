@@ -293,9 +293,9 @@ def _open_file(
     cursor = connection.cursor()
     try:
         cursor.execute(JOURNAL_MODE)
-    except sqlite3.OperationalError as error:
-        # A reader writes too: an index of the write-ahead log, in a file beside it.
+    except sqlite3.Error as error:
         connection.close()
+        # A reader writes too: an index of the write-ahead log, in a file beside it.
         is_closed = not path.with_name(f"{path.name}-wal").exists()
         if _primary_code(error) not in UNWRITABLE or not is_closed:
             raise
@@ -318,21 +318,30 @@ def _reopen_immutable(_: object, record: ConnectionPoolEntry, __: object) -> Non
 
 def _configure_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()
-    for setting in SQLITE_SETTINGS:
-        cursor.execute(setting)
-    cursor.execute(JOURNAL_MODE)
-    if cursor.fetchone() != ("wal",) and not record.info.get(IMMUTABLE):
-        try:
-            _enable_wal(cursor)
-        except sqlite3.OperationalError as error:
-            if _primary_code(error) not in UNWRITABLE:
-                raise
-            # It can still serve what is stored.
-            cursor.execute("PRAGMA query_only = ON")
+    try:
+        for setting in SQLITE_SETTINGS:
+            cursor.execute(setting)
+        cursor.execute(JOURNAL_MODE)
+        if cursor.fetchone() != ("wal",) and not record.info.get(IMMUTABLE):
+            _use_wal(cursor)
+    except sqlite3.Error:
+        # The pool does not know it yet, and would leave it open.
+        connection.close()
+        raise
     cursor.close()
 
 
-def _primary_code(error: sqlite3.OperationalError) -> int:
+def _use_wal(cursor: DBAPICursor) -> None:
+    try:
+        _enable_wal(cursor)
+    except sqlite3.OperationalError as error:
+        if _primary_code(error) not in UNWRITABLE:
+            raise
+        # It can still serve what is stored.
+        cursor.execute("PRAGMA query_only = ON")
+
+
+def _primary_code(error: sqlite3.Error) -> int:
     return error.sqlite_errorcode & 0xFF
 
 

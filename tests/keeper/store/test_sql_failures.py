@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +213,21 @@ def test_a_file_that_is_no_database_raises_a_permanent_error(tmp_path: Path) -> 
         StoreError, match=r"SQLITE_NOTADB\). The file is no SQLite database"
     ) as caught:
         SqlTokenStore(f"sqlite:///{path}", keys=[FERNET_KEY]).load(KEY)
+    assert not caught.value.retryable
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it lists the open files as Linux does")
+@pytest.mark.parametrize("intact", [0, 100], ids=["no database", "damaged tables"])
+def test_a_file_that_cannot_be_read_is_not_left_open(tmp_path: Path, intact: int) -> None:
+    path = tmp_path / "tokens.db"
+    with closing(SqlTokenStore(path, keys=[FERNET_KEY])) as store:
+        store.create_schema()
+    content = path.read_bytes()
+    path.write_bytes(content[:intact] + b"n" * len(content[intact:]))
+    with pytest.raises(StoreError, match=r"SQLITE_NOTADB|SQLITE_CORRUPT") as caught:
+        SqlTokenStore(path, keys=[FERNET_KEY]).load(KEY)
+    opened = {os.path.realpath(each) for each in Path("/proc/self/fd").iterdir()}
+    assert os.path.realpath(path) not in opened
     assert not caught.value.retryable
 
 
