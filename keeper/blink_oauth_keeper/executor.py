@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from blink_oauth.context import Grant
 from blink_oauth.errors import BlinkError, CertificateError, Outcome
 from blink_oauth.expiry import ExpiryStage
 from blink_oauth.renewal import CertificateRenewal
-from blink_oauth.tokens import Oddity, Token
+from blink_oauth.tokens import Token
 
 from . import steps
 from .breaker import Breakers
@@ -26,7 +26,7 @@ from .store.protocol import GrantKey, TokenStore
 if TYPE_CHECKING:
     from blink_oauth import BlinkOAuth
 
-__all__ = ["ReportedOddities", "StepExecutor", "harmless", "log_event"]
+__all__ = ["Reported", "StepExecutor", "harmless", "log_event"]
 
 HISTORY_LIMIT = 10_000
 """Entries of a history that are searched for an adoption."""
@@ -54,22 +54,17 @@ def harmless(message: str, *args: object) -> Iterator[None]:
 
 
 @define(eq=False)
-class ReportedOddities:
-    """The oddities that the manager has reported of each target.
+class Reported:
+    """What the manager has reported, so that it does not report it again."""
 
-    A bank that sends one in each response would otherwise warn at each refresh of each grant.
-    """
+    _first: dict[Hashable, object] = field(init=False, factory=dict)
 
-    _of_target: dict[str, frozenset[Oddity]] = field(init=False, factory=dict)
+    # No lock, which another thread may hold during a fork: one operation of the dictionary decides.
 
-    # No lock, which another thread may hold during a fork: two threads may report the same.
-
-    def event_for(self, target_id: str, oddities: frozenset[Oddity]) -> EventName:
-        """Return the event about a response: one that warns if an oddity was not reported yet."""
-        reported = self._of_target.get(target_id, frozenset())
-        self._of_target[target_id] = reported | oddities
-        is_new = not oddities <= reported
-        return EventName.ODD_RESPONSE if is_new else EventName.ODD_RESPONSE_AGAIN
+    def is_new(self, what: Hashable) -> bool:
+        """Return whether this was not reported yet; of all callers one gets True."""
+        mine = object()
+        return self._first.setdefault(what, mine) is mine
 
 
 @frozen
@@ -84,8 +79,7 @@ class StepExecutor:
         lease: Seconds that a lease lasts.
         now: Returns the current time, aware UTC.
         listener: Receives every event, or None.
-        reported: The oddities that were reported.
-        reported_expiries: The fingerprints of certificates with the stages that were reported.
+        reported: The oddities of targets, and the stages of certificates, that were reported.
     """
 
     blink: BlinkOAuth
@@ -95,8 +89,7 @@ class StepExecutor:
     lease: float
     now: Callable[[], datetime]
     listener: Listener | None
-    reported: ReportedOddities = field(factory=ReportedOddities)
-    reported_expiries: set[tuple[str, ExpiryStage]] = field(factory=set)
+    reported: Reported = field(factory=Reported)
 
     def perform(self, job: steps.Job, step: steps.Step) -> Any:  # noqa: C901, PLR0911, PLR0912  one case for each step
         """Perform a step and return its return value.
@@ -206,7 +199,9 @@ class StepExecutor:
         """Build the event of a step, log it, and pass it to the listener."""
         grant, record, error, name = key.grant, step.record, step.error, step.name
         if step.oddities:
-            name = self.reported.event_for(grant.target_id, step.oddities)
+            # A bank that sends one in each response would otherwise warn at each refresh.
+            new = [each for each in step.oddities if self.reported.is_new((grant.target_id, each))]
+            name = EventName.ODD_RESPONSE if new else EventName.ODD_RESPONSE_AGAIN
 
         def event() -> Event:
             if isinstance(error, StoreError):
@@ -281,9 +276,8 @@ class StepExecutor:
         """Emit an event for each certificate whose stage is new: its renewal is due, or urgent."""
         with harmless("The certificates could not be looked at."):
             for expiry in self.blink.settings.certificate_expiries(now=self.now()):
-                seen = (expiry.fingerprint, expiry.stage)
-                if expiry.stage is not ExpiryStage.VALID and seen not in self.reported_expiries:
-                    self.reported_expiries.add(seen)
+                stage = (expiry.fingerprint, expiry.stage)
+                if expiry.stage is not ExpiryStage.VALID and self.reported.is_new(stage):
                     self._emit_without_grant(
                         EventName.CERTIFICATE_EXPIRING,
                         self.now(),

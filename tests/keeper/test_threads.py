@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -17,6 +18,7 @@ import pytest
 from blink_oauth import Grant, NotConnectedError, Token
 from blink_oauth_keeper import StoreError, TargetProfile
 from blink_oauth_keeper.cache import Cache
+from blink_oauth_keeper.executor import Reported
 from blink_oauth_keeper.processes import existing
 from blink_oauth_keeper.steps import Result
 from blink_oauth_keeper.store.protocol import GrantKey, Record, State
@@ -139,6 +141,26 @@ def test_each_failure_is_counted(cache: Cache) -> None:
 
     while_running(fail, lambda: None)
     assert cache.failures[GRANT] == THREADS * ROUNDS
+
+
+class Finding:
+    """Something to report: another thread may run before each operation that looks it up."""
+
+    def __hash__(self) -> int:
+        time.sleep(0)
+        return id(self)
+
+
+def test_of_all_threads_that_find_the_same_thing_one_reports_it() -> None:
+    reported, findings = Reported(), [Finding() for _ in range(KEPT)]
+    new: list[Finding] = []
+
+    def find(_: int) -> None:
+        new.extend(filter(reported.is_new, findings))
+
+    while_running(find, lambda: None)
+    assert len(new) == len(findings)
+    assert {id(each) for each in new} == {id(each) for each in findings}
 
 
 def test_no_caller_gets_an_older_token_than_a_refresh_has_returned(harness: Harness) -> None:

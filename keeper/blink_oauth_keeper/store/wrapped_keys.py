@@ -59,8 +59,8 @@ class WrappedKeyFile(KeyProvider):
         self._path, self._file = path, KeyFile(path)
         self._command = checked_command("unwrap", unwrap, time_limit)
         self._time_limit, self._monotonic = time_limit, monotonic
-        self._unwrapped: dict[Secret, Secret] = {}
-        self._failures: dict[Secret, _Failure] = {}
+        # It stays small, and a store keeps the keys too, so nothing is removed.
+        self._results: dict[Secret, Secret | _Failure] = {}
         self._reset()
         reset_after_fork(self, WrappedKeyFile._reset)
 
@@ -77,13 +77,7 @@ class WrappedKeyFile(KeyProvider):
 
     def keys(self) -> Sequence[Key]:
         """Read the file and return its keys; run the command for each new line."""
-        lines = self._file.keys()
-        keys = [self._key(number, line) for number, line in enumerate(lines, 1)]
-        # Keys that are no longer in the file are dropped.
-        kept = {Secret(text_of(line)) for line in lines}
-        self._unwrapped = {line: key for line, key in self._unwrapped.items() if line in kept}
-        self._failures = {line: each for line, each in self._failures.items() if line in kept}
-        return keys
+        return [self._key(number, line) for number, line in enumerate(self._file.keys(), 1)]
 
     def _key(self, number: int, line: Key) -> Secret:
         wrapped = Secret(text_of(line))
@@ -101,24 +95,23 @@ class WrappedKeyFile(KeyProvider):
 
     def _known(self, wrapped: Secret) -> Secret | Problem | None:
         """Return what the command gave, or None if it is to be run."""
-        key, failed = self._unwrapped.get(wrapped), self._failures.get(wrapped)
-        if key is None and failed is not None:
-            is_recent = self._monotonic() - failed.at < RETRY_INTERVAL
-            return failed.problem if is_recent else None
-        return key
+        result = self._results.get(wrapped)
+        if isinstance(result, _Failure):
+            is_recent = self._monotonic() - result.at < RETRY_INTERVAL
+            return result.problem if is_recent else None
+        return result
 
     def _unwrap(self, wrapped: Secret) -> Secret | Problem:
         if not is_wrapped(wrapped):
             return Problem("it is not wrapped. Wrap it first; KeyFile reads keys as they are")
-        failed = self._failures.get(wrapped)
-        if failed is not None:
+        before = self._results.get(wrapped)
+        if isinstance(before, _Failure):
             # While this thread tries again, other threads go on with the keys that they have.
-            self._failures[wrapped] = _Failure(self._monotonic(), failed.problem)
+            self._results[wrapped] = _Failure(self._monotonic(), before.problem)
         key = unwrapped_key(self._command, wrapped, self._time_limit)
         if isinstance(key, Problem):
             key = Problem(f"the command {self._command[0]} {key.text}")
-            self._failures[wrapped] = _Failure(self._monotonic(), key)
+            self._results[wrapped] = _Failure(self._monotonic(), key)
         else:
-            self._unwrapped[wrapped] = key
-            self._failures.pop(wrapped, None)
+            self._results[wrapped] = key
         return key

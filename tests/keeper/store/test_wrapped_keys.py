@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -317,6 +318,36 @@ def test_many_threads_that_ask_at_once_run_the_command_once(wrapped: Wrapped) ->
     assert wrapped.unwrapped == 1
     assert opened(provider) == [OLD]
     assert wrapped.unwrapped == 1
+
+
+def test_threads_that_read_a_growing_file_run_the_command_once_for_each_line(
+    tmp_path: Path,
+) -> None:
+    file, calls, is_over = tmp_path / "tokens.keys", tmp_path / "calls", threading.Event()
+    keys = [SqlTokenStore.new_key().reveal() for _ in range(25)]
+    # In base64 twice, since a key in base64 is one that is not wrapped.
+    lines = [base64.b64encode(base64.b64encode(key.encode())).decode() for key in keys]
+    file.write_text(lines[0], "ascii")
+    unwrap = ["sh", "-c", 'echo >> "$0"; base64 -d', str(calls)]
+    provider = WrappedKeyFile(file, unwrap, time_limit=TIME_LIMIT)
+
+    def read() -> None:
+        while not is_over.is_set():
+            opened(provider)
+
+    with ThreadPoolExecutor(4) as pool:
+        readers = [pool.submit(read) for _ in range(4)]
+        try:
+            for count in range(1, len(lines) + 1):
+                new = file.with_name("new")
+                new.write_text("\n".join(lines[:count]), "ascii")
+                new.replace(file)
+                assert opened(provider) == [Secret(key) for key in keys[:count]]
+        finally:
+            is_over.set()
+        for reader in readers:
+            reader.result()
+    assert len(calls.read_text("ascii").splitlines()) == len(lines)
 
 
 def test_threads_that_wait_for_a_command_that_fails_do_not_run_it_again(wrapped: Wrapped) -> None:
