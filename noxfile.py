@@ -29,6 +29,8 @@ TESTS = (
     "tests/examples",
 )
 PROOFS = ("tests/simulation", "tests/storm", "tests/crash")
+# tests/conftest.py gives the word to each test that uses one.
+WITHOUT_POSTGRESQL = ("-k", "not postgres")
 WITHOUT_SERVER = (
     *(
         "tests/test_architecture.py",
@@ -37,13 +39,11 @@ WITHOUT_SERVER = (
         "tests/spec",
         "tests/keeper",
     ),
-    # These start a PostgreSQL.
-    *("--ignore", "tests/keeper/store/test_sql_failures.py", "-k", "not postgres"),
+    *WITHOUT_POSTGRESQL,
 )
 WITHOUT_LOCK = (
     *(f"tests/{name}" for name in ("wrapper", "wire", "keeper", "testing", "storm")),
-    # These start a PostgreSQL.
-    *("--ignore", "tests/keeper/store/test_sql_failures.py", "-k", "not postgres"),
+    *WITHOUT_POSTGRESQL,
 )
 # CI has two cores. The tests of a file share what is slow to start, so they stay together.
 PARALLEL = ("--numprocesses=2", "--dist=loadfile")

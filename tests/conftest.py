@@ -52,6 +52,14 @@ def refuse_the_network(event: str, arguments: tuple[object, ...]) -> None:
 sys.addaudithook(refuse_the_network)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let `-k "not postgres"` leave out each test that uses a PostgreSQL, whatever its name is."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "postgres" in item.fixturenames:
+            item.extra_keyword_matches.add("postgres")
+
+
 pools: set[Pool] = set()
 
 
