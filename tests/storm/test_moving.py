@@ -158,28 +158,29 @@ def test_grants_move_while_both_stores_refresh_them(
             except BlinkError as error:
                 errors.add(type(error))
 
-    with ExitStack() as stack:
-        store = stack.enter_context(closing(config.store()))
-        target = stack.enter_context(closing(other.store()))
-        managers = [
-            stack.enter_context(each.manager(ShiftedClock())) for each in (config, config, other)
-        ]
-        for grant in grants:
-            authorize(managers[0], blink_sandbox, grant)
-        pool = stack.enter_context(ThreadPoolExecutor(len(managers) * GRANTS))
-        for manager in managers:
+    with closing(config.store()) as store, closing(other.store()) as target:
+        with ExitStack() as stack:
+            managers = [
+                stack.enter_context(each.manager(ShiftedClock()))
+                for each in (config, config, other)
+            ]
             for grant in grants:
-                pool.submit(use, manager, grant)
-        try:
-            wait_until(lambda: bank.refreshes >= GRANTS)
-            report = copy(store, target)
-            refreshes = bank.refreshes
-            wait_until(lambda: bank.refreshes >= refreshes + 2 * GRANTS)
-        finally:
-            stopped.set()
-            pool.shutdown()
+                authorize(managers[0], blink_sandbox, grant)
+            pool = stack.enter_context(ThreadPoolExecutor(len(managers) * GRANTS))
+            for manager in managers:
+                for grant in grants:
+                    pool.submit(use, manager, grant)
+            try:
+                wait_until(lambda: bank.refreshes >= GRANTS)
+                report = copy(store, target)
+                refreshes = bank.refreshes
+                wait_until(lambda: bank.refreshes >= refreshes + 2 * GRANTS)
+            finally:
+                stopped.set()
+                pool.shutdown()
         assert report == CopyReport(moved=GRANTS)
         assert errors <= {GrantMovedError, UnknownGrantError}
+        # Only now the refreshes in the background have ended.
         records = [target.load(GrantKey(other.client_id, grant)) for grant in grants]
     tokens = [record.token.refresh_token for record in records if record and record.token]
     assert [bool(token and bank.accepts(token.reveal())) for token in tokens] == [True] * GRANTS
