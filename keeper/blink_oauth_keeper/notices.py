@@ -68,13 +68,15 @@ def due_notice(record: Record, profile: TargetProfile, now: datetime) -> NewNoti
     if is_revoked(record) or is_moved(record):
         return None
     trouble = _trouble(record, profile, now)
+    if record.notice not in TROUBLES:
+        return trouble
     soon = _trouble(record, profile, now + CLOCK_MARGIN)
     if record.notice in {each.kind for each in (trouble, soon) if each}:
         return None
     if trouble is not None:
         return trouble
     is_well = record.state is status_of(record, profile, now).state is State.ACTIVE
-    return RECOVERED if is_well and record.notice in TROUBLES else None
+    return RECOVERED if is_well else None
 
 
 def _trouble(record: Record, profile: TargetProfile, now: datetime) -> NewNotice | None:
